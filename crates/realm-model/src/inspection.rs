@@ -1,0 +1,46 @@
+//! What a component's bytes say of themselves: imports, exports, and how realm would invoke it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::manifest::Serve;
+
+/// The result of looking into a WebAssembly file without running it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspection {
+    /// SHA-256 of the bytes.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// What the bytes are.
+    pub kind: WasmKind,
+    /// Imports, e.g. `wasi:http/types@0.2.6`.
+    pub imports: Vec<InterfaceUse>,
+    /// Exports, e.g. `wasi:http/incoming-handler@0.2.6`.
+    pub exports: Vec<String>,
+    /// How realm would invoke it; `None` if it exports nothing that realm calls.
+    pub serve: Option<Serve>,
+    /// Whether it exports the health function.
+    pub health_export: bool,
+}
+
+/// What a WebAssembly file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WasmKind {
+    /// A component.
+    Component,
+    /// A core module.
+    Module,
+}
+
+/// One imported interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceUse {
+    /// Name with version.
+    pub name: String,
+    /// Whether this version of realm provides it.
+    pub provided: bool,
+    /// What the manifest must grant for it to reach anything, or what to do about a missing one.
+    pub note: Option<String>,
+}

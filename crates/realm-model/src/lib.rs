@@ -1,0 +1,31 @@
+//! The nouns of realm: ids, keys, signatures, entries, the manifest, limits, grants, routes,
+//! observed state, actions, and what the API carries.
+//!
+//! Everything here is a value or a pure function over values. This crate does *not* know files,
+//! sockets, clocks or tokio; time and randomness are arguments. It is an API boundary: what is
+//! serialisable here is a promise to the wire, to a file, or to a script that reads `--json`.
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod digest;
+pub mod key;
+pub mod name;
+pub mod refusal;
+
+pub mod diagnostic;
+pub mod entry;
+pub mod lock;
+pub mod manifest;
+pub mod node_config;
+
+pub mod grants;
+pub mod limits;
+pub mod route;
+
+pub mod action;
+pub mod inspection;
+pub mod observed;
+
+pub mod api;
+pub mod view;

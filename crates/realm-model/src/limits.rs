@@ -1,0 +1,44 @@
+//! What a component may use at most. The defaults hold when the manifest says nothing: limits are always on.
+
+use serde::{Deserialize, Serialize};
+
+/// Default of `memory_max_mb`: holds a Rust, Go, JavaScript or Python guest with room to work.
+pub const MEMORY_MAX_MB: u64 = 128;
+/// Default of `epoch_timeout_ms`: far above an ordinary request, below a person's patience.
+pub const EPOCH_TIMEOUT_MS: u64 = 1_000;
+/// Default of `wall_timeout_ms`: what most HTTP clients and proxies wait.
+pub const WALL_TIMEOUT_MS: u64 = 30_000;
+/// Default of `max_concurrency` per replica: times `memory_max_mb` it bounds a replica's memory.
+pub const MAX_CONCURRENCY: u32 = 64;
+/// Default of `max_request_bytes`: a photo or a document, not a film.
+pub const MAX_REQUEST_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Limits of one component; see docs/manifest.md for the meaning of each.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Limits {
+    /// MiB of linear memory and tables, summed over one instance.
+    pub memory_max_mb: u64,
+    /// Fuel units per second and replica (a token bucket that suspends); `None`: not metered.
+    pub fuel_per_sec: Option<u64>,
+    /// Milliseconds that one invocation may *run* (waiting does not count).
+    pub epoch_timeout_ms: u64,
+    /// Milliseconds that one invocation may take, waiting included.
+    pub wall_timeout_ms: u64,
+    /// Invocations at once per replica.
+    pub max_concurrency: u32,
+    /// Bytes of one request body.
+    pub max_request_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_max_mb: MEMORY_MAX_MB,
+            fuel_per_sec: None,
+            epoch_timeout_ms: EPOCH_TIMEOUT_MS,
+            wall_timeout_ms: WALL_TIMEOUT_MS,
+            max_concurrency: MAX_CONCURRENCY,
+            max_request_bytes: MAX_REQUEST_BYTES,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! `realm.toml`: the desired state that a person writes, as validated values.
+//!
+//! [`parse`] turns text into a [`Manifest`] and every problem at once; a manifest with an error
+//! is no manifest. Not here: resolving sources to digests (`lock`), and what runs where (control).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::digest::Digest;
+use crate::grants::Grants;
+use crate::key::PublicKey;
+use crate::limits::Limits;
+use crate::name::{ComponentName, NodeName};
+use crate::route::{HostPattern, PathPattern};
+
+/// A manifest larger than this is refused before it is parsed; an entry (256 KiB) holds it and its lock.
+pub const MANIFEST_BYTES_MAX: usize = 192 * 1024;
+/// Components per manifest.
+pub const COMPONENTS_MAX: usize = 20_000;
+/// Replicas per route.
+pub const REPLICAS_MAX: u32 = 1_000;
+
+/// A validated `realm.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Manifest {
+    /// `version`: greater than that of the manifest in force; absent: the last one plus one.
+    pub version: Option<u64>,
+    /// `[owner] pubkey`, if named.
+    pub owner: Option<PublicKey>,
+    /// `[nodes]`.
+    pub nodes: BTreeMap<NodeName, NodeSpec>,
+    /// `[components]`.
+    pub components: BTreeMap<ComponentName, ComponentSpec>,
+    /// `[routing]`.
+    pub routing: BTreeMap<NodeSelector, Vec<RouteSpec>>,
+    /// `[secrets]`: name → ciphertext.
+    pub secrets: BTreeMap<String, String>,
+}
+
+/// A node as the manifest describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct NodeSpec {
+    /// Tags for `routing."tag:…"`.
+    pub tags: Vec<String>,
+    /// A multiaddr to try first, in its proper spelling.
+    pub addr_hint: Option<String>,
+}
+
+/// One component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ComponentSpec {
+    /// Where its bytes come from.
+    pub source: Source,
+    /// The world it was built for, if named.
+    pub world: Option<World>,
+    /// How it is invoked; absent: inferred from its exports.
+    pub serve: Option<Serve>,
+    /// What it may use.
+    pub limits: Limits,
+    /// What it may reach.
+    pub grants: Grants,
+    /// Port that a socket server listens on, if it cannot take one from `PORT`.
+    pub listen: Option<u16>,
+    /// Whether one instance serves many requests.
+    pub reuse: bool,
+    /// When a long-running guest is started again.
+    pub restart: RestartPolicy,
+    /// How its health is asked.
+    pub health: Option<HealthCheck>,
+}
+
+/// Where a component's bytes come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "scheme", rename_all = "kebab-case")]
+pub enum Source {
+    /// `file:./build/orders.wasm`, relative to the manifest.
+    File {
+        /// The path as written.
+        path: String,
+    },
+    /// `https://…/x.wasm@sha256:…`.
+    Http {
+        /// The URL without the pin.
+        url: String,
+        /// The pin, which http sources must carry.
+        digest: Digest,
+    },
+    /// `registry:`, `s3:`, `ipfs:`, `p2p:`: understood, fetched by a later version.
+    Later {
+        /// `registry`, `s3`, `ipfs` or `p2p`.
+        kind: String,
+        /// The source as written, without the pin.
+        location: String,
+        /// The pin, if written.
+        digest: Option<Digest>,
+    },
+}
+
+/// The world a component was built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum World {
+    /// `wasi:http/proxy` (0.2) or `wasi:http/service` (0.3).
+    Http,
+    /// `wasi:cli/command`.
+    Command,
+}
+
+/// How a component is invoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Serve {
+    /// One call of the exported HTTP handler per request.
+    Http,
+    /// One run of the command per request.
+    Cgi,
+    /// A long-running command with a listening socket.
+    Socket,
+    /// A command that runs without a route.
+    Job,
+}
+
+/// When a long-running guest is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Whenever it ends.
+    #[default]
+    Always,
+    /// When it ends with a failure.
+    OnFailure,
+    /// Not at all.
+    Never,
+}
+
+/// How health is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct HealthCheck {
+    /// The question.
+    pub probe: Probe,
+    /// Milliseconds between questions.
+    pub interval_ms: u64,
+    /// Milliseconds after which no answer is a bad one.
+    pub timeout_ms: u64,
+    /// Bad answers in a row until a replica is unhealthy.
+    pub failures: u32,
+}
+
+/// The question that a health check asks.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Probe {
+    /// GET this path: 200–399 is healthy.
+    Http(String),
+    /// Call the exported `realm:app/health` function.
+    Export,
+}
+
+/// Whom a list of routes concerns.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeSelector {
+    /// `"*"`: every node.
+    All,
+    /// `"tag:metal"`: nodes with the tag.
+    Tag(String),
+    /// `"bm-01"`: one node.
+    Node(NodeName),
+}
+
+/// One line under `[routing]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouteSpec {
+    /// Host, if the route is for one.
+    pub host: Option<HostPattern>,
+    /// Path.
+    pub path: PathPattern,
+    /// The component that answers.
+    pub component: ComponentName,
+    /// Replicas of the component on the node.
+    pub replicas: u32,
+}
+
+impl Source {
+    /// The digest that the source itself names.
+    pub const fn pinned(&self) -> Option<Digest> {
+        match self {
+            Self::File { .. } => None,
+            Self::Http { digest, .. } => Some(*digest),
+            Self::Later { digest, .. } => *digest,
+        }
+    }
+}
+
+impl fmt::Display for NodeSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Tag(tag) => write!(f, "tag:{tag}"),
+            Self::Node(name) => write!(f, "{name}"),
+        }
+    }
+}
+
+impl Serialize for NodeSelector {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

@@ -1,0 +1,148 @@
+//! Names of components, nodes and chains: short, printable, safe in a path, a label and a URL.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Names longer than this are refused: they become metric labels, file names and table cells.
+pub const NAME_LENGTH_MAX: usize = 63;
+
+/// A text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a {what} name: {why}")]
+pub struct NameError {
+    /// The text, cut to 80 characters.
+    pub text: String,
+    /// `component` or `node`.
+    pub what: &'static str,
+    /// The broken rule, as a clause.
+    pub why: &'static str,
+}
+
+fn check(text: &str, what: &'static str, extra: &[char]) -> Result<(), NameError> {
+    let error = |why| NameError {
+        text: text.chars().take(80).collect(),
+        what,
+        why,
+    };
+    let first = text.chars().next().ok_or_else(|| error("it is empty"))?;
+    if text.len() > NAME_LENGTH_MAX {
+        return Err(error("it has more than 63 characters"));
+    }
+    if !first.is_ascii_alphanumeric() {
+        return Err(error("it must begin with a letter or a digit"));
+    }
+    if !text
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || extra.contains(&c))
+    {
+        return Err(error(
+            "only ASCII letters, digits, `-`, `_` and (for nodes) `.` are allowed",
+        ));
+    }
+    Ok(())
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $extra:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $type(String);
+
+        impl $type {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                check(text, $what, $extra)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "`{}`", self.0)
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl<C> minicbor::Encode<C> for $type {
+            fn encode<W: minicbor::encode::Write>(
+                &self,
+                encoder: &mut minicbor::Encoder<W>,
+                _: &mut C,
+            ) -> Result<(), minicbor::encode::Error<W::Error>> {
+                encoder.str(&self.0)?.ok()
+            }
+        }
+
+        impl<'b, C> minicbor::Decode<'b, C> for $type {
+            fn decode(
+                decoder: &mut minicbor::Decoder<'b>,
+                _: &mut C,
+            ) -> Result<Self, minicbor::decode::Error> {
+                decoder
+                    .str()?
+                    .parse()
+                    .map_err(|_| minicbor::decode::Error::message(concat!("not a ", $what, " name")))
+            }
+        }
+    };
+}
+
+name!(
+    /// A component's name: the key under `[components]`.
+    ComponentName,
+    "component",
+    &['-', '_']
+);
+name!(
+    /// A node's name: chosen at the node, bound to its key by the owner's approval.
+    NodeName,
+    "node",
+    &['-', '_', '.']
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_short_and_plain() {
+        for good in ["auth", "bm-01", "a_b", "0"] {
+            assert!(good.parse::<ComponentName>().is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a/b", "..", "ä", "a b", &"x".repeat(64)] {
+            assert!(bad.parse::<ComponentName>().is_err(), "{bad}");
+            assert!(bad.parse::<NodeName>().is_err(), "{bad}");
+        }
+        assert!("dev-laptop.local".parse::<NodeName>().is_ok());
+        assert!("a.b".parse::<ComponentName>().is_err());
+    }
+}

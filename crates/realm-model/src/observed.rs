@@ -1,0 +1,160 @@
+//! What a node sees of itself: artifacts, replicas and the route table in force.
+//!
+//! Input of `plan`. Times are milliseconds of the node's monotonic clock ([`Millis`]); nothing
+//! here is ordered by wall clock.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::name::ComponentName;
+use crate::route::Route;
+
+/// Milliseconds of one node's monotonic clock.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct Millis(pub u64);
+
+/// What makes two replicas of a component interchangeable: a digest over its pin, its settings and
+/// its restart count. Another revision is another rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Revision(pub Digest);
+
+/// One replica on this node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ReplicaId {
+    /// The component.
+    pub component: ComponentName,
+    /// Its revision.
+    pub revision: Revision,
+    /// 0-based.
+    pub slot: u32,
+}
+
+/// How far the bytes of a component are on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum ArtifactState {
+    /// On their way.
+    Fetching {
+        /// Since when.
+        since: Millis,
+    },
+    /// Here and verified.
+    Fetched,
+    /// Being compiled.
+    Compiling {
+        /// Since when.
+        since: Millis,
+    },
+    /// Compiled and cached.
+    Ready,
+    /// Could not be fetched or compiled.
+    Failed {
+        /// Stable code, e.g. `fetch-failed`, `digest-mismatch`, `compile-failed`.
+        code: String,
+        /// What happened.
+        reason: String,
+        /// Failures in a row.
+        attempts: u32,
+        /// When it is tried again; `None`: not before the entry changes.
+        retry_at: Option<Millis>,
+    },
+}
+
+/// The life of a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum ReplicaState {
+    /// Loaded, being probed.
+    Starting {
+        /// Since when.
+        since: Millis,
+    },
+    /// Passed its probe.
+    Healthy {
+        /// Since when.
+        since: Millis,
+    },
+    /// Takes no new requests; ends when idle or at the deadline.
+    Draining {
+        /// When it is ended anyway.
+        deadline: Millis,
+        /// Requests in flight.
+        in_flight: u32,
+    },
+    /// Failed; started again at `until`.
+    Backoff {
+        /// When it is started again.
+        until: Millis,
+        /// Failures in a row.
+        attempts: u32,
+        /// Stable code.
+        code: String,
+        /// What happened.
+        reason: String,
+    },
+    /// Failed, and another attempt would fail in the same way (a missing import, a wrong world).
+    Failed {
+        /// Stable code.
+        code: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// Everything that `plan` may know of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// Compiled forms are per (digest, fuel on or off).
+    pub artifacts: BTreeMap<Artifact, ArtifactState>,
+    /// Replicas that exist, of every revision.
+    pub replicas: BTreeMap<ReplicaId, ReplicaState>,
+    /// The route table in force.
+    pub routes: RouteTable,
+}
+
+/// A component's bytes, compiled for one engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Artifact {
+    /// SHA-256 of the original bytes.
+    pub digest: Digest,
+    /// Whether the code counts fuel.
+    pub fuel: bool,
+}
+
+/// Routes, and the replicas that stand behind each component.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RouteTable {
+    /// In order of precedence.
+    pub routes: Vec<Route>,
+    /// Component → replicas that take requests; a component without an entry answers 503.
+    pub backends: BTreeMap<ComponentName, Vec<ReplicaId>>,
+}
+
+impl Millis {
+    /// The time `ms` milliseconds later.
+    pub const fn plus(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds since `earlier`; 0 if that is later.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.hex()[..8])
+    }
+}
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}@{}", self.component, self.slot, self.revision)
+    }
+}

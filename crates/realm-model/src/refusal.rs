@@ -1,0 +1,157 @@
+//! Why an agent refuses an entry: a closed list of stable codes. Not how a refusal is counted or shown.
+
+use serde::{Deserialize, Serialize};
+
+/// A reason to refuse, as a stable code: metrics, scripts and tests depend on the spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalCode {
+    /// No signature at all.
+    Unsigned,
+    /// A signature by a key that may sign does not hold over these bytes.
+    BadSignature,
+    /// Signed, but by no key that may sign this chain, or the manifest names another owner.
+    WrongOwner,
+    /// Made for another realm.
+    WrongRealm,
+    /// Made for another chain of this realm.
+    WrongChain,
+    /// Its sequence number or version is not above what was accepted already.
+    Stale,
+    /// Exactly this entry was accepted already.
+    Replayed,
+    /// Its sequence number is not the next one.
+    Gap,
+    /// Its parent is not the head: two histories.
+    WrongParent,
+    /// Larger than the cap.
+    Oversized,
+    /// The bytes are not an entry.
+    Malformed,
+    /// A kind or format that this version of the agent does not know.
+    NeedsNewerAgent,
+    /// The manifest inside does not validate.
+    InvalidManifest,
+    /// The lock inside does not fit the manifest.
+    InvalidLock,
+    /// Bytes do not have the digest that was signed.
+    DigestMismatch,
+    /// It names a component, node or key that is not there.
+    UnknownName,
+    /// The log could not be made durable; nothing changed.
+    NotDurable,
+}
+
+impl RefusalCode {
+    /// Every code, for metrics and documentation.
+    pub const ALL: [Self; 17] = [
+        Self::Unsigned,
+        Self::BadSignature,
+        Self::WrongOwner,
+        Self::WrongRealm,
+        Self::WrongChain,
+        Self::Stale,
+        Self::Replayed,
+        Self::Gap,
+        Self::WrongParent,
+        Self::Oversized,
+        Self::Malformed,
+        Self::NeedsNewerAgent,
+        Self::InvalidManifest,
+        Self::InvalidLock,
+        Self::DigestMismatch,
+        Self::UnknownName,
+        Self::NotDurable,
+    ];
+
+    /// The stable spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unsigned => "unsigned",
+            Self::BadSignature => "bad-signature",
+            Self::WrongOwner => "wrong-owner",
+            Self::WrongRealm => "wrong-realm",
+            Self::WrongChain => "wrong-chain",
+            Self::Stale => "stale",
+            Self::Replayed => "replayed",
+            Self::Gap => "gap",
+            Self::WrongParent => "wrong-parent",
+            Self::Oversized => "oversized",
+            Self::Malformed => "malformed",
+            Self::NeedsNewerAgent => "needs-newer-agent",
+            Self::InvalidManifest => "invalid-manifest",
+            Self::InvalidLock => "invalid-lock",
+            Self::DigestMismatch => "digest-mismatch",
+            Self::UnknownName => "unknown-name",
+            Self::NotDurable => "not-durable",
+        }
+    }
+
+    /// What a person does next; one line without a full stop.
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::Unsigned => "sign it: `realm apply realm.toml` signs with your owner key",
+            Self::BadSignature => {
+                "the bytes changed after they were signed: run `realm apply` again with the owner key"
+            }
+            Self::WrongOwner => {
+                "compare `realm key show` here with the owner that `realm status` shows"
+            }
+            Self::WrongRealm => "check `--realm`: this entry was signed for another realm",
+            Self::WrongChain => "submit it to the chain it was signed for",
+            Self::Stale => "somebody applied since: run `realm plan`, then `realm apply` again",
+            Self::Replayed => "nothing to do: it is in force already",
+            Self::Gap => "entries before it are missing here: submit them first",
+            Self::WrongParent => {
+                "somebody applied since: run `realm plan`, then `realm apply` again"
+            }
+            Self::Oversized => "make the manifest smaller: an entry has at most 256 KiB",
+            Self::Malformed => "sign it again with `realm apply`",
+            Self::NeedsNewerAgent => "install a newer realm on this node",
+            Self::InvalidManifest => "run `realm plan realm.toml` to see every problem",
+            Self::InvalidLock => "run `realm apply realm.toml` to resolve the sources again",
+            Self::DigestMismatch => "build it again, then `realm apply` to pin what is there now",
+            Self::UnknownName => "`realm status` lists the names",
+            Self::NotDurable => "look at the disk (`df`, `dmesg`), then try again",
+        }
+    }
+}
+
+impl std::fmt::Display for RefusalCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A refused entry: the code, and what was seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The stable code.
+    pub code: RefusalCode,
+    /// What happened, with values; lower case, no full stop.
+    pub message: String,
+}
+
+impl Refusal {
+    /// Makes a refusal.
+    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spelling_is_the_same_in_json_and_in_metrics() {
+        for code in RefusalCode::ALL {
+            let json = serde_json::to_string(&code).expect("serialises");
+            assert_eq!(json, format!("\"{code}\""));
+        }
+    }
+}
