@@ -1,1 +1,34 @@
-fn main() {}
+//! `realm`: what a person touches. Verbs, their help and their output; each verb is a file in
+//! `commands/`. Not here: decisions about what runs (control) and doing it (node).
+
+mod cli;
+mod commands;
+mod confirm;
+mod context;
+mod diagnostics;
+mod failure;
+mod output;
+mod owner;
+mod progress;
+mod resolve;
+mod sign;
+mod time;
+mod upload;
+
+use std::process::ExitCode;
+
+// musl's own allocator is slow and takes one lock for all threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    realm_node::install_crypto_provider();
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,1 +1,32 @@
+//! What a node does and why, as pure functions: chains → [`Desired`], then
+//! (desired, observed, time) → [`Plan`](realm_model::action::Plan), then everything → one view.
+//!
+//! Nothing here does I/O, reads a clock or rolls dice; time and seeds are arguments. It does *not*
+//! know files, sockets, tokio, wasm or http, and it never fails to answer: every function is total
+//! and gives the same answer for the same arguments on every node.
 
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod authority;
+mod desired;
+mod ledger;
+mod revision;
+mod text;
+
+pub mod backoff;
+pub mod changes;
+mod plan;
+mod view;
+
+pub use authority::{ApprovedNode, Authority};
+pub use changes::{Change, changes};
+pub use desired::{Desired, Restarts};
+pub use ledger::{Admitted, Ledger};
+pub use plan::{DRAIN_GRACE_MS, plan, wake_at};
+pub use view::{Here, view};
+
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod testing;

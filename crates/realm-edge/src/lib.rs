@@ -1,1 +1,33 @@
+//! Turns a connection into a call on a backend by a route table: HTTP/1.1 and HTTP/2, balancing,
+//! forwarding headers, refusals with stable codes, draining.
+//!
+//! It knows no wasm and not how routes came to be: the node hands it a [`Table`] of routes and
+//! [`Backend`]s, swaps it whenever it likes, and is told of each answer through an [`Observer`].
+//! No request is dropped by a swap: a request keeps the backends it was routed to.
+#![forbid(unsafe_code)]
 
+mod accept;
+mod answer;
+mod backend;
+mod config;
+mod connection;
+mod forwarded;
+mod headers;
+mod host;
+mod io;
+mod observe;
+mod origin;
+mod path;
+mod refusal;
+mod registry;
+mod request_body;
+mod response_body;
+mod serve;
+mod server;
+mod table;
+
+pub use backend::{Backend, Body, BoxError, BoxFuture, CallError};
+pub use config::{Config, EdgeLimits};
+pub use observe::{Answered, MethodClass, Observer, Outcome, Protocol};
+pub use server::{EdgeError, Handle, spawn};
+pub use table::Table;

@@ -1,1 +1,57 @@
+//! Runs a WebAssembly component within its limits and its grants.
+//!
+//! [`compile`] turns bytes into a compiled file (in a child process, at deploy), [`Host::load`]
+//! maps such a file and links it, [`Component::replica`] gives a slot that admits calls, and
+//! [`Replica::call`] answers one HTTP request with a fresh instance. [`inspect()`] reads what a
+//! file imports and exports without running it.
+//!
+//! Not here: which component runs where, routes, health policy, the store of bytes. This crate
+//! knows nothing of nodes, entries or manifests beyond limits and grants.
 
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+mod admission;
+mod body;
+mod clock;
+mod compile;
+mod component;
+mod config;
+mod dirs;
+mod egress;
+mod engine;
+mod fuel;
+mod guest;
+mod inspect;
+mod interfaces;
+mod invocation;
+mod limiter;
+mod loading;
+mod logs;
+mod meter;
+mod outcome;
+mod probe;
+mod replica;
+mod request;
+mod state;
+mod system;
+
+pub use compile::{CompileError, compile, fingerprint};
+pub use component::{Component, LoadError, Settings};
+pub use config::{Config, PagemapScan};
+pub use engine::{Host, HostError, HostFacts};
+pub use inspect::{INSPECT_BYTES_MAX, InspectError, inspect};
+pub use logs::LogSink;
+pub use meter::{HistogramSnapshot, Meter, MeterSnapshot};
+pub use outcome::{CallError, Outcome};
+pub use probe::ProbeError;
+pub use replica::Replica;
+
+/// The version of Wasmtime inside; the tidy test holds it against Cargo.lock.
+pub const WASMTIME_VERSION: &str = "48.0.8";
+
+/// An error of any kind, as bodies carry it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request or response body: the same type as the edge's, by structure.
+pub type Body = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BoxError>;

@@ -8,16 +8,21 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod block;
 pub mod digest;
 pub mod key;
 pub mod name;
 pub mod refusal;
 
+pub mod codes;
 pub mod diagnostic;
 pub mod entry;
+mod fields;
 pub mod lock;
 pub mod manifest;
 pub mod node_config;
+pub mod section;
+pub mod signature_file;
 
 pub mod grants;
 pub mod limits;

@@ -20,7 +20,7 @@ pub struct NameError {
     pub why: &'static str,
 }
 
-fn check(text: &str, what: &'static str, extra: &[char]) -> Result<(), NameError> {
+pub(crate) fn check(text: &str, what: &'static str, extra: &[char]) -> Result<(), NameError> {
     let error = |why| NameError {
         text: text.chars().take(80).collect(),
         what,

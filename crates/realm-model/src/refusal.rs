@@ -38,13 +38,15 @@ pub enum RefusalCode {
     DigestMismatch,
     /// It names a component, node or key that is not there.
     UnknownName,
+    /// The name belongs to another node's key.
+    NameTaken,
     /// The log could not be made durable; nothing changed.
     NotDurable,
 }
 
 impl RefusalCode {
     /// Every code, for metrics and documentation.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Unsigned,
         Self::BadSignature,
         Self::WrongOwner,
@@ -61,6 +63,7 @@ impl RefusalCode {
         Self::InvalidLock,
         Self::DigestMismatch,
         Self::UnknownName,
+        Self::NameTaken,
         Self::NotDurable,
     ];
 
@@ -83,6 +86,7 @@ impl RefusalCode {
             Self::InvalidLock => "invalid-lock",
             Self::DigestMismatch => "digest-mismatch",
             Self::UnknownName => "unknown-name",
+            Self::NameTaken => "name-taken",
             Self::NotDurable => "not-durable",
         }
     }
@@ -112,6 +116,7 @@ impl RefusalCode {
             Self::InvalidLock => "run `realm apply realm.toml` to resolve the sources again",
             Self::DigestMismatch => "build it again, then `realm apply` to pin what is there now",
             Self::UnknownName => "`realm status` lists the names",
+            Self::NameTaken => "give this node another name, or revoke the node that has it first",
             Self::NotDurable => "look at the disk (`df`, `dmesg`), then try again",
         }
     }

@@ -94,3 +94,23 @@ pub struct NodeView {
     /// Whether it is the node that answers.
     pub here: bool,
 }
+
+impl ComponentView {
+    /// The URLs under which the component answers, given the base URLs of the node.
+    pub fn urls(&self, bases: &[String]) -> Vec<String> {
+        let paths = self.routes.iter().map(|route| {
+            let (host, path) = match route.find('/') {
+                Some(slash) => (&route[..slash], &route[slash..]),
+                None => ("", "/"),
+            };
+            (host, path.strip_suffix("...").unwrap_or(path))
+        });
+        let urls = paths.flat_map(|(host, path)| {
+            bases.iter().map(move |base| match base.rsplit_once(':') {
+                Some((_, port)) if !host.is_empty() => format!("http://{host}:{port}{path}"),
+                Some(_) | None => format!("{base}{path}"),
+            })
+        });
+        urls.collect()
+    }
+}

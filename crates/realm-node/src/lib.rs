@@ -1,1 +1,63 @@
+//! Where everything meets: one event loop, the executor, the control API, logs and metrics.
+//!
+//! Decisions are `realm_control`'s, deeds are those of host, store and edge; this crate knows all
+//! of them and introduces them to each other. Nothing below knows this crate. Not here: what a
+//! person sees (the CLI).
 
+#![forbid(unsafe_code)]
+
+mod client;
+mod config;
+mod error;
+mod identity;
+mod node;
+mod socket;
+
+pub mod found;
+
+mod core;
+mod event;
+mod executor;
+
+mod backend;
+mod compile;
+mod journal;
+mod replica;
+mod rings;
+
+mod api;
+mod machine;
+mod metrics;
+mod page;
+mod traffic;
+
+use realm_model::api::Heads;
+use realm_store::folder::RealmFolder;
+
+pub use client::{Client, ClientError};
+pub use compile::{COMPILE_VERB, CompileFailure, compile_child};
+pub use config::{Config, ConfigError};
+pub use error::NodeError;
+pub use identity::{Identity, IdentityError};
+pub use journal::JournalError;
+pub use node::Node;
+
+/// Where the realm stands by the log in its folder, for when no agent runs. Changes nothing.
+pub fn offline_heads(folder: &RealmFolder) -> Result<Heads, IdentityError> {
+    let ledger = journal::Journal::read_only(folder)?;
+    let key = identity::node_key(folder)?.public();
+    let name = ledger.authority().name_of(&key).cloned();
+    Ok(core::heads(
+        &ledger,
+        &name.unwrap_or_else(found::host_name),
+        key,
+    ))
+}
+
+/// Chooses the cryptography of TLS for the whole process; call it once, first.
+///
+/// Two libraries in one binary may bring two providers, and then TLS refuses to guess.
+pub fn install_crypto_provider() {
+    // An error says that one is installed already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}

@@ -3,12 +3,38 @@
 //! [`parse`] turns text into a [`Manifest`] and every problem at once; a manifest with an error
 //! is no manifest. Not here: resolving sources to digests (`lock`), and what runs where (control).
 
+mod address;
+mod component;
+mod dir;
+mod host;
+pub mod keys;
+mod outbound;
+mod path;
+mod read;
+mod schema;
+mod source;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
+pub use address::{Address, parse_address};
+pub(crate) use component::{without_duplicates, without_places};
+pub use dir::parse_dir;
+pub(crate) use path::directory;
+pub use schema::schema;
+pub use value::ValueError;
+pub(crate) use value::plain_name;
+
+use crate::codes;
+use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
+use crate::fields::Report;
 use crate::grants::Grants;
 use crate::key::PublicKey;
 use crate::limits::Limits;
@@ -207,4 +233,24 @@ impl Serialize for NodeSelector {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+/// Parses and validates the text of a manifest.
+///
+/// Returns the manifest unless there is an error, and every problem that was found, in the order
+/// of the text. Total: any text gives an answer. Text above [`MANIFEST_BYTES_MAX`] is one error.
+pub fn parse(text: &str) -> (Option<Manifest>, Vec<Diagnostic>) {
+    let mut report = Report::new(text);
+    if text.len() > MANIFEST_BYTES_MAX {
+        let message = format!(
+            "the manifest has {} bytes, at most {MANIFEST_BYTES_MAX} are taken",
+            text.len()
+        );
+        report.error(codes::TOO_LARGE, 0..0, message, None);
+        return (None, report.finish().0);
+    }
+    let document = report.document();
+    let manifest = read::manifest(&mut report, &document);
+    let (problems, refused) = report.finish();
+    ((!refused).then_some(manifest), problems)
 }

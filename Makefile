@@ -1,0 +1,24 @@
+# One line each: what happens is in scripts/.
+.DEFAULT_GOAL := help
+.PHONY: build run test bench lint guests release fmt clean help
+
+build: ## build the host and the examples
+	@scripts/build.sh
+run: ## build all, and serve the examples on http://127.0.0.1:8080/
+	@scripts/run.sh
+test: ## run every test there is, and install what they need
+	@scripts/test.sh
+lint: ## check format, lints, licenses and sources
+	@scripts/lint.sh
+bench: ## compare requests per second with what else is installed
+	@scripts/bench.sh
+guests: ## build the example components and those of the tests
+	@scripts/guests.sh
+release: ## build one static binary
+	@scripts/release.sh
+fmt: ## format all code
+	@scripts/fmt.sh
+clean: ## remove what was built; keys and state in .realm stay
+	@scripts/clean.sh
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

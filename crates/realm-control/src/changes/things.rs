@@ -1,0 +1,315 @@
+//! A manifest as a flat list of things with keys and values: what is compared, and how a person
+//! reads each value.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use realm_model::grants::{ClockGrant, DirGrant, Grants};
+use realm_model::limits::Limits;
+use realm_model::lock::{Lock, Pin};
+use realm_model::manifest::{
+    ComponentSpec, HealthCheck, Manifest, NodeSpec, Probe, RestartPolicy, RouteSpec, Serve, Source,
+    World,
+};
+
+use realm_model::digest::Digest;
+
+use super::Subject;
+
+/// What is in a manifest: (what it is, its name) → key → value.
+pub(super) type Things = BTreeMap<(Subject, String), Keys>;
+type Keys = BTreeMap<String, Value>;
+
+/// A value as text, safe to print: what a manifest holds may be any Unicode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Value {
+    pub(super) text: String,
+    /// Whether it says what an absent key says; such keys are compared and not listed.
+    pub(super) is_default: bool,
+}
+
+pub(super) fn things(manifest: &Manifest, lock: &Lock) -> Things {
+    let Manifest {
+        version: _,
+        owner,
+        nodes,
+        components,
+        routing,
+        secrets,
+    } = manifest;
+    let mut things = Things::new();
+    if let Some(owner) = owner {
+        let keys = [("pubkey".to_owned(), given(owner))].into();
+        things.insert((Subject::Owner, "of the manifest".to_owned()), keys);
+    }
+    for (name, node) in nodes {
+        things.insert((Subject::Node, name.to_string()), node_keys(node));
+    }
+    for (name, spec) in components {
+        let keys = component_keys(spec, lock.components.get(name));
+        things.insert((Subject::Component, name.to_string()), keys);
+    }
+    for (selector, routes) in routing {
+        for route in routes {
+            let host = route
+                .host
+                .as_ref()
+                .map_or_else(String::new, |host| host.to_string());
+            let name = format!("{selector} {host}{}", route.path);
+            things.insert((Subject::Route, printable(&name)), route_keys(route));
+        }
+    }
+    for (name, ciphertext) in secrets {
+        // The ciphertext is long and says nothing; its digest tells whether it is another.
+        let digest = Digest::of(ciphertext.as_bytes());
+        let keys = [("ciphertext".to_owned(), given(digest))].into();
+        things.insert((Subject::Secret, printable(name)), keys);
+    }
+    things
+}
+
+fn node_keys(node: &NodeSpec) -> Keys {
+    let NodeSpec { tags, addr_hint } = node;
+    let mut keys = Keys::new();
+    keys.insert("tags".to_owned(), list(tags.iter().map(quoted)));
+    if let Some(hint) = addr_hint {
+        keys.insert("addr_hint".to_owned(), given(quoted(hint)));
+    }
+    keys
+}
+
+fn route_keys(route: &RouteSpec) -> Keys {
+    let RouteSpec {
+        host: _,
+        path: _,
+        component,
+        replicas,
+    } = route;
+    [
+        ("component".to_owned(), given(quoted(component.as_str()))),
+        ("replicas".to_owned(), given(replicas)),
+    ]
+    .into()
+}
+
+fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
+    let ComponentSpec {
+        source,
+        world,
+        serve,
+        limits,
+        grants,
+        listen,
+        reuse,
+        restart,
+        health,
+    } = spec;
+    let mut keys = Keys::new();
+    let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
+    set("source", given(quoted(source_text(source))));
+    if let Some(Pin { digest, size }) = pin {
+        // In full: what is compared is this text, and a short form could be met on purpose.
+        set("pin", given(format!("{digest} ({size} bytes)")));
+    }
+    if let Some(world) = world {
+        set("world", given(quoted(world_text(*world))));
+    }
+    if let Some(serve) = serve {
+        set("serve", given(quoted(serve_text(*serve))));
+    }
+    if let Some(port) = listen {
+        set("listen", given(port));
+    }
+    set("reuse", or_default(reuse, &false));
+    let restart_is_default = *restart == RestartPolicy::default();
+    set(
+        "restart",
+        Value {
+            text: quoted(restart_text(*restart)),
+            is_default: restart_is_default,
+        },
+    );
+    keys.extend(limit_keys(limits));
+    keys.extend(grant_keys(grants));
+    keys.extend(health.iter().flat_map(health_keys));
+    keys
+}
+
+fn limit_keys(limits: &Limits) -> Keys {
+    let Limits {
+        memory_max_mb,
+        fuel_per_sec,
+        epoch_timeout_ms,
+        wall_timeout_ms,
+        max_concurrency,
+        max_request_bytes,
+    } = limits;
+    let default = Limits::default();
+    let numbers = [
+        ("memory_max_mb", *memory_max_mb, default.memory_max_mb),
+        (
+            "epoch_timeout_ms",
+            *epoch_timeout_ms,
+            default.epoch_timeout_ms,
+        ),
+        ("wall_timeout_ms", *wall_timeout_ms, default.wall_timeout_ms),
+        (
+            "max_concurrency",
+            u64::from(*max_concurrency),
+            u64::from(default.max_concurrency),
+        ),
+        (
+            "max_request_bytes",
+            *max_request_bytes,
+            default.max_request_bytes,
+        ),
+    ];
+    let mut keys: Keys = numbers
+        .into_iter()
+        .map(|(key, value, default)| (key.to_owned(), or_default(&value, &default)))
+        .collect();
+    if let Some(fuel) = fuel_per_sec {
+        keys.insert("fuel_per_sec".to_owned(), given(fuel));
+    }
+    keys
+}
+
+fn grant_keys(grants: &Grants) -> Keys {
+    let Grants {
+        allowed_outbound,
+        env,
+        vars,
+        args,
+        dirs,
+        clock,
+        secrets,
+    } = grants;
+    let dir_text = |dir: &DirGrant| {
+        let mode = if dir.writable { "rw" } else { "ro" };
+        quoted(format!("{}::{}::{mode}", dir.host, dir.guest))
+    };
+    let rules = allowed_outbound.iter().map(|rule| quoted(rule.to_string()));
+    let mut keys: Keys = [
+        ("allowed_outbound", list(rules)),
+        ("args", list(args.iter().map(quoted))),
+        ("dirs", list(dirs.iter().map(dir_text))),
+        ("secrets", list(secrets.iter().map(quoted))),
+        (
+            "clock",
+            Value {
+                text: quoted(clock_text(*clock)),
+                is_default: *clock == ClockGrant::default(),
+            },
+        ),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    for (table, entries) in [("env", env), ("vars", vars)] {
+        for (key, value) in entries {
+            let key = printable(&format!("{table}.{key}"));
+            keys.insert(key, given(quoted(value)));
+        }
+    }
+    keys
+}
+
+fn health_keys(health: &HealthCheck) -> Keys {
+    let HealthCheck {
+        probe,
+        interval_ms,
+        timeout_ms,
+        failures,
+    } = health;
+    let (key, value) = match probe {
+        Probe::Http(path) => ("health.path", given(quoted(path))),
+        Probe::Export => ("health.export", given(true)),
+    };
+    [
+        (key, value),
+        ("health.interval_ms", given(interval_ms)),
+        ("health.timeout_ms", given(timeout_ms)),
+        ("health.failures", given(failures)),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+fn given(value: impl Display) -> Value {
+    Value {
+        text: value.to_string(),
+        is_default: false,
+    }
+}
+
+fn or_default<T: Display + PartialEq>(value: &T, default: &T) -> Value {
+    Value {
+        text: value.to_string(),
+        is_default: value == default,
+    }
+}
+
+fn list(values: impl Iterator<Item = String>) -> Value {
+    let values: Vec<String> = values.collect();
+    Value {
+        text: format!("[{}]", values.join(", ")),
+        is_default: values.is_empty(),
+    }
+}
+
+/// In quotes, with everything escaped that a terminal would act on.
+fn quoted(text: impl AsRef<str>) -> String {
+    format!("{:?}", text.as_ref())
+}
+
+fn printable(text: &str) -> String {
+    text.escape_debug().to_string()
+}
+
+fn source_text(source: &Source) -> String {
+    match source {
+        Source::File { path } => format!("file:{path}"),
+        Source::Http { url, digest } => format!("{url}@{digest}"),
+        Source::Later {
+            location,
+            digest: Some(digest),
+            ..
+        } => format!("{location}@{digest}"),
+        Source::Later {
+            location,
+            digest: None,
+            ..
+        } => location.clone(),
+    }
+}
+
+const fn world_text(world: World) -> &'static str {
+    match world {
+        World::Http => "wasi:http",
+        World::Command => "wasi:cli/command",
+    }
+}
+
+const fn serve_text(serve: Serve) -> &'static str {
+    match serve {
+        Serve::Http => "http",
+        Serve::Cgi => "cgi",
+        Serve::Socket => "socket",
+        Serve::Job => "job",
+    }
+}
+
+const fn restart_text(restart: RestartPolicy) -> &'static str {
+    match restart {
+        RestartPolicy::Always => "always",
+        RestartPolicy::OnFailure => "on-failure",
+        RestartPolicy::Never => "never",
+    }
+}
+
+const fn clock_text(clock: ClockGrant) -> &'static str {
+    match clock {
+        ClockGrant::None => "none",
+        ClockGrant::Coarse => "coarse",
+        ClockGrant::Precise => "precise",
+    }
+}

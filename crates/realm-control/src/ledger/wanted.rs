@@ -1,0 +1,302 @@
+//! What an entry of the namespace chain must satisfy. Not its signatures: those held already.
+
+use std::sync::Arc;
+
+use realm_model::diagnostic::{Diagnostic, Severity};
+use realm_model::digest::Digest;
+use realm_model::entry::{Body, ManifestBody, Payload, PushBody, RestartBody};
+use realm_model::lock::Lock;
+use realm_model::manifest::{self, MANIFEST_BYTES_MAX, Manifest, NodeSelector, Source};
+use realm_model::name::ComponentName;
+use realm_model::refusal::{Refusal, RefusalCode};
+
+use super::Effect;
+use crate::authority::Authority;
+use crate::desired::Desired;
+
+/// Names in one message: enough to see what is meant, short enough for one line.
+const NAMES_SHOWN_MAX: usize = 3;
+
+pub(super) fn effect(
+    desired: &Desired,
+    authority: &Authority,
+    payload: &Payload,
+) -> Result<Effect, Refusal> {
+    match &payload.body {
+        Body::Manifest(body) => manifest_effect(desired, authority, body),
+        Body::Push(body) => push_effect(desired, body),
+        Body::Restart(body) => {
+            check_restart(desired, authority, payload.authority.seq, body)?;
+            Ok(Effect::Restart(body.clone()))
+        }
+        Body::Genesis(_) | Body::ApproveNode(_) | Body::RevokeNode(_) => Err(Refusal::new(
+            RefusalCode::Malformed,
+            format!(
+                "a {} does not belong into a namespace chain",
+                payload.body.kind()
+            ),
+        )),
+    }
+}
+
+fn manifest_effect(
+    desired: &Desired,
+    authority: &Authority,
+    body: &ManifestBody,
+) -> Result<Effect, Refusal> {
+    if body.manifest.len() > MANIFEST_BYTES_MAX {
+        return Err(Refusal::new(
+            RefusalCode::Oversized,
+            format!(
+                "the manifest has {} bytes, at most {MANIFEST_BYTES_MAX} are taken",
+                body.manifest.len()
+            ),
+        ));
+    }
+    let manifest = parse_manifest(&body.manifest)?;
+    check_owner(authority, &manifest)?;
+    let lock = parse_lock(&body.lock)?;
+    check_version(desired.version, &manifest, &lock)?;
+    check_cover(&manifest, &lock)?;
+    for component in manifest.components.keys() {
+        check_source(&manifest, &lock, component)?;
+    }
+    Ok(Effect::Manifest {
+        manifest: Arc::new(manifest),
+        manifest_text: body.manifest.as_str().into(),
+        lock,
+        lock_text: body.lock.as_str().into(),
+    })
+}
+
+fn parse_manifest(text: &str) -> Result<Manifest, Refusal> {
+    let (manifest, diagnostics) = manifest::parse(text);
+    let errors: Vec<&Diagnostic> = diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.severity == Severity::Error)
+        .collect();
+    let message = match (errors.as_slice(), manifest) {
+        ([], Some(manifest)) => return Ok(manifest),
+        ([], None) => "the manifest does not parse".to_owned(),
+        ([first], _) => located(first),
+        ([first, rest @ ..], _) => format!("{}; and {} more", located(first), rest.len()),
+    };
+    Err(Refusal::new(RefusalCode::InvalidManifest, message))
+}
+
+fn located(problem: &Diagnostic) -> String {
+    format!(
+        "realm.toml:{}:{}: {}",
+        problem.line, problem.column, problem.message
+    )
+}
+
+fn check_owner(authority: &Authority, manifest: &Manifest) -> Result<(), Refusal> {
+    match manifest.owner {
+        Some(owner) if !authority.owners.contains(&owner) => Err(Refusal::new(
+            RefusalCode::WrongOwner,
+            format!("the manifest names the owner {owner}, which is none of this realm's"),
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn parse_lock(text: &str) -> Result<Lock, Refusal> {
+    Lock::parse(text).map_err(|error| invalid_lock(error.to_string()))
+}
+
+fn invalid_lock(message: String) -> Refusal {
+    Refusal::new(RefusalCode::InvalidLock, message)
+}
+
+fn check_version(in_force: u64, manifest: &Manifest, lock: &Lock) -> Result<(), Refusal> {
+    let given = manifest.version.unwrap_or(lock.version);
+    if given <= in_force {
+        return Err(Refusal::new(
+            RefusalCode::Stale,
+            format!("version {given} is not above {in_force}, the one in force"),
+        ));
+    }
+    if lock.version != given {
+        return Err(invalid_lock(format!(
+            "realm.lock is of version {}, the manifest of version {given}",
+            lock.version
+        )));
+    }
+    Ok(())
+}
+
+fn check_cover(manifest: &Manifest, lock: &Lock) -> Result<(), Refusal> {
+    let missing = names(
+        manifest
+            .components
+            .keys()
+            .filter(|component| !lock.components.contains_key(*component)),
+    );
+    if let Some(missing) = missing {
+        return Err(invalid_lock(format!("realm.lock has no pin of {missing}")));
+    }
+    let surplus = names(
+        lock.components
+            .keys()
+            .filter(|component| !manifest.components.contains_key(*component)),
+    );
+    surplus.map_or(Ok(()), |surplus| {
+        Err(invalid_lock(format!(
+            "realm.lock pins {surplus}, which the manifest does not have"
+        )))
+    })
+}
+
+fn names<'a>(components: impl Iterator<Item = &'a ComponentName>) -> Option<String> {
+    let components: Vec<String> = components.map(|name| format!("`{name}`")).collect();
+    let (shown, rest) = components.split_at(components.len().min(NAMES_SHOWN_MAX));
+    match (shown, rest) {
+        ([], _) => None,
+        (shown, []) => Some(shown.join(", ")),
+        (shown, rest) => Some(format!("{} and {} more", shown.join(", "), rest.len())),
+    }
+}
+
+fn check_source(
+    manifest: &Manifest,
+    lock: &Lock,
+    component: &ComponentName,
+) -> Result<(), Refusal> {
+    let spec = manifest.components.get(component);
+    let pin = lock.components.get(component);
+    let (Some(spec), Some(pin)) = (spec, pin) else {
+        return Ok(());
+    };
+    // Understood and not built yet: an agent that can fetch it admits the very same entry, so
+    // the manifest is not at fault.
+    if let Source::Later { kind, location, .. } = &spec.source {
+        return Err(Refusal::new(
+            RefusalCode::NeedsNewerAgent,
+            format!(
+                "component `{component}` comes from `{location}`; this version fetches `file:` and `http(s):` sources, not `{kind}:`"
+            ),
+        ));
+    }
+    match spec.source.pinned() {
+        Some(pinned) if pinned != pin.digest => Err(Refusal::new(
+            RefusalCode::DigestMismatch,
+            format!(
+                "the source of component `{component}` names {pinned}, realm.lock {}",
+                pin.digest
+            ),
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn push_effect(desired: &Desired, body: &PushBody) -> Result<Effect, Refusal> {
+    let PushBody {
+        component,
+        manifest: pushed_onto,
+        lock: text,
+    } = body;
+    let (Some(manifest), Some(manifest_text)) = (&desired.manifest, &desired.manifest_text) else {
+        return Err(Refusal::new(
+            RefusalCode::UnknownName,
+            format!("there is no component `{component}`: nothing was applied yet"),
+        ));
+    };
+    if Digest::of(manifest_text.as_bytes()) != *pushed_onto {
+        return Err(Refusal::new(
+            RefusalCode::Stale,
+            "the push was made for another manifest than the one in force",
+        ));
+    }
+    check_component(manifest, component)?;
+    let lock = parse_lock(text)?;
+    check_push_lock(desired, component, &lock)?;
+    check_source(manifest, &lock, component)?;
+    Ok(Effect::Push {
+        lock,
+        lock_text: text.as_str().into(),
+    })
+}
+
+fn check_push_lock(
+    desired: &Desired,
+    component: &ComponentName,
+    lock: &Lock,
+) -> Result<(), Refusal> {
+    if lock.version <= desired.version {
+        return Err(Refusal::new(
+            RefusalCode::Stale,
+            format!(
+                "version {} is not above {}, the one in force",
+                lock.version, desired.version
+            ),
+        ));
+    }
+    if lock.version - desired.version != 1 {
+        return Err(invalid_lock(format!(
+            "a push raises the version by one, from {} to {}, not to {}",
+            desired.version,
+            desired.version + 1,
+            lock.version
+        )));
+    }
+    let Some(pin) = lock.components.get(component) else {
+        return Err(invalid_lock(format!(
+            "realm.lock has no pin of `{component}`"
+        )));
+    };
+    let mut expected = desired.lock.components.clone();
+    if expected.insert(component.clone(), *pin) == Some(*pin) {
+        return Err(invalid_lock(format!(
+            "the push does not change the pin of `{component}`"
+        )));
+    }
+    if expected != lock.components {
+        return Err(invalid_lock(format!(
+            "a push of `{component}` changes no other pin"
+        )));
+    }
+    Ok(())
+}
+
+fn check_component(manifest: &Manifest, component: &ComponentName) -> Result<(), Refusal> {
+    if manifest.components.contains_key(component) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        RefusalCode::UnknownName,
+        format!("there is no component `{component}` in the manifest in force"),
+    ))
+}
+
+fn check_restart(
+    desired: &Desired,
+    authority: &Authority,
+    authority_seq: u64,
+    restart: &RestartBody,
+) -> Result<(), Refusal> {
+    let Some(manifest) = &desired.manifest else {
+        return Err(Refusal::new(
+            RefusalCode::UnknownName,
+            format!(
+                "there is no component `{}`: nothing was applied yet",
+                restart.component
+            ),
+        ));
+    };
+    check_component(manifest, &restart.component)?;
+    let known = |node: &&_| {
+        manifest.nodes.contains_key(node)
+            || authority.was_approved(node, authority_seq)
+            || manifest
+                .routing
+                .contains_key(&NodeSelector::Node((*node).clone()))
+    };
+    match restart.nodes.iter().find(|node| !known(node)) {
+        Some(node) => Err(Refusal::new(
+            RefusalCode::UnknownName,
+            format!("there is no node `{node}`"),
+        )),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,228 @@
+//! What one node does next: (desired, authority, observed, time) → actions and reports.
+//!
+//! Deterministic and total. Start-first: fetch → compile → start → when enough replicas of the
+//! wanted revision are healthy, the route table switches → the old ones drain → stop. Each step
+//! rests on what is *observed*, never on what was planned before, so that a lost action, a crash
+//! or a newer manifest at any point leads on from where things are. Not here: executing, and how
+//! long a failed replica waits (`backoff`).
+
+mod artifacts;
+mod report;
+mod rollout;
+mod wanted;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use realm_model::action::{Action, Plan};
+use realm_model::name::{ComponentName, NodeName};
+use realm_model::observed::{
+    ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
+};
+
+use crate::authority::Authority;
+use crate::desired::Desired;
+use artifacts::Step;
+use rollout::Rollout;
+use wanted::{Wanted, WantedHere};
+
+pub(crate) use wanted::selects;
+
+/// Milliseconds that a draining replica gets for its requests in flight: as long as the default
+/// `wall_timeout_ms`, so that no request which is within its limits is cut off.
+pub const DRAIN_GRACE_MS: u64 = realm_model::limits::WALL_TIMEOUT_MS;
+
+/// The replicas of one component, in order of revision and slot.
+type Replicas<'a> = Vec<(&'a ReplicaId, &'a ReplicaState)>;
+
+/// Everything about one component that the rules and the report look at.
+struct Scene<'a> {
+    component: &'a ComponentName,
+    /// `None`: nothing of it is wanted here, what runs goes away.
+    wanted: Option<&'a Wanted<'a>>,
+    replicas: Replicas<'a>,
+    in_force: BTreeSet<&'a ReplicaId>,
+    /// Revisions that run here, by when they were wanted last: 0 is the wanted one.
+    ages: BTreeMap<Revision, usize>,
+    artifact: Step<'a>,
+    now: Millis,
+}
+
+/// Decides what `node` does next, and says what each component waits on.
+///
+/// An empty plan means that all is as wanted, or that the node waits: the reports tell which, and
+/// [`wake_at`] until when. Without a manifest there is nothing to decide, not even to stop.
+///
+/// What the executor has to keep to:
+/// - a fetch is recorded under any [`Artifact`](realm_model::observed::Artifact) of its digest;
+///   after a failure the way begins with `Fetch` again, which re-verifies bytes that are here;
+/// - `Start` may name a replica of an *older* revision that is in `Backoff`: it is what serves
+///   until the wanted one does. An executor that no longer has its settings answers with `Failed`;
+/// - `Drain` and `Stop` only ever name replicas outside of the route table in force.
+pub fn plan(
+    desired: &Desired,
+    authority: &Authority,
+    node: &NodeName,
+    observed: &Observed,
+    now: Millis,
+) -> Plan {
+    let mut plan = Plan {
+        generation: desired.head.seq,
+        ..Plan::default()
+    };
+    let Some(here) = WantedHere::of(desired, authority, node) else {
+        return plan;
+    };
+    let mut table = RouteTable {
+        routes: here.routes(),
+        ..RouteTable::default()
+    };
+    let mut steps = Steps::default();
+    for (component, replicas) in concerned(&here, observed) {
+        let wanted = here.to_run(component);
+        let revisions: BTreeSet<Revision> = replicas.iter().map(|(id, _)| id.revision).collect();
+        let age = |revision| (revision, desired.age_of(component, node, revision));
+        let scene = Scene {
+            component,
+            wanted,
+            ages: revisions.into_iter().map(age).collect(),
+            replicas,
+            in_force: in_force(observed, component),
+            artifact: wanted.map_or(Step::Wait(None), |wanted| {
+                artifacts::step(wanted, observed, now)
+            }),
+            now,
+        };
+        let rollout = Rollout::decide(&scene);
+        let report = report::report(&scene, &rollout, &here, desired, node);
+        plan.reports.push(report);
+        steps.take(&scene, &rollout);
+        if !rollout.backends.is_empty() {
+            table.backends.insert(component.clone(), rollout.backends);
+        }
+    }
+    // The table first: what turned unhealthy leaves it at once. The rest stands in no order to
+    // it, because it rests on the table that is in force already.
+    if table != observed.routes {
+        plan.actions.push(Action::Route(table));
+    }
+    plan.actions.extend(steps.in_order());
+    plan
+}
+
+/// The next time at which `plan` may answer otherwise although nothing was observed in between:
+/// the end of a wait or of a drain. `None`: not before something happens.
+pub fn wake_at(observed: &Observed, now: Millis) -> Option<Millis> {
+    let replicas = observed.replicas.values().filter_map(|state| match state {
+        ReplicaState::Draining { deadline, .. } => Some(*deadline),
+        ReplicaState::Backoff { until, .. } => Some(*until),
+        ReplicaState::Starting { .. }
+        | ReplicaState::Healthy { .. }
+        | ReplicaState::Failed { .. } => None,
+    });
+    let artifacts = observed.artifacts.values().filter_map(|state| match state {
+        ArtifactState::Failed { retry_at, .. } => *retry_at,
+        ArtifactState::Fetching { .. }
+        | ArtifactState::Fetched
+        | ArtifactState::Compiling { .. }
+        | ArtifactState::Ready => None,
+    });
+    replicas.chain(artifacts).filter(|time| *time > now).min()
+}
+
+/// Components that are wanted, run or have backends here, with their replicas.
+fn concerned<'a>(
+    here: &'a WantedHere<'a>,
+    observed: &'a Observed,
+) -> BTreeMap<&'a ComponentName, Replicas<'a>> {
+    let mut concerned: BTreeMap<&ComponentName, Replicas<'_>> = here
+        .components
+        .keys()
+        .chain(observed.routes.backends.keys())
+        .map(|component| (component, Vec::new()))
+        .collect();
+    for (replica, state) in &observed.replicas {
+        let replicas = concerned.entry(&replica.component).or_default();
+        replicas.push((replica, state));
+    }
+    concerned
+}
+
+fn in_force<'a>(observed: &'a Observed, component: &ComponentName) -> BTreeSet<&'a ReplicaId> {
+    let backends = observed.routes.backends.get(component);
+    backends.into_iter().flatten().collect()
+}
+
+/// The actions of all components but the route table, sorted into stages.
+#[derive(Default)]
+struct Steps {
+    fetches: Vec<Action>,
+    compiles: Vec<Action>,
+    starts: Vec<Action>,
+    drains: Vec<Action>,
+    stops: Vec<Action>,
+}
+
+impl Steps {
+    fn take(&mut self, scene: &Scene<'_>, rollout: &Rollout) {
+        if let Some(wanted) = scene.wanted {
+            match scene.artifact {
+                Step::Fetch => {
+                    let fetched = self.fetches.iter().any(|action| {
+                        matches!(action, Action::Fetch { pin, .. } if pin.digest == wanted.pin.digest)
+                    });
+                    // Components of the same bytes share one fetch.
+                    if !fetched {
+                        self.fetches.push(Action::Fetch {
+                            pin: wanted.pin,
+                            source: wanted.spec.source.clone(),
+                        });
+                    }
+                }
+                Step::Compile => {
+                    let compile = Action::Compile(wanted.artifact);
+                    if !self.compiles.contains(&compile) {
+                        self.compiles.push(compile);
+                    }
+                }
+                Step::Ready | Step::Wait(_) => {}
+            }
+        }
+        let Rollout {
+            starts,
+            drains,
+            stops,
+            backends: _,
+            kept: _,
+            held_back: _,
+        } = rollout;
+        self.starts
+            .extend(starts.iter().cloned().map(Action::Start));
+        self.stops.extend(stops.iter().cloned().map(Action::Stop));
+        let drain = |replica| Action::Drain {
+            replica,
+            grace_ms: DRAIN_GRACE_MS,
+        };
+        self.drains.extend(drains.iter().cloned().map(drain));
+    }
+
+    fn in_order(self) -> impl Iterator<Item = Action> {
+        // What frees memory before what takes it.
+        let Self {
+            fetches,
+            compiles,
+            starts,
+            drains,
+            stops,
+        } = self;
+        [stops, drains, fetches, compiles, starts]
+            .into_iter()
+            .flatten()
+    }
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod scenarios;
+#[cfg(test)]
+mod story;

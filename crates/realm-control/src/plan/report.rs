@@ -1,0 +1,275 @@
+//! Why a component is not as wanted, in sentences: "why isn't my app up". Decides nothing.
+
+use realm_model::action::{ComponentReport, WaitingOn};
+use realm_model::name::NodeName;
+use realm_model::observed::{ArtifactState, Millis, ReplicaId, ReplicaState};
+
+use super::artifacts::{Step, short};
+use super::rollout::Rollout;
+use super::wanted::{Wanted, WantedHere};
+use super::{DRAIN_GRACE_MS, Scene};
+use crate::desired::Desired;
+use crate::text::{count, duration, times};
+
+pub(super) fn report(
+    scene: &Scene<'_>,
+    rollout: &Rollout,
+    here: &WantedHere<'_>,
+    desired: &Desired,
+    node: &NodeName,
+) -> ComponentReport {
+    let new = scene.wanted.map(|wanted| wanted.revision);
+    let wanted = scene.wanted.map_or(0, |wanted| wanted.replicas);
+    let healthy = |of_new: bool| {
+        let states = scene.replicas.iter();
+        states
+            .filter(|(id, state)| {
+                matches!(state, ReplicaState::Healthy { .. })
+                    && (Some(id.revision) == new) == of_new
+            })
+            .count()
+    };
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let mut waiting_on = Vec::new();
+    if here.components.contains_key(scene.component) && !here.approved {
+        let message =
+            format!("node `{node}` is not approved: it runs nothing until its owner approves it");
+        waiting_on.push(waiting("not-approved", message));
+    }
+    if let Some(wanted) = scene.wanted {
+        waiting_on.extend(on_bytes(scene, wanted));
+        waiting_on.extend(on_replicas(scene, rollout, wanted));
+    }
+    if let (Some(first), Some(serving)) = (
+        waiting_on.first_mut(),
+        keeps_serving(scene, rollout, desired, node),
+    ) {
+        first.message = format!("{}; {serving}", first.message);
+    }
+    waiting_on.extend(on_routing(scene, rollout));
+    waiting_on.extend(on_drains(scene, rollout));
+    ComponentReport {
+        component: scene.component.clone(),
+        wanted,
+        // Stand-ins in surplus slots are no more than wanted.
+        healthy: number(healthy(true)).min(wanted),
+        old: number(healthy(false)),
+        digest: scene.wanted.map(|wanted| wanted.pin.digest),
+        waiting_on,
+    }
+}
+
+fn waiting(code: &str, message: String) -> WaitingOn {
+    WaitingOn {
+        code: code.to_owned(),
+        message,
+    }
+}
+
+fn on_bytes(scene: &Scene<'_>, wanted: &Wanted<'_>) -> Option<WaitingOn> {
+    if let Some(what) = wanted.unsupported {
+        let message = format!("`{what}` is not built yet: this version runs `serve = \"http\"`");
+        return Some(waiting("unsupported", message));
+    }
+    let name = scene.component;
+    let bytes = short(&wanted.pin.digest);
+    let now = scene.now;
+    let so_far = |since: &Millis| format!("{} so far", duration(now.since(*since)));
+    match scene.artifact {
+        Step::Ready | Step::Wait(None | Some(ArtifactState::Ready | ArtifactState::Fetched)) => {
+            None
+        }
+        Step::Fetch => Some(waiting("fetching", format!("fetching {name} ({bytes})"))),
+        Step::Compile => Some(waiting("compiling", format!("compiling {name} ({bytes})"))),
+        Step::Wait(Some(ArtifactState::Fetching { since })) => Some(waiting(
+            "fetching",
+            format!("fetching {name} ({bytes}), {}", so_far(since)),
+        )),
+        Step::Wait(Some(ArtifactState::Compiling { since })) => Some(waiting(
+            "compiling",
+            format!("compiling {name} ({bytes}), {}", so_far(since)),
+        )),
+        Step::Wait(Some(ArtifactState::Failed {
+            code,
+            reason,
+            attempts,
+            retry_at,
+        })) => Some(match retry_at {
+            None => waiting("failed", format!("{code}: {reason}")),
+            Some(retry_at) => waiting(
+                "backoff",
+                format!(
+                    "{code}: {reason}; failed {}, next try {}",
+                    times(*attempts),
+                    next_try(*retry_at, now)
+                ),
+            ),
+        }),
+    }
+}
+
+/// At most one sentence per kind: failed, waiting to be started again, starting, held back.
+fn on_replicas(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Vec<WaitingOn> {
+    let ours = || {
+        let replicas = scene.replicas.iter();
+        replicas.filter(|(id, _)| id.revision == wanted.revision && id.slot < wanted.replicas)
+    };
+    let of_all = |number: usize| match wanted.replicas {
+        all if number == all as usize => String::new(),
+        all => format!("{number} of {all} replicas: "),
+    };
+    let failed = || ours().filter(|(_, state)| matches!(state, ReplicaState::Failed { .. }));
+    let in_backoff = || {
+        ours().filter(|(id, state)| {
+            matches!(state, ReplicaState::Backoff { .. }) && !rollout.starts.contains(id)
+        })
+    };
+    let mut all = Vec::new();
+    if let Some((_, ReplicaState::Failed { code, reason })) = failed().next() {
+        let message = format!("{}{code}: {reason}", of_all(failed().count()));
+        all.push(waiting("failed", message));
+    }
+    let soonest = in_backoff().filter_map(|(_, state)| backoff(state)).min();
+    if let Some((until, attempts, code, reason)) = soonest {
+        let message = format!(
+            "{}failed {} ({code}): {reason}; next try {}",
+            of_all(in_backoff().count()),
+            times(attempts),
+            next_try(until, scene.now)
+        );
+        all.push(waiting("backoff", message));
+    }
+    all.extend(on_starts(scene, rollout, wanted));
+    if rollout.held_back > 0 {
+        let message = format!(
+            "{} not started until the old ones have finished their requests",
+            count(rollout.held_back as usize, "replica")
+        );
+        all.push(waiting("draining", message));
+    }
+    all
+}
+
+fn on_starts(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Option<WaitingOn> {
+    let ours = |id: &ReplicaId| id.revision == wanted.revision && id.slot < wanted.replicas;
+    let begun: Vec<Millis> = scene
+        .replicas
+        .iter()
+        .filter_map(|(id, state)| match state {
+            ReplicaState::Starting { since } if ours(id) => Some(*since),
+            ReplicaState::Starting { .. }
+            | ReplicaState::Healthy { .. }
+            | ReplicaState::Draining { .. }
+            | ReplicaState::Backoff { .. }
+            | ReplicaState::Failed { .. } => None,
+        })
+        .collect();
+    let to_begin = rollout.starts.iter().filter(|id| ours(id)).count();
+    let all = count(wanted.replicas as usize, "replica");
+    let starting = match begun.len() + to_begin {
+        0 => return None,
+        _ if wanted.replicas == 1 => "starting".to_owned(),
+        number => format!("starting {number} of {all}"),
+    };
+    let message = match begun.iter().min() {
+        None => starting,
+        Some(since) => format!("{starting}, {} so far", duration(scene.now.since(*since))),
+    };
+    Some(waiting("starting", message))
+}
+
+fn backoff(state: &ReplicaState) -> Option<(Millis, u32, &str, &str)> {
+    match state {
+        ReplicaState::Backoff {
+            until,
+            attempts,
+            code,
+            reason,
+        } => Some((*until, *attempts, code, reason)),
+        ReplicaState::Starting { .. }
+        | ReplicaState::Healthy { .. }
+        | ReplicaState::Draining { .. }
+        | ReplicaState::Failed { .. } => None,
+    }
+}
+
+fn next_try(at: Millis, now: Millis) -> String {
+    match at.since(now) {
+        0 => "now".to_owned(),
+        ms => format!("in {}", duration(ms)),
+    }
+}
+
+/// Who answers meanwhile, if an older revision does.
+fn keeps_serving(
+    scene: &Scene<'_>,
+    rollout: &Rollout,
+    desired: &Desired,
+    node: &NodeName,
+) -> Option<String> {
+    let kept = rollout.kept?;
+    if rollout.backends.first()?.revision != kept {
+        return None;
+    }
+    let new = desired.revision_of(scene.component, node);
+    let version = |revision| desired.version_of(scene.component, node, revision);
+    let who = match version(kept) {
+        Some(old) if new.and_then(version) == Some(old) => {
+            format!("version {old} from before the restart")
+        }
+        Some(old) => format!("version {old}"),
+        None => "an older version".to_owned(),
+    };
+    Some(format!("{who} keeps serving"))
+}
+
+fn on_routing(scene: &Scene<'_>, rollout: &Rollout) -> Option<WaitingOn> {
+    let new = &rollout.backends;
+    if new.len() == scene.in_force.len() && new.iter().all(|id| scene.in_force.contains(id)) {
+        return None;
+    }
+    let message = format!("the route table changes to {}", count(new.len(), "replica"));
+    Some(waiting("routing", message))
+}
+
+/// Replicas that drain or begin to, without those that are stopped at once.
+fn on_drains(scene: &Scene<'_>, rollout: &Rollout) -> Option<WaitingOn> {
+    let draining = scene.replicas.iter().filter_map(|(id, state)| match state {
+        ReplicaState::Draining {
+            deadline,
+            in_flight,
+        } if !rollout.stops.contains(id) => Some((deadline.since(scene.now), *in_flight)),
+        ReplicaState::Starting { .. }
+        | ReplicaState::Healthy { .. }
+        | ReplicaState::Draining { .. }
+        | ReplicaState::Backoff { .. }
+        | ReplicaState::Failed { .. } => None,
+    });
+    let beginning = rollout.drains.iter().map(|_| (DRAIN_GRACE_MS, 0));
+    let (number, longest, requests) = draining.chain(beginning).fold(
+        (0, 0, 0u64),
+        |(number, longest, requests), (left, in_flight)| {
+            (
+                number + 1,
+                left.max(longest),
+                requests + u64::from(in_flight),
+            )
+        },
+    );
+    if number == 0 {
+        return None;
+    }
+    let in_flight = match requests {
+        0 => String::new(),
+        requests => {
+            let requests = usize::try_from(requests).unwrap_or(usize::MAX);
+            format!(", {} in flight", count(requests, "request"))
+        }
+    };
+    let message = format!(
+        "draining {}{in_flight}, at most {}",
+        count(number, "old replica"),
+        duration(longest)
+    );
+    Some(waiting("draining", message))
+}

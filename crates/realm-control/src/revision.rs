@@ -1,0 +1,60 @@
+//! What makes two replicas interchangeable: the digest of a component's settings, and with the
+//! node's restart count its [`Revision`]. Not the number of replicas, and not where the bytes
+//! come from: changing those replaces nothing.
+
+use realm_model::digest::Digest;
+use realm_model::grants::Grants;
+use realm_model::limits::Limits;
+use realm_model::lock::Pin;
+use realm_model::manifest::{ComponentSpec, HealthCheck, RestartPolicy, Serve, World};
+use realm_model::observed::Revision;
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Settings<'a> {
+    pin: Pin,
+    world: Option<World>,
+    serve: Option<Serve>,
+    limits: &'a Limits,
+    grants: &'a Grants,
+    listen: Option<u16>,
+    reuse: bool,
+    restart: RestartPolicy,
+    health: &'a Option<HealthCheck>,
+}
+
+/// The digest of everything that changes how a component runs, restarts aside.
+pub(crate) fn settings_digest(spec: &ComponentSpec, pin: Pin) -> Digest {
+    // Named one by one: a new field of the manifest has to decide here whether it replaces replicas.
+    let ComponentSpec {
+        source: _,
+        world,
+        serve,
+        limits,
+        grants,
+        listen,
+        reuse,
+        restart,
+        health,
+    } = spec;
+    let settings = Settings {
+        pin,
+        world: *world,
+        serve: *serve,
+        limits,
+        grants,
+        listen: *listen,
+        reuse: *reuse,
+        restart: *restart,
+        health,
+    };
+    let bytes = serde_json::to_vec(&settings).expect("settings have only string keys");
+    Digest::of(&bytes)
+}
+
+/// The revision of a component with these settings that was restarted so many times.
+pub(crate) fn revision(settings: Digest, restarts: u64) -> Revision {
+    let mut bytes = settings.as_bytes().to_vec();
+    bytes.extend_from_slice(&restarts.to_le_bytes());
+    Revision(Digest::of(&bytes))
+}

@@ -1,0 +1,338 @@
+//! A simulated node for the tests of `plan`: it executes plans, lets everything take time and
+//! fail by a seed, and notes whatever a plan must never ask for. Not an executor: nothing runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use realm_model::action::{Action, Plan};
+use realm_model::digest::Digest;
+use realm_model::name::ComponentName;
+use realm_model::observed::{
+    Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
+};
+
+use crate::backoff;
+
+/// How likely each thing fails, in percent; and what always fails.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faults {
+    pub(crate) fetch: u64,
+    pub(crate) compile: u64,
+    pub(crate) start: u64,
+    /// Builds of which no replica ever gets healthy.
+    pub(crate) broken: BTreeSet<Digest>,
+    /// Whether a broken build fails for good, or again and again.
+    pub(crate) for_good: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Task {
+    Fetched(Digest),
+    Compiled(Artifact),
+    Started(ReplicaId),
+    Idle(ReplicaId),
+}
+
+/// One node.
+pub(crate) struct World {
+    pub(crate) now: Millis,
+    pub(crate) observed: Observed,
+    pub(crate) faults: Faults,
+    /// What the executor knows of each revision: its artifact.
+    pub(crate) revisions: BTreeMap<Revision, Artifact>,
+    /// What a plan asked for and must never ask for.
+    pub(crate) violations: Vec<String>,
+    /// Milliseconds that each task takes at most; 0: each takes 100.
+    pub(crate) delay_ms_max: u64,
+    tasks: BTreeMap<(Millis, u64), Task>,
+    attempts: BTreeMap<ReplicaId, u32>,
+    dice: u64,
+    task_count: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            now: Millis(1_000),
+            observed: Observed::default(),
+            faults: Faults::default(),
+            revisions: BTreeMap::new(),
+            violations: Vec::new(),
+            delay_ms_max: 0,
+            tasks: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            dice: seed,
+            task_count: 0,
+        }
+    }
+
+    /// The agent is killed and starts again: it remembers nothing of what ran.
+    pub(crate) fn crash(&mut self) {
+        self.observed = Observed::default();
+        self.tasks.clear();
+        self.attempts.clear();
+    }
+
+    pub(crate) fn execute(&mut self, plan: &Plan) {
+        for action in &plan.actions {
+            match action {
+                Action::Fetch { pin, .. } => self.fetch(pin.digest),
+                Action::Compile(artifact) => self.compile(*artifact),
+                Action::Start(replica) => self.start(replica),
+                Action::Route(table) => self.route(table),
+                Action::Drain { replica, grace_ms } => self.drain(replica, *grace_ms),
+                Action::Stop(replica) => self.stop(replica),
+            }
+        }
+    }
+
+    /// Lets time pass until the next thing happens; `false` if nothing is under way.
+    pub(crate) fn advance(&mut self) -> bool {
+        let task = self.tasks.keys().next().map(|(time, _)| *time);
+        let wake = crate::plan::wake_at(&self.observed, self.now);
+        let Some(next) = task.into_iter().chain(wake).min() else {
+            return false;
+        };
+        self.now = next.max(self.now);
+        while let Some(entry) = self.tasks.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let task = entry.remove();
+            self.finish(&task);
+        }
+        true
+    }
+
+    /// A healthy replica fails its probe; `which` chooses one.
+    pub(crate) fn fail_one(&mut self, which: usize) {
+        let healthy: Vec<ReplicaId> = self.healthy().cloned().collect();
+        if let Some(replica) = healthy.get(which % healthy.len().max(1)) {
+            self.fail(replica, "unhealthy");
+        }
+    }
+
+    pub(crate) fn healthy(&self) -> impl Iterator<Item = &ReplicaId> {
+        let replicas = self.observed.replicas.iter();
+        replicas
+            .filter(|(_, state)| matches!(state, ReplicaState::Healthy { .. }))
+            .map(|(id, _)| id)
+    }
+
+    pub(crate) fn live(&self, component: &ComponentName) -> usize {
+        let replicas = self.observed.replicas.iter();
+        replicas
+            .filter(|(id, state)| {
+                id.component == *component
+                    && matches!(
+                        state,
+                        ReplicaState::Starting { .. }
+                            | ReplicaState::Healthy { .. }
+                            | ReplicaState::Draining { .. }
+                    )
+            })
+            .count()
+    }
+
+    pub(crate) fn backends(&self, component: &ComponentName) -> &[ReplicaId] {
+        let backends = self.observed.routes.backends.get(component);
+        backends.map_or(&[], Vec::as_slice)
+    }
+
+    fn fetch(&mut self, digest: Digest) {
+        // One of the two keys, by dice: `plan` has to cope with either.
+        let fuel = self.roll(2) == 0;
+        let since = self.now;
+        let keys = [fuel, !fuel].map(|fuel| Artifact { digest, fuel });
+        let key = keys
+            .iter()
+            .find(|key| self.observed.artifacts.contains_key(key))
+            .unwrap_or(&keys[0]);
+        let state = ArtifactState::Fetching { since };
+        self.observed.artifacts.insert(*key, state);
+        self.later(Task::Fetched(digest));
+    }
+
+    fn compile(&mut self, artifact: Artifact) {
+        let since = self.now;
+        let state = ArtifactState::Compiling { since };
+        self.observed.artifacts.insert(artifact, state);
+        self.later(Task::Compiled(artifact));
+    }
+
+    fn start(&mut self, id: &ReplicaId) {
+        let due = match self.observed.replicas.get(id) {
+            None => true,
+            Some(ReplicaState::Backoff { until, .. }) => *until <= self.now,
+            Some(_) => false,
+        };
+        self.expect(due, &format!("starts {id}, which is there"));
+        let ready = self.revisions.get(&id.revision).is_some_and(|artifact| {
+            matches!(
+                self.observed.artifacts.get(artifact),
+                Some(ArtifactState::Ready)
+            )
+        });
+        self.expect(ready, &format!("starts {id}, which is not compiled"));
+        let state = ReplicaState::Starting { since: self.now };
+        self.observed.replicas.insert(id.clone(), state);
+        self.later(Task::Started(id.clone()));
+    }
+
+    fn route(&mut self, table: &RouteTable) {
+        for id in table.backends.values().flatten() {
+            let healthy = self.healthy().any(|healthy| healthy == id);
+            self.expect(healthy, &format!("routes to {id}, which is not healthy"));
+        }
+        self.observed.routes = table.clone();
+    }
+
+    fn drain(&mut self, id: &ReplicaId, grace_ms: u64) {
+        let healthy = self.healthy().any(|healthy| healthy == id);
+        self.expect(healthy, &format!("drains {id}, which does not serve"));
+        self.expect_unrouted(id, "drains");
+        let in_flight = u32::try_from(self.roll(3)).unwrap_or_default();
+        let state = ReplicaState::Draining {
+            deadline: self.now.plus(grace_ms),
+            in_flight,
+        };
+        self.observed.replicas.insert(id.clone(), state);
+        // Some requests outlast the grace.
+        if self.roll(4) > 0 {
+            self.later(Task::Idle(id.clone()));
+        }
+    }
+
+    fn stop(&mut self, id: &ReplicaId) {
+        let may = match self.observed.replicas.get(id) {
+            None | Some(ReplicaState::Healthy { .. }) => false,
+            Some(ReplicaState::Draining {
+                deadline,
+                in_flight,
+            }) => *in_flight == 0 || *deadline <= self.now,
+            Some(
+                ReplicaState::Starting { .. }
+                | ReplicaState::Backoff { .. }
+                | ReplicaState::Failed { .. },
+            ) => true,
+        };
+        self.expect(may, &format!("stops {id}, which was not drained"));
+        self.expect_unrouted(id, "stops");
+        self.observed.replicas.remove(id);
+        self.attempts.remove(id);
+    }
+
+    fn expect_unrouted(&mut self, id: &ReplicaId, verb: &str) {
+        let routed = self
+            .observed
+            .routes
+            .backends
+            .values()
+            .flatten()
+            .any(|other| other == id);
+        self.expect(!routed, &format!("{verb} {id}, which takes requests"));
+    }
+
+    fn expect(&mut self, holds: bool, otherwise: &str) {
+        if !holds {
+            let now = self.now.0;
+            self.violations
+                .push(format!("at {now} ms the plan {otherwise}"));
+        }
+    }
+
+    fn finish(&mut self, task: &Task) {
+        match task {
+            Task::Fetched(digest) => {
+                let digest = *digest;
+                let failed = self.roll(100) < self.faults.fetch;
+                for key in [false, true].map(|fuel| Artifact { digest, fuel }) {
+                    if let Some(ArtifactState::Fetching { .. }) = self.observed.artifacts.get(&key)
+                    {
+                        let state = self.outcome(failed, "fetch-failed", ArtifactState::Fetched);
+                        self.observed.artifacts.insert(key, state);
+                    }
+                }
+            }
+            Task::Compiled(artifact) => {
+                let failed = self.roll(100) < self.faults.compile;
+                let state = self.outcome(failed, "compile-failed", ArtifactState::Ready);
+                self.observed.artifacts.insert(*artifact, state);
+            }
+            Task::Started(id) => self.started(id),
+            Task::Idle(id) => {
+                if let Some(ReplicaState::Draining { in_flight, .. }) =
+                    self.observed.replicas.get_mut(id)
+                {
+                    *in_flight = 0;
+                }
+            }
+        }
+    }
+
+    fn outcome(&self, failed: bool, code: &str, otherwise: ArtifactState) -> ArtifactState {
+        if !failed {
+            return otherwise;
+        }
+        ArtifactState::Failed {
+            code: code.to_owned(),
+            reason: "the dice say so".to_owned(),
+            attempts: 1,
+            retry_at: Some(self.now.plus(backoff::FIRST_MS)),
+        }
+    }
+
+    fn started(&mut self, id: &ReplicaId) {
+        let Some(ReplicaState::Starting { .. }) = self.observed.replicas.get(id) else {
+            return;
+        };
+        let digest = self
+            .revisions
+            .get(&id.revision)
+            .map(|artifact| artifact.digest);
+        let broken = digest.is_some_and(|digest| self.faults.broken.contains(&digest));
+        if broken && self.faults.for_good {
+            let state = ReplicaState::Failed {
+                code: "missing-import".to_owned(),
+                reason: "it imports `acme:shop/cart`".to_owned(),
+            };
+            self.observed.replicas.insert(id.clone(), state);
+        } else if broken || self.roll(100) < self.faults.start {
+            self.fail(id, "start-failed");
+        } else {
+            let state = ReplicaState::Healthy { since: self.now };
+            self.observed.replicas.insert(id.clone(), state);
+            self.attempts.remove(id);
+        }
+    }
+
+    fn fail(&mut self, id: &ReplicaId, code: &str) {
+        let attempts = self.attempts.entry(id.clone()).or_default();
+        *attempts += 1;
+        let attempts = *attempts;
+        let delay = backoff::delay_ms(attempts, 0);
+        let state = ReplicaState::Backoff {
+            until: self.now.plus(delay),
+            attempts,
+            code: code.to_owned(),
+            reason: "the dice say so".to_owned(),
+        };
+        self.observed.replicas.insert(id.clone(), state);
+    }
+
+    fn later(&mut self, task: Task) {
+        let delay = match self.delay_ms_max {
+            0 => 100,
+            max => 1 + self.roll(max),
+        };
+        self.task_count += 1;
+        let key = (self.now.plus(delay), self.task_count);
+        self.tasks.insert(key, task);
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.dice = self
+            .dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.dice >> 33) % sides
+    }
+}

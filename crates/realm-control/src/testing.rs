@@ -1,0 +1,169 @@
+//! Shared by the tests: a realm whose owner signs whatever a test wants signed, and manifests
+//! from few words.
+
+use realm_model::digest::Digest;
+use realm_model::entry::{
+    ApproveNode, Body, ChainId, Head, ManifestBody, Payload, PushBody, RestartBody, RevokeNode,
+    VerifiedEntry, found_realm,
+};
+use realm_model::key::{PublicKey, SecretKey};
+use realm_model::lock::{Lock, Pin};
+use realm_model::name::{ComponentName, NodeName};
+use realm_model::refusal::Refusal;
+
+use crate::ledger::Ledger;
+
+/// A realm with one owner; entries are signed for the place that the ledger has for them.
+#[derive(Clone)]
+pub(crate) struct Realm {
+    pub(crate) ledger: Ledger,
+    pub(crate) owner: SecretKey,
+    /// Every admitted entry in order.
+    pub(crate) entries: Vec<(ChainId, Vec<u8>)>,
+}
+
+impl Realm {
+    pub(crate) fn found() -> Self {
+        let owner = key("owner");
+        let (realm, genesis) = found_realm(&owner, [7; 32], 0);
+        let genesis = VerifiedEntry::genesis(&genesis, Some(realm)).expect("a genesis");
+        Self {
+            ledger: Ledger::found(genesis),
+            owner,
+            entries: Vec::new(),
+        }
+    }
+
+    /// A realm with the approved node `here`.
+    pub(crate) fn of_one_node() -> Self {
+        let mut realm = Self::found();
+        realm.submit(approval("here", &[])).expect("an approval");
+        realm
+    }
+
+    pub(crate) fn payload(&self, body: Body) -> Payload {
+        let head = self.ledger.head(chain_of(&body));
+        Payload {
+            seq: head.seq + 1,
+            prev: head.hash,
+            authority: self.ledger.head(ChainId::Authority),
+            created_unix_s: 0,
+            body,
+        }
+    }
+
+    pub(crate) fn sign(&self, payload: &Payload) -> (ChainId, Vec<u8>) {
+        let chain = chain_of(&payload.body);
+        let bytes = payload.sign(self.ledger.realm(), chain, &self.owner);
+        (chain, bytes)
+    }
+
+    pub(crate) fn submit(&mut self, body: Body) -> Result<Head, Refusal> {
+        let (chain, bytes) = self.sign(&self.payload(body));
+        self.take(chain, bytes)
+    }
+
+    pub(crate) fn take(&mut self, chain: ChainId, bytes: Vec<u8>) -> Result<Head, Refusal> {
+        let admitted = self.ledger.check(chain, &bytes)?;
+        let head = admitted.entry().head();
+        self.ledger.apply(admitted);
+        self.entries.push((chain, bytes));
+        Ok(head)
+    }
+
+    /// Applies a manifest with the builds named; the version is the next one.
+    pub(crate) fn apply(&mut self, manifest: &str, builds: &[(&str, &str)]) {
+        let version = self.ledger.desired().version + 1;
+        let body = manifest_body(manifest, version, builds);
+        self.submit(body).expect("an admissible manifest");
+    }
+
+    /// A push of another build on top of what is in force.
+    pub(crate) fn push_body(&self, component: &str, build: &str) -> PushBody {
+        let desired = self.ledger.desired();
+        let mut lock = desired.lock.clone();
+        lock.version += 1;
+        lock.components
+            .insert(component_name(component), pin(build));
+        let manifest = desired.manifest_text.as_deref().unwrap_or_default();
+        PushBody {
+            component: component_name(component),
+            manifest: Digest::of(manifest.as_bytes()),
+            lock: lock.to_text(),
+        }
+    }
+}
+
+pub(crate) fn chain_of(body: &Body) -> ChainId {
+    match body {
+        Body::Genesis(_) | Body::ApproveNode(_) | Body::RevokeNode(_) => ChainId::Authority,
+        Body::Manifest(_) | Body::Push(_) | Body::Restart(_) => ChainId::Default,
+    }
+}
+
+pub(crate) fn manifest_body(manifest: &str, version: u64, builds: &[(&str, &str)]) -> Body {
+    Body::Manifest(ManifestBody {
+        manifest: manifest.to_owned(),
+        lock: lock(version, builds).to_text(),
+    })
+}
+
+pub(crate) fn lock(version: u64, builds: &[(&str, &str)]) -> Lock {
+    let components = builds
+        .iter()
+        .map(|(component, build)| (component_name(component), pin(build)))
+        .collect();
+    Lock {
+        version,
+        components,
+    }
+}
+
+/// The pin of a component whose bytes are the name of its build.
+pub(crate) fn pin(build: &str) -> Pin {
+    Pin {
+        digest: Digest::of(build.as_bytes()),
+        size: build.len() as u64,
+    }
+}
+
+pub(crate) fn approval(node: &str, tags: &[&str]) -> Body {
+    approval_of(node, node_key(node), tags)
+}
+
+pub(crate) fn approval_of(node: &str, key: PublicKey, tags: &[&str]) -> Body {
+    Body::ApproveNode(ApproveNode {
+        key,
+        name: node_name(node),
+        tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+    })
+}
+
+pub(crate) fn revocation(node: &str) -> Body {
+    Body::RevokeNode(RevokeNode {
+        key: node_key(node),
+    })
+}
+
+pub(crate) fn restart(component: &str, nodes: &[&str]) -> Body {
+    Body::Restart(RestartBody {
+        component: component_name(component),
+        nodes: nodes.iter().map(|node| node_name(node)).collect(),
+    })
+}
+
+pub(crate) fn node_key(node: &str) -> PublicKey {
+    key(node).public()
+}
+
+pub(crate) fn key(of: &str) -> SecretKey {
+    SecretKey::from_seed(Digest::of(of.as_bytes()).as_bytes())
+}
+
+pub(crate) fn node_name(name: &str) -> NodeName {
+    name.parse().expect("a node name")
+}
+
+pub(crate) fn component_name(name: &str) -> ComponentName {
+    name.parse().expect("a component name")
+}

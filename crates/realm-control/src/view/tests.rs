@@ -1,0 +1,152 @@
+//! The state in one word and what it waits on, for every kind of component.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use realm_model::action::{ComponentReport, WaitingOn};
+use realm_model::observed::{Millis, Observed};
+use realm_model::refusal::RefusalCode;
+use realm_model::view::{ComponentState, StatusView};
+
+use super::{Here, state, view};
+use crate::plan::plan;
+use crate::testing::{Realm, approval, component_name, node_name};
+
+const MANIFEST: &str = r#"
+[nodes.there]
+tags = ["arm"]
+
+[components.api]
+source = "file:api"
+[components.batch]
+source = "file:batch"
+[components.far]
+source = "file:far"
+[components.odd]
+source = "file:odd"
+
+[routing]
+"here" = [
+  { path = "/api/...", component = "api", replicas = 2 },
+  { host = "shop.example.com", path = "/...", component = "api" },
+]
+"there" = [{ path = "/far", component = "far" }, { path = "/api", component = "api" }]
+"tag:gpu" = [{ path = "/odd", component = "odd" }]
+"#;
+
+#[test]
+fn the_status_says_what_each_component_waits_on() {
+    let mut realm = Realm::of_one_node();
+    realm.apply(
+        MANIFEST,
+        &[("api", "1"), ("batch", "1"), ("far", "1"), ("odd", "1")],
+    );
+    insta::assert_snapshot!(told(&status(&realm)), @r#"
+    api Starting 0/2 [/api/... shop.example.com/...] 7 restarts
+      fetching: fetching api (sha256:6b86b273ff34…)
+      node-absent: waiting for node `there`
+    batch Idle 0/0 [] 0 restarts
+    far Idle 0/0 [] 0 restarts
+      node-absent: waiting for node `there`
+    odd Idle 0/0 [] 0 restarts
+      node-absent: waiting for a node with the tag `gpu`
+    node here approved [] here
+    node there absent ["arm"]
+    "#);
+    realm
+        .submit(approval("there", &["gpu"]))
+        .expect("an approval");
+    insta::assert_snapshot!(told(&status(&realm)), @r#"
+    api Starting 0/2 [/api/... shop.example.com/...] 7 restarts
+      fetching: fetching api (sha256:6b86b273ff34…)
+    batch Idle 0/0 [] 0 restarts
+    far Idle 0/0 [] 0 restarts
+    odd Idle 0/0 [] 0 restarts
+    node here approved [] here
+    node there approved ["gpu", "arm"]
+    "#);
+}
+
+#[test]
+fn a_realm_without_a_manifest_has_a_status() {
+    let view = status(&Realm::of_one_node());
+    assert_eq!((view.version, view.components.len()), (0, 0));
+    assert_eq!(view.authority_head.seq, 1);
+    assert_eq!(view.refusals, [("stale".to_owned(), 3)].into());
+    assert_eq!(view.urls, ["http://127.0.0.1:8080"]);
+}
+
+#[test]
+fn the_state_is_one_word() {
+    for (wanted, healthy, old, code, expected) in [
+        (2, 2, 0, "", ComponentState::Healthy),
+        // Old replicas that drain do not serve.
+        (2, 2, 0, "draining", ComponentState::Healthy),
+        (2, 2, 2, "routing", ComponentState::Updating),
+        (2, 0, 2, "compiling", ComponentState::Updating),
+        (2, 1, 1, "failed", ComponentState::Updating),
+        (2, 1, 0, "backoff", ComponentState::Degraded),
+        (2, 0, 0, "fetching", ComponentState::Starting),
+        (2, 0, 0, "backoff", ComponentState::Backoff),
+        (2, 0, 0, "failed", ComponentState::Failed),
+        (2, 0, 0, "unsupported", ComponentState::Failed),
+        (0, 0, 0, "not-approved", ComponentState::Failed),
+    ] {
+        let report = ComponentReport {
+            component: component_name("a"),
+            wanted,
+            healthy,
+            old,
+            digest: None,
+            waiting_on: vec![WaitingOn {
+                code: code.to_owned(),
+                message: String::new(),
+            }],
+        };
+        assert_eq!(state(Some(&report), true), expected, "{report:?}");
+        assert_eq!(state(Some(&report), false), ComponentState::Draining);
+    }
+    assert_eq!(state(None, true), ComponentState::Idle);
+}
+
+fn status(realm: &Realm) -> StatusView {
+    let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
+    let node = node_name("here");
+    let plan = plan(desired, authority, &node, &Observed::default(), Millis(0));
+    let here = Here {
+        node: &node,
+        agent_version: "0.1.0",
+        urls: &["http://127.0.0.1:8080".to_owned()],
+        restarts: &[(component_name("api"), 7)].into(),
+        refusals: &BTreeMap::from([(RefusalCode::Stale, 3)]),
+    };
+    view(desired, authority, &plan, &here)
+}
+
+fn told(view: &StatusView) -> String {
+    let mut text = String::new();
+    for component in &view.components {
+        let (name, state) = (&component.name, &component.state);
+        let routes = component.routes.join(" ");
+        let (healthy, wanted) = (component.healthy, component.wanted);
+        let restarts = component.restarts;
+        writeln!(
+            text,
+            "{name} {state:?} {healthy}/{wanted} [{routes}] {restarts} restarts"
+        )
+        .expect("a String");
+        for waiting in &component.waiting_on {
+            writeln!(text, "  {}: {}", waiting.code, waiting.message).expect("a String");
+        }
+    }
+    for node in &view.nodes {
+        let approved = if node.key.is_some() {
+            "approved"
+        } else {
+            "absent"
+        };
+        let here = if node.here { " here" } else { "" };
+        writeln!(text, "node {} {approved} {:?}{here}", node.name, node.tags).expect("a String");
+    }
+    text
+}

@@ -1,0 +1,282 @@
+//! One request: whose is it, may it pass, what does the backend see, what does the client get.
+//!
+//! Everything here is per request and shares nothing that is written, the connection's notes
+//! aside. Not how bytes come and go: that is hyper's, `io`'s and the bodies'.
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body as HttpBody;
+use hyper::body::Incoming;
+
+use crate::backend::{Backend, Body, CallError};
+use crate::config::EdgeLimits;
+use crate::connection::Connection;
+use crate::headers::{strip_request, strip_response};
+use crate::observe::{MethodClass, Observer, Protocol};
+use crate::origin::{self, Origin};
+use crate::path::second_reading;
+use crate::refusal::{ALLOWED_METHODS, Refusal};
+use crate::request_body::{self, Upload};
+use crate::response_body::{Record, Reply};
+use crate::table::{Group, Table};
+
+/// What all connections share.
+pub(crate) struct Edge {
+    pub(crate) table: ArcSwap<Table>,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) trusted_proxies: Vec<IpAddr>,
+    pub(crate) limits: EdgeLimits,
+}
+
+/// What becomes of a request that is not refused.
+enum Answer {
+    Guest(Response<Body>),
+    /// `OPTIONS *` asks the server, not a component.
+    Options,
+}
+
+/// Answers a request. Never fails: what goes wrong, a panic included, is an answer too.
+pub(crate) async fn answer(
+    edge: Arc<Edge>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Infallible> {
+    let mut record = Record::new(
+        &edge.observer,
+        &connection,
+        request.method(),
+        request.version(),
+    );
+    let (mut parts, body) = request.into_parts();
+    let accept = parts.headers.get(http::header::ACCEPT).cloned();
+    let answer = AssertUnwindSafe(dispatch(&edge, &mut record, &mut parts, body))
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| {
+            tracing::error!(component = ?record.group.as_ref().map(|group| &group.component), "a request panicked");
+            Err(Refusal::internal())
+        });
+    let response = match answer {
+        Ok(Answer::Guest(response)) => check_response(&record, response),
+        Ok(Answer::Options) => return Ok(options(record)),
+        Err(refusal) => Err(refusal),
+    };
+    Ok(match response {
+        Ok((response, owed)) => {
+            record.status = Some(response.status());
+            response.map(|body| match body {
+                Some(body) => Reply::stream(body, owed, record),
+                None => Reply::nothing(record),
+            })
+        }
+        Err(refusal) => refuse(&refusal, accept, record),
+    })
+}
+
+/// Everything up to the backend's response.
+async fn dispatch(
+    edge: &Edge,
+    record: &mut Record,
+    parts: &mut Parts,
+    body: Incoming,
+) -> Result<Answer, Refusal> {
+    let connection = Arc::clone(&record.connection);
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::method_not_supported());
+    }
+    if parts.headers.len() > edge.limits.header_count_max {
+        return Err(Refusal::headers_too_large());
+    }
+    let origin = origin::origin(&connection, parts, &edge.trusted_proxies)?;
+    if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
+        return Ok(Answer::Options);
+    }
+    let group = route(&edge.table.load(), &origin, parts.uri.path())?;
+    record.group = Some(Arc::clone(&group));
+    let first = group.pick().ok_or_else(Refusal::no_backend)?;
+    if body.size_hint().lower() > edge.limits.request_bytes_max {
+        return Err(Refusal::request_too_large());
+    }
+    let mut request = Request::new(());
+    *request.method_mut() = parts.method.clone();
+    *request.version_mut() = parts.version;
+    *request.uri_mut() = origin.uri(std::mem::take(&mut parts.uri))?;
+    *request.headers_mut() = std::mem::take(&mut parts.headers);
+    strip_request(request.headers_mut());
+    origin.write(request.headers_mut());
+    if !body.is_end_stream() {
+        record.upload = Some(Upload::new(body));
+    }
+    call(edge, record, &group, first, request)
+        .await
+        .map(Answer::Guest)
+}
+
+/// The group that owns the path. Where a more permissive reader of the path would land at another
+/// one, the request is refused: a component must not be reached around the route that guards it.
+fn route(table: &Table, origin: &Origin, path: &str) -> Result<Arc<Group>, Refusal> {
+    let other = second_reading(path).map_err(|error| Refusal::bad_path(error.to_string()))?;
+    let host = origin.route_key();
+    let group = table.find(host, path);
+    if let Some(other) = other {
+        let other = table.find(host, &other);
+        let is_same = match (group, other) {
+            (Some(group), Some(other)) => Arc::ptr_eq(group, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !is_same {
+            return Err(Refusal::bad_path(
+                "the path has two readings that belong to different routes",
+            ));
+        }
+    }
+    group.cloned().ok_or_else(Refusal::no_route)
+}
+
+/// Calls one replica, and another one if the first never took the request.
+async fn call(
+    edge: &Edge,
+    record: &mut Record,
+    group: &Group,
+    first: &Arc<dyn Backend>,
+    request: Request<()>,
+) -> Result<Response<Body>, Refusal> {
+    let upload = record.upload.clone();
+    let connection = Arc::clone(&record.connection);
+    let body = || match &upload {
+        Some(upload) => upload.body(&connection, &edge.limits),
+        None => request_body::empty(),
+    };
+    // A copy of the head is made only where a second replica could get it.
+    let spare = group.has_several().then(|| request.clone());
+    if spare.is_none()
+        && let Some(upload) = &upload
+    {
+        upload.settle();
+    }
+    let mut result = first.call(request.map(|()| body())).await;
+    if let Some(spare) = spare
+        && is_retryable(&result, upload.as_deref())
+        && let Some(second) = group.pick_other(first)
+    {
+        tracing::debug!(component = %group.component, "asking another replica");
+        record.is_retried = true;
+        result = second.call(spare.map(|()| body())).await;
+    }
+    if let Some(upload) = &upload {
+        upload.settle();
+    }
+    result.map_err(|error| failed(error, upload.as_deref()))
+}
+
+/// Whether the call failed before the guest had any part of the request.
+fn is_retryable(result: &Result<Response<Body>, CallError>, upload: Option<&Upload>) -> bool {
+    result.as_ref().is_err_and(|error| error.retryable) && upload.is_none_or(Upload::is_untouched)
+}
+
+/// A failed call, unless the client's own upload is to blame.
+fn failed(error: CallError, upload: Option<&Upload>) -> Refusal {
+    upload
+        .and_then(Upload::fault)
+        .unwrap_or_else(|| Refusal::from(error))
+}
+
+/// Makes a backend's response fit to send: its body (`None` where there must be none) and the
+/// length it declares.
+fn check_response(
+    record: &Record,
+    response: Response<Body>,
+) -> Result<(Response<Option<Body>>, Option<u64>), Refusal> {
+    let (mut parts, body) = response.into_parts();
+    parts.extensions.clear();
+    strip_response(&mut parts.headers);
+    let status = parts.status;
+    if status.is_informational() {
+        return Err(Refusal::bad_response(
+            "the component answered with an interim status as its last word",
+        ));
+    }
+    let declared = declared_length(&parts.headers)?;
+    if status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
+        if status == StatusCode::NO_CONTENT {
+            parts.headers.remove(CONTENT_LENGTH);
+        }
+        return Ok((Response::from_parts(parts, None), None));
+    }
+    let exact = body.size_hint().exact();
+    if record.method == MethodClass::Head {
+        // What GET would declare, where the backend made that body all the same.
+        if let (None, Some(length @ 1..)) = (declared, exact) {
+            parts
+                .headers
+                .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        return Ok((Response::from_parts(parts, None), None));
+    }
+    if let (Some(declared), Some(exact)) = (declared, exact)
+        && declared != exact
+    {
+        return Err(Refusal::bad_response(
+            "the component declared another length than its body has",
+        ));
+    }
+    Ok((Response::from_parts(parts, Some(body)), declared))
+}
+
+/// The one value of `Content-Length`; several equal ones are folded into it.
+fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let mut declared = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        let length = value
+            .to_str()
+            .ok()
+            .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
+            .and_then(|text| text.parse::<u64>().ok());
+        if length.is_none() || declared.is_some_and(|known| Some(known) != length) {
+            return Err(Refusal::bad_response(
+                "the component declared a length that is none",
+            ));
+        }
+        declared = length;
+    }
+    Ok(declared)
+}
+
+fn options(mut record: Record) -> Response<Reply> {
+    record.status = Some(StatusCode::NO_CONTENT);
+    let mut response = Response::new(Reply::nothing(record));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+    response
+}
+
+fn refuse(refusal: &Refusal, accept: Option<HeaderValue>, mut record: Record) -> Response<Reply> {
+    record.status = Some(refusal.status);
+    record.code = Some(refusal.code);
+    let mut response = refusal.answer(accept.as_ref());
+    let is_upload_broken = record
+        .upload
+        .as_ref()
+        .is_some_and(|upload| upload.fault().is_some());
+    if is_upload_broken && record.protocol != Protocol::Http2 {
+        // Where the next request would begin is not known, or not worth the wait.
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if record.method == MethodClass::Head {
+        response.map(|_| Reply::nothing(record))
+    } else {
+        response.map(|body| Reply::whole(body, record))
+    }
+}

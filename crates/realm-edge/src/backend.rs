@@ -1,0 +1,60 @@
+//! What stands behind the edge: something that answers a request, here or on another node.
+//!
+//! Not how it is chosen (`table`) nor how it runs.
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+
+/// The cause of a failed body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body that streams: data frames, then at most one frame of trailers.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// The future of a call.
+pub use futures_util::future::BoxFuture;
+
+/// One replica of a component.
+pub trait Backend: Send + Sync + 'static {
+    /// Answers a request whose URI is absolute and whose headers are those a guest may see.
+    ///
+    /// The call is cancelled by dropping the future, or the body of the response.
+    fn call(&self, request: Request<Body>)
+    -> BoxFuture<'static, Result<Response<Body>, CallError>>;
+
+    /// The number of calls in flight, in any unit that compares between replicas of a component.
+    fn load(&self) -> u32;
+}
+
+/// A backend has no answer; the edge makes one of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CallError {
+    /// The status that the client gets.
+    pub status: StatusCode,
+    /// A stable code, as `wall-timeout`.
+    pub code: &'static str,
+    /// What happened. The client sees it, so it holds no secret.
+    pub message: String,
+    /// What the reader can do about it.
+    pub hint: Option<&'static str>,
+    /// Seconds after which the same request may succeed.
+    pub retry_after_s: Option<u32>,
+    /// Whether the request never reached the guest, so that another replica may get it.
+    pub retryable: bool,
+}
+
+impl CallError {
+    /// An error without hint that must not be retried.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            hint: None,
+            retry_after_s: None,
+            retryable: false,
+        }
+    }
+}

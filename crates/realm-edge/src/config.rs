@@ -1,0 +1,129 @@
+//! What the edge listens on, whom it trusts, and its limits.
+//!
+//! Limits of a single component (its concurrency, its request size, its time) are not here: its
+//! host enforces them. These protect the process from its clients.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// What [`crate::spawn`] needs.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Addresses to listen on; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Peers whose `Forwarded` and `X-Forwarded-*` headers are believed. A trusted proxy must set
+    /// or drop these headers itself: what it passes on unread is believed as well.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// The limits.
+    pub limits: EdgeLimits,
+}
+
+/// Limits on what one client, or all of them, can take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EdgeLimits {
+    /// Connections open at once, over all listeners; one more is refused with 503.
+    pub connections_max: usize,
+    /// Connections the kernel queues before the edge accepts them.
+    pub backlog: u32,
+    /// From the first byte of a request's head to its last, HTTP/1.
+    pub header_read_timeout: Duration,
+    /// A connection without a request in flight is closed after this time.
+    pub idle_timeout: Duration,
+    /// A connection whose client takes no byte of what waits for it is cut after this time.
+    pub write_stall_timeout: Duration,
+    /// The longest pause of a client within its request body.
+    pub body_read_timeout: Duration,
+    /// A connection that was told to finish is cut when it then is idle for this time.
+    pub drain_linger: Duration,
+    /// Header fields of a request.
+    pub header_count_max: usize,
+    /// Bytes of a request's head: request line and header fields.
+    pub header_bytes_max: usize,
+    /// Bytes that HTTP/1 buffers per connection and direction.
+    pub buffer_bytes_max: usize,
+    /// Bytes of a request body, whatever the component allows.
+    pub request_bytes_max: u64,
+    /// HTTP/2: requests in flight on one connection.
+    pub streams_max: u32,
+    /// HTTP/2: bytes that a client may send on one stream before the backend reads them.
+    pub stream_window_bytes: u32,
+    /// HTTP/2: the same over all streams of a connection.
+    pub connection_window_bytes: u32,
+    /// HTTP/2: response bytes buffered per stream.
+    pub stream_send_buffer_bytes: usize,
+    /// HTTP/2: streams reset by the client before the edge took them; then the connection ends.
+    pub pending_resets_max: usize,
+    /// HTTP/2: streams the edge reset for a client's mistakes; then the connection ends.
+    pub error_resets_max: usize,
+    /// HTTP/2: a ping after this time without a frame finds dead peers.
+    pub ping_interval: Duration,
+    /// HTTP/2: the connection ends when the ping has no answer in this time.
+    pub ping_timeout: Duration,
+}
+
+/// Each idle connection costs about 10 kB here and a socket; 10,000 stay near 100 MB with the
+/// kernel's part, and below the usual `RLIMIT_NOFILE` of 65,536 with room for outbound calls.
+const CONNECTIONS_MAX: usize = 10_000;
+/// The kernel's own cap (`net.core.somaxconn`) is 4,096 on Linux; a burst should wait, not fail.
+const BACKLOG: u32 = 4_096;
+/// A head fits a few packets; a client on a bad line needs seconds, a slowloris wants minutes.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Above the 60 s at which common load balancers let idle connections go, so that they close
+/// first and never send into a closed connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// As common servers do (nginx `send_timeout`): long enough for a phone in a tunnel.
+const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same for uploads (nginx `client_body_timeout`).
+const BODY_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer than a few round trips, so that a slow client still gets the end of its last answer.
+const DRAIN_LINGER: Duration = Duration::from_secs(5);
+/// hyper keeps up to 100 on the stack; browsers send about 20, proxies add about 20.
+pub(crate) const HEADER_COUNT_MAX: usize = 100;
+/// Large cookies reach 8 KiB, common servers take 32 KiB for all fields.
+const HEADER_BYTES_MAX: usize = 32 * 1024;
+/// Twice the largest head: no head is cut by the buffer, and bodies stream through it.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+/// A backstop above every component's own `max_request_bytes`.
+const REQUEST_BYTES_MAX: u64 = 1 << 30;
+/// RFC 9113 §6.5.2 asks for at least 100.
+const STREAMS_MAX: u32 = 128;
+/// Fills 20 Mbit/s at 100 ms round trip; times `STREAMS_MAX` it is capped by the next line.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// What one HTTP/2 client can make the edge hold in unread request bodies.
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// A few frames: back-pressure reaches the guest early.
+const STREAM_SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// h2's own default; the rapid reset attack (CVE-2023-44487) ends after this many.
+const PENDING_RESETS_MAX: usize = 20;
+/// A tenth of h2's default: a client in good faith makes almost none.
+const ERROR_RESETS_MAX: usize = 100;
+/// Finds a peer that vanished while its guest runs, well before TCP does.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// hyper's default.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+impl Default for EdgeLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: CONNECTIONS_MAX,
+            backlog: BACKLOG,
+            header_read_timeout: HEADER_READ_TIMEOUT,
+            idle_timeout: IDLE_TIMEOUT,
+            write_stall_timeout: WRITE_STALL_TIMEOUT,
+            body_read_timeout: BODY_READ_TIMEOUT,
+            drain_linger: DRAIN_LINGER,
+            header_count_max: HEADER_COUNT_MAX,
+            header_bytes_max: HEADER_BYTES_MAX,
+            buffer_bytes_max: BUFFER_BYTES_MAX,
+            request_bytes_max: REQUEST_BYTES_MAX,
+            streams_max: STREAMS_MAX,
+            stream_window_bytes: STREAM_WINDOW_BYTES,
+            connection_window_bytes: CONNECTION_WINDOW_BYTES,
+            stream_send_buffer_bytes: STREAM_SEND_BUFFER_BYTES,
+            pending_resets_max: PENDING_RESETS_MAX,
+            error_resets_max: ERROR_RESETS_MAX,
+            ping_interval: PING_INTERVAL,
+            ping_timeout: PING_TIMEOUT,
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What is known of one connection while it lives: who is there, what is in flight, since when
+//! nothing moves. The socket writes it, the sweep reads it.
+//!
+//! Not the protocol: hyper speaks that. Times are milliseconds since the edge's start, plus one,
+//! so that zero means "not so".
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use futures_util::task::AtomicWaker;
+use http::HeaderValue;
+use http::uri::Authority;
+use tokio::net::TcpStream;
+
+use crate::config::EdgeLimits;
+use crate::forwarded::Scheme;
+
+/// One client connection.
+pub(crate) struct Connection {
+    pub(crate) peer: IpAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) scheme: Scheme,
+    /// The peer as `X-Forwarded-For` says it, made once.
+    pub(crate) peer_value: HeaderValue,
+    pub(crate) is_trusted: bool,
+    /// The host of the first request: nearly all others name the same one.
+    pub(crate) host: OnceLock<KnownHost>,
+    started: Instant,
+    is_http2: AtomicBool,
+    in_flight: AtomicU32,
+    idle_since: AtomicU64,
+    head_since: AtomicU64,
+    write_blocked_since: AtomicU64,
+    drained_since: AtomicU64,
+    /// Whether bytes that the service answered with may still wait to be written.
+    has_output: AtomicBool,
+    ending: AtomicU8,
+    order: AtomicU8,
+    waker: AtomicWaker,
+    returned: Mutex<Option<TcpStream>>,
+}
+
+/// A host that was checked, with what is made of it.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownHost {
+    pub(crate) value: HeaderValue,
+    pub(crate) key: Box<str>,
+    pub(crate) authority: Authority,
+    pub(crate) forwarded: HeaderValue,
+}
+
+/// What a connection is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Order {
+    Serve = 0,
+    /// Finish what is in flight, take nothing new.
+    Drain = 1,
+    /// End at once.
+    Cut = 2,
+}
+
+/// How the socket is closed when hyper is done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Ending {
+    Close = 0,
+    /// Read what the client still sends for a moment: closing a socket with unread bytes resets
+    /// it, and the reset can overtake the answer.
+    Linger = 1,
+    /// Reset: the only way to show an HTTP/1.0 client that a body without length is cut short.
+    Reset = 2,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        peer: SocketAddr,
+        local: SocketAddr,
+        is_trusted: impl Fn(IpAddr) -> bool,
+    ) -> Self {
+        // A client on a dual-stack socket is the IPv4 client that it is.
+        let peer = peer.ip().to_canonical();
+        Self {
+            peer,
+            local,
+            scheme: Scheme::Http,
+            peer_value: HeaderValue::from_str(&peer.to_string()).expect("an address is ASCII"),
+            is_trusted: is_trusted(peer),
+            host: OnceLock::new(),
+            started: Instant::now(),
+            is_http2: AtomicBool::new(false),
+            in_flight: AtomicU32::new(0),
+            idle_since: AtomicU64::new(1),
+            head_since: AtomicU64::new(0),
+            write_blocked_since: AtomicU64::new(0),
+            drained_since: AtomicU64::new(0),
+            has_output: AtomicBool::new(false),
+            ending: AtomicU8::new(Ending::Close as u8),
+            order: AtomicU8::new(Order::Serve as u8),
+            waker: AtomicWaker::new(),
+            returned: Mutex::new(None),
+        }
+    }
+
+    /// A request's head was read.
+    pub(crate) fn begin_request(&self) {
+        self.in_flight.fetch_add(1, Relaxed);
+        self.head_since.store(0, Relaxed);
+    }
+
+    /// A request's response ended.
+    pub(crate) fn end_request(&self) {
+        if self.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.idle_since.store(self.now(), Relaxed);
+        }
+    }
+
+    /// The service gave hyper something to send.
+    pub(crate) fn mark_output(&self) {
+        self.has_output.store(true, Relaxed);
+    }
+
+    /// Asks for a way to close; a reset outranks lingering.
+    pub(crate) fn end_with(&self, ending: Ending) {
+        self.ending.fetch_max(ending as u8, Relaxed);
+    }
+
+    pub(crate) fn ending(&self) -> Ending {
+        match self.ending.load(Relaxed) {
+            0 => Ending::Close,
+            1 => Ending::Linger,
+            _ => Ending::Reset,
+        }
+    }
+
+    /// The client speaks HTTP/2.
+    pub(crate) fn mark_http2(&self) {
+        self.is_http2.store(true, Relaxed);
+    }
+
+    pub(crate) fn speaks_http2(&self) -> bool {
+        self.is_http2.load(Relaxed)
+    }
+
+    /// The socket read bytes.
+    pub(crate) fn saw_read(&self) {
+        if self.in_flight.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
+            self.head_since.store(self.now(), Relaxed);
+        }
+    }
+
+    pub(crate) fn saw_write(&self, is_blocked: bool) {
+        match (is_blocked, self.write_blocked_since.load(Relaxed)) {
+            (true, 0) => self.write_blocked_since.store(self.now(), Relaxed),
+            (true, _) | (false, 0) => {}
+            (false, _) => self.write_blocked_since.store(0, Relaxed),
+        }
+    }
+
+    /// All output is on its way.
+    pub(crate) fn saw_flush(&self) {
+        self.has_output.store(false, Relaxed);
+    }
+
+    /// Whether bytes to be written can only be hyper's own.
+    pub(crate) fn is_hypers_output(&self) -> bool {
+        !self.has_output.load(Relaxed) && !self.speaks_http2()
+    }
+
+    pub(crate) fn give_order(&self, order: Order) {
+        if order != Order::Serve && self.drained_since.load(Relaxed) == 0 {
+            self.drained_since.store(self.now(), Relaxed);
+        }
+        if self.order.fetch_max(order as u8, Relaxed) < order as u8 {
+            self.waker.wake();
+        }
+    }
+
+    /// The order; the task that asks is woken by the next one.
+    pub(crate) fn poll_order(&self, context: &std::task::Context<'_>) -> Order {
+        // Registered before the look: an order in between wakes the task.
+        self.waker.register(context.waker());
+        match self.order.load(Relaxed) {
+            0 => Order::Serve,
+            1 => Order::Drain,
+            _ => Order::Cut,
+        }
+    }
+
+    /// What the limits demand of the connection as it is.
+    pub(crate) fn verdict(&self, limits: &EdgeLimits) -> Order {
+        let now = self.now();
+        let is_over = |since: &AtomicU64, limit: Duration| {
+            let since = since.load(Relaxed);
+            since != 0 && u128::from(now.saturating_sub(since)) >= limit.as_millis()
+        };
+        let is_idle = self.in_flight.load(Relaxed) == 0;
+        let is_writing = self.write_blocked_since.load(Relaxed) != 0;
+        if is_over(&self.write_blocked_since, limits.write_stall_timeout) {
+            return Order::Cut;
+        }
+        // Both: HTTP/2 frames may wait for the client's window after the last response ended here.
+        let is_lingering = is_over(&self.drained_since, limits.drain_linger)
+            && is_over(&self.idle_since, limits.drain_linger);
+        if is_idle && !is_writing && is_lingering {
+            return Order::Cut;
+        }
+        let is_slow_head = is_over(&self.head_since, limits.header_read_timeout);
+        if is_idle && is_slow_head && !self.speaks_http2() {
+            return Order::Cut;
+        }
+        if is_idle && is_over(&self.idle_since, limits.idle_timeout) {
+            return Order::Drain;
+        }
+        Order::Serve
+    }
+
+    /// Takes the socket back from hyper.
+    pub(crate) fn return_socket(&self, socket: TcpStream) {
+        if let Ok(mut returned) = self.returned.lock() {
+            *returned = Some(socket);
+        }
+    }
+
+    pub(crate) fn take_socket(&self) -> Option<TcpStream> {
+        self.returned.lock().ok()?.take()
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).map_or(u64::MAX, |millis| millis + 1)
+    }
+}

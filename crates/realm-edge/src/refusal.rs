@@ -1,0 +1,286 @@
+//! Answers that the edge gives in a backend's place: a status, a stable code, a sentence, a hint.
+//!
+//! Plain text for people, JSON for who asks for it. Nothing of the request is repeated in them.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+
+use crate::accept::prefers_json;
+use crate::backend::CallError;
+use crate::headers::REALM_ERROR;
+
+/// The methods that `Allow` names: those that every guest interface knows.
+pub(crate) const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+/// A request without an answer from a backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) code: &'static str,
+    pub(crate) message: Cow<'static, str>,
+    pub(crate) hint: Option<&'static str>,
+    pub(crate) retry_after_s: Option<u32>,
+}
+
+impl Refusal {
+    fn new(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<Cow<'static, str>>,
+        hint: &'static str,
+    ) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            hint: Some(hint),
+            retry_after_s: None,
+        }
+    }
+
+    pub(crate) fn no_route() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no-route",
+            "no component answers this host and path",
+            "`realm status` lists the routes; `[routing]` in realm.toml sets them",
+        )
+    }
+
+    pub(crate) fn no_backend() -> Self {
+        Self {
+            retry_after_s: Some(1),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no-backend",
+                "the component of this route has no healthy replica",
+                "`realm status` tells why it is not up",
+            )
+        }
+    }
+
+    pub(crate) fn bad_host(why: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-host",
+            why,
+            "send one `Host` header with a name or an address",
+        )
+    }
+
+    pub(crate) fn bad_path(why: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-path",
+            why,
+            "resolve dot segments and write the path in its plain form",
+        )
+    }
+
+    pub(crate) fn method_not_supported() -> Self {
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "method-not-supported",
+            "CONNECT has no meaning here",
+            "this is no proxy for other servers",
+        )
+    }
+
+    pub(crate) fn headers_too_large() -> Self {
+        Self::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "headers-too-large",
+            "the header fields are too many or too large",
+            "send fewer or smaller cookies",
+        )
+    }
+
+    pub(crate) fn request_too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "request-too-large",
+            "the request body is larger than this server takes",
+            "send less, or in parts",
+        )
+    }
+
+    pub(crate) fn request_timeout() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request-timeout",
+            "the request body did not arrive in time",
+            "send it again",
+        )
+    }
+
+    pub(crate) fn bad_response(why: &'static str) -> Self {
+        Self::new(
+            StatusCode::BAD_GATEWAY,
+            "bad-response",
+            why,
+            "the component's author can correct this; `realm logs` shows its output",
+        )
+    }
+
+    pub(crate) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the server made a mistake; other requests are not affected",
+            "the agent's log has the details",
+        )
+    }
+
+    pub(crate) fn bad_request() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-request",
+            "this is not a well-formed HTTP request",
+            "the request line or a header field breaks RFC 9112",
+        )
+    }
+
+    fn uri_too_long() -> Self {
+        Self::new(
+            StatusCode::URI_TOO_LONG,
+            "uri-too-long",
+            "the request target is too long",
+            "send long data in a body",
+        )
+    }
+
+    pub(crate) fn too_many_connections() -> Self {
+        Self {
+            retry_after_s: Some(1),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too-many-connections",
+                "the server has as many connections as it can take",
+                "try again shortly",
+            )
+        }
+    }
+
+    /// The answer, in the form that the request's `Accept` prefers.
+    pub(crate) fn answer(&self, accept: Option<&HeaderValue>) -> Response<Bytes> {
+        let is_json = accept.is_some_and(prefers_json);
+        let body = if is_json { self.json() } else { self.text() };
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static(content_type(is_json)),
+        );
+        headers.insert(REALM_ERROR, HeaderValue::from_static(self.code));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::NOT_IMPLEMENTED {
+            headers.insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
+        }
+        let length = response.body().len();
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        response
+    }
+
+    fn text(&self) -> String {
+        let hint = self
+            .hint
+            .map_or_else(String::new, |hint| format!("hint: {hint}\n"));
+        format!("error[{}]: {}\n{hint}", self.code, self.message)
+    }
+
+    fn json(&self) -> String {
+        let hint = self
+            .hint
+            .map_or_else(|| "null".to_owned(), |hint| format!("\"{}\"", escape(hint)));
+        format!(
+            "{{\"error\":{{\"code\":\"{}\",\"message\":\"{}\",\"hint\":{hint}}}}}\n",
+            self.code,
+            escape(&self.message)
+        )
+    }
+
+    /// The whole answer as HTTP/1.1 bytes, for where no response can be handed to hyper.
+    fn bytes(&self) -> Vec<u8> {
+        use std::fmt::Write;
+
+        let response = self.answer(None);
+        let mut head = format!("HTTP/1.1 {}\r\n", self.status);
+        for (name, value) in response.headers() {
+            let value = value.to_str().expect("refusals are ASCII");
+            write!(head, "{name}: {value}\r\n").expect("writing to a String cannot fail");
+        }
+        head.push_str("connection: close\r\n\r\n");
+        let mut bytes = head.into_bytes();
+        bytes.extend_from_slice(response.body());
+        bytes
+    }
+}
+
+impl From<CallError> for Refusal {
+    fn from(error: CallError) -> Self {
+        Self {
+            status: error.status,
+            code: error.code,
+            message: Cow::Owned(error.message),
+            hint: error.hint,
+            retry_after_s: error.retry_after_s,
+        }
+    }
+}
+
+/// The coded answer for the bare one that hyper makes of a head it cannot parse.
+pub(crate) fn for_hypers_answer(bytes: &[u8]) -> Option<&'static [u8]> {
+    static BAD_REQUEST: LazyLock<Vec<u8>> = LazyLock::new(|| Refusal::bad_request().bytes());
+    static URI_TOO_LONG: LazyLock<Vec<u8>> = LazyLock::new(|| Refusal::uri_too_long().bytes());
+    static HEADERS: LazyLock<Vec<u8>> = LazyLock::new(|| Refusal::headers_too_large().bytes());
+
+    let status = bytes
+        .strip_prefix(b"HTTP/1.1 ")
+        .or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?;
+    match status.get(..3)? {
+        b"400" => Some(&BAD_REQUEST),
+        b"414" => Some(&URI_TOO_LONG),
+        b"431" => Some(&HEADERS),
+        _ => None,
+    }
+}
+
+/// What a client gets where there are too many.
+pub(crate) fn for_one_too_many() -> &'static [u8] {
+    static TOO_MANY: LazyLock<Vec<u8>> = LazyLock::new(|| Refusal::too_many_connections().bytes());
+    &TOO_MANY
+}
+
+fn content_type(is_json: bool) -> &'static str {
+    if is_json {
+        "application/json"
+    } else {
+        "text/plain; charset=utf-8"
+    }
+}
+
+/// JSON's string escapes (RFC 8259 §7).
+fn escape(text: &str) -> String {
+    use std::fmt::Write;
+
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => escaped.extend(['\\', character]),
+            '\u{0}'..='\u{1f}' => write!(escaped, "\\u{:04x}", u32::from(character))
+                .expect("writing to a String cannot fail"),
+            _ => escaped.push(character),
+        }
+    }
+    escaped
+}

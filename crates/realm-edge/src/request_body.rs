@@ -1,0 +1,270 @@
+//! A request body on its way to a backend: counted, capped, timed, and given back whole where the
+//! backend never touched it.
+//!
+//! Not a buffer: a frame is read from the client when the backend asks for one.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::backend::{Body, BoxError};
+use crate::config::EdgeLimits;
+use crate::connection::{Connection, Ending, Order};
+use crate::headers::strip_trailers;
+use crate::refusal::Refusal;
+
+/// Why a body ended before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum UploadError {
+    #[error("the request body is larger than the server takes")]
+    TooLarge,
+    #[error("the client paused too long within the request body")]
+    TooSlow,
+    #[error("the request body breaks its encoding")]
+    Malformed,
+}
+
+/// What the edge knows of a body that it gave away.
+pub(crate) struct Upload {
+    bytes: AtomicU64,
+    fault: AtomicU8,
+    size_hint: SizeHint,
+    slot: Mutex<Slot>,
+}
+
+struct Slot {
+    body: Option<Incoming>,
+    /// Whether the body may still be given to another replica.
+    is_retryable: bool,
+    is_abandoned: bool,
+}
+
+/// No body: nothing to share, and nothing to allocate.
+pub(crate) fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+impl Upload {
+    pub(crate) fn new(body: Incoming) -> Arc<Self> {
+        Arc::new(Self {
+            bytes: AtomicU64::new(0),
+            fault: AtomicU8::new(0),
+            size_hint: body.size_hint(),
+            slot: Mutex::new(Slot {
+                body: Some(body),
+                is_retryable: true,
+                is_abandoned: false,
+            }),
+        })
+    }
+
+    /// The body as a backend reads it.
+    pub(crate) fn body(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        limits: &EdgeLimits,
+    ) -> Body {
+        self.with_slot(|slot| slot.is_abandoned = false);
+        RequestBody {
+            upload: Arc::clone(self),
+            connection: Arc::clone(connection),
+            incoming: None,
+            is_finished: false,
+            bytes_max: limits.request_bytes_max,
+            pause_max: limits.body_read_timeout,
+            pause: None,
+            is_paused: false,
+        }
+        .boxed_unsync()
+    }
+
+    /// Whether no backend has read any of it.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.with_slot(|slot| slot.body.is_some())
+    }
+
+    /// No retry comes any more: a body that the backend let go is let go.
+    pub(crate) fn settle(&self) {
+        let unread = self.with_slot(|slot| {
+            slot.is_retryable = false;
+            slot.is_abandoned.then(|| slot.body.take()).flatten()
+        });
+        drop(unread);
+    }
+
+    /// Bytes that the backend read.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// The client's own part in a failed call.
+    pub(crate) fn fault(&self) -> Option<Refusal> {
+        match self.fault.load(Relaxed) {
+            0 => None,
+            1 => Some(Refusal::request_too_large()),
+            2 => Some(Refusal::request_timeout()),
+            _ => Some(Refusal::bad_request()),
+        }
+    }
+
+    fn fail(&self, error: UploadError) -> BoxError {
+        let fault = match error {
+            UploadError::TooLarge => 1,
+            UploadError::TooSlow => 2,
+            UploadError::Malformed => 3,
+        };
+        self.fault.store(fault, Relaxed);
+        error.into()
+    }
+
+    fn with_slot<T>(&self, act: impl FnOnce(&mut Slot) -> T) -> T {
+        // A panic cannot leave a slot half changed: each change is one assignment.
+        act(&mut self.slot.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+struct RequestBody {
+    upload: Arc<Upload>,
+    connection: Arc<Connection>,
+    /// `None` until the first read, so that an untouched body stays with the edge.
+    incoming: Option<Incoming>,
+    is_finished: bool,
+    bytes_max: u64,
+    pause_max: Duration,
+    /// Made at the first pause: bodies that are there at once cost no timer.
+    pause: Option<Pin<Box<Sleep>>>,
+    is_paused: bool,
+}
+
+impl RequestBody {
+    fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let pause_max = self.pause_max;
+        let pause = self
+            .pause
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(pause_max)));
+        if !self.is_paused {
+            self.is_paused = true;
+            pause.as_mut().reset(Instant::now() + pause_max);
+        }
+        pause.as_mut().poll(context)
+    }
+
+    /// An error of the transport. A client that went within its body waits for no answer; hyper
+    /// notices that only when it has one to write, so the call is ended here.
+    fn broken(&self, error: hyper::Error) -> BoxError {
+        let cause = std::error::Error::source(&error)
+            .and_then(|cause| cause.downcast_ref::<io::Error>())
+            .map(io::Error::kind);
+        match cause {
+            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
+                self.upload.fail(UploadError::Malformed)
+            }
+            _ => {
+                if !self.connection.speaks_http2() {
+                    self.connection.give_order(Order::Cut);
+                }
+                error.into()
+            }
+        }
+    }
+
+    fn take_frame(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BoxError> {
+        match frame.into_data() {
+            Ok(data) => {
+                let added = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                let before = self.upload.bytes.fetch_add(added, Relaxed);
+                if before.saturating_add(added) > self.bytes_max {
+                    return Err(self.upload.fail(UploadError::TooLarge));
+                }
+                Ok(Frame::data(data))
+            }
+            Err(frame) => {
+                let mut trailers = frame.into_trailers().unwrap_or_default();
+                strip_trailers(&mut trailers);
+                Ok(Frame::trailers(trailers))
+            }
+        }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        if this.is_finished {
+            return Poll::Ready(None);
+        }
+        if this.incoming.is_none() {
+            this.incoming = this.upload.with_slot(|slot| slot.body.take());
+        }
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
+        let frame = match Pin::new(incoming).poll_frame(context) {
+            Poll::Pending => {
+                if this.poll_pause(context).is_pending() {
+                    return Poll::Pending;
+                }
+                Some(Err(this.upload.fail(UploadError::TooSlow)))
+            }
+            Poll::Ready(Some(Ok(frame))) => Some(this.take_frame(frame)),
+            Poll::Ready(Some(Err(error))) => Some(Err(this.broken(error))),
+            Poll::Ready(None) => None,
+        };
+        this.is_paused = false;
+        match &frame {
+            None => this.is_finished = true,
+            Some(Ok(_)) => {}
+            // The rest of a body that failed here is unread: let it go, so that hyper ends it.
+            Some(Err(_)) => {
+                this.is_finished = true;
+                this.connection.end_with(Ending::Linger);
+                this.incoming = None;
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_finished || self.incoming.as_ref().is_some_and(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.incoming {
+            Some(incoming) => incoming.size_hint(),
+            None if self.is_finished => SizeHint::with_exact(0),
+            None => self.upload.size_hint,
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if !self.is_end_stream() {
+            self.connection.end_with(Ending::Linger);
+        }
+        let unread = self.upload.with_slot(|slot| {
+            slot.is_abandoned = true;
+            if slot.is_retryable {
+                None
+            } else {
+                slot.body.take()
+            }
+        });
+        drop(unread);
+    }
+}

@@ -1,0 +1,168 @@
+//! One connection: which protocol it speaks, hyper's part, obeying orders, and a close that does
+//! not swallow the last answer. Not where connections come from.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
+
+use crate::answer::{Edge, answer};
+use crate::config::{EdgeLimits, HEADER_COUNT_MAX};
+use crate::connection::{Connection, Ending, Order};
+use crate::io::Socket;
+use crate::registry::Place;
+
+/// How long a closing connection reads on, so that its client sees the answer and not a reset.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// And how much: a client that sends faster than this wants no answer.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// The two protocols, with their limits.
+pub(crate) struct Http {
+    http1: http1::Builder,
+    http2: http2::Builder<Tracked>,
+}
+
+/// Serves a connection until it ends; it holds its place until its socket is closed.
+pub(crate) async fn serve(
+    edge: Arc<Edge>,
+    http: Arc<Http>,
+    stream: TcpStream,
+    connection: Arc<Connection>,
+    place: Place,
+) {
+    drive(edge, &http, stream, &connection).await;
+    close(&connection).await;
+    drop(place);
+}
+
+/// Tells the protocols apart and runs the one.
+async fn drive(edge: Arc<Edge>, http: &Http, stream: TcpStream, connection: &Arc<Connection>) {
+    let mut socket = Socket::new(stream, Arc::clone(connection));
+    let told = poll_fn(|context| match connection.poll_order(context) {
+        Order::Serve => socket.poll_is_http2(context).map(Result::ok),
+        Order::Drain | Order::Cut => Poll::Ready(None),
+    });
+    let Some(is_http2) = told.await else { return };
+    let service = service_fn(|request| answer(Arc::clone(&edge), Arc::clone(connection), request));
+    let socket = TokioIo::new(socket);
+    let result = if is_http2 {
+        obey(http.http2.serve_connection(socket, service), connection).await
+    } else {
+        obey(http.http1.serve_connection(socket, service), connection).await
+    };
+    if let Err(error) = result {
+        tracing::debug!(peer = %connection.peer, %error, "a connection ended");
+    }
+}
+
+/// Runs a protocol until it ends or is ordered to.
+async fn obey<P>(protocol: P, connection: &Connection) -> Result<(), P::Error>
+where
+    P: GracefulConnection,
+{
+    let mut protocol = pin!(protocol);
+    let mut is_draining = false;
+    poll_fn(|context| {
+        match connection.poll_order(context) {
+            Order::Serve => {}
+            Order::Drain if is_draining => {}
+            Order::Drain => {
+                is_draining = true;
+                protocol.as_mut().graceful_shutdown();
+            }
+            Order::Cut => return Poll::Ready(Ok(())),
+        }
+        protocol.as_mut().poll(context)
+    })
+    .await
+}
+
+/// Closes the socket that hyper gave back.
+async fn close(connection: &Connection) {
+    let Some(mut stream) = connection.take_socket() else {
+        return;
+    };
+    match connection.ending() {
+        Ending::Close => {}
+        Ending::Linger => linger(connection, &mut stream).await,
+        Ending::Reset => {
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+async fn linger(connection: &Connection, stream: &mut TcpStream) {
+    let reading = async {
+        let _ = stream.shutdown().await;
+        let mut unread = [0; 4096];
+        let mut n_read = 0;
+        while n_read < LINGER_BYTES_MAX {
+            match stream.read(&mut unread).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => n_read += count,
+            }
+        }
+    };
+    let cut = poll_fn(|context| match connection.poll_order(context) {
+        Order::Serve | Order::Drain => Poll::Pending,
+        Order::Cut => Poll::Ready(()),
+    });
+    tokio::select! {
+        () = reading => {}
+        () = cut => {}
+        () = tokio::time::sleep(LINGER_TIMEOUT) => {}
+    }
+}
+
+/// Runs HTTP/2's streams as tasks that `shutdown` waits for.
+#[derive(Clone)]
+struct Tracked {
+    tasks: TaskTracker,
+}
+
+impl<F> hyper::rt::Executor<F> for Tracked
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.tasks.spawn(future);
+    }
+}
+
+impl Http {
+    pub(crate) fn new(limits: &EdgeLimits, tasks: TaskTracker) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .max_buf_size(limits.buffer_bytes_max)
+            .max_header_size(limits.header_bytes_max)
+            // The sweep keeps the time: hyper's own timer costs an allocation per request.
+            .header_read_timeout(None);
+        // hyper's own number lives on the stack; any other one costs an allocation per request.
+        if limits.header_count_max != HEADER_COUNT_MAX {
+            http1.max_headers(limits.header_count_max);
+        }
+        let mut http2 = http2::Builder::new(Tracked { tasks });
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams_max)
+            .initial_stream_window_size(limits.stream_window_bytes)
+            .initial_connection_window_size(limits.connection_window_bytes)
+            .max_send_buf_size(limits.stream_send_buffer_bytes)
+            .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(limits.pending_resets_max)
+            .max_local_error_reset_streams(limits.error_resets_max)
+            .keep_alive_interval(limits.ping_interval)
+            .keep_alive_timeout(limits.ping_timeout);
+        Self { http1, http2 }
+    }
+}

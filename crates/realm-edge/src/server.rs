@@ -1,0 +1,237 @@
+//! Listeners, their accept loops, and the handle to it all. Not what a connection does: `serve`.
+//!
+//! One accept loop per listener on the runtime that `spawn` runs on; nothing here is shared
+//! between requests but the table, so that a runtime per core with its own listeners fits.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::answer::Edge;
+use crate::config::Config;
+use crate::connection::{Connection, Order};
+use crate::observe::Observer;
+use crate::refusal;
+use crate::registry::Registry;
+use crate::serve::{Http, serve};
+use crate::table::Table;
+
+/// A pause after an error of `accept` that a retry would only repeat, as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The edge cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on `{address}`")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A running edge. Cheap to clone; dropping it stops nothing.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    edge: Arc<Edge>,
+    registry: Arc<Registry>,
+    addresses: Vec<SocketAddr>,
+    stop: CancellationToken,
+    listeners: TaskTracker,
+    tasks: TaskTracker,
+}
+
+/// Listens and serves until [`Handle::shutdown`]. Begins with an empty table: every request is
+/// refused with `no-route` until [`Handle::set_table`].
+///
+/// # Errors
+///
+/// An address that cannot be listened on; then none is.
+pub async fn spawn(config: Config, observer: Arc<dyn Observer>) -> Result<Handle, EdgeError> {
+    let limits = config.limits;
+    let listeners = config
+        .listen
+        .iter()
+        .map(|&address| {
+            listen(address, &config.listen, limits.backlog)
+                .and_then(|listener| Ok((listener.local_addr()?, listener)))
+                .map_err(|source| EdgeError::Listen { address, source })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let shared = Arc::new(Shared {
+        edge: Arc::new(Edge {
+            table: ArcSwap::from_pointee(Table::default()),
+            observer,
+            trusted_proxies: config
+                .trusted_proxies
+                .iter()
+                .map(|address| address.to_canonical())
+                .collect(),
+            limits,
+        }),
+        registry: Arc::default(),
+        addresses: listeners.iter().map(|(address, _)| *address).collect(),
+        stop: CancellationToken::new(),
+        listeners: TaskTracker::new(),
+        tasks: TaskTracker::new(),
+    });
+    for (_, listener) in listeners {
+        let accepting = accept(Arc::clone(&shared), listener);
+        shared.listeners.spawn(accepting);
+    }
+    shared.listeners.close();
+    tokio::spawn(sweep(Arc::clone(&shared)));
+    Ok(Handle { shared })
+}
+
+impl Handle {
+    /// The addresses listened on, in the order of the configuration, with their real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.shared.addresses
+    }
+
+    /// Swaps the route table. Requests in flight keep the backends that they were given.
+    pub fn set_table(&self, table: Table) {
+        self.shared.edge.table.store(Arc::new(table));
+    }
+
+    /// The number of open connections.
+    pub fn connections(&self) -> usize {
+        self.shared.registry.count()
+    }
+
+    /// Stops accepting, lets requests in flight end for up to `grace`, then cuts the rest. Returns
+    /// the number of connections that were cut.
+    pub async fn shutdown(&self, grace: Duration) -> usize {
+        let shared = &self.shared;
+        shared.stop.cancel();
+        // No connection begins after this.
+        shared.listeners.wait().await;
+        shared.registry.give_order(Order::Drain);
+        let drained = tokio::time::timeout(grace, shared.registry.wait_empty()).await;
+        let n_cut = if drained.is_ok() {
+            0
+        } else {
+            self.connections()
+        };
+        shared.registry.give_order(Order::Cut);
+        shared.tasks.close();
+        shared.tasks.wait().await;
+        n_cut
+    }
+}
+
+fn listen(address: SocketAddr, all: &[SocketAddr], backlog: u32) -> io::Result<TcpListener> {
+    let socket = RawSocket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // A restart must not wait for the last run's connections to time out.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        let has_ipv4_twin = all
+            .iter()
+            .any(|other| other.is_ipv4() && other.port() == address.port());
+        socket.set_only_v6(has_ipv4_twin)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    TcpListener::from_std(socket.into())
+}
+
+async fn sweep(shared: Arc<Shared>) {
+    let registry = Arc::clone(&shared.registry);
+    let sweeping = registry.sweep(&shared.edge.limits);
+    // It goes on while the edge drains: limits hold to the end.
+    let drained = async {
+        shared.stop.cancelled().await;
+        shared.listeners.wait().await;
+        shared.registry.wait_empty().await;
+    };
+    tokio::select! {
+        () = sweeping => {}
+        () = drained => {}
+    }
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    let http = Arc::new(Http::new(&shared.edge.limits, shared.tasks.clone()));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => begin(&shared, &http, stream, peer),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether an error of `accept` is about the connection that was there, and not the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: SocketAddr) {
+    // Answers are written whole; waiting to fill packets only delays them.
+    let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
+    let Ok(local) = prepared else { return };
+    let edge = &shared.edge;
+    let is_trusted = |address| edge.trusted_proxies.contains(&address);
+    let connection = Arc::new(Connection::new(peer, local, is_trusted));
+    let Some(place) = shared
+        .registry
+        .enter(&connection, edge.limits.connections_max)
+    else {
+        tracing::warn!(
+            connections_max = edge.limits.connections_max,
+            "too many connections"
+        );
+        turn_away(&stream);
+        return;
+    };
+    let serving = serve(
+        Arc::clone(edge),
+        Arc::clone(http),
+        stream,
+        connection,
+        place,
+    );
+    shared.tasks.spawn(serving);
+}
+
+/// Tells a client that there are too many, as far as that goes without waiting for it.
+fn turn_away(stream: &TcpStream) {
+    // Bytes left unread would turn the close into a reset that overtakes the answer.
+    let mut unread = [0; 4096];
+    let _ = stream.try_read(&mut unread);
+    let _ = stream.try_write(refusal::for_one_too_many());
+}

@@ -1,0 +1,195 @@
+//! The route table: from host and path to the replicas of a component, and which of them to ask.
+//!
+//! It decides as `realm_model::route::Route::sort` orders, by hashing instead of scanning, so that
+//! ten thousand routes cost as much as ten. Not which routes a node has.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use realm_model::name::ComponentName;
+use realm_model::route::{HostPattern, PathPattern, Route};
+
+use crate::backend::Backend;
+
+/// Routes and the replicas behind them. Built whole, then swapped in.
+#[derive(Default)]
+pub struct Table {
+    exact_hosts: HashMap<Box<str>, Paths>,
+    /// Longest suffix first.
+    host_suffixes: Vec<(HostPattern, Paths)>,
+    any_host: Paths,
+}
+
+/// The replicas of one component.
+pub(crate) struct Group {
+    pub(crate) component: ComponentName,
+    replicas: Vec<Arc<dyn Backend>>,
+}
+
+/// The paths of one host pattern.
+#[derive(Default)]
+struct Paths {
+    exact: HashMap<Box<str>, Arc<Group>>,
+    prefixes: HashMap<Box<str>, Arc<Group>>,
+    /// The distinct lengths of `prefixes`, longest first: what bounds a look-up by the table and
+    /// not by the slashes a client sends.
+    prefix_lengths: Vec<usize>,
+}
+
+impl Table {
+    /// Builds a table. A component without an entry in `backends` has no replica: its routes
+    /// answer 503. Of two equal routes the first one counts.
+    pub fn new(
+        routes: Vec<Route>,
+        backends: BTreeMap<ComponentName, Vec<Arc<dyn Backend>>>,
+    ) -> Self {
+        let mut backends = backends;
+        let mut groups: BTreeMap<ComponentName, Arc<Group>> = BTreeMap::new();
+        let mut table = Self::default();
+        for route in routes {
+            let group = groups
+                .entry(route.component)
+                .or_insert_with_key(|component| {
+                    Arc::new(Group {
+                        component: component.clone(),
+                        replicas: backends.remove(component).unwrap_or_default(),
+                    })
+                });
+            table
+                .paths_mut(route.host)
+                .insert(route.path, Arc::clone(group));
+        }
+        table
+            .host_suffixes
+            .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.precedence()));
+        table
+    }
+
+    /// The group that owns a path on a host. The host is normalised: lower case, no port.
+    pub(crate) fn find(&self, host: &str, path: &str) -> Option<&Arc<Group>> {
+        self.exact_hosts
+            .get(host)
+            .and_then(|paths| paths.find(path))
+            .or_else(|| {
+                self.host_suffixes
+                    .iter()
+                    .filter(|(suffix, _)| suffix.matches(host))
+                    .find_map(|(_, paths)| paths.find(path))
+            })
+            .or_else(|| self.any_host.find(path))
+    }
+
+    fn paths_mut(&mut self, host: Option<HostPattern>) -> &mut Paths {
+        match host {
+            None => &mut self.any_host,
+            Some(HostPattern::Exact(host)) => {
+                self.exact_hosts.entry(host.into_boxed_str()).or_default()
+            }
+            Some(suffix @ HostPattern::Below(_)) => {
+                let found = self
+                    .host_suffixes
+                    .iter()
+                    .position(|(known, _)| *known == suffix);
+                let index = found.unwrap_or_else(|| {
+                    self.host_suffixes.push((suffix, Paths::default()));
+                    self.host_suffixes.len() - 1
+                });
+                &mut self.host_suffixes[index].1
+            }
+        }
+    }
+}
+
+impl Paths {
+    fn insert(&mut self, pattern: PathPattern, group: Arc<Group>) {
+        match pattern {
+            PathPattern::Exact(path) => {
+                self.exact.entry(path.into_boxed_str()).or_insert(group);
+            }
+            PathPattern::Prefix(prefix) => {
+                let length = prefix.len();
+                self.prefixes
+                    .entry(prefix.into_boxed_str())
+                    .or_insert(group);
+                if let Err(at) = self
+                    .prefix_lengths
+                    .binary_search_by(|known| length.cmp(known))
+                {
+                    self.prefix_lengths.insert(at, length);
+                }
+            }
+        }
+    }
+
+    fn find(&self, path: &str) -> Option<&Arc<Group>> {
+        self.exact.get(path).or_else(|| {
+            self.prefix_lengths
+                .iter()
+                .filter(|&&length| match path.as_bytes().get(length) {
+                    None => path.len() == length,
+                    Some(&byte) => byte == b'/',
+                })
+                .find_map(|&length| self.prefixes.get(&path[..length]))
+        })
+    }
+}
+
+impl Group {
+    /// The replica to ask: the less loaded of two random ones. Reads no shared counter but the
+    /// loads, so that cores do not fight over a cache line.
+    pub(crate) fn pick(&self) -> Option<&Arc<dyn Backend>> {
+        let count = self.replicas.len();
+        match count {
+            0 | 1 => self.replicas.first(),
+            _ => {
+                let first = random_below(count);
+                let second = (first + 1 + random_below(count - 1)) % count;
+                Some(self.less_loaded(first, second))
+            }
+        }
+    }
+
+    /// Another replica than `tried`, the least loaded one; for the one retry, so it may scan.
+    pub(crate) fn pick_other(&self, tried: &Arc<dyn Backend>) -> Option<&Arc<dyn Backend>> {
+        self.replicas
+            .iter()
+            .filter(|replica| !Arc::ptr_eq(replica, tried))
+            .min_by_key(|replica| replica.load())
+    }
+
+    /// Whether a request that one replica never took could go to another.
+    pub(crate) fn has_several(&self) -> bool {
+        self.replicas.len() > 1
+    }
+
+    fn less_loaded(&self, first: usize, second: usize) -> &Arc<dyn Backend> {
+        let (first, second) = (&self.replicas[first], &self.replicas[second]);
+        if second.load() < first.load() {
+            second
+        } else {
+            first
+        }
+    }
+}
+
+/// A number below `limit` from a generator per thread: balancing needs spread, not secrecy.
+fn random_below(limit: usize) -> usize {
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0_u8) | 1);
+    }
+    STATE.with(|state| {
+        // xorshift64: three shifts, period 2^64 - 1, never zero.
+        let mut bits = state.get();
+        bits ^= bits << 13;
+        bits ^= bits >> 7;
+        bits ^= bits << 17;
+        state.set(bits);
+        // The high half of a product spreads evenly over any limit.
+        usize::try_from((u128::from(bits) * limit as u128) >> 64).expect("it is below a usize")
+    })
+}
+
+#[cfg(test)]
+mod tests;

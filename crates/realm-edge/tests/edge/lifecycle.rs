@@ -1,0 +1,308 @@
+//! Starting, swapping tables under load, connections that idle or stall, and shutting down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use http::Response;
+use http_body_util::BodyExt;
+use realm_edge::{Config, EdgeError, EdgeLimits, Outcome};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{
+    Rig, backend, channel, data, for_http1, get, named, read_all, soon, table, text, whole,
+};
+
+const SHORT: Duration = Duration::from_millis(50);
+/// Makes one limit short.
+type Shorten = fn(&mut EdgeLimits);
+
+/// Four clients over each protocol ask as fast as they can while the table is swapped as fast as
+/// it can be: every answer comes from a backend of some table, and none fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_swap_drops_no_request() {
+    const REQUESTS: u32 = 1000;
+    const CLIENTS: u32 = 4;
+    let rig = Arc::new(Rig::new(named("v0")).await);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let swapping = tokio::spawn({
+        let (rig, is_over) = (Arc::clone(&rig), Arc::clone(&is_over));
+        async move {
+            let mut n_swaps = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                for name in ["v1", "v2"] {
+                    let replicas = vec![named(name), named(name)];
+                    rig.handle
+                        .set_table(table(&[("*/...", "app")], &[("app", replicas)]));
+                    n_swaps += 1;
+                    tokio::task::yield_now().await;
+                }
+            }
+            n_swaps
+        }
+    });
+    let mut clients = Vec::new();
+    for number in 0..CLIENTS * 2 {
+        let rig = Arc::clone(&rig);
+        clients.push(tokio::spawn(async move {
+            let (mut first, mut second) = (rig.http1().await, rig.http2().await);
+            let mut versions = std::collections::BTreeSet::new();
+            for _ in 0..REQUESTS {
+                let sent = if number % 2 == 0 {
+                    first.send_request(for_http1(get("http://h/"))).await
+                } else {
+                    second.send_request(get("http://h/")).await
+                };
+                let (status, _, body) = whole(sent.expect("an answer")).await;
+                assert_eq!(status, 200);
+                versions.insert(body);
+            }
+            versions.len()
+        }));
+    }
+    let mut n_versions = 0;
+    for client in clients {
+        n_versions = n_versions.max(client.await.expect("no failure"));
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let n_swaps = soon(swapping).await.expect("no panic");
+    assert!(
+        n_versions >= 2 && n_swaps > 10,
+        "{n_versions} versions, {n_swaps} swaps"
+    );
+}
+
+/// A request keeps its backend through swaps, to the last byte.
+#[tokio::test]
+async fn a_long_response_outlives_its_route() {
+    let (sender, body) = channel();
+    let body = Arc::new(std::sync::Mutex::new(Some(body)));
+    let rig = Rig::new(backend(move |_| {
+        let body = body.lock().expect("no panic").take().expect("called once");
+        async move { Ok(Response::new(body)) }
+    }))
+    .await;
+    let response = rig.send1(get("http://h/")).await;
+    rig.handle.set_table(table(&[], &[]));
+    assert_eq!(rig.send1(get("http://h/")).await.status(), 404);
+    sender.send(data("still here")).await.expect("it is read");
+    drop(sender);
+    assert_eq!(whole(response).await.2, "still here");
+}
+
+#[tokio::test]
+async fn a_taken_address_is_an_error() {
+    let rig = Rig::new(named("a")).await;
+    let config = Config {
+        listen: vec!["127.0.0.1:0".parse().expect("an address"), rig.address],
+        ..Config::default()
+    };
+    struct Nobody;
+    impl realm_edge::Observer for Nobody {
+        fn answered(&self, _: &realm_edge::Answered<'_>) {}
+    }
+    let error = realm_edge::spawn(config, Arc::new(Nobody))
+        .await
+        .err()
+        .expect("an error");
+    let EdgeError::Listen { address, .. } = &error;
+    assert_eq!(*address, rig.address);
+    assert_eq!(
+        error.to_string(),
+        format!("cannot listen on `{}`", rig.address)
+    );
+}
+
+#[tokio::test]
+async fn every_address_is_served() {
+    let rig = Rig::with_config(vec![named("a")], |config| {
+        config.listen.push("[::1]:0".parse().expect("an address"));
+    })
+    .await;
+    let addresses = rig.handle.addresses().to_vec();
+    assert_eq!(addresses.len(), 2);
+    for address in addresses {
+        assert_ne!(address.port(), 0);
+        let mut stream = tokio::net::TcpStream::connect(address)
+            .await
+            .expect("connected");
+        stream
+            .write_all(b"GET / HTTP/1.0\r\n\r\n")
+            .await
+            .expect("sent");
+        assert!(
+            read_all(&mut stream)
+                .await
+                .starts_with("HTTP/1.0 200 OK\r\n")
+        );
+    }
+}
+
+#[tokio::test]
+async fn one_too_many_is_turned_away() {
+    let rig = Rig::with_limits(named("a"), |limits| limits.connections_max = 2).await;
+    let (mut first, mut second) = (rig.http1().await, rig.http1().await);
+    for client in [&mut first, &mut second] {
+        soon(client.send_request(for_http1(get("http://h/"))))
+            .await
+            .expect("an answer");
+    }
+    let mut third = rig.connect().await;
+    let answer = read_all(&mut third).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("\r\nrealm-error: too-many-connections\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+    drop(first);
+    // A place becomes free; nobody tells when, so ask until it is.
+    let mut status = 503;
+    while status == 503 {
+        let mut stream = rig.connect().await;
+        stream
+            .write_all(b"GET / HTTP/1.0\r\n\r\n")
+            .await
+            .expect("sent");
+        let mut answer = Vec::new();
+        let _ = soon(stream.read_to_end(&mut answer)).await;
+        if answer.starts_with(b"HTTP/1.0 200") {
+            status = 200;
+        }
+    }
+}
+
+/// What a client sends, the limit that is short, and whether the connection then ends.
+#[tokio::test]
+async fn connections_that_do_not_move_are_closed() {
+    let idle = |limits: &mut EdgeLimits| {
+        limits.idle_timeout = SHORT;
+        limits.drain_linger = SHORT;
+    };
+    let head = |limits: &mut EdgeLimits| limits.header_read_timeout = SHORT;
+    let cases: [(&str, Shorten); 7] = [
+        ("", idle),
+        ("GET / HTTP/1.1\r\nHost: h\r\n\r\n", idle),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", idle),
+        ("G", head),
+        ("PRI", head),
+        ("GET / HTTP/1.1\r\nHost: h\r\nX-Slow: ", head),
+        // What came with the request before it counts as idle until more comes.
+        ("GET / HTTP/1.1\r\nHost: h\r\n\r\nGET / HT", idle),
+    ];
+    for (bytes, set) in cases {
+        let rig = Rig::with_limits(named("a"), set).await;
+        let mut stream = rig.connect().await;
+        stream.write_all(bytes.as_bytes()).await.expect("sent");
+        let mut answer = Vec::new();
+        let _ = soon(stream.read_to_end(&mut answer)).await;
+        let is_answered = answer.starts_with(b"HTTP/1.1 200 OK\r\n");
+        assert_eq!(
+            is_answered,
+            bytes.contains("\r\n\r\n") && bytes.starts_with('G'),
+            "{bytes}"
+        );
+    }
+}
+
+/// A slow head that keeps sending is closed all the same.
+#[tokio::test]
+async fn a_trickled_head_is_closed() {
+    let rig = Rig::with_limits(named("a"), |limits| limits.header_read_timeout = SHORT).await;
+    let mut stream = rig.connect().await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: h\r\n")
+        .await
+        .expect("sent");
+    let (mut reader, mut writer) = stream.split();
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    let writing = async {
+        while writer.write_all(b"X-A: b\r\n").await.is_ok() {
+            pace.tick().await;
+        }
+    };
+    let mut answer = Vec::new();
+    let reading = reader.read_to_end(&mut answer);
+    soon(async {
+        tokio::select! {
+            _ = reading => {}
+            () = writing => {}
+        }
+    })
+    .await;
+}
+
+/// Work that takes longer than every timeout of an idle connection is not idle.
+#[tokio::test]
+async fn a_busy_connection_is_left_alone() {
+    let (sender, body) = channel();
+    let body = Arc::new(std::sync::Mutex::new(Some(body)));
+    let rig = Rig::with_limits(
+        backend(move |_| {
+            let body = body.lock().expect("no panic").take().expect("called once");
+            async move { Ok(Response::new(body)) }
+        }),
+        |limits| {
+            limits.idle_timeout = Duration::from_millis(10);
+            limits.header_read_timeout = Duration::from_millis(10);
+            limits.drain_linger = Duration::from_millis(10);
+        },
+    )
+    .await;
+    let response = rig.send1(get("http://h/")).await;
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    for _ in 0..20 {
+        ticks.tick().await;
+        sender.send(data("x")).await.expect("it is read");
+    }
+    drop(sender);
+    assert_eq!(whole(response).await.2.len(), 20);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut() {
+    let mut rig = Rig::with_limits(
+        backend(|_| async {
+            let stream = futures_util::stream::repeat_with(|| data(vec![b'x'; 65536]));
+            Ok(Response::new(
+                http_body_util::StreamBody::new(stream).boxed_unsync(),
+            ))
+        }),
+        |limits| limits.write_stall_timeout = SHORT,
+    )
+    .await;
+    let mut stream = rig.connect().await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        .await
+        .expect("sent");
+    let seen = rig.seen().await;
+    assert_eq!((seen.status, seen.outcome), (200, Outcome::ClientGone));
+    drop(stream);
+}
+
+#[tokio::test]
+async fn the_observer_is_told_once_per_request() {
+    let calls = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let mut rig = Rig::new(backend(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async { Ok(Response::new(text("four"))) }
+    }))
+    .await;
+    rig.both(|| get("http://h/")).await;
+    for protocol in [realm_edge::Protocol::Http11, realm_edge::Protocol::Http2] {
+        let seen = rig.seen().await;
+        assert_eq!(seen.protocol, protocol);
+        assert_eq!(seen.component.as_deref(), Some("app"));
+        assert_eq!(seen.method, realm_edge::MethodClass::Get);
+        assert_eq!((seen.status, seen.code), (200, None));
+        assert_eq!((seen.bytes_in, seen.bytes_out), (0, 4));
+        assert_eq!((seen.outcome, seen.retried), (Outcome::Complete, false));
+    }
+    assert!(rig.has_seen_all());
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}

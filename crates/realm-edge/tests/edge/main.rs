@@ -1,0 +1,17 @@
+//! The edge over real sockets on the loopback, with backends made of closures.
+//!
+//! Malformed things go through a raw `TcpStream`, the rest through hyper's client. Nothing sleeps:
+//! tests wait for what they expect, within a time that only a failure uses up.
+
+mod backends;
+mod balance;
+mod bodies;
+mod clients;
+mod floods;
+mod hostile;
+mod lifecycle;
+mod requests;
+mod responses;
+mod routing;
+mod shutdown;
+mod support;

@@ -1,0 +1,137 @@
+//! A guest's response body, tied to the guest: while it is read the guest may run, when it is
+//! dropped half-way the guest ends, and when the guest fails it ends with an error.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio::task::AbortHandle;
+use wasmtime_wasi_http::WasiBody;
+
+use crate::BoxError;
+use crate::invocation::Shared;
+use crate::outcome::{CallError, Outcome};
+
+/// Ends the guest's task unless it is disarmed.
+pub(crate) struct EndOnDrop {
+    task: Option<AbortHandle>,
+    shared: Arc<Shared>,
+}
+
+impl EndOnDrop {
+    pub(crate) fn new(task: AbortHandle, shared: Arc<Shared>) -> Self {
+        Self {
+            task: Some(task),
+            shared,
+        }
+    }
+
+    fn disarm(&mut self) {
+        self.task = None;
+    }
+}
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            // First: a guest that notices that its reader is gone may still return in good order.
+            self.shared.conclude(Outcome::Cancelled);
+            task.abort();
+        }
+    }
+}
+
+/// The body that the edge reads.
+pub(crate) struct ResponseBody {
+    /// Dropped before `body`, through which the guest would see that its reader is gone.
+    guest: EndOnDrop,
+    body: WasiBody,
+    /// Bytes that `content-length` promises and that were not read yet.
+    left: Option<u64>,
+    ended: bool,
+}
+
+impl ResponseBody {
+    pub(crate) fn new(headers: &HeaderMap, body: WasiBody, guest: EndOnDrop) -> Self {
+        let length = headers.get(header::CONTENT_LENGTH);
+        Self {
+            body,
+            left: length.and_then(|length| length.to_str().ok()?.parse().ok()),
+            ended: false,
+            guest,
+        }
+    }
+
+    /// Reads the body to its end without anyone looking: for answers that have none on the wire,
+    /// so that the guest is not cut off.
+    pub(crate) async fn drain(mut self) {
+        while let Some(Ok(_)) = self.frame().await {}
+    }
+
+    /// The body was read whole: the guest may go on with what it does after its answer.
+    fn end(&mut self) {
+        if !self.ended {
+            self.ended = true;
+            self.guest.disarm();
+            self.guest.shared.end_body();
+        }
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        // Before the body is asked: who registers later misses what happens in between.
+        self.guest.shared.watch(context.waker());
+        match Pin::new(&mut self.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(left), Some(data)) = (self.left.as_mut(), frame.data_ref()) {
+                    *left = left.saturating_sub(data.len() as u64);
+                }
+                // Who knows the length does not ask again after the last byte.
+                if self.left == Some(0) || frame.is_trailers() {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Box::new(error)))),
+            Poll::Ready(None) => match self.guest.shared.failure() {
+                // A store that is torn down closes its body as a finished one does.
+                Some(outcome) if !self.ended => Poll::Ready(Some(Err(failed(outcome)))),
+                None if self.left.is_some_and(|left| left > 0) => {
+                    Poll::Ready(Some(Err(failed(Outcome::BadResponse))))
+                }
+                Some(_) | None => {
+                    self.end();
+                    Poll::Ready(None)
+                }
+            },
+            Poll::Pending => match self.guest.shared.failure() {
+                Some(outcome) if !self.ended => Poll::Ready(Some(Err(failed(outcome)))),
+                Some(_) | None => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+fn failed(outcome: Outcome) -> BoxError {
+    Box::new(CallError::from(outcome))
+}

@@ -1,0 +1,151 @@
+//! From a component's bytes to machine code in a file. Meant for a child process with low
+//! priority: it takes seconds for large components, and the memory it takes goes with it.
+//!
+//! Not here: deciding when to compile, and the cache (both belong to the node).
+
+use std::fs::File;
+use std::hash::{Hash, Hasher};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use realm_model::digest::Digest;
+use wasmtime::Engine;
+
+use crate::engine::code_settings;
+
+/// Why a file was not compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The source could not be read.
+    #[error("cannot read `{}`", path.display())]
+    Read {
+        /// The source.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The bytes are not a component, or use what the engine does not support.
+    #[error("`{}` is not a component that realm can compile", path.display())]
+    Invalid {
+        /// The source.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// The result could not be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The destination.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No engine.
+    #[error("the compiler could not be started")]
+    Engine(#[source] wasmtime::Error),
+}
+
+impl CompileError {
+    /// Stable code.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Read { .. } | Self::Write { .. } => "io",
+            Self::Invalid { .. } => "compile-failed",
+            Self::Engine(_) => "engine",
+        }
+    }
+}
+
+/// Compiles the component at `source` into `destination`, which appears whole or not at all.
+///
+/// `fuel`: whether the code counts fuel. One thread, no progress: for a child process.
+pub fn compile(source: &Path, destination: &Path, fuel: bool) -> Result<(), CompileError> {
+    let bytes = std::fs::read(source).map_err(|error| CompileError::Read {
+        path: source.to_owned(),
+        source: error,
+    })?;
+    let engine = Engine::new(&code_settings(fuel)).map_err(CompileError::Engine)?;
+    let code = engine
+        .precompile_component(&bytes)
+        .map_err(|error| CompileError::Invalid {
+            path: source.to_owned(),
+            source: error,
+        })?;
+    write_whole(destination, &code).map_err(|error| CompileError::Write {
+        path: destination.to_owned(),
+        source: error,
+    })
+}
+
+/// Writes a temporary file beside `destination`, syncs it, and renames it.
+fn write_whole(destination: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = destination
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(destination).map_err(|error| error.error)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Names the settings and the versions that compiled code depends on: 16 hex digits, the name of
+/// a cache folder. Compiled code of another fingerprint is not loaded.
+pub fn fingerprint(fuel: bool) -> String {
+    static FINGERPRINTS: [OnceLock<String>; 2] = [const { OnceLock::new() }; 2];
+    FINGERPRINTS[usize::from(fuel)]
+        .get_or_init(|| make_fingerprint(fuel))
+        .clone()
+}
+
+fn make_fingerprint(fuel: bool) -> String {
+    let mut bytes = Bytes(Vec::new());
+    env!("CARGO_PKG_VERSION").hash(&mut bytes);
+    match Engine::new(&code_settings(fuel)) {
+        Ok(engine) => engine.precompile_compatibility_hash().hash(&mut bytes),
+        // Nothing compiles or loads without an engine; the name only has to be stable.
+        Err(_) => fuel.hash(&mut bytes),
+    }
+    Digest::of(&bytes.0).hex()[..16].to_owned()
+}
+
+/// A "hasher" that keeps what it is fed, since the standard one promises no stable result.
+struct Bytes(Vec<u8>);
+
+impl Hasher for Bytes {
+    fn finish(&self) -> u64 {
+        0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_stable_and_tell_fuel_apart() {
+        assert_eq!(fingerprint(false), fingerprint(false));
+        assert_ne!(fingerprint(false), fingerprint(true));
+        assert_eq!(fingerprint(true).len(), 16);
+    }
+
+    #[test]
+    fn a_failed_compilation_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("a.wasm");
+        std::fs::write(&source, b"not wasm").unwrap();
+        let destination = folder.path().join("a.cwasm");
+        let error = compile(&source, &destination, false).unwrap_err();
+        assert_eq!(error.code(), "compile-failed");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

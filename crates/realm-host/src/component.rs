@@ -1,0 +1,282 @@
+//! A loaded component, and its replicas: slots that admit calls.
+//!
+//! Linking happens once, at load; a call makes a fresh instance. Not here: when to load, which
+//! replica takes a request, and what an unhealthy one is.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Instant;
+
+use realm_model::grants::Grants;
+use realm_model::limits::Limits;
+use realm_model::manifest::Probe;
+use realm_model::name::ComponentName;
+use wasmtime::Engine;
+use wasmtime::component::{ComponentExportIndex, InstancePre, types::ComponentItem};
+use wasmtime_wasi_config::WasiConfigVariables;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+
+use crate::admission::Admission;
+use crate::dirs::{self, Dir};
+use crate::egress::Policy;
+use crate::engine::{Host, Runtime};
+use crate::fuel::Bucket;
+use crate::inspect::{is_health, is_http};
+use crate::interfaces::{self, Name};
+use crate::loading;
+use crate::logs::LogSink;
+use crate::meter::Meter;
+use crate::replica::Replica;
+use crate::state::State;
+
+/// What a component is run with.
+#[derive(Clone)]
+pub struct Settings {
+    /// Its name.
+    pub name: ComponentName,
+    /// What it may use.
+    pub limits: Limits,
+    /// What it may reach.
+    pub grants: Grants,
+    /// Whether one instance may serve many requests. Each request gets a fresh instance in this
+    /// version all the same, which keeps every promise of `reuse` but its speed.
+    pub reuse: bool,
+    /// How its health is asked.
+    pub probe: Option<Probe>,
+    /// Where its lines go.
+    pub log: Arc<dyn LogSink>,
+    /// Where its use is counted; shared by all versions of the component.
+    pub meter: Arc<Meter>,
+}
+
+/// Why a compiled file was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file is not there, is damaged, or was made by another engine.
+    #[error("the compiled file cannot be used: compile it again")]
+    BadArtifact(#[source] wasmtime::Error),
+    /// The second engine could not be made.
+    #[error("the WebAssembly engine could not be started")]
+    Engine(#[source] wasmtime::Error),
+    /// It imports what realm does not provide.
+    #[error("{}", missing(imports))]
+    MissingImports {
+        /// Each missing import, and what to do about it.
+        imports: Vec<(String, String)>,
+    },
+    /// It imports an interface that realm provides in another shape.
+    #[error("its imports do not fit what realm provides")]
+    Link(#[source] wasmtime::Error),
+    /// It exports no HTTP handler.
+    #[error(
+        "it exports no `wasi:http/incoming-handler@0.2.x` and no `wasi:http/handler@0.3.x`, but {}",
+        listed(exports)
+    )]
+    WrongWorld {
+        /// What it exports.
+        exports: Vec<String>,
+    },
+    /// The probe is the health export, and there is none.
+    #[error("`health` asks for the export `realm:app/health@0.1.0`, which it does not have")]
+    NoHealthExport,
+    /// A granted directory cannot be opened.
+    #[error("the directory `{}` cannot be opened", path.display())]
+    Dir {
+        /// The directory as granted.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// `node.toml` does not allow a granted directory.
+    #[error("the directory `{}` is not below one that `guests.dirs` in node.toml names", path.display())]
+    DirDenied {
+        /// The directory, with every link resolved.
+        path: PathBuf,
+    },
+}
+
+impl LoadError {
+    /// Stable code.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::BadArtifact(_) => "bad-artifact",
+            Self::Engine(_) => "engine",
+            Self::MissingImports { .. } => "missing-import",
+            Self::Link(_) => "link-failed",
+            Self::WrongWorld { .. } => "wrong-world",
+            Self::NoHealthExport => "no-health-export",
+            Self::Dir { .. } => "dir-unavailable",
+            Self::DirDenied { .. } => "dir-denied",
+        }
+    }
+}
+
+fn missing(imports: &[(String, String)]) -> String {
+    let mut text = format!("{} of its imports are missing:", imports.len());
+    if imports.len() == 1 {
+        "one of its imports is missing:".clone_into(&mut text);
+    }
+    for (name, advice) in imports {
+        text.push_str(&format!(" `{name}` ({advice});"));
+    }
+    text.pop();
+    text
+}
+
+fn listed(exports: &[String]) -> String {
+    if exports.is_empty() {
+        return "nothing at all".to_owned();
+    }
+    exports
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// A component that is loaded and linked. Cheap to clone.
+#[derive(Clone)]
+pub struct Component(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) host: Host,
+    pub(crate) engine: Engine,
+    pub(crate) settings: Settings,
+    pub(crate) instance: InstancePre<State>,
+    pub(crate) handler: Handler,
+    pub(crate) health: Option<ComponentExportIndex>,
+    pub(crate) dirs: Vec<Dir>,
+    pub(crate) vars: Arc<WasiConfigVariables>,
+    pub(crate) egress: Arc<Policy>,
+}
+
+/// The exported HTTP handler.
+pub(crate) enum Handler {
+    /// `wasi:http/incoming-handler@0.2.x`.
+    Proxy(ProxyPre<State>),
+    /// `wasi:http/handler@0.3.x`.
+    Service(ServicePre<State>),
+}
+
+impl Component {
+    pub(crate) fn load(
+        host: &Host,
+        settings: Settings,
+        compiled: &Path,
+    ) -> Result<Self, LoadError> {
+        let fuel = settings.limits.fuel_per_sec.is_some();
+        let Runtime { engine, linker } = host.0.runtime(fuel).map_err(LoadError::Engine)?;
+        let component = loading::map(engine, compiled).map_err(LoadError::BadArtifact)?;
+        check_imports(engine, &component)?;
+        let instance = linker
+            .instantiate_pre(&component)
+            .map_err(LoadError::Link)?;
+        let handler = handler(engine, &component, &instance)?;
+        let health = health(engine, &component);
+        if settings.probe == Some(Probe::Export) && health.is_none() {
+            return Err(LoadError::NoHealthExport);
+        }
+        let grants = &settings.grants;
+        Ok(Self(Arc::new(Inner {
+            host: host.clone(),
+            engine: engine.clone(),
+            instance,
+            handler,
+            health,
+            dirs: dirs::open(&grants.dirs, &host.0.config.policy.dirs)?,
+            vars: Arc::new(grants.vars.clone().into_iter().collect()),
+            egress: Arc::new(Policy::new(&settings, Arc::clone(&host.0.ranges))),
+            settings,
+        })))
+    }
+
+    /// A slot that admits calls, with its own concurrency and its own fuel.
+    pub fn replica(&self, slot: u32) -> Replica {
+        let limits = &self.0.settings.limits;
+        Replica(Arc::new(ReplicaInner {
+            admission: Admission::new(limits.max_concurrency, Arc::clone(&self.0.host.0.instances)),
+            bucket: limits
+                .fuel_per_sec
+                .map(|per_sec| Arc::new(Bucket::new(per_sec, Instant::now()))),
+            component: Arc::clone(&self.0),
+            slot,
+            in_flight: AtomicU32::new(0),
+        }))
+    }
+}
+
+pub(crate) struct ReplicaInner {
+    pub(crate) component: Arc<Inner>,
+    pub(crate) slot: u32,
+    pub(crate) admission: Admission,
+    pub(crate) bucket: Option<Arc<Bucket>>,
+    pub(crate) in_flight: AtomicU32,
+}
+
+/// All that is missing at once: the linker itself reports the first only.
+fn check_imports(
+    engine: &Engine,
+    component: &wasmtime::component::Component,
+) -> Result<(), LoadError> {
+    let imports: Vec<_> = component
+        .component_type()
+        .imports(engine)
+        .filter(|(_, import)| {
+            !matches!(
+                import.ty,
+                ComponentItem::Type(_) | ComponentItem::Resource(_)
+            )
+        })
+        .filter(|(name, _)| !interfaces::provided(name))
+        .map(|(name, _)| (name.to_owned(), interfaces::advice(name)))
+        .collect();
+    if imports.is_empty() {
+        Ok(())
+    } else {
+        Err(LoadError::MissingImports { imports })
+    }
+}
+
+fn handler(
+    engine: &Engine,
+    component: &wasmtime::component::Component,
+    instance: &InstancePre<State>,
+) -> Result<Handler, LoadError> {
+    let exports = exports(engine, component);
+    let mut lines = exports
+        .iter()
+        .filter_map(|name| is_http(&Name::parse(name)?));
+    // The first one counts, should a component export both.
+    match lines.next() {
+        Some("0.2") => ProxyPre::new(instance.clone()).map(Handler::Proxy),
+        Some(_) => ServicePre::new(instance.clone()).map(Handler::Service),
+        None => {
+            drop(lines);
+            return Err(LoadError::WrongWorld { exports });
+        }
+    }
+    .map_err(LoadError::Link)
+}
+
+fn health(
+    engine: &Engine,
+    component: &wasmtime::component::Component,
+) -> Option<ComponentExportIndex> {
+    let exports = exports(engine, component);
+    let name = exports
+        .iter()
+        .find(|name| Name::parse(name).is_some_and(|name| is_health(&name)))?;
+    let interface = component.get_export_index(None, name)?;
+    component.get_export_index(Some(&interface), "check")
+}
+
+fn exports(engine: &Engine, component: &wasmtime::component::Component) -> Vec<String> {
+    component
+        .component_type()
+        .exports(engine)
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}

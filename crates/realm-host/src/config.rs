@@ -1,0 +1,42 @@
+//! What the node's operator decides about running guests.
+
+use std::time::Duration;
+
+use realm_model::node_config::GuestPolicy;
+
+/// Default of [`Config::epoch_tick`]. A guest holds a worker thread for one tick at most, and an
+/// exhausted fuel bucket is noticed within one tick; 1 ms keeps both short and costs a thread that
+/// wakes 1,000 times per second, only while guests run.
+const EPOCH_TICK: Duration = Duration::from_millis(1);
+
+/// Settings of a [`crate::Host`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What `node.toml` allows guests at most: directories, private ranges, live instances.
+    pub policy: GuestPolicy,
+    /// How often running guests are interrupted to yield and to be charged.
+    pub epoch_tick: Duration,
+    /// Whether memories are reset by scanning for the pages that a guest touched.
+    pub pagemap_scan: PagemapScan,
+}
+
+/// Use of the kernel's `PAGEMAP_SCAN`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PagemapScan {
+    /// Never.
+    Off,
+    /// Where the kernel has it and swap is off. With swap, a page that was swapped out would not
+    /// be reset, and the next guest could read it (wasmtime issue 14357).
+    #[default]
+    Auto,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            policy: GuestPolicy::default(),
+            epoch_tick: EPOCH_TICK,
+            pagemap_scan: PagemapScan::default(),
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The engines that run guests, the thread that ticks their epochs, and the host around them.
+//!
+//! Two engines: code that counts fuel is another code, and who sets no `fuel_per_sec` pays
+//! nothing for it. The second one is made when it is first needed. Not here: compiling (another
+//! process does that, with the same settings) and what a guest may reach.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use wasmtime::component::Linker;
+use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use crate::component::{Component, LoadError, Settings};
+use crate::config::{Config, PagemapScan};
+use crate::egress::Ranges;
+use crate::state::{self, State};
+use crate::system;
+
+/// Instance slots of one engine's pool at most. Two pools of this size take about 20,000 memory
+/// mappings with their warm slots, of the 65,530 that Linux gives a process by default, and leave
+/// room for loaded components.
+const POOL_SLOTS_MAX: u32 = 2_500;
+/// Core instances per slot: Go components use five.
+const CORE_INSTANCES_PER_SLOT: u32 = 5;
+/// Tables per slot: a component and its adapter have one each.
+const TABLES_PER_SLOT: u32 = 2;
+/// Elements of one table: JavaScript and Python engines need tens of thousands.
+const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Memories, tables and core instances of one component: composed components have several.
+pub(crate) const MEMORIES_PER_COMPONENT_MAX: u32 = 32;
+pub(crate) const TABLES_PER_COMPONENT_MAX: u32 = 64;
+pub(crate) const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 200;
+/// Bytes of an instance's own bookkeeping.
+const INSTANCE_BYTES_MAX: usize = 10 * 1024 * 1024;
+/// Bytes of a memory that stay mapped between two guests, and are reset by writing rather than by
+/// the kernel: holds a small guest whole.
+const MEMORY_KEEP_RESIDENT: usize = 2 * 1024 * 1024;
+const TABLE_KEEP_RESIDENT: usize = 512 * 1024;
+/// Ticks without a guest after which the ticker sleeps until the next one comes.
+const IDLE_TICKS: u32 = 1_000;
+
+/// Why no host could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// An engine could not be made.
+    #[error("the WebAssembly engine could not be started")]
+    Engine(#[source] wasmtime::Error),
+    /// The epoch thread could not be started.
+    #[error("the epoch thread could not be started")]
+    Thread(#[source] std::io::Error),
+    /// `private_ranges` holds something else than a CIDR block.
+    #[error("`{0}` in `guests.private_ranges` is not a CIDR block")]
+    Range(String),
+}
+
+/// What was found and chosen at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Whether instances come from a pool; without one each is mapped anew, which is slower.
+    pub pooling: bool,
+    /// Whether memories are reset by `PAGEMAP_SCAN`; else why not.
+    pub pagemap_scan: Result<(), String>,
+    /// Instances that may live at once.
+    pub instances_max: u32,
+}
+
+/// Runs components. Cheap to clone.
+#[derive(Clone)]
+pub struct Host(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) ranges: Arc<Ranges>,
+    /// One permit per live instance, over all components.
+    pub(crate) instances: Arc<Semaphore>,
+    /// One permit per guest that runs for long: see `invocation`.
+    pub(crate) hogs: Arc<Semaphore>,
+    pub(crate) ticker: Ticker,
+    facts: HostFacts,
+}
+
+/// An engine with every interface that guests may import.
+pub(crate) struct Runtime {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<State>,
+}
+
+impl Host {
+    /// Starts the engine for components without a fuel limit, and the epoch thread.
+    pub fn new(config: Config) -> Result<Self, HostError> {
+        let ranges =
+            Arc::new(Ranges::parse(&config.policy.private_ranges).map_err(HostError::Range)?);
+        let pagemap_scan = match config.pagemap_scan {
+            PagemapScan::Off => Err("turned off".to_owned()),
+            PagemapScan::Auto => system::pagemap_scan_is_safe(),
+        };
+        let instances_max = config.policy.instances_max.clamp(1, POOL_SLOTS_MAX);
+        let mut facts = HostFacts {
+            pooling: true,
+            pagemap_scan,
+            instances_max,
+        };
+        let plain = Runtime::new(false, &mut facts).map_err(HostError::Engine)?;
+        let ticker = Ticker::start(config.epoch_tick, plain).map_err(HostError::Thread)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self(Arc::new(Inner {
+            ranges,
+            instances: Arc::new(Semaphore::new(instances_max as usize)),
+            hogs: Arc::new(Semaphore::new(cores)),
+            ticker,
+            facts,
+            config,
+        })))
+    }
+
+    /// Maps a file that [`crate::compile`] made on this machine, and links it.
+    ///
+    /// Blocking, but short: about 0.2 ms for a small component.
+    pub fn load(
+        &self,
+        settings: Settings,
+        compiled: &std::path::Path,
+    ) -> Result<Component, LoadError> {
+        Component::load(self, settings, compiled)
+    }
+
+    /// What was found and chosen at start.
+    pub fn facts(&self) -> &HostFacts {
+        &self.0.facts
+    }
+}
+
+impl Inner {
+    pub(crate) fn runtime(&self, fuel: bool) -> Result<&Runtime, wasmtime::Error> {
+        let engines = &self.ticker.shared.runtimes;
+        let slot = &engines[usize::from(fuel)];
+        if slot.get().is_none() {
+            let made = Runtime::new(fuel, &mut self.facts.clone())?;
+            // Another thread may have been faster: its engine counts, this one is dropped.
+            let _ = slot.set(made);
+        }
+        Ok(slot
+            .get()
+            .expect("it was set above, by this thread or another"))
+    }
+}
+
+impl Runtime {
+    /// Makes an engine with a pool, or without one where the address space is too small for it.
+    fn new(fuel: bool, facts: &mut HostFacts) -> Result<Self, wasmtime::Error> {
+        let mut config = code_settings(fuel);
+        if facts.pooling {
+            config.allocation_strategy(pool(facts));
+        }
+        let engine = match Engine::new(&config) {
+            Err(error) if facts.pooling => {
+                tracing::warn!(%error, "no instance pool: requests will be slower");
+                facts.pooling = false;
+                config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+                Engine::new(&config)
+            }
+            made => made,
+        }?;
+        let linker = state::linker(&engine)?;
+        Ok(Self { engine, linker })
+    }
+}
+
+/// The settings that decide what compiled code looks like: the same where code is made and run.
+///
+/// Compilation uses one thread: wasmtime is built without `parallel-compilation`, since a deploy
+/// must not take every core from the requests.
+pub(crate) fn code_settings(fuel: bool) -> wasmtime::Config {
+    let mut config = wasmtime::Config::new();
+    config
+        .epoch_interruption(true)
+        .consume_fuel(fuel)
+        .wasm_component_model_async(true)
+        .memory_init_cow(true)
+        // Registering unwind tables is quadratic in the number of loaded components on musl.
+        .native_unwind_info(false);
+    config
+}
+
+fn pool(facts: &HostFacts) -> InstanceAllocationStrategy {
+    let slots = facts.instances_max;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(slots)
+        .total_core_instances(slots * CORE_INSTANCES_PER_SLOT)
+        .total_memories(slots)
+        .total_tables(slots * TABLES_PER_SLOT)
+        .total_stacks(slots * 2)
+        .total_gc_heaps(slots)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX)
+        .max_memories_per_module(MEMORIES_PER_COMPONENT_MAX)
+        .max_tables_per_component(TABLES_PER_COMPONENT_MAX)
+        .max_tables_per_module(TABLES_PER_COMPONENT_MAX)
+        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
+        .max_component_instance_size(INSTANCE_BYTES_MAX)
+        .max_core_instance_size(INSTANCE_BYTES_MAX)
+        .linear_memory_keep_resident(MEMORY_KEEP_RESIDENT)
+        .table_keep_resident(TABLE_KEEP_RESIDENT);
+    if facts.pagemap_scan.is_ok() {
+        pool.pagemap_scan(Enabled::Auto);
+    }
+    InstanceAllocationStrategy::Pooling(pool)
+}
+
+/// The thread that advances the epoch of both engines while guests run.
+///
+/// A thread of its own: a timer on a runtime that guests occupy would be late by as much as they
+/// take.
+pub(crate) struct Ticker {
+    shared: Arc<TickerShared>,
+    thread: Thread,
+    handle: Option<JoinHandle<()>>,
+}
+
+struct TickerShared {
+    runtimes: [OnceLock<Runtime>; 2],
+    live: AtomicUsize,
+    parked: AtomicBool,
+    stop: AtomicBool,
+}
+
+/// Keeps the epoch ticking as long as it lives.
+pub(crate) struct Ticking(Arc<TickerShared>);
+
+impl Ticker {
+    fn start(tick: Duration, plain: Runtime) -> std::io::Result<Self> {
+        let shared = Arc::new(TickerShared {
+            runtimes: [OnceLock::from(plain), OnceLock::new()],
+            live: AtomicUsize::new(0),
+            parked: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+        });
+        let handle = std::thread::Builder::new()
+            .name("realm-epoch".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.run(tick)
+            })?;
+        Ok(Self {
+            shared,
+            thread: handle.thread().clone(),
+            handle: Some(handle),
+        })
+    }
+
+    /// Counts one guest; wakes the thread if it sleeps.
+    pub(crate) fn begin(&self) -> Ticking {
+        self.shared.live.fetch_add(1, SeqCst);
+        if self.shared.parked.load(SeqCst) {
+            self.thread.unpark();
+        }
+        Ticking(Arc::clone(&self.shared))
+    }
+}
+
+impl TickerShared {
+    fn run(&self, tick: Duration) {
+        let mut idle = 0;
+        while !self.stop.load(SeqCst) {
+            if self.live.load(SeqCst) > 0 {
+                idle = 0;
+            } else {
+                idle += 1;
+            }
+            if idle < IDLE_TICKS {
+                for runtime in self.runtimes.iter().filter_map(OnceLock::get) {
+                    runtime.engine.increment_epoch();
+                }
+                std::thread::sleep(tick);
+                continue;
+            }
+            // The order matters: say that we sleep, then look again. `begin` counts first and
+            // looks at `parked` second, so one of the two sees the other.
+            self.parked.store(true, SeqCst);
+            if self.live.load(SeqCst) == 0 && !self.stop.load(SeqCst) {
+                std::thread::park();
+            }
+            self.parked.store(false, SeqCst);
+            idle = 0;
+        }
+    }
+}
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.live.fetch_sub(1, SeqCst);
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, SeqCst);
+        self.thread.unpark();
+        if let Some(handle) = self.handle.take() {
+            // The thread holds nothing that could panic; a panic there would not matter here.
+            let _ = handle.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait_for(condition: impl Fn() -> bool) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !condition() {
+            assert!(std::time::Instant::now() < deadline, "never came true");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_ticker_sleeps_without_guests_and_wakes_for_one() {
+        let mut facts = HostFacts {
+            pooling: false,
+            pagemap_scan: Err(String::new()),
+            instances_max: 1,
+        };
+        let runtime = Runtime::new(false, &mut facts).unwrap();
+        let ticker = Ticker::start(Duration::from_micros(1), runtime).unwrap();
+        let parked = || ticker.shared.parked.load(SeqCst);
+        for _ in 0..3 {
+            wait_for(parked);
+            let ticking = ticker.begin();
+            wait_for(|| !parked());
+            drop(ticking);
+        }
+    }
+
+    #[test]
+    fn engines_are_made_when_they_are_needed() {
+        let host = Host::new(Config::default()).unwrap();
+        let made = |fuel: bool| {
+            host.0.ticker.shared.runtimes[usize::from(fuel)]
+                .get()
+                .is_some()
+        };
+        assert!(made(false) && !made(true));
+        assert!(host.0.runtime(true).is_ok());
+        assert!(made(true));
+        assert!(host.facts().pooling);
+    }
+}

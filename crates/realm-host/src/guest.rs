@@ -1,0 +1,336 @@
+//! The guest's side of an invocation: an instance, the call of its handler, and what its end
+//! means.
+//!
+//! Everything here runs inside the guest's task, under the wall time of `invocation::drive`.
+
+use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::Request;
+use wasmtime::component::Accessor;
+use wasmtime::{PoolConcurrencyLimitError, Result, Store, Trap};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p3;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::{FieldMap, WasiHttpView as _};
+
+use crate::Body;
+use crate::component::Handler;
+use crate::invocation::Shared;
+use crate::outcome::Outcome;
+use crate::replica::Invocation;
+use crate::request::RequestBody;
+use crate::state::{self, State};
+
+/// Bytes of a trap's reason, with its backtrace, in the log.
+const REASON_BYTES_MAX: usize = 2_048;
+
+/// A store that pays for its fuel when it goes, however it goes.
+pub(crate) struct Metered(Store<State>);
+
+impl Deref for Metered {
+    type Target = Store<State>;
+
+    fn deref(&self) -> &Store<State> {
+        &self.0
+    }
+}
+
+impl DerefMut for Metered {
+    fn deref_mut(&mut self) -> &mut Store<State> {
+        &mut self.0
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        if let Ok(left) = self.0.get_fuel() {
+            self.0.data_mut().rein.charge(left, Instant::now());
+        }
+    }
+}
+
+/// A fresh store for this invocation.
+pub(crate) fn store(invocation: &Invocation) -> Result<Metered> {
+    state::store(&invocation.replica, Arc::clone(&invocation.shared)).map(Metered)
+}
+
+/// Answers one request.
+pub(crate) async fn handle(invocation: &Invocation, request: Request<Body>) {
+    let shared = &invocation.shared;
+    let bytes_max = invocation
+        .replica
+        .component
+        .settings
+        .limits
+        .max_request_bytes;
+    let request = request.map(|body| RequestBody::new(body, bytes_max, Arc::clone(shared)));
+    let mut store = match store(invocation) {
+        Ok(store) => store,
+        Err(error) => return conclude(invocation, Err(error)),
+    };
+    let result = match &invocation.replica.component.handler {
+        Handler::Proxy(proxy) => call_proxy(invocation, proxy, &mut store, request).await,
+        Handler::Service(service) => call_service(invocation, service, &mut store, request).await,
+    };
+    // Before the store goes: its end closes the body, and a reader must know which end it is.
+    conclude(invocation, result);
+    drop(store);
+}
+
+/// WASI 0.2: the head arrives through the out-parameter while the call runs on.
+async fn call_proxy(
+    invocation: &Invocation,
+    proxy: &ProxyPre<State>,
+    store: &mut Store<State>,
+    request: Request<RequestBody>,
+) -> Result<()> {
+    let began = Instant::now();
+    let proxy = proxy.instantiate_async(&mut *store).await?;
+    started(invocation, began);
+    let scheme = match request.uri().scheme_str() {
+        Some("https") => Scheme::Https,
+        Some(_) | None => Scheme::Http,
+    };
+    let request = store
+        .data_mut()
+        .http()
+        .new_incoming_request(scheme, request)?;
+    let shared = Arc::clone(&invocation.shared);
+    let log = refusal(invocation);
+    let head = store
+        .data_mut()
+        .http()
+        .new_response_outparam_from_callback(move |head| match head {
+            Ok(response) => answer(&shared, response),
+            Err(code) => log(&format!("{code:?}")),
+        })?;
+    proxy
+        .wasi_http_incoming_handler()
+        .call_handle(&mut *store, request, head)
+        .await
+}
+
+/// WASI 0.3: the head is what the call returns; the guest's tasks run on until they are done.
+async fn call_service(
+    invocation: &Invocation,
+    service: &ServicePre<State>,
+    store: &mut Store<State>,
+    request: Request<RequestBody>,
+) -> Result<()> {
+    let began = Instant::now();
+    let service = service.instantiate_async(&mut *store).await?;
+    started(invocation, began);
+    let (parts, body) = request.into_parts();
+    let uri = parts.uri.into_parts();
+    let (request, received) = p3::Request::new(
+        parts.method,
+        uri.scheme,
+        uri.authority,
+        uri.path_and_query,
+        FieldMap::new_immutable(store.data_mut().http().hooks, parts.headers),
+        None,
+        body,
+    );
+    let shared = Arc::clone(&invocation.shared);
+    let log = refusal(invocation);
+    let call = async move |accessor: &Accessor<State>| -> Result<()> {
+        match service.handle(accessor, request).await? {
+            Ok(response) => {
+                let response = accessor.with(|store| response.into_http(store, received))?;
+                answer(&shared, response);
+            }
+            Err(code) => {
+                log(&format!("{code:?}"));
+                return Ok(());
+            }
+        }
+        poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
+        // What the guest passed on (the request's body or its trailers, say) moves only while the
+        // store runs, even where the guest is done.
+        shared.body_ended().await;
+        Ok(())
+    };
+    store.run_concurrent(call).await?
+}
+
+/// What a probe wants to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// Does it start?
+    Start,
+    /// What does its health function say?
+    Health,
+}
+
+/// Asks a fresh instance. `None`: it came to no answer, and the outcome says why.
+pub(crate) async fn ask(
+    invocation: &Invocation,
+    question: Question,
+) -> Option<std::result::Result<(), String>> {
+    let mut store = match store(invocation) {
+        Ok(store) => store,
+        Err(error) => {
+            conclude(invocation, Err(error));
+            return None;
+        }
+    };
+    match question_answered(invocation, question, &mut store).await {
+        Ok(answer) => {
+            invocation.shared.conclude(Outcome::Ok);
+            Some(answer)
+        }
+        Err(error) => {
+            conclude(invocation, Err(error));
+            None
+        }
+    }
+}
+
+async fn question_answered(
+    invocation: &Invocation,
+    question: Question,
+    store: &mut Store<State>,
+) -> Result<std::result::Result<(), String>> {
+    let component = &invocation.replica.component;
+    let began = Instant::now();
+    let instance = component.instance.instantiate_async(&mut *store).await?;
+    started(invocation, began);
+    match (question, &component.health) {
+        (Question::Health, Some(export)) => {
+            let check = instance
+                .get_typed_func::<(), (std::result::Result<(), String>,)>(&mut *store, export)?;
+            let (answer,) = check.call_async(&mut *store, ()).await?;
+            Ok(answer)
+        }
+        // Load made sure that there is an export where the probe is for it.
+        (Question::Health, None) | (Question::Start, _) => Ok(Ok(())),
+    }
+}
+
+fn started(invocation: &Invocation, began: Instant) {
+    invocation.shared.start();
+    invocation
+        .replica
+        .component
+        .settings
+        .meter
+        .instantiated(began.elapsed());
+}
+
+/// Passes the head on, if it is one that can be sent.
+fn answer(shared: &Shared, response: http::Response<wasmtime_wasi_http::WasiBody>) {
+    if response.status().is_informational() {
+        // 100 is the edge's to send, and 101 needs a connection that a guest does not have.
+        shared.conclude(Outcome::BadResponse);
+    } else {
+        shared.answer(response);
+    }
+}
+
+/// What to do with an error code in place of a response.
+fn refusal(invocation: &Invocation) -> impl FnOnce(&str) + Send + Sync + use<> {
+    let shared = Arc::clone(&invocation.shared);
+    let log = Arc::clone(&invocation.replica.component.settings.log);
+    let slot = invocation.replica.slot;
+    move |code| {
+        let text = crate::logs::printable(
+            format!(
+                "{}: the guest answered with {code}",
+                Outcome::GuestError.code()
+            )
+            .as_bytes(),
+        );
+        log.line(slot, realm_model::api::LogStream::Agent, text);
+        shared.conclude(Outcome::GuestError);
+    }
+}
+
+/// Sets the outcome, and writes down why.
+pub(crate) fn conclude(invocation: &Invocation, result: Result<()>) {
+    let shared = &invocation.shared;
+    let (outcome, reason) = match &result {
+        Ok(()) if shared.answered() => (Outcome::Ok, None),
+        Ok(()) => (Outcome::NoResponse, None),
+        Err(error) => classify(shared, error),
+    };
+    // An outcome that was set before (a limit, a refused body) is why the guest came to its end.
+    let earlier = shared.outcome();
+    let outcome = earlier.unwrap_or(outcome);
+    if outcome != Outcome::Ok && outcome != Outcome::GuestError {
+        let reason = reason.filter(|_| earlier.is_none()).unwrap_or_default();
+        let colon = if reason.is_empty() { "" } else { ": " };
+        invocation.log(&format!("{}{colon}{reason}", outcome.code()));
+    }
+    shared.conclude(outcome);
+}
+
+/// What an error of a call means.
+pub(crate) fn classify(shared: &Shared, error: &wasmtime::Error) -> (Outcome, Option<String>) {
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        // Runtimes that end with `exit` after their answer did what was asked of them.
+        if shared.answered() && *code == 0 {
+            return (Outcome::Ok, None);
+        }
+        return (Outcome::Exit, Some(format!("exit code {code}")));
+    }
+    let outcome = if shared.growth_denied() {
+        Outcome::MemoryLimit
+    } else if error.is::<PoolConcurrencyLimitError>() {
+        Outcome::Overloaded
+    } else if error.is::<Trap>() || shared.started() {
+        Outcome::Trap
+    } else {
+        Outcome::StartFailed
+    };
+    let mut reason = format!("{error:?}");
+    let end = (0..=REASON_BYTES_MAX.min(reason.len()))
+        .rev()
+        .find(|end| reason.is_char_boundary(*end));
+    reason.truncate(end.unwrap_or(0));
+    (outcome, Some(reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(prepare: impl FnOnce(&Shared), error: wasmtime::Error, expected: Outcome) {
+        let shared = Shared::new();
+        prepare(&shared);
+        assert_eq!(classify(&shared, &error).0, expected);
+    }
+
+    fn answered(shared: &Shared) {
+        let _receiver = shared.expect_head();
+        shared.answer(http::Response::default());
+    }
+
+    #[test]
+    fn an_end_is_told_by_what_went_before() {
+        check(|_| {}, I32Exit(0).into(), Outcome::Exit);
+        check(answered, I32Exit(0).into(), Outcome::Ok);
+        check(answered, I32Exit(1).into(), Outcome::Exit);
+        check(|_| {}, Trap::UnreachableCodeReached.into(), Outcome::Trap);
+        check(
+            Shared::deny_growth,
+            Trap::UnreachableCodeReached.into(),
+            Outcome::MemoryLimit,
+        );
+        check(
+            Shared::start,
+            wasmtime::format_err!("table is full"),
+            Outcome::Trap,
+        );
+        check(
+            |_| {},
+            wasmtime::format_err!("no such thing"),
+            Outcome::StartFailed,
+        );
+    }
+}

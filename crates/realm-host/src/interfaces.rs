@@ -1,0 +1,249 @@
+//! Which interfaces this version of realm provides, and what to do about the others.
+//!
+//! One table for `inspect` and for the error at load, so that both say the same. It lists what
+//! `state::linker` links: a component that imports only what is listed here, and does not link,
+//! is a mistake in this table.
+
+/// One package in one line of versions.
+struct Package {
+    name: &'static str,
+    interfaces: &'static [&'static str],
+    line: Line,
+}
+
+/// The versions that are served alike.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// `0.2.0` and every later patch release.
+    V02,
+    /// `0.3.0` and every later patch release; no release candidates.
+    V03,
+    /// One pre-release: such versions match exactly.
+    Exactly(&'static str),
+}
+
+const CLI: &[&str] = &[
+    "environment",
+    "exit",
+    "stdin",
+    "stdout",
+    "stderr",
+    "terminal-input",
+    "terminal-output",
+    "terminal-stdin",
+    "terminal-stdout",
+    "terminal-stderr",
+];
+
+const PROVIDED: &[Package] = &[
+    package("wasi:io", &["error", "poll", "streams"], Line::V02),
+    package("wasi:cli", CLI, Line::V02),
+    package("wasi:clocks", &["monotonic-clock", "wall-clock"], Line::V02),
+    package("wasi:filesystem", &["preopens", "types"], Line::V02),
+    package(
+        "wasi:random",
+        &["insecure", "insecure-seed", "random"],
+        Line::V02,
+    ),
+    package(
+        "wasi:sockets",
+        &[
+            "instance-network",
+            "ip-name-lookup",
+            "network",
+            "tcp",
+            "tcp-create-socket",
+            "udp",
+            "udp-create-socket",
+        ],
+        Line::V02,
+    ),
+    package("wasi:http", &["outgoing-handler", "types"], Line::V02),
+    package("wasi:cli", CLI, Line::V03),
+    package("wasi:cli", &["types"], Line::V03),
+    package(
+        "wasi:clocks",
+        &["monotonic-clock", "system-clock", "types"],
+        Line::V03,
+    ),
+    package("wasi:filesystem", &["preopens", "types"], Line::V03),
+    package(
+        "wasi:random",
+        &["insecure", "insecure-seed", "random"],
+        Line::V03,
+    ),
+    package("wasi:sockets", &["ip-name-lookup", "types"], Line::V03),
+    package("wasi:http", &["client", "types"], Line::V03),
+    package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),
+];
+
+const fn package(name: &'static str, interfaces: &'static [&'static str], line: Line) -> Package {
+    Package {
+        name,
+        interfaces,
+        line,
+    }
+}
+
+/// `wasi:http/types@0.2.6` in its parts; anything else is no interface name.
+pub(crate) struct Name<'a> {
+    /// `wasi:http`.
+    pub(crate) package: &'a str,
+    /// `types`.
+    pub(crate) interface: &'a str,
+    /// `0.2.6`; empty if there is none.
+    pub(crate) version: &'a str,
+}
+
+impl<'a> Name<'a> {
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+        let (path, version) = text.split_once('@').unwrap_or((text, ""));
+        let (package, interface) = path.split_once('/')?;
+        package.contains(':').then_some(Self {
+            package,
+            interface,
+            version,
+        })
+    }
+
+    /// Whether it is `path` in a version that is compatible with the release line `line`
+    /// (`"0.2"`).
+    pub(crate) fn is(&self, path: &str, line: &str) -> bool {
+        path.split_once('/') == Some((self.package, self.interface))
+            && is_release_of(self.version, line)
+    }
+}
+
+impl Line {
+    fn has(self, version: &str) -> bool {
+        match self {
+            Self::V02 => is_release_of(version, "0.2"),
+            Self::V03 => is_release_of(version, "0.3"),
+            Self::Exactly(only) => version == only,
+        }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Self::V02 => "0.2.x",
+            Self::V03 => "0.3.x",
+            Self::Exactly(only) => only,
+        }
+    }
+}
+
+/// Whether `version` is `line` and a patch number, without a pre-release part.
+fn is_release_of(version: &str, line: &str) -> bool {
+    version
+        .strip_prefix(line)
+        .and_then(|rest| rest.strip_prefix('.'))
+        .is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Whether an import of this name is provided.
+pub(crate) fn provided(import: &str) -> bool {
+    Name::parse(import).is_some_and(|name| of(&name).any(|package| package.line.has(name.version)))
+}
+
+/// Packages that have this interface, in whatever version.
+fn of<'a>(name: &'a Name<'a>) -> impl Iterator<Item = &'static Package> + 'a {
+    PROVIDED.iter().filter(|package| {
+        package.name == name.package && package.interfaces.contains(&name.interface)
+    })
+}
+
+/// What to do about an import that is not provided.
+pub(crate) fn advice(import: &str) -> String {
+    let Some(name) = Name::parse(import) else {
+        return "not an interface: the host provides only interfaces; compose the component with one that exports it (`wac plug`)".to_owned();
+    };
+    let versions: Vec<_> = of(&name).map(|package| package.line.text()).collect();
+    if !versions.is_empty() {
+        return format!(
+            "realm has {}/{} in {}: build the component with bindings of that version",
+            name.package,
+            name.interface,
+            versions.join(" and ")
+        );
+    }
+    let others: Vec<_> = PROVIDED
+        .iter()
+        .filter(|package| package.name == name.package)
+        .flat_map(|package| package.interfaces)
+        .copied()
+        .collect();
+    if others.is_empty() {
+        return format!(
+            "realm has no {}: build the component without it, or compose it with one that exports it (`wac plug`)",
+            name.package
+        );
+    }
+    format!(
+        "realm has no {}/{}, only {}",
+        name.package,
+        name.interface,
+        others.join(", ")
+    )
+}
+
+/// What the manifest must grant so that a provided import reaches anything.
+pub(crate) fn grant(import: &str) -> Option<&'static str> {
+    let name = Name::parse(import)?;
+    match (name.package, name.interface) {
+        ("wasi:http", "outgoing-handler" | "client") => {
+            Some("reaches only what `allowed_outbound` names")
+        }
+        ("wasi:filesystem", _) => Some("reaches only what `dirs` names"),
+        ("wasi:cli", "environment") => Some("holds only what `env` and `args` name"),
+        ("wasi:config", _) => Some("holds only what `vars` names"),
+        ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
+            Some("1 ms resolution unless `clock` says otherwise")
+        }
+        (
+            "wasi:sockets",
+            "ip-name-lookup" | "tcp" | "udp" | "tcp-create-socket" | "udp-create-socket",
+        ) => Some("always denied: raw sockets are not granted by this version; use wasi:http"),
+        ("wasi:sockets", "types") => {
+            Some("always denied: raw sockets are not granted by this version; use wasi:http")
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn release_lines_match_any_patch_and_no_candidate() {
+        for import in [
+            "wasi:http/types@0.2.0",
+            "wasi:http/types@0.2.12",
+            "wasi:http/client@0.3.0",
+            "wasi:config/store@0.2.0-rc.1",
+        ] {
+            assert!(provided(import), "{import}");
+        }
+        for import in [
+            "wasi:http/types@0.2.0-rc-2023-11-10",
+            "wasi:http/client@0.3.0-rc-2026-03-15",
+            "wasi:http/types@0.1.0",
+            "wasi:http/types",
+            "wasi:http/types@0.2.",
+            "wasi:config/store@0.2.0-draft",
+            "wasi:keyvalue/store@0.2.0-draft",
+            "env",
+            "",
+        ] {
+            assert!(!provided(import), "{import}");
+        }
+    }
+
+    #[test]
+    fn advice_names_what_there_is() {
+        assert!(advice("wasi:http/types@0.3.0-rc-2026-03-15").contains("0.2.x and 0.3.x"));
+        assert!(advice("wasi:http/tunnel@0.2.0").contains("outgoing-handler"));
+        assert!(advice("wasi:nn/graph@0.2.0").contains("realm has no wasi:nn"));
+        assert!(advice("log").contains("wac plug"));
+    }
+}

@@ -1,0 +1,180 @@
+//! A replica: one slot of a component on this node, with its own concurrency and its own fuel.
+//!
+//! A call goes: admission, fuel, a task of its own for the guest, the response head, the body.
+//! The guest's task ends with the guest, at the wall time, or when the caller (the future of
+//! [`Replica::call`], and then the response body) is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Response, StatusCode};
+use realm_model::api::LogStream;
+use tokio::sync::oneshot;
+
+use crate::Body;
+use crate::admission::Admitted;
+use crate::body::{EndOnDrop, ResponseBody};
+use crate::component::ReplicaInner;
+use crate::engine::Ticking;
+use crate::guest;
+use crate::invocation::{Head, Shared, drive, settle};
+use crate::logs::printable;
+use crate::outcome::{CallError, Outcome};
+use crate::request;
+
+/// A slot that admits calls. Cheap to clone.
+#[derive(Clone)]
+pub struct Replica(pub(crate) Arc<ReplicaInner>);
+
+impl Replica {
+    /// Answers one request with a fresh instance.
+    ///
+    /// Returns as soon as the response head is there; the body follows as it is read. Dropping
+    /// the future, or the body before its end, ends the guest.
+    ///
+    /// # Errors
+    /// Where no head came; the reason goes to the component's log, the error holds what a client
+    /// may read.
+    pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
+        let meter = &self.0.component.settings.meter;
+        let limits = &self.0.component.settings.limits;
+        let deadline = Instant::now() + Duration::from_millis(limits.wall_timeout_ms);
+        if request::announces_too_much(&request, limits.max_request_bytes) {
+            meter.ended(Outcome::RequestTooLarge);
+            return Err(Outcome::RequestTooLarge.into());
+        }
+        let Some(admitted) = self.0.admission.enter().await else {
+            meter.ended(Outcome::Overloaded);
+            return Err(Outcome::Overloaded.into());
+        };
+        let invocation = Invocation::begin(&self.0, Kind::Request, admitted);
+        let answer = self.dispatch(request, invocation, deadline).await;
+        answer.map_err(CallError::from)
+    }
+
+    /// Invocations under way, probes not counted.
+    pub fn in_flight(&self) -> u32 {
+        self.0.in_flight.load(Relaxed)
+    }
+
+    pub(crate) async fn dispatch(
+        &self,
+        mut request: Request<Body>,
+        invocation: Invocation,
+        deadline: Instant,
+    ) -> Result<Response<Body>, Outcome> {
+        let shared = Arc::clone(&invocation.shared);
+        let receiver = shared.expect_head();
+        if let Err(outcome) = request::absolute(&mut request) {
+            shared.conclude(outcome);
+            return Err(outcome);
+        }
+        let wordless = *request.method() == Method::HEAD;
+        let task = tokio::spawn(invocation.run(deadline, request));
+        let task = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));
+        let response = receive(receiver, &shared).await?;
+        Ok(finish(response, wordless, task))
+    }
+}
+
+/// Waits for the head. The task that held the other end says why there is none.
+async fn receive(
+    receiver: oneshot::Receiver<Head>,
+    shared: &Shared,
+) -> Result<http::Response<wasmtime_wasi_http::WasiBody>, Outcome> {
+    match receiver.await {
+        Ok(head) => head,
+        Err(_) => Err(shared.failure().unwrap_or(Outcome::StartFailed)),
+    }
+}
+
+fn finish(
+    response: http::Response<wasmtime_wasi_http::WasiBody>,
+    wordless: bool,
+    task: EndOnDrop,
+) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let wordless = wordless
+        || matches!(
+            parts.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        );
+    let body = ResponseBody::new(&parts.headers, body, task);
+    if wordless {
+        // No body goes over the wire, but the guest writes one: it is not to be cut off for that.
+        tokio::spawn(body.drain());
+        return Response::from_parts(parts, Body::default());
+    }
+    Response::from_parts(parts, Body::new(body))
+}
+
+/// Why a guest is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// For someone: counted among the requests.
+    Request,
+    /// To see whether it is healthy.
+    Probe,
+}
+
+/// What lives as long as one guest: counted at its beginning, accounted for at its end, however
+/// it ends (a task that is aborted only drops).
+pub(crate) struct Invocation {
+    pub(crate) replica: Arc<ReplicaInner>,
+    pub(crate) shared: Arc<Shared>,
+    kind: Kind,
+    _ticking: Ticking,
+    _admitted: Admitted,
+}
+
+impl Invocation {
+    pub(crate) fn begin(replica: &Arc<ReplicaInner>, kind: Kind, admitted: Admitted) -> Self {
+        if kind == Kind::Request {
+            replica.in_flight.fetch_add(1, Relaxed);
+        }
+        Self {
+            _ticking: replica.component.host.0.ticker.begin(),
+            _admitted: admitted,
+            shared: Shared::new(),
+            replica: Arc::clone(replica),
+            kind,
+        }
+    }
+
+    async fn run(self, deadline: Instant, request: Request<Body>) {
+        drive(&self.shared, deadline, async {
+            if let Some(bucket) = &self.replica.bucket {
+                settle(bucket, &self.replica.component.settings.meter).await;
+            }
+            guest::handle(&self, request).await;
+        })
+        .await;
+    }
+
+    /// A line of realm's own in the component's log.
+    pub(crate) fn log(&self, text: &str) {
+        let log = &self.replica.component.settings.log;
+        for line in text.lines() {
+            let line = printable(line.as_bytes());
+            log.line(self.replica.slot, LogStream::Agent, line);
+        }
+    }
+}
+
+impl Drop for Invocation {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // A mistake of the host's own: the caller gets an error, the next request a new guest.
+            self.shared.conclude(Outcome::StartFailed);
+        }
+        if self.kind == Kind::Probe {
+            return;
+        }
+        let meter = &self.replica.component.settings.meter;
+        meter.ran(self.shared.running());
+        // Whoever ends a guest early sets an outcome first, but for the client.
+        meter.ended(self.shared.outcome().unwrap_or(Outcome::Cancelled));
+        self.replica.in_flight.fetch_sub(1, Relaxed);
+    }
+}

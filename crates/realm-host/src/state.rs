@@ -1,0 +1,153 @@
+//! What one guest's store holds: its WASI contexts, as granted, and the host's side of its limits.
+//!
+//! Deny by default: a context is made empty, and only what the grants name is put in.
+
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+
+use realm_model::api::LogStream;
+use wasmtime::component::{Linker, ResourceTable};
+use wasmtime::{Engine, Result, Store};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::clock::Clock;
+use crate::component::{Inner, ReplicaInner};
+use crate::egress::Egress;
+use crate::invocation::{Rein, Shared, on_tick};
+use crate::limiter::Limiter;
+use crate::logs::Output;
+
+/// Bytes that a guest hands to the host in one call; wasmtime's own default is 128 MiB.
+const HOSTCALL_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Host resources of one instance (streams, headers, pollables, ..): a request takes about ten.
+const RESOURCES_MAX: usize = 10_000;
+/// Component-model handles of one instance.
+const HANDLES_MAX: usize = 20_000;
+/// In-memory bytes of one set of headers: about twice what they take on the wire.
+const FIELDS_BYTES_MAX: usize = 128 * 1024;
+/// Random bytes per call.
+const RANDOM_BYTES_MAX: u64 = 1024 * 1024;
+/// Fuel between two looks at a guest that makes no calls: at 10 G units per second 0.1 ms, so
+/// that the count is true to a tenth of a tick.
+const FUEL_INTERVAL: u64 = 1_000_000;
+
+/// The data of one store.
+pub(crate) struct State {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) rein: Rein,
+    limiter: Limiter,
+    table: ResourceTable,
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    egress: Egress,
+    vars: Arc<WasiConfigVariables>,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: &mut self.table,
+            hooks: &mut self.egress,
+        }
+    }
+}
+
+/// Everything that `interfaces::PROVIDED` lists.
+pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| {
+        WasiConfig::from(&*state.vars)
+    })?;
+    Ok(linker)
+}
+
+/// A store for one instance, armed: limits hold from the first instruction of its start.
+pub(crate) fn store(replica: &ReplicaInner, shared: Arc<Shared>) -> Result<Store<State>> {
+    let component = &replica.component;
+    let meter = &component.settings.meter;
+    let limits = &component.settings.limits;
+    let bytes_max = limits.memory_max_mb.saturating_mul(1024 * 1024);
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(RESOURCES_MAX);
+    let mut http = WasiHttpCtx::new();
+    http.set_field_size_limit(FIELDS_BYTES_MAX);
+    let state = State {
+        limiter: Limiter::new(bytes_max, Arc::clone(&shared), Arc::clone(meter)),
+        rein: Rein {
+            running_max: std::time::Duration::from_millis(limits.epoch_timeout_ms),
+            bucket: replica.bucket.clone(),
+            hogs: Arc::clone(&component.host.0.hogs),
+            meter: Arc::clone(meter),
+            fuel_left: u64::MAX,
+        },
+        table,
+        wasi: context(component, replica.slot)?,
+        http,
+        egress: Egress::new(Arc::clone(&component.egress), replica.slot),
+        vars: Arc::clone(&component.vars),
+        shared,
+    };
+    let mut store = Store::new(&component.engine, state);
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+    store.set_max_component_handles(HANDLES_MAX);
+    if replica.bucket.is_some() {
+        store.set_fuel(u64::MAX)?;
+        store.fuel_async_yield_interval(Some(FUEL_INTERVAL))?;
+    }
+    store.epoch_deadline_callback(on_tick);
+    store.set_epoch_deadline(1);
+    Ok(store)
+}
+
+/// The WASI context that the grants allow.
+fn context(component: &Inner, slot: u32) -> Result<WasiCtx> {
+    let grants = &component.settings.grants;
+    let log = &component.settings.log;
+    let clock = Clock(grants.clock);
+    let mut builder = WasiCtxBuilder::new();
+    builder
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .max_random_size(RANDOM_BYTES_MAX)
+        .wall_clock(clock)
+        .monotonic_clock(clock)
+        .stdout(Output::new(Arc::clone(log), slot, LogStream::Stdout))
+        .stderr(Output::new(Arc::clone(log), slot, LogStream::Stderr));
+    for (name, value) in &grants.env {
+        builder.env(name, value);
+    }
+    if !grants.args.is_empty() {
+        builder.arg(component.settings.name.as_str());
+        builder.args(&grants.args);
+    }
+    for dir in &component.dirs {
+        // By descriptor, not by name: what was checked at load is what is opened, whatever the
+        // path leads to by now.
+        let path = format!("/proc/self/fd/{}", dir.handle.as_raw_fd());
+        let permissions = if dir.writable {
+            FsPerms::ReadWrite
+        } else {
+            FsPerms::ReadOnly
+        };
+        builder.preopened_dir(path, &dir.guest, permissions)?;
+    }
+    Ok(builder.build())
+}

@@ -1,0 +1,248 @@
+//! Every limit, by a guest that goes beyond it, and what its neighbours notice: nothing.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::StreamBody;
+use realm_host::{Body, BoxError, Config, Host};
+use realm_test_guests as guests;
+
+use crate::harness::{eventually, get, guest, post};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn spin() {
+    let spin = guest(guests::SPIN)
+        .limits(|limits| limits.epoch_timeout_ms = 100)
+        .load();
+    let began = Instant::now();
+    assert_eq!(spin.refusal("/spin").await, ("epoch-timeout", 504));
+    assert!(began.elapsed() >= Duration::from_millis(100));
+    spin.ended("epoch-timeout").await;
+    let meter = spin.meter();
+    assert!(meter.wasm_exec_ms.sum_ms >= 100.0, "{meter:?}");
+    assert!(meter.epoch_preemptions > 10, "{meter:?}");
+    assert_eq!(spin.body("/").await, "hello\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn p3_spin() {
+    let spin = guest(guests::P3_SPIN)
+        .limits(|limits| limits.epoch_timeout_ms = 100)
+        .load();
+    assert_eq!(spin.refusal("/spin").await, ("epoch-timeout", 504));
+    assert_eq!(spin.body("/").await, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spinning_guest_is_ended_by_the_wall_as_well() {
+    for path in [guests::SPIN, guests::P3_SPIN] {
+        let spin = guest(path)
+            .limits(|limits| {
+                limits.epoch_timeout_ms = 60_000;
+                limits.wall_timeout_ms = 100;
+            })
+            .load();
+        assert_eq!(spin.refusal("/spin").await, ("wall-timeout", 504));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spinning_start_is_ended() {
+    let slow = guest(guests::SLOW_START)
+        .limits(|limits| limits.epoch_timeout_ms = 50)
+        .grants(|grants| drop(grants.env.insert("BURN_MS".into(), "60000".into())))
+        .load();
+    assert_eq!(slow.refusal("/").await, ("epoch-timeout", 504));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_healthy_guest_beside_spinning_ones_stays_quick() {
+    let host = Host::new(Config::default()).unwrap();
+    let spin = guest(guests::SPIN).limits(|limits| limits.epoch_timeout_ms = 60_000);
+    let spin = spin.load_into(&host).unwrap();
+    let hello = guest(guests::HELLO).load_into(&host).unwrap();
+    hello.body("/").await;
+    let mut spinning = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let replica = spin.replica.clone();
+        spinning.spawn(async move { replica.call(get("/spin")).await.map(drop) });
+    }
+    eventually(|| spin.replica.in_flight() == 32).await;
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let began = Instant::now();
+        assert_eq!(hello.body("/").await, "hello\n");
+        times.push(began.elapsed());
+    }
+    times.sort();
+    // 16 guests per worker at a tick each would take 16 ms for every step; taking turns, a few.
+    assert!(
+        times[100] < Duration::from_millis(30),
+        "median {:?}",
+        times[100]
+    );
+    assert_eq!(spin.replica.in_flight(), 32);
+    spinning.abort_all();
+    eventually(|| spin.replica.in_flight() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn memory_bomb() {
+    let bomb = guest(guests::MEMORY_BOMB)
+        .limits(|limits| limits.memory_max_mb = 16)
+        .load();
+    assert_eq!(bomb.refusal("/").await, ("memory-limit", 500));
+    bomb.ended("memory-limit").await;
+    let meter = bomb.meter();
+    assert!(meter.mem_peak_bytes <= 16 * 1024 * 1024, "{meter:?}");
+    assert!(meter.mem_peak_bytes > 14 * 1024 * 1024, "{meter:?}");
+    assert_eq!(meter.mem_current_bytes, 0);
+    // A guest that takes a refusal well is not ended for it.
+    let told = bomb.body("/grow").await;
+    let mib: u64 = told.split(' ').nth(2).unwrap().parse().unwrap();
+    assert!((14..=16).contains(&mib), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn handle_bomb() {
+    let bomb = guest(guests::HANDLE_BOMB).load();
+    assert_eq!(bomb.refusal("/").await, ("trap", 500));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_room_is_said_at_once() {
+    let park = guest(guests::PARK)
+        .limits(|limits| {
+            limits.max_concurrency = 2;
+            limits.wall_timeout_ms = 60_000;
+        })
+        .load();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        let replica = park.replica.clone();
+        calls.spawn(async move { replica.call(get("/?ms=60000")).await.map(drop) });
+    }
+    // Two run, two wait for a quarter of a second, the fifth is refused straight away.
+    let error = calls.join_next().await.unwrap().unwrap().unwrap_err();
+    assert_eq!(
+        (error.code, error.status, error.retry_after_s),
+        ("overloaded", 503, Some(1))
+    );
+    assert_eq!(park.replica.in_flight(), 2);
+    eventually(|| park.count("overloaded") == 3).await;
+    // Other replicas have room of their own.
+    let other = park.component.replica(8);
+    assert!(other.call(get("/?ms=1")).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instances_are_bounded_over_all_components() {
+    let park = guest(guests::PARK)
+        .config(|config| config.policy.instances_max = 2)
+        .load();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let replica = park.replica.clone();
+        calls.spawn(async move { replica.call(get("/?ms=60000")).await.map(drop) });
+    }
+    eventually(|| park.replica.in_flight() == 2).await;
+    assert_eq!(park.refusal("/?ms=1").await, ("overloaded", 503));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_body_has_a_size() {
+    for path in [guests::ECHO, guests::P3_ECHO, guests::NEVER_READS] {
+        let guest = guest(path)
+            .limits(|limits| limits.max_request_bytes = 1_000)
+            .load();
+        let answer = guest.send(post("/", vec![1; 1_000])).await.unwrap();
+        assert_eq!((answer.status, answer.broken), (200, None), "{path}");
+        // Announced: refused before anything runs.
+        let error = guest.send(post("/", vec![1; 1_001])).await.unwrap_err();
+        assert_eq!(
+            (error.code, error.status),
+            ("request-too-large", 413),
+            "{path}"
+        );
+    }
+}
+
+/// A body of pieces of 100 bytes that does not say how long it is.
+fn unannounced(pieces: usize) -> Body {
+    let frames = (0..pieces).map(|_| Ok::<_, BoxError>(Frame::data(Bytes::from(vec![1; 100]))));
+    Body::new(StreamBody::new(futures_util::stream::iter(frames)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_body_that_grows_too_large_ends_where_it_does() {
+    // Answers after the body was read: 413 in its place.
+    let compute = guest(guests::ECHO)
+        .limits(|limits| limits.max_request_bytes = 1_000)
+        .load();
+    let request = get("/").map(|_| unannounced(11));
+    match compute.send(request).await {
+        // The echo answers first, so its answer breaks off.
+        Ok(answer) => assert!(
+            answer.broken.is_some() && answer.body.len() <= 1_000,
+            "{answer:?}"
+        ),
+        Err(error) => assert_eq!((error.code, error.status), ("request-too-large", 413)),
+    }
+    let early = guest(guests::EARLY_ANSWER)
+        .limits(|limits| limits.max_request_bytes = 1_000)
+        .load();
+    let answer = early.send(get("/").map(|_| unannounced(11))).await.unwrap();
+    assert_eq!(answer.text(), "early\nread 1000 bytes\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fuel_suspends_and_never_kills() {
+    let compute = guest(guests::COMPUTE)
+        .limits(|limits| limits.fuel_per_sec = Some(u64::MAX / 4))
+        .load();
+    compute.body("/?n=1000000").await;
+    compute.ended("ok").await;
+    let cost = compute.meter().fuel_used;
+    // Three and a half such requests per second: the bucket holds a second's worth, so of five
+    // requests the last must wait.
+    let throttled = guest(guests::COMPUTE)
+        .limits(|limits| limits.fuel_per_sec = Some(cost * 7 / 2))
+        .load();
+    let began = Instant::now();
+    for _ in 0..6 {
+        throttled.body("/?n=1000000").await;
+    }
+    let elapsed = began.elapsed();
+    eventually(|| throttled.count("ok") == 6).await;
+    let meter = throttled.meter();
+    // After five requests the debt is 1.5 of them: 0.43 s.
+    assert!(
+        elapsed > Duration::from_millis(350),
+        "{elapsed:?} {meter:?}"
+    );
+    assert!(meter.throttled_ms > 350, "{meter:?}");
+    assert!(
+        meter.fuel_used.abs_diff(cost * 6) < cost / 2,
+        "{} {cost}",
+        meter.fuel_used
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spinning_guest_without_fuel_stands_still() {
+    for path in [guests::SPIN, guests::P3_SPIN] {
+        let spin = guest(path)
+            .limits(|limits| {
+                limits.fuel_per_sec = Some(1_000_000);
+                limits.wall_timeout_ms = 600;
+            })
+            .load();
+        // Its running time never reaches the limit: it is suspended within a few ticks.
+        assert_eq!(spin.refusal("/spin").await, ("wall-timeout", 504));
+        spin.ended("wall-timeout").await;
+        let meter = spin.meter();
+        assert!(meter.wasm_exec_ms.sum_ms < 150.0, "{path} {meter:?}");
+        assert!(meter.throttled_ms > 300, "{path} {meter:?}");
+    }
+}

@@ -1,0 +1,28 @@
+//! Runs every guest of tests/guests through the host.
+//!
+//! A guest without a test of its own name does not compile here.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod answers;
+mod denied;
+mod ends;
+mod harness;
+mod health;
+mod limits;
+mod outbound;
+
+use answers::*;
+use denied::*;
+use ends::*;
+use health::*;
+use limits::*;
+use outbound::*;
+
+macro_rules! assert_test_exists {
+    ($name:ident) => {
+        const _: fn() = $name;
+    };
+}
+
+realm_test_guests::foreach_guest!(assert_test_exists);

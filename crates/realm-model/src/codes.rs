@@ -1,0 +1,46 @@
+//! The codes of problems in `realm.toml` and `node.toml`: a closed list of stable spellings.
+//!
+//! Scripts, editors and tests depend on the spelling; docs/manifest.md prints [`ALL`]. Not the
+//! codes of refused entries: those are [`crate::refusal`].
+
+macro_rules! codes {
+    ($($name:ident = $spelling:literal, $severity:literal, $meaning:literal;)*) => {
+        $(#[doc = $meaning] pub const $name: &str = $spelling;)*
+
+        /// Every code: spelling, `error` or `warning`, meaning.
+        pub const ALL: &[(&str, &str, &str)] = &[$(($spelling, $severity, $meaning)),*];
+    };
+}
+
+codes! {
+    SYNTAX = "syntax", "error", "the text is not TOML";
+    DUPLICATE_KEY = "duplicate-key", "error", "a key or a table is written twice";
+    TOO_LARGE = "too-large", "error", "the text, a list or a value is larger than its cap";
+    TOO_MANY_PROBLEMS = "too-many-problems", "error", "there are more problems than are shown";
+    UNKNOWN_KEY = "unknown-key", "error", "no such key here";
+    MISSING_KEY = "missing-key", "error", "a key that must be there is absent";
+    WRONG_TYPE = "wrong-type", "error", "a value of another type was expected";
+    OUT_OF_RANGE = "out-of-range", "error", "a number is outside the allowed range";
+    BAD_NAME = "bad-name", "error", "a name of a component, node, tag or secret has a character it may not have, or is too long";
+    BAD_VALUE = "bad-value", "error", "a text is not of the form that was expected";
+    BAD_KEY = "bad-key", "error", "not an Ed25519 public key";
+    BAD_SOURCE = "bad-source", "error", "not a source";
+    PIN_REQUIRED = "pin-required", "error", "a source over http or https carries no digest";
+    UNKNOWN_WORLD = "unknown-world", "error", "a world that realm does not run";
+    SERVE_MISMATCH = "serve-mismatch", "error", "`serve` asks for what `world` cannot do";
+    BAD_OUTBOUND = "bad-outbound", "error", "not a rule of `allowed_outbound`";
+    BAD_DIR = "bad-dir", "error", "not a directory grant";
+    BAD_PATH = "bad-path", "error", "not a path of a route";
+    BAD_HOST = "bad-host", "error", "not a host of a route";
+    BAD_ADDRESS = "bad-address", "error", "not an address of a node";
+    BAD_SECRET = "bad-secret", "error", "a secret that is not a ciphertext";
+    DUPLICATE_VALUE = "duplicate-value", "error", "a list names one thing twice";
+    DUPLICATE_ROUTE = "duplicate-route", "error", "one host and path is routed twice on the same nodes";
+    REPLICAS_DISAGREE = "replicas-disagree", "error", "two routes of one component on the same nodes name different replicas";
+    UNKNOWN_COMPONENT = "unknown-component", "error", "a route names a component that is not under `[components]`";
+    UNKNOWN_SECRET = "unknown-secret", "error", "a component names a secret that is not under `[secrets]`";
+    UNLISTED_NODE = "unlisted-node", "warning", "routes for a node that is not under `[nodes]`";
+    UNLISTED_TAG = "unlisted-tag", "warning", "routes for a tag that no node under `[nodes]` has";
+    ADDRESS_SPELLING = "address-spelling", "warning", "an address is understood, but has another proper spelling";
+    NO_EFFECT = "no-effect", "warning", "a key has no effect beside the others";
+}

@@ -1,0 +1,604 @@
+//! Entries: each kind reads back as signed, each refusal has its code, and no byte can change.
+
+use proptest::prelude::*;
+
+use super::wire::{Envelope, RawPayload, decode, encode, envelope, signed_message};
+use super::*;
+use crate::refusal::RefusalCode;
+
+/// A realm of two owners, and the place after its genesis.
+struct Realm {
+    owners: [SecretKey; 2],
+    keys: Vec<PublicKey>,
+    id: RealmId,
+    head: Head,
+    threshold: u32,
+}
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_seed(&[seed; 32])
+}
+
+fn digest(seed: u8) -> Digest {
+    Digest::from_bytes([seed; 32])
+}
+
+fn realm() -> Realm {
+    let (id, _) = found_realm(&key(1), [9; 32], 1_700_000_000);
+    Realm {
+        owners: [key(1), key(2)],
+        keys: vec![key(1).public(), key(2).public()],
+        id,
+        head: Head {
+            seq: 6,
+            hash: digest(6),
+        },
+        threshold: 1,
+    }
+}
+
+impl Realm {
+    fn trust(&self) -> Trust<'_> {
+        Trust {
+            realm: self.id,
+            chain: ChainId::Default,
+            head: self.head,
+            keys: &self.keys,
+            threshold: self.threshold,
+        }
+    }
+
+    /// The payload that follows the head.
+    fn next(&self, body: Body) -> Payload {
+        Payload {
+            seq: self.head.seq.wrapping_add(1),
+            prev: self.head.hash,
+            authority: Head {
+                seq: 3,
+                hash: digest(3),
+            },
+            created_unix_s: 1_700_000_000,
+            body,
+        }
+    }
+
+    fn signed(&self, payload: &Payload) -> Vec<u8> {
+        payload.sign(self.id, ChainId::Default, &self.owners[0])
+    }
+
+    fn check(&self, bytes: &[u8], expected: Result<(), RefusalCode>) {
+        let seen = VerifiedEntry::verify(bytes, &self.trust());
+        let seen = seen.map(|entry| assert_eq!(entry.bytes(), bytes));
+        assert_eq!(seen.map_err(|refusal| refusal.code), expected);
+    }
+}
+
+fn restart() -> Body {
+    Body::Restart(RestartBody {
+        component: "orders".parse().expect("a name"),
+        nodes: vec!["bm-01".parse().expect("a name")],
+    })
+}
+
+fn bodies() -> Vec<Body> {
+    vec![
+        Body::Genesis(Genesis {
+            owners: vec![key(1).public()],
+            threshold: 1,
+            nonce: digest(1),
+        }),
+        Body::ApproveNode(ApproveNode {
+            key: key(3).public(),
+            name: "bm-01".parse().expect("a name"),
+            tags: vec!["metal".to_owned()],
+        }),
+        Body::RevokeNode(RevokeNode {
+            key: key(3).public(),
+        }),
+        Body::Manifest(ManifestBody {
+            manifest: "version = 1\n".to_owned(),
+            lock: "version = 1\n".to_owned(),
+        }),
+        Body::Push(PushBody {
+            component: "orders".parse().expect("a name"),
+            manifest: digest(4),
+            lock: "version = 2\n".to_owned(),
+        }),
+        restart(),
+    ]
+}
+
+#[test]
+fn each_kind_reads_back_as_it_was_signed() {
+    let realm = realm();
+    for body in bodies() {
+        let payload = realm.next(body);
+        let bytes = realm.signed(&payload);
+        let entry = VerifiedEntry::verify(&bytes, &realm.trust()).expect("signed by an owner");
+        assert_eq!(entry.payload(), &payload);
+        assert_eq!(entry.bytes(), bytes);
+        assert_eq!(entry.chain(), ChainId::Default);
+        assert_eq!(entry.signers(), [realm.keys[0]]);
+        let hash = Digest::of(&payload.to_bytes());
+        assert_eq!(entry.head(), Head { seq: 7, hash });
+    }
+}
+
+#[test]
+fn a_genesis_founds_the_realm_that_it_names() {
+    let (id, bytes) = found_realm(&key(1), [9; 32], 5);
+    let entry = VerifiedEntry::genesis(&bytes, None).expect("its own realm");
+    assert_eq!(entry.head(), id.origin());
+    assert_eq!(entry.chain(), ChainId::Authority);
+    assert!(VerifiedEntry::genesis(&bytes, Some(id)).is_ok());
+    let (other, _) = found_realm(&key(1), [8; 32], 5);
+    assert_ne!(id, other, "the nonce tells two realms of one owner apart");
+    let refusal = VerifiedEntry::genesis(&bytes, Some(other)).expect_err("another realm");
+    assert_eq!(refusal.code, RefusalCode::WrongRealm);
+    assert_eq!(id.to_string().parse(), Ok(id));
+}
+
+/// A genesis with one thing changed, signed by these keys for the realm that it makes.
+fn genesis(change: impl FnOnce(&mut Payload), signers: &[u8], chain: ChainId) -> Vec<u8> {
+    let zero = digest(0);
+    let mut payload = Payload {
+        seq: 0,
+        prev: zero,
+        authority: Head { seq: 0, hash: zero },
+        created_unix_s: 5,
+        body: Body::Genesis(Genesis {
+            owners: vec![key(1).public(), key(2).public()],
+            threshold: 2,
+            nonce: digest(9),
+        }),
+    };
+    change(&mut payload);
+    let id = RealmId::new(Digest::of(&payload.to_bytes()));
+    let message = payload.message(id, chain);
+    let signatures: Vec<_> = signers
+        .iter()
+        .map(|seed| (key(*seed).public(), key(*seed).sign(&message)))
+        .collect();
+    payload.with_signatures(id, chain, &signatures)
+}
+
+#[test]
+fn a_genesis_is_refused_if_it_cannot_vouch_for_itself() {
+    let check = |bytes: &[u8], expected: Option<RefusalCode>| {
+        let seen = VerifiedEntry::genesis(bytes, None).err();
+        assert_eq!(seen.map(|refusal| refusal.code), expected);
+    };
+    let owners = |owners: Vec<PublicKey>, threshold| {
+        move |payload: &mut Payload| {
+            payload.body = Body::Genesis(Genesis {
+                owners,
+                threshold,
+                nonce: digest(9),
+            });
+        }
+    };
+    let one = key(1).public();
+    let authority = ChainId::Authority;
+    check(&genesis(|_| {}, &[1, 2], authority), None);
+    check(
+        &genesis(|_| {}, &[1], authority),
+        Some(RefusalCode::WrongOwner),
+    );
+    check(
+        &genesis(|_| {}, &[1, 1], authority),
+        Some(RefusalCode::WrongOwner),
+    );
+    check(
+        &genesis(|_| {}, &[3, 4], authority),
+        Some(RefusalCode::WrongOwner),
+    );
+    check(
+        &genesis(|_| {}, &[], authority),
+        Some(RefusalCode::Unsigned),
+    );
+    check(
+        &genesis(|_| {}, &[1, 2], ChainId::Default),
+        Some(RefusalCode::Malformed),
+    );
+    check(
+        &genesis(|payload| payload.seq = 1, &[1, 2], authority),
+        Some(RefusalCode::Malformed),
+    );
+    check(
+        &genesis(|payload| payload.body = restart(), &[1, 2], authority),
+        Some(RefusalCode::Malformed),
+    );
+    check(
+        &genesis(owners(Vec::new(), 0), &[1], authority),
+        Some(RefusalCode::Malformed),
+    );
+    check(
+        &genesis(owners(vec![one], 0), &[1], authority),
+        Some(RefusalCode::Malformed),
+    );
+    check(
+        &genesis(owners(vec![one], 2), &[1], authority),
+        Some(RefusalCode::Malformed),
+    );
+    check(
+        &genesis(owners(vec![one; 17], 1), &[1], authority),
+        Some(RefusalCode::Malformed),
+    );
+    // Two places for one owner are not two owners.
+    check(
+        &genesis(owners(vec![one, one], 2), &[1, 1], authority),
+        Some(RefusalCode::WrongOwner),
+    );
+}
+
+#[test]
+fn signatures_are_those_of_owners_over_these_bytes() {
+    let realm = realm();
+    let payload = realm.next(restart());
+    let sign = |signatures: &[(PublicKey, Signature)]| {
+        payload.with_signatures(realm.id, ChainId::Default, signatures)
+    };
+    let by = |seed: u8| {
+        let message = payload.message(realm.id, ChainId::Default);
+        (key(seed).public(), key(seed).sign(&message))
+    };
+    realm.check(&sign(&[by(1)]), Ok(()));
+    realm.check(&sign(&[by(1), by(2)]), Ok(()));
+    realm.check(&sign(&[]), Err(RefusalCode::Unsigned));
+    realm.check(&sign(&[by(3)]), Err(RefusalCode::WrongOwner));
+    // The name of an owner over the signature of another.
+    realm.check(
+        &sign(&[(key(1).public(), by(2).1)]),
+        Err(RefusalCode::BadSignature),
+    );
+    // One good signature does not carry a bad one of an owner.
+    realm.check(
+        &sign(&[by(1), (key(2).public(), by(1).1)]),
+        Err(RefusalCode::BadSignature),
+    );
+    realm.check(&sign(&[by(1); 17]), Err(RefusalCode::Malformed));
+    // Signed for another realm or chain, in an envelope of this one.
+    let (other, _) = found_realm(&key(1), [8; 32], 5);
+    for (id, chain) in [(other, ChainId::Default), (realm.id, ChainId::Authority)] {
+        let signature = key(1).sign(&payload.message(id, chain));
+        realm.check(
+            &sign(&[(key(1).public(), signature)]),
+            Err(RefusalCode::BadSignature),
+        );
+    }
+}
+
+#[test]
+fn a_threshold_counts_owners_not_signatures() {
+    let realm = Realm {
+        threshold: 2,
+        ..realm()
+    };
+    let payload = realm.next(restart());
+    let message = payload.message(realm.id, ChainId::Default);
+    let by = |seed: u8| (key(seed).public(), key(seed).sign(&message));
+    let check = |signatures: &[(PublicKey, Signature)], expected| {
+        realm.check(
+            &payload.with_signatures(realm.id, ChainId::Default, signatures),
+            expected,
+        );
+    };
+    check(&[by(1), by(2)], Ok(()));
+    check(&[by(2), by(1)], Ok(()));
+    check(&[by(1)], Err(RefusalCode::WrongOwner));
+    check(&[by(1), by(1)], Err(RefusalCode::WrongOwner));
+    check(&[by(1), by(3)], Err(RefusalCode::WrongOwner));
+}
+
+#[test]
+fn a_threshold_of_none_still_asks_for_one() {
+    let realm = Realm {
+        threshold: 0,
+        ..realm()
+    };
+    let payload = realm.next(restart());
+    realm.check(
+        &payload.sign(realm.id, ChainId::Default, &key(3)),
+        Err(RefusalCode::WrongOwner),
+    );
+    realm.check(&realm.signed(&payload), Ok(()));
+}
+
+#[test]
+fn an_entry_is_for_one_realm_and_one_chain() {
+    let realm = realm();
+    let payload = realm.next(restart());
+    let (other, _) = found_realm(&key(1), [8; 32], 5);
+    let bytes = payload.sign(other, ChainId::Default, &realm.owners[0]);
+    realm.check(&bytes, Err(RefusalCode::WrongRealm));
+    let bytes = payload.sign(realm.id, ChainId::Authority, &realm.owners[0]);
+    realm.check(&bytes, Err(RefusalCode::WrongChain));
+    let bytes = change(&realm.signed(&payload), |envelope| {
+        envelope.chain = "staging".to_owned()
+    });
+    realm.check(&bytes, Err(RefusalCode::WrongChain));
+}
+
+#[test]
+fn an_entry_stands_right_behind_the_head() {
+    let mut realm = realm();
+    let check = |realm: &Realm, seq, prev, expected| {
+        let payload = Payload {
+            seq,
+            prev,
+            ..realm.next(restart())
+        };
+        realm.check(&realm.signed(&payload), expected);
+    };
+    let hash = realm.head.hash;
+    check(&realm, 7, hash, Ok(()));
+    check(&realm, 7, digest(5), Err(RefusalCode::WrongParent));
+    for seq in [8, 1_000, u64::MAX] {
+        check(&realm, seq, hash, Err(RefusalCode::Gap));
+    }
+    for seq in [0, 5, 6] {
+        check(&realm, seq, hash, Err(RefusalCode::Stale));
+    }
+    // The entry that is the head is a replay; one before it is stale.
+    let payload = realm.next(restart());
+    let bytes = realm.signed(&payload);
+    realm.head = VerifiedEntry::verify(&bytes, &realm.trust())
+        .expect("the next one")
+        .head();
+    realm.check(&bytes, Err(RefusalCode::Replayed));
+    realm.head.seq += 1;
+    realm.check(&bytes, Err(RefusalCode::Stale));
+    // The end of the numbers is no way around.
+    realm.head = Head {
+        seq: u64::MAX,
+        hash,
+    };
+    for seq in [0, 1, u64::MAX] {
+        check(&realm, seq, hash, Err(RefusalCode::Stale));
+    }
+}
+
+#[test]
+fn the_same_payload_under_other_signatures_is_a_replay() {
+    let mut realm = realm();
+    let payload = realm.next(restart());
+    let bytes = realm.signed(&payload);
+    realm.head = VerifiedEntry::verify(&bytes, &realm.trust())
+        .expect("the next one")
+        .head();
+    let again = payload.sign(realm.id, ChainId::Default, &realm.owners[1]);
+    realm.check(&again, Err(RefusalCode::Replayed));
+}
+
+#[test]
+fn what_is_too_large_is_not_even_parsed() {
+    let realm = realm();
+    realm.check(&vec![0; ENTRY_BYTES_MAX + 1], Err(RefusalCode::Oversized));
+    realm.check(&vec![0; ENTRY_BYTES_MAX], Err(RefusalCode::Malformed));
+    let of_size = |size: usize| {
+        realm.signed(&realm.next(Body::Manifest(ManifestBody {
+            manifest: "#".repeat(size),
+            lock: String::new(),
+        })))
+    };
+    let overhead = of_size(ENTRY_BYTES_MAX / 2).len() - ENTRY_BYTES_MAX / 2;
+    let largest = of_size(ENTRY_BYTES_MAX - overhead);
+    assert_eq!(largest.len(), ENTRY_BYTES_MAX);
+    realm.check(&largest, Ok(()));
+    realm.check(
+        &of_size(ENTRY_BYTES_MAX - overhead + 1),
+        Err(RefusalCode::Oversized),
+    );
+}
+
+/// The entry with its envelope changed, in the one encoding.
+fn change(bytes: &[u8], change: impl FnOnce(&mut Envelope)) -> Vec<u8> {
+    let mut envelope: Envelope = decode(bytes, "entry").expect("an entry");
+    change(&mut envelope);
+    encode(&envelope)
+}
+
+/// A payload of raw parts, signed by an owner.
+fn raw(realm: &Realm, change: impl FnOnce(&mut RawPayload)) -> Vec<u8> {
+    let bytes = realm.next(restart()).to_bytes();
+    let mut raw: RawPayload = decode(&bytes, "payload").expect("a payload");
+    change(&mut raw);
+    sign_bytes(realm, &encode(&raw))
+}
+
+fn sign_bytes(realm: &Realm, payload: &[u8]) -> Vec<u8> {
+    let message = signed_message(realm.id.digest(), ChainId::Default.as_str(), payload);
+    let signature = realm.owners[0].sign(&message);
+    envelope(
+        realm.id,
+        ChainId::Default,
+        payload,
+        &[(realm.keys[0], signature)],
+    )
+}
+
+#[test]
+fn what_this_version_does_not_know_asks_for_a_newer_one() {
+    let realm = realm();
+    realm.check(
+        &raw(&realm, |raw| raw.kind = 19),
+        Err(RefusalCode::NeedsNewerAgent),
+    );
+    realm.check(
+        &raw(&realm, |raw| raw.kind = u32::MAX),
+        Err(RefusalCode::NeedsNewerAgent),
+    );
+    // A kind of the future that stands in the wrong place is refused for its place.
+    let bytes = raw(&realm, |raw| {
+        raw.kind = 19;
+        raw.seq = 9;
+    });
+    realm.check(&bytes, Err(RefusalCode::Gap));
+    let bytes = realm.signed(&realm.next(restart()));
+    realm.check(
+        &change(&bytes, |envelope| envelope.format = 2),
+        Err(RefusalCode::NeedsNewerAgent),
+    );
+    // A format may have another shape: an array of the number alone.
+    realm.check(&[0x81, 2], Err(RefusalCode::NeedsNewerAgent));
+    realm.check(&[0x81, 1], Err(RefusalCode::Malformed));
+}
+
+#[test]
+fn what_an_owner_signed_must_still_be_an_entry() {
+    let realm = realm();
+    for payload in [b"".as_slice(), b"\x80", b"\xff", b"not cbor"] {
+        realm.check(&sign_bytes(&realm, payload), Err(RefusalCode::Malformed));
+    }
+    realm.check(
+        &raw(&realm, |raw| raw.body = vec![0x80].into()),
+        Err(RefusalCode::Malformed),
+    );
+    realm.check(
+        &raw(&realm, |raw| raw.body.push(0)),
+        Err(RefusalCode::Malformed),
+    );
+    let mut trailing = realm.next(restart()).to_bytes();
+    trailing.push(0xf6);
+    realm.check(&sign_bytes(&realm, &trailing), Err(RefusalCode::Malformed));
+    // Names inside are checked as everywhere.
+    let bad_name = minicbor::to_vec(("a/b", Vec::<&str>::new())).expect("encodes");
+    realm.check(
+        &raw(&realm, |raw| raw.body = bad_name.into()),
+        Err(RefusalCode::Malformed),
+    );
+    // A field of the future must not be read over.
+    let more = minicbor::to_vec(("orders", Vec::<&str>::new(), 1)).expect("encodes");
+    realm.check(
+        &raw(&realm, |raw| raw.body = more.into()),
+        Err(RefusalCode::Malformed),
+    );
+}
+
+#[test]
+fn an_entry_has_one_encoding() {
+    let realm = realm();
+    let bytes = realm.signed(&realm.next(restart()));
+    realm.check(&bytes, Ok(()));
+    let mut trailing = bytes.clone();
+    trailing.push(0);
+    realm.check(&trailing, Err(RefusalCode::Malformed));
+    for end in 0..bytes.len() {
+        realm.check(&bytes[..end], Err(RefusalCode::Malformed));
+    }
+    // Nothing of these is covered by the signature; each decodes to the same entry.
+    assert_eq!(bytes[..2], [0x85, 0x01], "an array of five, format 1");
+    let longer_length = [&[0x98, 5], &bytes[1..]].concat();
+    let longer_number = [&[0x85, 0x18, 0x01], &bytes[2..]].concat();
+    let indefinite = [&[0x9f], &bytes[1..], &[0xff]].concat();
+    let another_field = [&[0x86], &bytes[1..], &[0x00]].concat();
+    for twin in [longer_length, longer_number, indefinite, another_field] {
+        let decoded: Envelope = minicbor::decode(&twin).expect("the same entry");
+        assert_eq!(encode(&decoded), bytes);
+        realm.check(&twin, Err(RefusalCode::Malformed));
+    }
+}
+
+#[test]
+fn no_bit_of_an_entry_can_change() {
+    let realm = realm();
+    for body in bodies() {
+        let bytes = realm.signed(&realm.next(body));
+        for at in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1 << bit;
+                let refused = VerifiedEntry::verify(&changed, &realm.trust());
+                assert!(refused.is_err(), "bit {bit} of byte {at}");
+            }
+        }
+    }
+    let (_, bytes) = found_realm(&key(1), [9; 32], 5);
+    for at in 0..bytes.len() {
+        for bit in 0..8 {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1 << bit;
+            assert!(
+                VerifiedEntry::genesis(&changed, None).is_err(),
+                "bit {bit} of byte {at}"
+            );
+        }
+    }
+}
+
+/// Stored formats stay readable: these bytes were written by the first version of format 1.
+#[test]
+fn format_1_stays_as_it_is() {
+    let realm = realm();
+    let fixture = include_str!("../../tests/fixtures/entries-format-1.txt");
+    let lines: Vec<(&str, &str)> = fixture
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .collect();
+    let (genesis, written) = (lines[0], found_realm(&key(1), [9; 32], 1_700_000_000));
+    assert_eq!(genesis, ("genesis", hex(&written.1).as_str()));
+    let read = VerifiedEntry::genesis(&unhex(genesis.1), None).expect("a genesis");
+    assert_eq!(read.head(), realm.id.origin());
+    assert_eq!(lines.len(), bodies().len());
+    for ((kind, line), body) in lines.into_iter().zip(bodies()).skip(1) {
+        let payload = realm.next(body);
+        let read = VerifiedEntry::verify(&unhex(line), &realm.trust()).expect("an entry");
+        assert_eq!((read.payload(), kind), (&payload, payload.body.kind()));
+        assert_eq!(hex(&realm.signed(&payload)), line, "{kind}");
+    }
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks_exact(2);
+    digits
+        .map(|pair| std::str::from_utf8(pair).expect("ASCII"))
+        .map(|pair| u8::from_str_radix(pair, 16).expect("hex"))
+        .collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let realm = realm();
+        prop_assert!(VerifiedEntry::verify(&bytes, &realm.trust()).is_err());
+        prop_assert!(VerifiedEntry::genesis(&bytes, None).is_err());
+    }
+
+    #[test]
+    fn any_signed_bytes_give_an_answer(payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let realm = realm();
+        prop_assert!(VerifiedEntry::verify(&sign_bytes(&realm, &payload), &realm.trust()).is_err());
+    }
+
+    #[test]
+    fn any_signed_body_gives_an_answer(kind in prop_oneof![0u32..4, 15u32..20], body in proptest::collection::vec(any::<u8>(), 0..120)) {
+        let realm = realm();
+        let bytes = raw(&realm, |raw| {
+            raw.kind = kind;
+            raw.body = body.into();
+        });
+        if let Ok(entry) = VerifiedEntry::verify(&bytes, &realm.trust()) {
+            prop_assert_eq!(entry.bytes(), bytes);
+        }
+    }
+
+    #[test]
+    fn a_changed_entry_is_refused(
+        kind in 0usize..6,
+        at in any::<prop::sample::Index>(),
+        cut in 0usize..9,
+        with in proptest::collection::vec(any::<u8>(), 0..9),
+    ) {
+        let realm = realm();
+        let bytes = realm.signed(&realm.next(bodies().swap_remove(kind)));
+        let mut changed = bytes.clone();
+        let start = at.index(bytes.len());
+        changed.splice(start..(start + cut).min(bytes.len()), with);
+        prop_assume!(changed != bytes);
+        prop_assert!(VerifiedEntry::verify(&changed, &realm.trust()).is_err());
+    }
+}

@@ -1,0 +1,390 @@
+//! The keys of `realm.toml`: the one table behind the reader, the JSON schema and the reference.
+//!
+//! A key that is not here does not exist. What a value *means* is in `read` and the value parsers.
+
+use super::REPLICAS_MAX;
+use crate::limits;
+use crate::section::{Absent, Form, Key, Kind, Section};
+
+const NAME: Form = Form {
+    expected: "a name of letters, digits, `-` and `_`",
+    pattern: "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$",
+    example: "orders",
+};
+const NODE_NAME: Form = Form {
+    expected: "a name of letters, digits, `-`, `_` and `.`",
+    pattern: "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+    example: "bm-01",
+};
+const ANY: Form = Form {
+    expected: "any text",
+    pattern: "",
+    example: "info",
+};
+
+/// The whole file.
+pub static ROOT: Section = Section {
+    title: "realm.toml",
+    doc: "The whole file.",
+    keys: &[
+        Key {
+            name: "version",
+            kind: Kind::Integer {
+                min: 1,
+                // TOML integers have 64 bits with a sign.
+                max: i64::MAX as u64,
+            },
+            absent: Absent::Means("the last version plus one"),
+            doc: "Version of the desired state; must be greater than the one in force",
+        },
+        Key {
+            name: "owner",
+            kind: Kind::Table(&OWNER),
+            absent: Absent::Means("whoever the realm says owns it"),
+            doc: "Who may apply this file",
+        },
+        Key {
+            name: "nodes",
+            kind: Kind::Named(NODE_NAME, &NODE),
+            absent: Absent::Means("no node is described"),
+            doc: "The machines",
+        },
+        Key {
+            name: "components",
+            kind: Kind::Named(NAME, &COMPONENT),
+            absent: Absent::Means("nothing runs"),
+            doc: "What runs",
+        },
+        Key {
+            name: "routing",
+            kind: Kind::Lists(
+                Form {
+                    expected: "a node's name, `tag:NAME` or `*`",
+                    pattern: "^(\\*|tag:[A-Za-z0-9][A-Za-z0-9_.-]{0,62}|[A-Za-z0-9][A-Za-z0-9_.-]{0,62})$",
+                    example: "bm-01",
+                },
+                &ROUTE,
+            ),
+            absent: Absent::Means("nothing is routed"),
+            doc: "Which component answers what, on which nodes, with how many replicas",
+        },
+        Key {
+            name: "secrets",
+            kind: Kind::TextTable(Form {
+                expected: "a ciphertext `age-encrypted:BASE64`",
+                pattern: "^age-encrypted:[A-Za-z0-9+/_=-]+$",
+                example: "age-encrypted:YWdlLWVuY3J5cHRpb24ub3JnL3Yx",
+            }),
+            absent: Absent::Means("no secrets"),
+            doc: "Ciphertexts by name; a component gets those that its `secrets` names",
+        },
+    ],
+};
+
+/// `[owner]`.
+pub static OWNER: Section = Section {
+    title: "[owner]",
+    doc: "Who may apply this file. A guard against applying it to another realm: what counts is the realm's own record of its owners.",
+    keys: &[Key {
+        name: "pubkey",
+        kind: Kind::Text(Form {
+            expected: "an Ed25519 public key, `ed25519:BASE58`",
+            pattern: "^ed25519:[1-9A-HJ-NP-Za-km-z]{32,44}$",
+            example: "ed25519:AKnL4NNf3DGWZJS6cPknBuEGnVsV4A4m5tgebLHaRSZ9",
+        }),
+        absent: Absent::Refused,
+        doc: "The owner's public key: `realm key show` prints it",
+    }],
+};
+
+/// `[nodes."NAME"]`.
+pub static NODE: Section = Section {
+    title: "[nodes.\"NAME\"]",
+    doc: "A machine, by the name that the owner approved its key under.",
+    keys: &[
+        Key {
+            name: "tags",
+            kind: Kind::Texts(NODE_NAME),
+            absent: Absent::Means("none"),
+            doc: "Tags for `routing.\"tag:NAME\"`",
+        },
+        Key {
+            name: "addr_hint",
+            kind: Kind::Text(Form {
+                expected: "a multiaddr like `/dns/bm-01.example.com/udp/443/quic-v1`",
+                pattern: "^/(dns|dns4|dns6|dnsaddr|ip4|ip6)/[^/]+/(udp|tcp)/[0-9]+(/quic(-v1)?)?(/p2p/[A-Za-z0-9]+)?$",
+                example: "/dns/bm-01.example.com/udp/443/quic-v1",
+            }),
+            absent: Absent::Means("the node is found by its peers"),
+            doc: "An address to try first",
+        },
+    ],
+};
+
+/// `[components.NAME]`.
+pub static COMPONENT: Section = Section {
+    title: "[components.NAME]",
+    doc: "A WASI component: where its bytes come from, what it may use, what it may reach.",
+    keys: &[
+        Key {
+            name: "source",
+            kind: Kind::Text(Form {
+                expected: "a source like `file:./build/orders.wasm`, or a URL with its `@sha256:` pin",
+                pattern: "^[A-Za-z][A-Za-z0-9]*:.+$",
+                example: "file:./build/orders.wasm",
+            }),
+            absent: Absent::Refused,
+            doc: "Where its bytes come from",
+        },
+        Key {
+            name: "world",
+            kind: Kind::Text(Form {
+                expected: "`wasi:http/proxy`, `wasi:http/service` or `wasi:cli/command`, with a version or without",
+                pattern: "^wasi:(http/proxy|http/service|cli/command)(@0\\.[23](\\.[0-9]{1,5})?)?$",
+                example: "wasi:http/proxy@0.2.6",
+            }),
+            absent: Absent::Means("what its bytes say"),
+            doc: "The world it was built for",
+        },
+        Key {
+            name: "serve",
+            kind: Kind::OneOf(&["http", "cgi", "socket", "job"]),
+            absent: Absent::Means("inferred from its exports; `realm inspect FILE` shows it"),
+            doc: "How it is invoked: an HTTP handler per request, a command per request, a command with a listening socket, or a command without a route",
+        },
+        Key {
+            name: "listen",
+            kind: Kind::Integer {
+                min: 1,
+                max: 65_535,
+            },
+            absent: Absent::Means("the guest reads the port from `PORT`"),
+            doc: "The port that a socket server listens on",
+        },
+        Key {
+            name: "args",
+            kind: Kind::Texts(ANY),
+            absent: Absent::Means("none"),
+            doc: "Command-line arguments after the component's name",
+        },
+        Key {
+            name: "dirs",
+            kind: Kind::Texts(Form {
+                expected: "`HOST::GUEST`, `HOST::GUEST::ro` or `HOST::GUEST::rw`",
+                pattern: "^/[^:]*(:[^:]+)*::/.*$",
+                example: "/srv/data::/data::rw",
+            }),
+            absent: Absent::Means("none"),
+            doc: "Host directories that the guest sees; without `::rw` it may only read. The node's `node.toml` must allow each",
+        },
+        Key {
+            name: "reuse",
+            kind: Kind::Boolean,
+            absent: Absent::Word("false"),
+            doc: "Whether one instance serves many requests; `false` keeps requests apart from one another",
+        },
+        Key {
+            name: "allowed_outbound",
+            kind: Kind::Texts(Form {
+                expected: "a rule `SCHEME://HOST[:PORT]`",
+                pattern: "^(\\*|[A-Za-z][A-Za-z0-9+.-]*)://[^/]+(/[0-9]+[^/]*)?$",
+                example: "https://idp.example.com",
+            }),
+            absent: Absent::Means("nothing is reachable"),
+            doc: "What it may connect to",
+        },
+        Key {
+            name: "memory_max_mb",
+            // A 32-bit guest cannot address more than 4 GiB.
+            kind: Kind::Integer { min: 1, max: 4_096 },
+            absent: Absent::Number(limits::MEMORY_MAX_MB),
+            doc: "MiB of linear memory and tables of one instance",
+        },
+        Key {
+            name: "fuel_per_sec",
+            // Below 1000 an empty request takes minutes; 10^12 is far above what any core executes.
+            kind: Kind::Integer {
+                min: 1_000,
+                max: 1_000_000_000_000,
+            },
+            absent: Absent::Means("not metered"),
+            doc: "Fuel per second and replica: about one unit per Wasm instruction. A guest that has used it up waits, it is not ended",
+        },
+        Key {
+            name: "epoch_timeout_ms",
+            // An invocation that runs longer than an hour is a job.
+            kind: Kind::Integer {
+                min: 1,
+                max: 3_600_000,
+            },
+            absent: Absent::Number(limits::EPOCH_TIMEOUT_MS),
+            doc: "Milliseconds that one invocation may run; waiting does not count",
+        },
+        Key {
+            name: "wall_timeout_ms",
+            // A week: nothing that takes longer should hang on one connection or one process.
+            kind: Kind::Integer {
+                min: 1,
+                max: 604_800_000,
+            },
+            absent: Absent::Number(limits::WALL_TIMEOUT_MS),
+            doc: "Milliseconds that one invocation may take, waiting included",
+        },
+        Key {
+            name: "max_concurrency",
+            kind: Kind::Integer {
+                min: 1,
+                max: 10_000,
+            },
+            absent: Absent::Number(limits::MAX_CONCURRENCY as u64),
+            doc: "Invocations at once per replica",
+        },
+        Key {
+            name: "max_request_bytes",
+            // 64 GiB: a film or a disk image, streamed.
+            kind: Kind::Integer {
+                min: 1,
+                max: 64 * 1024 * 1024 * 1024,
+            },
+            absent: Absent::Number(limits::MAX_REQUEST_BYTES),
+            doc: "Bytes of one request body",
+        },
+        Key {
+            name: "env",
+            kind: Kind::TextTable(ANY),
+            absent: Absent::Means("empty"),
+            doc: "Environment variables. Readable by whoever reads this file: secrets belong under `[secrets]`",
+        },
+        Key {
+            name: "vars",
+            kind: Kind::TextTable(ANY),
+            absent: Absent::Means("empty"),
+            doc: "Configuration that the guest reads through `wasi:config/store`",
+        },
+        Key {
+            name: "restart",
+            kind: Kind::OneOf(&["always", "on-failure", "never"]),
+            absent: Absent::Word("always"),
+            doc: "When a long-running guest is started again after it ends",
+        },
+        Key {
+            name: "health",
+            kind: Kind::TextOrTable(
+                Form {
+                    expected: "a path like `/healthz`, or `export`",
+                    pattern: "^(export|/[!-~]*)$",
+                    example: "/healthz",
+                },
+                &HEALTH,
+            ),
+            absent: Absent::Means("healthy once it is loaded"),
+            doc: "How its health is asked: a path that it answers, `export` for the function of `realm:app/health`, or a table",
+        },
+        Key {
+            name: "clock",
+            kind: Kind::OneOf(&["none", "coarse", "precise"]),
+            absent: Absent::Word("coarse"),
+            doc: "The clocks it sees: standing still, 1 ms resolution, or the machine's own",
+        },
+        Key {
+            name: "secrets",
+            kind: Kind::Texts(NODE_NAME),
+            absent: Absent::Means("none"),
+            doc: "Names under `[secrets]` that it may open",
+        },
+    ],
+};
+
+/// `health = { … }`.
+pub static HEALTH: Section = Section {
+    title: "health = { … }",
+    doc: "A health check in full. It names either `path` or `export = true`.",
+    keys: &[
+        Key {
+            name: "path",
+            kind: Kind::Text(Form {
+                expected: "a path like `/healthz`",
+                pattern: "^/[!-~]*$",
+                example: "/healthz",
+            }),
+            absent: Absent::Means("`export` must be `true`"),
+            doc: "GET this path: an answer from 200 to 399 is healthy",
+        },
+        Key {
+            name: "export",
+            kind: Kind::Boolean,
+            absent: Absent::Word("false"),
+            doc: "Call the exported function of `realm:app/health`",
+        },
+        Key {
+            name: "interval_ms",
+            kind: Kind::Integer {
+                min: 100,
+                max: 3_600_000,
+            },
+            absent: Absent::Number(10_000),
+            doc: "Milliseconds between questions",
+        },
+        Key {
+            name: "timeout_ms",
+            kind: Kind::Integer {
+                min: 1,
+                max: 60_000,
+            },
+            absent: Absent::Number(2_000),
+            doc: "Milliseconds after which no answer is a bad one; at most `interval_ms`",
+        },
+        Key {
+            name: "failures",
+            kind: Kind::Integer { min: 1, max: 100 },
+            absent: Absent::Number(3),
+            doc: "Bad answers in a row until a replica is unhealthy",
+        },
+    ],
+};
+
+/// One line of a list under `[routing]`.
+pub static ROUTE: Section = Section {
+    title: "routing.\"NAME\" = [{ … }]",
+    doc: "One route. The key is a node's name, `tag:NAME` for the nodes with a tag, or `*` for every node.",
+    keys: &[
+        Key {
+            name: "path",
+            kind: Kind::Text(Form {
+                expected: "a path like `/health`, or a prefix like `/auth/...`",
+                pattern: "^/[A-Za-z0-9/._~!$&'()+,;=:@*-]*$",
+                example: "/auth/...",
+            }),
+            absent: Absent::Refused,
+            doc: "`/auth/...` is `/auth`, `/auth/` and all below it; any other path is itself alone",
+        },
+        Key {
+            name: "host",
+            kind: Kind::Text(Form {
+                expected: "a host like `shop.example.com` or `*.example.com`",
+                pattern: "^(\\*\\.)?[^/*]+$",
+                example: "shop.example.com",
+            }),
+            absent: Absent::Means("every host"),
+            doc: "The host that a request must name, without a port; `*.example.com` is every name below `example.com`",
+        },
+        Key {
+            name: "component",
+            kind: Kind::Text(NAME),
+            absent: Absent::Refused,
+            doc: "The component that answers: a name under `[components]`",
+        },
+        Key {
+            name: "replicas",
+            kind: Kind::Integer {
+                min: 1,
+                max: REPLICAS_MAX as u64,
+            },
+            absent: Absent::Number(1),
+            doc: "Replicas of the component on each of these nodes; its other routes here may leave it out, and must not differ",
+        },
+    ],
+};
+
+/// Every section, in the order of the reference.
+pub static SECTIONS: [&Section; 6] = [&ROOT, &OWNER, &NODE, &COMPONENT, &HEALTH, &ROUTE];

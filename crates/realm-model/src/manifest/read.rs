@@ -1,0 +1,343 @@
+//! Reads a manifest: sections in an order in which each finds the names it refers to.
+//!
+//! Every problem is written down and reading goes on; [`super::parse`] decides whether the result
+//! is a manifest. Grammar of single values: the sibling modules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+use super::value::{ValueError, plain_name};
+use super::{COMPONENTS_MAX, Manifest, NodeSelector, NodeSpec, RouteSpec, keys};
+use super::{address, component, host, path};
+use crate::codes;
+use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, text_of, wrong_type};
+use crate::key::PublicKey;
+use crate::name::{ComponentName, NodeName};
+
+/// Routes of one selector, and nodes: a node's route table is searched per request.
+const ROUTES_MAX: usize = 10_000;
+
+const SECRET_PREFIX: &str = "age-encrypted:";
+
+/// Reads everything that can be read.
+pub(super) fn manifest(report: &mut Report<'_>, document: &DeTable<'_>) -> Manifest {
+    let root = Fields::root(report, document, &keys::ROOT);
+    let secrets = read_secrets(report, &root);
+    let nodes = read_nodes(report, &root);
+    // Names that are written, also of components that have other problems.
+    let mut names = BTreeSet::new();
+    let mut components = BTreeMap::new();
+    let entries = root.entries(report, "components");
+    if let Some(span) = root.key_span("components") {
+        fits(report, "components", entries.len(), COMPONENTS_MAX, span);
+    }
+    for (key, value) in entries.into_iter().take(COMPONENTS_MAX) {
+        let Some(name) = read_name::<ComponentName>(report, key) else {
+            continue;
+        };
+        names.insert(name.clone());
+        if let Some(spec) = component::read(report, key, value, &secrets.names) {
+            components.insert(name, spec);
+        }
+    }
+    let routing = read_routing(report, &root, &nodes, &names);
+    Manifest {
+        version: root.integer(report, "version"),
+        owner: read_owner(report, &root),
+        nodes,
+        components,
+        routing,
+        secrets: secrets.values,
+    }
+}
+
+/// A key that is a name.
+fn read_name<N: std::str::FromStr<Err = crate::name::NameError>>(
+    report: &mut Report<'_>,
+    key: &Spanned<DeString<'_>>,
+) -> Option<N> {
+    key.get_ref()
+        .parse()
+        .map_err(|error: crate::name::NameError| {
+            report.error(codes::BAD_NAME, key.span(), error.to_string(), None);
+        })
+        .ok()
+}
+
+fn read_owner(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Option<PublicKey> {
+    let value = root.value(report, "owner")?;
+    let place = root.key_span("owner")?;
+    let owner = Fields::open(report, value, &keys::OWNER, place, "")?;
+    owner.text(report, "pubkey", |text| {
+        text.parse().map_err(|error: crate::key::KeyError| {
+            // A secret key must not travel on into a terminal or a log.
+            if text.starts_with("ed25519-secret:") {
+                let hint = "keep it out of every file but its own, and make another: this one was written down";
+                return ValueError::new(codes::BAD_KEY, "this is a SECRET key, expected a public one")
+                    .hint(Some(hint));
+            }
+            let message = format!("`{}` is not a public key: {error}", cut(text));
+            ValueError::new(codes::BAD_KEY, message)
+                .hint(Some("`realm key show` prints the owner's key"))
+        })
+    })
+}
+
+fn read_nodes(report: &mut Report<'_>, root: &Fields<'_, '_>) -> BTreeMap<NodeName, NodeSpec> {
+    let entries = root.entries(report, "nodes");
+    if let Some(span) = root.key_span("nodes") {
+        fits(report, "nodes", entries.len(), ITEMS_MAX, span);
+    }
+    let mut nodes = BTreeMap::new();
+    for (key, value) in entries.into_iter().take(ITEMS_MAX) {
+        let name = read_name::<NodeName>(report, key);
+        let Some(node) = Fields::open(report, value, &keys::NODE, key.span(), key.get_ref()) else {
+            continue;
+        };
+        let tags = node.texts(report, "tags", |text| plain_name(text, "tag"));
+        let tags = component::without_duplicates(report, "tags", tags);
+        let addr_hint = read_addr_hint(report, &node);
+        if let Some(name) = name {
+            nodes.insert(name, NodeSpec { tags, addr_hint });
+        }
+    }
+    nodes
+}
+
+fn read_addr_hint(report: &mut Report<'_>, node: &Fields<'_, '_>) -> Option<String> {
+    let address = node.text(report, "addr_hint", address::parse_address)?;
+    if address.respelled {
+        report.warning(
+            codes::ADDRESS_SPELLING,
+            node.value_span("addr_hint"),
+            format!("understood as `{}`", address.proper),
+            Some(format!("write `addr_hint = \"{}\"`", address.proper)),
+        );
+    }
+    Some(address.proper)
+}
+
+struct Secrets {
+    values: BTreeMap<String, String>,
+    /// Names that are written, also of secrets that have other problems.
+    names: BTreeSet<String>,
+}
+
+fn read_secrets(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Secrets {
+    let mut secrets = Secrets {
+        values: BTreeMap::new(),
+        names: BTreeSet::new(),
+    };
+    for ((name, name_span), (value, span)) in root.text_table(report, "secrets") {
+        if let Err(error) = plain_name(&name, "secret") {
+            report.value_error(name_span, error);
+            continue;
+        }
+        secrets.names.insert(name.clone());
+        // The value stays out of the message: it may be the secret itself.
+        let base64 = value.strip_prefix(SECRET_PREFIX);
+        let is_ciphertext = base64.is_some_and(|base64| {
+            !base64.is_empty()
+                && base64
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=".contains(&byte))
+        });
+        if is_ciphertext {
+            secrets.values.insert(name, value);
+        } else {
+            let message = match base64 {
+                Some(_) => format!("what follows `{SECRET_PREFIX}` is not base64"),
+                None => {
+                    format!("a secret stands here in the clear, expected `{SECRET_PREFIX}BASE64`")
+                }
+            };
+            let hint = "write a ciphertext, never the secret itself: this file is signed and sent to every node".to_owned();
+            report.error(codes::BAD_SECRET, span, message, Some(hint));
+        }
+    }
+    secrets
+}
+
+/// What routes may refer to.
+struct Listed<'n> {
+    nodes: &'n BTreeMap<NodeName, NodeSpec>,
+    tags: BTreeSet<&'n str>,
+}
+
+fn read_routing(
+    report: &mut Report<'_>,
+    root: &Fields<'_, '_>,
+    nodes: &BTreeMap<NodeName, NodeSpec>,
+    components: &BTreeSet<ComponentName>,
+) -> BTreeMap<NodeSelector, Vec<RouteSpec>> {
+    let listed = Listed {
+        nodes,
+        tags: nodes
+            .values()
+            .flat_map(|node| node.tags.iter().map(String::as_str))
+            .collect(),
+    };
+    let mut routing = BTreeMap::new();
+    for (key, value) in root.entries(report, "routing") {
+        let selector = read_selector(report, key, &listed);
+        let routes = read_routes(report, key, value, components);
+        if let Some(selector) = selector {
+            routing.insert(selector, routes);
+        }
+    }
+    routing
+}
+
+fn read_selector(
+    report: &mut Report<'_>,
+    key: &Spanned<DeString<'_>>,
+    listed: &Listed<'_>,
+) -> Option<NodeSelector> {
+    let text = key.get_ref().as_ref();
+    if text == "*" {
+        return Some(NodeSelector::All);
+    }
+    if let Some(tag) = text.strip_prefix("tag:") {
+        let tag = plain_name(tag, "tag")
+            .map_err(|error| report.value_error(key.span(), error))
+            .ok()?;
+        if !listed.tags.contains(tag.as_str()) && !report.is_broken() {
+            let hint = report
+                .nearest(&tag, listed.tags.iter().copied())
+                .map(|near| format!("did you mean `tag:{near}`?"));
+            let message = format!("no node under `[nodes]` has the tag `{tag}`");
+            report.warning(codes::UNLISTED_TAG, key.span(), message, hint);
+        }
+        return Some(NodeSelector::Tag(tag));
+    }
+    let name = read_name::<NodeName>(report, key)?;
+    if !listed.nodes.contains_key(&name) && !report.is_broken() {
+        let hint = report
+            .nearest(text, listed.nodes.keys().map(NodeName::as_str))
+            .map(|near| format!("did you mean `{near}`?"));
+        let message = format!(
+            "node `{name}` is not under `[nodes]`: its routes wait until a node of that name is approved"
+        );
+        report.warning(codes::UNLISTED_NODE, key.span(), message, hint);
+    }
+    Some(NodeSelector::Node(name))
+}
+
+/// A route, and the replicas if they are written.
+struct Row {
+    route: RouteSpec,
+    replicas: Option<u32>,
+}
+
+fn read_routes(
+    report: &mut Report<'_>,
+    key: &Spanned<DeString<'_>>,
+    value: &Spanned<DeValue<'_>>,
+    components: &BTreeSet<ComponentName>,
+) -> Vec<RouteSpec> {
+    if let DeValue::Table(table) = value.get_ref() {
+        // One route without the list around it: the commonest slip here.
+        if table.contains_key("path") {
+            let hint = format!("write a list: `{:?} = [{{ … }}]`", cut(key.get_ref()));
+            wrong_type(report, value, "a list of routes", Some(hint));
+            return Vec::new();
+        }
+    }
+    let fields = rows(report, value, &keys::ROUTE, key.get_ref());
+    fits(report, key.get_ref(), fields.len(), ROUTES_MAX, key.span());
+    let mut seen = BTreeSet::new();
+    let mut replicas: BTreeMap<ComponentName, u32> = BTreeMap::new();
+    let mut routes = Vec::new();
+    for fields in fields.iter().take(ROUTES_MAX) {
+        let Some(row) = read_route(report, fields, components) else {
+            continue;
+        };
+        if !seen.insert((row.route.host.clone(), row.route.path.clone())) {
+            let host = row
+                .route
+                .host
+                .as_ref()
+                .map_or(String::new(), |host| format!(" of host `{host}`"));
+            let message = format!("`{}`{host} is routed twice here", row.route.path);
+            let span = fields.value_span("path");
+            report.error(codes::DUPLICATE_ROUTE, span, message, None);
+        }
+        check_replicas(report, fields, &row, &mut replicas);
+        routes.push(row);
+    }
+    routes
+        .into_iter()
+        .map(|row| RouteSpec {
+            replicas: replicas
+                .get(&row.route.component)
+                .copied()
+                .unwrap_or(row.route.replicas),
+            ..row.route
+        })
+        .collect()
+}
+
+/// Replicas are per node and component: routes may leave them out, and must not differ.
+fn check_replicas(
+    report: &mut Report<'_>,
+    fields: &Fields<'_, '_>,
+    row: &Row,
+    replicas: &mut BTreeMap<ComponentName, u32>,
+) {
+    let Some(count) = row.replicas else {
+        return;
+    };
+    let name = &row.route.component;
+    let first = *replicas.entry(name.clone()).or_insert(count);
+    if first != count {
+        report.error(
+            codes::REPLICAS_DISAGREE,
+            fields.value_span("replicas"),
+            format!("another route of `{name}` here says {first} replicas, this one {count}"),
+            Some("replicas are per node and component: write them on one route".to_owned()),
+        );
+    }
+}
+
+fn read_route(
+    report: &mut Report<'_>,
+    fields: &Fields<'_, '_>,
+    components: &BTreeSet<ComponentName>,
+) -> Option<Row> {
+    let path = fields.text(report, "path", path::route_path);
+    let host = fields.text(report, "host", host::route_host);
+    let replicas = fields.number_u32(report, "replicas");
+    let written = fields.key_span("replicas").is_some();
+    let component = read_component_name(report, fields, components);
+    Some(Row {
+        route: RouteSpec {
+            host,
+            path: path?,
+            component: component?,
+            replicas,
+        },
+        replicas: written.then_some(replicas),
+    })
+}
+
+fn read_component_name(
+    report: &mut Report<'_>,
+    fields: &Fields<'_, '_>,
+    components: &BTreeSet<ComponentName>,
+) -> Option<ComponentName> {
+    let value = fields.value(report, "component")?;
+    let (text, span) = text_of(report, value, "a component's name")?;
+    let known = text.parse().ok().filter(|name| components.contains(name));
+    if known.is_none() && !report.is_broken() {
+        let near = report.nearest(text, components.iter().map(ComponentName::as_str));
+        let hint = match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("add `[components.{}]`", cut(text)),
+        };
+        let message = format!("no component `{}` under `[components]`", cut(text));
+        report.error(codes::UNKNOWN_COMPONENT, span, message, Some(hint));
+    }
+    known
+}

@@ -1,0 +1,418 @@
+//! The control API: HTTP with JSON, on the Unix socket. Described in docs/api.md.
+//!
+//! The socket's permissions say who may *look* and hand things over; what may *change* is decided
+//! by signature alone.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
+use http_body_util::BodyExt as _;
+use realm_model::api::{ApiError, LogLine, Uploaded};
+use realm_model::digest::Digest;
+use realm_model::entry::{ChainId, ENTRY_BYTES_MAX};
+use realm_model::name::ComponentName;
+use realm_model::refusal::{Refusal, RefusalCode};
+use realm_store::blobs::{BLOB_BYTES_MAX, BlobError};
+use serde::Deserialize;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::event::Event;
+use crate::executor::with_causes;
+use crate::page::MetricsPage;
+use crate::rings::{Ring, Rings};
+
+/// Log readers at once: each holds a connection and a batch of lines.
+const LOG_READERS_MAX: usize = 64;
+
+/// What the handlers share; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) blobs: realm_store::blobs::Blobs,
+    pub(crate) rings: Rings,
+    pub(crate) page: MetricsPage,
+    log_readers: Arc<Semaphore>,
+}
+
+/// An error on its way out.
+struct Failed(StatusCode, ApiError);
+
+impl Api {
+    pub(crate) fn new(
+        events: mpsc::Sender<Event>,
+        blobs: realm_store::blobs::Blobs,
+        rings: Rings,
+        page: MetricsPage,
+    ) -> Self {
+        Self {
+            events,
+            blobs,
+            rings,
+            page,
+            log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
+        }
+    }
+
+    /// The routes of the socket.
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/heads", get(heads))
+            .route("/v1/entries/{chain}", post(submit))
+            // `get` answers HEAD as well; the bytes themselves are not given out.
+            .route("/v1/blobs/{digest}", put(upload).get(has))
+            .route("/v1/logs/{component}", get(logs))
+            .route("/metrics", get(metrics))
+            .fallback(nothing)
+            .with_state(self)
+    }
+
+    /// The routes of the admin listener: figures, no control.
+    pub(crate) fn admin_router(self) -> Router {
+        Router::new()
+            .route("/metrics", get(metrics))
+            .route("/healthz", get(async || "ok\n"))
+            .fallback(nothing)
+            .with_state(self)
+    }
+
+    async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Event,
+    ) -> Result<T, Failed> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || {
+            failed(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "stopping",
+                "the agent is stopping",
+                None,
+            )
+        };
+        self.events
+            .send(question(reply))
+            .await
+            .map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+}
+
+async fn status(State(api): State<Api>) -> Result<Response, Failed> {
+    Ok(Json(api.ask(Event::AskStatus).await?).into_response())
+}
+
+async fn heads(State(api): State<Api>) -> Result<Response, Failed> {
+    Ok(Json(api.ask(Event::AskHeads).await?).into_response())
+}
+
+async fn submit(
+    State(api): State<Api>,
+    Path(chain): Path<String>,
+    body: Body,
+) -> Result<Response, Failed> {
+    let Some(chain) = ChainId::ALL
+        .into_iter()
+        .find(|known| known.as_str() == chain)
+    else {
+        return Err(failed(
+            StatusCode::NOT_FOUND,
+            "no-chain",
+            "there is no such chain",
+            None,
+        ));
+    };
+    // Read one byte more than an entry may have: the ledger says `oversized`, not the transport.
+    let bytes = read_capped(body, ENTRY_BYTES_MAX + 1).await?;
+    let submitted = |reply| Event::Submitted {
+        chain,
+        bytes,
+        reply,
+    };
+    match api.ask(submitted).await? {
+        Ok(accepted) => Ok(Json(accepted).into_response()),
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+async fn has(State(api): State<Api>, Path(digest): Path<String>) -> Result<StatusCode, Failed> {
+    let digest = parse_digest(&digest)?;
+    // Bytes that rotted on the disk are as good as none: the uploader sends them again.
+    match api.blobs.verify(&digest).await {
+        Ok(_) => Ok(StatusCode::OK),
+        Err(_) => Ok(StatusCode::NOT_FOUND),
+    }
+}
+
+async fn upload(
+    State(api): State<Api>,
+    Path(digest): Path<String>,
+    body: Body,
+) -> Result<Response, Failed> {
+    let digest = parse_digest(&digest)?;
+    match api
+        .blobs
+        .put(Some(digest), body.into_data_stream(), BLOB_BYTES_MAX)
+        .await
+    {
+        Ok(pin) => {
+            // The loop may be gone; then nobody waits for the bytes.
+            let _ = api.events.send(Event::Uploaded(pin.digest)).await;
+            Ok(Json(Uploaded {
+                digest: pin.digest,
+                size: pin.size,
+            })
+            .into_response())
+        }
+        Err(error) => {
+            let refusal = upload_refusal(&error);
+            let _ = api.events.send(Event::Refused(refusal.code)).await;
+            Err(refusal.into())
+        }
+    }
+}
+
+fn upload_refusal(error: &BlobError) -> Refusal {
+    let code = match error {
+        BlobError::Mismatch { .. } => RefusalCode::DigestMismatch,
+        BlobError::TooLarge { .. } => RefusalCode::Oversized,
+        BlobError::Receive(_) => RefusalCode::Malformed,
+        BlobError::Io { .. } | BlobError::Missing(_) | BlobError::Damaged { .. } => {
+            RefusalCode::NotDurable
+        }
+    };
+    Refusal::new(code, with_causes(error))
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LogQuery {
+    since: u64,
+    follow: bool,
+}
+
+impl Default for LogQuery {
+    fn default() -> Self {
+        Self {
+            since: 0,
+            follow: false,
+        }
+    }
+}
+
+async fn logs(
+    State(api): State<Api>,
+    Path(component): Path<String>,
+    Query(query): Query<LogQuery>,
+) -> Result<Response, Failed> {
+    let component: ComponentName = component.parse().map_err(|error| {
+        failed(
+            StatusCode::BAD_REQUEST,
+            "bad-name",
+            &with_causes(&error),
+            None,
+        )
+    })?;
+    let ring = match api.rings.existing(&component) {
+        Some(ring) => ring,
+        None => {
+            let status = api.ask(Event::AskStatus).await?;
+            if !status
+                .components
+                .iter()
+                .any(|known| known.name == component)
+            {
+                let message = format!("there is no component `{component}`");
+                let hint = "`realm status` lists the components";
+                return Err(failed(
+                    StatusCode::NOT_FOUND,
+                    "unknown-name",
+                    &message,
+                    Some(hint),
+                ));
+            }
+            api.rings.ring(&component)
+        }
+    };
+    let permit = Arc::clone(&api.log_readers)
+        .try_acquire_owned()
+        .map_err(|_| {
+            let hint = "end one of the other `realm logs -f`";
+            let message = format!("{LOG_READERS_MAX} log readers are here already");
+            failed(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too-many-readers",
+                &message,
+                Some(hint),
+            )
+        })?;
+    let lines = log_stream(ring, query).map(move |bytes| {
+        // Held until the stream ends.
+        let _ = &permit;
+        bytes
+    });
+    let headers = [(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/jsonl"),
+    )];
+    Ok((headers, Body::from_stream(lines)).into_response())
+}
+
+/// Lines as JSON, a batch per chunk: a reader that is slow is asked for nothing, and learns from a
+/// gap marker what it missed.
+fn log_stream(
+    ring: Arc<Ring>,
+    query: LogQuery,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    let cursor = if query.since == 0 {
+        0
+    } else {
+        ring.cursor_since(query.since)
+    };
+    stream::unfold(
+        (ring, cursor, query.follow),
+        |(ring, cursor, follow)| async move {
+            loop {
+                let (lines, after) = ring.read(cursor);
+                if !lines.is_empty() {
+                    return Some((Ok(encode(&lines)), (ring, after, follow)));
+                }
+                if !follow {
+                    return None;
+                }
+                ring.wait(cursor).await;
+            }
+        },
+    )
+}
+
+fn encode(lines: &[LogLine]) -> Bytes {
+    let mut text = Vec::new();
+    for line in lines {
+        if serde_json::to_writer(&mut text, line).is_ok() {
+            text.push(b'\n');
+        }
+    }
+    Bytes::from(text)
+}
+
+async fn metrics(State(api): State<Api>) -> Result<Response, Failed> {
+    let figures = api.ask(Event::AskFigures).await?;
+    let page = api.page.clone();
+    // Reading the machine's state is a handful of system calls.
+    let text = tokio::task::spawn_blocking(move || page.text(&figures))
+        .await
+        .map_err(|error| {
+            failed(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                &error.to_string(),
+                None,
+            )
+        })?;
+    let headers = [(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(crate::metrics::CONTENT_TYPE),
+    )];
+    Ok((headers, text).into_response())
+}
+
+async fn nothing() -> Failed {
+    failed(
+        StatusCode::NOT_FOUND,
+        "no-such-call",
+        "there is nothing at this path",
+        Some("docs/api.md lists the calls"),
+    )
+}
+
+/// Reads a body up to `bytes_max`; what is longer is cut there.
+async fn read_capped(mut body: Body, bytes_max: usize) -> Result<Vec<u8>, Failed> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            failed(
+                StatusCode::BAD_REQUEST,
+                "malformed",
+                &error.to_string(),
+                None,
+            )
+        })?;
+        if let Ok(data) = frame.into_data() {
+            let room = bytes_max - bytes.len();
+            bytes.extend_from_slice(&data[..data.len().min(room)]);
+            if bytes.len() == bytes_max {
+                break;
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+fn parse_digest(text: &str) -> Result<Digest, Failed> {
+    text.parse()
+        .map_err(|error: realm_model::digest::DigestError| {
+            failed(
+                StatusCode::BAD_REQUEST,
+                "bad-digest",
+                &error.to_string(),
+                None,
+            )
+        })
+}
+
+fn failed(status: StatusCode, code: &str, message: &str, hint: Option<&str>) -> Failed {
+    Failed(
+        status,
+        ApiError {
+            code: code.to_owned(),
+            message: message.to_owned(),
+            hint: hint.map(str::to_owned),
+        },
+    )
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal.code {
+            RefusalCode::Oversized => StatusCode::PAYLOAD_TOO_LARGE,
+            RefusalCode::NotDurable => StatusCode::INSUFFICIENT_STORAGE,
+            RefusalCode::Malformed => StatusCode::BAD_REQUEST,
+            RefusalCode::Unsigned
+            | RefusalCode::BadSignature
+            | RefusalCode::WrongOwner
+            | RefusalCode::WrongRealm
+            | RefusalCode::WrongChain => StatusCode::FORBIDDEN,
+            RefusalCode::Stale
+            | RefusalCode::Replayed
+            | RefusalCode::Gap
+            | RefusalCode::WrongParent => StatusCode::CONFLICT,
+            RefusalCode::NeedsNewerAgent
+            | RefusalCode::InvalidManifest
+            | RefusalCode::InvalidLock
+            | RefusalCode::DigestMismatch
+            | RefusalCode::NameTaken
+            | RefusalCode::UnknownName => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        failed(
+            status,
+            refusal.code.as_str(),
+            &refusal.message,
+            Some(refusal.code.hint()),
+        )
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        (self.0, Json(self.1)).into_response()
+    }
+}

@@ -1,0 +1,186 @@
+//! Compiling a component in a child process of low priority, one at a time.
+//!
+//! The child runs the same binary with a hidden verb. It checks the digest of what it reads, so
+//! that a byte that flipped on the disk is found before it runs. Not here: when to compile.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use realm_model::digest::Digest;
+use realm_model::observed::Artifact;
+use realm_store::folder::RealmFolder;
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+use tokio::sync::Semaphore;
+
+/// The hidden verb of the binary that compiles.
+pub const COMPILE_VERB: &str = "compile-component";
+
+/// A compiler that takes longer than this will not end: 100 MB of wasm take about a minute on an old core.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(600);
+/// The weakest priority that is not "only when idle": a busy node still deploys.
+const NICENESS: i32 = 10;
+/// What of the child's words is kept for the reason.
+const REASON_BYTES_MAX: usize = 4 * 1024;
+
+/// Why a component was not compiled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompileFailure {
+    /// Stable code.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// Whether the same bytes fail again.
+    pub permanent: bool,
+}
+
+/// Compiles into the cache; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Compiler {
+    executable: PathBuf,
+    folder: RealmFolder,
+    // One at a time: a second compiler would take the core that serves.
+    turn: Arc<Semaphore>,
+}
+
+impl Compiler {
+    pub(crate) fn new(executable: PathBuf, folder: RealmFolder) -> Self {
+        Self {
+            executable,
+            folder,
+            turn: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Where the compiled form of an artifact is, once it is there.
+    pub(crate) fn path(&self, artifact: Artifact) -> PathBuf {
+        self.folder
+            .compiled(fingerprint(artifact.fuel))
+            .join(format!("{}.cwasm", artifact.digest.hex()))
+    }
+
+    /// Whether the compiled form is in the cache.
+    pub(crate) fn has(&self, artifact: Artifact) -> bool {
+        self.path(artifact).is_file()
+    }
+
+    /// Compiles `source` into the cache.
+    pub(crate) async fn compile(
+        &self,
+        artifact: Artifact,
+        source: PathBuf,
+    ) -> Result<(), CompileFailure> {
+        let _turn = self.turn.acquire().await;
+        let destination = self.path(artifact);
+        if let Some(folder) = destination.parent() {
+            tokio::fs::create_dir_all(folder)
+                .await
+                .map_err(|error| temporary("cache-not-writable", error.to_string()))?;
+        }
+        let mut command = Command::new(&self.executable);
+        command
+            .arg(COMPILE_VERB)
+            .arg("--source")
+            .arg(&source)
+            .arg("--digest")
+            .arg(artifact.digest.to_string())
+            .arg("--destination")
+            .arg(&destination)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .env_clear()
+            .kill_on_drop(true);
+        if artifact.fuel {
+            command.arg("--fuel");
+        }
+        let run = async { command.output().await };
+        let output = tokio::time::timeout(COMPILE_TIMEOUT, run)
+            .await
+            .map_err(|_| temporary("compile-timeout", "the compiler did not end".to_owned()))?
+            .map_err(|error| temporary("compile-not-started", error.to_string()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(failure(&output.stderr, &output.status.to_string()))
+    }
+}
+
+/// The body of the hidden verb: lowers the priority, checks the digest, compiles. An error is also
+/// printed to stderr as one line of JSON, for the agent.
+pub fn compile_child(
+    source: &Path,
+    digest: &Digest,
+    destination: &Path,
+    fuel: bool,
+) -> Result<(), CompileFailure> {
+    // A kernel that refuses compiles at ordinary priority: slower for others, not wrong.
+    let _ = rustix::process::nice(NICENESS);
+    let result = compile_checked(source, digest, destination, fuel);
+    if let Err(failure) = &result {
+        let line = serde_json::to_string(failure).unwrap_or_default();
+        // An agent that no longer listens needs no reason.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+    result
+}
+
+fn compile_checked(
+    source: &Path,
+    digest: &Digest,
+    destination: &Path,
+    fuel: bool,
+) -> Result<(), CompileFailure> {
+    let bytes =
+        std::fs::read(source).map_err(|error| temporary("fetch-lost", error.to_string()))?;
+    let found = Digest::of(&bytes);
+    if found != *digest {
+        return Err(temporary(
+            "digest-mismatch",
+            format!("the stored bytes of {digest} have become {found}"),
+        ));
+    }
+    drop(bytes);
+    realm_host::compile(source, destination, fuel).map_err(|error| {
+        let mut message = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            message.push_str(": ");
+            message.push_str(&error.to_string());
+            cause = error.source();
+        }
+        CompileFailure {
+            code: error.code().to_owned(),
+            message,
+            permanent: error.code() == "compile-failed",
+        }
+    })
+}
+
+fn failure(stderr: &[u8], status: &str) -> CompileFailure {
+    let text = String::from_utf8_lossy(&stderr[..stderr.len().min(REASON_BYTES_MAX)]);
+    text.lines()
+        .find_map(|line| serde_json::from_str(line).ok())
+        // No line of JSON: the child was killed, by the kernel for want of memory most often.
+        .unwrap_or_else(|| temporary("compile-died", format!("the compiler ended with {status}")))
+}
+
+fn temporary(code: &str, message: String) -> CompileFailure {
+    CompileFailure {
+        code: code.to_owned(),
+        message,
+        permanent: false,
+    }
+}
+
+/// The engine's fingerprint; asked once, since the answer costs an engine.
+fn fingerprint(fuel: bool) -> &'static str {
+    use std::sync::OnceLock;
+    static WITH: OnceLock<String> = OnceLock::new();
+    static WITHOUT: OnceLock<String> = OnceLock::new();
+    let cell = if fuel { &WITH } else { &WITHOUT };
+    cell.get_or_init(|| realm_host::fingerprint(fuel))
+}

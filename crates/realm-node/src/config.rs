@@ -1,0 +1,74 @@
+//! What a node is started with: the realm folder and the operator's node.toml.
+
+use std::path::PathBuf;
+
+use realm_model::diagnostic::{Diagnostic, Severity};
+use realm_model::node_config::{self, NodeConfig};
+use realm_store::folder::RealmFolder;
+
+/// Everything that [`Node::start`](crate::Node::start) needs.
+#[derive(Debug)]
+pub struct Config {
+    /// The realm folder.
+    pub folder: RealmFolder,
+    /// The operator's settings.
+    pub node: NodeConfig,
+    /// The binary that compiles components as a child; it understands [`crate::COMPILE_VERB`].
+    pub executable: PathBuf,
+}
+
+/// node.toml is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("failed to read `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The text has errors.
+    #[error("`{}` is not valid", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Its text.
+        text: String,
+        /// Every problem in it.
+        problems: Vec<Diagnostic>,
+    },
+}
+
+impl Config {
+    /// Reads node.toml of the folder; a missing file means defaults.
+    pub fn load(folder: RealmFolder) -> Result<Self, ConfigError> {
+        let path = folder.node_config();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path, source }),
+        };
+        let executable = std::env::current_exe().map_err(|source| ConfigError::Read {
+            path: PathBuf::from("/proc/self/exe"),
+            source,
+        })?;
+        let (node, problems) = node_config::parse(&text);
+        let errors = problems
+            .iter()
+            .any(|problem| problem.severity == Severity::Error);
+        match node {
+            Some(node) if !errors => Ok(Self {
+                folder,
+                node,
+                executable,
+            }),
+            Some(_) | None => Err(ConfigError::Invalid {
+                path,
+                text,
+                problems,
+            }),
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The one loop of a node: take an event, apply it, persist, plan, act.
+//!
+//! Everything that decides is pure (`realm_control`); everything that does is the executor's. What
+//! is here is the order between them.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use realm_control::{Here, Ledger, plan, view, wake_at};
+use realm_model::api::{Accepted, Heads};
+use realm_model::entry::ChainId;
+use realm_model::key::PublicKey;
+use realm_model::name::NodeName;
+use realm_model::observed::{Millis, Observed};
+use realm_model::refusal::{Refusal, RefusalCode};
+use realm_model::view::StatusView;
+use tokio::sync::mpsc;
+
+use crate::event::Event;
+use crate::executor::{Executor, World};
+use crate::journal::Journal;
+use crate::metrics::NodeFigures;
+
+/// Plans in a row for one event. Each must act, and two or three reach a plan that waits for an
+/// event; a plan that never settles is a bug, which must not take a core.
+const ROUNDS_MAX: usize = 16;
+
+/// The state of a node's loop.
+pub(crate) struct Core {
+    pub(crate) node: NodeName,
+    pub(crate) node_key: PublicKey,
+    pub(crate) urls: Vec<String>,
+    pub(crate) ledger: Ledger,
+    pub(crate) journal: Journal,
+    pub(crate) executor: Executor,
+    pub(crate) observed: Observed,
+    pub(crate) refusals: BTreeMap<RefusalCode, u64>,
+    pub(crate) started: Instant,
+}
+
+impl Core {
+    /// Runs until every sender of events is gone.
+    pub(crate) async fn run(&mut self, events: &mut mpsc::Receiver<Event>) {
+        // What was in force when the agent last ran goes on at once.
+        self.act();
+        loop {
+            let now = self.now();
+            let wait =
+                wake_at(&self.observed, now).map(|time| Duration::from_millis(time.since(now)));
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = sleep_or_never(wait) => {
+                    self.act();
+                    continue;
+                }
+            };
+            let Some(event) = event else {
+                return;
+            };
+            self.handle(event);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Submitted {
+                chain,
+                bytes,
+                reply,
+            } => {
+                let answer = self.submit(chain, &bytes);
+                // Who hung up finds the entry by asking for the heads.
+                let _ = reply.send(answer);
+            }
+            Event::Refused(code) => self.count(code),
+            Event::Uploaded(digest) => {
+                self.with_world(|executor, world| executor.uploaded(&digest, world))
+            }
+            Event::Fetched { artifact, result } => {
+                self.with_world(|executor, world| executor.fetched(artifact, result, world));
+            }
+            Event::Compiled { artifact, result } => {
+                self.with_world(|executor, world| executor.compiled(artifact, result, world));
+            }
+            Event::Started {
+                replica,
+                start,
+                result,
+            } => {
+                self.with_world(|executor, world| executor.started(replica, start, result, world));
+            }
+            Event::Unhealthy {
+                replica,
+                start,
+                reason,
+            } => {
+                self.with_world(|executor, world| {
+                    executor.unhealthy(replica, start, reason, world)
+                });
+            }
+            Event::Idle(replica) => {
+                self.with_world(|executor, world| executor.idle(&replica, world))
+            }
+            // Questions change nothing: no plan follows.
+            Event::AskStatus(reply) => return drop(reply.send(self.status())),
+            Event::AskHeads(reply) => return drop(reply.send(self.heads())),
+            Event::AskFigures(reply) => return drop(reply.send(self.figures())),
+        }
+        self.act();
+    }
+
+    /// Check, persist, then take into force. Only then is it acknowledged.
+    fn submit(&mut self, chain: ChainId, bytes: &[u8]) -> Result<Accepted, Refusal> {
+        let admitted = self
+            .ledger
+            .check(chain, bytes)
+            .map_err(|refusal| self.refuse(refusal))?;
+        // Waits for the disk; other tasks of this thread move elsewhere meanwhile.
+        let appended = tokio::task::block_in_place(|| self.journal.append(admitted.entry()));
+        if let Err(error) = appended {
+            let reason = crate::executor::with_causes(&error);
+            return Err(self.refuse(Refusal::new(RefusalCode::NotDurable, reason)));
+        }
+        let entry = admitted.entry();
+        let head = entry.head();
+        tracing::info!(
+            chain = chain.as_str(),
+            seq = head.seq,
+            kind = entry.payload().body.kind(),
+            "entry accepted"
+        );
+        self.ledger.apply(admitted);
+        Ok(Accepted {
+            chain,
+            head,
+            version: self.ledger.desired().version,
+        })
+    }
+
+    fn refuse(&mut self, refusal: Refusal) -> Refusal {
+        tracing::warn!(
+            code = refusal.code.as_str(),
+            reason = refusal.message,
+            "entry refused"
+        );
+        self.count(refusal.code);
+        refusal
+    }
+
+    fn count(&mut self, code: RefusalCode) {
+        *self.refusals.entry(code).or_default() += 1;
+    }
+
+    /// Plans and executes until there is nothing to do but wait.
+    fn act(&mut self) {
+        for _ in 0..ROUNDS_MAX {
+            let plan = self.plan();
+            if !self.with_world(|executor, world| executor.execute(plan, world)) {
+                return;
+            }
+        }
+        tracing::error!("the plan does not settle; waiting for the next event");
+    }
+
+    fn plan(&self) -> realm_model::action::Plan {
+        plan(
+            self.ledger.desired(),
+            self.ledger.authority(),
+            &self.node,
+            &self.observed,
+            self.now(),
+        )
+    }
+
+    fn with_world<T>(&mut self, act: impl FnOnce(&mut Executor, &mut World<'_>) -> T) -> T {
+        let now = self.now();
+        let mut world = World {
+            desired: self.ledger.desired(),
+            node: &self.node,
+            observed: &mut self.observed,
+            now,
+        };
+        act(&mut self.executor, &mut world)
+    }
+
+    fn now(&self) -> Millis {
+        let elapsed = self.started.elapsed().as_millis();
+        Millis(u64::try_from(elapsed).unwrap_or(u64::MAX))
+    }
+
+    fn status(&self) -> StatusView {
+        let here = Here {
+            node: &self.node,
+            agent_version: env!("CARGO_PKG_VERSION"),
+            urls: &self.urls,
+            restarts: self.executor.restarts(),
+            refusals: &self.refusals,
+        };
+        view(
+            self.ledger.desired(),
+            self.ledger.authority(),
+            &self.plan(),
+            &here,
+        )
+    }
+
+    fn heads(&self) -> Heads {
+        heads(&self.ledger, &self.node, self.node_key)
+    }
+
+    fn figures(&self) -> NodeFigures {
+        let status = self.status();
+        let desired = self.ledger.desired();
+        let manifest = desired.manifest.as_deref();
+        let fueled = manifest.into_iter().flat_map(|manifest| {
+            let fueled = manifest.components.iter();
+            fueled.filter(|(_, spec)| spec.limits.fuel_per_sec.is_some())
+        });
+        let meters = self.executor.meters().iter();
+        NodeFigures {
+            version: desired.version,
+            meters: meters
+                .map(|(name, meter)| (name.clone(), meter.snapshot()))
+                .collect(),
+            restarts: self.executor.restarts().clone(),
+            fueled: fueled.map(|(name, _)| name.clone()).collect(),
+            states: status
+                .components
+                .into_iter()
+                .map(|component| {
+                    (
+                        component.name,
+                        component.state,
+                        component.wanted,
+                        component.healthy,
+                    )
+                })
+                .collect(),
+            refusals: self.refusals.clone(),
+        }
+    }
+}
+
+/// Where the realm stands, for a signer.
+pub(crate) fn heads(ledger: &Ledger, node: &NodeName, node_key: PublicKey) -> Heads {
+    let (desired, authority) = (ledger.desired(), ledger.authority());
+    Heads {
+        realm: authority.realm,
+        owners: authority.owners.clone(),
+        authority: authority.head,
+        default: desired.head,
+        version: desired.version,
+        manifest: desired.manifest_text.as_deref().map(str::to_owned),
+        lock: desired.lock_text.as_deref().map(str::to_owned),
+        node: node.clone(),
+        node_key,
+        approved: authority
+            .nodes
+            .get(node)
+            .is_some_and(|node| node.key == node_key),
+    }
+}
+
+async fn sleep_or_never(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}

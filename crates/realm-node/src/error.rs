@@ -1,0 +1,102 @@
+//! Why a node does not start.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use realm_model::name::NodeName;
+use realm_store::folder::FolderError;
+
+use crate::identity::IdentityError;
+use crate::journal::JournalError;
+
+/// A node could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The realm folder is not usable, or another agent holds it.
+    #[error("the realm folder cannot be used")]
+    Folder(#[from] FolderError),
+    /// The folder does not say who this node is.
+    #[error("the node's identity cannot be read")]
+    Identity(#[from] IdentityError),
+    /// The log is damaged or unreadable.
+    #[error("the log of the realm cannot be used")]
+    Journal(#[from] JournalError),
+    /// The store of components is unusable.
+    #[error("the store of components cannot be used")]
+    Blobs(#[source] realm_store::blobs::BlobError),
+    /// The WebAssembly engine does not start.
+    #[error("the WebAssembly engine does not start")]
+    Host(#[source] realm_host::HostError),
+    /// The listeners for routes cannot be opened.
+    #[error("the edge cannot listen")]
+    Edge(#[from] realm_edge::EdgeError),
+    /// The control socket cannot be opened.
+    #[error("cannot listen on `{}`", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The admin listener cannot be opened.
+    #[error("cannot listen on {address} for /metrics")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another node has this name.
+    #[error("the name `{name}` belongs to another node of this realm")]
+    NameTaken {
+        /// The name.
+        name: NodeName,
+    },
+    /// A part panicked while it started.
+    #[error("a part of the node panicked while it started: {0}")]
+    Panicked(String),
+}
+
+impl NodeError {
+    /// Stable code.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Folder(FolderError::Locked { .. }) => "already-running",
+            Self::Folder(_) => "bad-realm-folder",
+            Self::Identity(_) => "no-identity",
+            Self::Journal(_) => "log-damaged",
+            Self::Blobs(_) => "store-unusable",
+            Self::Host(_) => "engine",
+            Self::Edge(_) | Self::Admin { .. } | Self::Socket { .. } => "cannot-listen",
+            Self::NameTaken { .. } => "name-taken",
+            Self::Panicked(_) => "internal",
+        }
+    }
+
+    /// What a person does next.
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Folder(FolderError::Locked { .. }) => {
+                Some("`realm status` talks to the agent that runs")
+            }
+            Self::Journal(_) => Some(
+                "the log is left as it is; restore the realm folder from a copy, or install the newer realm that wrote it",
+            ),
+            Self::Edge(_) => {
+                Some("choose another address: `--http 127.0.0.1:0`, or [listen] in node.toml")
+            }
+            Self::Admin { .. } => {
+                Some("choose another address: `--admin 127.0.0.1:0`, or [listen] in node.toml")
+            }
+            Self::NameTaken { .. } => Some("choose another `name` in node.toml"),
+            Self::Folder(_)
+            | Self::Identity(_)
+            | Self::Blobs(_)
+            | Self::Host(_)
+            | Self::Socket { .. }
+            | Self::Panicked(_) => None,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Everything that can happen to a node, as one closed list: one loop takes them in one order.
+
+use realm_model::api::{Accepted, Heads};
+use realm_model::digest::Digest;
+use realm_model::entry::ChainId;
+use realm_model::observed::{Artifact, ReplicaId};
+use realm_model::refusal::{Refusal, RefusalCode};
+use realm_model::view::StatusView;
+use tokio::sync::oneshot;
+
+use crate::compile::CompileFailure;
+use crate::metrics::NodeFigures;
+
+/// Something that happened.
+pub(crate) enum Event {
+    /// Somebody hands over an entry.
+    Submitted {
+        chain: ChainId,
+        bytes: Vec<u8>,
+        reply: oneshot::Sender<Result<Accepted, Refusal>>,
+    },
+    /// The admin API refused something before the ledger saw it.
+    Refused(RefusalCode),
+    /// Bytes arrived that may be waited for.
+    Uploaded(Digest),
+    /// A fetch ended.
+    Fetched {
+        artifact: Artifact,
+        result: Result<(), StepFailure>,
+    },
+    /// A compilation ended.
+    Compiled {
+        artifact: Artifact,
+        result: Result<(), CompileFailure>,
+    },
+    /// A replica answered its first probe, or did not.
+    Started {
+        replica: ReplicaId,
+        start: StartId,
+        result: Result<realm_host::Replica, StepFailure>,
+    },
+    /// A replica failed its health checks.
+    Unhealthy {
+        replica: ReplicaId,
+        start: StartId,
+        reason: String,
+    },
+    /// A draining replica has no request in flight.
+    Idle(ReplicaId),
+    /// Somebody asks how things are.
+    AskStatus(oneshot::Sender<StatusView>),
+    /// Somebody asks what to sign on.
+    AskHeads(oneshot::Sender<Heads>),
+    /// The metrics page is asked for.
+    AskFigures(oneshot::Sender<NodeFigures>),
+}
+
+/// One attempt to start a replica: news of an attempt that was given up are ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StartId(pub(crate) u64);
+
+/// A step failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StepFailure {
+    /// Stable code.
+    pub(crate) code: String,
+    /// What happened.
+    pub(crate) reason: String,
+    /// Whether another attempt would fail in the same way.
+    pub(crate) permanent: bool,
+}

@@ -1,0 +1,164 @@
+//! The durable half of the ledger: logs, marks, and the order between them.
+//!
+//! An entry is in force only after it is on the disk: append, fsync, mark, then the ledger.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use realm_control::Ledger;
+use realm_model::entry::{ChainId, VerifiedEntry};
+use realm_model::refusal::Refusal;
+use realm_store::files::RealFiles;
+use realm_store::folder::RealmFolder;
+use realm_store::log::{Log, LogError};
+use realm_store::mark::{MarkError, Marks};
+
+/// The logs of a realm folder, open for appending.
+pub(crate) struct Journal {
+    logs: BTreeMap<ChainId, Log>,
+    marks: Marks,
+}
+
+/// The journal cannot be opened or extended.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A log is damaged or cannot be read or written.
+    #[error("the log of chain `{}` failed", chain.as_str())]
+    Log {
+        /// The chain.
+        chain: ChainId,
+        /// Why.
+        #[source]
+        source: LogError,
+    },
+    /// A high-water mark is damaged or cannot be read or written.
+    #[error("the high-water marks failed")]
+    Mark(#[from] MarkError),
+    /// There is no first entry.
+    #[error("`{}` holds no genesis", path.display())]
+    NoGenesis {
+        /// The log file.
+        path: PathBuf,
+    },
+    /// An entry in the log does not hold: the log was written by a newer version, or changed.
+    #[error("entry {index} in the log of chain `{}` is refused", chain.as_str())]
+    Refused {
+        /// The chain.
+        chain: ChainId,
+        /// Its place in the log, from 0.
+        index: usize,
+        /// Why.
+        #[source]
+        source: Refusal,
+    },
+}
+
+impl Journal {
+    /// Begins the log of a new realm with its genesis.
+    pub(crate) fn begin(
+        folder: &RealmFolder,
+        genesis: &[u8],
+    ) -> Result<(Self, Ledger), JournalError> {
+        let genesis =
+            VerifiedEntry::genesis(genesis, None).map_err(refused(ChainId::Authority, 0))?;
+        let (mut journal, _) = Self::open_logs(folder)?;
+        journal.append(&genesis)?;
+        Ok((journal, Ledger::found(genesis)))
+    }
+
+    /// Opens the logs, checks every entry again, and folds them.
+    pub(crate) fn open(folder: &RealmFolder) -> Result<(Self, Ledger), JournalError> {
+        let (journal, records) = Self::open_logs(folder)?;
+        let ledger = replay(folder, &records)?;
+        Ok((journal, ledger))
+    }
+
+    /// Reads and folds the logs without changing them, beside an agent that may be running.
+    pub(crate) fn read_only(folder: &RealmFolder) -> Result<Ledger, JournalError> {
+        let marks = Marks::open(RealFiles, folder.marks())?;
+        let mut records = BTreeMap::new();
+        for chain in ChainId::ALL {
+            let read = Log::<RealFiles>::read(&RealFiles, &folder.log(chain), marks.floor(chain));
+            let recovered = read.map_err(|source| JournalError::Log { chain, source })?;
+            records.insert(chain, recovered.records);
+        }
+        replay(folder, &records)
+    }
+
+    /// Makes an entry durable. When this returns `Ok`, it survives kill -9 and a power cut.
+    pub(crate) fn append(&mut self, entry: &VerifiedEntry) -> Result<(), JournalError> {
+        let chain = entry.chain();
+        let log = self
+            .logs
+            .get_mut(&chain)
+            .expect("a log is open for every chain");
+        log.append(entry)
+            .map_err(|source| JournalError::Log { chain, source })?;
+        // The entry is durable: a mark that cannot be raised is repaired by the next one.
+        if let Err(error) = self.marks.set(chain, entry.head()) {
+            tracing::warn!(chain = chain.as_str(), %error, "the high-water mark could not be raised");
+        }
+        Ok(())
+    }
+
+    fn open_logs(folder: &RealmFolder) -> Result<(Self, Records), JournalError> {
+        let marks = Marks::open(RealFiles, folder.marks())?;
+        let mut logs = BTreeMap::new();
+        let mut records = BTreeMap::new();
+        for chain in ChainId::ALL {
+            let opened = Log::open(RealFiles, folder.log(chain), marks.floor(chain));
+            let (log, recovered) = opened.map_err(|source| JournalError::Log { chain, source })?;
+            if recovered.torn_tail_bytes > 0 {
+                tracing::warn!(
+                    chain = chain.as_str(),
+                    bytes = recovered.torn_tail_bytes,
+                    "cut an unfinished entry off the end of the log; it was never acknowledged"
+                );
+            }
+            logs.insert(chain, log);
+            records.insert(chain, recovered.records);
+        }
+        Ok((Self { logs, marks }, records))
+    }
+}
+
+type Records = BTreeMap<ChainId, Vec<Vec<u8>>>;
+
+/// Checks every record as if it came from a stranger. The authority chain comes first: a namespace
+/// entry names the authority head that its signer saw.
+fn replay(folder: &RealmFolder, records: &Records) -> Result<Ledger, JournalError> {
+    let authority = records
+        .get(&ChainId::Authority)
+        .map_or(&[][..], Vec::as_slice);
+    let Some((genesis, approvals)) = authority.split_first() else {
+        return Err(JournalError::NoGenesis {
+            path: folder.log(ChainId::Authority),
+        });
+    };
+    let genesis = VerifiedEntry::genesis(genesis, None).map_err(refused(ChainId::Authority, 0))?;
+    let mut ledger = Ledger::found(genesis);
+    let namespace = records
+        .get(&ChainId::Default)
+        .map_or(&[][..], Vec::as_slice);
+    let first = approvals
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| (ChainId::Authority, index + 1, entry));
+    let second = namespace
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| (ChainId::Default, index, entry));
+    for (chain, index, entry) in first.chain(second) {
+        let admitted = ledger.check(chain, entry).map_err(refused(chain, index))?;
+        ledger.apply(admitted);
+    }
+    Ok(ledger)
+}
+
+fn refused(chain: ChainId, index: usize) -> impl FnOnce(Refusal) -> JournalError {
+    move |source| JournalError::Refused {
+        chain,
+        index,
+        source,
+    }
+}

@@ -1,0 +1,355 @@
+//! The metrics page: every figure of the node in Prometheus' text format 0.0.4.
+//!
+//! Names of the `wasm_`, `fuel_`, `epoch_` and `mem_` families are the specification's. Label sets
+//! are bounded: component names, statuses, and closed lists of codes.
+
+use std::collections::BTreeMap;
+
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+use prometheus::{Encoder as _, TextEncoder};
+use realm_host::{HistogramSnapshot, MeterSnapshot};
+use realm_model::name::ComponentName;
+use realm_model::refusal::RefusalCode;
+use realm_model::view::ComponentState;
+
+use crate::machine::MachineFigures;
+use crate::traffic::TrafficFigures;
+
+/// The content type of the page.
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the node's loop knows.
+pub(crate) struct NodeFigures {
+    pub(crate) version: u64,
+    pub(crate) meters: BTreeMap<ComponentName, MeterSnapshot>,
+    pub(crate) restarts: BTreeMap<ComponentName, u64>,
+    /// Components without `fuel_per_sec` have no fuel figure: their code counts none.
+    pub(crate) fueled: Vec<ComponentName>,
+    pub(crate) states: Vec<(ComponentName, ComponentState, u32, u32)>,
+    pub(crate) refusals: BTreeMap<RefusalCode, u64>,
+}
+
+/// Everything on the page.
+pub(crate) struct Page<'a> {
+    pub(crate) node: &'a NodeFigures,
+    pub(crate) machine: &'a MachineFigures,
+    pub(crate) traffic: &'a BTreeMap<ComponentName, TrafficFigures>,
+    pub(crate) unrouted: &'a TrafficFigures,
+    pub(crate) connections: usize,
+    pub(crate) resident_bytes: u64,
+}
+
+impl Page<'_> {
+    /// The text of the page.
+    pub(crate) fn encode(&self) -> String {
+        let mut families = Vec::new();
+        self.wasm(&mut families);
+        self.requests(&mut families);
+        self.realm(&mut families);
+        self.machine(&mut families);
+        families.retain(|family| !family.get_metric().is_empty());
+        let mut text = Vec::new();
+        // Families are never empty and names are constants: the encoder has nothing to refuse.
+        if TextEncoder::new().encode(&families, &mut text).is_err() {
+            return String::new();
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+
+    fn wasm(&self, families: &mut Vec<MetricFamily>) {
+        let meters = &self.node.meters;
+        let per_component = |value: fn(&MeterSnapshot) -> u64| {
+            meters
+                .iter()
+                .map(move |(name, meter)| (component(name), value(meter)))
+        };
+        families.push(histograms(
+            "wasm_exec_time_ms",
+            "Running time of ended invocations in milliseconds, waiting not counted.",
+            meters
+                .iter()
+                .map(|(name, meter)| (component(name), &meter.wasm_exec_ms)),
+        ));
+        families.push(histograms(
+            "wasm_instantiation_time_ms",
+            "Time to make an instance in milliseconds.",
+            meters
+                .iter()
+                .map(|(name, meter)| (component(name), &meter.instantiation_ms)),
+        ));
+        families.push(counters(
+            "wasm_restarts_total",
+            "Times that a replica was started again after a failure.",
+            meters.keys().map(|name| {
+                (
+                    component(name),
+                    self.node.restarts.get(name).copied().unwrap_or_default(),
+                )
+            }),
+        ));
+        families.push(counters(
+            "wasm_invocations_total",
+            "Ended invocations by outcome.",
+            meters.iter().flat_map(|(name, meter)| {
+                meter.outcomes.iter().map(|(outcome, count)| {
+                    let mut labels = component(name);
+                    labels.push(label("outcome", outcome));
+                    (labels, *count)
+                })
+            }),
+        ));
+        let fueled = |name: &ComponentName| self.node.fueled.contains(name);
+        families.push(counters(
+            "fuel_used_total",
+            "Fuel units used; absent for components without fuel_per_sec.",
+            meters
+                .iter()
+                .filter(|(name, _)| fueled(name))
+                .map(|(name, meter)| (component(name), meter.fuel_used)),
+        ));
+        families.push(counters(
+            "fuel_throttled_milliseconds_total",
+            "Milliseconds that guests were suspended because their fuel was used up.",
+            meters
+                .iter()
+                .filter(|(name, _)| fueled(name))
+                .map(|(name, meter)| (component(name), meter.throttled_ms)),
+        ));
+        families.push(counters(
+            "epoch_preemptions_total",
+            "Times that a running guest was made to yield.",
+            per_component(|meter| meter.epoch_preemptions),
+        ));
+        families.push(counters(
+            "outbound_denied_total",
+            "Outbound requests that no grant allowed.",
+            per_component(|meter| meter.outbound_denied),
+        ));
+        families.push(gauges(
+            "mem_current_bytes",
+            "Linear memory and tables of live instances.",
+            per_component(|meter| meter.mem_current_bytes).map(as_float),
+        ));
+        families.push(gauges(
+            "mem_peak_bytes",
+            "The highest value of mem_current_bytes.",
+            per_component(|meter| meter.mem_peak_bytes).map(as_float),
+        ));
+    }
+
+    fn requests(&self, families: &mut Vec<MetricFamily>) {
+        let unrouted = vec![label("component", "")];
+        let all = || {
+            let components = self
+                .traffic
+                .iter()
+                .map(|(name, figures)| (component(name), figures));
+            components.chain(std::iter::once((unrouted.clone(), self.unrouted)))
+        };
+        families.push(counters(
+            "realm_http_requests_total",
+            "Answers by component and status; an empty component had no route.",
+            all().flat_map(|(labels, figures)| {
+                figures.by_status.iter().map(move |(status, count)| {
+                    let mut labels = labels.clone();
+                    labels.push(label("status", &status.to_string()));
+                    (labels, *count)
+                })
+            }),
+        ));
+        families.push(counters(
+            "realm_http_request_bytes_total",
+            "Bytes of request bodies that components read.",
+            all().map(|(labels, figures)| (labels, figures.bytes_in)),
+        ));
+        families.push(counters(
+            "realm_http_response_bytes_total",
+            "Bytes of response bodies.",
+            all().map(|(labels, figures)| (labels, figures.bytes_out)),
+        ));
+        families.push(gauge(
+            "realm_http_connections",
+            "Connections that are open at the edge.",
+            self.connections as f64,
+        ));
+    }
+
+    fn realm(&self, families: &mut Vec<MetricFamily>) {
+        families.push(gauge(
+            "realm_version",
+            "Version of the desired state in force.",
+            self.node.version as f64,
+        ));
+        families.push(gauges(
+            "realm_replicas_wanted",
+            "Replicas that the manifest wants on this node.",
+            self.node
+                .states
+                .iter()
+                .map(|(name, _, wanted, _)| (component(name), f64::from(*wanted))),
+        ));
+        families.push(gauges(
+            "realm_replicas_healthy",
+            "Replicas of the wanted revision that are healthy.",
+            self.node
+                .states
+                .iter()
+                .map(|(name, _, _, healthy)| (component(name), f64::from(*healthy))),
+        ));
+        let count = |state: ComponentState| {
+            self.node
+                .states
+                .iter()
+                .filter(|(_, other, _, _)| *other == state)
+                .count() as f64
+        };
+        families.push(gauges(
+            "realm_components",
+            "Components by state.",
+            STATES
+                .iter()
+                .map(|(state, name)| (vec![label("state", name)], count(*state))),
+        ));
+        families.push(counters(
+            "realm_refusals_total",
+            "Refused entries and uploads by code.",
+            RefusalCode::ALL.iter().map(|code| {
+                let count = self.node.refusals.get(code).copied().unwrap_or_default();
+                (vec![label("code", code.as_str())], count)
+            }),
+        ));
+        families.push(gauge(
+            "realm_p2p_links",
+            "Connections to other nodes of the realm.",
+            // A realm of one node has none; peers come with their own issue.
+            0.0,
+        ));
+    }
+
+    fn machine(&self, families: &mut Vec<MetricFamily>) {
+        let machine = self.machine;
+        for (name, help, value) in [
+            (
+                "realm_node_cpu_percent",
+                "CPU use of the machine over all cores, 0 to 100.",
+                machine.cpu_percent,
+            ),
+            (
+                "realm_node_memory_bytes",
+                "Memory of the machine.",
+                machine.memory_total_bytes as f64,
+            ),
+            (
+                "realm_node_memory_used_bytes",
+                "Memory in use on the machine.",
+                machine.memory_used_bytes as f64,
+            ),
+            (
+                "realm_node_disk_bytes",
+                "Size of the file system of the realm folder.",
+                machine.disk_total_bytes as f64,
+            ),
+            (
+                "realm_node_disk_available_bytes",
+                "Room on that file system.",
+                machine.disk_available_bytes as f64,
+            ),
+            (
+                "process_resident_memory_bytes",
+                "Resident memory of the agent.",
+                self.resident_bytes as f64,
+            ),
+        ] {
+            families.push(gauge(name, help, value));
+        }
+    }
+}
+
+/// Every state with its label.
+const STATES: [(ComponentState, &str); 8] = [
+    (ComponentState::Starting, "starting"),
+    (ComponentState::Healthy, "healthy"),
+    (ComponentState::Updating, "updating"),
+    (ComponentState::Degraded, "degraded"),
+    (ComponentState::Draining, "draining"),
+    (ComponentState::Backoff, "backoff"),
+    (ComponentState::Failed, "failed"),
+    (ComponentState::Idle, "idle"),
+];
+
+type Labels = Vec<LabelPair>;
+
+fn as_float((labels, value): (Labels, u64)) -> (Labels, f64) {
+    (labels, value as f64)
+}
+
+fn component(name: &ComponentName) -> Labels {
+    vec![label("component", name.as_str())]
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut label = LabelPair::default();
+    label.set_name(name.to_owned());
+    label.set_value(value.to_owned());
+    label
+}
+
+fn counters(name: &str, help: &str, values: impl Iterator<Item = (Labels, u64)>) -> MetricFamily {
+    let metrics = values.map(|(labels, value)| {
+        let mut counter = Counter::default();
+        counter.set_value(value as f64);
+        let mut metric = Metric::from_label(labels);
+        metric.set_counter(counter);
+        metric
+    });
+    family(name, help, MetricType::COUNTER, metrics.collect())
+}
+
+fn gauges(name: &str, help: &str, values: impl Iterator<Item = (Labels, f64)>) -> MetricFamily {
+    let metrics = values.map(|(labels, value)| {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        let mut metric = Metric::from_label(labels);
+        metric.set_gauge(gauge);
+        metric
+    });
+    family(name, help, MetricType::GAUGE, metrics.collect())
+}
+
+fn gauge(name: &str, help: &str, value: f64) -> MetricFamily {
+    gauges(name, help, std::iter::once((Vec::new(), value)))
+}
+
+fn histograms<'a>(
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (Labels, &'a HistogramSnapshot)>,
+) -> MetricFamily {
+    let metrics = values.map(|(labels, snapshot)| {
+        let buckets = snapshot.buckets.iter().map(|(bound, count)| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(*bound);
+            bucket.set_cumulative_count(*count);
+            bucket
+        });
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(snapshot.count);
+        histogram.set_sample_sum(snapshot.sum_ms);
+        let mut metric = Metric::from_label(labels);
+        metric.set_histogram(histogram);
+        metric
+    });
+    family(name, help, MetricType::HISTOGRAM, metrics.collect())
+}
+
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}

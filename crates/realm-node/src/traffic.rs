@@ -1,0 +1,110 @@
+//! Counts answers by component and status, for the metrics page. Lock-free on the request's path.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+use realm_edge::{Answered, Observer};
+use realm_model::name::ComponentName;
+
+/// Statuses 100 to 599: a bounded label. A guest's status outside of it counts as 599.
+const STATUS_FIRST: u16 = 100;
+const STATUS_COUNT: usize = 500;
+
+/// Counters of all components; cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Traffic {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    components: ArcSwap<BTreeMap<ComponentName, Arc<Counters>>>,
+    // Requests that no route took, or that were refused before one was looked for.
+    unrouted: Counters,
+}
+
+/// Counters of one component.
+pub(crate) struct Counters {
+    by_status: Box<[AtomicU64]>,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+/// The values of one set of counters.
+pub(crate) struct TrafficFigures {
+    /// (status, answers); zeros left out.
+    pub(crate) by_status: Vec<(u16, u64)>,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            by_status: (0..STATUS_COUNT).map(|_| AtomicU64::new(0)).collect(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Traffic {
+    /// Makes counters for components that have none; those of components that are gone stay, so
+    /// that a counter never falls. Their number is bounded by the names that were ever in force.
+    pub(crate) fn know<'a>(&self, components: impl Iterator<Item = &'a ComponentName>) {
+        let known = self.inner.components.load();
+        let missing: Vec<_> = components
+            .filter(|name| !known.contains_key(*name))
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        let mut all = BTreeMap::clone(&known);
+        all.extend(
+            missing
+                .into_iter()
+                .map(|name| (name.clone(), Arc::default())),
+        );
+        self.inner.components.store(Arc::new(all));
+    }
+
+    /// The counters of every component, and those of requests without a route.
+    pub(crate) fn figures(&self) -> (BTreeMap<ComponentName, TrafficFigures>, TrafficFigures) {
+        let components = self.inner.components.load();
+        let by_component = components
+            .iter()
+            .map(|(name, counters)| (name.clone(), counters.figures()))
+            .collect();
+        (by_component, self.inner.unrouted.figures())
+    }
+}
+
+impl Observer for Traffic {
+    fn answered(&self, record: &Answered<'_>) {
+        let components = self.inner.components.load();
+        let counters = record
+            .component
+            .and_then(|name| components.get(name))
+            .map_or(&self.inner.unrouted, |counters| counters);
+        let index = usize::from(record.status.as_u16().saturating_sub(STATUS_FIRST));
+        counters.by_status[index.min(STATUS_COUNT - 1)].fetch_add(1, Relaxed);
+        counters.bytes_in.fetch_add(record.bytes_in, Relaxed);
+        counters.bytes_out.fetch_add(record.bytes_out, Relaxed);
+    }
+}
+
+impl Counters {
+    fn figures(&self) -> TrafficFigures {
+        let answers = self.by_status.iter().map(|count| count.load(Relaxed));
+        TrafficFigures {
+            by_status: (STATUS_FIRST..)
+                .zip(answers)
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+        }
+    }
+}

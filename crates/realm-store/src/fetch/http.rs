@@ -1,0 +1,197 @@
+//! GET over HTTP(S), with a cap on everything a server can draw out: redirects, silence, total
+//! time, bytes.
+//!
+//! The TLS set-up is explicit (aws-lc-rs, the certificates of this machine, else those built in),
+//! so nothing depends on a process-wide crypto provider.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Client, StatusCode, Url};
+
+use super::FetchError;
+use crate::blobs::BoxError;
+
+/// Until a connection stands, TLS included: a slow one takes a second or two.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two pieces of an answer: longer silence is a dead server.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the whole answer: 256 MiB at 3 Mbit/s take 12 minutes.
+pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Redirects that are followed: release pages of forges use up to three.
+pub const REDIRECTS_MAX: usize = 5;
+
+/// How long a server may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until a connection stands.
+    pub connect: Duration,
+    /// Between two pieces of an answer.
+    pub idle: Duration,
+    /// For the whole answer.
+    pub total: Duration,
+}
+
+/// Why a redirect is not followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RedirectError {
+    /// A loop, or as good as one.
+    #[error("more than {REDIRECTS_MAX} redirects")]
+    TooMany,
+    /// From https to something weaker.
+    #[error("a redirect leads from https to an unprotected address")]
+    Downgrade,
+}
+
+pub(super) type Body = Pin<Box<dyn Stream<Item = Result<Bytes, reqwest::Error>> + Send>>;
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: CONNECT_TIMEOUT,
+            idle: IDLE_TIMEOUT,
+            total: TOTAL_TIMEOUT,
+        }
+    }
+}
+
+/// Asks for `url` and returns the body of a 200. A declared length above `bytes_max` is refused at
+/// once; whoever reads the body counts, because lengths lie.
+pub(super) async fn get(url: &str, bytes_max: u64, timeouts: Timeouts) -> Result<Body, FetchError> {
+    let response = client(timeouts)?
+        .get(url)
+        .send()
+        .await
+        .map_err(|error| failed(url, error))?;
+    if response.status() != StatusCode::OK {
+        return Err(FetchError::Status {
+            url: shown(url),
+            status: response.status().as_u16(),
+        });
+    }
+    if response
+        .content_length()
+        .is_some_and(|length| length > bytes_max)
+    {
+        return Err(FetchError::TooLarge {
+            from: shown(url),
+            bytes_max,
+        });
+    }
+    Ok(response
+        .bytes_stream()
+        .map(|piece| piece.map_err(reqwest::Error::without_url))
+        .boxed())
+}
+
+pub(super) fn failed(url: &str, source: reqwest::Error) -> FetchError {
+    FetchError::Http {
+        url: shown(url),
+        // Its own text would repeat the URL with credentials and query.
+        source: source.without_url(),
+    }
+}
+
+/// A URL for messages: what is before the host and after the path may be a secret.
+pub(super) fn shown(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else {
+        return "a URL that does not parse".to_owned();
+    };
+    // These fail for URLs without a host, which have no credentials either.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
+/// A client per fetch: fetches are rare, and a pool would outlive the runtime it was made in.
+pub(super) fn client(timeouts: Timeouts) -> Result<Client, FetchError> {
+    Client::builder()
+        .user_agent(concat!("realm/", env!("CARGO_PKG_VERSION")))
+        .tls_backend_preconfigured(tls().map_err(FetchError::Setup)?)
+        .redirect(Policy::custom(redirect))
+        .referer(false)
+        .connect_timeout(timeouts.connect)
+        .read_timeout(timeouts.idle)
+        .timeout(timeouts.total)
+        .pool_max_idle_per_host(0)
+        .build()
+        .map_err(|error| FetchError::Setup(error.into()))
+}
+
+fn tls() -> Result<rustls::ClientConfig, BoxError> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        // A bare machine without a certificate store: better the ones built in than no https.
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    match check_redirect(attempt.previous(), attempt.url()) {
+        Ok(()) => attempt.follow(),
+        Err(error) => attempt.error(error),
+    }
+}
+
+/// `previous` holds every address asked so far, the first included.
+fn check_redirect(previous: &[Url], next: &Url) -> Result<(), RedirectError> {
+    if previous.len() > REDIRECTS_MAX {
+        return Err(RedirectError::TooMany);
+    }
+    let was_protected = previous.iter().any(|url| url.scheme() == "https");
+    if was_protected && next.scheme() != "https" {
+        return Err(RedirectError::Downgrade);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn urls(texts: &[&str]) -> Vec<Url> {
+        texts
+            .iter()
+            .map(|text| Url::parse(text).expect("a URL"))
+            .collect()
+    }
+
+    #[test]
+    fn redirects_are_few_and_never_weaker() {
+        let check = |previous: &[&str], next: &str| {
+            check_redirect(&urls(previous), &Url::parse(next).expect("a URL"))
+        };
+        assert_eq!(check(&["http://a/"], "http://b/"), Ok(()));
+        assert_eq!(check(&["http://a/"], "https://b/"), Ok(()));
+        assert_eq!(check(&["https://a/"], "https://b/"), Ok(()));
+        let downgrade = Err(RedirectError::Downgrade);
+        assert_eq!(check(&["https://a/"], "http://b/"), downgrade);
+        assert_eq!(check(&["http://a/", "https://b/"], "http://c/"), downgrade);
+        assert_eq!(check(&["http://a/"; 5], "http://b/"), Ok(()));
+        assert_eq!(
+            check(&["http://a/"; 6], "http://b/"),
+            Err(RedirectError::TooMany)
+        );
+    }
+
+    #[test]
+    fn what_may_be_secret_in_a_url_is_not_shown() {
+        assert_eq!(
+            shown("https://user:password@example.com/x.wasm?token=1#part"),
+            "https://example.com/x.wasm"
+        );
+        assert!(!shown("https://user:password@").contains("password"));
+    }
+}

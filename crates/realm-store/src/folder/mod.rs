@@ -1,0 +1,296 @@
+//! The realm folder: what lies where, how it is made, found and locked, and how small files in it
+//! are written.
+//!
+//! The genesis has no file of its own: it is the first record of the authority log. Not here: what
+//! is in the files, and the manifest, which lies wherever its author keeps it.
+
+mod small;
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use realm_model::entry::ChainId;
+
+use crate::files::{DIRECTORY_MODE, Files as _, PRIVATE_MODE, RealFiles};
+pub use small::{read_secret, write_atomic, write_secret};
+
+/// The folder's name beside a manifest.
+pub const NAME: &str = ".realm";
+/// The folder's name in the data home of the user.
+const NAME_IN_DATA_HOME: &str = "realm";
+
+/// A folder that holds a realm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RealmFolder {
+    root: PathBuf,
+}
+
+/// Where a realm folder may be, in this order.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    /// `--realm DIR`.
+    pub explicit: Option<&'a Path>,
+    /// The value of the environment variable that names one.
+    pub environment: Option<&'a Path>,
+    /// The current folder: `.realm` is searched in it and in its parents.
+    pub here: &'a Path,
+    /// `XDG_DATA_HOME`, or what stands for it.
+    pub data_home: Option<&'a Path>,
+    /// The user: a `.realm` that belongs to somebody else is passed over, since whoever may write
+    /// in a common parent folder (`/tmp`) could plant one.
+    pub user: u32,
+}
+
+/// Why a realm folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The system refused an operation.
+    #[error("failed to {operation} `{path}`")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// No realm is there.
+    #[error("`{path}` is no realm folder")]
+    Missing {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder holds something else, and is left as it is.
+    #[error("`{path}` is not empty and is no realm folder")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A secret is there already, and is left as it is.
+    #[error("`{path}` exists and is not overwritten")]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Others may read a secret.
+    #[error("`{path}` has mode {mode:o}: others than its owner can use it")]
+    TooOpen {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Another agent runs on this folder.
+    #[error("another agent holds `{path}`{}", holder(*.process))]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// The agent's process id, if it could be read.
+        process: Option<u32>,
+    },
+}
+
+/// Finds the realm folder: explicit, else named by the environment, else the nearest `.realm` of
+/// this user upwards from here, else the place in the data home. Whether a realm is there is
+/// another question.
+pub fn discover(places: &Places<'_>) -> PathBuf {
+    if let Some(named) = places.explicit.or(places.environment) {
+        return named.to_owned();
+    }
+    let near = places.here.ancestors().map(|folder| folder.join(NAME));
+    for candidate in near {
+        let ours = fs::symlink_metadata(&candidate)
+            .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == places.user);
+        if ours && is_realm(&candidate) {
+            return candidate;
+        }
+    }
+    places.data_home.map_or_else(
+        || places.here.join(NAME),
+        |home| home.join(NAME_IN_DATA_HOME),
+    )
+}
+
+impl RealmFolder {
+    /// Makes a realm folder, or what is missing in one. A folder with other things in it is
+    /// refused.
+    pub fn create(root: PathBuf) -> Result<Self, FolderError> {
+        let make = |path: &Path| {
+            RealFiles
+                .create_dir(path)
+                .map_err(|error| io_error("create", path, error))
+        };
+        make(&root)?;
+        if !is_realm(&root) {
+            let mut entries =
+                fs::read_dir(&root).map_err(|error| io_error("list", &root, error))?;
+            if entries.next().is_some() {
+                return Err(FolderError::Occupied { path: root });
+            }
+            // It may have been empty and open to others.
+            fs::set_permissions(&root, fs::Permissions::from_mode(DIRECTORY_MODE))
+                .map_err(|error| io_error("set the mode of", &root, error))?;
+        }
+        let folder = Self { root };
+        make(&folder.logs())?;
+        for path in [
+            folder.marks(),
+            folder.blobs(),
+            folder.cache(),
+            folder.temporary(),
+        ] {
+            make(&path)?;
+        }
+        Ok(folder)
+    }
+
+    /// Opens a realm folder that exists.
+    pub fn open(root: PathBuf) -> Result<Self, FolderError> {
+        if is_realm(&root) {
+            Ok(Self { root })
+        } else {
+            Err(FolderError::Missing { path: root })
+        }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The owner's secret key (on the owner's machine only).
+    pub fn owner_key(&self) -> PathBuf {
+        self.root.join("owner.key")
+    }
+
+    /// The node's secret key.
+    pub fn node_key(&self) -> PathBuf {
+        self.root.join("node.key")
+    }
+
+    /// The node operator's settings.
+    pub fn node_config(&self) -> PathBuf {
+        self.root.join("node.toml")
+    }
+
+    /// The agent's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("agent.sock")
+    }
+
+    /// The file that a running agent holds locked.
+    pub fn lock_file(&self) -> PathBuf {
+        self.root.join("agent.lock")
+    }
+
+    /// The log of a chain. The authority log's first record is the genesis.
+    pub fn log(&self, chain: ChainId) -> PathBuf {
+        self.logs().join(format!("{}.log", chain.as_str()))
+    }
+
+    /// The folder of the high-water marks.
+    pub fn marks(&self) -> PathBuf {
+        self.root.join("marks")
+    }
+
+    /// The folder of the blobs.
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    /// The folder of what an engine with this fingerprint compiled; made when it is needed.
+    pub fn compiled(&self, fingerprint: &str) -> PathBuf {
+        self.cache().join("compiled").join(fingerprint)
+    }
+
+    /// The folder of files that mean nothing after a restart.
+    pub fn temporary(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    /// Takes the agent's lock and empties the folder of temporary files.
+    pub fn lock(&self) -> Result<AgentLock, FolderError> {
+        let lock = AgentLock::take(&self.lock_file())?;
+        let temporary = self.temporary();
+        match fs::remove_dir_all(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_error("empty", &temporary, error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        RealFiles
+            .create_dir(&temporary)
+            .map_err(|error| io_error("create", &temporary, error))?;
+        Ok(lock)
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+}
+
+/// The exclusive right to run an agent on a folder; the system takes it back when the process ends,
+/// however it ends.
+#[derive(Debug)]
+pub struct AgentLock {
+    // Held, never read: closing it is what releases the lock.
+    _file: File,
+}
+
+impl AgentLock {
+    /// Takes the lock or says who holds it.
+    pub fn take(path: &Path) -> Result<Self, FolderError> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(PRIVATE_MODE)
+            .open(path)
+            .map_err(|error| io_error("open", path, error))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // The number is a courtesy: without it the message is still true.
+                let _ = file.take(32).read_to_string(&mut text);
+                return Err(FolderError::Locked {
+                    path: path.to_owned(),
+                    process: text.trim().parse().ok(),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(io_error("lock", path, error)),
+        }
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()))
+            .map_err(|error| io_error("write", path, error))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// The folder of the logs is made first and never removed: it is what makes a folder a realm's.
+fn is_realm(root: &Path) -> bool {
+    root.join("log").is_dir()
+}
+
+fn holder(process: Option<u32>) -> String {
+    process.map_or_else(String::new, |process| format!(" (process {process})"))
+}
+
+fn io_error(operation: &'static str, path: &Path, source: io::Error) -> FolderError {
+    FolderError::Io {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;

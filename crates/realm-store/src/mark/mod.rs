@@ -1,0 +1,261 @@
+//! High-water marks: per chain, the last entry that was durable here, in two files apart from the
+//! log. They tell a log that lost its end from one that is merely short.
+//!
+//! A mark is set AFTER the log is durable, so it is never above it. Not here: what to do about a
+//! log below its mark.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use realm_model::digest::Digest;
+use realm_model::entry::{ChainId, Head};
+
+use crate::files::{self, Files, PRIVATE_MODE, RealFiles};
+
+/// The format version that is written, and the only one that is read.
+pub const FORMAT: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"realmmrk";
+/// Magic 8, format u32, generation u64, seq u64, hash 32, CRC-32C of all that u32; little-endian.
+const MARK_BYTES: usize = 64;
+const COPIES: [&str; 2] = ["a", "b"];
+
+/// The marks of every chain. One process at a time: the agent's lock sees to that.
+#[derive(Debug)]
+pub struct Marks<F: Files = RealFiles> {
+    files: F,
+    directory: PathBuf,
+    marks: BTreeMap<ChainId, Mark>,
+}
+
+/// Why a mark cannot be read or set.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkError {
+    /// The system refused an operation.
+    #[error("failed to {operation} the mark `{path}`")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// There was a mark, and no copy of it reads.
+    #[error("no copy of the mark `{path}` reads")]
+    Damaged {
+        /// The mark, without the copies' endings.
+        path: PathBuf,
+    },
+    /// A mark of a later version of realm.
+    #[error("the mark `{path}` has format {format}; this version reads format {FORMAT}")]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+    },
+    /// A mark only rises, and never changes its hash.
+    #[error("the mark of chain `{chain}` stands at entry {have} and cannot be set to another entry {given}", chain = chain.as_str())]
+    Backwards {
+        /// The chain.
+        chain: ChainId,
+        /// Where it stands.
+        have: u64,
+        /// What was asked for.
+        given: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    generation: u64,
+    head: Option<Head>,
+    /// Whether both copies are known to hold `head` durably. Not so for what was merely read: an
+    /// earlier process may have failed to sync it.
+    settled: bool,
+}
+
+enum Copy {
+    Missing,
+    Damaged,
+    Good { generation: u64, head: Head },
+}
+
+impl<F: Files> Marks<F> {
+    /// Reads the marks in `directory`, which is made if it is missing. One damaged or missing copy
+    /// is tolerated. The first [`Marks::set`] of each chain writes both copies again, even if the
+    /// head is the same: set it right after the log was opened.
+    pub fn open(files: F, directory: PathBuf) -> Result<Self, MarkError> {
+        files
+            .create_dir(&directory)
+            .map_err(|error| io_error("create the folder of", &directory, error))?;
+        let mut marks = BTreeMap::new();
+        for chain in ChainId::ALL {
+            marks.insert(chain, read(&files, &directory, chain)?);
+        }
+        Ok(Self {
+            files,
+            directory,
+            marks,
+        })
+    }
+
+    /// The last entry that was durable here; none if there never was one.
+    pub fn get(&self, chain: ChainId) -> Option<Head> {
+        self.mark(chain).head
+    }
+
+    /// The number of records that the chain's log must have at least: for [`crate::log::Log::open`].
+    pub fn floor(&self, chain: ChainId) -> Option<u64> {
+        let head = self.get(chain)?;
+        Some(match chain {
+            // Its genesis is entry 0.
+            ChainId::Authority => head.seq.saturating_add(1),
+            // Its first entry is entry 1: entry 0 is the place before it.
+            ChainId::Default => head.seq,
+        })
+    }
+
+    /// Raises the mark to `head`, which must be durable in the log; returns once both copies are
+    /// durable. After an error the mark is the old one or the new.
+    pub fn set(&mut self, chain: ChainId, head: Head) -> Result<(), MarkError> {
+        let mark = self.mark(chain);
+        if let Some(have) = mark.head {
+            if have == head && mark.settled {
+                return Ok(());
+            }
+            if have != head && have.seq >= head.seq {
+                return Err(MarkError::Backwards {
+                    chain,
+                    have: have.seq,
+                    given: head.seq,
+                });
+            }
+        }
+        let generation = mark.generation.saturating_add(1);
+        let unsettled = Mark {
+            generation,
+            settled: false,
+            ..mark
+        };
+        self.marks.insert(chain, unsettled);
+        let bytes = encode(generation, head);
+        for copy in COPIES {
+            let path = copy_path(&self.directory, chain, copy);
+            files::replace(&self.files, &path, &bytes, PRIVATE_MODE)
+                .map_err(|(operation, error)| io_error(operation, &path, error))?;
+        }
+        let settled = Mark {
+            generation,
+            head: Some(head),
+            settled: true,
+        };
+        self.marks.insert(chain, settled);
+        Ok(())
+    }
+
+    fn mark(&self, chain: ChainId) -> Mark {
+        *self.marks.get(&chain).expect("open reads every chain")
+    }
+}
+
+impl MarkError {
+    /// Whether there was no room: it passes by itself when room returns.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => files::is_disk_full(source),
+            Self::Damaged { .. } | Self::UnknownFormat { .. } | Self::Backwards { .. } => false,
+        }
+    }
+}
+
+fn read<F: Files>(files: &F, directory: &Path, chain: ChainId) -> Result<Mark, MarkError> {
+    let mut best: Option<(u64, Head)> = None;
+    let mut damaged = false;
+    for copy in COPIES {
+        match read_copy(files, &copy_path(directory, chain, copy))? {
+            Copy::Missing => {}
+            Copy::Damaged => damaged = true,
+            Copy::Good { generation, head } => best = best.max(Some((generation, head))),
+        }
+    }
+    if best.is_none() && damaged {
+        return Err(MarkError::Damaged {
+            path: directory.join(chain.as_str()),
+        });
+    }
+    Ok(Mark {
+        generation: best.map_or(0, |(generation, _)| generation),
+        head: best.map(|(_, head)| head),
+        settled: false,
+    })
+}
+
+fn read_copy<F: Files>(files: &F, path: &Path) -> Result<Copy, MarkError> {
+    let file = match files.open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Copy::Missing),
+        Err(error) => return Err(io_error("open", path, error)),
+    };
+    let Ok(bytes) = files::read_all(&file, MARK_BYTES as u64) else {
+        // Too long, or the disk cannot read it: this is what the other copy is for.
+        return Ok(Copy::Damaged);
+    };
+    match decode(&bytes) {
+        Some(Ok((generation, head))) => Ok(Copy::Good { generation, head }),
+        Some(Err(format)) => Err(MarkError::UnknownFormat {
+            path: path.to_owned(),
+            format,
+        }),
+        None => Ok(Copy::Damaged),
+    }
+}
+
+fn encode(generation: u64, head: Head) -> [u8; MARK_BYTES] {
+    let mut bytes = [0; MARK_BYTES];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    bytes[12..20].copy_from_slice(&generation.to_le_bytes());
+    bytes[20..28].copy_from_slice(&head.seq.to_le_bytes());
+    bytes[28..60].copy_from_slice(head.hash.as_bytes());
+    let checksum = crc32c::crc32c(&bytes[..60]);
+    bytes[60..].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// None for bytes that are no mark; the format for a mark of another format.
+fn decode(bytes: &[u8]) -> Option<Result<(u64, Head), u32>> {
+    let bytes: &[u8; MARK_BYTES] = bytes.try_into().ok()?;
+    let checksum = u32::from_le_bytes(*bytes[60..].first_chunk()?);
+    if bytes[..8] != MAGIC || crc32c::crc32c(&bytes[..60]) != checksum {
+        return None;
+    }
+    let format = u32::from_le_bytes(*bytes[8..].first_chunk()?);
+    if format != FORMAT {
+        return Some(Err(format));
+    }
+    let generation = u64::from_le_bytes(*bytes[12..].first_chunk()?);
+    let head = Head {
+        seq: u64::from_le_bytes(*bytes[20..].first_chunk()?),
+        hash: Digest::from_bytes(*bytes[28..].first_chunk()?),
+    };
+    Some(Ok((generation, head)))
+}
+
+fn copy_path(directory: &Path, chain: ChainId, copy: &str) -> PathBuf {
+    directory.join(format!("{}.{copy}", chain.as_str()))
+}
+
+fn io_error(operation: &'static str, path: &Path, source: io::Error) -> MarkError {
+    MarkError::Io {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+use std::path::Path;
+
+use super::*;
+use crate::files::faults::{Fault, FaultyFiles};
+use crate::testing::head_of;
+
+const BOTH: [ChainId; 2] = ChainId::ALL;
+
+fn directory() -> PathBuf {
+    PathBuf::from("/realm/marks")
+}
+
+fn open(files: &FaultyFiles) -> Result<Marks<FaultyFiles>, MarkError> {
+    Marks::open(files.clone(), directory())
+}
+
+/// Both chains marked: the authority chain at entry 1, then 2, the other at entry 1.
+fn marked() -> FaultyFiles {
+    let files = FaultyFiles::new();
+    let mut marks = open(&files).expect("opens");
+    assert!(BOTH.iter().all(|chain| marks.get(*chain).is_none()));
+    for (chain, seq) in [(BOTH[0], 0), (BOTH[0], 1), (BOTH[1], 0)] {
+        marks.set(chain, head_of(seq, b"x")).expect("set");
+    }
+    files
+}
+
+fn path(name: &str) -> PathBuf {
+    directory().join(name)
+}
+
+#[test]
+fn a_mark_reads_back_and_gives_the_floor_of_its_log() {
+    let files = marked();
+    let marks = open(&files).expect("opens");
+    assert_eq!(marks.get(BOTH[0]), Some(head_of(1, b"x")));
+    assert_eq!(marks.get(BOTH[1]), Some(head_of(0, b"x")));
+    // The authority chain counts its genesis, which is entry 0.
+    assert_eq!(marks.floor(ChainId::Authority), Some(3));
+    assert_eq!(marks.floor(ChainId::Default), Some(1));
+    assert_eq!(files.paths().len(), 4, "two copies each, nothing else");
+}
+
+#[test]
+fn format_1_stays_as_it_is() {
+    let head = Head {
+        seq: 0x0203,
+        hash: Digest::from_bytes([9; 32]),
+    };
+    let mut fixture = b"realmmrk\x01\0\0\0".to_vec();
+    fixture.extend(b"\x07\0\0\0\0\0\0\0\x03\x02\0\0\0\0\0\0");
+    fixture.extend([9; 32]);
+    fixture.extend(b"\x92\xd8\xc6\x90");
+    assert_eq!(encode(7, head).as_slice(), fixture);
+}
+
+#[test]
+fn a_mark_only_rises() {
+    let files = marked();
+    let mut marks = open(&files).expect("opens");
+    for other in [head_of(0, b"x"), head_of(1, b"other hash")] {
+        let error = marks.set(BOTH[0], other).expect_err("not above");
+        assert!(matches!(error, MarkError::Backwards { have: 2, .. }));
+    }
+    marks.set(BOTH[0], head_of(1, b"x")).expect("the same");
+    marks.set(BOTH[0], head_of(7, b"x")).expect("above");
+    assert_eq!(marks.get(BOTH[0]), Some(head_of(7, b"x")));
+}
+
+#[test]
+fn one_copy_may_be_lost_or_damaged_in_any_way() {
+    let whole = marked().contents(&path("authority.a")).expect("a copy");
+    let mut damages: Vec<Vec<u8>> = (0..whole.len()).map(|cut| whole[..cut].to_vec()).collect();
+    damages.extend((0..whole.len() * 8).map(|bit| {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        flipped
+    }));
+    damages.push([whole.as_slice(), &[0]].concat());
+    for damage in damages {
+        for copy in ["a", "b"] {
+            let files = marked();
+            files.put(&path(&format!("authority.{copy}")), &damage);
+            check_mended(&files);
+        }
+    }
+    for copy in ["a", "b"] {
+        let files = marked();
+        files
+            .remove(&path(&format!("authority.{copy}")))
+            .expect("there");
+        check_mended(&files);
+    }
+}
+
+fn check_mended(files: &FaultyFiles) {
+    let mut marks = open(files).expect("one copy is enough");
+    let head = head_of(1, b"x");
+    assert_eq!(marks.get(BOTH[0]), Some(head));
+    marks.set(BOTH[0], head).expect("set");
+    for copy in ["a", "b"] {
+        let alone = FaultyFiles::new();
+        let bytes = files.contents(&path(&format!("authority.{copy}")));
+        alone.put(&path("authority.a"), &bytes.expect("written again"));
+        assert_eq!(open(&alone).expect("opens").get(BOTH[0]), Some(head));
+    }
+}
+
+#[test]
+fn a_mark_of_which_no_copy_reads_is_an_error() {
+    let check = |bytes: [Option<&[u8]>; 2]| {
+        let files = FaultyFiles::new();
+        for (copy, bytes) in COPIES.into_iter().zip(bytes) {
+            if let Some(bytes) = bytes {
+                files.put(&path(&format!("default.{copy}")), bytes);
+            }
+        }
+        open(&files).expect_err("no copy reads")
+    };
+    for bytes in [
+        [Some(&b""[..]), Some(b"x")],
+        [None, Some(b"x")],
+        [Some(b"x"), None],
+    ] {
+        assert!(matches!(check(bytes), MarkError::Damaged { .. }));
+    }
+    let mut later = encode(1, head_of(0, b"x"));
+    later[8] = 9;
+    let checksum = crc32c::crc32c(&later[..60]);
+    later[60..].copy_from_slice(&checksum.to_le_bytes());
+    let error = check([Some(&later), None]);
+    assert!(matches!(error, MarkError::UnknownFormat { format: 9, .. }));
+}
+
+#[test]
+fn the_newer_copy_counts() {
+    let files = FaultyFiles::new();
+    files.put(&path("default.a"), &encode(4, head_of(3, b"x")));
+    files.put(&path("default.b"), &encode(5, head_of(4, b"x")));
+    let marks = open(&files).expect("opens");
+    assert_eq!(marks.get(ChainId::Default), Some(head_of(4, b"x")));
+}
+
+/// Sets marks 0, 1, 2 until something fails; returns how many were acknowledged.
+fn set_three(files: &FaultyFiles) -> usize {
+    let Ok(mut marks) = open(files) else { return 0 };
+    (0..3)
+        .take_while(|index| marks.set(ChainId::Default, head_of(*index, b"x")).is_ok())
+        .count()
+}
+
+#[test]
+fn power_lost_at_any_step_leaves_the_old_mark_or_the_new() {
+    let clean = FaultyFiles::new();
+    assert_eq!(set_three(&clean), 3);
+    for step in 0..clean.steps() {
+        let files = FaultyFiles::new();
+        files.fail_at(step, Fault::Stop);
+        let acknowledged = set_three(&files);
+        for survival in files.survivals() {
+            let marks = open(&files.crash(&survival)).expect("opens");
+            let seq = marks.get(ChainId::Default).map_or(0, |head| head.seq);
+            let allowed = acknowledged as u64..=acknowledged as u64 + 1;
+            assert!(allowed.contains(&seq), "{step} {survival:?}: {seq}");
+        }
+    }
+}
+
+#[test]
+fn a_mark_goes_on_after_any_failure() {
+    let clean = FaultyFiles::new();
+    set_three(&clean);
+    for step in 1..clean.steps() {
+        for fault in [Fault::Error(io::ErrorKind::StorageFull), Fault::SyncLoses] {
+            let files = FaultyFiles::new();
+            files.fail_at(step, fault);
+            let Ok(mut marks) = open(&files) else {
+                continue;
+            };
+            for index in 0..3 {
+                let head = head_of(index, b"x");
+                if let Err(error) = marks.set(ChainId::Default, head) {
+                    assert_eq!(error.is_disk_full(), fault != Fault::SyncLoses);
+                    marks
+                        .set(ChainId::Default, head)
+                        .expect("the fault is gone");
+                }
+            }
+            for survival in files.survivals() {
+                let after = open(&files.crash(&survival)).expect("opens");
+                assert_eq!(after.get(ChainId::Default), Some(head_of(2, b"x")));
+            }
+        }
+    }
+}
+
+#[test]
+fn marks_are_kept_on_this_machine() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = folder.path().join("marks");
+    let mut marks = Marks::open(RealFiles, directory.clone()).expect("made");
+    marks.set(BOTH[1], head_of(4, b"x")).expect("set");
+    let again = Marks::open(RealFiles, directory.clone()).expect("opens");
+    assert_eq!(again.get(BOTH[1]), Some(head_of(4, b"x")));
+    check_mode(&directory, 0o700);
+    check_mode(&directory.join("default.a"), 0o600);
+}
+
+fn check_mode(path: &Path, expected: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(path).expect("there").permissions().mode();
+    assert_eq!(mode & 0o7777, expected, "{}", path.display());
+}

@@ -1,0 +1,51 @@
+# Sourced by the other scripts: where things are, and how a missing tool is told or brought.
+# Every script may be called from anywhere, and respects CARGO_TARGET_DIR.
+# shellcheck shell=bash
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+TARGET_DIR=${CARGO_TARGET_DIR:-target}
+# Beside the host's, as tests/guests-build/build.rs has it: built once for tests, lint and `make guests`.
+GUESTS_TARGET_DIR=$TARGET_DIR/guests
+# Fixed, because examples/realm.toml names the files in it.
+EXAMPLES_TARGET_DIR=examples/target
+WASM_TARGET=wasm32-wasip2
+# Where rustup and `cargo install` put things, whether or not the shell was told.
+PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+
+say() { printf '%s\n' "$*" >&2; }
+
+# fail WHAT HINT
+fail() {
+	say "error: $1"
+	[ $# -lt 2 ] || say "hint: $2"
+	exit 1
+}
+
+command -v cargo >/dev/null || fail "Rust is missing" "install it from https://rustup.rs"
+command -v cc >/dev/null || fail "a C compiler is missing" "on Debian: sudo apt-get install gcc"
+
+# Cargo for the guests and the examples: without the flags that are meant for the host.
+guest_cargo() {
+	env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_TARGET -u CARGO_BUILD_RUSTFLAGS cargo "$@"
+}
+
+# need_package COMMAND PACKAGE: brings a Debian package if its command is missing and we may.
+need_package() {
+	command -v "$1" >/dev/null && return
+	if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+		say "installing $2, for $1"
+		# Runlevel 1: a package with a service in it does not start that.
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "$2"; } >&2 || true
+	fi
+	command -v "$1" >/dev/null || fail "\`$1\` is missing" "on Debian: sudo apt-get install $2"
+}
+
+# need_cargo_tool COMMAND VERSION: brings a cargo subcommand, in a version that Rust 1.95 builds.
+need_cargo_tool() {
+	command -v "$1" >/dev/null && return
+	say "installing $1 $2: this takes a few minutes, once"
+	# In a target folder of its own, or the one of the host is rebuilt.
+	env -u CARGO_TARGET_DIR cargo install --locked --quiet "$1@$2" >&2 ||
+		fail "\`$1\` could not be installed" "cargo install --locked $1"
+}

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Formats all Rust code; with --check it only looks.
+. "$(dirname "$0")/common.sh"
+
+cargo fmt --all -- "$@"
+for workspace in tests/guests examples; do
+	cargo fmt --all --manifest-path "$workspace/Cargo.toml" -- "$@"
+done

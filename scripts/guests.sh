@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Builds every component of this repository: the examples and the guests of the tests.
+. "$(dirname "$0")/common.sh"
+
+scripts/examples.sh
+guest_cargo build --locked --release --target "$WASM_TARGET" --examples \
+	--manifest-path tests/guests/Cargo.toml --target-dir "$GUESTS_TARGET_DIR"

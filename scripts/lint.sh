@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Format, lints, and what the dependencies bring: licenses, sources, known holes.
+. "$(dirname "$0")/common.sh"
+
+for script in scripts/*.sh .ci/run; do bash -n "$script"; done
+scripts/fmt.sh --check
+scripts/wasm-target.sh
+cargo clippy --locked --workspace --all-targets -- -D warnings
+guest_cargo clippy --locked --release --target "$WASM_TARGET" --lib --examples \
+	--manifest-path tests/guests/Cargo.toml --target-dir "$GUESTS_TARGET_DIR" -- -D warnings
+guest_cargo clippy --locked --release --target "$WASM_TARGET" \
+	--manifest-path examples/Cargo.toml --target-dir "$EXAMPLES_TARGET_DIR" -- -D warnings
+
+need_cargo_tool cargo-deny 0.20.2
+checks=(licenses bans sources)
+# Known holes are looked up in a database from the network: without one the rest is still checked.
+if timeout 120 cargo deny fetch db >/dev/null 2>&1; then
+	checks+=(advisories)
+else
+	say "note: the RustSec database cannot be reached, so advisories are not checked"
+fi
+for manifest in Cargo.toml tests/guests/Cargo.toml examples/Cargo.toml; do
+	cargo deny --locked --workspace --config deny.toml --manifest-path "$manifest" check "${checks[@]}"
+done

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Builds ONE static binary, and fails if it is not static.
+. "$(dirname "$0")/common.sh"
+
+MUSL_TARGET=x86_64-unknown-linux-musl
+SIZE_MB_AIM=40
+
+need_package musl-gcc musl-tools
+if command -v rustup >/dev/null; then
+	rustup target add "$MUSL_TARGET" >&2 || fail "the target \`$MUSL_TARGET\` could not be added" "rustup target add $MUSL_TARGET"
+fi
+# For the dependencies in C; Rust links by itself.
+CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --release --target "$MUSL_TARGET" --bin realm
+
+binary=$TARGET_DIR/$MUSL_TARGET/release/realm
+# ldd fails on a static binary that is not position independent, so its words count, not its exit code.
+linked=$(ldd "$binary" 2>&1 || true)
+say "ldd:    $linked"
+case $linked in
+*"statically linked"* | *"not a dynamic executable"*) ;;
+*) fail "\`$binary\` is not static" ;;
+esac
+bytes=$(stat -c %s "$binary")
+printf 'size:   %d.%d MB (aim: below %d MB)\n' $((bytes / 1000000)) $((bytes / 100000 % 10)) "$SIZE_MB_AIM" >&2
+printf '%s\n' "$binary"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Brings what the tests need and the machine lacks, or says how to. No test is skipped for want of a tool.
+. "$(dirname "$0")/common.sh"
+
+scripts/wasm-target.sh
+need_cargo_tool cargo-nextest 0.9.143
+# Checks /metrics as Prometheus reads it.
+need_package promtool prometheus

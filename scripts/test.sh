@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Runs every test: examples in docs first, then all others, so that the summary comes last.
+. "$(dirname "$0")/common.sh"
+
+scripts/setup-test.sh
+scripts/examples.sh
+cargo test --locked --workspace --doc --quiet
+cargo nextest run --locked --workspace --no-fail-fast "$@"

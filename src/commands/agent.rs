@@ -1,0 +1,133 @@
+//! `realm agent`: the node itself, in the foreground.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use realm_node::{Config, Node};
+use tracing_subscriber::EnvFilter;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output;
+
+/// Run the agent of this realm folder until interrupted
+///
+/// It goes on with what was in force when it last ran. SIGINT and SIGTERM end it: it finishes
+/// requests in flight first. A second one ends it at once.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    listen: Listen,
+}
+
+/// Listeners, over what node.toml says.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Listen {
+    /// Answer routes here instead of where node.toml says; repeatable; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    http: Vec<SocketAddr>,
+
+    /// Serve /metrics here instead of where node.toml says
+    #[arg(long, value_name = "ADDR:PORT")]
+    admin: Option<SocketAddr>,
+
+    /// Log lines as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    start_logging(&args.listen, "info");
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let node = start(context, &args.listen).await?;
+        for url in node.urls() {
+            output::note(&format!("answering on {url}"));
+        }
+        output::note(&format!("metrics on {}/metrics", node.admin_url()));
+        until_signal().await;
+        stop(node).await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// The runtime of an agent: all cores.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?)
+}
+
+/// Starts the node of this realm folder.
+pub(crate) async fn start(context: &Context, listen: &Listen) -> Result<Node, Failure> {
+    let folder = context.folder()?;
+    let mut config = Config::load(folder).map_err(|problem| match problem {
+        realm_node::ConfigError::Invalid {
+            path,
+            text,
+            problems,
+        } => {
+            let path = path.display().to_string();
+            crate::diagnostics::report(&path, &text, &problems);
+            Failure::new(
+                "invalid-node-config",
+                format!("`{path}` has {}", crate::diagnostics::count(&problems)),
+            )
+            .hint("docs/manifest.md, \"node.toml\", describes every key")
+        }
+        realm_node::ConfigError::Read { .. } => Failure::from_error("no-file", &problem),
+    })?;
+    if !listen.http.is_empty() {
+        config.node.listen.http.clone_from(&listen.http);
+    }
+    if let Some(admin) = listen.admin {
+        config.node.listen.admin = admin;
+    }
+    Node::start(config).await.map_err(|error| {
+        let hint = error.hint();
+        let failure = Failure::from_error(error.code(), &error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    })
+}
+
+/// Sends log lines to stderr, as `REALM_LOG` or `default` filters them.
+pub(crate) fn start_logging(listen: &Listen, default: &str) {
+    let filter = EnvFilter::try_from_env("REALM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // A second subscriber in one process is impossible; a first one cannot fail.
+    if listen.log_json {
+        let _ = subscriber.json().try_init();
+    } else {
+        let _ = subscriber.with_target(false).try_init();
+    }
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(crate) async fn until_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        // Without signal handlers the default action ends the process.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+/// Drains and stops the node; another signal ends the wait.
+pub(crate) async fn stop(node: Node) {
+    output::note("stopping: finishing requests in flight (interrupt again to stop at once)");
+    tokio::select! {
+        () = node.stop() => output::note("stopped"),
+        () = until_signal() => output::note("stopped at once"),
+    }
+}

@@ -1,0 +1,149 @@
+//! `realm apply`: resolve, sign, submit, wait.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use realm_model::api::{Accepted, Heads};
+use realm_model::entry::Body;
+use realm_model::key::SecretKey;
+use realm_node::Client;
+
+use crate::confirm::confirm;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::resolve::Proposal;
+use crate::sign::{self, Signed};
+use crate::{output, progress, upload};
+
+/// Sign the manifest with the owner key and put it in force
+///
+/// Resolves every source to a digest, shows what changes, signs the bytes of realm.toml and
+/// realm.lock, and submits them. The agent takes them onto its disk before it says yes; then this
+/// waits until everything runs. Beside the manifest stand realm.lock (the pins) and realm.toml.sig
+/// (the signature).
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The manifest
+    #[arg(default_value = "realm.toml")]
+    manifest: PathBuf,
+
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+
+    /// Do not wait until everything runs
+    #[arg(long)]
+    no_wait: bool,
+
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = crate::time::parse_duration)]
+    timeout: Duration,
+
+    /// Write the signed entry into a file instead of submitting it (for `realm submit`)
+    #[arg(long, value_name = "ENTRY")]
+    sign_only: Option<PathBuf>,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    context.block_on(async {
+        let heads = context.heads().await?;
+        let proposal = Proposal::make(&args.manifest, &heads, context.json()).await?;
+        if !proposal.differs(&heads) {
+            return unchanged(context, &heads, &args).await;
+        }
+        output::note(&proposal.text());
+        if let Some(path) = &args.sign_only {
+            let signed = sign::sign(
+                &heads,
+                &context.owner_key()?,
+                Body::Manifest(proposal.body.clone()),
+            )?;
+            write_beside(&proposal, &signed)?;
+            write(path, &signed.entry)?;
+            output::note(&format!(
+                "signed, not submitted: `realm submit {}`",
+                path.display()
+            ));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let client = context.client()?;
+        // Who is not running cannot be asked to agree: first see that somebody listens.
+        client.heads().await?;
+        confirm("Sign and apply this?", args.yes)?;
+        let key = context.owner_key()?;
+        let accepted = put_in_force(&client, &heads, &key, &proposal).await?;
+        output::note(&format!(
+            "version {} is in force, as entry {}",
+            accepted.version, accepted.head.seq
+        ));
+        if !args.no_wait {
+            progress::wait(&client, accepted.head, args.timeout, context.json()).await?;
+        } else if context.json() {
+            output::json(&accepted)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    })?
+}
+
+/// Uploads what is missing, signs, submits, and writes the lock and the signature beside the manifest.
+pub(crate) async fn put_in_force(
+    client: &Client,
+    heads: &Heads,
+    key: &SecretKey,
+    proposal: &Proposal,
+) -> Result<Accepted, Failure> {
+    for (name, pin, bytes) in &proposal.uploads {
+        upload::upload(client, name, *pin, bytes.clone()).await?;
+    }
+    let signed = sign::sign(heads, key, Body::Manifest(proposal.body.clone()))?;
+    let accepted = sign::submit(client, &signed).await?;
+    // Only what was accepted is written beside the manifest: a refused entry leaves no trace.
+    write_beside(proposal, &signed)?;
+    Ok(accepted)
+}
+
+async fn unchanged(context: &Context, heads: &Heads, args: &Args) -> Result<ExitCode, Failure> {
+    output::note(&format!(
+        "nothing to change: version {} is in force",
+        heads.version
+    ));
+    if args.sign_only.is_none() && !args.no_wait {
+        progress::wait(
+            &context.client()?,
+            heads.default,
+            args.timeout,
+            context.json(),
+        )
+        .await?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_beside(proposal: &Proposal, signed: &Signed) -> Result<(), Failure> {
+    write(&lock_path(&proposal.path), proposal.body.lock.as_bytes())?;
+    if let Some(file) = &signed.signature_file {
+        write(&signature_path(&proposal.path), file.to_text().as_bytes())?;
+    }
+    Ok(())
+}
+
+/// `realm.lock` beside the manifest (`shop.toml` → `shop.lock`).
+pub(crate) fn lock_path(manifest: &Path) -> PathBuf {
+    manifest.with_extension("lock")
+}
+
+/// `realm.toml.sig` beside the manifest.
+pub(crate) fn signature_path(manifest: &Path) -> PathBuf {
+    let mut name = manifest.as_os_str().to_owned();
+    name.push(".sig");
+    PathBuf::from(name)
+}
+
+/// Writes a file of the user's as a whole or not at all.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    realm_store::folder::write_atomic(path, bytes).map_err(|error| {
+        Failure::from_error("not-written", &error)
+            .context(format!("failed to write `{}`", path.display()))
+    })
+}

@@ -1,0 +1,114 @@
+//! `realm init`: a new realm with its owner key, and this machine as its first node.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use realm_model::name::NodeName;
+use realm_node::found::{Founding, found};
+use serde::Serialize;
+
+use crate::context::{Context, user_place};
+use crate::failure::Failure;
+use crate::time::now_unix_ms;
+use crate::{output, owner};
+
+/// Make a new realm: an owner key, a node key, and a realm folder
+///
+/// The folder is `.realm` here, or what `--realm` names. It holds the owner key (file mode 0600):
+/// who has that key decides what runs, so keep a copy of it offline.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Name of this node; absent: the host name
+    #[arg(long, value_name = "NODE")]
+    name: Option<NodeName>,
+
+    /// Seal the owner key with a passphrase
+    #[arg(long)]
+    passphrase: bool,
+
+    /// Make the realm of this user (in `$XDG_DATA_HOME/realm`) instead of one in `.realm` here
+    #[arg(long, conflicts_with = "realm")]
+    user: bool,
+}
+
+#[derive(Serialize)]
+struct Made {
+    folder: String,
+    realm: String,
+    owner: String,
+    words: Vec<&'static str>,
+    node: NodeName,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    let folder = match (context.named_folder(), args.user) {
+        (Some(folder), _) => folder.clone(),
+        (None, true) => user_place().ok_or_else(|| {
+            Failure::new(
+                "no-home",
+                "neither XDG_DATA_HOME nor HOME says where this user's data is",
+            )
+        })?,
+        (None, false) => PathBuf::from(".realm"),
+    };
+    let made = make(folder, args.name, args.passphrase)?;
+    if context.json() {
+        output::json(&made)?;
+    } else {
+        output::data(&format!(
+            "made {} in {}\nowner {}\nwords {}\nnode  {}",
+            made.realm,
+            made.folder,
+            made.owner,
+            made.words.join(" "),
+            made.node
+        ));
+        output::note("keep a copy of the owner key offline; next: `realm up realm.toml`");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes a realm folder for a new realm; also what `realm up` does when there is none.
+pub(crate) fn make_quietly(folder: PathBuf, name: Option<NodeName>) -> Result<(), Failure> {
+    let made = make(folder, name, false)?;
+    output::note(&format!("made {} in {}", made.realm, made.folder));
+    output::note(&format!("owner key {} (keep a copy offline)", made.owner));
+    Ok(())
+}
+
+fn make(folder: PathBuf, name: Option<NodeName>, sealed: bool) -> Result<Made, Failure> {
+    if folder.symlink_metadata().is_ok() {
+        return Err(
+            Failure::new("exists", format!("`{}` is there already", folder.display()))
+                .hint("`realm status` shows what it is; `--realm DIR` makes another elsewhere"),
+        );
+    }
+    let owner = owner::generate()?;
+    let passphrase = sealed.then(owner::new_passphrase).transpose()?;
+    let name = match name {
+        Some(name) => name,
+        None => realm_node::found::host_name(),
+    };
+    let realm = found(Founding {
+        folder: folder.clone(),
+        owner: &owner,
+        owner_file: owner::to_file_text(&owner, passphrase)?,
+        node: &owner::generate()?,
+        nonce: *owner::random()?,
+        name: name.clone(),
+        created_unix_s: now_unix_ms() / 1_000,
+    })
+    .map_err(|error| {
+        Failure::from_error("not-made", &error).context(format!(
+            "failed to make the realm folder `{}`",
+            folder.display()
+        ))
+    })?;
+    Ok(Made {
+        folder: folder.display().to_string(),
+        realm: realm.to_string(),
+        owner: owner.public().to_string(),
+        words: owner.public().words().to_vec(),
+        node: name,
+    })
+}

@@ -1,0 +1,75 @@
+//! `realm logs`: what a component wrote to stdout and stderr.
+
+use std::process::ExitCode;
+
+use futures_util::StreamExt as _;
+use realm_model::api::{LogLine, LogStream};
+use realm_model::name::ComponentName;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output;
+use crate::time::{parse_since, timestamp};
+
+/// Print what a component wrote to stdout and stderr
+///
+/// Lines come from a ring in the agent's memory that outlives the component's instances. Where
+/// lines were dropped (the ring is bounded), a marker says how many.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The component
+    component: ComponentName,
+
+    /// Go on with new lines until interrupted
+    #[arg(short, long)]
+    follow: bool,
+
+    /// Only lines since then: a time span (`10m`) or a timestamp (`2026-01-31T12:00:00Z`)
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    since: Option<u64>,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    let client = context.client()?;
+    context.block_on(async {
+        let lines = client
+            .logs(&args.component, args.since, args.follow)
+            .await?;
+        let mut lines = std::pin::pin!(lines);
+        loop {
+            // Ctrl-C is how a person ends `-f`: an ordinary end.
+            let line = tokio::select! {
+                line = lines.next() => line,
+                _ = tokio::signal::ctrl_c() => None,
+            };
+            let Some(line) = line else {
+                return Ok(ExitCode::SUCCESS);
+            };
+            print(&line?, context.json())?;
+        }
+    })?
+}
+
+fn print(line: &LogLine, json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json_line(line);
+    }
+    let text = match line.stream {
+        LogStream::Gap => output::yellow(&format!("--- {} ---", line.text)),
+        LogStream::Stdout => line.text.clone(),
+        LogStream::Stderr => output::red_plain(&line.text),
+        LogStream::Agent => output::cyan(&format!("realm: {}", line.text)),
+    };
+    let stream = match line.stream {
+        LogStream::Stdout => "out",
+        LogStream::Stderr => "err",
+        LogStream::Agent | LogStream::Gap => "---",
+    };
+    output::data(&format!(
+        "{} {}/{} {stream} {text}",
+        timestamp(line.unix_ms),
+        line.component,
+        line.slot
+    ));
+    Ok(())
+}

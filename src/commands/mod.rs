@@ -1,0 +1,56 @@
+//! The verbs, a file each: arguments with their help, and what they do.
+
+pub(crate) mod init;
+pub(crate) mod key;
+
+pub(crate) mod agent;
+pub(crate) mod up;
+
+pub(crate) mod apply;
+pub(crate) mod plan;
+pub(crate) mod push;
+pub(crate) mod restart;
+pub(crate) mod submit;
+pub(crate) mod verify;
+
+pub(crate) mod inspect;
+pub(crate) mod logs;
+pub(crate) mod status;
+
+pub(crate) mod completions;
+pub(crate) mod schema;
+pub(crate) mod version;
+
+pub(crate) mod compile;
+pub(crate) mod reference;
+
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Verb};
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Runs the verb.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let context = Context::new(cli.realm, cli.json);
+    match cli.verb {
+        Verb::Init(args) => init::run(&context, args),
+        Verb::Key(args) => key::run(&context, &args),
+        Verb::Up(args) => up::run(&context, args),
+        Verb::Agent(args) => agent::run(&context, args),
+        Verb::Apply(args) => apply::run(&context, args),
+        Verb::Plan(args) => plan::run(&context, args),
+        Verb::Verify(args) => verify::run(&context, &args),
+        Verb::Submit(args) => submit::run(&context, &args),
+        Verb::Status(args) => status::run(&context, &args),
+        Verb::Push(args) => push::run(&context, args),
+        Verb::Restart(args) => restart::run(&context, args),
+        Verb::Logs(args) => logs::run(&context, args),
+        Verb::Inspect(args) => inspect::run(&context, &args),
+        Verb::Schema(args) => schema::run(&args),
+        Verb::Completions(args) => completions::run(&args),
+        Verb::Version(args) => version::run(&context, &args),
+        Verb::Reference(args) => reference::run(&args),
+        Verb::Compile(args) => compile::run(&args),
+    }
+}

@@ -1,0 +1,50 @@
+//! `realm plan`: what apply would change.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use realm_control::changes::Change;
+use serde::Serialize;
+
+use crate::context::Context;
+use crate::failure::{Failure, exit};
+use crate::output;
+use crate::resolve::Proposal;
+
+/// Show what `apply` would change (+ added, ~ changed, - removed)
+///
+/// Exit code 0: nothing would change; 2: something would. Nothing is signed or sent.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The manifest
+    #[arg(default_value = "realm.toml")]
+    manifest: PathBuf,
+}
+
+#[derive(Serialize)]
+struct PlanJson<'a> {
+    version_in_force: u64,
+    version: u64,
+    changes: &'a [Change],
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    context.block_on(async {
+        let heads = context.heads().await?;
+        let proposal = Proposal::make(&args.manifest, &heads, context.json()).await?;
+        if context.json() {
+            output::json(&PlanJson {
+                version_in_force: heads.version,
+                version: proposal.version,
+                changes: &proposal.changes,
+            })?;
+        } else {
+            output::data(&proposal.text());
+        }
+        Ok(if proposal.differs(&heads) {
+            ExitCode::from(exit::CHANGES)
+        } else {
+            ExitCode::SUCCESS
+        })
+    })?
+}

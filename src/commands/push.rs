@@ -1,0 +1,134 @@
+//! `realm push`: new bytes for one component, without touching the manifest.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use realm_model::api::Heads;
+use realm_model::digest::Digest;
+use realm_model::entry::{Body, PushBody};
+use realm_model::lock::Pin;
+use realm_model::manifest::Source;
+use realm_model::name::ComponentName;
+use realm_store::blobs::BLOB_BYTES_MAX;
+use realm_store::fetch::resolve;
+
+use crate::commands::apply;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::resolve::{in_force, source_failure};
+use crate::sign::Signed;
+use crate::{output, progress, sign, upload};
+
+/// Upload new bytes for a component and put them in force
+///
+/// Signs an entry that changes this one pin (and the version). The manifest stays as it was
+/// applied; realm.lock beside it follows, if it is the manifest in force.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The component
+    component: ComponentName,
+
+    /// The WebAssembly file
+    file: PathBuf,
+
+    /// The manifest whose realm.lock follows
+    #[arg(long, value_name = "FILE", default_value = "realm.toml")]
+    manifest: PathBuf,
+
+    /// Do not wait until it runs
+    #[arg(long)]
+    no_wait: bool,
+
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = crate::time::parse_duration)]
+    timeout: Duration,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    let client = context.client()?;
+    context.block_on(async {
+        let heads = client.heads().await?;
+        let source = Source::File {
+            path: args.file.display().to_string(),
+        };
+        let (pin, bytes) = resolve(&source, Path::new(""), BLOB_BYTES_MAX)
+            .await
+            .map_err(|error| source_failure(&error))?;
+        let Some(body) = push_body(&heads, &args.component, pin)? else {
+            output::note(&format!(
+                "nothing to change: `{}` runs these bytes",
+                args.component
+            ));
+            return Ok(ExitCode::SUCCESS);
+        };
+        let key = context.owner_key()?;
+        upload::upload(&client, &args.component, pin, bytes).await?;
+        let signed = sign::sign(&heads, &key, Body::Push(body.clone()))?;
+        let accepted = sign::submit(&client, &signed).await?;
+        follow_locally(&args.manifest, &heads, &body, &signed)?;
+        output::note(&format!(
+            "`{}` is {} from version {} on",
+            args.component, pin.digest, accepted.version
+        ));
+        if !args.no_wait {
+            progress::wait(&client, accepted.head, args.timeout, context.json()).await?;
+        } else if context.json() {
+            output::json(&accepted)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    })?
+}
+
+fn push_body(
+    heads: &Heads,
+    component: &ComponentName,
+    pin: Pin,
+) -> Result<Option<PushBody>, Failure> {
+    let (Some((_, mut lock)), Some(text)) = (in_force(heads)?, &heads.manifest) else {
+        return Err(
+            Failure::new("nothing-applied", "no manifest is in force yet")
+                .hint("`realm apply realm.toml` comes first"),
+        );
+    };
+    match lock.components.get_mut(component) {
+        Some(pinned) if *pinned == pin => return Ok(None),
+        Some(pinned) => *pinned = pin,
+        None => {
+            return Err(Failure::new(
+                "unknown-name",
+                format!("the manifest in force has no component `{component}`"),
+            )
+            .hint("`realm status` lists the components; a new one comes with `realm apply`"));
+        }
+    }
+    lock.version += 1;
+    Ok(Some(PushBody {
+        component: component.clone(),
+        manifest: Digest::of(text.as_bytes()),
+        lock: lock.to_text(),
+    }))
+}
+
+/// Writes realm.lock and realm.toml.sig beside the manifest if that is the one in force.
+fn follow_locally(
+    manifest: &Path,
+    heads: &Heads,
+    body: &PushBody,
+    signed: &Signed,
+) -> Result<(), Failure> {
+    let in_force = std::fs::read(manifest)
+        .is_ok_and(|bytes| heads.manifest.as_deref().map(str::as_bytes) == Some(bytes.as_slice()));
+    if !in_force {
+        output::note(&format!(
+            "`{}` is not the manifest in force: its realm.lock stays as it is",
+            manifest.display()
+        ));
+        return Ok(());
+    }
+    apply::write(&apply::lock_path(manifest), body.lock.as_bytes())?;
+    if let Some(file) = &signed.signature_file {
+        apply::write(&apply::signature_path(manifest), file.to_text().as_bytes())?;
+    }
+    Ok(())
+}

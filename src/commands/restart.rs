@@ -1,0 +1,57 @@
+//! `realm restart`: a signed restart of a component.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use realm_model::entry::{Body, RestartBody};
+use realm_model::name::{ComponentName, NodeName};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::{output, progress, sign};
+
+/// Start a component's replicas afresh
+///
+/// New replicas start and answer before the old ones stop. The restart is an entry in the signed
+/// chain, so that every node carries it out once, whenever it hears of it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The component
+    component: ComponentName,
+
+    /// Nodes, separated by commas; absent: all
+    #[arg(long, value_name = "NODE", value_delimiter = ',')]
+    nodes: Vec<NodeName>,
+
+    /// Do not wait until the new replicas are healthy
+    #[arg(long)]
+    no_wait: bool,
+
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = crate::time::parse_duration)]
+    timeout: Duration,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    let client = context.client()?;
+    let key = context.owner_key()?;
+    context.block_on(async {
+        let heads = client.heads().await?;
+        let body = Body::Restart(RestartBody {
+            component: args.component.clone(),
+            nodes: args.nodes,
+        });
+        let signed = sign::sign(&heads, &key, body)?;
+        let accepted = sign::submit(&client, &signed).await?;
+        output::note(&format!(
+            "restart of `{}` is entry {}",
+            args.component, accepted.head.seq
+        ));
+        if !args.no_wait {
+            progress::wait(&client, accepted.head, args.timeout, context.json()).await?;
+        } else if context.json() {
+            output::json(&accepted)?;
+        }
+        Ok(ExitCode::SUCCESS)
+    })?
+}

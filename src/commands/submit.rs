@@ -1,0 +1,57 @@
+//! `realm submit`: hands over an entry that was signed elsewhere.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use realm_model::entry::{ChainId, ENTRY_BYTES_MAX};
+
+use crate::context::Context;
+use crate::failure::{Failure, exit};
+use crate::output;
+
+/// Submit an entry that was signed on another machine
+///
+/// `realm apply --sign-only ENTRY` writes such a file: the owner key can stay on a machine that
+/// never meets the agent. The components' bytes travel with `realm push` or their sources.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The file with the entry
+    #[arg(value_name = "ENTRY")]
+    file: PathBuf,
+
+    /// The chain that it extends
+    #[arg(long, value_name = "CHAIN", default_value = "default", value_parser = ["default", "authority"])]
+    chain: String,
+}
+
+pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
+    let file = std::fs::File::open(&args.file).map_err(|error| {
+        Failure::from_error("no-file", &error)
+            .context(format!("failed to open `{}`", args.file.display()))
+    })?;
+    let mut entry = Vec::new();
+    // One byte more than an entry may have: the agent is asked, and says `oversized`.
+    file.take(ENTRY_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut entry)?;
+    let chain = match args.chain.as_str() {
+        "authority" => ChainId::Authority,
+        "default" => ChainId::Default,
+        other => {
+            return Err(Failure::new("usage", format!("no chain `{other}`")).exit(exit::USAGE));
+        }
+    };
+    let client = context.client()?;
+    let accepted = context.block_on(client.submit(chain, entry))??;
+    if context.json() {
+        output::json(&accepted)?;
+    } else {
+        output::data(&format!(
+            "accepted as entry {} of `{}`; version {} is in force",
+            accepted.head.seq,
+            chain.as_str(),
+            accepted.version
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,124 @@
+//! `realm up`: from nothing to a running realm of one node, in the foreground.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use realm_model::name::NodeName;
+use realm_model::view::{ComponentState, StatusView};
+use realm_node::Client;
+
+use crate::commands::{agent, apply, init};
+use crate::confirm::confirm;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::resolve::Proposal;
+use crate::{output, progress};
+
+/// Make a realm here if there is none, start its agent, and apply a manifest
+///
+/// Shows progress and the URLs that answer, and runs until interrupted. Run it again and it goes
+/// on where it was. If an agent of this realm runs already, the manifest is applied to that one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The manifest
+    #[arg(default_value = "realm.toml")]
+    manifest: PathBuf,
+
+    /// Name of this node, if the realm is made; absent: the host name
+    #[arg(long, value_name = "NODE")]
+    name: Option<NodeName>,
+
+    #[command(flatten)]
+    listen: agent::Listen,
+
+    /// Ask before applying changes to a realm that runs something already
+    #[arg(long)]
+    ask: bool,
+
+    /// How long to wait until everything runs
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = crate::time::parse_duration)]
+    timeout: Duration,
+}
+
+pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    agent::start_logging(&args.listen, "warn");
+    // A mistake in the manifest is told before anything is made or started.
+    crate::resolve::read_manifest(&args.manifest, context.json())?;
+    if context.find_folder()?.is_none() {
+        let folder = context
+            .named_folder()
+            .cloned()
+            .unwrap_or_else(|| PathBuf::from(".realm"));
+        init::make_quietly(folder, args.name.clone())?;
+    }
+    let runtime = agent::runtime()?;
+    runtime.block_on(async {
+        let client = context.client()?;
+        if client.is_running().await {
+            output::note("an agent of this realm runs already: applying to it");
+            let status = bring_up(context, &client, &args).await?;
+            print(context, &status)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let node = agent::start(context, &args.listen).await?;
+        let up = tokio::select! {
+            up = bring_up(context, &client, &args) => Some(up),
+            () = agent::until_signal() => None,
+        };
+        match up {
+            Some(Ok(status)) => print(context, &status)?,
+            // What runs goes on running, so that `realm logs` and a second apply can mend it.
+            Some(Err(failure)) => {
+                failure.report();
+                output::note("the agent goes on; mend it and `realm apply` from another terminal");
+            }
+            None => {
+                agent::stop(node).await;
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        agent::until_signal().await;
+        agent::stop(node).await;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+async fn bring_up(context: &Context, client: &Client, args: &Args) -> Result<StatusView, Failure> {
+    let heads = client.heads().await?;
+    let proposal = Proposal::make(&args.manifest, &heads, context.json()).await?;
+    let head = if proposal.differs(&heads) {
+        output::note(&proposal.text());
+        confirm("Sign and apply this?", !args.ask)?;
+        let key = context.owner_key()?;
+        let accepted = apply::put_in_force(client, &heads, &key, &proposal).await?;
+        output::note(&format!(
+            "version {} is signed and in force",
+            accepted.version
+        ));
+        accepted.head
+    } else {
+        output::note(&format!(
+            "version {} is in force; going on with it",
+            heads.version
+        ));
+        heads.default
+    };
+    progress::wait(client, head, args.timeout, false).await
+}
+
+fn print(context: &Context, status: &StatusView) -> Result<(), Failure> {
+    if context.json() {
+        return output::json_line(status);
+    }
+    for component in &status.components {
+        if component.state == ComponentState::Idle {
+            continue;
+        }
+        for url in component.urls(&status.urls) {
+            output::data(&format!("{:<16} {url}", component.name));
+        }
+    }
+    output::note("Ctrl-C stops the agent; what was applied stays in force");
+    Ok(())
+}

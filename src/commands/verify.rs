@@ -1,0 +1,151 @@
+//! `realm verify`: a manifest, its lock and its signature, offline.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use realm_model::key::PublicKey;
+use realm_model::lock::Lock;
+use realm_model::manifest::Manifest;
+use realm_model::signature_file::SignatureFile;
+use serde::Serialize;
+
+use crate::commands::apply::{lock_path, signature_path};
+use crate::context::Context;
+use crate::failure::{Failure, exit};
+use crate::resolve::{read_manifest, read_text};
+use crate::{output, time};
+
+/// Check a manifest and its signature, without an agent
+///
+/// Checks that realm.toml is valid, that realm.lock pins each of its components, that
+/// realm.toml.sig holds over both files, and that an owner of this realm made it. Exit code 3 if not.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The manifest
+    #[arg(default_value = "realm.toml")]
+    manifest: PathBuf,
+
+    /// The key that must have signed; absent: an owner of this realm folder
+    #[arg(long, value_name = "KEY")]
+    owner: Option<PublicKey>,
+}
+
+#[derive(Serialize)]
+struct Verified {
+    manifest: String,
+    version: u64,
+    realm: String,
+    seq: u64,
+    key: String,
+    words: Vec<&'static str>,
+    signed: String,
+}
+
+pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
+    let owners = owners(context, args)?;
+    let (text, manifest) = read_manifest(&args.manifest, context.json())?;
+    let lock_text = read_text(&lock_path(&args.manifest))
+        .map_err(|failure| failure.hint("`realm apply` writes it"))?;
+    let lock = Lock::parse(&lock_text)
+        .map_err(|error| Failure::from_error("invalid-lock", &error).exit(exit::REFUSED))?;
+    covers(&manifest, &lock)?;
+    let file = read_signature(&args.manifest)?;
+    file.verify(&text, &lock_text).map_err(|error| {
+        Failure::from_error("bad-signature", &error)
+            .hint("the manifest or realm.lock changed after it was signed: `realm plan` shows what, `realm apply` signs it")
+            .exit(exit::REFUSED)
+    })?;
+    if !owners.contains(&file.key) {
+        return Err(Failure::new(
+            "wrong-owner",
+            format!("signed by {}, which is no owner here", file.key),
+        )
+        .hint("compare with `realm key show`")
+        .exit(exit::REFUSED));
+    }
+    if let Some(realm) = context.find_folder()?.filter(|_| args.owner.is_none())
+        && let Ok(identity) = realm_node::Identity::load(&realm)
+        && identity.realm != file.realm
+    {
+        return Err(Failure::new(
+            "wrong-realm",
+            format!("signed for {}, this is {}", file.realm, identity.realm),
+        )
+        .exit(exit::REFUSED));
+    }
+    report(context, args, &lock, &file)
+}
+
+fn owners(context: &Context, args: &Args) -> Result<Vec<PublicKey>, Failure> {
+    if let Some(owner) = args.owner {
+        return Ok(vec![owner]);
+    }
+    match context.find_folder()? {
+        Some(_) => Ok(context.identity()?.owners),
+        None => Err(Failure::new(
+            "no-owner",
+            "there is no realm folder that says who the owner is",
+        )
+        .hint("name the key: `realm verify --owner ed25519:…`")),
+    }
+}
+
+fn read_signature(manifest: &Path) -> Result<SignatureFile, Failure> {
+    let path = signature_path(manifest);
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Failure::from_error("unsigned", &error)
+            .context(format!("there is no signature `{}`", path.display()))
+            .hint("`realm apply` signs")
+            .exit(exit::REFUSED)
+    })?;
+    SignatureFile::parse(&text).map_err(|error| {
+        Failure::from_error("bad-signature", &error)
+            .context(format!("`{}` is damaged", path.display()))
+            .exit(exit::REFUSED)
+    })
+}
+
+/// A lock that pins other components than the manifest has was not made for it.
+fn covers(manifest: &Manifest, lock: &Lock) -> Result<(), Failure> {
+    if manifest.components.keys().eq(lock.components.keys()) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        "invalid-lock",
+        "realm.lock pins other components than the manifest has",
+    )
+    .hint("`realm apply` writes it anew")
+    .exit(exit::REFUSED))
+}
+
+fn report(
+    context: &Context,
+    args: &Args,
+    lock: &Lock,
+    file: &SignatureFile,
+) -> Result<ExitCode, Failure> {
+    let verified = Verified {
+        manifest: args.manifest.display().to_string(),
+        version: lock.version,
+        realm: file.realm.to_string(),
+        seq: file.seq,
+        key: file.key.to_string(),
+        words: file.key.words().to_vec(),
+        signed: time::timestamp(file.created_unix_s.saturating_mul(1_000)),
+    };
+    if context.json() {
+        output::json(&verified)?;
+    } else {
+        output::data(&format!(
+            "good signature on {}: version {}, entry {} of {}\nby {} ({})\nsigned {} by the signer's clock",
+            verified.manifest,
+            verified.version,
+            verified.seq,
+            verified.realm,
+            verified.key,
+            verified.words.join(" "),
+            verified.signed
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}

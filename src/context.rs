@@ -1,0 +1,119 @@
+//! What every verb shares: the realm folder, the output form, the way to the agent. No choices.
+
+use std::path::PathBuf;
+
+use realm_model::api::Heads;
+use realm_model::key::SecretKey;
+use realm_node::{Client, Identity};
+use realm_store::folder::{FolderError, Places, RealmFolder, discover};
+
+use crate::failure::Failure;
+use crate::owner;
+
+/// The global part of the command line, as meant.
+pub(crate) struct Context {
+    realm: Option<PathBuf>,
+    json: bool,
+}
+
+impl Context {
+    pub(crate) fn new(realm: Option<PathBuf>, json: bool) -> Self {
+        Self { realm, json }
+    }
+
+    /// Whether stdout carries JSON.
+    pub(crate) const fn json(&self) -> bool {
+        self.json
+    }
+
+    /// The realm folder that was asked for, whether it exists or not; `None`: none was named.
+    pub(crate) fn named_folder(&self) -> Option<&PathBuf> {
+        self.realm.as_ref()
+    }
+
+    /// The realm folder of this command.
+    pub(crate) fn folder(&self) -> Result<RealmFolder, Failure> {
+        self.find_folder()?.ok_or_else(|| match &self.realm {
+            Some(folder) => Failure::new(
+                "no-realm",
+                format!("`{}` is no realm folder", folder.display()),
+            )
+            .hint("`realm init --realm DIR` makes one"),
+            None => Failure::new(
+                "no-realm",
+                "there is no `.realm` folder here or in a parent folder",
+            )
+            .hint("`realm init` makes one; `--realm DIR` names one elsewhere"),
+        })
+    }
+
+    /// The realm folder of this command, if there is one.
+    pub(crate) fn find_folder(&self) -> Result<Option<RealmFolder>, Failure> {
+        let here = std::env::current_dir()?;
+        let data_home = data_home();
+        let place = discover(&Places {
+            // clap reads REALM_DIR into the same argument.
+            explicit: self.realm.as_deref(),
+            environment: None,
+            here: &here,
+            data_home: data_home.as_deref(),
+            user: rustix::process::getuid().as_raw(),
+        });
+        match RealmFolder::open(place) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(FolderError::Missing { .. }) => Ok(None),
+            Err(error) => Err(Failure::from_error("bad-realm-folder", &error)),
+        }
+    }
+
+    /// A client of the agent of this realm folder.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        Ok(Client::new(&self.folder()?.socket()))
+    }
+
+    /// Who this realm and this node are.
+    pub(crate) fn identity(&self) -> Result<Identity, Failure> {
+        Identity::load(&self.folder()?).map_err(|error| {
+            Failure::from_error("bad-realm-folder", &error)
+                .hint("restore the folder from a copy, or make a new realm with `realm init`")
+        })
+    }
+
+    /// The owner key; asks for its passphrase if it has one.
+    pub(crate) fn owner_key(&self) -> Result<SecretKey, Failure> {
+        owner::load(&self.folder()?.owner_key())
+    }
+
+    /// Where the realm stands: by the agent, or by its log if no agent runs.
+    pub(crate) async fn heads(&self) -> Result<Heads, Failure> {
+        match self.client()?.heads().await {
+            Err(realm_node::ClientError::NotRunning { .. }) => {
+                realm_node::offline_heads(&self.folder()?)
+                    .map_err(|error| Failure::from_error("bad-realm-folder", &error))
+            }
+            answer => Ok(answer?),
+        }
+    }
+
+    /// Runs a future on a small runtime of its own.
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> Result<F::Output, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        Ok(runtime.block_on(future))
+    }
+}
+
+/// Where a user's realm is kept when it is not in a project: `$XDG_DATA_HOME/realm`.
+pub(crate) fn user_place() -> Option<PathBuf> {
+    data_home().map(|data| data.join("realm"))
+}
+
+fn data_home() -> Option<PathBuf> {
+    let absolute = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+}

@@ -1,0 +1,165 @@
+//! Waits until the nodes run what was applied, and says what they wait on meanwhile.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use realm_model::entry::Head;
+use realm_model::name::ComponentName;
+use realm_model::view::{ComponentState, ComponentView, StatusView};
+use realm_node::Client;
+
+use crate::failure::Failure;
+use crate::output;
+
+/// Often enough to look alive, seldom enough to cost nothing.
+const INTERVAL: Duration = Duration::from_millis(150);
+
+/// How a component stands on its way.
+enum Progress {
+    Done,
+    Failed,
+    Underway,
+}
+
+/// Waits until every component is as wanted at `head` or later.
+///
+/// A component that failed for good ends the wait with an error; what still waits when `timeout`
+/// is over does too. Running apps are not touched in either case.
+pub(crate) async fn wait(
+    client: &Client,
+    head: Head,
+    timeout: Duration,
+    json: bool,
+) -> Result<StatusView, Failure> {
+    let start = Instant::now();
+    let mut shown = BTreeMap::new();
+    loop {
+        let status = client.status().await?;
+        let underway = show(&status, &mut shown, start, json);
+        if status.head.seq >= head.seq && underway == 0 {
+            let failed = failed(&status);
+            if json {
+                output::json(&status)?;
+            }
+            return match failed.as_slice() {
+                [] => Ok(status),
+                failed => Err(not_running(failed, "failed")),
+            };
+        }
+        if start.elapsed() >= timeout {
+            let waiting: Vec<_> = status
+                .components
+                .iter()
+                .filter(|component| !matches!(progress(component), Progress::Done))
+                .cloned()
+                .collect();
+            return Err(not_running(&waiting, "not ready in time")
+                .hint("the agent goes on trying: watch `realm status --watch`"));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Prints what changed since the last look; returns how many components are underway.
+fn show(
+    status: &StatusView,
+    shown: &mut BTreeMap<ComponentName, String>,
+    start: Instant,
+    json: bool,
+) -> usize {
+    let mut underway = 0;
+    for component in &status.components {
+        if matches!(progress(component), Progress::Underway) {
+            underway += 1;
+        }
+        // The key leaves out running seconds, so that a stage is told once.
+        let code = component
+            .waiting_on
+            .first()
+            .map(|waiting| waiting.code.as_str());
+        let key = format!("{:?} {} {code:?}", component.state, component.healthy);
+        if shown.get(&component.name) == Some(&key) {
+            continue;
+        }
+        shown.insert(component.name.clone(), key);
+        if !json && component.state != ComponentState::Idle {
+            output::note(&format!(
+                "{:6.1}s  {}",
+                start.elapsed().as_secs_f64(),
+                line(component)
+            ));
+        }
+    }
+    underway
+}
+
+/// `hello  healthy  2/2  compiling …`.
+pub(crate) fn line(component: &ComponentView) -> String {
+    let why = component
+        .waiting_on
+        .first()
+        .map_or_else(String::new, |waiting| format!("  {}", waiting.message));
+    format!(
+        "{:<16} {} {}/{}{why}",
+        component.name,
+        state(component.state),
+        component.healthy,
+        component.wanted
+    )
+}
+
+/// A state as a coloured word; the word alone says it all.
+pub(crate) fn state(state: ComponentState) -> String {
+    match state {
+        ComponentState::Healthy => output::green("healthy"),
+        ComponentState::Starting => output::yellow("starting"),
+        ComponentState::Updating => output::yellow("updating"),
+        ComponentState::Degraded => output::yellow("degraded"),
+        ComponentState::Draining => output::yellow("draining"),
+        ComponentState::Backoff => output::red_plain("backoff"),
+        ComponentState::Failed => output::red_plain("failed"),
+        ComponentState::Idle => "idle".to_owned(),
+    }
+}
+
+fn progress(component: &ComponentView) -> Progress {
+    match component.state {
+        ComponentState::Healthy if component.old == 0 => Progress::Done,
+        ComponentState::Idle => Progress::Done,
+        ComponentState::Failed => Progress::Failed,
+        // An old revision serves while the new one failed for good.
+        ComponentState::Updating
+            if component
+                .waiting_on
+                .iter()
+                .any(|waiting| waiting.code == "failed") =>
+        {
+            Progress::Failed
+        }
+        ComponentState::Healthy
+        | ComponentState::Starting
+        | ComponentState::Updating
+        | ComponentState::Degraded
+        | ComponentState::Draining
+        | ComponentState::Backoff => Progress::Underway,
+    }
+}
+
+fn failed(status: &StatusView) -> Vec<ComponentView> {
+    let failed = |component: &&ComponentView| matches!(progress(component), Progress::Failed);
+    status.components.iter().filter(failed).cloned().collect()
+}
+
+fn not_running(components: &[ComponentView], what: &str) -> Failure {
+    let names: Vec<String> = components
+        .iter()
+        .map(|component| format!("`{}`", component.name))
+        .collect();
+    let mut failure = Failure::new("not-running", format!("{} {what}", names.join(", ")));
+    for component in components {
+        for waiting in &component.waiting_on {
+            failure = failure.cause(format!("{}: {}", component.name, waiting.message));
+        }
+    }
+    failure.hint("`realm logs COMPONENT` shows what it wrote; `realm status` says why it waits")
+}

@@ -1,0 +1,242 @@
+//! From a manifest on disk to what would be signed: parsed, every source pinned, compared with
+//! what is in force.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use realm_control::changes::{Change, changes};
+use realm_model::api::Heads;
+use realm_model::diagnostic::{Diagnostic, Severity};
+use realm_model::entry::ManifestBody;
+use realm_model::lock::{Lock, Pin};
+use realm_model::manifest::{MANIFEST_BYTES_MAX, Manifest, Source};
+use realm_model::name::ComponentName;
+use realm_store::blobs::BLOB_BYTES_MAX;
+use realm_store::fetch::{FetchError, resolve};
+use serde::Serialize;
+
+use crate::diagnostics;
+use crate::failure::{Failure, exit};
+use crate::output;
+
+/// What `apply` would sign, and what that changes.
+pub(crate) struct Proposal {
+    pub(crate) path: PathBuf,
+    pub(crate) body: ManifestBody,
+    pub(crate) version: u64,
+    pub(crate) changes: Vec<Change>,
+    /// Bytes that the agent must have, since it cannot fetch them itself.
+    pub(crate) uploads: Vec<(ComponentName, Pin, Bytes)>,
+}
+
+#[derive(Serialize)]
+struct ProblemsJson<'a> {
+    file: String,
+    problems: &'a [Diagnostic],
+}
+
+impl Proposal {
+    /// Reads and resolves the manifest at `path` against what is in force.
+    pub(crate) async fn make(path: &Path, heads: &Heads, json: bool) -> Result<Self, Failure> {
+        let (text, manifest) = read_manifest(path, json)?;
+        if let Some(owner) = manifest.owner
+            && !heads.owners.contains(&owner)
+        {
+            return Err(Failure::new(
+                "wrong-owner",
+                format!(
+                    "`{}` names the owner {owner}, this realm has another",
+                    path.display()
+                ),
+            )
+            .hint("put the output of `realm key show` into `[owner] pubkey`")
+            .exit(exit::REFUSED));
+        }
+        let before = in_force(heads)?;
+        let mut lock = Lock {
+            version: next_version(&manifest, heads)?,
+            ..Lock::default()
+        };
+        let mut uploads = Vec::new();
+        let mut failures = Vec::new();
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let known = before.as_ref().map(|(_, lock)| lock);
+        for (name, component) in &manifest.components {
+            match pin(name, &component.source, folder, known).await {
+                Ok((pin, bytes)) => {
+                    lock.components.insert(name.clone(), pin);
+                    uploads.extend(bytes.map(|bytes| (name.clone(), pin, bytes)));
+                }
+                Err(failure) => failures.push(failure),
+            }
+        }
+        first_after_reporting(failures)?;
+        let changes = changes(
+            before.as_ref().map(|(manifest, lock)| (manifest, lock)),
+            (&manifest, &lock),
+        );
+        Ok(Self {
+            path: path.to_owned(),
+            body: ManifestBody {
+                manifest: text,
+                lock: lock.to_text(),
+            },
+            version: lock.version,
+            changes,
+            uploads,
+        })
+    }
+
+    /// Whether what would be signed differs from what is in force, be it in a comment.
+    pub(crate) fn differs(&self, heads: &Heads) -> bool {
+        !self.changes.is_empty() || heads.manifest.as_deref() != Some(self.body.manifest.as_str())
+    }
+
+    /// Prints the plan: to stdout as JSON, or as text to where the caller wants it.
+    pub(crate) fn text(&self) -> String {
+        let text = realm_control::changes::render(&self.changes);
+        let lines: Vec<String> = text
+            .lines()
+            .map(|line| match line.trim_start().chars().next() {
+                Some('+') => output::green(line),
+                Some('~') => output::yellow(line),
+                Some('-') => output::red_plain(line),
+                Some(_) | None => line.to_owned(),
+            })
+            .collect();
+        lines.join("\n")
+    }
+}
+
+/// Reads, parses and validates a manifest; reports every problem.
+pub(crate) fn read_manifest(path: &Path, json: bool) -> Result<(String, Manifest), Failure> {
+    let text = read_text(path)?;
+    let (manifest, problems) = realm_model::manifest::parse(&text);
+    let errors = problems
+        .iter()
+        .any(|problem| problem.severity == Severity::Error);
+    if json && errors {
+        output::json(&ProblemsJson {
+            file: path.display().to_string(),
+            problems: &problems,
+        })?;
+    } else {
+        diagnostics::report(&path.display().to_string(), &text, &problems);
+    }
+    match manifest {
+        Some(manifest) if !errors => Ok((text, manifest)),
+        Some(_) | None => Err(Failure::new(
+            "invalid-manifest",
+            format!("`{}` has {}", path.display(), diagnostics::count(&problems)),
+        )
+        .hint("docs/manifest.md describes every key; `realm schema` is for your editor")),
+    }
+}
+
+/// Reads a text file of bounded size.
+pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
+    use std::io::Read as _;
+    let failed = |error: &std::io::Error| {
+        Failure::from_error("no-file", error)
+            .context(format!("failed to read `{}`", path.display()))
+    };
+    let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
+    let mut text = String::new();
+    // Longer than a manifest may be, so that the parser says by how much.
+    file.take(4 * MANIFEST_BYTES_MAX as u64)
+        .read_to_string(&mut text)
+        .map_err(|error| failed(&error))?;
+    Ok(text)
+}
+
+/// The manifest and lock in force.
+pub(crate) fn in_force(heads: &Heads) -> Result<Option<(Manifest, Lock)>, Failure> {
+    let (Some(manifest), Some(lock)) = (&heads.manifest, &heads.lock) else {
+        return Ok(None);
+    };
+    let lock = Lock::parse(lock).map_err(|error| Failure::from_error("agent-answer", &error))?;
+    match realm_model::manifest::parse(manifest).0 {
+        Some(manifest) => Ok(Some((manifest, lock))),
+        None => Err(Failure::new(
+            "agent-answer",
+            "the manifest in force is not understood by this version of realm",
+        )
+        .hint("use the same version of realm here and on the nodes")),
+    }
+}
+
+fn next_version(manifest: &Manifest, heads: &Heads) -> Result<u64, Failure> {
+    let next = heads.version + 1;
+    match manifest.version {
+        None => Ok(next),
+        // The same text again is no new version: the caller finds that nothing changed.
+        Some(version) if version == heads.version => Ok(version),
+        Some(version) if version > heads.version => Ok(version),
+        Some(version) => Err(Failure::new(
+            "stale",
+            format!(
+                "the manifest says `version = {version}`, and version {} is in force",
+                heads.version
+            ),
+        )
+        .hint(format!("raise it to {next}, or leave `version` out"))
+        .exit(exit::REFUSED)),
+    }
+}
+
+async fn pin(
+    name: &ComponentName,
+    source: &Source,
+    folder: &Path,
+    known: Option<&Lock>,
+) -> Result<(Pin, Option<Bytes>), Failure> {
+    // A pinned source names its digest: what is known of it needs no download.
+    let known = source.pinned().and_then(|digest| {
+        let pin = *known?.components.get(name)?;
+        (pin.digest == digest).then_some(pin)
+    });
+    if let Some(pin) = known {
+        return Ok((pin, None));
+    }
+    let (pin, bytes) = resolve(source, folder, BLOB_BYTES_MAX)
+        .await
+        .map_err(|error| {
+            source_failure(&error).context(format!("failed to resolve the source of `{name}`"))
+        })?;
+    // Nodes fetch from where they can reach it themselves; a file is only here.
+    let only_here = matches!(source, Source::File { .. });
+    Ok((pin, only_here.then_some(bytes)))
+}
+
+/// A source that gives no bytes, with what to do about it.
+pub(crate) fn source_failure(error: &FetchError) -> Failure {
+    let failure = Failure::from_error(error.code(), error);
+    match error {
+        FetchError::Unsupported { .. } => {
+            failure.hint("use `file:`, or `https://…@sha256:…`, until this kind of source is built")
+        }
+        FetchError::File { .. } | FetchError::NotAFile { .. } => {
+            failure.hint("build it first; the path is relative to the manifest")
+        }
+        FetchError::Mismatch { .. } => failure
+            .hint("the bytes there are not those that the manifest pins: ask who publishes them"),
+        FetchError::TooLarge { .. } => failure.hint("a component has at most 256 MiB"),
+        FetchError::Setup(_)
+        | FetchError::Http { .. }
+        | FetchError::Status { .. }
+        | FetchError::OtherPin { .. }
+        | FetchError::Keep { .. } => failure,
+    }
+}
+
+/// Reports all failures and returns one that stands for them.
+fn first_after_reporting(mut failures: Vec<Failure>) -> Result<(), Failure> {
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let last = failures.remove(failures.len() - 1);
+    for failure in failures {
+        failure.report();
+    }
+    Err(last)
+}

@@ -1,0 +1,54 @@
+//! Points in time as people write them: `10m`, `2h30m`, or a timestamp.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since 1970 of `text`: a time span before now, or an RFC 3339 timestamp.
+pub(crate) fn parse_since(text: &str) -> Result<u64, String> {
+    if let Ok(span) = text.parse::<jiff::SignedDuration>() {
+        return Ok(now_unix_ms().saturating_sub(u64::try_from(span.as_millis()).unwrap_or(0)));
+    }
+    let timestamp: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| format!("`{text}` is neither a time span (`10m`, `2h30m`) nor a timestamp (`2026-01-31T12:00:00Z`)"))?;
+    Ok(u64::try_from(timestamp.as_millisecond()).unwrap_or(0))
+}
+
+/// A time span such as `90s` or `2m`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a time span such as `90s` or `2m`"))?;
+    Duration::try_from(span).map_err(|_| format!("`{text}` is negative"))
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now_unix_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `2026-01-31T12:00:00.123Z`.
+pub(crate) fn timestamp(unix_ms: u64) -> String {
+    let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(ms)
+        .map_or_else(|_| unix_ms.to_string(), |time| format!("{time:.3}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_timestamps_are_understood() {
+        let now = now_unix_ms();
+        let ten_minutes_ago = parse_since("10m").unwrap();
+        assert!(now.abs_diff(ten_minutes_ago + 600_000) < 5_000);
+        assert_eq!(parse_since("1970-01-01T00:00:01Z"), Ok(1_000));
+        assert!(parse_since("yesterday").is_err());
+        assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert!(parse_duration("-1s").is_err());
+        assert_eq!(timestamp(1_000), "1970-01-01T00:00:01.000Z");
+    }
+}

@@ -1,0 +1,374 @@
+//! A realm in a folder of its own, an agent as a child process, and requests against it.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use realm_model::api::Heads;
+use realm_model::view::{ComponentView, StatusView};
+use tempfile::TempDir;
+
+/// The longest that anything here waits; on two busy cores a compilation takes seconds.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder with a realm in it.
+pub(crate) struct Realm {
+    folder: TempDir,
+}
+
+/// What a verb printed, and its exit code.
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// A running agent; killed when dropped.
+pub(crate) struct Agent {
+    child: Child,
+    pub(crate) url: String,
+    pub(crate) metrics_url: String,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Realm {
+    /// A folder with a realm of one node, `node-1`.
+    pub(crate) fn new() -> Self {
+        let realm = Self::empty();
+        realm.run(&["init", "--name", "node-1"]).ok();
+        realm
+    }
+
+    /// A folder without a realm.
+    pub(crate) fn empty() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    pub(crate) fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    /// Copies a guest to where the manifest says.
+    pub(crate) fn guest(&self, guest: &str, name: &str) {
+        std::fs::copy(guest, self.path(name)).unwrap();
+    }
+
+    /// Writes `realm.toml` for one component `app` at `/...`, with more lines for its table.
+    pub(crate) fn app(&self, guest: &str, more: &str) {
+        self.guest(guest, "app.wasm");
+        self.write("realm.toml", &app_manifest(more));
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_realm"));
+        command
+            .args(args)
+            .current_dir(self.folder.path())
+            .env_remove("REALM_DIR")
+            .env_remove("REALM_PASSPHRASE_FILE")
+            .env_remove("REALM_LOG")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a verb to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Said {
+        said(self.command(args))
+    }
+
+    /// Starts the agent on free ports and waits until it listens.
+    pub(crate) fn agent(&self) -> Agent {
+        Agent::start(self.command(&["agent", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]))
+    }
+
+    pub(crate) fn client(&self) -> realm_node::Client {
+        realm_node::Client::new(&self.path(".realm/agent.sock"))
+    }
+
+    pub(crate) async fn heads(&self) -> Heads {
+        self.client().heads().await.unwrap()
+    }
+
+    pub(crate) async fn status(&self) -> StatusView {
+        self.client().status().await.unwrap()
+    }
+
+    pub(crate) async fn component(&self, name: &str) -> ComponentView {
+        let status = self.status().await;
+        let found = status
+            .components
+            .into_iter()
+            .find(|component| component.name.as_str() == name);
+        found.unwrap_or_else(|| panic!("no component `{name}` in the status"))
+    }
+
+    /// The owner key, for entries that the CLI would not sign.
+    pub(crate) fn owner(&self) -> realm_model::key::SecretKey {
+        let text = self.read(".realm/owner.key");
+        let line = text.lines().find(|line| !line.starts_with('#')).unwrap();
+        realm_model::key::SecretKey::from_text(line).unwrap()
+    }
+}
+
+/// A manifest with one component `app` at `/...`.
+pub(crate) fn app_manifest(more: &str) -> String {
+    format!(
+        "[components.app]\nsource = \"file:./app.wasm\"\n{more}\n\n\
+         [routing]\n\"*\" = [{{ path = \"/...\", component = \"app\" }}]\n"
+    )
+}
+
+/// Runs a command to its end.
+pub(crate) fn said(mut command: Command) -> Said {
+    let output = command.output().unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Said {
+    /// Asserts exit code 0.
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(
+            self.code, 0,
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout, self.stderr
+        );
+        self
+    }
+
+    /// Asserts the exit code, and an error with this code and a hint or cause on stderr.
+    pub(crate) fn fails(self, exit: i32, code: &str) -> Self {
+        assert_eq!(
+            self.code, exit,
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout, self.stderr
+        );
+        let wanted = format!("error[{code}]:");
+        assert!(
+            self.stderr.contains(&wanted),
+            "no `{wanted}` in:\n{}",
+            self.stderr
+        );
+        self
+    }
+}
+
+impl Agent {
+    /// Starts an agent and waits until it says where it listens.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                // The test may be over already.
+                let _ = sender.send(line);
+            }
+        });
+        let mut agent = Self {
+            child,
+            url: String::new(),
+            metrics_url: String::new(),
+            lines,
+        };
+        agent.url = agent.line_with("answering on ").trim().to_owned();
+        agent.metrics_url = agent.line_with("metrics on ").trim().to_owned();
+        agent
+    }
+
+    /// Waits for a line with this beginning, and returns what follows it.
+    pub(crate) fn line_with(&mut self, beginning: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => match line.find(beginning) {
+                    Some(at) => return line[at + beginning.len()..].to_owned(),
+                    None => seen.push(line),
+                },
+                Err(_) => panic!("no line with `{beginning}`; seen:\n{}", seen.join("\n")),
+            }
+        }
+    }
+
+    /// Kills the agent with SIGKILL, and waits until the system has taken it away.
+    pub(crate) fn kill_9(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the agent does not end");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        let signalled = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(signalled.success());
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// GETs a URL; (status, body).
+pub(crate) async fn get(url: &str) -> (u16, String) {
+    let response = reqwest::get(url).await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+/// Waits until `check` gives a value.
+pub(crate) async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        // A pause between looks, not a guess of how long something takes.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Load from some connections that counts every answer, until it is stopped.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    counts: Arc<Counts>,
+    clients: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// What a load saw.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) good: AtomicU64,
+    pub(crate) bad: AtomicU64,
+    first_bad: std::sync::Mutex<Option<String>>,
+}
+
+impl Load {
+    /// `connections` clients that GET `url` one request after the other; `good` judges each answer.
+    pub(crate) fn start(url: String, connections: usize, good: fn(u16, &str) -> bool) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let counts = Arc::new(Counts::default());
+        let clients = (0..connections).map(|_| {
+            let (url, stop, counts) = (url.clone(), Arc::clone(&stop), Arc::clone(&counts));
+            tokio::spawn(async move {
+                // A client of its own: a connection of its own, kept alive.
+                let client = reqwest::Client::builder()
+                    .timeout(PATIENCE)
+                    .build()
+                    .unwrap();
+                while !stop.load(Relaxed) {
+                    let answer = async {
+                        let response = client.get(&url).send().await?;
+                        Ok::<_, reqwest::Error>((
+                            response.status().as_u16(),
+                            response.text().await?,
+                        ))
+                    };
+                    match answer.await {
+                        Ok((status, body)) if good(status, &body) => {
+                            counts.good.fetch_add(1, Relaxed)
+                        }
+                        other => {
+                            let mut first = counts.first_bad.lock().unwrap();
+                            first.get_or_insert_with(|| format!("{other:?}"));
+                            counts.bad.fetch_add(1, Relaxed)
+                        }
+                    };
+                }
+            })
+        });
+        let clients = clients.collect();
+        Self {
+            stop,
+            counts,
+            clients,
+        }
+    }
+
+    /// Waits until this many more answers were good.
+    pub(crate) async fn more(&self, answers: u64) {
+        let target = self.counts.good.load(Relaxed) + answers;
+        eventually("the load goes on", async || {
+            (self.counts.good.load(Relaxed) >= target).then_some(())
+        })
+        .await;
+    }
+
+    /// Stops, and returns (good, bad, the first bad answer).
+    pub(crate) async fn stop(self) -> (u64, u64, Option<String>) {
+        self.stop.store(true, Relaxed);
+        for client in self.clients {
+            client.await.unwrap();
+        }
+        let first_bad = self.counts.first_bad.lock().unwrap().clone();
+        (
+            self.counts.good.load(Relaxed),
+            self.counts.bad.load(Relaxed),
+            first_bad,
+        )
+    }
+}
+
+/// The first bytes that a raw connection answers.
+pub(crate) fn raw(address: &str, bytes: &[u8]) -> String {
+    use std::io::Write as _;
+    let mut stream = std::net::TcpStream::connect(address.trim_start_matches("http://")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = String::new();
+    // A reset after the answer is no matter.
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+/// The mode bits of a file.
+pub(crate) fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
