@@ -72,9 +72,13 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
     Cli::try_parse().map_err(|error| {
         // A closed stderr is no reason to say more.
         let _ = error.print();
-        match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-            _ => ExitCode::from(exit::USAGE),
+        if matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+        ) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(exit::USAGE)
         }
     })
 }

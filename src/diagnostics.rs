@@ -24,7 +24,7 @@ pub(crate) fn report(path: &str, text: &str, diagnostics: &[Diagnostic]) {
         if let Some(hint) = &diagnostic.hint {
             group = group.element(Level::HELP.with_name("hint").message(hint.as_str()));
         }
-        output::note(&renderer.render(&[group]));
+        output::note(&format!("{}\n", renderer.render(&[group])));
     }
 }
 

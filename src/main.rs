@@ -1,6 +1,8 @@
 //! `realm`: what a person touches. Verbs, their help and their output; each verb is a file in
 //! `commands/`. Not here: decisions about what runs (control) and doing it (node).
 
+#![forbid(unsafe_code)]
+
 mod cli;
 mod commands;
 mod confirm;

@@ -75,7 +75,7 @@ impl Proposal {
             before.as_ref().map(|(manifest, lock)| (manifest, lock)),
             (&manifest, &lock),
         );
-        Ok(Self {
+        let proposal = Self {
             path: path.to_owned(),
             body: ManifestBody {
                 manifest: text,
@@ -84,7 +84,12 @@ impl Proposal {
             version: lock.version,
             changes,
             uploads,
-        })
+        };
+        // The same version is fine for what is in force already, and for nothing else.
+        if proposal.version <= heads.version && proposal.differs(heads) {
+            return Err(stale(proposal.version, heads.version));
+        }
+        Ok(proposal)
     }
 
     /// Whether what would be signed differs from what is in force, be it in a comment.
@@ -172,16 +177,20 @@ fn next_version(manifest: &Manifest, heads: &Heads) -> Result<u64, Failure> {
         // The same text again is no new version: the caller finds that nothing changed.
         Some(version) if version == heads.version => Ok(version),
         Some(version) if version > heads.version => Ok(version),
-        Some(version) => Err(Failure::new(
-            "stale",
-            format!(
-                "the manifest says `version = {version}`, and version {} is in force",
-                heads.version
-            ),
-        )
-        .hint(format!("raise it to {next}, or leave `version` out"))
-        .exit(exit::REFUSED)),
+        Some(version) => Err(stale(version, heads.version)),
     }
+}
+
+fn stale(version: u64, in_force: u64) -> Failure {
+    Failure::new(
+        "stale",
+        format!("the manifest says `version = {version}`, and version {in_force} is in force"),
+    )
+    .hint(format!(
+        "raise it to {}, or leave `version` out",
+        in_force + 1
+    ))
+    .exit(exit::REFUSED)
 }
 
 async fn pin(

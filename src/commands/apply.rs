@@ -50,7 +50,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         let heads = context.heads().await?;
         let proposal = Proposal::make(&args.manifest, &heads, context.json()).await?;
         if !proposal.differs(&heads) {
-            return unchanged(context, &heads, &args).await;
+            return unchanged(context, &heads, &proposal, &args).await;
         }
         output::note(&proposal.text());
         if let Some(path) = &args.sign_only {
@@ -93,9 +93,7 @@ pub(crate) async fn put_in_force(
     key: &SecretKey,
     proposal: &Proposal,
 ) -> Result<Accepted, Failure> {
-    for (name, pin, bytes) in &proposal.uploads {
-        upload::upload(client, name, *pin, bytes.clone()).await?;
-    }
+    bring_bytes(client, proposal).await?;
     let signed = sign::sign(heads, key, Body::Manifest(proposal.body.clone()))?;
     let accepted = sign::submit(client, &signed).await?;
     // Only what was accepted is written beside the manifest: a refused entry leaves no trace.
@@ -103,19 +101,31 @@ pub(crate) async fn put_in_force(
     Ok(accepted)
 }
 
-async fn unchanged(context: &Context, heads: &Heads, args: &Args) -> Result<ExitCode, Failure> {
+/// Uploads what the agent lacks: also where nothing changes, since bytes may have been lost there.
+pub(crate) async fn bring_bytes(client: &Client, proposal: &Proposal) -> Result<(), Failure> {
+    for (name, pin, bytes) in &proposal.uploads {
+        upload::upload(client, name, *pin, bytes.clone()).await?;
+    }
+    Ok(())
+}
+
+async fn unchanged(
+    context: &Context,
+    heads: &Heads,
+    proposal: &Proposal,
+    args: &Args,
+) -> Result<ExitCode, Failure> {
     output::note(&format!(
         "nothing to change: version {} is in force",
         heads.version
     ));
-    if args.sign_only.is_none() && !args.no_wait {
-        progress::wait(
-            &context.client()?,
-            heads.default,
-            args.timeout,
-            context.json(),
-        )
-        .await?;
+    if args.sign_only.is_some() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let client = context.client()?;
+    bring_bytes(&client, proposal).await?;
+    if !args.no_wait {
+        progress::wait(&client, heads.default, args.timeout, context.json()).await?;
     }
     Ok(ExitCode::SUCCESS)
 }

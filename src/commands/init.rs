@@ -8,7 +8,7 @@ use realm_node::found::{Founding, found};
 use serde::Serialize;
 
 use crate::context::{Context, user_place};
-use crate::failure::Failure;
+use crate::failure::{Failure, exit};
 use crate::time::now_unix_ms;
 use crate::{output, owner};
 
@@ -27,7 +27,7 @@ pub(crate) struct Args {
     passphrase: bool,
 
     /// Make the realm of this user (in `$XDG_DATA_HOME/realm`) instead of one in `.realm` here
-    #[arg(long, conflicts_with = "realm")]
+    #[arg(long)]
     user: bool,
 }
 
@@ -42,7 +42,14 @@ struct Made {
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let folder = match (context.named_folder(), args.user) {
-        (Some(folder), _) => folder.clone(),
+        (Some(_), true) => {
+            return Err(
+                Failure::new("usage", "`--realm` and `--user` name two places")
+                    .hint("use one of them")
+                    .exit(exit::USAGE),
+            );
+        }
+        (Some(folder), false) => folder.clone(),
         (None, true) => user_place().ok_or_else(|| {
             Failure::new(
                 "no-home",

@@ -102,6 +102,7 @@ async fn bring_up(context: &Context, client: &Client, args: &Args) -> Result<Sta
             "version {} is in force; going on with it",
             heads.version
         ));
+        apply::bring_bytes(client, &proposal).await?;
         heads.default
     };
     progress::wait(client, head, args.timeout, false).await

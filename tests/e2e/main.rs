@@ -3,6 +3,19 @@
 //! One binary. A test reads like a session at a terminal: [`support`] has the machinery, and the
 //! other modules a topic each. What can be tested below the process boundary is tested there.
 
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod support;
 
+mod cli;
+mod crash;
+mod health;
+mod logs;
+mod manifest;
+mod metrics;
+mod serving;
+mod swap;
+mod tidy;
 mod trust;
+mod up;

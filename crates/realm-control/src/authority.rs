@@ -95,11 +95,9 @@ impl Authority {
     }
 
     fn turn(&mut self, name: &NodeName, approved: bool) {
-        let seq = self.head.seq;
         let turns = self.tenures.entry(name.clone()).or_default();
-        // A node that is approved anew at the same entry was away for no time.
-        turns.retain(|(from, _)| *from != seq);
-        turns.push((seq, approved));
+        // Of two turns at one entry (approved anew) the last one counts.
+        turns.push((self.head.seq, approved));
     }
 
     fn advance(&mut self, head: Head) {

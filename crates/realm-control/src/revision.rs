@@ -58,3 +58,44 @@ pub(crate) fn revision(settings: Digest, restarts: u64) -> Revision {
     bytes.extend_from_slice(&restarts.to_le_bytes());
     Revision(Digest::of(&bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use realm_model::manifest::parse;
+
+    use super::*;
+    use crate::testing::{component_name, pin};
+
+    #[test]
+    fn whatever_changes_how_it_runs_is_another_revision() {
+        let keys = [
+            "",
+            "world = \"wasi:http/proxy\"",
+            "serve = \"http\"",
+            "memory_max_mb = 1",
+            "fuel_per_sec = 1_000",
+            "max_concurrency = 1",
+            "env = { A = \"1\" }",
+            "clock = \"none\"",
+            "allowed_outbound = [\"https://a.example\"]",
+            "listen = 80\nserve = \"socket\"",
+            "serve = \"socket\"",
+            "reuse = true",
+            "restart = \"never\"",
+            "health = \"/healthz\"",
+        ];
+        let mut seen: BTreeSet<Digest> = keys.iter().map(|keys| of("file:a", keys, "1")).collect();
+        seen.insert(of("file:a", "", "2"));
+        assert_eq!(seen.len(), keys.len() + 1);
+        assert_eq!(of("file:a", "", "1"), of("file:b", "", "1"));
+    }
+
+    fn of(source: &str, keys: &str, build: &str) -> Digest {
+        let text = format!("[components.a]\nsource = \"{source}\"\n{keys}");
+        let (manifest, problems) = parse(&text);
+        let manifest = manifest.unwrap_or_else(|| panic!("{problems:?}"));
+        settings_digest(&manifest.components[&component_name("a")], pin(build))
+    }
+}

@@ -172,7 +172,10 @@ impl World {
             )
         });
         self.expect(ready, &format!("starts {id}, which is not compiled"));
-        let state = ReplicaState::Starting { since: self.now };
+        let state = ReplicaState::Starting {
+            since: self.now,
+            last_failure: None,
+        };
         self.observed.replicas.insert(id.clone(), state);
         self.later(Task::Started(id.clone()));
     }

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 
 use crate::backend::{Backend, Body, CallError};
 use crate::config::EdgeLimits;
-use crate::connection::Connection;
+use crate::connection::{Connection, Ending};
 use crate::headers::{strip_request, strip_response};
 use crate::observe::{MethodClass, Observer, Protocol};
 use crate::origin::{self, Origin};
@@ -57,6 +57,7 @@ pub(crate) async fn answer(
     );
     let (mut parts, body) = request.into_parts();
     let accept = parts.headers.get(http::header::ACCEPT).cloned();
+    let has_body = !body.is_end_stream();
     let answer = AssertUnwindSafe(dispatch(&edge, &mut record, &mut parts, body))
         .catch_unwind()
         .await
@@ -77,7 +78,12 @@ pub(crate) async fn answer(
                 None => Reply::nothing(record),
             })
         }
-        Err(refusal) => refuse(&refusal, accept, record),
+        Err(refusal) => {
+            if has_body {
+                connection.end_with(Ending::Linger);
+            }
+            refuse(&refusal, accept, record)
+        }
     })
 }
 

@@ -232,3 +232,43 @@ impl Connection {
         u64::try_from(self.started.elapsed().as_millis()).map_or(u64::MAX, |millis| millis + 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_of_a_dual_stack_socket_is_the_ipv4_client_that_it_is() {
+        let peer = "[::ffff:192.0.2.7]:99".parse().expect("an address");
+        let local = "[::]:80".parse().expect("an address");
+        let trusted: IpAddr = "192.0.2.7".parse().expect("an address");
+        let connection = Connection::new(peer, local, |address| address == trusted);
+        assert_eq!(connection.peer_value, "192.0.2.7");
+        assert!(connection.is_trusted);
+    }
+
+    #[test]
+    fn the_stronger_order_and_ending_stay() {
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let connection = Connection::new(address, address, |_| false);
+        let context = std::task::Context::from_waker(std::task::Waker::noop());
+        for (given, expected) in [
+            (Order::Serve, Order::Serve),
+            (Order::Drain, Order::Drain),
+            (Order::Serve, Order::Drain),
+            (Order::Cut, Order::Cut),
+            (Order::Drain, Order::Cut),
+        ] {
+            connection.give_order(given);
+            assert_eq!(connection.poll_order(&context), expected, "{given:?}");
+        }
+        for (asked, expected) in [
+            (Ending::Linger, Ending::Linger),
+            (Ending::Reset, Ending::Reset),
+            (Ending::Linger, Ending::Reset),
+        ] {
+            connection.end_with(asked);
+            assert_eq!(connection.ending(), expected, "{asked:?}");
+        }
+    }
+}

@@ -45,7 +45,6 @@ struct Slot {
     body: Option<Incoming>,
     /// Whether the body may still be given to another replica.
     is_retryable: bool,
-    is_abandoned: bool,
 }
 
 /// No body: nothing to share, and nothing to allocate.
@@ -62,7 +61,6 @@ impl Upload {
             slot: Mutex::new(Slot {
                 body: Some(body),
                 is_retryable: true,
-                is_abandoned: false,
             }),
         })
     }
@@ -73,7 +71,6 @@ impl Upload {
         connection: &Arc<Connection>,
         limits: &EdgeLimits,
     ) -> Body {
-        self.with_slot(|slot| slot.is_abandoned = false);
         RequestBody {
             upload: Arc::clone(self),
             connection: Arc::clone(connection),
@@ -92,13 +89,9 @@ impl Upload {
         self.with_slot(|slot| slot.body.is_some())
     }
 
-    /// No retry comes any more: a body that the backend let go is let go.
+    /// No retry comes any more: a body that the backend lets go is let go.
     pub(crate) fn settle(&self) {
-        let unread = self.with_slot(|slot| {
-            slot.is_retryable = false;
-            slot.is_abandoned.then(|| slot.body.take()).flatten()
-        });
-        drop(unread);
+        self.with_slot(|slot| slot.is_retryable = false);
     }
 
     /// Bytes that the backend read.
@@ -258,7 +251,6 @@ impl Drop for RequestBody {
             self.connection.end_with(Ending::Linger);
         }
         let unread = self.upload.with_slot(|slot| {
-            slot.is_abandoned = true;
             if slot.is_retryable {
                 None
             } else {

@@ -66,6 +66,11 @@ impl ResponseBody {
         }
     }
 
+    /// Whether it says of itself that it is empty.
+    pub(crate) fn announces_nothing(&self) -> bool {
+        self.left == Some(0)
+    }
+
     /// Reads the body to its end without anyone looking: for answers that have none on the wire,
     /// so that the guest is not cut off.
     pub(crate) async fn drain(mut self) {

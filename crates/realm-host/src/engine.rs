@@ -1,13 +1,10 @@
-//! The engines that run guests, the thread that ticks their epochs, and the host around them.
+//! The engines that run guests, and the host around them.
 //!
 //! Two engines: code that counts fuel is another code, and who sets no `fuel_per_sec` pays
 //! nothing for it. The second one is made when it is first needed. Not here: compiling (another
 //! process does that, with the same settings) and what a guest may reach.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
-use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
@@ -16,8 +13,10 @@ use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationCon
 use crate::component::{Component, LoadError, Settings};
 use crate::config::{Config, PagemapScan};
 use crate::egress::Ranges;
+use crate::heavy::Heavy;
 use crate::state::{self, State};
 use crate::system;
+use crate::ticker::Ticker;
 
 /// Instance slots of one engine's pool at most. Two pools of this size take about 20,000 memory
 /// mappings with their warm slots, of the 65,530 that Linux gives a process by default, and leave
@@ -39,8 +38,6 @@ const INSTANCE_BYTES_MAX: usize = 10 * 1024 * 1024;
 /// the kernel: holds a small guest whole.
 const MEMORY_KEEP_RESIDENT: usize = 2 * 1024 * 1024;
 const TABLE_KEEP_RESIDENT: usize = 512 * 1024;
-/// Ticks without a guest after which the ticker sleeps until the next one comes.
-const IDLE_TICKS: u32 = 1_000;
 
 /// Why no host could be made.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +73,7 @@ pub(crate) struct Inner {
     pub(crate) ranges: Arc<Ranges>,
     /// One permit per live instance, over all components.
     pub(crate) instances: Arc<Semaphore>,
-    /// One permit per guest that runs for long: see `invocation`.
-    pub(crate) hogs: Arc<Semaphore>,
+    pub(crate) heavy: Heavy,
     pub(crate) ticker: Ticker,
     facts: HostFacts,
 }
@@ -105,11 +101,10 @@ impl Host {
         };
         let plain = Runtime::new(false, &mut facts).map_err(HostError::Engine)?;
         let ticker = Ticker::start(config.epoch_tick, plain).map_err(HostError::Thread)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self(Arc::new(Inner {
             ranges,
             instances: Arc::new(Semaphore::new(instances_max as usize)),
-            hogs: Arc::new(Semaphore::new(cores)),
+            heavy: Heavy::default(),
             ticker,
             facts,
             config,
@@ -135,8 +130,7 @@ impl Host {
 
 impl Inner {
     pub(crate) fn runtime(&self, fuel: bool) -> Result<&Runtime, wasmtime::Error> {
-        let engines = &self.ticker.shared.runtimes;
-        let slot = &engines[usize::from(fuel)];
+        let slot = self.ticker.runtime(fuel);
         if slot.get().is_none() {
             let made = Runtime::new(fuel, &mut self.facts.clone())?;
             // Another thread may have been faster: its engine counts, this one is dropped.
@@ -150,7 +144,7 @@ impl Inner {
 
 impl Runtime {
     /// Makes an engine with a pool, or without one where the address space is too small for it.
-    fn new(fuel: bool, facts: &mut HostFacts) -> Result<Self, wasmtime::Error> {
+    pub(crate) fn new(fuel: bool, facts: &mut HostFacts) -> Result<Self, wasmtime::Error> {
         let mut config = code_settings(fuel);
         if facts.pooling {
             config.allocation_strategy(pool(facts));
@@ -210,140 +204,14 @@ fn pool(facts: &HostFacts) -> InstanceAllocationStrategy {
     InstanceAllocationStrategy::Pooling(pool)
 }
 
-/// The thread that advances the epoch of both engines while guests run.
-///
-/// A thread of its own: a timer on a runtime that guests occupy would be late by as much as they
-/// take.
-pub(crate) struct Ticker {
-    shared: Arc<TickerShared>,
-    thread: Thread,
-    handle: Option<JoinHandle<()>>,
-}
-
-struct TickerShared {
-    runtimes: [OnceLock<Runtime>; 2],
-    live: AtomicUsize,
-    parked: AtomicBool,
-    stop: AtomicBool,
-}
-
-/// Keeps the epoch ticking as long as it lives.
-pub(crate) struct Ticking(Arc<TickerShared>);
-
-impl Ticker {
-    fn start(tick: Duration, plain: Runtime) -> std::io::Result<Self> {
-        let shared = Arc::new(TickerShared {
-            runtimes: [OnceLock::from(plain), OnceLock::new()],
-            live: AtomicUsize::new(0),
-            parked: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-        });
-        let handle = std::thread::Builder::new()
-            .name("realm-epoch".to_owned())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || shared.run(tick)
-            })?;
-        Ok(Self {
-            shared,
-            thread: handle.thread().clone(),
-            handle: Some(handle),
-        })
-    }
-
-    /// Counts one guest; wakes the thread if it sleeps.
-    pub(crate) fn begin(&self) -> Ticking {
-        self.shared.live.fetch_add(1, SeqCst);
-        if self.shared.parked.load(SeqCst) {
-            self.thread.unpark();
-        }
-        Ticking(Arc::clone(&self.shared))
-    }
-}
-
-impl TickerShared {
-    fn run(&self, tick: Duration) {
-        let mut idle = 0;
-        while !self.stop.load(SeqCst) {
-            if self.live.load(SeqCst) > 0 {
-                idle = 0;
-            } else {
-                idle += 1;
-            }
-            if idle < IDLE_TICKS {
-                for runtime in self.runtimes.iter().filter_map(OnceLock::get) {
-                    runtime.engine.increment_epoch();
-                }
-                std::thread::sleep(tick);
-                continue;
-            }
-            // The order matters: say that we sleep, then look again. `begin` counts first and
-            // looks at `parked` second, so one of the two sees the other.
-            self.parked.store(true, SeqCst);
-            if self.live.load(SeqCst) == 0 && !self.stop.load(SeqCst) {
-                std::thread::park();
-            }
-            self.parked.store(false, SeqCst);
-            idle = 0;
-        }
-    }
-}
-
-impl Drop for Ticking {
-    fn drop(&mut self) {
-        self.0.live.fetch_sub(1, SeqCst);
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, SeqCst);
-        self.thread.unpark();
-        if let Some(handle) = self.handle.take() {
-            // The thread holds nothing that could panic; a panic there would not matter here.
-            let _ = handle.join();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn wait_for(condition: impl Fn() -> bool) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while !condition() {
-            assert!(std::time::Instant::now() < deadline, "never came true");
-            std::thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn the_ticker_sleeps_without_guests_and_wakes_for_one() {
-        let mut facts = HostFacts {
-            pooling: false,
-            pagemap_scan: Err(String::new()),
-            instances_max: 1,
-        };
-        let runtime = Runtime::new(false, &mut facts).unwrap();
-        let ticker = Ticker::start(Duration::from_micros(1), runtime).unwrap();
-        let parked = || ticker.shared.parked.load(SeqCst);
-        for _ in 0..3 {
-            wait_for(parked);
-            let ticking = ticker.begin();
-            wait_for(|| !parked());
-            drop(ticking);
-        }
-    }
-
     #[test]
     fn engines_are_made_when_they_are_needed() {
         let host = Host::new(Config::default()).unwrap();
-        let made = |fuel: bool| {
-            host.0.ticker.shared.runtimes[usize::from(fuel)]
-                .get()
-                .is_some()
-        };
+        let made = |fuel: bool| host.0.ticker.runtime(fuel).get().is_some();
         assert!(made(false) && !made(true));
         assert!(host.0.runtime(true).is_ok());
         assert!(made(true));

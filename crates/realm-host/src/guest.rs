@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use http::Request;
 use wasmtime::component::Accessor;
-use wasmtime::{PoolConcurrencyLimitError, Result, Store, Trap};
+use wasmtime::{AsContextMut as _, PoolConcurrencyLimitError, Result, Store, Trap};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
@@ -20,7 +20,7 @@ use wasmtime_wasi_http::{FieldMap, WasiHttpView as _};
 
 use crate::Body;
 use crate::component::Handler;
-use crate::invocation::Shared;
+use crate::invocation::{Shared, charge};
 use crate::outcome::Outcome;
 use crate::replica::Invocation;
 use crate::request::RequestBody;
@@ -48,9 +48,7 @@ impl DerefMut for Metered {
 
 impl Drop for Metered {
     fn drop(&mut self) {
-        if let Ok(left) = self.0.get_fuel() {
-            self.0.data_mut().rein.charge(left, Instant::now());
-        }
+        charge(self.0.as_context_mut(), Instant::now());
     }
 }
 

@@ -15,19 +15,16 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
-use wasmtime::{Result, StoreContextMut, UpdateDeadline};
+use tokio::sync::{Notify, oneshot};
+use wasmtime::{AsContextMut as _, Result, StoreContextMut, UpdateDeadline};
+use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::fuel::Bucket;
+use crate::heavy::{HEAVY_AFTER, Heavy};
 use crate::meter::Meter;
 use crate::outcome::Outcome;
 use crate::state::State;
-
-/// A guest that ran for longer than this takes turns with others of its kind, one per core: so
-/// any number of spinning guests leaves the workers free for the rest. Ordinary requests run for
-/// well below 1 ms.
-const HOG_AFTER: Duration = Duration::from_millis(5);
 
 /// No outcome yet.
 const OPEN: u8 = u8::MAX;
@@ -48,7 +45,7 @@ pub(crate) struct Shared {
     head_sent: AtomicBool,
     reader: AtomicWaker,
     body_ended: Notify,
-    hog: Mutex<Option<OwnedSemaphorePermit>>,
+    heavy: AtomicBool,
 }
 
 impl Shared {
@@ -64,7 +61,7 @@ impl Shared {
             head_sent: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             body_ended: Notify::new(),
-            hog: Mutex::new(None),
+            heavy: AtomicBool::new(false),
         })
     }
 
@@ -168,8 +165,6 @@ impl Shared {
         let began = self.poll_began_ns.swap(0, Relaxed);
         self.running_ns
             .fetch_add(self.elapsed_ns().saturating_sub(began), Relaxed);
-        // A guest that waits must not keep its turn from the others.
-        self.release_turn();
     }
 
     /// Never 0.
@@ -178,14 +173,6 @@ impl Shared {
             .unwrap_or(u64::MAX)
             .max(1)
     }
-
-    fn keep_turn(&self, turn: OwnedSemaphorePermit) {
-        *lock(&self.hog) = Some(turn);
-    }
-
-    fn release_turn(&self) {
-        lock(&self.hog).take();
-    }
 }
 
 /// Values that are replaced as a whole: a panic cannot leave one half-written.
@@ -193,93 +180,100 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Polls `call` to its end or to `deadline`, and measures the time inside.
-///
-/// At the deadline the outcome is set before `call` (and the guest's store in it) is dropped, so
-/// that the response body sees a failure, not an end.
-pub(crate) async fn drive(shared: &Shared, deadline: Instant, call: impl Future<Output = ()>) {
-    let mut call = pin!(call);
+/// A guest's call: on the heap, since it may move to another thread pool.
+pub(crate) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Polls `call` to its end or to `deadline`, and measures the time inside; moves it to the heavy
+/// threads once it is a case for them.
+pub(crate) async fn drive(shared: Arc<Shared>, deadline: Instant, heavy: &Heavy, mut call: Call) {
+    if poll(&shared, deadline, &mut call, true).await == Polled::Ended {
+        return;
+    }
+    let Some(threads) = heavy.handle() else {
+        poll(&shared, deadline, &mut call, false).await;
+        return;
+    };
+    let task = threads.spawn(async move {
+        poll(&shared, deadline, &mut call, false).await;
+    });
+    // Ends with this future, as the call would.
+    AbortOnDropJoinHandle::from(task).await;
+}
+
+#[derive(PartialEq, Eq)]
+enum Polled {
+    Ended,
+    Heavy,
+}
+
+/// At the deadline the outcome is set before the caller drops `call` (and the guest's store in
+/// it), so that the response body sees a failure, not an end.
+async fn poll(shared: &Shared, deadline: Instant, call: &mut Call, movable: bool) -> Polled {
     let mut wall = pin!(tokio::time::sleep_until(deadline.into()));
     poll_fn(|context| {
         if wall.as_mut().poll(context).is_ready() {
             shared.conclude(Outcome::WallTimeout);
-            return Poll::Ready(());
+            return Poll::Ready(Polled::Ended);
         }
         shared.enter();
         let polled = call.as_mut().poll(context);
         shared.leave();
-        polled
+        if polled.is_pending() && movable && shared.heavy.load(Relaxed) {
+            return Poll::Ready(Polled::Heavy);
+        }
+        polled.map(|()| Polled::Ended)
     })
-    .await;
+    .await
 }
 
 /// What a running guest is held to at each tick.
 pub(crate) struct Rein {
     pub(crate) running_max: Duration,
     pub(crate) bucket: Option<Arc<Bucket>>,
-    pub(crate) hogs: Arc<Semaphore>,
     pub(crate) meter: Arc<Meter>,
     /// Fuel that was left when the guest was last charged.
     pub(crate) fuel_left: u64,
 }
 
-impl Rein {
-    /// Charges what was used since the last time.
-    pub(crate) fn charge(&mut self, fuel_left: u64, now: Instant) {
-        if let Some(bucket) = &self.bucket {
-            let used = self.fuel_left.saturating_sub(fuel_left);
-            self.fuel_left = fuel_left;
-            self.meter.burned(used);
-            bucket.charge(used, now);
-        }
+/// Charges a guest for the fuel that it used since the last time.
+pub(crate) fn charge(mut store: StoreContextMut<'_, State>, now: Instant) {
+    // Asked only where fuel is counted: elsewhere the question makes an error.
+    if store.data().rein.bucket.is_none() {
+        return;
+    }
+    let left = store.get_fuel().unwrap_or(u64::MAX);
+    let rein = &mut store.data_mut().rein;
+    let used = rein.fuel_left.saturating_sub(left);
+    rein.fuel_left = left;
+    rein.meter.burned(used);
+    if let Some(bucket) = &rein.bucket {
+        bucket.charge(used, now);
     }
 }
 
 /// The epoch callback: ends, suspends or only interrupts the guest.
 pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> Result<UpdateDeadline> {
     let now = Instant::now();
-    let fuel_left = store.get_fuel().unwrap_or(u64::MAX);
+    charge(store.as_context_mut(), now);
     let state = store.data_mut();
     state.rein.meter.preempted();
-    state.rein.charge(fuel_left, now);
     let running = state.shared.running();
     if running >= state.rein.running_max {
         state.shared.conclude(Outcome::EpochTimeout);
         return Ok(UpdateDeadline::Interrupt);
     }
-    let indebted = state
-        .rein
-        .bucket
-        .as_ref()
-        .filter(|bucket| bucket.wait(now).is_some());
-    let hog = running >= HOG_AFTER;
-    if indebted.is_none() && !hog {
-        return Ok(UpdateDeadline::Yield(1));
+    if running >= HEAVY_AFTER {
+        state.shared.heavy.store(true, Relaxed);
     }
-    state.shared.release_turn();
-    let bucket = indebted.cloned();
-    Ok(UpdateDeadline::YieldCustom(1, suspend(state, bucket, hog)))
-}
-
-/// Waits until the fuel debt is paid, and for a turn.
-fn suspend(
-    state: &State,
-    bucket: Option<Arc<Bucket>>,
-    hog: bool,
-) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    let shared = Arc::clone(&state.shared);
-    let meter = Arc::clone(&state.rein.meter);
-    let hogs = Arc::clone(&state.rein.hogs);
-    Box::pin(async move {
-        if let Some(bucket) = bucket {
-            settle(&bucket, &meter).await;
+    match &state.rein.bucket {
+        Some(bucket) if bucket.wait(now).is_some() => {
+            let bucket = Arc::clone(bucket);
+            let meter = Arc::clone(&state.rein.meter);
+            let settled = Box::pin(async move { settle(&bucket, &meter).await });
+            Ok(UpdateDeadline::YieldCustom(1, settled))
         }
-        // Even where a turn is free at once, the other tasks of this worker come first.
-        tokio::task::yield_now().await;
-        if hog && let Ok(turn) = hogs.acquire_owned().await {
-            shared.keep_turn(turn);
-        }
-    })
+        Some(_) | None => Ok(UpdateDeadline::Yield(1)),
+    }
 }
 
 /// Waits until the bucket is out of debt, and counts the time, however the wait ends.

@@ -22,6 +22,7 @@ mod egress;
 mod engine;
 mod fuel;
 mod guest;
+mod heavy;
 mod inspect;
 mod interfaces;
 mod invocation;
@@ -35,6 +36,7 @@ mod replica;
 mod request;
 mod state;
 mod system;
+mod ticker;
 
 pub use compile::{CompileError, compile, fingerprint};
 pub use component::{Component, LoadError, Settings};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::Request;
 use http_body_util::BodyExt as _;
 use realm_model::manifest::Probe;
+use tokio::sync::oneshot;
 
 use crate::Body;
 use crate::admission::Admitted;
@@ -102,20 +103,26 @@ impl Replica {
     ) -> Result<(), ProbeError> {
         let invocation = Invocation::begin(&self.0, Kind::Probe, admitted);
         let shared = Arc::clone(&invocation.shared);
+        let (sender, receiver) = oneshot::channel();
         // A task of its own, as every guest: it must not run on the caller's.
-        let task = tokio::spawn(async move {
-            let mut answer = None;
-            drive(&invocation.shared, deadline, async {
-                answer = guest::ask(&invocation, question).await;
-            })
-            .await;
-            answer
+        let task = tokio::spawn({
+            let host = self.0.component.host.clone();
+            let shared = Arc::clone(&shared);
+            async move {
+                let call = async move {
+                    if let Some(answer) = guest::ask(&invocation, question).await {
+                        // The one who asked may have gone: then the answer is for nobody.
+                        let _ = sender.send(answer);
+                    }
+                };
+                drive(shared, deadline, &host.0.heavy, Box::pin(call)).await;
+            }
         });
         let _end = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));
-        match task.await {
-            Ok(Some(Ok(()))) => Ok(()),
-            Ok(Some(Err(words))) => Err(ProbeError::Unhealthy(words)),
-            Ok(None) | Err(_) => Err(shared.failure().unwrap_or(Outcome::StartFailed).into()),
+        match receiver.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(words)) => Err(ProbeError::Unhealthy(words)),
+            Err(_) => Err(shared.failure().unwrap_or(Outcome::StartFailed).into()),
         }
     }
 }

@@ -11,17 +11,18 @@ use std::time::{Duration, Instant};
 use http::{Method, Request, Response, StatusCode};
 use realm_model::api::LogStream;
 use tokio::sync::oneshot;
+use wasmtime_wasi_http::WasiBody;
 
 use crate::Body;
 use crate::admission::Admitted;
 use crate::body::{EndOnDrop, ResponseBody};
 use crate::component::ReplicaInner;
-use crate::engine::Ticking;
 use crate::guest;
 use crate::invocation::{Head, Shared, drive, settle};
 use crate::logs::printable;
 use crate::outcome::{CallError, Outcome};
 use crate::request;
+use crate::ticker::Ticking;
 
 /// A slot that admits calls. Cheap to clone.
 #[derive(Clone)]
@@ -70,11 +71,11 @@ impl Replica {
             shared.conclude(outcome);
             return Err(outcome);
         }
-        let wordless = *request.method() == Method::HEAD;
+        let head = *request.method() == Method::HEAD;
         let task = tokio::spawn(invocation.run(deadline, request));
         let task = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));
         let response = receive(receiver, &shared).await?;
-        Ok(finish(response, wordless, task))
+        Ok(finish(response, head, task))
     }
 }
 
@@ -82,27 +83,25 @@ impl Replica {
 async fn receive(
     receiver: oneshot::Receiver<Head>,
     shared: &Shared,
-) -> Result<http::Response<wasmtime_wasi_http::WasiBody>, Outcome> {
+) -> Result<http::Response<WasiBody>, Outcome> {
     match receiver.await {
         Ok(head) => head,
         Err(_) => Err(shared.failure().unwrap_or(Outcome::StartFailed)),
     }
 }
 
-fn finish(
-    response: http::Response<wasmtime_wasi_http::WasiBody>,
-    wordless: bool,
-    task: EndOnDrop,
-) -> Response<Body> {
+fn finish(response: http::Response<WasiBody>, head: bool, task: EndOnDrop) -> Response<Body> {
     let (parts, body) = response.into_parts();
-    let wordless = wordless
+    let body = ResponseBody::new(&parts.headers, body, task);
+    let wordless = head
+        || body.announces_nothing()
         || matches!(
             parts.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
-    let body = ResponseBody::new(&parts.headers, body, task);
     if wordless {
-        // No body goes over the wire, but the guest writes one: it is not to be cut off for that.
+        // Servers drop such a body unread, but the guest writes one, or at least ends it: it is
+        // not to be cut off for that.
         tokio::spawn(body.drain());
         return Response::from_parts(parts, Body::default());
     }
@@ -143,13 +142,15 @@ impl Invocation {
     }
 
     async fn run(self, deadline: Instant, request: Request<Body>) {
-        drive(&self.shared, deadline, async {
+        let host = self.replica.component.host.clone();
+        let shared = Arc::clone(&self.shared);
+        let call = async move {
             if let Some(bucket) = &self.replica.bucket {
                 settle(bucket, &self.replica.component.settings.meter).await;
             }
             guest::handle(&self, request).await;
-        })
-        .await;
+        };
+        drive(shared, deadline, &host.0.heavy, Box::pin(call)).await;
     }
 
     /// A line of realm's own in the component's log.

@@ -104,6 +104,7 @@ impl http_body::Body for RequestBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body_util::BodyExt as _;
 
     #[track_caller]
     fn check(uri: &str, host: Option<&str>, expected: Result<&str, Outcome>) {
@@ -127,5 +128,26 @@ mod tests {
         check("/", None, Ok("http://localhost/"));
         check("*", Some("x.example"), Ok("http://x.example*"));
         check("/", Some("a b"), Err(Outcome::BadRequest));
+    }
+
+    #[tokio::test]
+    async fn a_body_ends_where_it_gets_too_large() {
+        let pieces = [3, 3, 3]
+            .map(|bytes| Ok::<_, crate::BoxError>(Frame::data(Bytes::from(vec![0; bytes]))));
+        let stream = http_body_util::StreamBody::new(futures_util::stream::iter(pieces));
+        let shared = Shared::new();
+        let mut head = shared.expect_head();
+        let mut body = RequestBody::new(Body::new(stream), 8, Arc::clone(&shared));
+        for _ in 0..2 {
+            assert!(body.frame().await.unwrap().is_ok());
+        }
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::HttpRequestBodySize(_)), "{error}");
+        assert!(body.frame().await.is_none());
+        // Whoever waits for the answer gets this one, whatever the guest makes of the error.
+        assert_eq!(
+            head.try_recv().unwrap().unwrap_err(),
+            Outcome::RequestTooLarge
+        );
     }
 }

@@ -92,7 +92,6 @@ pub(crate) fn store(replica: &ReplicaInner, shared: Arc<Shared>) -> Result<Store
         rein: Rein {
             running_max: std::time::Duration::from_millis(limits.epoch_timeout_ms),
             bucket: replica.bucket.clone(),
-            hogs: Arc::clone(&component.host.0.hogs),
             meter: Arc::clone(meter),
             fuel_left: u64::MAX,
         },

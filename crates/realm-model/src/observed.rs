@@ -73,6 +73,8 @@ pub enum ReplicaState {
     Starting {
         /// Since when.
         since: Millis,
+        /// Why the attempt before this one ended, if it failed.
+        last_failure: Option<LastFailure>,
     },
     /// Passed its probe.
     Healthy {
@@ -104,6 +106,17 @@ pub enum ReplicaState {
         /// What happened.
         reason: String,
     },
+}
+
+/// The failure before an attempt to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastFailure {
+    /// Failures in a row.
+    pub attempts: u32,
+    /// Stable code.
+    pub code: String,
+    /// What happened.
+    pub reason: String,
 }
 
 /// Everything that `plan` may know of this node.

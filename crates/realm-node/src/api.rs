@@ -192,20 +192,11 @@ fn upload_refusal(error: &BlobError) -> Refusal {
     Refusal::new(code, with_causes(error))
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct LogQuery {
     since: u64,
     follow: bool,
-}
-
-impl Default for LogQuery {
-    fn default() -> Self {
-        Self {
-            since: 0,
-            follow: false,
-        }
-    }
 }
 
 async fn logs(

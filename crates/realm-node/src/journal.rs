@@ -51,6 +51,14 @@ pub enum JournalError {
         #[source]
         source: Refusal,
     },
+    /// The log holds another entry than the one whose mark was set: it was exchanged.
+    #[error("entry {seq} in the log of chain `{}` is another one than the high-water mark vouches for", chain.as_str())]
+    OtherThanMark {
+        /// The chain.
+        chain: ChainId,
+        /// The sequence number.
+        seq: u64,
+    },
 }
 
 impl Journal {
@@ -68,8 +76,14 @@ impl Journal {
 
     /// Opens the logs, checks every entry again, and folds them.
     pub(crate) fn open(folder: &RealmFolder) -> Result<(Self, Ledger), JournalError> {
-        let (journal, records) = Self::open_logs(folder)?;
-        let ledger = replay(folder, &records)?;
+        let (mut journal, records) = Self::open_logs(folder)?;
+        let ledger = replay(folder, &records, &journal.marks)?;
+        // An entry may be durable whose mark never came; setting it also mends a damaged copy.
+        for (chain, head) in ledger.heads() {
+            if head.seq > 0 || chain == ChainId::Authority {
+                journal.marks.set(chain, head)?;
+            }
+        }
         Ok((journal, ledger))
     }
 
@@ -82,7 +96,7 @@ impl Journal {
             let recovered = read.map_err(|source| JournalError::Log { chain, source })?;
             records.insert(chain, recovered.records);
         }
-        replay(folder, &records)
+        replay(folder, &records, &marks)
     }
 
     /// Makes an entry durable. When this returns `Ok`, it survives kill -9 and a power cut.
@@ -126,7 +140,7 @@ type Records = BTreeMap<ChainId, Vec<Vec<u8>>>;
 
 /// Checks every record as if it came from a stranger. The authority chain comes first: a namespace
 /// entry names the authority head that its signer saw.
-fn replay(folder: &RealmFolder, records: &Records) -> Result<Ledger, JournalError> {
+fn replay(folder: &RealmFolder, records: &Records, marks: &Marks) -> Result<Ledger, JournalError> {
     let authority = records
         .get(&ChainId::Authority)
         .map_or(&[][..], Vec::as_slice);
@@ -150,6 +164,16 @@ fn replay(folder: &RealmFolder, records: &Records) -> Result<Ledger, JournalErro
         .map(|(index, entry)| (ChainId::Default, index, entry));
     for (chain, index, entry) in first.chain(second) {
         let admitted = ledger.check(chain, entry).map_err(refused(chain, index))?;
+        let head = admitted.entry().head();
+        if marks
+            .get(chain)
+            .is_some_and(|mark| mark.seq == head.seq && mark.hash != head.hash)
+        {
+            return Err(JournalError::OtherThanMark {
+                chain,
+                seq: head.seq,
+            });
+        }
         ledger.apply(admitted);
     }
     Ok(ledger)

@@ -109,13 +109,13 @@ impl Page<'_> {
                 .filter(|(name, _)| fueled(name))
                 .map(|(name, meter)| (component(name), meter.fuel_used)),
         ));
-        families.push(counters(
-            "fuel_throttled_milliseconds_total",
-            "Milliseconds that guests were suspended because their fuel was used up.",
+        families.push(float_counters(
+            "fuel_throttled_seconds_total",
+            "Seconds that guests were suspended because their fuel was used up.",
             meters
                 .iter()
                 .filter(|(name, _)| fueled(name))
-                .map(|(name, meter)| (component(name), meter.throttled_ms)),
+                .map(|(name, meter)| (component(name), meter.throttled_ms as f64 / 1_000.0)),
         ));
         families.push(counters(
             "epoch_preemptions_total",
@@ -297,9 +297,17 @@ fn label(name: &str, value: &str) -> LabelPair {
 }
 
 fn counters(name: &str, help: &str, values: impl Iterator<Item = (Labels, u64)>) -> MetricFamily {
+    float_counters(name, help, values.map(as_float))
+}
+
+fn float_counters(
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (Labels, f64)>,
+) -> MetricFamily {
     let metrics = values.map(|(labels, value)| {
         let mut counter = Counter::default();
-        counter.set_value(value as f64);
+        counter.set_value(value);
         let mut metric = Metric::from_label(labels);
         metric.set_counter(counter);
         metric

@@ -373,6 +373,25 @@ fn restarts_are_counted_per_node() {
 }
 
 #[test]
+fn a_revision_is_known_by_its_version_until_it_is_long_ago() {
+    let mut realm = Realm::of_one_node();
+    let (orders, here) = (component_name("orders"), node_name("here"));
+    let mut revisions = Vec::new();
+    for version in 1..=12 {
+        realm.apply(ORDERS, &[("orders", &version.to_string())]);
+        let revision = realm.ledger.desired().revision_of(&orders, &here);
+        revisions.push(revision.expect("it is in the manifest"));
+    }
+    let desired = realm.ledger.desired();
+    let versions = revisions
+        .iter()
+        .map(|revision| desired.version_of(&orders, &here, *revision));
+    let known: Vec<u64> = versions.clone().flatten().collect();
+    assert_eq!(known, [5, 6, 7, 8, 9, 10, 11, 12]);
+    assert_eq!(versions.take(4).flatten().count(), 0);
+}
+
+#[test]
 fn a_replay_is_told_from_an_old_entry() {
     let mut realm = Realm::of_one_node();
     realm.apply(ORDERS, &[("orders", "1")]);

@@ -345,7 +345,7 @@ proptest! {
             let now = drive.world.now;
             let text = String::new;
             let state = match kind {
-                0 => ReplicaState::Starting { since: now.plus(99) },
+                0 => ReplicaState::Starting { since: now.plus(99), last_failure: None },
                 1 => ReplicaState::Draining { deadline: now, in_flight: u32::MAX },
                 2 => ReplicaState::Backoff { until: now, attempts: u32::MAX, code: text(), reason: text() },
                 3 => ReplicaState::Failed { code: text(), reason: text() },

@@ -2,7 +2,7 @@
 
 use realm_model::action::{ComponentReport, WaitingOn};
 use realm_model::name::NodeName;
-use realm_model::observed::{ArtifactState, Millis, ReplicaId, ReplicaState};
+use realm_model::observed::{ArtifactState, LastFailure, Millis, ReplicaId, ReplicaState};
 
 use super::artifacts::{Step, short};
 use super::rollout::Rollout;
@@ -152,11 +152,14 @@ fn on_replicas(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Vec
 
 fn on_starts(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Option<WaitingOn> {
     let ours = |id: &ReplicaId| id.revision == wanted.revision && id.slot < wanted.replicas;
-    let begun: Vec<Millis> = scene
+    let begun: Vec<(Millis, Option<&LastFailure>)> = scene
         .replicas
         .iter()
         .filter_map(|(id, state)| match state {
-            ReplicaState::Starting { since } if ours(id) => Some(*since),
+            ReplicaState::Starting {
+                since,
+                last_failure,
+            } if ours(id) => Some((*since, last_failure.as_ref())),
             ReplicaState::Starting { .. }
             | ReplicaState::Healthy { .. }
             | ReplicaState::Draining { .. }
@@ -171,10 +174,18 @@ fn on_starts(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Optio
         _ if wanted.replicas == 1 => "starting".to_owned(),
         number => format!("starting {number} of {all}"),
     };
-    let message = match begun.iter().min() {
+    let mut message = match begun.iter().map(|(since, _)| *since).min() {
         None => starting,
-        Some(since) => format!("{starting}, {} so far", duration(scene.now.since(*since))),
+        Some(since) => format!("{starting}, {} so far", duration(scene.now.since(since))),
     };
+    if let Some(failure) = begun.iter().find_map(|(_, failure)| *failure) {
+        let LastFailure {
+            attempts,
+            code,
+            reason,
+        } = failure;
+        message = format!("{message}; failed {} ({code}): {reason}", times(*attempts));
+    }
     Some(waiting("starting", message))
 }
 

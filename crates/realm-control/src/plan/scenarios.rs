@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use realm_model::action::Plan;
+use realm_model::action::{Action, Plan};
 use realm_model::entry::Body;
-use realm_model::observed::{Millis, ReplicaId, ReplicaState, Revision};
+use realm_model::observed::{Artifact, ArtifactState, Millis, ReplicaId, ReplicaState, Revision};
 
 use super::story::Story;
 use super::{plan, wake_at};
@@ -266,41 +266,78 @@ fn an_unhealthy_replica_leaves_the_table_and_comes_back() {
 /// with the version that was whole, until the new one is.
 #[test]
 fn what_serves_keeps_the_table_until_the_new_version_is_whole() {
-    let mut story = Story::begin();
-    let three = ORDERS.replace("replicas = 2", "replicas = 3");
-    story.apply(&three, &[("orders", "1")]);
+    let (mut story, [old, new]) = versions(3);
+    story.world.observed.routes.backends = [(component_name("orders"), old.clone())].into();
+    story.are(&old[..1], &healthy());
+    story.are(&old[1..], &failed());
+    story.are(&new[..2], &healthy());
+    story.are(&new[2..], &failed());
     story.skip();
-    let old: Vec<ReplicaId> = story.world.observed.replicas.keys().cloned().collect();
-    story.submit(Body::Push(story.realm.push_body("orders", "2")));
-    let new = story.realm.ledger.desired();
-    let new = new.revision_of(&component_name("orders"), &node_name("here"));
-    let new = old.iter().map(|id| ReplicaId {
-        revision: new.expect("it is in the manifest"),
-        ..id.clone()
-    });
-    let new: Vec<ReplicaId> = new.collect();
-    let healthy = ReplicaState::Healthy {
-        since: story.world.now,
-    };
-    let down = ReplicaState::Failed {
-        code: String::new(),
-        reason: String::new(),
-    };
-    let replicas = &mut story.world.observed.replicas;
-    replicas.extend(old[1..].iter().map(|id| (id.clone(), down.clone())));
-    replicas.extend(new[..2].iter().map(|id| (id.clone(), healthy.clone())));
-    replicas.insert(new[2].clone(), down);
-    story.skip();
-    let backends = story.world.backends(&component_name("orders")).to_vec();
-    assert_eq!(backends, old[..1]);
+    assert_eq!(story.world.backends(&component_name("orders")), &old[..1]);
 
-    story
-        .world
-        .observed
-        .replicas
-        .insert(new[2].clone(), healthy);
+    story.are(&new[2..], &healthy());
     story.skip();
     assert_eq!(story.world.backends(&component_name("orders")), new);
+}
+
+/// Of two old versions the one that can serve is kept, although the other is older.
+#[test]
+fn a_version_that_can_serve_is_kept_before_one_that_might() {
+    let (mut story, [oldest, old, new]) = versions(1);
+    story.are(&oldest, &backoff());
+    story.are(&old, &healthy());
+    story.are(&new, &failed());
+    story.skip();
+    assert_eq!(story.world.backends(&component_name("orders")), old);
+}
+
+/// A replica of the old version waits to come back: its room is not given away.
+#[test]
+fn a_new_version_waits_for_room() {
+    let (mut story, [oldest, old, _new]) = versions(2);
+    let draining = ReplicaState::Draining {
+        deadline: Millis(9_000),
+        in_flight: 1,
+    };
+    story.are(&oldest, &draining);
+    story.are(&old[..1], &healthy());
+    story.are(&old[1..], &backoff());
+    story.world.observed.routes.backends = [(component_name("orders"), old[..1].to_vec())].into();
+    let (desired, authority) = (story.realm.ledger.desired(), story.realm.ledger.authority());
+    let observed = &mut story.world.observed;
+    observed.artifacts = [(
+        Artifact {
+            digest: pin("3").digest,
+            fuel: false,
+        },
+        ArtifactState::Ready,
+    )]
+    .into();
+    let first = plan(
+        desired,
+        authority,
+        &node_name("here"),
+        observed,
+        story.world.now,
+    );
+    assert!(
+        !first
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Start(_)))
+    );
+    let waiting: Vec<&str> = first.reports[0]
+        .waiting_on
+        .iter()
+        .map(|w| w.message.as_str())
+        .collect();
+    assert_eq!(
+        waiting,
+        [
+            "2 replicas not started until the old ones have finished their requests; version 2 keeps serving",
+            "draining 2 old replicas, 2 requests in flight, at most 8.0 s",
+        ]
+    );
 }
 
 /// The wanted slot is down, a surplus one of the same revision is up and in no table: the worst
@@ -505,4 +542,47 @@ fn without_a_manifest_nothing_is_touched() {
     );
     assert_eq!(plan, Plan::default());
     assert_eq!(wake_at(&world.observed, world.now), None);
+}
+
+/// A story in which versions 1 to `N` of `orders` were applied and nothing runs yet, with the
+/// replicas that each of them wants.
+fn versions<const N: usize>(replicas: u32) -> (Story, [Vec<ReplicaId>; N]) {
+    let mut story = Story::begin();
+    let text = ORDERS.replace("replicas = 2", &format!("replicas = {replicas}"));
+    let ids = std::array::from_fn(|index| {
+        story.apply(&text, &[("orders", &(index + 1).to_string())]);
+        let component = component_name("orders");
+        let revision = story
+            .realm
+            .ledger
+            .desired()
+            .revision_of(&component, &node_name("here"));
+        let id = |slot| ReplicaId {
+            component: component.clone(),
+            revision: revision.expect("it is in the manifest"),
+            slot,
+        };
+        (0..replicas).map(id).collect()
+    });
+    (story, ids)
+}
+
+fn healthy() -> ReplicaState {
+    ReplicaState::Healthy { since: Millis(0) }
+}
+
+fn failed() -> ReplicaState {
+    ReplicaState::Failed {
+        code: String::new(),
+        reason: String::new(),
+    }
+}
+
+fn backoff() -> ReplicaState {
+    ReplicaState::Backoff {
+        until: Millis(8_000),
+        attempts: 1,
+        code: String::new(),
+        reason: String::new(),
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use realm_model::action::{Action, Plan};
 use realm_model::entry::Body;
-use realm_model::observed::{Artifact, Millis, ReplicaId};
+use realm_model::observed::{Artifact, Millis, ReplicaId, ReplicaState};
 use realm_model::route::Route;
 
 use super::plan;
@@ -35,6 +35,12 @@ impl Story {
     pub(super) fn submit(&mut self, body: Body) {
         self.realm.submit(body).expect("an admissible entry");
         self.learn();
+    }
+
+    /// Puts replicas into a state by hand.
+    pub(super) fn are(&mut self, replicas: &[ReplicaId], state: &ReplicaState) {
+        let states = replicas.iter().map(|id| (id.clone(), state.clone()));
+        self.world.observed.replicas.extend(states);
     }
 
     fn learn(&mut self) {

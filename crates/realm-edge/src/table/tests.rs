@@ -75,6 +75,9 @@ fn the_less_loaded_of_two_is_asked() {
     }
     let first = group.pick().expect("a replica");
     assert_eq!(group.pick_other(first).expect("another").load(), 9);
+    let group = self::group(&[3, 9, 1]);
+    let first = &group.replicas[0];
+    assert_eq!(group.pick_other(first).expect("another").load(), 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use realm_edge::Outcome;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::support::{Rig, backend, for_http1, get, read_until, soon, text, whole};
+use crate::support::{Rig, backend, for_http1, get, named, read_until, soon, text, whole};
 
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(60);
@@ -82,6 +82,28 @@ async fn shutdown_cuts_what_outlives_its_grace() {
     assert!(rig.has_seen_all());
     // A second call finds nothing to do.
     assert_eq!(soon(rig.handle.shutdown(LONG)).await, 0);
+}
+
+/// The last run's connections linger in the kernel; they must not keep the address.
+#[tokio::test]
+async fn a_restart_takes_its_address_back() {
+    let rig = Rig::new(named("first")).await;
+    let mut stream = rig.connect().await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        .await
+        .expect("sent");
+    read_until(&mut stream, "first").await;
+    // The edge closes first, so the kernel keeps its side for a minute.
+    assert_eq!(soon(rig.handle.shutdown(LONG)).await, 0);
+    let mut rest = Vec::new();
+    soon(stream.read_to_end(&mut rest)).await.expect("closed");
+    drop(stream);
+    let again = Rig::with_config(vec![named("second")], |config| {
+        config.listen = vec![rig.address];
+    })
+    .await;
+    assert_eq!(whole(again.send1(get("http://h/")).await).await.2, "second");
 }
 
 /// A kept HTTP/1.1 connection is told that it ends with the response in flight.

@@ -8,13 +8,12 @@
 mod ranges;
 mod send;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use http::uri::{Scheme, Uri};
 use realm_model::api::LogStream;
-use realm_model::grants::{OutboundHost, OutboundRule};
+use realm_model::grants::OutboundRule;
 use tokio::sync::Semaphore;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode as ErrorCodeP2;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCodeP3;
@@ -109,7 +108,7 @@ impl Policy {
     /// Tells the component's owner what to grant, and counts.
     fn deny(&self, slot: u32, target: &Target, why: &str) {
         self.meter.outbound_denied();
-        let scheme = if target.tls { "https" } else { "http" };
+        let scheme = target.scheme();
         let Target { host, port, .. } = target;
         let text = format!("outbound-denied: {scheme}://{host}:{port}: {why}");
         self.log
@@ -153,30 +152,12 @@ impl Target {
         })
     }
 
-    fn matches(&self, rule: &OutboundRule) -> bool {
-        let scheme = if self.tls { "https" } else { "http" };
-        rule.scheme.as_ref().is_none_or(|allowed| allowed == scheme)
-            && (rule.ports.first..=rule.ports.last).contains(&self.port)
-            && self.is_at(&rule.host)
+    const fn scheme(&self) -> &'static str {
+        if self.tls { "https" } else { "http" }
     }
 
-    fn is_at(&self, host: &OutboundHost) -> bool {
-        match host {
-            OutboundHost::Any => true,
-            OutboundHost::Below(suffix) => self
-                .host
-                .strip_suffix(suffix.as_str())
-                .and_then(|below| below.strip_suffix('.'))
-                .is_some_and(|label| !label.is_empty()),
-            OutboundHost::Name(name) => self.host == *name,
-            OutboundHost::Block { address, prefix } => self.host.parse().is_ok_and(|ip: IpAddr| {
-                let block = realm_model::block::Block {
-                    address: *address,
-                    prefix: *prefix,
-                };
-                block.contains(ip)
-            }),
-        }
+    fn matches(&self, rule: &OutboundRule) -> bool {
+        rule.matches(self.scheme(), &self.host, self.port)
     }
 }
 
@@ -257,7 +238,7 @@ impl WasiHttpHooks for Egress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use realm_model::grants::PortRange;
+    use realm_model::grants::{OutboundHost, PortRange};
 
     fn rule(scheme: Option<&str>, host: OutboundHost, first: u16, last: u16) -> OutboundRule {
         OutboundRule {

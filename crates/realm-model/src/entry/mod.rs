@@ -11,6 +11,8 @@ mod verify;
 mod wire;
 
 #[cfg(test)]
+mod byte_tests;
+#[cfg(test)]
 mod tests;
 
 use minicbor::{Decode, Encode};

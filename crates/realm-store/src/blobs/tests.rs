@@ -1,3 +1,5 @@
+//! Blobs: what was acknowledged is there and whole, whatever stopped the writer.
+
 use std::fs;
 use std::path::Path;
 

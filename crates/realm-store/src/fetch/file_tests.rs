@@ -1,3 +1,5 @@
+//! `file:` sources: regular files of bounded size, and nothing else.
+
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 

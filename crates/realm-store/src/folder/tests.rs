@@ -1,3 +1,5 @@
+//! The realm folder: modes, discovery, the lock, and files that are whole or not there.
+
 use std::os::unix::fs::symlink;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Marks: two copies, never above the log, and what damage does to them.
+
 use std::path::Path;
 
 use super::*;

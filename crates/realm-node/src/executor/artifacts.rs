@@ -1,0 +1,166 @@
+//! The executor's half about bytes: fetch, compile, and what their ends mean.
+
+use std::path::PathBuf;
+
+use realm_control::Desired;
+use realm_control::backoff::delay_ms;
+use realm_model::digest::Digest;
+use realm_model::lock::Pin;
+use realm_model::manifest::Source;
+use realm_model::observed::{Artifact, ArtifactState, Millis};
+use realm_store::blobs::Blobs;
+
+use super::{Executor, World, with_causes};
+use crate::compile::CompileFailure;
+use crate::event::{Event, StepFailure};
+
+impl Executor {
+    pub(super) fn fetch(&mut self, pin: Pin, source: Source, world: &mut World<'_>) {
+        let artifact = wanted_artifact(world.desired, pin.digest);
+        world
+            .observed
+            .artifacts
+            .insert(artifact, ArtifactState::Fetching { since: world.now });
+        let (blobs, events) = (self.blobs.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let result = fetch(&blobs, pin, &source).await;
+            let _ = events.send(Event::Fetched { artifact, result }).await;
+        });
+    }
+
+    pub(super) fn compile(&mut self, artifact: Artifact, world: &mut World<'_>) {
+        if self.compiler.has(artifact) {
+            self.artifact_failures.remove(&artifact);
+            world
+                .observed
+                .artifacts
+                .insert(artifact, ArtifactState::Ready);
+            return;
+        }
+        world
+            .observed
+            .artifacts
+            .insert(artifact, ArtifactState::Compiling { since: world.now });
+        let (compiler, events) = (self.compiler.clone(), self.events.clone());
+        let source = self.blobs.path(&artifact.digest);
+        tokio::spawn(async move {
+            let result = compiler.compile(artifact, source).await;
+            let _ = events.send(Event::Compiled { artifact, result }).await;
+        });
+    }
+
+    /// A fetch ended.
+    pub(crate) fn fetched(
+        &mut self,
+        artifact: Artifact,
+        result: Result<(), StepFailure>,
+        world: &mut World<'_>,
+    ) {
+        let state = match result {
+            Ok(()) => ArtifactState::Fetched,
+            Err(failure) => {
+                tracing::warn!(digest = %artifact.digest, code = failure.code, reason = failure.reason, "fetch failed");
+                self.artifact_failure(
+                    artifact,
+                    failure.code,
+                    failure.reason,
+                    failure.permanent,
+                    world.now,
+                )
+            }
+        };
+        world.observed.artifacts.insert(artifact, state);
+    }
+
+    /// A compilation ended.
+    pub(crate) fn compiled(
+        &mut self,
+        artifact: Artifact,
+        result: Result<(), CompileFailure>,
+        world: &mut World<'_>,
+    ) {
+        let state = match result {
+            Ok(()) => {
+                self.artifact_failures.remove(&artifact);
+                ArtifactState::Ready
+            }
+            Err(failure) => {
+                tracing::warn!(digest = %artifact.digest, code = failure.code, reason = failure.message, "compilation failed");
+                self.artifact_failure(
+                    artifact,
+                    failure.code,
+                    failure.message,
+                    failure.permanent,
+                    world.now,
+                )
+            }
+        };
+        world.observed.artifacts.insert(artifact, state);
+    }
+
+    pub(super) fn artifact_failure(
+        &mut self,
+        artifact: Artifact,
+        code: String,
+        reason: String,
+        permanent: bool,
+        now: Millis,
+    ) -> ArtifactState {
+        let failures = self.artifact_failures.entry(artifact).or_default();
+        *failures = failures.saturating_add(1);
+        let seed = u64::from(artifact.digest.as_bytes()[0]);
+        ArtifactState::Failed {
+            code,
+            reason,
+            attempts: *failures,
+            retry_at: (!permanent).then(|| now.plus(delay_ms(*failures, seed))),
+        }
+    }
+
+    /// Bytes arrived: what failed for want of them is tried again at once.
+    pub(crate) fn uploaded(&mut self, digest: &Digest, world: &mut World<'_>) {
+        let failed = |artifact: &Artifact, state: &mut ArtifactState| {
+            artifact.digest == *digest && matches!(state, ArtifactState::Failed { .. })
+        };
+        world
+            .observed
+            .artifacts
+            .retain(|artifact, state| !failed(artifact, state));
+        self.artifact_failures
+            .retain(|artifact, _| artifact.digest != *digest);
+    }
+}
+
+/// The artifact under which a fetch of `digest` is recorded: one that is wanted.
+fn wanted_artifact(desired: &Desired, digest: Digest) -> Artifact {
+    let manifest = desired.manifest.as_deref();
+    let fuel = manifest.is_some_and(|manifest| {
+        manifest.components.iter().any(|(name, spec)| {
+            desired.pin(name).is_some_and(|pin| pin.digest == digest)
+                && spec.limits.fuel_per_sec.is_some()
+        })
+    });
+    Artifact { digest, fuel }
+}
+
+async fn fetch(blobs: &Blobs, pin: Pin, source: &Source) -> Result<(), StepFailure> {
+    if let Source::File { .. } = source {
+        // A path means something on the machine where it was applied, not here.
+        return match blobs.verify(&pin.digest).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(StepFailure {
+                code: "not-uploaded".to_owned(),
+                reason: format!("nobody uploaded {} to this node yet", pin.digest),
+                permanent: true,
+            }),
+        };
+    }
+    let base = PathBuf::new();
+    realm_store::fetch::fetch(blobs, pin, source, &base)
+        .await
+        .map_err(|error| StepFailure {
+            code: error.code().to_owned(),
+            reason: with_causes(&error),
+            permanent: false,
+        })
+}

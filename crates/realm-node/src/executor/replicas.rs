@@ -1,0 +1,307 @@
+//! The executor's half about replicas: start, drain, stop, and what their news mean.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use realm_control::backoff::delay_ms;
+use realm_host::Replica;
+use realm_model::api::LogStream;
+use realm_model::observed::{Artifact, ArtifactState, LastFailure, ReplicaId, ReplicaState};
+use tokio::task::AbortHandle;
+
+use super::{Executor, Live, Running, World};
+use crate::backend::LocalBackend;
+use crate::event::{Event, StartId, StepFailure};
+use crate::replica;
+
+/// A replica that was healthy for this long has overcome its failures: the next one begins with
+/// the shortest wait again.
+const STABLE_MS: u64 = 60_000;
+/// How often a draining replica is looked at: a person does not see it, and it costs nothing.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(20);
+
+impl Executor {
+    pub(super) fn start(&mut self, id: ReplicaId, world: &mut World<'_>) {
+        let Some(running) = self.running(&id, world) else {
+            let state = ReplicaState::Failed {
+                code: "forgotten".to_owned(),
+                reason: "its settings are gone since the agent restarted".to_owned(),
+            };
+            world.observed.replicas.insert(id, state);
+            return;
+        };
+        if self.failures.contains_key(&id) {
+            *self.restarts.entry(id.component.clone()).or_default() += 1;
+        }
+        let start = StartId(self.next_start);
+        self.next_start += 1;
+        let before = world.observed.replicas.remove(&id);
+        let state = ReplicaState::Starting {
+            since: world.now,
+            last_failure: before.and_then(last_failure),
+        };
+        world.observed.replicas.insert(id.clone(), state);
+        let task = replica::Start {
+            host: self.host.clone(),
+            compiled: self.compiler.path(running.artifact),
+            ring: self.rings.ring(&id.component),
+            meter: Arc::clone(self.meters.entry(id.component.clone()).or_default()),
+            running,
+            id: id.clone(),
+        };
+        let events = self.events.clone();
+        let replica = id.clone();
+        let handle = tokio::spawn(async move {
+            let result = task.run().await;
+            let _ = events
+                .send(Event::Started {
+                    replica,
+                    start,
+                    result,
+                })
+                .await;
+        });
+        self.starting.insert(id, (start, handle.abort_handle()));
+    }
+
+    pub(super) fn drain(&mut self, id: ReplicaId, grace_ms: u64, world: &mut World<'_>) {
+        let Some(live) = self.replicas.get_mut(&id) else {
+            world.observed.replicas.remove(&id);
+            return;
+        };
+        if let Some(health) = live.health.take() {
+            health.abort();
+        }
+        let backend = Arc::clone(&live.backend);
+        let state = ReplicaState::Draining {
+            deadline: world.now.plus(grace_ms),
+            // Never 0 before it was looked at: a request may be on its way in from the old table.
+            in_flight: backend.0.in_flight().max(1),
+        };
+        world.observed.replicas.insert(id.clone(), state);
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(DRAIN_INTERVAL).await;
+                if backend.0.in_flight() == 0 {
+                    break;
+                }
+            }
+            let _ = events.send(Event::Idle(id)).await;
+        });
+    }
+
+    pub(super) fn stop(&mut self, id: &ReplicaId, world: &mut World<'_>) {
+        world.observed.replicas.remove(id);
+        self.failures.remove(id);
+        if let Some((_, task)) = self.starting.remove(id) {
+            task.abort();
+        }
+        self.forget_live(id);
+        let key = (id.component.clone(), id.revision);
+        let still = world
+            .observed
+            .replicas
+            .keys()
+            .any(|other| other.component == id.component && other.revision == id.revision);
+        if !still {
+            self.revisions.remove(&key);
+        }
+    }
+
+    pub(super) fn forget_live(&mut self, id: &ReplicaId) {
+        if let Some(health) = self.replicas.remove(id).and_then(|live| live.health) {
+            health.abort();
+        }
+    }
+
+    /// What a replica runs with: by the manifest in force if it is of the wanted revision, else as
+    /// it was when its revision was wanted.
+    pub(super) fn running(&mut self, id: &ReplicaId, world: &World<'_>) -> Option<Arc<Running>> {
+        let key = (id.component.clone(), id.revision);
+        if let Some(running) = self.revisions.get(&key) {
+            return Some(Arc::clone(running));
+        }
+        let desired = world.desired;
+        if desired.revision_of(&id.component, world.node) != Some(id.revision) {
+            return None;
+        }
+        let spec = desired
+            .manifest
+            .as_ref()?
+            .components
+            .get(&id.component)?
+            .clone();
+        let artifact = Artifact {
+            digest: desired.pin(&id.component)?.digest,
+            fuel: spec.limits.fuel_per_sec.is_some(),
+        };
+        let running = Arc::new(Running {
+            spec,
+            artifact,
+            loaded: tokio::sync::Mutex::default(),
+        });
+        self.revisions.insert(key, Arc::clone(&running));
+        Some(running)
+    }
+
+    /// A replica answered its first probe, or did not.
+    pub(crate) fn started(
+        &mut self,
+        id: ReplicaId,
+        start: StartId,
+        result: Result<Replica, StepFailure>,
+        world: &mut World<'_>,
+    ) {
+        if self
+            .starting
+            .get(&id)
+            .is_none_or(|(current, _)| *current != start)
+        {
+            return;
+        }
+        self.starting.remove(&id);
+        match result {
+            Ok(replica) => {
+                let health = self.watch_health(&id, start, &replica);
+                let backend = Arc::new(LocalBackend(replica));
+                self.replicas.insert(
+                    id.clone(),
+                    Live {
+                        start,
+                        backend,
+                        health,
+                    },
+                );
+                world
+                    .observed
+                    .replicas
+                    .insert(id, ReplicaState::Healthy { since: world.now });
+            }
+            Err(failure) => self.failed(id, failure, world),
+        }
+    }
+
+    /// A replica failed its health checks.
+    pub(crate) fn unhealthy(
+        &mut self,
+        id: ReplicaId,
+        start: StartId,
+        reason: String,
+        world: &mut World<'_>,
+    ) {
+        if self
+            .replicas
+            .get(&id)
+            .is_none_or(|live| live.start != start)
+        {
+            return;
+        }
+        if let Some(ReplicaState::Healthy { since }) = world.observed.replicas.get(&id)
+            && world.now.since(*since) >= STABLE_MS
+        {
+            self.failures.remove(&id);
+        }
+        let failure = StepFailure {
+            code: "unhealthy".to_owned(),
+            reason,
+            permanent: false,
+        };
+        self.failed(id, failure, world);
+    }
+
+    pub(super) fn failed(&mut self, id: ReplicaId, failure: StepFailure, world: &mut World<'_>) {
+        tracing::warn!(replica = %id, code = failure.code, reason = failure.reason, "replica failed");
+        self.rings.ring(&id.component).push(
+            id.slot,
+            LogStream::Agent,
+            format!("{}: {}", failure.code, failure.reason),
+        );
+        // Requests in flight keep the backend; only new ones stop coming once the table changes.
+        self.forget_live(&id);
+        if failure.code == "bad-artifact" {
+            self.recompile(&id, world);
+        }
+        let failures = self.failures.entry(id.clone()).or_default();
+        *failures = failures.saturating_add(1);
+        let state = if failure.permanent {
+            ReplicaState::Failed {
+                code: failure.code,
+                reason: failure.reason,
+            }
+        } else {
+            ReplicaState::Backoff {
+                until: world.now.plus(delay_ms(*failures, u64::from(id.slot))),
+                attempts: *failures,
+                code: failure.code,
+                reason: failure.reason,
+            }
+        };
+        world.observed.replicas.insert(id, state);
+    }
+
+    /// A compiled file that cannot be loaded is removed, so that the plan compiles again.
+    pub(super) fn recompile(&mut self, id: &ReplicaId, world: &mut World<'_>) {
+        let Some(running) = self.revisions.get(&(id.component.clone(), id.revision)) else {
+            return;
+        };
+        let path = self.compiler.path(running.artifact);
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::warn!(path = %path.display(), %error, "a damaged compiled file could not be removed");
+        }
+        world
+            .observed
+            .artifacts
+            .insert(running.artifact, ArtifactState::Fetched);
+    }
+
+    pub(super) fn watch_health(
+        &self,
+        id: &ReplicaId,
+        start: StartId,
+        replica: &Replica,
+    ) -> Option<AbortHandle> {
+        let running = self.revisions.get(&(id.component.clone(), id.revision))?;
+        let check = running.spec.health.clone()?;
+        let (replica, events, id) = (replica.clone(), self.events.clone(), id.clone());
+        let task = tokio::spawn(async move {
+            let reason = replica::until_unhealthy(&replica, &check).await;
+            let _ = events
+                .send(Event::Unhealthy {
+                    replica: id,
+                    start,
+                    reason,
+                })
+                .await;
+        });
+        Some(task.abort_handle())
+    }
+
+    /// A draining replica has no request in flight.
+    pub(crate) fn idle(&mut self, id: &ReplicaId, world: &mut World<'_>) {
+        if let Some(ReplicaState::Draining { in_flight, .. }) = world.observed.replicas.get_mut(id)
+        {
+            *in_flight = 0;
+        }
+    }
+}
+
+/// What a replica that starts again failed with.
+fn last_failure(state: ReplicaState) -> Option<LastFailure> {
+    match state {
+        ReplicaState::Backoff {
+            attempts,
+            code,
+            reason,
+            ..
+        } => Some(LastFailure {
+            attempts,
+            code,
+            reason,
+        }),
+        ReplicaState::Starting { last_failure, .. } => last_failure,
+        ReplicaState::Healthy { .. }
+        | ReplicaState::Draining { .. }
+        | ReplicaState::Failed { .. } => None,
+    }
+}

@@ -1,0 +1,191 @@
+//! The command line itself: help, reference, completions, data on stdout.
+
+use realm_test_guests::{BAD_IMPORT, HEALTH_OK, HELLO, P3_HELLO};
+
+use crate::support::Realm;
+
+#[test]
+fn the_reference_is_what_help_says() {
+    let realm = Realm::empty();
+    let text = realm.run(&["reference"]).ok().stdout;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md");
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    let written = std::fs::read_to_string(path).unwrap();
+    assert!(
+        written == text,
+        "docs/cli.md is old: `BLESS=1 make test` writes it"
+    );
+}
+
+#[test]
+fn help_is_one_page_and_names_the_exit_codes() {
+    let realm = Realm::empty();
+    let help = realm.run(&["--help"]).ok().stdout;
+    insta::assert_snapshot!(help, @r#"
+    Push WebAssembly components to your own machines, from one signed TOML file
+
+    Usage: realm [OPTIONS] <COMMAND>
+
+    Commands:
+      init         Make a new realm: an owner key, a node key, and a realm folder
+      key          Show the owner key of this realm folder
+      up           Make a realm here if there is none, start its agent, and apply a manifest
+      agent        Run the agent of this realm folder until interrupted
+      apply        Sign the manifest with the owner key and put it in force
+      plan         Show what `apply` would change (+ added, ~ changed, - removed)
+      verify       Check a manifest and its signature, without an agent
+      submit       Submit an entry that was signed on another machine
+      status       Show what runs, and in one line per component why something does not
+      push         Upload new bytes for a component and put them in force
+      restart      Start a component's replicas afresh
+      logs         Print what a component wrote to stdout and stderr
+      inspect      Show what a WebAssembly file imports and exports, and how realm would run it
+      schema       Print the JSON schema of realm.toml, for editors
+      completions  Print a completion script for a shell
+      version      Print the version of realm and of what it runs components with
+
+    Options:
+          --realm <DIR>  Realm folder; absent: `.realm` here or in a parent folder, else the one of this
+                         user [env: REALM_DIR=]
+          --json         Print JSON on stdout instead of text
+      -h, --help         Print help
+      -V, --version      Print version
+
+    Exit codes:
+      0    done; for `plan`: nothing would change
+      1    failed
+      2    `plan`: apply would change something
+      3    refused: by the agent, or a signature does not hold
+      4    no agent answers
+      64   the command line is wrong
+      130  interrupted
+
+    Environment:
+      REALM_DIR              the realm folder (like --realm)
+      REALM_PASSPHRASE_FILE  a file with the owner key's passphrase
+      REALM_LOG              log filter of the agent, e.g. `info` or `realm_node=debug`
+      NO_COLOR               no colours
+    "#);
+    for verb in [
+        "init",
+        "key",
+        "up",
+        "agent",
+        "apply",
+        "plan",
+        "verify",
+        "submit",
+        "status",
+        "push",
+        "restart",
+        "logs",
+        "inspect",
+        "schema",
+        "completions",
+        "version",
+    ] {
+        let help = realm.run(&[verb, "--help"]).ok().stdout;
+        assert!(help.contains("Usage: "), "{verb}");
+    }
+    let wrong = realm.run(&["aply"]);
+    assert_eq!(wrong.code, 64);
+    assert!(wrong.stderr.contains("apply"), "{}", wrong.stderr);
+}
+
+#[test]
+fn inspect_shows_what_a_component_wants_and_offers() {
+    let realm = Realm::empty();
+    realm.guest(HELLO, "hello.wasm");
+    realm.guest(P3_HELLO, "p3.wasm");
+    realm.guest(BAD_IMPORT, "bad.wasm");
+    realm.guest(HEALTH_OK, "healthy.wasm");
+    let inspect = |file: &str| -> serde_json::Value {
+        serde_json::from_str(&realm.run(&["inspect", file, "--json"]).ok().stdout).unwrap()
+    };
+    let hello = inspect("hello.wasm");
+    assert_eq!(hello["kind"], "component");
+    assert_eq!(hello["serve"], "http");
+    assert!(
+        hello["exports"]
+            .to_string()
+            .contains("wasi:http/incoming-handler@0.2")
+    );
+    assert!(
+        hello["imports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|import| import["provided"] == true)
+    );
+    let p3 = inspect("p3.wasm");
+    assert_eq!(p3["serve"], "http");
+    assert!(
+        p3["exports"]
+            .to_string()
+            .contains("wasi:http/handler@0.3.0")
+    );
+    assert_eq!(inspect("healthy.wasm")["health_export"], true);
+    let bad = inspect("bad.wasm");
+    assert!(
+        bad["imports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|import| import["provided"] == false)
+    );
+    let text = realm.run(&["inspect", "bad.wasm"]).ok().stdout;
+    assert!(text.contains("missing"), "{text}");
+    realm.write("junk.wasm", "junk");
+    realm.run(&["inspect", "junk.wasm"]).fails(1, "not-wasm");
+    realm.run(&["inspect", "absent.wasm"]).fails(1, "no-file");
+}
+
+#[test]
+fn schema_completions_and_version_are_data() {
+    let realm = Realm::empty();
+    let schema: serde_json::Value =
+        serde_json::from_str(&realm.run(&["schema"]).ok().stdout).unwrap();
+    assert!(schema["$schema"].as_str().unwrap().contains("2020-12"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            realm
+                .run(&["completions", shell])
+                .ok()
+                .stdout
+                .contains("restart"),
+            "{shell}"
+        );
+    }
+    let version: serde_json::Value =
+        serde_json::from_str(&realm.run(&["version", "--json"]).ok().stdout).unwrap();
+    assert_eq!(version["realm"], env!("CARGO_PKG_VERSION"));
+    assert!(realm.run(&["version"]).ok().stdout.starts_with("realm "));
+}
+
+#[test]
+fn every_listing_has_json_and_text_without_colour() {
+    let realm = Realm::new();
+    realm.app(HELLO, "");
+    let _agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    for args in [
+        &["status"][..],
+        &["plan"],
+        &["verify"],
+        &["key", "show"],
+        &["logs", "app"],
+        &["inspect", "app.wasm"],
+    ] {
+        let text = realm.run(args).ok().stdout;
+        assert!(!text.contains('\u{1b}'), "{args:?}: {text}");
+        let json = realm.run(&[args, &["--json"]].concat()).ok().stdout;
+        for line in json.lines().filter(|_| args[0] == "logs") {
+            serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+        if args[0] != "logs" {
+            serde_json::from_str::<serde_json::Value>(&json).unwrap();
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! A new version replaces the old one under load, and a bad one does not.
+
+use realm_test_guests::{BAD_IMPORT, HEALTH_BAD, HELLO, LIBRARY, TRAP, VERSION_A, VERSION_B};
+
+use crate::support::{Load, Realm, get};
+
+/// Both versions answer 200 with their name.
+fn a_or_b(status: u16, body: &str) -> bool {
+    status == 200 && (body == "version a\n" || body == "version b\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applying_a_new_version_under_load_loses_no_request() {
+    let realm = Realm::new();
+    realm.app(VERSION_A, "max_concurrency = 64");
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    let load = Load::start(agent.url("/"), 8, a_or_b);
+    load.more(200).await;
+    for round in 0..3 {
+        let guest = if round % 2 == 0 { VERSION_B } else { VERSION_A };
+        // The bytes and the settings change at once.
+        realm.app(guest, &format!("max_concurrency = {}", 65 + round));
+        tokio::task::block_in_place(|| realm.run(&["apply", "--yes"]).ok());
+        let wanted = if round % 2 == 0 {
+            "version b\n"
+        } else {
+            "version a\n"
+        };
+        assert_eq!(get(&agent.url("/")).await, (200, wanted.to_owned()));
+        load.more(200).await;
+    }
+    let (good, bad, first_bad) = load.stop().await;
+    assert_eq!(bad, 0, "{good} good; {first_bad:?}");
+    assert_eq!(realm.component("app").await.old, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_come_and_go_under_load_without_a_lost_request() {
+    let realm = Realm::new();
+    realm.app(VERSION_A, "");
+    let replicas = |n: u32| {
+        let text = crate::support::app_manifest("");
+        realm.write(
+            "realm.toml",
+            &text.replace(
+                "component = \"app\"",
+                &format!("component = \"app\", replicas = {n}"),
+            ),
+        );
+        realm.run(&["apply", "--yes"]).ok();
+    };
+    let agent = realm.agent();
+    replicas(1);
+    let load = Load::start(agent.url("/"), 8, a_or_b);
+    for n in [4, 2, 1] {
+        tokio::task::block_in_place(|| replicas(n));
+        assert_eq!(realm.component("app").await.healthy, n);
+        load.more(100).await;
+    }
+    let (_, bad, first_bad) = load.stop().await;
+    assert_eq!(bad, 0, "{first_bad:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn push_and_restart_under_load_lose_no_request() {
+    let realm = Realm::new();
+    realm.app(VERSION_A, "");
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    let load = Load::start(agent.url("/"), 8, a_or_b);
+    load.more(50).await;
+    realm.guest(VERSION_B, "new.wasm");
+    let lock = realm.read("realm.lock");
+    tokio::task::block_in_place(|| realm.run(&["push", "app", "new.wasm"]).ok());
+    assert_eq!(get(&agent.url("/")).await.1, "version b\n");
+    // The pin moved, here and in the signature, and the manifest did not.
+    assert_ne!(realm.read("realm.lock"), lock);
+    realm.run(&["verify"]).ok();
+    // The source on disk is still the old one: a plan says what apply would do.
+    let plan = realm.run(&["plan"]);
+    assert_eq!(plan.code, 2, "{}", plan.stdout);
+    assert!(plan.stdout.contains("~ component app"), "{}", plan.stdout);
+    let again = tokio::task::block_in_place(|| realm.run(&["push", "app", "new.wasm"]).ok());
+    assert!(
+        again.stderr.contains("nothing to change"),
+        "{}",
+        again.stderr
+    );
+    let before = realm.heads().await.default.seq;
+    tokio::task::block_in_place(|| realm.run(&["restart", "app", "--nodes", "node-1"]).ok());
+    assert_eq!(realm.heads().await.default.seq, before + 1);
+    load.more(50).await;
+    let (_, bad, first_bad) = load.stop().await;
+    assert_eq!(bad, 0, "{first_bad:?}");
+    realm
+        .run(&["restart", "app", "--nodes", "nowhere"])
+        .fails(3, "unknown-name");
+    realm
+        .run(&["push", "ghost", "new.wasm"])
+        .fails(1, "unknown-name");
+}
+
+/// A version that cannot run is reported with its reason, and the old one goes on serving.
+async fn keeps_the_old(guest: &str, more: &str, code: &str, reason: &str) {
+    let realm = Realm::new();
+    realm.app(VERSION_A, "");
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    let load = Load::start(agent.url("/"), 2, a_or_b);
+    realm.app(guest, more);
+    let said = tokio::task::block_in_place(|| realm.run(&["apply", "--yes", "--timeout", "8s"]));
+    let said = said.fails(1, code);
+    assert!(
+        said.stderr.contains(reason),
+        "no `{reason}` in:\n{}",
+        said.stderr
+    );
+    load.more(50).await;
+    let status = realm.run(&["status"]).ok().stdout;
+    assert!(status.contains(reason), "no `{reason}` in:\n{status}");
+    let (_, bad, first_bad) = load.stop().await;
+    assert_eq!(bad, 0, "{first_bad:?}");
+    // The way back: what served all the time.
+    realm.app(VERSION_A, "");
+    realm.run(&["apply", "--yes"]).ok();
+    assert_eq!(realm.component("app").await.healthy, 1);
+    assert_eq!(get(&agent.url("/")).await.1, "version a\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_with_a_missing_import_leaves_the_old_one_serving() {
+    keeps_the_old(BAD_IMPORT, "", "not-running", "import").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_serves_nothing_leaves_the_old_one_serving() {
+    keeps_the_old(LIBRARY, "", "not-running", "exports no").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unhealthy_version_leaves_the_old_one_serving() {
+    keeps_the_old(
+        HEALTH_BAD,
+        "health = \"export\"",
+        "not-running",
+        "database is down",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_traps_in_its_probe_leaves_the_old_one_serving() {
+    keeps_the_old(TRAP, "health = \"/\"", "not-running", "(trap)").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_component_leave_the_old_one_serving() {
+    let realm = Realm::new();
+    realm.write("junk.wasm", "\0asm, but not really");
+    let junk = realm.path("junk.wasm");
+    keeps_the_old(junk.to_str().unwrap(), "", "not-running", "compile").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_component_and_route_go_away() {
+    let realm = Realm::new();
+    realm.app(HELLO, "");
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    assert_eq!(get(&agent.url("/")).await.0, 200);
+    realm.write("realm.toml", "");
+    realm.run(&["apply", "--yes"]).ok();
+    let (status, body) = get(&agent.url("/")).await;
+    assert_eq!(status, 404);
+    assert!(body.contains("no-route"), "{body}");
+    let gone = crate::support::eventually("the component goes away", async || {
+        realm.status().await.components.is_empty().then_some(())
+    });
+    gone.await;
+}

@@ -1,0 +1,204 @@
+//! Rules of the house that a compiler does not know: floors, the one home of each heavy
+//! dependency, and what must stand in every crate.
+
+use std::path::Path;
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+
+/// Crate → the crates of this workspace that it may use. A new crate needs a line here, and a
+/// reason in ARCHITECTURE.md.
+const FLOORS: &[(&str, &[&str])] = &[
+    ("realm-model", &[]),
+    ("realm-control", &["realm-model"]),
+    ("realm-store", &["realm-model"]),
+    ("realm-host", &["realm-model"]),
+    ("realm-edge", &["realm-model"]),
+    (
+        "realm-node",
+        &[
+            "realm-model",
+            "realm-control",
+            "realm-store",
+            "realm-host",
+            "realm-edge",
+        ],
+    ),
+    (
+        "realm",
+        &[
+            "realm-model",
+            "realm-control",
+            "realm-store",
+            "realm-host",
+            "realm-node",
+        ],
+    ),
+    ("realm-test-guests", &[]),
+];
+
+/// Dependencies that only these crates may name.
+const HOMES: &[(&str, &[&str])] = &[
+    ("wasmtime", &["realm-host"]),
+    ("wasmtime-wasi", &["realm-host"]),
+    ("wasmtime-wasi-http", &["realm-host"]),
+    ("wasmparser", &["realm-host"]),
+    ("ed25519-dalek", &["realm-model"]),
+    ("minicbor", &["realm-model"]),
+    ("toml", &["realm-model"]),
+    ("reqwest", &["realm-store"]),
+    ("axum", &["realm-node"]),
+    ("prometheus", &["realm-node"]),
+    ("sysinfo", &["realm-node"]),
+    ("clap", &["realm"]),
+    ("age", &["realm"]),
+    ("hyper", &["realm-edge", "realm-host", "realm-node"]),
+    ("anyhow", &["realm", "realm-node"]),
+];
+
+/// Crates of pure functions, and what they must not even name.
+const PURE: &[&str] = &["realm-model", "realm-control"];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "hyper",
+    "hyper-util",
+    "reqwest",
+    "rustix",
+    "tempfile",
+    "getrandom",
+    "tracing",
+    "socket2",
+];
+
+fn metadata() -> Metadata {
+    MetadataCommand::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .no_deps()
+        .exec()
+        .unwrap()
+}
+
+#[test]
+fn crates_stand_on_their_floors() {
+    for package in &metadata().packages {
+        let Some((_, allowed)) = FLOORS
+            .iter()
+            .find(|(name, _)| package.name.as_str() == *name)
+        else {
+            panic!("`{}` has no line in FLOORS", package.name);
+        };
+        for dependency in package
+            .dependencies
+            .iter()
+            .filter(|one| one.kind == DependencyKind::Normal)
+        {
+            let name = dependency.name.as_str();
+            assert!(
+                !name.starts_with("realm") || allowed.contains(&name),
+                "`{}` must not depend on `{name}`",
+                package.name
+            );
+            if let Some((_, homes)) = HOMES.iter().find(|(heavy, _)| *heavy == name) {
+                assert!(
+                    homes.contains(&package.name.as_str()),
+                    "`{name}` is at home in {homes:?}, not in `{}`",
+                    package.name
+                );
+            }
+            assert!(
+                !PURE.contains(&package.name.as_str()) || !IMPURE.contains(&name),
+                "`{}` is pure and must not depend on `{name}`",
+                package.name
+            );
+        }
+    }
+}
+
+#[test]
+fn every_crate_forbids_unsafe_code_and_opens_with_what_it_is() {
+    for package in &metadata().packages {
+        for target in package
+            .targets
+            .iter()
+            .filter(|target| target.is_lib() || target.is_bin())
+        {
+            let text = std::fs::read_to_string(&target.src_path).unwrap();
+            assert!(
+                text.starts_with("//! "),
+                "{} says what it is",
+                target.src_path
+            );
+            let guarded = text.contains("#![forbid(unsafe_code)]")
+                // The one file that loads compiled code is in the host.
+                || (package.name == "realm-host" && text.contains("#![deny(unsafe_code)]"));
+            assert!(guarded, "{} forbids unsafe code", target.src_path);
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_stands_in_one_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for folder in ["src", "crates", "tests/e2e"] {
+        visit(&root.join(folder), &mut |path, text| {
+            let code = |line: &&str| !line.trim_start().starts_with("//");
+            if text
+                .lines()
+                .filter(code)
+                .any(|line| line.contains("unsafe {") || line.contains("unsafe fn"))
+            {
+                found.push(path.strip_prefix(root).unwrap().display().to_string());
+            }
+        });
+    }
+    // This file names the words it looks for.
+    found.retain(|path| path != "tests/e2e/tidy.rs");
+    assert_eq!(found, ["crates/realm-host/src/loading.rs"]);
+}
+
+#[test]
+fn files_fit_a_head_and_open_with_what_they_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in [
+        "src",
+        "crates",
+        "tests/e2e",
+        "tests/guests/src",
+        "tests/guests-build",
+        "examples",
+    ] {
+        visit(&root.join(folder), &mut |path, text| {
+            let lines = text.lines().count();
+            assert!(lines <= 600, "{} has {lines} lines", path.display());
+            assert!(
+                text.starts_with("//!"),
+                "{} says what it is in its first line",
+                path.display()
+            );
+        });
+    }
+}
+
+#[test]
+fn the_version_of_wasmtime_is_the_one_that_is_built_in() {
+    let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+    let wanted = format!(
+        "name = \"wasmtime\"\nversion = \"{}\"\n",
+        realm_host::WASMTIME_VERSION
+    );
+    assert!(lock.contains(&wanted));
+}
+
+/// Calls `look` for every Rust file below `folder`, built ones left out.
+fn visit(folder: &Path, look: &mut dyn FnMut(&Path, &str)) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if path.file_name().is_some_and(|name| name != "target") {
+                visit(&path, look);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            look(&path, &std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `realm up`: one command, from nothing to an answer; again, and it goes on.
+
+use realm_test_guests::{HELLO, VERSION_A};
+
+use crate::support::{Agent, PATIENCE, Realm, get, said};
+
+const UP: [&str; 5] = ["up", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+
+/// Starts `realm up` and waits for the table of URLs; returns the one of `app`.
+fn up(realm: &Realm) -> (std::process::Child, String) {
+    use std::io::BufRead as _;
+    let mut child = realm
+        .command(&UP)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let url = line
+        .split_whitespace()
+        .nth(1)
+        .unwrap_or_else(|| panic!("no URL in {line:?}"))
+        .to_owned();
+    (child, url)
+}
+
+fn interrupt(child: &mut std::process::Child) -> std::process::ExitStatus {
+    let pid = child.id().to_string();
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-INT", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(std::time::Instant::now() < deadline, "it does not stop");
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_command_serves_and_a_second_one_goes_on() {
+    let realm = Realm::empty();
+    realm.app(HELLO, "");
+    let (mut child, url) = up(&realm);
+    assert_eq!(get(&url).await, (200, "hello\n".to_owned()));
+    realm.run(&["verify"]).ok();
+    let before = realm.heads().await;
+    assert_eq!(before.version, 1);
+    assert!(interrupt(&mut child).success());
+
+    let (mut child, url) = up(&realm);
+    assert_eq!(get(&url).await, (200, "hello\n".to_owned()));
+    assert_eq!(
+        realm.heads().await,
+        before,
+        "nothing changed, nothing was signed"
+    );
+    assert!(interrupt(&mut child).success());
+
+    realm.app(VERSION_A, "");
+    let (mut child, url) = up(&realm);
+    assert_eq!(get(&url).await.1, "version a\n");
+    assert_eq!(realm.heads().await.version, 2);
+    assert!(interrupt(&mut child).success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_applies_to_an_agent_that_runs_already() {
+    let realm = Realm::new();
+    realm.app(HELLO, "");
+    let agent = realm.agent();
+    let up = realm.run(&UP).ok();
+    assert!(up.stdout.contains(&agent.url), "{}", up.stdout);
+    assert_eq!(get(&agent.url("/")).await.0, 200);
+}
+
+#[test]
+fn a_mistake_is_told_before_anything_is_made() {
+    let realm = Realm::empty();
+    realm.write("realm.toml", "[components.app]\n");
+    realm.run(&UP).fails(1, "invalid-manifest");
+    assert!(!realm.path(".realm").exists());
+    let realm = Realm::empty();
+    realm.run(&UP).fails(1, "no-file");
+    assert!(!realm.path(".realm").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_is_a_clear_error() {
+    let realm = Realm::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    realm
+        .run(&["agent", "--http", &address, "--admin", "127.0.0.1:0"])
+        .fails(1, "cannot-listen");
+    let other = realm
+        .run(&["agent", "--http", "127.0.0.1:0", "--admin", &address])
+        .fails(1, "cannot-listen");
+    assert!(other.stderr.contains("--admin"), "{}", other.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_realm_folder_with_a_very_long_path_works() {
+    let realm = Realm::empty();
+    let deep = "d".repeat(60);
+    std::fs::create_dir_all(realm.path(&format!("{deep}/{deep}"))).unwrap();
+    let folder = format!("{deep}/{deep}/realm");
+    realm.run(&["init", "--realm", &folder]).ok();
+    realm.app(HELLO, "");
+    let agent = Agent::start(realm.command(&[
+        "agent",
+        "--realm",
+        &folder,
+        "--http",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ]));
+    realm.run(&["apply", "--yes", "--realm", &folder]).ok();
+    assert_eq!(get(&agent.url("/")).await.0, 200);
+}
+
+#[test]
+fn without_a_realm_or_an_agent_the_next_step_is_told() {
+    let realm = Realm::empty();
+    for verb in [
+        &["status"][..],
+        &["apply", "--yes"],
+        &["key", "show"],
+        &["logs", "app"],
+    ] {
+        let told = said({
+            let mut command = realm.command(verb);
+            command.env("XDG_DATA_HOME", realm.path("none"));
+            command
+        });
+        let told = told.fails(1, "no-realm");
+        assert!(told.stderr.contains("realm init"), "{}", told.stderr);
+    }
+    let realm = Realm::new();
+    let told = realm.run(&["status"]).fails(4, "no-agent");
+    assert!(told.stderr.contains("realm up"), "{}", told.stderr);
+}
