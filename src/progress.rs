@@ -42,7 +42,15 @@ pub(crate) async fn wait(
                 output::json(&status)?;
             }
             return match failed.as_slice() {
-                [] => Ok(status),
+                [] => {
+                    if !json {
+                        output::note(&format!(
+                            "all {} components are as wanted",
+                            status.components.len()
+                        ));
+                    }
+                    Ok(status)
+                }
                 failed => Err(not_running(failed, "failed")),
             };
         }
@@ -81,8 +89,10 @@ fn show(
         if shown.get(&component.name) == Some(&key) {
             continue;
         }
-        shown.insert(component.name.clone(), key);
-        if !json && component.state != ComponentState::Idle {
+        let first_look = shown.insert(component.name.clone(), key).is_none();
+        // What was as wanted all the time is not news.
+        let news = !(first_look && matches!(progress(component), Progress::Done));
+        if !json && news {
             output::note(&format!(
                 "{:6.1}s  {}",
                 start.elapsed().as_secs_f64(),

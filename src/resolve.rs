@@ -100,6 +100,9 @@ impl Proposal {
     /// Prints the plan: to stdout as JSON, or as text to where the caller wants it.
     pub(crate) fn text(&self) -> String {
         let text = realm_control::changes::render(&self.changes);
+        if self.changes.is_empty() {
+            return "plan: the text of the manifest changes (comments, order), and nothing that runs".to_owned();
+        }
         let lines: Vec<String> = text
             .lines()
             .map(|line| match line.trim_start().chars().next() {
@@ -210,22 +213,24 @@ async fn pin(
     let (pin, bytes) = resolve(source, folder, BLOB_BYTES_MAX)
         .await
         .map_err(|error| {
-            source_failure(&error).context(format!("failed to resolve the source of `{name}`"))
+            source_failure(&error, "the path is relative to the manifest")
+                .context(format!("failed to resolve the source of `{name}`"))
         })?;
+    check_component(name, &bytes)?;
     // Nodes fetch from where they can reach it themselves; a file is only here.
     let only_here = matches!(source, Source::File { .. });
     Ok((pin, only_here.then_some(bytes)))
 }
 
 /// A source that gives no bytes, with what to do about it.
-pub(crate) fn source_failure(error: &FetchError) -> Failure {
+pub(crate) fn source_failure(error: &FetchError, relative_to: &str) -> Failure {
     let failure = Failure::from_error(error.code(), error);
     match error {
         FetchError::Unsupported { .. } => {
             failure.hint("use `file:`, or `https://…@sha256:…`, until this kind of source is built")
         }
         FetchError::File { .. } | FetchError::NotAFile { .. } => {
-            failure.hint("build it first; the path is relative to the manifest")
+            failure.hint(format!("build it first; {relative_to}"))
         }
         FetchError::Mismatch { .. } => failure
             .hint("the bytes there are not those that the manifest pins: ask who publishes them"),
@@ -236,6 +241,31 @@ pub(crate) fn source_failure(error: &FetchError) -> Failure {
         | FetchError::OtherPin { .. }
         | FetchError::Keep { .. } => failure,
     }
+}
+
+/// Refuses bytes that no version of realm can run, before they are signed. What this version lacks
+/// is only remarked: the nodes may run a newer one.
+pub(crate) fn check_component(name: &ComponentName, bytes: &[u8]) -> Result<(), Failure> {
+    let inspection =
+        realm_host::inspect(bytes).map_err(|error| {
+            Failure::from_error("not-wasm", &error)
+            .context(format!("the bytes of `{name}` are no WebAssembly that realm can read"))
+            .hint("build for the target `wasm32-wasip2`; `realm inspect FILE` shows what a file is")
+        })?;
+    for import in inspection.imports.iter().filter(|import| !import.provided) {
+        output::note(&format!(
+            "{} `{name}` imports `{}`, which this version of realm does not provide",
+            output::yellow("warning:"),
+            import.name
+        ));
+    }
+    if inspection.serve.is_none() {
+        output::note(&format!(
+            "{} `{name}` exports nothing that realm calls: `realm inspect` shows what it exports",
+            output::yellow("warning:")
+        ));
+    }
+    Ok(())
 }
 
 /// Reports all failures and returns one that stands for them.

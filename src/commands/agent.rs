@@ -1,7 +1,9 @@
 //! `realm agent`: the node itself, in the foreground.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use realm_node::{Config, Node};
 use tracing_subscriber::EnvFilter;
@@ -9,6 +11,9 @@ use tracing_subscriber::EnvFilter;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
+
+/// After the drain, nothing is left that matters.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Run the agent of this realm folder until interrupted
 ///
@@ -38,8 +43,7 @@ pub(crate) struct Listen {
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     start_logging(&args.listen, "info");
-    let runtime = runtime()?;
-    runtime.block_on(async {
+    on_runtime(async {
         let node = start(context, &args.listen).await?;
         for url in node.urls() {
             output::note(&format!("answering on {url}"));
@@ -51,11 +55,17 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     })
 }
 
-/// The runtime of an agent: all cores.
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_multi_thread()
+/// Runs an agent's life on all cores.
+pub(crate) fn on_runtime(
+    life: impl Future<Output = Result<ExitCode, Failure>>,
+) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?)
+        .build()?;
+    let ended = runtime.block_on(life);
+    // What still blocks a thread (a guest, a slow disk) must not hold up an end that was asked for.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    ended
 }
 
 /// Starts the node of this realm folder.
@@ -98,6 +108,7 @@ pub(crate) fn start_logging(listen: &Listen, default: &str) {
     let filter = EnvFilter::try_from_env("REALM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_writer(std::io::stderr);
     // A second subscriber in one process is impossible; a first one cannot fail.
     if listen.log_json {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::failure::{Failure, exit};
 use crate::output;
-use crate::resolve::Proposal;
+use crate::resolve::{Proposal, read_manifest};
 
 /// Show what `apply` would change (+ added, ~ changed, - removed)
 ///
@@ -30,7 +30,14 @@ struct PlanJson<'a> {
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     context.block_on(async {
-        let heads = context.heads().await?;
+        let heads = match context.heads().await {
+            Ok(heads) => heads,
+            Err(failure) => {
+                // Without a realm there is nothing to compare with, but mistakes can be told.
+                read_manifest(&args.manifest, context.json())?;
+                return Err(failure);
+            }
+        };
         let proposal = Proposal::make(&args.manifest, &heads, context.json()).await?;
         if context.json() {
             output::json(&PlanJson {
@@ -39,7 +46,14 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
                 changes: &proposal.changes,
             })?;
         } else {
-            output::data(&proposal.text());
+            output::data(&if proposal.differs(&heads) {
+                proposal.text()
+            } else {
+                format!(
+                    "plan: nothing to change, version {} is in force",
+                    heads.version
+                )
+            });
         }
         Ok(if proposal.differs(&heads) {
             ExitCode::from(exit::CHANGES)

@@ -16,7 +16,7 @@ use realm_store::fetch::resolve;
 use crate::commands::apply;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::resolve::{in_force, source_failure};
+use crate::resolve::{check_component, in_force, source_failure};
 use crate::sign::Signed;
 use crate::{output, progress, sign, upload};
 
@@ -54,16 +54,24 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         };
         let (pin, bytes) = resolve(&source, Path::new(""), BLOB_BYTES_MAX)
             .await
-            .map_err(|error| source_failure(&error))?;
-        let Some(body) = push_body(&heads, &args.component, pin)? else {
+            .map_err(|error| {
+                source_failure(&error, "the path is relative to the current folder")
+            })?;
+        check_component(&args.component, &bytes)?;
+        let body = push_body(&heads, &args.component, pin)?;
+        // Also where the pin stays: the agent may lack the bytes.
+        upload::upload(&client, &args.component, pin, bytes).await?;
+        let Some(body) = body else {
             output::note(&format!(
-                "nothing to change: `{}` runs these bytes",
+                "nothing to change: `{}` is pinned to these bytes",
                 args.component
             ));
+            if !args.no_wait {
+                progress::wait(&client, heads.default, args.timeout, context.json()).await?;
+            }
             return Ok(ExitCode::SUCCESS);
         };
         let key = context.owner_key()?;
-        upload::upload(&client, &args.component, pin, bytes).await?;
         let signed = sign::sign(&heads, &key, Body::Push(body.clone()))?;
         let accepted = sign::submit(&client, &signed).await?;
         follow_locally(&args.manifest, &heads, &body, &signed)?;
@@ -119,6 +127,9 @@ fn follow_locally(
 ) -> Result<(), Failure> {
     let in_force = std::fs::read(manifest)
         .is_ok_and(|bytes| heads.manifest.as_deref().map(str::as_bytes) == Some(bytes.as_slice()));
+    if !manifest.exists() {
+        return Ok(());
+    }
     if !in_force {
         output::note(&format!(
             "`{}` is not the manifest in force: its realm.lock stays as it is",

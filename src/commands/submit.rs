@@ -13,7 +13,7 @@ use crate::output;
 /// Submit an entry that was signed on another machine
 ///
 /// `realm apply --sign-only ENTRY` writes such a file: the owner key can stay on a machine that
-/// never meets the agent. The components' bytes travel with `realm push` or their sources.
+/// never meets the agent. The bytes of `file:` sources follow with `realm push COMPONENT FILE`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The file with the entry

@@ -52,13 +52,13 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             .unwrap_or_else(|| PathBuf::from(".realm"));
         init::make_quietly(folder, args.name.clone())?;
     }
-    let runtime = agent::runtime()?;
-    runtime.block_on(async {
+    agent::on_runtime(async {
         let client = context.client()?;
         if client.is_running().await {
             output::note("an agent of this realm runs already: applying to it");
             let status = bring_up(context, &client, &args).await?;
             print(context, &status)?;
+            output::note("the agent goes on; `realm status` shows it");
             return Ok(ExitCode::SUCCESS);
         }
         let node = agent::start(context, &args.listen).await?;
@@ -67,7 +67,10 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             () = agent::until_signal() => None,
         };
         match up {
-            Some(Ok(status)) => print(context, &status)?,
+            Some(Ok(status)) => {
+                print(context, &status)?;
+                output::note("Ctrl-C stops the agent; what was applied stays in force");
+            }
             // What runs goes on running, so that `realm logs` and a second apply can mend it.
             Some(Err(failure)) => {
                 failure.report();
@@ -120,6 +123,5 @@ fn print(context: &Context, status: &StatusView) -> Result<(), Failure> {
             output::data(&format!("{:<16} {url}", component.name));
         }
     }
-    output::note("Ctrl-C stops the agent; what was applied stays in force");
     Ok(())
 }

@@ -143,6 +143,51 @@ fn inspect_shows_what_a_component_wants_and_offers() {
 }
 
 #[test]
+fn watch_goes_on_showing_the_status() {
+    use std::io::BufRead as _;
+    let realm = Realm::new();
+    let _agent = realm.agent();
+    let mut watch = realm
+        .command(&["status", "--watch", "--json"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(watch.stdout.take().unwrap()).lines();
+    let version = |line: String| -> serde_json::Value {
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()["version"].clone()
+    };
+    assert_eq!(version(lines.next().unwrap().unwrap()), 0);
+    realm.app(HELLO, "");
+    realm.run(&["apply", "--yes"]).ok();
+    assert!(
+        lines
+            .by_ref()
+            .take(10)
+            .any(|line| version(line.unwrap()) == 1)
+    );
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+}
+
+#[test]
+fn a_realm_of_this_user_is_found_from_everywhere() {
+    let realm = Realm::empty();
+    let with_home = |args: &[&str]| {
+        let mut command = realm.command(args);
+        command.env("XDG_DATA_HOME", realm.path("data"));
+        crate::support::said(command)
+    };
+    with_home(&["init", "--user"]).ok();
+    assert!(realm.path("data/realm/owner.key").exists());
+    with_home(&["key", "show"]).ok();
+    with_home(&["init", "--user", "--realm", "x"]).fails(64, "usage");
+    // One in the project comes first.
+    let own = with_home(&["init"]).ok().stdout;
+    let shown = with_home(&["key", "show"]).ok().stdout;
+    assert!(own.contains(shown.lines().next().unwrap()));
+}
+
+#[test]
 fn schema_completions_and_version_are_data() {
     let realm = Realm::empty();
     let schema: serde_json::Value =

@@ -229,11 +229,16 @@ async fn limits_hold_from_the_first_request() {
         logs.contains("epoch-timeout").then_some(())
     })
     .await;
-    let (_realm, agent) = serve(PARK, "wall_timeout_ms = 200");
+    let (realm, agent) = serve(PARK, "wall_timeout_ms = 200");
     assert_eq!(
         code(&agent.url("/?ms=20000")).await,
         (504, "wall-timeout".to_owned())
     );
+    eventually("the log says so", async || {
+        let logs = realm.run(&["logs", "app"]).ok().stdout;
+        logs.contains("wall-timeout").then_some(())
+    })
+    .await;
     let (_realm, agent) = serve(MEMORY_BOMB, "memory_max_mb = 16");
     assert_eq!(
         code(&agent.url("/")).await,

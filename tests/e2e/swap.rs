@@ -155,11 +155,50 @@ async fn a_version_that_traps_in_its_probe_leaves_the_old_one_serving() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_no_component_leave_the_old_one_serving() {
+async fn bytes_that_do_not_compile_leave_the_old_one_serving() {
     let realm = Realm::new();
+    // A core module: WebAssembly, and no component.
+    std::fs::write(realm.path("module.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    let module = realm.path("module.wasm");
+    keeps_the_old(
+        module.to_str().unwrap(),
+        "",
+        "not-running",
+        "compile-failed",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_wasm_are_not_even_signed() {
+    let realm = Realm::new();
+    realm.app(VERSION_A, "");
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
     realm.write("junk.wasm", "\0asm, but not really");
-    let junk = realm.path("junk.wasm");
-    keeps_the_old(junk.to_str().unwrap(), "", "not-running", "compile").await;
+    realm
+        .run(&["push", "app", "junk.wasm"])
+        .fails(1, "not-wasm");
+    std::fs::copy(realm.path("junk.wasm"), realm.path("app.wasm")).unwrap();
+    realm.run(&["apply", "--yes"]).fails(1, "not-wasm");
+    assert_eq!(realm.heads().await.version, 1);
+    assert_eq!(get(&agent.url("/")).await.1, "version a\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn push_brings_bytes_that_were_signed_elsewhere() {
+    let realm = Realm::new();
+    realm.app(VERSION_A, "");
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    realm.guest(VERSION_B, "app.wasm");
+    realm.run(&["apply", "--sign-only", "entry"]).ok();
+    realm.run(&["submit", "entry"]).ok();
+    assert_eq!(get(&agent.url("/")).await.1, "version a\n");
+    let pushed = realm.run(&["push", "app", "app.wasm"]).ok();
+    assert!(pushed.stderr.contains("uploaded app"), "{}", pushed.stderr);
+    assert_eq!(get(&agent.url("/")).await.1, "version b\n");
+    assert_eq!(realm.heads().await.version, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,14 +27,8 @@ pub enum CompileError {
         source: std::io::Error,
     },
     /// The bytes are not a component, or use what the engine does not support.
-    #[error("`{}` is not a component that realm can compile", path.display())]
-    Invalid {
-        /// The source.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: wasmtime::Error,
-    },
+    #[error("not a component that realm can compile")]
+    Invalid(#[source] wasmtime::Error),
     /// The result could not be written.
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -54,7 +48,7 @@ impl CompileError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Read { .. } | Self::Write { .. } => "io",
-            Self::Invalid { .. } => "compile-failed",
+            Self::Invalid(_) => "compile-failed",
             Self::Engine(_) => "engine",
         }
     }
@@ -68,13 +62,15 @@ pub fn compile(source: &Path, destination: &Path, fuel: bool) -> Result<(), Comp
         path: source.to_owned(),
         source: error,
     })?;
+    compile_bytes(&bytes, destination, fuel)
+}
+
+/// [`compile`] of bytes in memory: what was hashed is what is compiled.
+pub fn compile_bytes(bytes: &[u8], destination: &Path, fuel: bool) -> Result<(), CompileError> {
     let engine = Engine::new(&code_settings(fuel)).map_err(CompileError::Engine)?;
     let code = engine
-        .precompile_component(&bytes)
-        .map_err(|error| CompileError::Invalid {
-            path: source.to_owned(),
-            source: error,
-        })?;
+        .precompile_component(bytes)
+        .map_err(CompileError::Invalid)?;
     write_whole(destination, &code).map_err(|error| CompileError::Write {
         path: destination.to_owned(),
         source: error,

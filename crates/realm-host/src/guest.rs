@@ -285,7 +285,8 @@ pub(crate) fn classify(shared: &Shared, error: &wasmtime::Error) -> (Outcome, Op
     } else {
         Outcome::StartFailed
     };
-    let mut reason = format!("{error:?}");
+    // Not `{:?}`: that brings a backtrace of the host where RUST_BACKTRACE is set.
+    let mut reason = format!("{error:#}");
     let end = (0..=REASON_BYTES_MAX.min(reason.len()))
         .rev()
         .find(|end| reason.is_char_boundary(*end));

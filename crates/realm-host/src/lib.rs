@@ -38,7 +38,7 @@ mod state;
 mod system;
 mod ticker;
 
-pub use compile::{CompileError, compile, fingerprint};
+pub use compile::{CompileError, compile, compile_bytes, fingerprint};
 pub use component::{Component, LoadError, Settings};
 pub use config::{Config, PagemapScan};
 pub use engine::{Host, HostError, HostFacts};

@@ -172,6 +172,13 @@ impl Drop for Invocation {
         if self.kind == Kind::Probe {
             return;
         }
+        // The task is dropped at the wall time: nobody else is left to say so.
+        if self.shared.outcome() == Some(Outcome::WallTimeout) {
+            let wall_timeout_ms = self.replica.component.settings.limits.wall_timeout_ms;
+            self.log(&format!(
+                "wall-timeout: not done after {wall_timeout_ms} ms"
+            ));
+        }
         let meter = &self.replica.component.settings.meter;
         meter.ran(self.shared.running());
         // Whoever ends a guest early sets an outcome first, but for the client.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -73,6 +74,7 @@ impl Api {
             .route("/v1/logs/{component}", get(logs))
             .route("/metrics", get(metrics))
             .fallback(nothing)
+            .method_not_allowed_fallback(wrong_method)
             .with_state(self)
     }
 
@@ -202,8 +204,16 @@ struct LogQuery {
 async fn logs(
     State(api): State<Api>,
     Path(component): Path<String>,
-    Query(query): Query<LogQuery>,
+    query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, Failed> {
+    let Query(query) = query.map_err(|error| {
+        failed(
+            StatusCode::BAD_REQUEST,
+            "bad-query",
+            &error.body_text(),
+            None,
+        )
+    })?;
     let component: ComponentName = component.parse().map_err(|error| {
         failed(
             StatusCode::BAD_REQUEST,
@@ -314,6 +324,15 @@ async fn metrics(State(api): State<Api>) -> Result<Response, Failed> {
         HeaderValue::from_static(crate::metrics::CONTENT_TYPE),
     )];
     Ok((headers, text).into_response())
+}
+
+async fn wrong_method() -> Failed {
+    failed(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "wrong-method",
+        "this path does not take this method",
+        None,
+    )
 }
 
 async fn nothing() -> Failed {

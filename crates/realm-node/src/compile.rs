@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
+use crate::executor::with_causes;
+
 /// The hidden verb of the binary that compiles.
 pub const COMPILE_VERB: &str = "compile-component";
 
@@ -143,20 +145,10 @@ fn compile_checked(
             format!("the stored bytes of {digest} have become {found}"),
         ));
     }
-    drop(bytes);
-    realm_host::compile(source, destination, fuel).map_err(|error| {
-        let mut message = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            cause = error.source();
-        }
-        CompileFailure {
-            code: error.code().to_owned(),
-            message,
-            permanent: error.code() == "compile-failed",
-        }
+    realm_host::compile_bytes(&bytes, destination, fuel).map_err(|error| CompileFailure {
+        code: error.code().to_owned(),
+        message: with_causes(&error),
+        permanent: error.code() == "compile-failed",
     })
 }
 

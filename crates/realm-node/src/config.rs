@@ -50,10 +50,9 @@ impl Config {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
-        let executable = std::env::current_exe().map_err(|source| ConfigError::Read {
-            path: PathBuf::from("/proc/self/exe"),
-            source,
-        })?;
+        // The running binary itself, even if the file was replaced since: the compiler must be of
+        // the same version as the engine that loads what it made.
+        let executable = PathBuf::from("/proc/self/exe");
         let (node, problems) = node_config::parse(&text);
         let errors = problems
             .iter()

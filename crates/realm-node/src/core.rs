@@ -101,6 +101,8 @@ impl Core {
             Event::Idle(replica) => {
                 self.with_world(|executor, world| executor.idle(&replica, world))
             }
+            #[cfg(test)]
+            Event::Panic => panic!("a test wants to see this"),
             // Questions change nothing: no plan follows.
             Event::AskStatus(reply) => return drop(reply.send(self.status())),
             Event::AskHeads(reply) => return drop(reply.send(self.heads())),

@@ -51,6 +51,9 @@ pub(crate) enum Event {
     AskStatus(oneshot::Sender<StatusView>),
     /// Somebody asks what to sign on.
     AskHeads(oneshot::Sender<Heads>),
+    /// Shows that the loop survives a panic.
+    #[cfg(test)]
+    Panic,
     /// The metrics page is asked for.
     AskFigures(oneshot::Sender<NodeFigures>),
 }

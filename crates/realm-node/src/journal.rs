@@ -8,15 +8,15 @@ use std::path::PathBuf;
 use realm_control::Ledger;
 use realm_model::entry::{ChainId, VerifiedEntry};
 use realm_model::refusal::Refusal;
-use realm_store::files::RealFiles;
+use realm_store::files::{Files, RealFiles};
 use realm_store::folder::RealmFolder;
 use realm_store::log::{Log, LogError};
 use realm_store::mark::{MarkError, Marks};
 
 /// The logs of a realm folder, open for appending.
-pub(crate) struct Journal {
-    logs: BTreeMap<ChainId, Log>,
-    marks: Marks,
+pub(crate) struct Journal<F: Files = RealFiles> {
+    logs: BTreeMap<ChainId, Log<F>>,
+    marks: Marks<F>,
 }
 
 /// The journal cannot be opened or extended.
@@ -67,24 +67,12 @@ impl Journal {
         folder: &RealmFolder,
         genesis: &[u8],
     ) -> Result<(Self, Ledger), JournalError> {
-        let genesis =
-            VerifiedEntry::genesis(genesis, None).map_err(refused(ChainId::Authority, 0))?;
-        let (mut journal, _) = Self::open_logs(folder)?;
-        journal.append(&genesis)?;
-        Ok((journal, Ledger::found(genesis)))
+        Self::begin_in(RealFiles, folder, genesis)
     }
 
     /// Opens the logs, checks every entry again, and folds them.
     pub(crate) fn open(folder: &RealmFolder) -> Result<(Self, Ledger), JournalError> {
-        let (mut journal, records) = Self::open_logs(folder)?;
-        let ledger = replay(folder, &records, &journal.marks)?;
-        // An entry may be durable whose mark never came; setting it also mends a damaged copy.
-        for (chain, head) in ledger.heads() {
-            if head.seq > 0 || chain == ChainId::Authority {
-                journal.marks.set(chain, head)?;
-            }
-        }
-        Ok((journal, ledger))
+        Self::open_in(RealFiles, folder)
     }
 
     /// Reads and folds the logs without changing them, beside an agent that may be running.
@@ -97,6 +85,32 @@ impl Journal {
             records.insert(chain, recovered.records);
         }
         replay(folder, &records, &marks)
+    }
+}
+
+impl<F: Files> Journal<F> {
+    fn begin_in(
+        files: F,
+        folder: &RealmFolder,
+        genesis: &[u8],
+    ) -> Result<(Self, Ledger), JournalError> {
+        let genesis =
+            VerifiedEntry::genesis(genesis, None).map_err(refused(ChainId::Authority, 0))?;
+        let (mut journal, _) = Self::open_logs(&files, folder)?;
+        journal.append(&genesis)?;
+        Ok((journal, Ledger::found(genesis)))
+    }
+
+    fn open_in(files: F, folder: &RealmFolder) -> Result<(Self, Ledger), JournalError> {
+        let (mut journal, records) = Self::open_logs(&files, folder)?;
+        let ledger = replay(folder, &records, &journal.marks)?;
+        // An entry may be durable whose mark never came; setting it also mends a damaged copy.
+        for (chain, head) in ledger.heads() {
+            if head.seq > 0 || chain == ChainId::Authority {
+                journal.marks.set(chain, head)?;
+            }
+        }
+        Ok((journal, ledger))
     }
 
     /// Makes an entry durable. When this returns `Ok`, it survives kill -9 and a power cut.
@@ -115,12 +129,12 @@ impl Journal {
         Ok(())
     }
 
-    fn open_logs(folder: &RealmFolder) -> Result<(Self, Records), JournalError> {
-        let marks = Marks::open(RealFiles, folder.marks())?;
+    fn open_logs(files: &F, folder: &RealmFolder) -> Result<(Self, Records), JournalError> {
+        let marks = Marks::open(files.clone(), folder.marks())?;
         let mut logs = BTreeMap::new();
         let mut records = BTreeMap::new();
         for chain in ChainId::ALL {
-            let opened = Log::open(RealFiles, folder.log(chain), marks.floor(chain));
+            let opened = Log::open(files.clone(), folder.log(chain), marks.floor(chain));
             let (log, recovered) = opened.map_err(|source| JournalError::Log { chain, source })?;
             if recovered.torn_tail_bytes > 0 {
                 tracing::warn!(
@@ -140,7 +154,11 @@ type Records = BTreeMap<ChainId, Vec<Vec<u8>>>;
 
 /// Checks every record as if it came from a stranger. The authority chain comes first: a namespace
 /// entry names the authority head that its signer saw.
-fn replay(folder: &RealmFolder, records: &Records, marks: &Marks) -> Result<Ledger, JournalError> {
+fn replay<F: Files>(
+    folder: &RealmFolder,
+    records: &Records,
+    marks: &Marks<F>,
+) -> Result<Ledger, JournalError> {
     let authority = records
         .get(&ChainId::Authority)
         .map_or(&[][..], Vec::as_slice);
@@ -186,3 +204,6 @@ fn refused(chain: ChainId, index: usize) -> impl FnOnce(Refusal) -> JournalError
         source,
     }
 }
+
+#[cfg(test)]
+mod tests;

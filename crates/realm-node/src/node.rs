@@ -12,6 +12,7 @@ use realm_model::name::NodeName;
 use realm_model::observed::Observed;
 use realm_store::blobs::Blobs;
 use realm_store::folder::{AgentLock, RealmFolder};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -43,6 +44,8 @@ pub struct Node {
     admin_url: String,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
+    #[cfg(test)]
+    events: mpsc::Sender<Event>,
     // Released last: until then nobody else may touch the folder.
     _lock: AgentLock,
 }
@@ -68,6 +71,7 @@ impl Node {
     /// in force.
     pub async fn start(config: Config) -> Result<Self, NodeError> {
         let lock = config.folder.lock()?;
+        raise_file_limit();
         let key = node_key(&config.folder)?;
         let (journal, ledger) = Journal::open(&config.folder)?;
         let node = name(&config, &ledger, &key)?;
@@ -88,6 +92,8 @@ impl Node {
             .map(|address| format!("http://{address}"))
             .collect();
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        #[cfg(test)]
+        let events_for_tests = events.clone();
         let parts = Parts {
             compiler: Compiler::new(config.executable.clone(), config.folder.clone()),
             blobs: Blobs::open(config.folder.blobs()).map_err(NodeError::Blobs)?,
@@ -118,6 +124,8 @@ impl Node {
             admin_url,
             stop,
             tasks,
+            #[cfg(test)]
+            events: events_for_tests,
             _lock: lock,
         })
     }
@@ -283,4 +291,50 @@ async fn listen(
         }),
     ];
     Ok((tasks, admin_url))
+}
+
+/// Every connection and every loaded component holds a file descriptor; the soft limit of most
+/// systems (1,024) is for programs that use `select`.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::found::{Founding, found};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_in_the_loop_ends_neither_the_edge_nor_the_state() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("realm");
+        let owner = SecretKey::from_seed(&[1; 32]);
+        found(Founding {
+            folder: root.clone(),
+            owner: &owner,
+            owner_file: owner.to_text(),
+            node: &SecretKey::from_seed(&[2; 32]),
+            nonce: [3; 32],
+            name: "node-1".parse().unwrap(),
+            created_unix_s: 0,
+        })
+        .unwrap();
+        let mut config = Config::load(RealmFolder::open(root.clone()).unwrap()).unwrap();
+        config.node.listen.http = vec!["127.0.0.1:0".parse().unwrap()];
+        config.node.listen.admin = "127.0.0.1:0".parse().unwrap();
+        let node = Node::start(config).await.unwrap();
+        let client = crate::Client::new(&root.join("agent.sock"));
+        let before = client.heads().await.unwrap();
+
+        assert!(node.events.send(Event::Panic).await.is_ok());
+        // Answered by the loop that was made again; the question waits for it.
+        assert_eq!(client.heads().await.unwrap(), before);
+        let address = node.edge.addresses()[0];
+        assert!(tokio::net::TcpStream::connect(address).await.is_ok());
+        node.stop().await;
+    }
 }

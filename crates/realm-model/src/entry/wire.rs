@@ -131,7 +131,7 @@ pub(super) fn decode<'b, T: Decode<'b, ()> + Encode<()>>(
     what: &str,
 ) -> Result<T, Refusal> {
     let malformed =
-        |why: String| Refusal::new(RefusalCode::Malformed, format!("not a {what}: {why}"));
+        |why: String| Refusal::new(RefusalCode::Malformed, format!("this is no {what}: {why}"));
     let mut decoder = minicbor::Decoder::new(bytes);
     let value = decoder
         .decode()

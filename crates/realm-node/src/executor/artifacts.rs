@@ -1,6 +1,7 @@
 //! The executor's half about bytes: fetch, compile, and what their ends mean.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use realm_control::Desired;
 use realm_control::backoff::delay_ms;
@@ -22,7 +23,9 @@ impl Executor {
             .artifacts
             .insert(artifact, ArtifactState::Fetching { since: world.now });
         let (blobs, events) = (self.blobs.clone(), self.events.clone());
+        let turns = Arc::clone(&self.fetches);
         tokio::spawn(async move {
+            let _turn = turns.acquire().await;
             let result = fetch(&blobs, pin, &source).await;
             let _ = events.send(Event::Fetched { artifact, result }).await;
         });

@@ -16,7 +16,7 @@ use realm_model::manifest::ComponentSpec;
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::{Artifact, Millis, Observed, ReplicaId, Revision, RouteTable};
 use realm_store::blobs::Blobs;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
 use crate::backend::LocalBackend;
@@ -24,6 +24,26 @@ use crate::compile::Compiler;
 use crate::event::{Event, StartId};
 use crate::rings::Rings;
 use crate::traffic::Traffic;
+
+/// Fetches and verifications at once: enough to hide a slow origin, few enough for a small disk.
+const FETCHES_MAX: usize = 4;
+
+/// Characters of a reason that are kept: some sentences, or the first lines of a parser's complaint.
+const REASON_CHARS_MAX: usize = 1_000;
+
+/// Refuses plans that were made before one that was carried out.
+#[derive(Default)]
+struct Fence {
+    newest: u64,
+}
+
+impl Fence {
+    fn admits(&mut self, generation: u64) -> bool {
+        let admitted = generation >= self.newest;
+        self.newest = self.newest.max(generation);
+        admitted
+    }
+}
 
 /// The hands of a node.
 pub(crate) struct Executor {
@@ -34,6 +54,7 @@ pub(crate) struct Executor {
     pub(crate) rings: Rings,
     pub(crate) traffic: Traffic,
     pub(crate) events: mpsc::Sender<Event>,
+    fetches: Arc<Semaphore>,
     /// What replicas of each revision run with; kept for as long as there are any.
     revisions: BTreeMap<(ComponentName, Revision), Arc<Running>>,
     replicas: BTreeMap<ReplicaId, Live>,
@@ -44,7 +65,7 @@ pub(crate) struct Executor {
     artifact_failures: BTreeMap<Artifact, u32>,
     restarts: BTreeMap<ComponentName, u64>,
     next_start: u64,
-    generation: u64,
+    fence: Fence,
 }
 
 /// What the replicas of one revision share.
@@ -86,6 +107,7 @@ impl Executor {
             rings,
             traffic,
             events,
+            fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             revisions: BTreeMap::new(),
             replicas: BTreeMap::new(),
             starting: BTreeMap::new(),
@@ -94,21 +116,20 @@ impl Executor {
             artifact_failures: BTreeMap::new(),
             restarts: BTreeMap::new(),
             next_start: 0,
-            generation: 0,
+            fence: Fence::default(),
         }
     }
 
     /// Carries out a plan; returns whether it did anything.
     pub(crate) fn execute(&mut self, plan: Plan, world: &mut World<'_>) -> bool {
-        if plan.generation < self.generation {
+        if !self.fence.admits(plan.generation) {
             tracing::warn!(
                 plan = plan.generation,
-                newest = self.generation,
+                newest = self.fence.newest,
                 "an old plan is refused"
             );
             return false;
         }
-        self.generation = plan.generation;
         let any = !plan.actions.is_empty();
         for action in plan.actions {
             match action {
@@ -164,7 +185,7 @@ impl Drop for Executor {
     }
 }
 
-/// An error and what is below it, in one line.
+/// An error and what is below it, in one line of bounded length: it becomes a table cell.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -173,5 +194,33 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text
+    one_line(&text)
+}
+
+/// Text without line breaks and control characters, cut at [`REASON_CHARS_MAX`].
+fn one_line(text: &str) -> String {
+    let words: Vec<&str> = text
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty())
+        .collect();
+    words.join(" ").chars().take(REASON_CHARS_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_short_line() {
+        assert_eq!(one_line("a\n\tb\u{1b}[31m  c"), "a b [31m c");
+        assert_eq!(one_line(&"x".repeat(10_000)).len(), REASON_CHARS_MAX);
+    }
+
+    #[test]
+    fn an_older_generation_is_refused() {
+        let mut fence = Fence::default();
+        assert!(fence.admits(3) && fence.admits(3) && fence.admits(4));
+        assert!(!fence.admits(3));
+        assert!(fence.admits(4));
+    }
 }

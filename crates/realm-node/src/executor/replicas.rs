@@ -75,8 +75,8 @@ impl Executor {
         let backend = Arc::clone(&live.backend);
         let state = ReplicaState::Draining {
             deadline: world.now.plus(grace_ms),
-            // Never 0 before it was looked at: a request may be on its way in from the old table.
-            in_flight: backend.0.in_flight().max(1),
+            // A request that is on its way in from the old table holds the backend by itself.
+            in_flight: backend.0.in_flight(),
         };
         world.observed.replicas.insert(id.clone(), state);
         let events = self.events.clone();
@@ -219,7 +219,8 @@ impl Executor {
         );
         // Requests in flight keep the backend; only new ones stop coming once the table changes.
         self.forget_live(&id);
-        if failure.code == "bad-artifact" {
+        // Once: a file that cannot be loaded although it is new has another cause, which is told.
+        if failure.code == "bad-artifact" && !self.failures.contains_key(&id) {
             self.recompile(&id, world);
         }
         let failures = self.failures.entry(id.clone()).or_default();
@@ -246,7 +247,9 @@ impl Executor {
             return;
         };
         let path = self.compiler.path(running.artifact);
-        if let Err(error) = std::fs::remove_file(&path) {
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %path.display(), %error, "a damaged compiled file could not be removed");
         }
         world
