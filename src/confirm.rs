@@ -3,10 +3,10 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use crate::failure::{Failure, exit};
-use crate::output;
+use crate::{blocking, output};
 
 /// Asks `question`; `yes` answers for the person. Without a terminal and without `yes` it fails.
-pub(crate) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
+pub(crate) async fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
@@ -20,8 +20,12 @@ pub(crate) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
     let mut stderr = anstream::stderr();
     write!(stderr, "{question} [y/N] ")?;
     stderr.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
+    let answer = blocking::run(|| {
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        Ok(answer)
+    });
+    let answer = answer.await?;
     if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! What every verb shares: the realm folder, the output form, the way to the agent. No choices.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use realm_model::api::Heads;
 use realm_model::key::SecretKey;
@@ -9,6 +10,7 @@ use realm_store::folder::{FolderError, Places, RealmFolder, discover};
 
 use crate::failure::Failure;
 use crate::owner;
+use crate::signals::Signals;
 
 /// The global part of the command line, as meant.
 pub(crate) struct Context {
@@ -80,8 +82,8 @@ impl Context {
     }
 
     /// The owner key; asks for its passphrase if it has one.
-    pub(crate) fn owner_key(&self) -> Result<SecretKey, Failure> {
-        owner::load(&self.folder()?.owner_key())
+    pub(crate) async fn owner_key(&self) -> Result<SecretKey, Failure> {
+        owner::load(&self.folder()?.owner_key()).await
     }
 
     /// Where the realm stands: by the agent, or by its log if no agent runs.
@@ -95,13 +97,39 @@ impl Context {
         }
     }
 
-    /// Runs a future on a small runtime of its own.
-    pub(crate) fn block_on<F: Future>(&self, future: F) -> Result<F::Output, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        Ok(runtime.block_on(future))
+    /// Runs a verb on a small runtime of its own; a signal ends it as interrupted.
+    pub(crate) fn block_on<T>(
+        &self,
+        verb: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        until_signal(verb)?.ok_or_else(Failure::interrupted)
     }
+
+    /// Runs a verb that shows things for as long as a person looks: a signal is its ordinary end.
+    pub(crate) fn watch(
+        &self,
+        verb: impl Future<Output = Result<ExitCode, Failure>>,
+    ) -> Result<ExitCode, Failure> {
+        Ok(until_signal(verb)?.unwrap_or(ExitCode::SUCCESS))
+    }
+}
+
+/// Runs `verb` to its end, or until SIGINT or SIGTERM: then it gives nothing.
+fn until_signal<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<Option<T>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::catch()?;
+        tokio::select! {
+            biased;
+            done = verb => done.map(Some),
+            () = signals.next() => Ok(None),
+        }
+    });
+    // A prompt that nobody answered still blocks a thread.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Where a user's realm is kept when it is not in a project: `$XDG_DATA_HOME/realm`.

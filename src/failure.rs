@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use realm_model::refusal::Refusal;
+use realm_model::refusal::{Refusal, RefusalCode};
 use realm_node::ClientError;
 
 use crate::output;
@@ -52,6 +52,19 @@ impl Failure {
         failure
     }
 
+    /// A signal came before the verb was done.
+    pub(crate) fn interrupted() -> Self {
+        Self::new("interrupted", "interrupted before it was done")
+            .hint("`realm status` shows what is in force")
+            .exit(exit::INTERRUPTED)
+    }
+
+    /// Puts another code in place of the present one.
+    pub(crate) fn code(mut self, code: impl Into<String>) -> Self {
+        self.code = code.into();
+        self
+    }
+
     /// Adds what happened in terms of the verb; the present message becomes a cause.
     pub(crate) fn context(mut self, message: impl Into<String>) -> Self {
         let cause = std::mem::replace(&mut self.message, message.into());
@@ -75,6 +88,17 @@ impl Failure {
     pub(crate) const fn exit(mut self, exit: u8) -> Self {
         self.exit = exit;
         self
+    }
+
+    /// Whether this is its code.
+    #[cfg(test)]
+    pub(crate) fn is(&self, code: &str) -> bool {
+        self.code == code
+    }
+
+    /// Whether nobody answered: it may be otherwise a moment later.
+    pub(crate) const fn is_no_agent(&self) -> bool {
+        self.exit == exit::NO_AGENT
     }
 
     /// Prints the failure to stderr.
@@ -108,12 +132,12 @@ impl From<ClientError> for Failure {
             ClientError::NotRunning { .. } => Self::from_error("no-agent", &error)
                 .hint("start one: `realm up` (with a manifest) or `realm agent`")
                 .exit(exit::NO_AGENT),
-            ClientError::Refused(refusal) => Self {
-                code: refusal.code,
-                message: refusal.message,
+            ClientError::Refused(answer) => Self {
+                exit: exit_of(&answer.code),
+                code: answer.code,
+                message: answer.message,
                 causes: Vec::new(),
-                hint: refusal.hint,
-                exit: exit::REFUSED,
+                hint: answer.hint,
             },
             ClientError::Timeout => Self::from_error("agent-timeout", &error)
                 .hint("the agent may be busy or stopped: look at its output")
@@ -124,6 +148,17 @@ impl From<ClientError> for Failure {
             ClientError::Answer(_) => Self::from_error("agent-answer", &error)
                 .hint("compare `realm version` with the agent's version in `realm status`"),
         }
+    }
+}
+
+/// Only who was judged is refused: an agent that is stopping or busy judged nothing.
+fn exit_of(code: &str) -> u8 {
+    if RefusalCode::ALL.iter().any(|known| known.as_str() == code) {
+        exit::REFUSED
+    } else if code == "stopping" {
+        exit::NO_AGENT
+    } else {
+        exit::FAILED
     }
 }
 

@@ -3,17 +3,20 @@
 
 #![forbid(unsafe_code)]
 
+mod blocking;
 mod cli;
 mod commands;
 mod confirm;
 mod context;
 mod diagnostics;
 mod failure;
+mod files;
 mod output;
 mod owner;
 mod progress;
 mod resolve;
 mod sign;
+mod signals;
 mod time;
 mod upload;
 

@@ -2,19 +2,20 @@
 //!
 //! A sealed key is an age file (scrypt), so that the `age` tool opens it as well.
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{IsTerminal as _, Read as _, Stdin, Write as _};
 use std::path::Path;
 
-use age::secrecy::SecretString;
-use realm_model::key::SecretKey;
+use age::secrecy::{ExposeSecret as _, SecretString};
+use realm_model::key::{KeyError, SecretKey};
+use realm_store::folder::{FolderError, read_secret};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
 use crate::failure::{Failure, exit};
-use crate::output;
+use crate::{blocking, files, output};
 
-/// A key file larger than this is none: a sealed key has about 500 bytes.
-const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
+/// A passphrase longer than this is another file.
+const PASSPHRASE_BYTES_MAX: u64 = 4 * 1024;
 /// scrypt cost that realm opens at most (log2 of N): 2^20 takes about 1 GiB and some seconds, and a
 /// planted key file must not take more.
 const SCRYPT_WORK_FACTOR_MAX: u8 = 20;
@@ -64,49 +65,46 @@ pub(crate) fn to_file_text(
 }
 
 /// Reads the owner key; asks for the passphrase of a sealed one.
-pub(crate) fn load(path: &Path) -> Result<SecretKey, Failure> {
-    let text = read_private(path)?;
-    let plain = if text.trim_start().starts_with(SEALED_MARK) {
-        open_sealed(&text, passphrase("Passphrase of the owner key")?)?
+pub(crate) async fn load(path: &Path) -> Result<SecretKey, Failure> {
+    let text = read_secret(path).map_err(|error| unreadable(path, &error))?;
+    let plain = if is_sealed(&text) {
+        let passphrase = passphrase("Passphrase of the owner key").await?;
+        // scrypt takes about a second.
+        blocking::run(move || open_sealed(&text, passphrase)).await?
     } else {
         text
     };
-    let line = plain
-        .lines()
-        .map(str::trim)
-        .find(|line| !line.is_empty() && !line.starts_with('#'))
-        .unwrap_or_default();
-    SecretKey::from_text(line).map_err(|error| {
+    parse(&plain).map_err(|error| {
         Failure::from_error("bad-key-file", &error)
             .context(format!("`{}` holds no owner key", path.display()))
     })
 }
 
-fn read_private(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let file = std::fs::File::open(path).map_err(|error| {
-        let missing = error.kind() == std::io::ErrorKind::NotFound;
-        let failure = Failure::from_error("no-owner-key", &error)
-            .context(format!("failed to open the owner key `{}`", path.display()));
-        if missing {
-            failure.hint("`realm init` makes one; or point `--realm` at the folder that has it")
-        } else {
-            failure
-        }
-    })?;
-    let metadata = file.metadata()?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(Failure::new(
-            "key-exposed",
-            format!(
-                "others on this machine can read the owner key `{}`",
-                path.display()
-            ),
-        )
-        .hint(format!("chmod 600 {}", path.display())));
+fn is_sealed(text: &str) -> bool {
+    text.trim_start().starts_with(SEALED_MARK)
+}
+
+/// The key in the first line that is neither empty nor a comment.
+fn parse(text: &str) -> Result<SecretKey, KeyError> {
+    let line = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with('#'));
+    SecretKey::from_text(line.unwrap_or_default())
+}
+
+fn unreadable(path: &Path, error: &FolderError) -> Failure {
+    if let FolderError::TooOpen { .. } = error {
+        return Failure::from_error("key-exposed", error)
+            .hint(format!("chmod 600 {}", path.display()));
     }
-    let mut text = Zeroizing::new(String::new());
-    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
+    let failure =
+        Failure::from_error("no-owner-key", error).context("the owner key cannot be read");
+    if files::is_missing(error) {
+        failure.hint("`realm init` makes one; or point `--realm` at the folder that has it")
+    } else {
+        failure
+    }
 }
 
 fn open_sealed(text: &str, passphrase: SecretString) -> Result<Zeroizing<String>, Failure> {
@@ -128,15 +126,9 @@ fn open_sealed(text: &str, passphrase: SecretString) -> Result<Zeroizing<String>
 }
 
 /// A passphrase: from the file that `REALM_PASSPHRASE_FILE` names, else from the terminal.
-pub(crate) fn passphrase(prompt: &str) -> Result<SecretString, Failure> {
+async fn passphrase(prompt: &'static str) -> Result<SecretString, Failure> {
     if let Some(path) = std::env::var_os("REALM_PASSPHRASE_FILE") {
-        let text = Zeroizing::new(std::fs::read_to_string(&path).map_err(|error| {
-            Failure::from_error("no-passphrase", &error)
-                .context(format!("failed to read `{}`", Path::new(&path).display()))
-        })?);
-        return Ok(SecretString::from(
-            text.trim_end_matches(['\r', '\n']).to_owned(),
-        ));
+        return from_file(Path::new(&path));
     }
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(
@@ -146,14 +138,27 @@ pub(crate) fn passphrase(prompt: &str) -> Result<SecretString, Failure> {
         .hint("put it into a file and set REALM_PASSPHRASE_FILE")
         .exit(exit::USAGE));
     }
-    let text = rpassword::prompt_password(format!("{prompt}: "))?;
-    Ok(SecretString::from(text))
+    // An end before the answer must not leave a terminal that shows nothing.
+    let _terminal = TerminalModes::remember();
+    let text = blocking::run(move || Ok(rpassword::prompt_password(format!("{prompt}: "))?));
+    Ok(SecretString::from(text.await?))
+}
+
+fn from_file(path: &Path) -> Result<SecretString, Failure> {
+    let failed = |failure: Failure| failure.code("no-passphrase");
+    let bytes = Zeroizing::new(files::read(path, PASSPHRASE_BYTES_MAX).map_err(failed)?);
+    let text = str::from_utf8(&bytes).map_err(|error| {
+        failed(Failure::from_error("not-text", &error))
+            .context(format!("`{}` holds no passphrase", path.display()))
+    })?;
+    Ok(SecretString::from(
+        text.trim_end_matches(['\r', '\n']).to_owned(),
+    ))
 }
 
 /// A new passphrase, typed twice on a terminal.
-pub(crate) fn new_passphrase() -> Result<SecretString, Failure> {
-    use age::secrecy::ExposeSecret as _;
-    let first = passphrase("New passphrase for the owner key")?;
+pub(crate) async fn new_passphrase() -> Result<SecretString, Failure> {
+    let first = passphrase("New passphrase for the owner key").await?;
     if first.expose_secret().is_empty() {
         return Err(Failure::new(
             "empty-passphrase",
@@ -161,7 +166,7 @@ pub(crate) fn new_passphrase() -> Result<SecretString, Failure> {
         ));
     }
     if std::env::var_os("REALM_PASSPHRASE_FILE").is_none() {
-        let second = passphrase("The same again")?;
+        let second = passphrase("The same again").await?;
         if first.expose_secret() != second.expose_secret() {
             return Err(Failure::new(
                 "passphrase-differs",
@@ -173,25 +178,46 @@ pub(crate) fn new_passphrase() -> Result<SecretString, Failure> {
     Ok(first)
 }
 
+/// The modes of the terminal as they were; put back when dropped.
+struct TerminalModes {
+    terminal: Stdin,
+    modes: Termios,
+}
+
+impl TerminalModes {
+    fn remember() -> Option<Self> {
+        let terminal = std::io::stdin();
+        let modes = tcgetattr(&terminal).ok()?;
+        Some(Self { terminal, modes })
+    }
+}
+
+impl Drop for TerminalModes {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no modes.
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.modes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn check(text: &str, mode: u32, expected: Result<&SecretKey, &str>) {
-        let folder = std::env::temp_dir().join(format!(
-            "realm-owner-{}-{mode:o}-{}",
-            std::process::id(),
-            text.len()
-        ));
-        std::fs::write(&folder, text).unwrap();
-        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
-        let loaded = load(&folder);
-        std::fs::remove_file(&folder).unwrap();
-        match (loaded, expected) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("owner.key");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        match (runtime.block_on(load(&path)), expected) {
             (Ok(key), Ok(expected)) => assert_eq!(key.public(), expected.public()),
-            (Err(failure), Err(code)) => {
-                assert!(format!("{failure:?}").contains(code), "{failure:?}")
-            }
+            (Err(failure), Err(code)) => assert!(failure.is(code), "{failure:?}"),
             (loaded, expected) => panic!("{loaded:?} instead of {expected:?}"),
         }
     }
@@ -212,11 +238,34 @@ mod tests {
         let sealed =
             to_file_text(&key, Some(SecretString::from("correct horse".to_owned()))).unwrap();
         assert!(!sealed.contains("ed25519-secret"));
-        let opened = open_sealed(&sealed, SecretString::from("correct horse".to_owned())).unwrap();
-        assert_eq!(
-            SecretKey::from_text(&opened).unwrap().public(),
-            key.public()
-        );
-        assert!(open_sealed(&sealed, SecretString::from("battery staple".to_owned())).is_err());
+        assert!(is_sealed(&sealed));
+        let open = |text: &str, passphrase: &str| {
+            open_sealed(text, SecretString::from(passphrase.to_owned()))
+        };
+        let opened = open(&sealed, "correct horse").unwrap();
+        assert_eq!(parse(&opened).unwrap().public(), key.public());
+        assert!(open(&sealed, "battery staple").is_err());
+        // Cut anywhere, it is an error: never a panic, never another key. Every cut costs a second
+        // of scrypt once the header is whole, so few of them are behind it.
+        let header = sealed.len() / 2;
+        let cuts = (0..header).chain([sealed.len() - 60, sealed.len() - 40]);
+        for cut in cuts {
+            assert!(open(&sealed[..cut], "correct horse").is_err(), "{cut}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_file_of_any_bytes_is_a_key_or_an_error(text in "\\PC{0,200}(\n\\PC{0,80}){0,3}") {
+            if let Ok(key) = parse(&text) {
+                prop_assert!(text.contains(key.to_text().as_str()));
+            }
+        }
+
+        #[test]
+        fn a_sealed_file_of_any_bytes_does_not_panic(body in "[A-Za-z0-9+/=\n -]{0,300}") {
+            let text = format!("{SEALED_MARK}\n{body}\n-----END AGE ENCRYPTED FILE-----\n");
+            prop_assert!(open_sealed(&text, SecretString::from("any".to_owned())).is_err());
+        }
     }
 }

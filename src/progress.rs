@@ -1,9 +1,11 @@
 //! Waits until the nodes run what was applied, and says what they wait on meanwhile.
 
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use realm_model::entry::Head;
+use realm_model::api::{Accepted, Heads};
+use realm_model::entry::{ChainId, Head};
 use realm_model::name::ComponentName;
 use realm_model::view::{ComponentState, ComponentView, StatusView};
 use realm_node::Client;
@@ -14,11 +16,47 @@ use crate::output;
 /// Often enough to look alive, seldom enough to cost nothing.
 const INTERVAL: Duration = Duration::from_millis(150);
 
+/// How long a verb waits that changed something.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Wait {
+    /// Do not wait until everything runs
+    #[arg(long)]
+    no_wait: bool,
+
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = crate::time::parse_duration)]
+    timeout: Duration,
+}
+
 /// How a component stands on its way.
 enum Progress {
     Done,
     Failed,
     Underway,
+}
+
+/// The end of a verb that changed something: waits as `wait` says, or prints what is in force.
+pub(crate) async fn finish(
+    client: &Client,
+    in_force: &Accepted,
+    wait_for: &Wait,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    if !wait_for.no_wait {
+        wait(client, in_force.head, wait_for.timeout, json).await?;
+    } else if json {
+        output::json(in_force)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is in force already, in the words of an answer to an entry.
+pub(crate) const fn in_force(heads: &Heads) -> Accepted {
+    Accepted {
+        chain: ChainId::Default,
+        head: heads.default,
+        version: heads.version,
+    }
 }
 
 /// Waits until every component is as wanted at `head` or later.

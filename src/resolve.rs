@@ -3,13 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use realm_control::changes::{Change, changes};
 use realm_model::api::Heads;
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::entry::ManifestBody;
 use realm_model::lock::{Lock, Pin};
-use realm_model::manifest::{MANIFEST_BYTES_MAX, Manifest, Source};
+use realm_model::manifest::{Manifest, Source};
 use realm_model::name::ComponentName;
 use realm_store::blobs::BLOB_BYTES_MAX;
 use realm_store::fetch::{FetchError, resolve};
@@ -17,7 +16,9 @@ use serde::Serialize;
 
 use crate::diagnostics;
 use crate::failure::{Failure, exit};
+use crate::files::read_text;
 use crate::output;
+use crate::upload::Upload;
 
 /// What `apply` would sign, and what that changes.
 pub(crate) struct Proposal {
@@ -25,8 +26,8 @@ pub(crate) struct Proposal {
     pub(crate) body: ManifestBody,
     pub(crate) version: u64,
     pub(crate) changes: Vec<Change>,
-    /// Bytes that the agent must have, since it cannot fetch them itself.
-    pub(crate) uploads: Vec<(ComponentName, Pin, Bytes)>,
+    /// Files that the agent must have, since it cannot fetch them itself.
+    pub(crate) uploads: Vec<Upload>,
 }
 
 #[derive(Serialize)]
@@ -63,9 +64,13 @@ impl Proposal {
         let known = before.as_ref().map(|(_, lock)| lock);
         for (name, component) in &manifest.components {
             match pin(name, &component.source, folder, known).await {
-                Ok((pin, bytes)) => {
+                Ok((pin, only_here)) => {
                     lock.components.insert(name.clone(), pin);
-                    uploads.extend(bytes.map(|bytes| (name.clone(), pin, bytes)));
+                    uploads.extend(only_here.map(|path| Upload {
+                        component: name.clone(),
+                        pin,
+                        path,
+                    }));
                 }
                 Err(failure) => failures.push(failure),
             }
@@ -141,22 +146,6 @@ pub(crate) fn read_manifest(path: &Path, json: bool) -> Result<(String, Manifest
     }
 }
 
-/// Reads a text file of bounded size.
-pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    use std::io::Read as _;
-    let failed = |error: &std::io::Error| {
-        Failure::from_error("no-file", error)
-            .context(format!("failed to read `{}`", path.display()))
-    };
-    let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
-    let mut text = String::new();
-    // Longer than a manifest may be, so that the parser says by how much.
-    file.take(4 * MANIFEST_BYTES_MAX as u64)
-        .read_to_string(&mut text)
-        .map_err(|error| failed(&error))?;
-    Ok(text)
-}
-
 /// The manifest and lock in force.
 pub(crate) fn in_force(heads: &Heads) -> Result<Option<(Manifest, Lock)>, Failure> {
     let (Some(manifest), Some(lock)) = (&heads.manifest, &heads.lock) else {
@@ -196,12 +185,13 @@ fn stale(version: u64, in_force: u64) -> Failure {
     .exit(exit::REFUSED)
 }
 
+/// The pin of a source, and the file that nobody else has, if it is one.
 async fn pin(
     name: &ComponentName,
     source: &Source,
     folder: &Path,
     known: Option<&Lock>,
-) -> Result<(Pin, Option<Bytes>), Failure> {
+) -> Result<(Pin, Option<PathBuf>), Failure> {
     // A pinned source names its digest: what is known of it needs no download.
     let known = source.pinned().and_then(|digest| {
         let pin = *known?.components.get(name)?;
@@ -218,8 +208,11 @@ async fn pin(
         })?;
     check_component(name, &bytes)?;
     // Nodes fetch from where they can reach it themselves; a file is only here.
-    let only_here = matches!(source, Source::File { .. });
-    Ok((pin, only_here.then_some(bytes)))
+    let only_here = match source {
+        Source::File { path } => Some(folder.join(path)),
+        Source::Http { .. } | Source::Later { .. } => None,
+    };
+    Ok((pin, only_here))
 }
 
 /// A source that gives no bytes, with what to do about it.

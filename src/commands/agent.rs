@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
+use crate::signals::Signals;
 
 /// After the drain, nothing is left that matters.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,13 +45,14 @@ pub(crate) struct Listen {
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     start_logging(&args.listen, "info");
     on_runtime(async {
+        let mut signals = Signals::catch()?;
         let node = start(context, &args.listen).await?;
         for url in node.urls() {
             output::note(&format!("answering on {url}"));
         }
         output::note(&format!("metrics on {}/metrics", node.admin_url()));
-        until_signal().await;
-        stop(node).await;
+        signals.next().await;
+        stop(node, &mut signals).await;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -105,7 +107,17 @@ pub(crate) async fn start(context: &Context, listen: &Listen) -> Result<Node, Fa
 
 /// Sends log lines to stderr, as `REALM_LOG` or `default` filters them.
 pub(crate) fn start_logging(listen: &Listen, default: &str) {
-    let filter = EnvFilter::try_from_env("REALM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let wanted = std::env::var("REALM_LOG").unwrap_or_default();
+    let filter = match wanted.as_str() {
+        "" => EnvFilter::new(default),
+        wanted => EnvFilter::try_new(wanted).unwrap_or_else(|error| {
+            output::note(&format!(
+                "{} `{wanted}` in REALM_LOG is no filter ({error}); using `{default}`",
+                output::yellow("warning:")
+            ));
+            EnvFilter::new(default)
+        }),
+    };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
@@ -118,27 +130,11 @@ pub(crate) fn start_logging(listen: &Listen, default: &str) {
     }
 }
 
-/// Waits for SIGINT or SIGTERM.
-pub(crate) async fn until_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        // Without signal handlers the default action ends the process.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
 /// Drains and stops the node; another signal ends the wait.
-pub(crate) async fn stop(node: Node) {
+pub(crate) async fn stop(node: Node, signals: &mut Signals) {
     output::note("stopping: finishing requests in flight (interrupt again to stop at once)");
     tokio::select! {
         () = node.stop() => output::note("stopped"),
-        () = until_signal() => output::note("stopped at once"),
+        () = signals.next() => output::note("stopped at once"),
     }
 }

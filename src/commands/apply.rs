@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use realm_model::api::{Accepted, Heads};
 use realm_model::entry::Body;
@@ -12,9 +11,10 @@ use realm_node::Client;
 use crate::confirm::confirm;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::files::write;
 use crate::resolve::Proposal;
 use crate::sign::{self, Signed};
-use crate::{output, progress, upload};
+use crate::{output, progress};
 
 /// Sign the manifest with the owner key and put it in force
 ///
@@ -32,13 +32,8 @@ pub(crate) struct Args {
     #[arg(short, long)]
     yes: bool,
 
-    /// Do not wait until everything runs
-    #[arg(long)]
-    no_wait: bool,
-
-    /// How long to wait
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = crate::time::parse_duration)]
-    timeout: Duration,
+    #[command(flatten)]
+    wait: progress::Wait,
 
     /// Write the signed entry into a file instead of submitting it (for `realm submit`)
     #[arg(long, value_name = "ENTRY")]
@@ -56,7 +51,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         if let Some(path) = &args.sign_only {
             let signed = sign::sign(
                 &heads,
-                &context.owner_key()?,
+                &context.owner_key().await?,
                 Body::Manifest(proposal.body.clone()),
             )?;
             write_beside(&proposal, &signed)?;
@@ -70,20 +65,15 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         let client = context.client()?;
         // Who is not running cannot be asked to agree: first see that somebody listens.
         client.heads().await?;
-        confirm("Sign and apply this?", args.yes)?;
-        let key = context.owner_key()?;
+        confirm("Sign and apply this?", args.yes).await?;
+        let key = context.owner_key().await?;
         let accepted = put_in_force(&client, &heads, &key, &proposal).await?;
         output::note(&format!(
             "version {} is in force, as entry {}",
             accepted.version, accepted.head.seq
         ));
-        if !args.no_wait {
-            progress::wait(&client, accepted.head, args.timeout, context.json()).await?;
-        } else if context.json() {
-            output::json(&accepted)?;
-        }
-        Ok(ExitCode::SUCCESS)
-    })?
+        progress::finish(&client, &accepted, &args.wait, context.json()).await
+    })
 }
 
 /// Uploads what is missing, signs, submits, and writes the lock and the signature beside the manifest.
@@ -103,8 +93,8 @@ pub(crate) async fn put_in_force(
 
 /// Uploads what the agent lacks: also where nothing changes, since bytes may have been lost there.
 pub(crate) async fn bring_bytes(client: &Client, proposal: &Proposal) -> Result<(), Failure> {
-    for (name, pin, bytes) in &proposal.uploads {
-        upload::upload(client, name, *pin, bytes.clone()).await?;
+    for upload in &proposal.uploads {
+        upload.bring(client).await?;
     }
     Ok(())
 }
@@ -124,10 +114,8 @@ async fn unchanged(
     }
     let client = context.client()?;
     bring_bytes(&client, proposal).await?;
-    if !args.no_wait {
-        progress::wait(&client, heads.default, args.timeout, context.json()).await?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let in_force = progress::in_force(heads);
+    progress::finish(&client, &in_force, &args.wait, context.json()).await
 }
 
 fn write_beside(proposal: &Proposal, signed: &Signed) -> Result<(), Failure> {
@@ -148,12 +136,4 @@ pub(crate) fn signature_path(manifest: &Path) -> PathBuf {
     let mut name = manifest.as_os_str().to_owned();
     name.push(".sig");
     PathBuf::from(name)
-}
-
-/// Writes a file of the user's as a whole or not at all.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    realm_store::folder::write_atomic(path, bytes).map_err(|error| {
-        Failure::from_error("not-written", &error)
-            .context(format!("failed to write `{}`", path.display()))
-    })
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::context::{Context, user_place};
 use crate::failure::{Failure, exit};
 use crate::time::now_unix_ms;
-use crate::{output, owner};
+use crate::{blocking, output, owner};
 
 /// Make a new realm: an owner key, a node key, and a realm folder
 ///
@@ -58,7 +58,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         })?,
         (None, false) => PathBuf::from(".realm"),
     };
-    let made = make(folder, args.name, args.passphrase)?;
+    let made = context.block_on(make(folder, args.name, args.passphrase))?;
     if context.json() {
         output::json(&made)?;
     } else {
@@ -76,14 +76,14 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
 }
 
 /// Makes a realm folder for a new realm; also what `realm up` does when there is none.
-pub(crate) fn make_quietly(folder: PathBuf, name: Option<NodeName>) -> Result<(), Failure> {
-    let made = make(folder, name, false)?;
+pub(crate) async fn make_quietly(folder: PathBuf, name: Option<NodeName>) -> Result<(), Failure> {
+    let made = make(folder, name, false).await?;
     output::note(&format!("made {} in {}", made.realm, made.folder));
     output::note(&format!("owner key {} (keep a copy offline)", made.owner));
     Ok(())
 }
 
-fn make(folder: PathBuf, name: Option<NodeName>, sealed: bool) -> Result<Made, Failure> {
+async fn make(folder: PathBuf, name: Option<NodeName>, sealed: bool) -> Result<Made, Failure> {
     if folder.symlink_metadata().is_ok() {
         return Err(
             Failure::new("exists", format!("`{}` is there already", folder.display()))
@@ -91,7 +91,15 @@ fn make(folder: PathBuf, name: Option<NodeName>, sealed: bool) -> Result<Made, F
         );
     }
     let owner = owner::generate()?;
-    let passphrase = sealed.then(owner::new_passphrase).transpose()?;
+    let passphrase = match sealed {
+        true => Some(owner::new_passphrase().await?),
+        false => None,
+    };
+    let (owner, owner_file) = blocking::run(move || {
+        let text = owner::to_file_text(&owner, passphrase)?;
+        Ok((owner, text))
+    })
+    .await?;
     let name = match name {
         Some(name) => name,
         None => realm_node::found::host_name(),
@@ -99,7 +107,7 @@ fn make(folder: PathBuf, name: Option<NodeName>, sealed: bool) -> Result<Made, F
     let realm = found(Founding {
         folder: folder.clone(),
         owner: &owner,
-        owner_file: owner::to_file_text(&owner, passphrase)?,
+        owner_file,
         node: &owner::generate()?,
         nonce: *owner::random()?,
         name: name.clone(),

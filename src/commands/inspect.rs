@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use realm_model::inspection::{Inspection, WasmKind};
 use realm_model::manifest::Serve;
+use realm_store::blobs::BLOB_BYTES_MAX;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output;
+use crate::{files, output};
 
 /// Show what a WebAssembly file imports and exports, and how realm would run it
 #[derive(Debug, clap::Args)]
@@ -18,10 +19,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
-    let bytes = std::fs::read(&args.file).map_err(|error| {
-        Failure::from_error("no-file", &error)
-            .context(format!("failed to read `{}`", args.file.display()))
-    })?;
+    let bytes = files::read(&args.file, BLOB_BYTES_MAX)?;
     let inspection = realm_host::inspect(&bytes).map_err(|error| {
         Failure::from_error("not-wasm", &error)
             .context(format!(

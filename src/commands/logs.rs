@@ -31,23 +31,22 @@ pub(crate) struct Args {
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let client = context.client()?;
-    context.block_on(async {
+    let json = context.json();
+    let show = async {
         let lines = client
             .logs(&args.component, args.since, args.follow)
             .await?;
         let mut lines = std::pin::pin!(lines);
-        loop {
-            // Ctrl-C is how a person ends `-f`: an ordinary end.
-            let line = tokio::select! {
-                line = lines.next() => line,
-                _ = tokio::signal::ctrl_c() => None,
-            };
-            let Some(line) = line else {
-                return Ok(ExitCode::SUCCESS);
-            };
-            print(&line?, context.json())?;
+        while let Some(line) = lines.next().await {
+            print(&line?, json)?;
         }
-    })?
+        Ok(ExitCode::SUCCESS)
+    };
+    if args.follow {
+        context.watch(show)
+    } else {
+        context.block_on(show)
+    }
 }
 
 fn print(line: &LogLine, json: bool) -> Result<(), Failure> {

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use realm_model::api::Heads;
 use realm_model::digest::Digest;
@@ -18,7 +17,8 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::resolve::{check_component, in_force, source_failure};
 use crate::sign::Signed;
-use crate::{output, progress, sign, upload};
+use crate::upload::Upload;
+use crate::{files, output, progress, sign};
 
 /// Upload new bytes for a component and put them in force
 ///
@@ -36,13 +36,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = "realm.toml")]
     manifest: PathBuf,
 
-    /// Do not wait until it runs
-    #[arg(long)]
-    no_wait: bool,
-
-    /// How long to wait
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = crate::time::parse_duration)]
-    timeout: Duration,
+    #[command(flatten)]
+    wait: progress::Wait,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
@@ -59,19 +54,23 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             })?;
         check_component(&args.component, &bytes)?;
         let body = push_body(&heads, &args.component, pin)?;
+        drop(bytes);
         // Also where the pin stays: the agent may lack the bytes.
-        upload::upload(&client, &args.component, pin, bytes).await?;
+        let upload = Upload {
+            component: args.component.clone(),
+            pin,
+            path: args.file.clone(),
+        };
+        upload.bring(&client).await?;
         let Some(body) = body else {
             output::note(&format!(
                 "nothing to change: `{}` is pinned to these bytes",
                 args.component
             ));
-            if !args.no_wait {
-                progress::wait(&client, heads.default, args.timeout, context.json()).await?;
-            }
-            return Ok(ExitCode::SUCCESS);
+            let in_force = progress::in_force(&heads);
+            return progress::finish(&client, &in_force, &args.wait, context.json()).await;
         };
-        let key = context.owner_key()?;
+        let key = context.owner_key().await?;
         let signed = sign::sign(&heads, &key, Body::Push(body.clone()))?;
         let accepted = sign::submit(&client, &signed).await?;
         follow_locally(&args.manifest, &heads, &body, &signed)?;
@@ -79,13 +78,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             "`{}` is {} from version {} on",
             args.component, pin.digest, accepted.version
         ));
-        if !args.no_wait {
-            progress::wait(&client, accepted.head, args.timeout, context.json()).await?;
-        } else if context.json() {
-            output::json(&accepted)?;
-        }
-        Ok(ExitCode::SUCCESS)
-    })?
+        progress::finish(&client, &accepted, &args.wait, context.json()).await
+    })
 }
 
 fn push_body(
@@ -125,21 +119,20 @@ fn follow_locally(
     body: &PushBody,
     signed: &Signed,
 ) -> Result<(), Failure> {
-    let in_force = std::fs::read(manifest)
-        .is_ok_and(|bytes| heads.manifest.as_deref().map(str::as_bytes) == Some(bytes.as_slice()));
     if !manifest.exists() {
         return Ok(());
     }
-    if !in_force {
+    let here = files::read_text(manifest).ok();
+    if here.is_none() || here != heads.manifest {
         output::note(&format!(
             "`{}` is not the manifest in force: its realm.lock stays as it is",
             manifest.display()
         ));
         return Ok(());
     }
-    apply::write(&apply::lock_path(manifest), body.lock.as_bytes())?;
+    files::write(&apply::lock_path(manifest), body.lock.as_bytes())?;
     if let Some(file) = &signed.signature_file {
-        apply::write(&apply::signature_path(manifest), file.to_text().as_bytes())?;
+        files::write(&apply::signature_path(manifest), file.to_text().as_bytes())?;
     }
     Ok(())
 }

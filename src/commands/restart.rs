@@ -1,7 +1,6 @@
 //! `realm restart`: a signed restart of a component.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use realm_model::entry::{Body, RestartBody};
 use realm_model::name::{ComponentName, NodeName};
@@ -23,19 +22,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     nodes: Vec<NodeName>,
 
-    /// Do not wait until the new replicas are healthy
-    #[arg(long)]
-    no_wait: bool,
-
-    /// How long to wait
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = crate::time::parse_duration)]
-    timeout: Duration,
+    #[command(flatten)]
+    wait: progress::Wait,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let client = context.client()?;
-    let key = context.owner_key()?;
     context.block_on(async {
+        let key = context.owner_key().await?;
         let heads = client.heads().await?;
         let body = Body::Restart(RestartBody {
             component: args.component.clone(),
@@ -47,11 +41,6 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             "restart of `{}` is entry {}",
             args.component, accepted.head.seq
         ));
-        if !args.no_wait {
-            progress::wait(&client, accepted.head, args.timeout, context.json()).await?;
-        } else if context.json() {
-            output::json(&accepted)?;
-        }
-        Ok(ExitCode::SUCCESS)
-    })?
+        progress::finish(&client, &accepted, &args.wait, context.json()).await
+    })
 }

@@ -4,11 +4,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use realm_model::view::{ComponentView, StatusView};
+use realm_node::Client;
 
 use crate::context::Context;
-use crate::failure::{Failure, exit};
+use crate::failure::Failure;
 use crate::{output, progress};
 
+/// Clears the screen and goes to its top.
+const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
+const AWAY: &str = "no agent answers, trying again";
 /// A person reads no faster.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -22,37 +26,63 @@ pub(crate) struct Args {
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
     let client = context.client()?;
-    context.block_on(async {
-        loop {
-            let status = client.status().await?;
-            if args.watch && !context.json() {
-                // Clear the screen and go to its top.
-                output::data(&format!("\u{1b}[2J\u{1b}[H{}", text(&status)));
-            } else if args.watch {
-                output::json_line(&status)?;
-            } else if context.json() {
-                output::json(&status)?;
-            } else {
-                output::data(&text(&status));
+    if args.watch {
+        return context.watch(watch(client, context.json()));
+    }
+    let status = context.block_on(async { Ok(client.status().await?) })?;
+    if context.json() {
+        output::json(&status)?;
+    } else {
+        output::data(&text(&status));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows the status again and again. An agent that goes away may come back: only the first look
+/// fails without one.
+async fn watch(client: Client, json: bool) -> Result<ExitCode, Failure> {
+    show(&client.status().await?, json)?;
+    let mut away = false;
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        match client.status().await.map_err(Failure::from) {
+            Ok(status) => {
+                away = false;
+                show(&status, json)?;
             }
-            if !args.watch {
-                return Ok(ExitCode::SUCCESS);
+            Err(failure) if !failure.is_no_agent() => return Err(failure),
+            // Told once: whoever reads the data sees no new lines.
+            Err(_) if json => {
+                if !std::mem::replace(&mut away, true) {
+                    output::note(AWAY);
+                }
             }
-            tokio::select! {
-                () = tokio::time::sleep(WATCH_INTERVAL) => {}
-                _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(exit::INTERRUPTED)),
-            }
+            Err(_) => output::data(&format!("{CLEAR}{AWAY}")),
         }
-    })?
+    }
+}
+
+fn show(status: &StatusView, json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json_line(status);
+    }
+    output::data(&format!("{CLEAR}{}", text(status)));
+    Ok(())
 }
 
 fn text(status: &StatusView) -> String {
+    let owners = status
+        .owners
+        .iter()
+        .map(|owner| format!("owner {owner} ({})\n", owner.words().join(" ")));
     let mut text = format!(
-        "{}  version {}  node {}  {}\n\n",
+        "{}  version {}  node {} (realm {})  {}\n{}\n",
         status.realm,
         status.version,
         status.node,
-        status.urls.join(" ")
+        status.agent_version,
+        status.urls.join(" "),
+        owners.collect::<String>(),
     );
     if status.components.is_empty() {
         text.push_str("nothing is applied yet: `realm apply realm.toml`\n");

@@ -1,6 +1,5 @@
 //! `realm submit`: hands over an entry that was signed elsewhere.
 
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +7,10 @@ use realm_model::entry::{ChainId, ENTRY_BYTES_MAX};
 
 use crate::context::Context;
 use crate::failure::{Failure, exit};
-use crate::output;
+use crate::{files, output};
+
+/// More than an entry may have: the agent is asked, and says `oversized`.
+const FILE_BYTES_MAX: u64 = 2 * ENTRY_BYTES_MAX as u64;
 
 /// Submit an entry that was signed on another machine
 ///
@@ -26,14 +28,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
-    let file = std::fs::File::open(&args.file).map_err(|error| {
-        Failure::from_error("no-file", &error)
-            .context(format!("failed to open `{}`", args.file.display()))
-    })?;
-    let mut entry = Vec::new();
-    // One byte more than an entry may have: the agent is asked, and says `oversized`.
-    file.take(ENTRY_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut entry)?;
+    let entry = files::read(&args.file, FILE_BYTES_MAX)?;
     let chain = match args.chain.as_str() {
         "authority" => ChainId::Authority,
         "default" => ChainId::Default,
@@ -42,7 +37,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
         }
     };
     let client = context.client()?;
-    let accepted = context.block_on(client.submit(chain, entry))??;
+    let accepted = context.block_on(async { Ok(client.submit(chain, entry).await?) })?;
     if context.json() {
         output::json(&accepted)?;
     } else {

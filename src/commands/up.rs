@@ -13,6 +13,7 @@ use crate::confirm::confirm;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::resolve::Proposal;
+use crate::signals::Signals;
 use crate::{output, progress};
 
 /// Make a realm here if there is none, start its agent, and apply a manifest
@@ -45,46 +46,50 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     agent::start_logging(&args.listen, "warn");
     // A mistake in the manifest is told before anything is made or started.
     crate::resolve::read_manifest(&args.manifest, context.json())?;
+    agent::on_runtime(live(context, &args))
+}
+
+async fn live(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
+    let mut signals = Signals::catch()?;
     if context.find_folder()?.is_none() {
         let folder = context
             .named_folder()
             .cloned()
             .unwrap_or_else(|| PathBuf::from(".realm"));
-        init::make_quietly(folder, args.name.clone())?;
+        init::make_quietly(folder, args.name.clone()).await?;
     }
-    agent::on_runtime(async {
-        let client = context.client()?;
-        if client.is_running().await {
-            output::note("an agent of this realm runs already: applying to it");
-            let status = bring_up(context, &client, &args).await?;
-            print(context, &status)?;
-            output::note("the agent goes on; `realm status` shows it");
-            return Ok(ExitCode::SUCCESS);
-        }
-        let node = agent::start(context, &args.listen).await?;
-        let up = tokio::select! {
-            up = bring_up(context, &client, &args) => Some(up),
-            () = agent::until_signal() => None,
+    let client = context.client()?;
+    if client.is_running().await {
+        output::note("an agent of this realm runs already: applying to it");
+        let status = tokio::select! {
+            up = bring_up(context, &client, args) => up?,
+            () = signals.next() => return Err(Failure::interrupted()),
         };
-        match up {
-            Some(Ok(status)) => {
-                print(context, &status)?;
-                output::note("Ctrl-C stops the agent; what was applied stays in force");
-            }
-            // What runs goes on running, so that `realm logs` and a second apply can mend it.
-            Some(Err(failure)) => {
-                failure.report();
-                output::note("the agent goes on; mend it and `realm apply` from another terminal");
-            }
-            None => {
-                agent::stop(node).await;
-                return Ok(ExitCode::SUCCESS);
-            }
+        print(context, &status)?;
+        output::note("the agent goes on; `realm status` shows it");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let node = agent::start(context, &args.listen).await?;
+    let up = tokio::select! {
+        up = bring_up(context, &client, args) => Some(up),
+        () = signals.next() => None,
+    };
+    match up {
+        Some(Ok(status)) => {
+            print(context, &status)?;
+            output::note("Ctrl-C stops the agent; what was applied stays in force");
+            signals.next().await;
         }
-        agent::until_signal().await;
-        agent::stop(node).await;
-        Ok(ExitCode::SUCCESS)
-    })
+        // What runs goes on running, so that `realm logs` and a second apply can mend it.
+        Some(Err(failure)) => {
+            failure.report();
+            output::note("the agent goes on; mend it and `realm apply` from another terminal");
+            signals.next().await;
+        }
+        None => {}
+    }
+    agent::stop(node, &mut signals).await;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn bring_up(context: &Context, client: &Client, args: &Args) -> Result<StatusView, Failure> {
@@ -92,8 +97,8 @@ async fn bring_up(context: &Context, client: &Client, args: &Args) -> Result<Sta
     let proposal = Proposal::make(&args.manifest, &heads, context.json()).await?;
     let head = if proposal.differs(&heads) {
         output::note(&proposal.text());
-        confirm("Sign and apply this?", !args.ask)?;
-        let key = context.owner_key()?;
+        confirm("Sign and apply this?", !args.ask).await?;
+        let key = context.owner_key().await?;
         let accepted = apply::put_in_force(client, &heads, &key, &proposal).await?;
         output::note(&format!(
             "version {} is signed and in force",

@@ -12,7 +12,8 @@ use serde::Serialize;
 use crate::commands::apply::{lock_path, signature_path};
 use crate::context::Context;
 use crate::failure::{Failure, exit};
-use crate::resolve::{read_manifest, read_text};
+use crate::files::read_text;
+use crate::resolve::read_manifest;
 use crate::{output, time};
 
 /// Check a manifest and its signature, without an agent
@@ -92,8 +93,9 @@ fn owners(context: &Context, args: &Args) -> Result<Vec<PublicKey>, Failure> {
 
 fn read_signature(manifest: &Path) -> Result<SignatureFile, Failure> {
     let path = signature_path(manifest);
-    let text = std::fs::read_to_string(&path).map_err(|error| {
-        Failure::from_error("unsigned", &error)
+    let text = read_text(&path).map_err(|failure| {
+        failure
+            .code("unsigned")
             .context(format!("there is no signature `{}`", path.display()))
             .hint("`realm apply` signs")
             .exit(exit::REFUSED)

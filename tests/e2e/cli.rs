@@ -2,7 +2,7 @@
 
 use realm_test_guests::{BAD_IMPORT, HEALTH_OK, HELLO, P3_HELLO};
 
-use crate::support::Realm;
+use crate::support::{Realm, Running};
 
 #[test]
 fn the_reference_is_what_help_says() {
@@ -143,30 +143,29 @@ fn inspect_shows_what_a_component_wants_and_offers() {
 }
 
 #[test]
-fn watch_goes_on_showing_the_status() {
-    use std::io::BufRead as _;
+fn watch_goes_on_showing_the_status_also_after_a_restart_of_the_agent() {
     let realm = Realm::new();
-    let _agent = realm.agent();
-    let mut watch = realm
-        .command(&["status", "--watch", "--json"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = std::io::BufReader::new(watch.stdout.take().unwrap()).lines();
-    let version = |line: String| -> serde_json::Value {
-        serde_json::from_str::<serde_json::Value>(&line).unwrap()["version"].clone()
+    let watch = |args: &[&str]| Running::start(realm.command(args));
+    let without = watch(&["status", "--watch"]);
+    assert_eq!(without.ended().code(), Some(4), "nobody to look at");
+    let agent = realm.agent();
+    let watch = watch(&["status", "--watch", "--json"]);
+    let shows = |version: u64| {
+        let wanted = format!("\"version\":{version},");
+        watch.stdout.after(&wanted);
     };
-    assert_eq!(version(lines.next().unwrap().unwrap()), 0);
+    shows(0);
     realm.app(HELLO, "");
     realm.run(&["apply", "--yes"]).ok();
-    assert!(
-        lines
-            .by_ref()
-            .take(10)
-            .any(|line| version(line.unwrap()) == 1)
-    );
-    watch.kill().unwrap();
-    watch.wait().unwrap();
+    shows(1);
+    agent.kill_9();
+    watch.stderr.after("no agent answers, trying again");
+    let _agent = realm.agent();
+    realm.app(HELLO, "memory_max_mb = 32");
+    realm.run(&["apply", "--yes"]).ok();
+    shows(2);
+    // Ctrl-C is how a person ends it.
+    assert_eq!(watch.interrupt().code(), Some(0));
 }
 
 #[test]

@@ -27,11 +27,11 @@ async fn kill_9_under_load_loses_nothing_that_was_acknowledged() {
         drop(load);
         agent = realm.agent();
         assert_eq!(realm.heads().await, acknowledged);
-        let served = eventually("the acknowledged version serves", async || {
-            let (status, body) = get(&agent.url("/")).await;
-            (status == 200).then_some(body)
-        });
-        assert_eq!(served.await, text);
+        // The version before it serves again meanwhile.
+        eventually("the acknowledged version serves", async || {
+            (get(&agent.url("/")).await == (200, text.to_owned())).then_some(())
+        })
+        .await;
     }
 }
 
@@ -97,6 +97,27 @@ async fn kill_9_during_submissions_keeps_exactly_what_was_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_old_version_that_serves_beside_a_broken_new_one_serves_again_after_kill_9() {
+    let realm = Realm::new();
+    realm.app(VERSION_A, "");
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    realm.app(realm_test_guests::HEALTH_BAD, "health = \"export\"");
+    realm
+        .run(&["apply", "--yes", "--timeout", "2s"])
+        .fails(1, "not-running");
+    assert_eq!(get(&agent.url("/")).await.1, "version a\n");
+    agent.kill_9();
+    let agent = realm.agent();
+    eventually("the old version serves again", async || {
+        (get(&agent.url("/")).await == (200, "version a\n".to_owned())).then_some(())
+    })
+    .await;
+    let status = realm.run(&["status"]).ok().stdout;
+    assert!(status.contains("version 1 keeps serving"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clean_stop_finishes_what_is_in_flight() {
     let realm = Realm::new();
     realm.app(realm_test_guests::PARK, "");
@@ -104,11 +125,7 @@ async fn a_clean_stop_finishes_what_is_in_flight() {
     realm.run(&["apply", "--yes"]).ok();
     let url = agent.url("/?ms=1500");
     let slow = tokio::spawn(async move { get(&url).await });
-    eventually("the request is in flight", async || {
-        let metrics = get(&agent.metrics_url).await.1;
-        metrics.contains("realm_http_connections 1").then_some(())
-    })
-    .await;
+    agent.in_flight().await;
     let ended = tokio::task::spawn_blocking(move || agent.terminate())
         .await
         .unwrap();

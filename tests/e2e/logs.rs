@@ -1,11 +1,8 @@
 //! Lines of guests: kept beyond their instances, bounded, printable, followed.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::Stdio;
-
 use realm_test_guests::CHATTY;
 
-use crate::support::{Agent, Realm, get};
+use crate::support::{Agent, Realm, Running, eventually, get};
 
 fn chatty() -> (Realm, Agent) {
     let realm = Realm::new();
@@ -93,22 +90,68 @@ async fn dropped_lines_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn follow_shows_lines_as_they_come() {
     let (realm, agent) = chatty();
-    let mut follow = realm
-        .command(&["logs", "-f", "app"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let follow = || Running::start(realm.command(&["logs", "-f", "app"]));
+    let first = follow();
     for round in 0..3 {
         get(&agent.url("/lines?n=1")).await;
-        let line = tokio::task::block_in_place(|| lines.next())
-            .unwrap()
-            .unwrap();
+        let line = tokio::task::block_in_place(|| first.stdout.next()).unwrap();
         assert!(line.ends_with("line 0"), "round {round}: {line}");
+    }
+    // Ctrl-C is how a person ends it; a second one goes on with what is in the ring.
+    assert_eq!(first.interrupt().code(), Some(0));
+    let second = follow();
+    for _ in 0..3 {
+        assert!(second.stdout.next().is_some());
     }
     // It ends with the agent.
     assert!(tokio::task::block_in_place(|| agent.terminate()).success());
-    assert!(tokio::task::block_in_place(|| lines.next()).is_none());
-    follow.wait().unwrap();
+    assert_eq!(tokio::task::block_in_place(|| second.stdout.next()), None);
+    second.ended();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn follow_since_leaves_out_what_was_before() {
+    let (realm, agent) = chatty();
+    get(&agent.url("/lines?n=2")).await;
+    let json = realm.run(&["logs", "app", "--json"]).ok().stdout;
+    let last: serde_json::Value = serde_json::from_str(json.lines().last().unwrap()).unwrap();
+    // Lines of one moment belong together: the next ones must come in another.
+    let after = last["unix_ms"].as_u64().unwrap() + 1;
+    let since = timestamp(after);
+    eventually("the clock goes on", async || {
+        (unix_ms() > after).then_some(())
+    })
+    .await;
+    let follow = Running::start(realm.command(&["logs", "-f", "app", "--since", &since, "--json"]));
+    get(&agent.url("/lines?n=1&stream=stderr")).await;
+    let line = tokio::task::block_in_place(|| follow.stdout.next()).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        (&line["seq"], &line["stream"]),
+        (&2.into(), &"stderr".into())
+    );
+    let everything = Running::start(realm.command(&["logs", "-f", "app", "--since", "1h"]));
+    for end in ["out line 0", "out line 1", "err line 0"] {
+        let line = everything.stdout.next().unwrap();
+        assert!(line.ends_with(end), "{line}");
+    }
+    realm
+        .run(&["logs", "-f", "app", "--since", "yesterday"])
+        .code_is(64);
+}
+
+fn unix_ms() -> u64 {
+    let now = std::time::SystemTime::now();
+    let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
+
+/// RFC 3339, by the tool that everybody has.
+fn timestamp(unix_ms: u64) -> String {
+    let at = format!("@{}.{:03}", unix_ms / 1_000, unix_ms % 1_000);
+    let date = std::process::Command::new("date")
+        .args(["--utc", "--date", &at, "+%Y-%m-%dT%H:%M:%S.%3NZ"])
+        .output()
+        .unwrap();
+    String::from_utf8(date.stdout).unwrap().trim().to_owned()
 }

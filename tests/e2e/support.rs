@@ -27,12 +27,23 @@ pub(crate) struct Said {
     pub(crate) stderr: String,
 }
 
-/// A running agent; killed when dropped.
-pub(crate) struct Agent {
+/// A verb that runs on, and what it prints; killed when dropped.
+pub(crate) struct Running {
     child: Child,
+    pub(crate) stdout: Lines,
+    pub(crate) stderr: Lines,
+}
+
+/// Lines as they come, from a thread that reads them.
+pub(crate) struct Lines {
+    lines: mpsc::Receiver<String>,
+}
+
+/// A running agent.
+pub(crate) struct Agent {
+    running: Running,
     pub(crate) url: String,
     pub(crate) metrics_url: String,
-    lines: mpsc::Receiver<String>,
 }
 
 impl Realm {
@@ -146,8 +157,13 @@ pub(crate) fn said(mut command: Command) -> Said {
 impl Said {
     /// Asserts exit code 0.
     pub(crate) fn ok(self) -> Self {
+        self.code_is(0)
+    }
+
+    /// Asserts the exit code.
+    pub(crate) fn code_is(self, code: i32) -> Self {
         assert_eq!(
-            self.code, 0,
+            self.code, code,
             "stdout:\n{}\nstderr:\n{}",
             self.stdout, self.stderr
         );
@@ -156,90 +172,167 @@ impl Said {
 
     /// Asserts the exit code, and an error with this code and a hint or cause on stderr.
     pub(crate) fn fails(self, exit: i32, code: &str) -> Self {
-        assert_eq!(
-            self.code, exit,
-            "stdout:\n{}\nstderr:\n{}",
-            self.stdout, self.stderr
-        );
+        let said = self.code_is(exit);
         let wanted = format!("error[{code}]:");
         assert!(
-            self.stderr.contains(&wanted),
+            said.stderr.contains(&wanted),
             "no `{wanted}` in:\n{}",
-            self.stderr
+            said.stderr
         );
-        self
+        said
     }
 }
 
-impl Agent {
-    /// Starts an agent and waits until it says where it listens.
+impl Running {
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                // The test may be over already.
-                let _ = sender.send(line);
-            }
-        });
-        let mut agent = Self {
+        Self {
+            stdout: Lines::of(child.stdout.take().unwrap()),
+            stderr: Lines::of(child.stderr.take().unwrap()),
             child,
-            url: String::new(),
-            metrics_url: String::new(),
-            lines,
-        };
-        agent.url = agent.line_with("answering on ").trim().to_owned();
-        agent.metrics_url = agent.line_with("metrics on ").trim().to_owned();
-        agent
-    }
-
-    /// Waits for a line with this beginning, and returns what follows it.
-    pub(crate) fn line_with(&mut self, beginning: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        let mut seen = Vec::new();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) => match line.find(beginning) {
-                    Some(at) => return line[at + beginning.len()..].to_owned(),
-                    None => seen.push(line),
-                },
-                Err(_) => panic!("no line with `{beginning}`; seen:\n{}", seen.join("\n")),
-            }
         }
     }
 
-    /// Kills the agent with SIGKILL, and waits until the system has taken it away.
-    pub(crate) fn kill_9(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Sends SIGTERM and waits for the end.
-    pub(crate) fn terminate(mut self) -> ExitStatus {
-        self.signal("TERM");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the agent does not end");
-            std::thread::yield_now();
-        }
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal by name.
     pub(crate) fn signal(&self, name: &str) {
-        let signalled = Command::new("kill")
-            .args([&format!("-{name}"), &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(signalled.success());
+        signal(self.child.id(), name);
+    }
+
+    /// Waits for the end.
+    pub(crate) fn ended(mut self) -> ExitStatus {
+        ended(&mut self.child)
+    }
+
+    /// Sends SIGINT and waits for the end.
+    pub(crate) fn interrupt(self) -> ExitStatus {
+        self.signal("INT");
+        self.ended()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Lines {
+    fn of(output: impl std::io::Read + Send + 'static) -> Self {
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // The test may be over already.
+                let _ = sender.send(line);
+            }
+        });
+        Self { lines }
+    }
+
+    /// The next line; `None` at the end.
+    pub(crate) fn next(&self) -> Option<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("no line within {PATIENCE:?}"),
+        }
+    }
+
+    /// Waits for a line with this text, and returns what follows it.
+    pub(crate) fn after(&self, text: &str) -> String {
+        let mut seen = Vec::new();
+        while let Some(line) = self.next() {
+            match line.find(text) {
+                Some(at) => return line[at + text.len()..].to_owned(),
+                None => seen.push(line),
+            }
+        }
+        panic!("no line with `{text}`; seen:\n{}", seen.join("\n"));
+    }
+}
+
+/// Sends a signal by name.
+fn signal(process: u32, name: &str) {
+    let signalled = Command::new("kill")
+        .args([&format!("-{name}"), &process.to_string()])
+        .status()
+        .unwrap();
+    assert!(signalled.success());
+}
+
+/// Waits for the end of a child; one that does not end in time is killed, and that fails the test.
+pub(crate) fn ended(child: &mut Child) -> ExitStatus {
+    let process = child.id();
+    let (done, told) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let late = told.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout);
+        if late {
+            signal(process, "KILL");
+        }
+        late
+    });
+    let status = child.wait().unwrap();
+    drop(done);
+    assert!(!watch.join().unwrap(), "it does not end");
+    status
+}
+
+impl Agent {
+    /// Starts an agent and waits until it says where it listens.
+    pub(crate) fn start(command: Command) -> Self {
+        let running = Running::start(command);
+        let url = running.stderr.after("answering on ").trim().to_owned();
+        let metrics_url = running.stderr.after("metrics on ").trim().to_owned();
+        Self {
+            running,
+            url,
+            metrics_url,
+        }
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.running.id()
+    }
+
+    /// What it says.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.running.stderr
+    }
+
+    /// Kills the agent with SIGKILL, and waits until the system has taken it away.
+    pub(crate) fn kill_9(self) {
+        self.signal("KILL");
+        self.running.ended();
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn terminate(self) -> ExitStatus {
+        self.signal("TERM");
+        self.running.ended()
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, name: &str) {
+        self.running.signal(name);
+    }
+
+    /// Waits until an invocation of `app` runs, by the memory that it holds.
+    pub(crate) async fn in_flight(&self) {
+        eventually("a request is in flight", async || {
+            let page = get(&self.metrics_url).await.1;
+            (figure(&page, "mem_current_bytes{component=\"app\"}") > 0.0).then_some(())
+        })
+        .await;
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -247,12 +340,12 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The value of a series on the metrics page; 0 where it is not there yet.
+pub(crate) fn figure(page: &str, series: &str) -> f64 {
+    let line = page
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
 }
 
 /// GETs a URL; (status, body).

@@ -2,75 +2,47 @@
 
 use realm_test_guests::{HELLO, VERSION_A};
 
-use crate::support::{Agent, PATIENCE, Realm, get, said};
+use crate::support::{Agent, Realm, Running, get, said};
 
 const UP: [&str; 5] = ["up", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
 
 /// Starts `realm up` and waits for the table of URLs; returns the one of `app`.
-fn up(realm: &Realm) -> (std::process::Child, String) {
-    use std::io::BufRead as _;
-    let mut child = realm
-        .command(&UP)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    std::io::BufReader::new(child.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+fn up(realm: &Realm) -> (Running, String) {
+    let running = Running::start(realm.command(&UP));
+    let line = running.stdout.next().unwrap();
     let url = line
         .split_whitespace()
         .nth(1)
         .unwrap_or_else(|| panic!("no URL in {line:?}"))
         .to_owned();
-    (child, url)
-}
-
-fn interrupt(child: &mut std::process::Child) -> std::process::ExitStatus {
-    let pid = child.id().to_string();
-    assert!(
-        std::process::Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        assert!(std::time::Instant::now() < deadline, "it does not stop");
-        std::thread::yield_now();
-    }
+    (running, url)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_command_serves_and_a_second_one_goes_on() {
     let realm = Realm::empty();
     realm.app(HELLO, "");
-    let (mut child, url) = up(&realm);
+    let (running, url) = up(&realm);
     assert_eq!(get(&url).await, (200, "hello\n".to_owned()));
     realm.run(&["verify"]).ok();
     let before = realm.heads().await;
     assert_eq!(before.version, 1);
-    assert!(interrupt(&mut child).success());
+    assert!(running.interrupt().success());
 
-    let (mut child, url) = up(&realm);
+    let (running, url) = up(&realm);
     assert_eq!(get(&url).await, (200, "hello\n".to_owned()));
     assert_eq!(
         realm.heads().await,
         before,
         "nothing changed, nothing was signed"
     );
-    assert!(interrupt(&mut child).success());
+    assert!(running.interrupt().success());
 
     realm.app(VERSION_A, "");
-    let (mut child, url) = up(&realm);
+    let (running, url) = up(&realm);
     assert_eq!(get(&url).await.1, "version a\n");
     assert_eq!(realm.heads().await.version, 2);
-    assert!(interrupt(&mut child).success());
+    assert!(running.interrupt().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

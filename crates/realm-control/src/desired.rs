@@ -6,7 +6,7 @@ use std::sync::Arc;
 use realm_model::digest::Digest;
 use realm_model::entry::{Head, RestartBody};
 use realm_model::lock::{Lock, Pin};
-use realm_model::manifest::Manifest;
+use realm_model::manifest::{ComponentSpec, Manifest};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::Revision;
 
@@ -32,8 +32,17 @@ pub struct Desired {
     pub lock_text: Option<Arc<str>>,
     /// Restarts of each component; those of a component that left the manifest are forgotten.
     pub restarts: BTreeMap<ComponentName, Restarts>,
-    /// Component → the settings it had and the version that brought them, the newest last.
-    lineage: BTreeMap<ComponentName, Vec<(u64, Digest)>>,
+    /// Component → the settings it had, the newest last.
+    lineage: BTreeMap<ComponentName, Vec<Settings>>,
+}
+
+/// What a component ran with from one version on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Settings {
+    version: u64,
+    digest: Digest,
+    spec: Arc<ComponentSpec>,
+    pin: Pin,
 }
 
 /// How often a component was restarted by its owner.
@@ -76,8 +85,8 @@ impl Desired {
 
     /// The revision of `component` that shall run on `node`; `None` if it is not in the manifest.
     pub fn revision_of(&self, component: &ComponentName, node: &NodeName) -> Option<Revision> {
-        let (_, settings) = self.lineage.get(component)?.last()?;
-        Some(revision(*settings, self.restarts_on(component, node)))
+        let settings = self.lineage.get(component)?.last()?;
+        Some(revision(settings.digest, self.restarts_on(component, node)))
     }
 
     /// The version that brought a revision of `component` that `node` runs; `None` if that was
@@ -89,8 +98,21 @@ impl Desired {
         revision: Revision,
     ) -> Option<u64> {
         let mut past = self.past(component, node);
-        past.find(|(_, past)| *past == revision)
-            .map(|(version, _)| version)
+        past.find(|(past, _)| *past == revision)
+            .map(|(_, settings)| settings.version)
+    }
+
+    /// What a revision of `component` runs with on `node`; `None` if that was too long ago. So an
+    /// older version that still serves can be started again.
+    pub fn settings_of(
+        &self,
+        component: &ComponentName,
+        node: &NodeName,
+        revision: Revision,
+    ) -> Option<(&ComponentSpec, Pin)> {
+        let mut past = self.past(component, node);
+        past.find(|(past, _)| *past == revision)
+            .map(|(_, settings)| (&*settings.spec, settings.pin))
     }
 
     /// Orders revisions of `component` on `node` by when they were wanted last: 0 is the one
@@ -102,23 +124,23 @@ impl Desired {
         revision: Revision,
     ) -> usize {
         let mut past = self.past(component, node);
-        past.position(|(_, past)| past == revision)
+        past.position(|(past, _)| past == revision)
             .unwrap_or(usize::MAX)
     }
 
-    /// Revisions that `component` had on `node`, the newest first, with the version of each.
+    /// Revisions that `component` had on `node`, the newest first, with the settings of each.
     /// Some of them never were: settings and restarts are remembered apart.
     fn past(
         &self,
         component: &ComponentName,
         node: &NodeName,
-    ) -> impl Iterator<Item = (u64, Revision)> {
+    ) -> impl Iterator<Item = (Revision, &Settings)> {
         let lineage = self.lineage.get(component);
         let restarts = self.restarts_on(component, node);
         let counts = (0..=restarts).rev().take(LINEAGE_MAX);
         counts.flat_map(move |count| {
             let settings = lineage.into_iter().flatten().rev();
-            settings.map(move |(version, settings)| (*version, revision(*settings, count)))
+            settings.map(move |settings| (revision(settings.digest, count), settings))
         })
     }
 
@@ -148,10 +170,15 @@ impl Desired {
             let Some(pin) = self.lock.components.get(component) else {
                 continue;
             };
-            let settings = settings_digest(spec, *pin);
+            let digest = settings_digest(spec, *pin);
             let lineage = self.lineage.entry(component.clone()).or_default();
-            if lineage.last().is_none_or(|(_, last)| *last != settings) {
-                lineage.push((self.version, settings));
+            if lineage.last().is_none_or(|last| last.digest != digest) {
+                lineage.push(Settings {
+                    version: self.version,
+                    digest,
+                    spec: Arc::new(spec.clone()),
+                    pin: *pin,
+                });
             }
             if lineage.len() > LINEAGE_MAX {
                 lineage.remove(0);

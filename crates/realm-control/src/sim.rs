@@ -146,14 +146,14 @@ impl World {
             .iter()
             .find(|key| self.observed.artifacts.contains_key(key))
             .unwrap_or(&keys[0]);
-        let state = ArtifactState::Fetching { since };
+        let state = ArtifactState::Fetching { since: Some(since) };
         self.observed.artifacts.insert(*key, state);
         self.later(Task::Fetched(digest));
     }
 
     fn compile(&mut self, artifact: Artifact) {
         let since = self.now;
-        let state = ArtifactState::Compiling { since };
+        let state = ArtifactState::Compiling { since: Some(since) };
         self.observed.artifacts.insert(artifact, state);
         self.later(Task::Compiled(artifact));
     }

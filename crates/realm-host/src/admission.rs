@@ -8,32 +8,37 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::room::{Place, ProbePlace, Tenant};
+
 /// How long a request waits for room: longer than a burst of ordinary requests takes, shorter
-/// than a balancer would take to try another replica.
+/// than a balancer would take to try another replica. A probe waits as long, which is below the
+/// time that any health check allows.
 const WAIT_MAX: Duration = Duration::from_millis(250);
 
 /// The door of one replica.
 pub(crate) struct Admission {
     slots: Arc<Semaphore>,
-    /// One permit per live instance of the whole host.
-    instances: Arc<Semaphore>,
+    /// Its component's share of the instances of the whole host.
+    tenant: Arc<Tenant>,
     waiting: AtomicU32,
     /// As many may wait as may run: what runs in 250 ms or less will be free for them.
     waiting_max: u32,
 }
 
 /// Room for one invocation, as long as it lives.
+#[derive(Default)]
 pub(crate) struct Admitted {
     _slot: Option<OwnedSemaphorePermit>,
-    _instance: OwnedSemaphorePermit,
+    _place: Option<Place>,
+    _probe: Option<ProbePlace>,
 }
 
 impl Admission {
-    pub(crate) fn new(concurrency_max: u32, instances: Arc<Semaphore>) -> Self {
+    pub(crate) fn new(concurrency_max: u32, tenant: Arc<Tenant>) -> Self {
         let concurrency_max = concurrency_max.max(1);
         Self {
             slots: Arc::new(Semaphore::new(concurrency_max as usize)),
-            instances,
+            tenant,
             waiting: AtomicU32::new(0),
             waiting_max: concurrency_max,
         }
@@ -42,51 +47,61 @@ impl Admission {
     /// Room for a request; `None`: there is none, and there was none for a while.
     pub(crate) async fn enter(&self) -> Option<Admitted> {
         if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
-            && let Ok(instance) = Arc::clone(&self.instances).try_acquire_owned()
+            && let Some(place) = self.tenant.try_take()
         {
-            return Some(Admitted {
-                _slot: Some(slot),
-                _instance: instance,
-            });
+            return Some(Admitted::request(slot, place));
         }
-        let _place = Place::take(&self.waiting, self.waiting_max)?;
+        let _queued = Queued::enter(&self.waiting, self.waiting_max)?;
         tokio::time::timeout(WAIT_MAX, async {
             // The slot first: who holds a scarce instance must not wait for a slot.
             let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
-            let instance = Arc::clone(&self.instances).acquire_owned().await.ok()?;
-            Some(Admitted {
-                _slot: Some(slot),
-                _instance: instance,
-            })
+            let place = self.tenant.take().await?;
+            Some(Admitted::request(slot, place))
         })
         .await
         .ok()
         .flatten()
     }
 
-    /// Room for a probe: a busy replica is not an unhealthy one, so probes take no slot.
+    /// Room for a probe: a busy replica is not an unhealthy one, so probes take no slot, and what
+    /// is kept for them where the component has no instance left.
     pub(crate) async fn enter_probe(&self) -> Option<Admitted> {
-        let instance = Arc::clone(&self.instances).acquire_owned();
-        let instance = tokio::time::timeout(WAIT_MAX, instance).await.ok()?.ok()?;
+        if let Some(place) = self.tenant.try_take() {
+            return Some(Admitted {
+                _place: Some(place),
+                ..Admitted::default()
+            });
+        }
+        let probe = tokio::time::timeout(WAIT_MAX, self.tenant.take_for_probe());
         Some(Admitted {
-            _slot: None,
-            _instance: instance,
+            _probe: Some(probe.await.ok()??),
+            ..Admitted::default()
         })
     }
 }
 
-/// One place in the queue.
-struct Place<'a>(&'a AtomicU32);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicU32, max: u32) -> Option<Self> {
-        let place = Self(waiting);
-        // Counted before it is compared: two that come together cannot both take the last place.
-        (waiting.fetch_add(1, Relaxed) < max).then_some(place)
+impl Admitted {
+    fn request(slot: OwnedSemaphorePermit, place: Place) -> Self {
+        Self {
+            _slot: Some(slot),
+            _place: Some(place),
+            _probe: None,
+        }
     }
 }
 
-impl Drop for Place<'_> {
+/// One place in the queue.
+struct Queued<'a>(&'a AtomicU32);
+
+impl<'a> Queued<'a> {
+    fn enter(waiting: &'a AtomicU32, max: u32) -> Option<Self> {
+        let queued = Self(waiting);
+        // Counted before it is compared: two that come together cannot both take the last place.
+        (waiting.fetch_add(1, Relaxed) < max).then_some(queued)
+    }
+}
+
+impl Drop for Queued<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -95,9 +110,10 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::room::Room;
 
-    fn admission(concurrency_max: u32, instances: usize) -> Admission {
-        Admission::new(concurrency_max, Arc::new(Semaphore::new(instances)))
+    fn admission(concurrency_max: u32, instances: u32) -> Admission {
+        Admission::new(concurrency_max, Arc::new(Room::new(instances).tenant()))
     }
 
     #[tokio::test(start_paused = true)]
@@ -126,10 +142,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn probes_need_an_instance_but_no_slot() {
-        let admission = admission(1, 2);
+    async fn probes_need_neither_a_slot_nor_a_free_instance() {
+        let admission = admission(1, 1);
         let _running = admission.enter().await.unwrap();
-        let _probe = admission.enter_probe().await.unwrap();
+        let _first = admission.enter_probe().await.unwrap();
+        let _second = admission.enter_probe().await.unwrap();
         assert!(admission.enter_probe().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_take_an_ordinary_instance_where_there_is_one() {
+        let admission = admission(1, 50);
+        let mut probes = Vec::new();
+        for _ in 0..50 {
+            probes.push(admission.enter_probe().await.unwrap());
+        }
     }
 }

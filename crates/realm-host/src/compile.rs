@@ -14,18 +14,9 @@ use wasmtime::Engine;
 
 use crate::engine::code_settings;
 
-/// Why a file was not compiled.
+/// Why a component was not compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// The source could not be read.
-    #[error("cannot read `{}`", path.display())]
-    Read {
-        /// The source.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
     /// The bytes are not a component, or use what the engine does not support.
     #[error("not a component that realm can compile")]
     Invalid(#[source] wasmtime::Error),
@@ -47,30 +38,26 @@ impl CompileError {
     /// Stable code.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Read { .. } | Self::Write { .. } => "io",
+            Self::Write { .. } => "io",
             Self::Invalid(_) => "compile-failed",
             Self::Engine(_) => "engine",
         }
     }
 }
 
-/// Compiles the component at `source` into `destination`, which appears whole or not at all.
+/// Compiles a component to machine code, which [`crate::Host::load`] takes from a file.
 ///
 /// `fuel`: whether the code counts fuel. One thread, no progress: for a child process.
-pub fn compile(source: &Path, destination: &Path, fuel: bool) -> Result<(), CompileError> {
-    let bytes = std::fs::read(source).map_err(|error| CompileError::Read {
-        path: source.to_owned(),
-        source: error,
-    })?;
-    compile_bytes(&bytes, destination, fuel)
+pub fn compile(bytes: &[u8], fuel: bool) -> Result<Vec<u8>, CompileError> {
+    let engine = Engine::new(&code_settings(fuel)).map_err(CompileError::Engine)?;
+    engine
+        .precompile_component(bytes)
+        .map_err(CompileError::Invalid)
 }
 
-/// [`compile`] of bytes in memory: what was hashed is what is compiled.
+/// [`compile`] into the file `destination`, which appears whole or not at all.
 pub fn compile_bytes(bytes: &[u8], destination: &Path, fuel: bool) -> Result<(), CompileError> {
-    let engine = Engine::new(&code_settings(fuel)).map_err(CompileError::Engine)?;
-    let code = engine
-        .precompile_component(bytes)
-        .map_err(CompileError::Invalid)?;
+    let code = compile(bytes, fuel)?;
     write_whole(destination, &code).map_err(|error| CompileError::Write {
         path: destination.to_owned(),
         source: error,
@@ -135,13 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_compilation_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let source = folder.path().join("a.wasm");
-        std::fs::write(&source, b"not wasm").unwrap();
-        let destination = folder.path().join("a.cwasm");
-        let error = compile(&source, &destination, false).unwrap_err();
+    fn what_is_no_component_is_not_compiled() {
+        let error = compile(b"not wasm", false).unwrap_err();
         assert_eq!(error.code(), "compile-failed");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

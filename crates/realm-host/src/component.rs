@@ -3,6 +3,7 @@
 //! Linking happens once, at load; a call makes a fresh instance. Not here: when to load, which
 //! replica takes a request, and what an unhealthy one is.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -24,12 +25,16 @@ use crate::egress::Policy;
 use crate::engine::{Host, Runtime};
 use crate::fuel::Bucket;
 use crate::inspect::{is_health, is_http};
-use crate::interfaces::{self, Name};
+use crate::interfaces::{self, Name, shown};
 use crate::loading;
-use crate::logs::LogSink;
+use crate::logs::{LogSink, say};
 use crate::meter::Meter;
 use crate::replica::Replica;
+use crate::room::Tenant;
 use crate::state::State;
+
+/// Imports or exports that one message names.
+const NAMES_LISTED_MAX: usize = 10;
 
 /// What a component is run with.
 #[derive(Clone)]
@@ -72,7 +77,7 @@ pub enum LoadError {
     /// It exports no HTTP handler.
     #[error(
         "it exports no `wasi:http/incoming-handler@0.2.x` and no `wasi:http/handler@0.3.x`, but {}",
-        listed(exports)
+        exported(exports)
     )]
     WrongWorld {
         /// What it exports.
@@ -115,26 +120,32 @@ impl LoadError {
 }
 
 fn missing(imports: &[(String, String)]) -> String {
-    let mut text = format!("{} of its imports are missing:", imports.len());
-    if imports.len() == 1 {
-        "one of its imports is missing:".clone_into(&mut text);
-    }
-    for (name, advice) in imports {
-        text.push_str(&format!(" `{name}` ({advice});"));
-    }
-    text.pop();
-    text
+    let head = match imports.len() {
+        1 => "one of its imports is missing".to_owned(),
+        count => format!("{count} of its imports are missing"),
+    };
+    let imports = imports
+        .iter()
+        .map(|(name, advice)| format!("`{name}` ({advice})"));
+    format!("{head}: {}", listed(imports, "; "))
 }
 
-fn listed(exports: &[String]) -> String {
+fn exported(exports: &[String]) -> String {
     if exports.is_empty() {
         return "nothing at all".to_owned();
     }
-    exports
-        .iter()
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    listed(exports.iter().map(|name| format!("`{name}`")), ", ")
+}
+
+/// The first of them, and how many more there are.
+fn listed(names: impl ExactSizeIterator<Item = String>, separator: &str) -> String {
+    let more = names.len().saturating_sub(NAMES_LISTED_MAX);
+    let names: Vec<_> = names.take(NAMES_LISTED_MAX).collect();
+    let mut text = names.join(separator);
+    if more > 0 {
+        text.push_str(&format!("{separator}and {more} more"));
+    }
+    text
 }
 
 /// A component that is loaded and linked. Cheap to clone.
@@ -145,6 +156,7 @@ pub(crate) struct Inner {
     pub(crate) host: Host,
     pub(crate) engine: Engine,
     pub(crate) settings: Settings,
+    pub(crate) tenant: Arc<Tenant>,
     pub(crate) instance: InstancePre<State>,
     pub(crate) handler: Handler,
     pub(crate) health: Option<ComponentExportIndex>,
@@ -183,6 +195,7 @@ impl Component {
         Ok(Self(Arc::new(Inner {
             host: host.clone(),
             engine: engine.clone(),
+            tenant: Arc::new(host.0.room.tenant()),
             instance,
             handler,
             health,
@@ -197,7 +210,7 @@ impl Component {
     pub fn replica(&self, slot: u32) -> Replica {
         let limits = &self.0.settings.limits;
         Replica(Arc::new(ReplicaInner {
-            admission: Admission::new(limits.max_concurrency, Arc::clone(&self.0.host.0.instances)),
+            admission: Admission::new(limits.max_concurrency, Arc::clone(&self.0.tenant)),
             bucket: limits
                 .fuel_per_sec
                 .map(|per_sec| Arc::new(Bucket::new(per_sec, Instant::now()))),
@@ -216,6 +229,13 @@ pub(crate) struct ReplicaInner {
     pub(crate) in_flight: AtomicU32,
 }
 
+impl ReplicaInner {
+    /// realm's own words in the component's log.
+    pub(crate) fn say(&self, words: impl Display) {
+        say(&*self.component.settings.log, self.slot, words);
+    }
+}
+
 /// All that is missing at once: the linker itself reports the first only.
 fn check_imports(
     engine: &Engine,
@@ -231,7 +251,7 @@ fn check_imports(
             )
         })
         .filter(|(name, _)| !interfaces::provided(name))
-        .map(|(name, _)| (name.to_owned(), interfaces::advice(name)))
+        .map(|(name, _)| (shown(name), interfaces::advice(name)))
         .collect();
     if imports.is_empty() {
         Ok(())
@@ -277,6 +297,6 @@ fn exports(engine: &Engine, component: &wasmtime::component::Component) -> Vec<S
     component
         .component_type()
         .exports(engine)
-        .map(|(name, _)| name.to_owned())
+        .map(|(name, _)| shown(name))
         .collect()
 }

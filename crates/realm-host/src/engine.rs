@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use realm_model::node_config::INSTANCES_MAX;
 use wasmtime::component::Linker;
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -14,14 +14,11 @@ use crate::component::{Component, LoadError, Settings};
 use crate::config::{Config, PagemapScan};
 use crate::egress::Ranges;
 use crate::heavy::Heavy;
+use crate::room::{PROBES_MAX, Room};
 use crate::state::{self, State};
 use crate::system;
 use crate::ticker::Ticker;
 
-/// Instance slots of one engine's pool at most. Two pools of this size take about 20,000 memory
-/// mappings with their warm slots, of the 65,530 that Linux gives a process by default, and leave
-/// room for loaded components.
-const POOL_SLOTS_MAX: u32 = 2_500;
 /// Core instances per slot: Go components use five.
 const CORE_INSTANCES_PER_SLOT: u32 = 5;
 /// Tables per slot: a component and its adapter have one each.
@@ -60,7 +57,7 @@ pub struct HostFacts {
     pub pooling: bool,
     /// Whether memories are reset by `PAGEMAP_SCAN`; else why not.
     pub pagemap_scan: Result<(), String>,
-    /// Instances that may live at once.
+    /// Instances that may live at once; a few more are for probes alone.
     pub instances_max: u32,
 }
 
@@ -71,8 +68,7 @@ pub struct Host(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) ranges: Arc<Ranges>,
-    /// One permit per live instance, over all components.
-    pub(crate) instances: Arc<Semaphore>,
+    pub(crate) room: Arc<Room>,
     pub(crate) heavy: Heavy,
     pub(crate) ticker: Ticker,
     facts: HostFacts,
@@ -93,7 +89,7 @@ impl Host {
             PagemapScan::Off => Err("turned off".to_owned()),
             PagemapScan::Auto => system::pagemap_scan_is_safe(),
         };
-        let instances_max = config.policy.instances_max.clamp(1, POOL_SLOTS_MAX);
+        let instances_max = config.policy.instances_max.clamp(1, INSTANCES_MAX);
         let mut facts = HostFacts {
             pooling: true,
             pagemap_scan,
@@ -103,7 +99,7 @@ impl Host {
         let ticker = Ticker::start(config.epoch_tick, plain).map_err(HostError::Thread)?;
         Ok(Self(Arc::new(Inner {
             ranges,
-            instances: Arc::new(Semaphore::new(instances_max as usize)),
+            room: Room::new(instances_max),
             heavy: Heavy::default(),
             ticker,
             facts,
@@ -180,7 +176,7 @@ pub(crate) fn code_settings(fuel: bool) -> wasmtime::Config {
 }
 
 fn pool(facts: &HostFacts) -> InstanceAllocationStrategy {
-    let slots = facts.instances_max;
+    let slots = facts.instances_max + PROBES_MAX;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_core_instances(slots * CORE_INSTANCES_PER_SLOT)

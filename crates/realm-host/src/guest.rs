@@ -3,12 +3,14 @@
 //!
 //! Everything here runs inside the guest's task, under the wall time of `invocation::drive`.
 
+use std::fmt::{self, Debug};
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::Request;
+use realm_model::text::one_line;
 use wasmtime::component::Accessor;
 use wasmtime::{AsContextMut as _, PoolConcurrencyLimitError, Result, Store, Trap};
 use wasmtime_wasi::I32Exit;
@@ -26,8 +28,8 @@ use crate::replica::Invocation;
 use crate::request::RequestBody;
 use crate::state::{self, State};
 
-/// Bytes of a trap's reason, with its backtrace, in the log.
-const REASON_BYTES_MAX: usize = 2_048;
+/// Characters of what a health function says: a sentence or two for `realm status`, not a report.
+const HEALTH_CHARS_MAX: usize = 1_024;
 
 /// A store that pays for its fuel when it goes, however it goes.
 pub(crate) struct Metered(Store<State>);
@@ -105,7 +107,7 @@ async fn call_proxy(
         .http()
         .new_response_outparam_from_callback(move |head| match head {
             Ok(response) => answer(&shared, response),
-            Err(code) => log(&format!("{code:?}")),
+            Err(code) => log(&code),
         })?;
     proxy
         .wasi_http_incoming_handler()
@@ -143,7 +145,7 @@ async fn call_service(
                 answer(&shared, response);
             }
             Err(code) => {
-                log(&format!("{code:?}"));
+                log(&code);
                 return Ok(());
             }
         }
@@ -203,7 +205,7 @@ async fn question_answered(
             let check = instance
                 .get_typed_func::<(), (std::result::Result<(), String>,)>(&mut *store, export)?;
             let (answer,) = check.call_async(&mut *store, ()).await?;
-            Ok(answer)
+            Ok(answer.map_err(|words| one_line(&words, HEALTH_CHARS_MAX)))
         }
         // Load made sure that there is an export where the probe is for it.
         (Question::Health, None) | (Question::Start, _) => Ok(Ok(())),
@@ -231,52 +233,51 @@ fn answer(shared: &Shared, response: http::Response<wasmtime_wasi_http::WasiBody
 }
 
 /// What to do with an error code in place of a response.
-fn refusal(invocation: &Invocation) -> impl FnOnce(&str) + Send + Sync + use<> {
+fn refusal(invocation: &Invocation) -> impl FnOnce(&dyn Debug) + Send + Sync + use<> {
     let shared = Arc::clone(&invocation.shared);
-    let log = Arc::clone(&invocation.replica.component.settings.log);
-    let slot = invocation.replica.slot;
+    let replica = Arc::clone(&invocation.replica);
     move |code| {
-        let text = crate::logs::printable(
-            format!(
-                "{}: the guest answered with {code}",
-                Outcome::GuestError.code()
-            )
-            .as_bytes(),
-        );
-        log.line(slot, realm_model::api::LogStream::Agent, text);
-        shared.conclude(Outcome::GuestError);
+        let outcome = Outcome::GuestError;
+        replica.say(format_args!(
+            "{}: the guest answered with {code:?}",
+            outcome.code()
+        ));
+        shared.conclude(outcome);
     }
 }
 
 /// Sets the outcome, and writes down why.
 pub(crate) fn conclude(invocation: &Invocation, result: Result<()>) {
     let shared = &invocation.shared;
-    let (outcome, reason) = match &result {
-        Ok(()) if shared.answered() => (Outcome::Ok, None),
-        Ok(()) => (Outcome::NoResponse, None),
+    let outcome = match &result {
+        Ok(()) if shared.answered() => Outcome::Ok,
+        Ok(()) => Outcome::NoResponse,
         Err(error) => classify(shared, error),
     };
     // An outcome that was set before (a limit, a refused body) is why the guest came to its end.
     let earlier = shared.outcome();
     let outcome = earlier.unwrap_or(outcome);
     if outcome != Outcome::Ok && outcome != Outcome::GuestError {
-        let reason = reason.filter(|_| earlier.is_none()).unwrap_or_default();
-        let colon = if reason.is_empty() { "" } else { ": " };
-        invocation.log(&format!("{}{colon}{reason}", outcome.code()));
+        let code = outcome.code();
+        match (earlier, &result) {
+            (None, Err(error)) => invocation.replica.say(Reason { code, error }),
+            (Some(_), _) | (None, Ok(())) => invocation.replica.say(code),
+        }
     }
     shared.conclude(outcome);
 }
 
 /// What an error of a call means.
-pub(crate) fn classify(shared: &Shared, error: &wasmtime::Error) -> (Outcome, Option<String>) {
+pub(crate) fn classify(shared: &Shared, error: &wasmtime::Error) -> Outcome {
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         // Runtimes that end with `exit` after their answer did what was asked of them.
-        if shared.answered() && *code == 0 {
-            return (Outcome::Ok, None);
-        }
-        return (Outcome::Exit, Some(format!("exit code {code}")));
+        return if shared.answered() && *code == 0 {
+            Outcome::Ok
+        } else {
+            Outcome::Exit
+        };
     }
-    let outcome = if shared.growth_denied() {
+    if shared.growth_denied() {
         Outcome::MemoryLimit
     } else if error.is::<PoolConcurrencyLimitError>() {
         Outcome::Overloaded
@@ -284,14 +285,24 @@ pub(crate) fn classify(shared: &Shared, error: &wasmtime::Error) -> (Outcome, Op
         Outcome::Trap
     } else {
         Outcome::StartFailed
-    };
-    // Not `{:?}`: that brings a backtrace of the host where RUST_BACKTRACE is set.
-    let mut reason = format!("{error:#}");
-    let end = (0..=REASON_BYTES_MAX.min(reason.len()))
-        .rev()
-        .find(|end| reason.is_char_boundary(*end));
-    reason.truncate(end.unwrap_or(0));
-    (outcome, Some(reason))
+    }
+}
+
+/// A code, and the error that it stands for.
+struct Reason<'a> {
+    code: &'static str,
+    error: &'a wasmtime::Error,
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { code, error } = self;
+        match error.downcast_ref::<I32Exit>() {
+            Some(I32Exit(exit_code)) => write!(formatter, "{code}: exit code {exit_code}"),
+            // Not `{:?}`: that brings a backtrace of the host where RUST_BACKTRACE is set.
+            None => write!(formatter, "{code}: {error:#}"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -302,7 +313,7 @@ mod tests {
     fn check(prepare: impl FnOnce(&Shared), error: wasmtime::Error, expected: Outcome) {
         let shared = Shared::new();
         prepare(&shared);
-        assert_eq!(classify(&shared, &error).0, expected);
+        assert_eq!(classify(&shared, &error), expected);
     }
 
     fn answered(shared: &Shared) {

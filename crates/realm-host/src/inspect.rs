@@ -7,7 +7,7 @@ use realm_model::inspection::{Inspection, InterfaceUse, WasmKind};
 use realm_model::manifest::Serve;
 use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload};
 
-use crate::interfaces::{self, Name};
+use crate::interfaces::{self, Name, shown};
 
 /// Files larger than this are refused unread: the largest components in the field (a language
 /// runtime with its libraries) have tens of megabytes.
@@ -153,15 +153,16 @@ impl Names {
         if let Payload::ImportSection(section) = payload {
             for import in section.clone().into_imports() {
                 let import = import.map_err(InspectError::NotWasm)?;
-                if !self.imports.iter().any(|name| name == import.module) {
-                    self.imports.push(import.module.to_owned());
+                let module = shown(import.module);
+                if !self.imports.contains(&module) {
+                    self.imports.push(module);
                 }
                 self.bounded()?;
             }
         } else if let Payload::ExportSection(section) = payload {
             for export in section.clone() {
                 let export = export.map_err(InspectError::NotWasm)?;
-                self.exports.push(export.name.to_owned());
+                self.exports.push(shown(export.name));
                 self.bounded()?;
             }
         } else if let Payload::ComponentImportSection(section) = payload {
@@ -169,14 +170,14 @@ impl Names {
                 let import = import.map_err(InspectError::NotWasm)?;
                 // A type import names a type of an interface that is imported as well.
                 if !matches!(import.ty, ComponentTypeRef::Type(_)) {
-                    self.imports.push(import.name.name.to_owned());
+                    self.imports.push(shown(import.name.name));
                 }
                 self.bounded()?;
             }
         } else if let Payload::ComponentExportSection(section) = payload {
             for export in section.clone() {
                 let export = export.map_err(InspectError::NotWasm)?;
-                self.exports.push(export.name.name.to_owned());
+                self.exports.push(shown(export.name.name));
                 self.bounded()?;
             }
         }

@@ -4,6 +4,17 @@
 //! `state::linker` links: a component that imports only what is listed here, and does not link,
 //! is a mistake in this table.
 
+use realm_model::text::one_line;
+
+/// Characters of a name in a list or a message; the longest of WASI's has 40. A component may
+/// have names of 100,000, and a core module any characters in them.
+const NAME_CHARS_MAX: usize = 200;
+
+/// A name as it is shown. One that realm knows stays as it is.
+pub(crate) fn shown(name: &str) -> String {
+    one_line(name, NAME_CHARS_MAX)
+}
+
 /// One package in one line of versions.
 struct Package {
     name: &'static str,
@@ -154,6 +165,7 @@ fn of<'a>(name: &'a Name<'a>) -> impl Iterator<Item = &'static Package> + 'a {
 
 /// What to do about an import that is not provided.
 pub(crate) fn advice(import: &str) -> String {
+    let import = &shown(import);
     let Some(name) = Name::parse(import) else {
         return "not an interface: the host provides only interfaces; compose the component with one that exports it (`wac plug`)".to_owned();
     };
@@ -212,7 +224,14 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use wasmtime::component::{Component, Linker};
+    use wasmtime::{Engine, Module};
+
     use super::*;
+    use crate::engine::code_settings;
+    use crate::state::{self, State};
 
     #[test]
     fn release_lines_match_any_patch_and_no_candidate() {
@@ -245,5 +264,120 @@ mod tests {
         assert!(advice("wasi:http/tunnel@0.2.0").contains("outgoing-handler"));
         assert!(advice("wasi:nn/graph@0.2.0").contains("realm has no wasi:nn"));
         assert!(advice("log").contains("wac plug"));
+    }
+
+    /// Interfaces that this table does not list, though they exist: WASI's own, and drafts.
+    const OTHERS: &[&str] = &[
+        "wasi:cli/command",
+        "wasi:cli/run",
+        "wasi:cli/types",
+        "wasi:clocks/monotonic-clock",
+        "wasi:clocks/system-clock",
+        "wasi:clocks/timezone",
+        "wasi:clocks/types",
+        "wasi:clocks/wall-clock",
+        "wasi:config/runtime",
+        "wasi:config/store",
+        "wasi:filesystem/preopens",
+        "wasi:filesystem/types",
+        "wasi:http/client",
+        "wasi:http/handler",
+        "wasi:http/incoming-handler",
+        "wasi:http/outgoing-handler",
+        "wasi:http/types",
+        "wasi:io/error",
+        "wasi:io/poll",
+        "wasi:io/streams",
+        "wasi:keyvalue/store",
+        "wasi:logging/logging",
+        "wasi:nn/graph",
+        "wasi:sockets/instance-network",
+        "wasi:sockets/ip-name-lookup",
+        "wasi:sockets/network",
+        "wasi:sockets/tcp",
+        "wasi:sockets/tcp-create-socket",
+        "wasi:sockets/types",
+        "wasi:sockets/udp",
+        "wasi:sockets/udp-create-socket",
+        "wasi:tls/types",
+    ];
+
+    /// Interfaces without a function or a resource: nothing of them is linked, or has to be.
+    const TYPES_ONLY: &[&str] = &["wasi:cli/types@0.3.0", "wasi:clocks/types@0.3.0"];
+
+    /// Whether the linker has an interface of exactly this name.
+    ///
+    /// It cannot be asked, but it refuses to define a name twice.
+    fn linked(linker: &mut Linker<State>, empty: &Module, name: &str) -> bool {
+        linker.root().module(name, empty).is_err()
+    }
+
+    #[test]
+    fn the_table_lists_what_is_linked_and_nothing_else() {
+        let engine = Engine::new(&code_settings(false)).unwrap();
+        let empty = Module::new(&engine, b"\0asm\x01\0\0\0").unwrap();
+        let mut linker = state::linker(&engine).unwrap();
+        let listed = PROVIDED.iter().flat_map(|package| {
+            let interfaces = package.interfaces.iter();
+            interfaces.map(|interface| format!("{}/{interface}", package.name))
+        });
+        let names = listed.chain(OTHERS.iter().map(|name| (*name).to_owned()));
+        for name in names.collect::<BTreeSet<_>>() {
+            for line in ["0.1", "0.2", "0.3", "0.4"] {
+                let linked = (0..40)
+                    .any(|patch| linked(&mut linker, &empty, &format!("{name}@{line}.{patch}")));
+                let name = format!("{name}@{line}.0");
+                let expected = linked || TYPES_ONLY.contains(&name.as_str());
+                assert_eq!(provided(&name), expected, "{name}");
+            }
+            for version in ["0.2.0-rc.1", "0.2.0-draft", "0.2.0-draft2"] {
+                let name = format!("{name}@{version}");
+                let linked = linked(&mut linker, &empty, &name);
+                assert_eq!(provided(&name), linked, "{name}");
+            }
+        }
+    }
+
+    /// A component that imports `get-random-u64: func() -> u64` of an interface of this name.
+    fn importing(interface: &str) -> Vec<u8> {
+        fn named(name: &str) -> Vec<u8> {
+            let length = u8::try_from(name.len()).unwrap();
+            [&[0, length], name.as_bytes()].concat()
+        }
+        fn section(id: u8, content: &[u8]) -> Vec<u8> {
+            [&[id, u8::try_from(content.len()).unwrap()], content].concat()
+        }
+        // One instance type of two declarations: a function's type, and an export of it.
+        let function = [0x01, 0x40, 0x00, 0x00, 0x77];
+        let export = [&[0x04][..], &named("get-random-u64"), &[0x01, 0x00]].concat();
+        let types = [&[0x01, 0x42, 0x02][..], &function, &export].concat();
+        let imports = [&[0x01][..], &named(interface), &[0x05, 0x00]].concat();
+        let head = b"\0asm\x0d\0\x01\0".to_vec();
+        [head, section(7, &types), section(10, &imports)].concat()
+    }
+
+    #[test]
+    fn every_release_of_a_line_links() {
+        let engine = Engine::new(&code_settings(false)).unwrap();
+        let linker = state::linker(&engine).unwrap();
+        for version in [
+            "0.2.0",
+            "0.2.3",
+            "0.2.6",
+            "0.2.12",
+            "0.2.99",
+            "0.3.0",
+            "0.3.1",
+            "0.3.99",
+            "0.1.0",
+            "0.4.0",
+            "0.2.0-rc-2023-11-10",
+            "0.3.0-rc-2026-03-15",
+        ] {
+            let name = format!("wasi:random/random@{version}");
+            let component = Component::new(&engine, importing(&name)).unwrap();
+            let linked = linker.instantiate_pre(&component);
+            assert_eq!(linked.is_ok(), provided(&name), "{name} {:?}", linked.err());
+        }
     }
 }

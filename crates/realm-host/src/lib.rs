@@ -34,6 +34,7 @@ mod outcome;
 mod probe;
 mod replica;
 mod request;
+mod room;
 mod state;
 mod system;
 mod ticker;

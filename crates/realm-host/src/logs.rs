@@ -4,12 +4,14 @@
 //! no guest can move a cursor, hide text or forge another line in `realm logs`. Not the ring that
 //! keeps the lines.
 
+use std::fmt::Display;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use realm_model::api::LogStream;
+use realm_model::text::{printable, start_of};
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
@@ -17,6 +19,9 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 /// A line longer than this is cut into several: a guest that never writes a newline holds no more
 /// of the host's memory than this per stream.
 pub(crate) const LINE_BYTES_MAX: usize = 8 * 1024;
+
+/// Bytes of realm's own words about one event: a trap's reason with its backtrace.
+const WORDS_BYTES_MAX: usize = 2 * 1024;
 
 /// Bytes that one write may carry.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
@@ -59,7 +64,9 @@ impl Lines {
 
     fn emit(&mut self) {
         let line = self.partial.strip_suffix(b"\r").unwrap_or(&self.partial);
-        self.sink.line(self.slot, self.stream, printable(line));
+        let line = String::from_utf8_lossy(line);
+        let line = printable(&line).into_owned();
+        self.sink.line(self.slot, self.stream, line);
         self.partial.clear();
     }
 }
@@ -72,28 +79,13 @@ impl Drop for Lines {
     }
 }
 
-/// Text that is safe to show: no control characters (but tabs), and none that reorder text.
-pub(crate) fn printable(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    if !text.chars().any(must_escape) {
-        return text.into_owned();
+/// realm's own words about a guest, in the component's log: cut, printable, a line per line.
+///
+/// What a guest has a say in (an error's text, the host it asked for) has no other way out.
+pub(crate) fn say(sink: &dyn LogSink, slot: u32, words: impl Display) {
+    for line in start_of(words, WORDS_BYTES_MAX).lines() {
+        sink.line(slot, LogStream::Agent, printable(line).into_owned());
     }
-    let mut safe = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if must_escape(c) {
-            safe.extend(c.escape_unicode());
-        } else {
-            safe.push(c);
-        }
-    }
-    safe
-}
-
-fn must_escape(c: char) -> bool {
-    let reorders =
-        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let separates = matches!(c, '\u{2028}' | '\u{2029}');
-    (c.is_control() && c != '\t') || reorders || separates
 }
 
 /// A guest's stdout or stderr. The buffer is made when the guest first writes.
@@ -242,6 +234,17 @@ mod tests {
         check(&[b"\xff\xfe\n"], &["\u{fffd}\u{fffd}"]);
     }
 
+    #[test]
+    fn own_words_are_short_printable_lines() {
+        let sink = Kept(Mutex::default());
+        say(&sink, 0, format_args!("trap: {}\nat \u{1b}[2J", 1));
+        say(&sink, 0, "ä".repeat(1_000_000));
+        say(&sink, 0, "");
+        let lines = sink.0.lock().unwrap();
+        assert_eq!(lines[..2], ["trap: 1", "at \\u{1b}[2J"]);
+        assert_eq!((lines.len(), lines[2].len()), (3, WORDS_BYTES_MAX));
+    }
+
     proptest::proptest! {
         #[test]
         fn any_bytes_give_bounded_printable_lines(writes: Vec<Vec<u8>>) {
@@ -252,7 +255,7 @@ mod tests {
             }
             drop(output);
             for line in sink.0.lock().unwrap().iter() {
-                assert!(!line.chars().any(must_escape));
+                assert!(!line.contains(realm_model::text::is_unprintable));
                 // A byte becomes at most a replacement character or `\u{7f}`.
                 assert!(line.len() <= LINE_BYTES_MAX * 6);
             }

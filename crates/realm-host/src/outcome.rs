@@ -55,7 +55,7 @@ impl Outcome {
         Self::StartFailed,
     ];
 
-    /// The stable code: a metric label, and `x-realm-error` on an error answer.
+    /// The stable code: a metric label, and the `realm-error` header of an error answer.
     pub const fn code(self) -> &'static str {
         match self {
             Self::Ok => "ok",

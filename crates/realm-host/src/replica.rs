@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode};
-use realm_model::api::LogStream;
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::WasiBody;
 
@@ -19,7 +18,6 @@ use crate::body::{EndOnDrop, ResponseBody};
 use crate::component::ReplicaInner;
 use crate::guest;
 use crate::invocation::{Head, Shared, drive, settle};
-use crate::logs::printable;
 use crate::outcome::{CallError, Outcome};
 use crate::request;
 use crate::ticker::Ticking;
@@ -152,15 +150,6 @@ impl Invocation {
         };
         drive(shared, deadline, &host.0.heavy, Box::pin(call)).await;
     }
-
-    /// A line of realm's own in the component's log.
-    pub(crate) fn log(&self, text: &str) {
-        let log = &self.replica.component.settings.log;
-        for line in text.lines() {
-            let line = printable(line.as_bytes());
-            log.line(self.replica.slot, LogStream::Agent, line);
-        }
-    }
 }
 
 impl Drop for Invocation {
@@ -175,8 +164,9 @@ impl Drop for Invocation {
         // The task is dropped at the wall time: nobody else is left to say so.
         if self.shared.outcome() == Some(Outcome::WallTimeout) {
             let wall_timeout_ms = self.replica.component.settings.limits.wall_timeout_ms;
-            self.log(&format!(
-                "wall-timeout: not done after {wall_timeout_ms} ms"
+            self.replica.say(format_args!(
+                "{}: not done after {wall_timeout_ms} ms",
+                Outcome::WallTimeout.code()
             ));
         }
         let meter = &self.replica.component.settings.meter;

@@ -13,6 +13,7 @@ pub mod digest;
 pub mod key;
 pub mod name;
 pub mod refusal;
+pub mod text;
 
 pub mod codes;
 pub mod diagnostic;

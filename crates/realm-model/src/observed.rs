@@ -40,15 +40,15 @@ pub struct ReplicaId {
 pub enum ArtifactState {
     /// On their way.
     Fetching {
-        /// Since when.
-        since: Millis,
+        /// Since when; `None`: it waits for its turn.
+        since: Option<Millis>,
     },
     /// Here and verified.
     Fetched,
     /// Being compiled.
     Compiling {
-        /// Since when.
-        since: Millis,
+        /// Since when; `None`: it waits for its turn.
+        since: Option<Millis>,
     },
     /// Compiled and cached.
     Ready,
@@ -83,7 +83,7 @@ pub enum ReplicaState {
     },
     /// Takes no new requests; ends when idle or at the deadline.
     Draining {
-        /// When it is ended anyway.
+        /// When it is forgotten even if requests are in flight; those end by their own wall time.
         deadline: Millis,
         /// Requests in flight.
         in_flight: u32,

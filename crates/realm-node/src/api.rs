@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -22,17 +23,26 @@ use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, ENTRY_BYTES_MAX};
 use realm_model::name::ComponentName;
 use realm_model::refusal::{Refusal, RefusalCode};
-use realm_store::blobs::{BLOB_BYTES_MAX, BlobError};
+use realm_store::blobs::{BLOB_BYTES_MAX, BlobError, BoxError};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::error::with_causes;
 use crate::event::Event;
-use crate::executor::with_causes;
 use crate::page::MetricsPage;
 use crate::rings::{Ring, Rings};
 
 /// Log readers at once: each holds a connection and a batch of lines.
 const LOG_READERS_MAX: usize = 64;
+
+/// Uploads at once: each holds a thread that may block, and a temporary file.
+const UPLOADS_MAX: usize = 8;
+/// The longest pause within an upload.
+const UPLOAD_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Metrics pages at once: each costs a plan in the loop.
+const SCRAPES_MAX: usize = 2;
+/// A loop that does not answer for this long is stuck.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the handlers share; cheap to clone.
 #[derive(Clone)]
@@ -42,6 +52,8 @@ pub(crate) struct Api {
     pub(crate) rings: Rings,
     pub(crate) page: MetricsPage,
     log_readers: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    scrapes: Arc<Semaphore>,
 }
 
 /// An error on its way out.
@@ -60,6 +72,8 @@ impl Api {
             rings,
             page,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)),
         }
     }
 
@@ -82,7 +96,7 @@ impl Api {
     pub(crate) fn admin_router(self) -> Router {
         Router::new()
             .route("/metrics", get(metrics))
-            .route("/healthz", get(async || "ok\n"))
+            .route("/healthz", get(healthz))
             .fallback(nothing)
             .with_state(self)
     }
@@ -108,6 +122,22 @@ impl Api {
     }
 }
 
+/// Whether the loop answers: the process alone proves nothing.
+async fn healthz(State(api): State<Api>) -> Result<&'static str, Failed> {
+    let stuck = || {
+        let message = "the node's loop does not answer";
+        failed(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stuck",
+            message,
+            Some("look at the agent's log"),
+        )
+    };
+    let asked = tokio::time::timeout(HEALTH_TIMEOUT, api.ask(Event::AskHeads)).await;
+    asked.map_err(|_| stuck())??;
+    Ok("ok\n")
+}
+
 async fn status(State(api): State<Api>) -> Result<Response, Failed> {
     Ok(Json(api.ask(Event::AskStatus).await?).into_response())
 }
@@ -121,10 +151,7 @@ async fn submit(
     Path(chain): Path<String>,
     body: Body,
 ) -> Result<Response, Failed> {
-    let Some(chain) = ChainId::ALL
-        .into_iter()
-        .find(|known| known.as_str() == chain)
-    else {
+    let Some(chain) = ChainId::of(&chain) else {
         return Err(failed(
             StatusCode::NOT_FOUND,
             "no-chain",
@@ -160,11 +187,17 @@ async fn upload(
     body: Body,
 ) -> Result<Response, Failed> {
     let digest = parse_digest(&digest)?;
-    match api
-        .blobs
-        .put(Some(digest), body.into_data_stream(), BLOB_BYTES_MAX)
-        .await
-    {
+    // Closed never: the error cannot come.
+    let _turn = api.uploads.acquire().await;
+    let pieces =
+        stream::unfold(
+            body.into_data_stream(),
+            async |mut body| match tokio::time::timeout(UPLOAD_IDLE_TIMEOUT, body.next()).await {
+                Ok(piece) => Some((piece?.map_err(BoxError::from), body)),
+                Err(_) => Some((Err("the sender paused for too long".into()), body)),
+            },
+        );
+    match api.blobs.put(Some(digest), pieces, BLOB_BYTES_MAX).await {
         Ok(pin) => {
             // The loop may be gone; then nobody waits for the bytes.
             let _ = api.events.send(Event::Uploaded(pin.digest)).await;
@@ -306,6 +339,7 @@ fn encode(lines: &[LogLine]) -> Bytes {
 }
 
 async fn metrics(State(api): State<Api>) -> Result<Response, Failed> {
+    let _turn = api.scrapes.acquire().await;
     let figures = api.ask(Event::AskFigures).await?;
     let page = api.page.clone();
     // Reading the machine's state is a handful of system calls.

@@ -5,7 +5,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use realm_model::digest::Digest;
 use realm_model::observed::Artifact;
 use realm_store::folder::RealmFolder;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
-use crate::executor::with_causes;
+use crate::error::{REASON_CHARS_MAX, with_causes};
 
 /// The hidden verb of the binary that compiles.
 pub const COMPILE_VERB: &str = "compile-component";
@@ -25,8 +26,9 @@ pub const COMPILE_VERB: &str = "compile-component";
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(600);
 /// The weakest priority that is not "only when idle": a busy node still deploys.
 const NICENESS: i32 = 10;
-/// What of the child's words is kept for the reason.
-const REASON_BYTES_MAX: usize = 4 * 1024;
+/// What is kept of the child's words: a reason of [`REASON_CHARS_MAX`] characters has at most 4 bytes
+/// each, or 6 where JSON escapes them, and the fields around it.
+const WORDS_BYTES_MAX: usize = 6 * REASON_CHARS_MAX + 1_024;
 
 /// Why a component was not compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,13 +71,15 @@ impl Compiler {
         self.path(artifact).is_file()
     }
 
-    /// Compiles `source` into the cache.
+    /// Compiles `source` into the cache; `began` is told when its turn has come.
     pub(crate) async fn compile(
         &self,
         artifact: Artifact,
         source: PathBuf,
+        began: impl AsyncFnOnce(),
     ) -> Result<(), CompileFailure> {
         let _turn = self.turn.acquire().await;
+        began().await;
         let destination = self.path(artifact);
         if let Some(folder) = destination.parent() {
             tokio::fs::create_dir_all(folder)
@@ -99,15 +103,14 @@ impl Compiler {
         if artifact.fuel {
             command.arg("--fuel");
         }
-        let run = async { command.output().await };
-        let output = tokio::time::timeout(COMPILE_TIMEOUT, run)
+        let (status, words) = tokio::time::timeout(COMPILE_TIMEOUT, run(command))
             .await
             .map_err(|_| temporary("compile-timeout", "the compiler did not end".to_owned()))?
             .map_err(|error| temporary("compile-not-started", error.to_string()))?;
-        if output.status.success() {
+        if status.success() {
             return Ok(());
         }
-        Err(failure(&output.stderr, &output.status.to_string()))
+        Err(failure(&words, &status.to_string()))
     }
 }
 
@@ -152,9 +155,30 @@ fn compile_checked(
     })
 }
 
-fn failure(stderr: &[u8], status: &str) -> CompileFailure {
-    let text = String::from_utf8_lossy(&stderr[..stderr.len().min(REASON_BYTES_MAX)]);
+/// Runs the child to its end; returns the last of its words.
+async fn run(mut command: Command) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    let mut child = command.spawn()?;
+    let mut words = Vec::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        let mut chunk = [0; 4 * 1024];
+        loop {
+            let read = stderr.read(&mut chunk).await?;
+            if read == 0 {
+                break;
+            }
+            words.extend_from_slice(&chunk[..read]);
+            // The line that counts is the last one.
+            let surplus = words.len().saturating_sub(WORDS_BYTES_MAX);
+            words.drain(..surplus);
+        }
+    }
+    Ok((child.wait().await?, words))
+}
+
+fn failure(words: &[u8], status: &str) -> CompileFailure {
+    let text = String::from_utf8_lossy(words);
     text.lines()
+        .rev()
         .find_map(|line| serde_json::from_str(line).ok())
         // No line of JSON: the child was killed, by the kernel for want of memory most often.
         .unwrap_or_else(|| temporary("compile-died", format!("the compiler ended with {status}")))

@@ -36,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) observed: Observed,
     pub(crate) refusals: BTreeMap<RefusalCode, u64>,
     pub(crate) started: Instant,
+    /// The time of the last plan: what falls due after it is still to be planned.
+    pub(crate) planned_at: Millis,
 }
 
 impl Core {
@@ -44,9 +46,10 @@ impl Core {
         // What was in force when the agent last ran goes on at once.
         self.act();
         loop {
+            // Counted from the plan, not from now: what fell due in between must not be missed.
+            let wake = wake_at(&self.observed, self.planned_at);
             let now = self.now();
-            let wait =
-                wake_at(&self.observed, now).map(|time| Duration::from_millis(time.since(now)));
+            let wait = wake.map(|time| Duration::from_millis(time.since(now)));
             let event = tokio::select! {
                 event = events.recv() => event,
                 () = sleep_or_never(wait) => {
@@ -59,6 +62,14 @@ impl Core {
             };
             self.handle(event);
         }
+    }
+
+    /// Goes on after a panic, with the ledger as it is on the disk. What serves goes on serving;
+    /// what was under way begins again.
+    pub(crate) fn recover(&mut self, journal: Journal, ledger: Ledger) {
+        self.journal = journal;
+        self.ledger = ledger;
+        self.with_world(|executor, world| executor.reconcile(world));
     }
 
     fn handle(&mut self, event: Event) {
@@ -75,6 +86,9 @@ impl Core {
             Event::Refused(code) => self.count(code),
             Event::Uploaded(digest) => {
                 self.with_world(|executor, world| executor.uploaded(&digest, world))
+            }
+            Event::Began { artifact, stage } => {
+                self.with_world(|executor, world| executor.began(artifact, stage, world));
             }
             Event::Fetched { artifact, result } => {
                 self.with_world(|executor, world| executor.fetched(artifact, result, world));
@@ -98,8 +112,8 @@ impl Core {
                     executor.unhealthy(replica, start, reason, world)
                 });
             }
-            Event::Idle(replica) => {
-                self.with_world(|executor, world| executor.idle(&replica, world))
+            Event::Idle { replica, start } => {
+                self.with_world(|executor, world| executor.idle(&replica, start, world));
             }
             #[cfg(test)]
             Event::Panic => panic!("a test wants to see this"),
@@ -120,7 +134,7 @@ impl Core {
         // Waits for the disk; other tasks of this thread move elsewhere meanwhile.
         let appended = tokio::task::block_in_place(|| self.journal.append(admitted.entry()));
         if let Err(error) = appended {
-            let reason = crate::executor::with_causes(&error);
+            let reason = crate::error::with_causes(&error);
             return Err(self.refuse(Refusal::new(RefusalCode::NotDurable, reason)));
         }
         let entry = admitted.entry();
@@ -132,6 +146,7 @@ impl Core {
             "entry accepted"
         );
         self.ledger.apply(admitted);
+        self.with_world(|executor, world| executor.forget_what_left(world));
         Ok(Accepted {
             chain,
             head,
@@ -156,6 +171,7 @@ impl Core {
     /// Plans and executes until there is nothing to do but wait.
     fn act(&mut self) {
         for _ in 0..ROUNDS_MAX {
+            self.planned_at = self.now();
             let plan = self.plan();
             if !self.with_world(|executor, world| executor.execute(plan, world)) {
                 return;
@@ -165,13 +181,8 @@ impl Core {
     }
 
     fn plan(&self) -> realm_model::action::Plan {
-        plan(
-            self.ledger.desired(),
-            self.ledger.authority(),
-            &self.node,
-            &self.observed,
-            self.now(),
-        )
+        let (desired, authority) = (self.ledger.desired(), self.ledger.authority());
+        plan(desired, authority, &self.node, &self.observed, self.now())
     }
 
     fn with_world<T>(&mut self, act: impl FnOnce(&mut Executor, &mut World<'_>) -> T) -> T {
@@ -238,6 +249,7 @@ impl Core {
                     )
                 })
                 .collect(),
+            replicas: self.executor.in_flight(),
             refusals: self.refusals.clone(),
         }
     }

@@ -1,9 +1,10 @@
-//! Why a node does not start.
+//! Why a node does not start, and how reasons become one line.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use realm_model::name::NodeName;
+use realm_model::text::one_line;
 use realm_store::folder::FolderError;
 
 use crate::identity::IdentityError;
@@ -99,4 +100,19 @@ impl NodeError {
             | Self::Panicked(_) => None,
         }
     }
+}
+
+/// Characters of a reason that are kept: some sentences, or the first lines of a parser's complaint.
+pub(crate) const REASON_CHARS_MAX: usize = 1_000;
+
+/// An error and what is below it, in one printable line of bounded length: it becomes a table cell.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    one_line(&text, REASON_CHARS_MAX)
 }

@@ -23,6 +23,8 @@ pub(crate) enum Event {
     Refused(RefusalCode),
     /// Bytes arrived that may be waited for.
     Uploaded(Digest),
+    /// A fetch or a compilation got its turn.
+    Began { artifact: Artifact, stage: Stage },
     /// A fetch ended.
     Fetched {
         artifact: Artifact,
@@ -46,7 +48,7 @@ pub(crate) enum Event {
         reason: String,
     },
     /// A draining replica has no request in flight.
-    Idle(ReplicaId),
+    Idle { replica: ReplicaId, start: StartId },
     /// Somebody asks how things are.
     AskStatus(oneshot::Sender<StatusView>),
     /// Somebody asks what to sign on.
@@ -58,9 +60,27 @@ pub(crate) enum Event {
     AskFigures(oneshot::Sender<NodeFigures>),
 }
 
+/// What is done to bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Fetch,
+    Compile,
+}
+
 /// One attempt to start a replica: news of an attempt that was given up are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StartId(pub(crate) u64);
+
+impl StepFailure {
+    /// A task panicked: a mistake of realm's own, which another attempt may not meet.
+    pub(crate) fn panicked() -> Self {
+        Self {
+            code: "panicked".to_owned(),
+            reason: "a task of the agent panicked; its log says where".to_owned(),
+            permanent: false,
+        }
+    }
+}
 
 /// A step failed.
 #[derive(Debug, Clone, PartialEq, Eq)]

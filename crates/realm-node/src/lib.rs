@@ -24,8 +24,10 @@ mod compile;
 mod journal;
 mod replica;
 mod rings;
+mod serving;
 
 mod api;
+mod listen;
 mod machine;
 mod metrics;
 mod page;

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use sysinfo::{Disks, System};
+use sysinfo::System;
 
 /// Samples the machine; the CPU figure is the mean since the sample before.
 pub(crate) struct Machine {
     folder: PathBuf,
     // `None` where the system does not say: the figures are 0 then.
-    state: Mutex<(Option<System>, Option<Disks>)>,
+    system: Mutex<Option<System>>,
 }
 
 /// The machine at one moment.
@@ -31,36 +31,28 @@ impl Machine {
             system.refresh_cpu_usage();
         }
         Self {
-            folder: folder.canonicalize().unwrap_or_else(|_| folder.to_owned()),
-            state: Mutex::new((system, Disks::new().ok())),
+            folder: folder.to_owned(),
+            system: Mutex::new(system),
         }
     }
 
     /// Reads the machine; some system calls.
     pub(crate) fn figures(&self) -> MachineFigures {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (system, disks) = &mut *state;
-        if let Some(system) = system {
+        let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(system) = &mut *system {
             system.refresh_cpu_usage();
             system.refresh_memory();
         }
-        if let Some(disks) = disks {
-            disks.refresh(true);
-        }
-        // The longest mount point above the folder is its file system.
-        let disk = disks
-            .iter()
-            .flat_map(|disks| disks.iter())
-            .filter(|disk| self.folder.starts_with(disk.mount_point()))
-            .max_by_key(|disk| disk.mount_point().as_os_str().len());
+        let system = system.as_ref();
+        // One call about one file system: asking for all would wait for one that hangs.
+        let disk = rustix::fs::statvfs(&self.folder).ok();
+        let disk = disk.as_ref();
         MachineFigures {
-            cpu_percent: system
-                .as_ref()
-                .map_or(0.0, |system| f64::from(system.global_cpu_usage())),
-            memory_total_bytes: system.as_ref().map_or(0, System::total_memory),
-            memory_used_bytes: system.as_ref().map_or(0, System::used_memory),
-            disk_total_bytes: disk.map_or(0, sysinfo::Disk::total_space),
-            disk_available_bytes: disk.map_or(0, sysinfo::Disk::available_space),
+            cpu_percent: system.map_or(0.0, |system| f64::from(system.global_cpu_usage())),
+            memory_total_bytes: system.map_or(0, System::total_memory),
+            memory_used_bytes: system.map_or(0, System::used_memory),
+            disk_total_bytes: disk.map_or(0, |disk| disk.f_blocks * disk.f_frsize),
+            disk_available_bytes: disk.map_or(0, |disk| disk.f_bavail * disk.f_frsize),
         }
     }
 }

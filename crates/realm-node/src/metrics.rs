@@ -28,6 +28,8 @@ pub(crate) struct NodeFigures {
     /// Components without `fuel_per_sec` have no fuel figure: their code counts none.
     pub(crate) fueled: Vec<ComponentName>,
     pub(crate) states: Vec<(ComponentName, ComponentState, u32, u32)>,
+    /// (component, slot, requests in flight).
+    pub(crate) replicas: Vec<(ComponentName, u32, u32)>,
     pub(crate) refusals: BTreeMap<RefusalCode, u64>,
 }
 
@@ -60,11 +62,6 @@ impl Page<'_> {
 
     fn wasm(&self, families: &mut Vec<MetricFamily>) {
         let meters = &self.node.meters;
-        let per_component = |value: fn(&MeterSnapshot) -> u64| {
-            meters
-                .iter()
-                .map(move |(name, meter)| (component(name), value(meter)))
-        };
         families.push(histograms(
             "wasm_exec_time_ms",
             "Running time of ended invocations in milliseconds, waiting not counted.",
@@ -89,6 +86,13 @@ impl Page<'_> {
                 )
             }),
         ));
+        self.invocations(families);
+        self.fuel(families);
+        self.memory(families);
+    }
+
+    fn invocations(&self, families: &mut Vec<MetricFamily>) {
+        let meters = &self.node.meters;
         families.push(counters(
             "wasm_invocations_total",
             "Ended invocations by outcome.",
@@ -100,6 +104,10 @@ impl Page<'_> {
                 })
             }),
         ));
+    }
+
+    fn fuel(&self, families: &mut Vec<MetricFamily>) {
+        let meters = &self.node.meters;
         let fueled = |name: &ComponentName| self.node.fueled.contains(name);
         families.push(counters(
             "fuel_used_total",
@@ -117,6 +125,13 @@ impl Page<'_> {
                 .filter(|(name, _)| fueled(name))
                 .map(|(name, meter)| (component(name), meter.throttled_ms as f64 / 1_000.0)),
         ));
+    }
+
+    fn memory(&self, families: &mut Vec<MetricFamily>) {
+        let per_component = |value: fn(&MeterSnapshot) -> u64| {
+            let meters = self.node.meters.iter();
+            meters.map(move |(name, meter)| (component(name), value(meter)))
+        };
         families.push(counters(
             "epoch_preemptions_total",
             "Times that a running guest was made to yield.",
@@ -197,6 +212,15 @@ impl Page<'_> {
                 .states
                 .iter()
                 .map(|(name, _, _, healthy)| (component(name), f64::from(*healthy))),
+        ));
+        families.push(gauges(
+            "realm_replica_requests_in_flight",
+            "Requests in flight by replica.",
+            self.node.replicas.iter().map(|(name, slot, in_flight)| {
+                let mut labels = component(name);
+                labels.push(label("slot", &slot.to_string()));
+                (labels, f64::from(*in_flight))
+            }),
         ));
         let count = |state: ComponentState| {
             self.node

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use realm_host::Host;
 use realm_model::key::SecretKey;
 use realm_model::name::NodeName;
-use realm_model::observed::Observed;
+use realm_model::observed::Millis;
 use realm_store::blobs::Blobs;
 use realm_store::folder::{AgentLock, RealmFolder};
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -20,14 +20,16 @@ use crate::api::Api;
 use crate::compile::Compiler;
 use crate::config::Config;
 use crate::core::Core;
-use crate::error::NodeError;
+use crate::error::{NodeError, with_causes};
 use crate::event::Event;
-use crate::executor::Executor;
+use crate::executor::{Executor, Means};
 use crate::identity::node_key;
 use crate::journal::Journal;
+use crate::listen::serve;
 use crate::machine::Machine;
 use crate::page::MetricsPage;
 use crate::rings::Rings;
+use crate::serving::Serving;
 use crate::traffic::Traffic;
 
 /// Events that wait for the loop: more means that it is stuck, and senders wait with it.
@@ -48,22 +50,6 @@ pub struct Node {
     events: mpsc::Sender<Event>,
     // Released last: until then nobody else may touch the folder.
     _lock: AgentLock,
-}
-
-/// What the loop is made of, and made of again after a panic.
-struct Parts {
-    folder: RealmFolder,
-    node: NodeName,
-    key: SecretKey,
-    urls: Vec<String>,
-    host: Host,
-    edge: realm_edge::Handle,
-    compiler: Compiler,
-    blobs: Blobs,
-    rings: Rings,
-    traffic: Traffic,
-    events: mpsc::Sender<Event>,
-    started: Instant,
 }
 
 impl Node {
@@ -94,30 +80,39 @@ impl Node {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         #[cfg(test)]
         let events_for_tests = events.clone();
-        let parts = Parts {
-            compiler: Compiler::new(config.executable.clone(), config.folder.clone()),
-            blobs: Blobs::open(config.folder.blobs()).map_err(NodeError::Blobs)?,
-            rings: Rings::default(),
-            folder: config.folder.clone(),
+        let blobs = Blobs::open(config.folder.blobs()).map_err(NodeError::Blobs)?;
+        let rings = Rings::default();
+        let serving = Serving::new(&config.folder);
+        let core = Core {
+            observed: serving.observed(ledger.desired(), &node, Millis(0)),
             node,
-            key,
+            node_key: key.public(),
             urls: urls.clone(),
-            host,
-            edge: edge.clone(),
-            traffic: traffic.clone(),
-            events: events.clone(),
+            ledger,
+            journal,
+            executor: Executor::new(Means {
+                host,
+                edge: edge.clone(),
+                compiler: Compiler::new(config.executable.clone(), config.folder.clone()),
+                blobs: blobs.clone(),
+                rings: rings.clone(),
+                traffic: traffic.clone(),
+                serving,
+                events: events.clone(),
+            }),
+            refusals: BTreeMap::new(),
             started: Instant::now(),
+            planned_at: Millis(0),
         };
         let page = MetricsPage {
             machine: Arc::new(Machine::new(config.folder.root())),
             traffic,
             edge: edge.clone(),
         };
-        let api = Api::new(events, parts.blobs.clone(), parts.rings.clone(), page);
+        let api = Api::new(events, blobs, rings, page);
         let (stop, stopping) = watch::channel(false);
         let (mut tasks, admin_url) = listen(&config, api, &stopping).await?;
-        let core = parts.core(journal, ledger);
-        tasks.push(tokio::spawn(run(parts, core, receiver, stopping)));
+        tasks.push(tokio::spawn(run(config.folder, core, receiver, stopping)));
         Ok(Self {
             edge,
             urls,
@@ -151,34 +146,10 @@ impl Node {
     }
 }
 
-impl Parts {
-    fn core(&self, journal: Journal, ledger: realm_control::Ledger) -> Core {
-        Core {
-            node: self.node.clone(),
-            node_key: self.key.public(),
-            urls: self.urls.clone(),
-            ledger,
-            journal,
-            executor: Executor::new(
-                self.host.clone(),
-                self.edge.clone(),
-                self.compiler.clone(),
-                self.blobs.clone(),
-                self.rings.clone(),
-                self.traffic.clone(),
-                self.events.clone(),
-            ),
-            observed: Observed::default(),
-            refusals: BTreeMap::new(),
-            started: self.started,
-        }
-    }
-}
-
-/// Runs the loop; after a panic it is made again from what is on the disk, while the edge goes on
-/// serving by its last table.
+/// Runs the loop. After a panic it goes on with the ledger as it is on the disk and with the replicas
+/// that serve, while the edge goes on by its last table.
 async fn run(
-    parts: Parts,
+    folder: RealmFolder,
     mut core: Core,
     mut events: mpsc::Receiver<Event>,
     mut stopping: watch::Receiver<bool>,
@@ -194,18 +165,19 @@ async fn run(
         if ended.is_ok() {
             return;
         }
-        tracing::error!("the node's loop panicked and starts again; apps go on being served");
+        tracing::error!("the node's loop panicked and goes on; apps go on being served");
         loop {
-            tokio::time::sleep(RESTART_PAUSE).await;
-            match Journal::open(&parts.folder) {
+            tokio::select! {
+                () = tokio::time::sleep(RESTART_PAUSE) => {}
+                _ = stopping.wait_for(|stop| *stop) => return,
+            }
+            match Journal::open(&folder) {
                 Ok((journal, ledger)) => {
-                    let refusals = std::mem::take(&mut core.refusals);
-                    core = parts.core(journal, ledger);
-                    core.refusals = refusals;
+                    core.recover(journal, ledger);
                     break;
                 }
                 Err(error) => {
-                    let reason = crate::executor::with_causes(&error);
+                    let reason = with_causes(&error);
                     tracing::error!(reason, "the log cannot be opened again; trying once more");
                 }
             }
@@ -265,30 +237,10 @@ async fn listen(
         .await
         .map_err(|source| NodeError::Admin { address, source })?;
     let admin_url = format!("http://{}", admin.local_addr().unwrap_or(address));
-    let ended = || {
-        let mut stopping = stopping.clone();
-        async move {
-            let _ = stopping.wait_for(|stop| *stop).await;
-        }
-    };
     let (router, admin_router) = (api.clone().router(), api.admin_router());
-    let control = axum::serve(socket, router);
-    let figures = axum::serve(admin, admin_router);
-    // Cut, not drained: a log reader that follows would never end by itself.
-    let (control_ended, figures_ended) = (ended(), ended());
     let tasks = vec![
-        tokio::spawn(async move {
-            tokio::select! {
-                served = control.into_future() => drop(served),
-                () = control_ended => {}
-            }
-        }),
-        tokio::spawn(async move {
-            tokio::select! {
-                served = figures.into_future() => drop(served),
-                () = figures_ended => {}
-            }
-        }),
+        tokio::spawn(serve(socket, router, stopping.clone())),
+        tokio::spawn(serve(admin, admin_router, stopping.clone())),
     ];
     Ok((tasks, admin_url))
 }
@@ -304,37 +256,4 @@ fn raise_file_limit() {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::found::{Founding, found};
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_panic_in_the_loop_ends_neither_the_edge_nor_the_state() {
-        let temporary = tempfile::tempdir().unwrap();
-        let root = temporary.path().join("realm");
-        let owner = SecretKey::from_seed(&[1; 32]);
-        found(Founding {
-            folder: root.clone(),
-            owner: &owner,
-            owner_file: owner.to_text(),
-            node: &SecretKey::from_seed(&[2; 32]),
-            nonce: [3; 32],
-            name: "node-1".parse().unwrap(),
-            created_unix_s: 0,
-        })
-        .unwrap();
-        let mut config = Config::load(RealmFolder::open(root.clone()).unwrap()).unwrap();
-        config.node.listen.http = vec!["127.0.0.1:0".parse().unwrap()];
-        config.node.listen.admin = "127.0.0.1:0".parse().unwrap();
-        let node = Node::start(config).await.unwrap();
-        let client = crate::Client::new(&root.join("agent.sock"));
-        let before = client.heads().await.unwrap();
-
-        assert!(node.events.send(Event::Panic).await.is_ok());
-        // Answered by the loop that was made again; the question waits for it.
-        assert_eq!(client.heads().await.unwrap(), before);
-        let address = node.edge.addresses()[0];
-        assert!(tokio::net::TcpStream::connect(address).await.is_ok());
-        node.stop().await;
-    }
-}
+mod tests;

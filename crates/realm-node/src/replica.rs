@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use realm_host::{Host, LoadError, Meter, Replica, Settings};
+use realm_host::{Host, LoadError, Meter, Outcome, ProbeError, Replica, Settings};
 use realm_model::manifest::HealthCheck;
 use realm_model::observed::ReplicaId;
 
+use crate::error::with_causes;
 use crate::event::StepFailure;
-use crate::executor::{Running, with_causes};
+use crate::executor::Running;
 use crate::rings::Ring;
 
 /// A first probe may take this long even if the health check's own timeout is shorter: the first
@@ -95,6 +96,10 @@ pub(crate) async fn until_unhealthy(replica: &Replica, check: &HealthCheck) -> S
         let reason = match tokio::time::timeout(timeout, replica.probe()).await {
             Ok(Ok(())) => {
                 failures = 0;
+                continue;
+            }
+            // No room for the question is no answer: a busy replica is not a sick one.
+            Ok(Err(ProbeError::Failed(error))) if error.code == Outcome::Overloaded.code() => {
                 continue;
             }
             Ok(Err(error)) => with_causes(&error),

@@ -39,6 +39,7 @@ struct Lines {
     lines: VecDeque<LogLine>,
     bytes: usize,
     next_seq: u64,
+    newest_dropped_unix_ms: Option<u64>,
 }
 
 impl Rings {
@@ -53,6 +54,12 @@ impl Rings {
             })
         });
         Arc::clone(ring)
+    }
+
+    /// Drops the rings of other components than `keep` says; readers of a dropped one keep it.
+    pub(crate) fn retain(&self, keep: impl Fn(&ComponentName) -> bool) {
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        rings.retain(|component, _| keep(component));
     }
 
     /// The ring of `component`, if a line was ever written to it.
@@ -83,6 +90,7 @@ impl Ring {
                 break;
             };
             lines.bytes -= oldest.text.len() + LINE_OVERHEAD_BYTES;
+            lines.newest_dropped_unix_ms = Some(oldest.unix_ms);
         }
         let next = lines.next_seq;
         drop(lines);
@@ -119,9 +127,16 @@ impl Ring {
         (batch, after)
     }
 
-    /// The cursor of the first line at or after `since_unix_ms`.
+    /// The cursor of the first line at or after `since_unix_ms`; where such lines were dropped, the
+    /// one before the oldest, so that the reader is told.
     pub(crate) fn cursor_since(&self, since_unix_ms: u64) -> u64 {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines
+            .newest_dropped_unix_ms
+            .is_some_and(|newest| newest >= since_unix_ms)
+        {
+            return 0;
+        }
         lines
             .lines
             .iter()
@@ -191,6 +206,19 @@ mod tests {
         assert_eq!(lines[0].stream, LogStream::Gap);
         assert_eq!(lines[0].dropped, 5);
         assert_eq!(lines[1].text, "5");
+    }
+
+    #[test]
+    fn a_point_in_time_before_dropped_lines_begins_with_the_gap() {
+        let ring = ring();
+        let before = unix_ms();
+        for line in 0..LINES_MAX + 1 {
+            ring.push(0, LogStream::Stdout, line.to_string());
+        }
+        let (lines, _) = ring.read(ring.cursor_since(before));
+        assert_eq!(lines[0].stream, LogStream::Gap);
+        let (lines, _) = ring.read(ring.cursor_since(unix_ms() + 60_000));
+        assert!(lines.is_empty());
     }
 
     #[test]

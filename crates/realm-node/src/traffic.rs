@@ -51,8 +51,7 @@ impl Default for Counters {
 }
 
 impl Traffic {
-    /// Makes counters for components that have none; those of components that are gone stay, so
-    /// that a counter never falls. Their number is bounded by the names that were ever in force.
+    /// Makes counters for components that have none.
     pub(crate) fn know<'a>(&self, components: impl Iterator<Item = &'a ComponentName>) {
         let known = self.inner.components.load();
         let missing: Vec<_> = components
@@ -67,6 +66,13 @@ impl Traffic {
                 .into_iter()
                 .map(|name| (name.clone(), Arc::default())),
         );
+        self.inner.components.store(Arc::new(all));
+    }
+
+    /// Drops the counters of other components than `keep` says.
+    pub(crate) fn retain(&self, keep: impl Fn(&ComponentName) -> bool) {
+        let mut all = BTreeMap::clone(&self.inner.components.load());
+        all.retain(|component, _| keep(component));
         self.inner.components.store(Arc::new(all));
     }
 

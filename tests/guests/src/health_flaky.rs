@@ -1,5 +1,5 @@
 //! Serves, and exports a health function that does what the environment variable `HEALTH` says:
-//! `ok`, `bad`, `trap` or `spin`; absent: `ok`.
+//! `ok`, `bad`, `long`, `trap` or `spin`; absent: `ok`.
 
 guests::serve!(answer);
 
@@ -13,6 +13,7 @@ mod bindings {
         fn check() -> Result<(), String> {
             match std::env::var("HEALTH").as_deref() {
                 Ok("bad") => Err("database is down".to_owned()),
+                Ok("long") => Err(format!("\u{1b}[2J\n{}", "long ".repeat(200_000))),
                 Ok("trap") => std::arch::wasm32::unreachable(),
                 Ok("spin") => loop {
                     std::hint::black_box(());

@@ -92,8 +92,8 @@ mod tests {
     #[test]
     fn the_bytes_of_one_engine_serve_the_other() {
         let (fetching, compiling) = (
-            ArtifactState::Fetching { since: NOW },
-            ArtifactState::Compiling { since: NOW },
+            ArtifactState::Fetching { since: Some(NOW) },
+            ArtifactState::Compiling { since: Some(NOW) },
         );
         let (here, ready) = (ArtifactState::Fetched, ArtifactState::Ready);
         let lost = |at| failed("fetch-failed", at);

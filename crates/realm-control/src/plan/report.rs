@@ -74,21 +74,25 @@ fn on_bytes(scene: &Scene<'_>, wanted: &Wanted<'_>) -> Option<WaitingOn> {
     let name = scene.component;
     let bytes = short(&wanted.pin.digest);
     let now = scene.now;
-    let so_far = |since: &Millis| format!("{} so far", duration(now.since(*since)));
+    let stage = |stage: &str, since: &Option<Millis>| match since {
+        Some(since) => format!(
+            "{stage} {name} ({bytes}), {} so far",
+            duration(now.since(*since))
+        ),
+        None => format!("{stage} {name} ({bytes}): waiting for its turn"),
+    };
     match scene.artifact {
         Step::Ready | Step::Wait(None | Some(ArtifactState::Ready | ArtifactState::Fetched)) => {
             None
         }
         Step::Fetch => Some(waiting("fetching", format!("fetching {name} ({bytes})"))),
         Step::Compile => Some(waiting("compiling", format!("compiling {name} ({bytes})"))),
-        Step::Wait(Some(ArtifactState::Fetching { since })) => Some(waiting(
-            "fetching",
-            format!("fetching {name} ({bytes}), {}", so_far(since)),
-        )),
-        Step::Wait(Some(ArtifactState::Compiling { since })) => Some(waiting(
-            "compiling",
-            format!("compiling {name} ({bytes}), {}", so_far(since)),
-        )),
+        Step::Wait(Some(ArtifactState::Fetching { since })) => {
+            Some(waiting("fetching", stage("fetching", since)))
+        }
+        Step::Wait(Some(ArtifactState::Compiling { since })) => {
+            Some(waiting("compiling", stage("compiling", since)))
+        }
         Step::Wait(Some(ArtifactState::Failed {
             code,
             reason,

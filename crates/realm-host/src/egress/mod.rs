@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use http::uri::{Scheme, Uri};
-use realm_model::api::LogStream;
 use realm_model::grants::OutboundRule;
+use realm_model::text::one_line;
 use tokio::sync::Semaphore;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode as ErrorCodeP2;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCodeP3;
@@ -22,7 +22,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 pub(crate) use ranges::Ranges;
 
 use crate::component::Settings;
-use crate::logs::{LogSink, printable};
+use crate::logs::{LogSink, say};
 use crate::meter::Meter;
 
 /// Connections that one instance may have open: a page of parallel calls, not a flood.
@@ -33,6 +33,9 @@ const LOOKUPS_MAX: usize = 16;
 /// Bytes of an outgoing body (responses included) that are copied out of a guest at once, and of
 /// which two pieces may wait: what a slow reader can make the host hold.
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Characters of a denied host in the log: a name of the DNS has 253 at most, but a guest may ask
+/// for 64 KiB.
+const HOST_CHARS_MAX: usize = 256;
 
 /// What one component may reach.
 pub(crate) struct Policy {
@@ -109,10 +112,10 @@ impl Policy {
     fn deny(&self, slot: u32, target: &Target, why: &str) {
         self.meter.outbound_denied();
         let scheme = target.scheme();
-        let Target { host, port, .. } = target;
-        let text = format!("outbound-denied: {scheme}://{host}:{port}: {why}");
-        self.log
-            .line(slot, LogStream::Agent, printable(text.as_bytes()));
+        let host = one_line(&target.host, HOST_CHARS_MAX);
+        let port = target.port;
+        let words = format_args!("outbound-denied: {scheme}://{host}:{port}: {why}");
+        say(&*self.log, slot, words);
     }
 }
 

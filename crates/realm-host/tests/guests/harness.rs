@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use realm_host::{
     Body, CallError, Component, Config, Host, LoadError, LogSink, Meter, MeterSnapshot, Replica,
-    Settings, compile, fingerprint,
+    Settings, compile_bytes, fingerprint,
 };
 use realm_model::api::LogStream;
 use realm_model::digest::Digest;
@@ -110,12 +110,13 @@ pub(crate) fn compiled(source: &'static str, fuel: bool) -> PathBuf {
         .or_default()
         .clone();
     cell.get_or_init(|| {
-        let digest = Digest::of(&std::fs::read(source).unwrap());
+        let bytes = std::fs::read(source).unwrap();
+        let digest = Digest::of(&bytes);
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(fingerprint(fuel));
         std::fs::create_dir_all(&folder).unwrap();
         let compiled = folder.join(digest.hex());
         if !compiled.exists() {
-            compile(Path::new(source), &compiled, fuel).unwrap();
+            compile_bytes(&bytes, &compiled, fuel).unwrap();
         }
         compiled
     })

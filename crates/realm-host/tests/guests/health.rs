@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use realm_host::ProbeError;
+use realm_host::{Config, Host, ProbeError};
 use realm_model::manifest::Probe;
 use realm_test_guests as guests;
 
-use crate::harness::{Guest, get, guest};
+use crate::harness::{Guest, eventually, get, guest};
 
 async fn probe(guest: Guest) -> Result<(), (&'static str, String)> {
     let answer = guest.load().replica.probe().await;
@@ -39,6 +39,7 @@ pub(crate) async fn health_flaky() {
     for (health, expected) in [
         ("ok", Ok(())),
         ("bad", Err("unhealthy")),
+        ("long", Err("unhealthy")),
         ("trap", Err("trap")),
         ("spin", Err("epoch-timeout")),
     ] {
@@ -48,6 +49,20 @@ pub(crate) async fn health_flaky() {
             .probe(Probe::Export);
         assert_eq!(code(probe(guest).await), expected, "{health}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_component_says_of_itself_is_one_short_line() {
+    let guest = guest(guests::HEALTH_FLAKY)
+        .grants(|grants| drop(grants.env.insert("HEALTH".into(), "long".into())))
+        .probe(Probe::Export);
+    let (_, message) = probe(guest).await.unwrap_err();
+    let says = "the component says: ";
+    assert!(
+        message.starts_with(&format!("{says}[2J long long")),
+        "{message}"
+    );
+    assert_eq!(message.chars().count(), says.len() + 1_024);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,10 +111,39 @@ async fn a_busy_replica_is_healthy_and_probes_are_not_requests() {
         .load();
     let busy = park.replica.clone();
     let call = tokio::spawn(async move { busy.call(get("/?ms=60000")).await.map(drop) });
-    crate::harness::eventually(|| park.replica.in_flight() == 1).await;
+    eventually(|| park.replica.in_flight() == 1).await;
     let answer = tokio::time::timeout(Duration::from_secs(10), park.replica.probe()).await;
     assert_eq!(answer.unwrap(), Ok(()));
     call.abort();
     park.ended("cancelled").await;
     assert_eq!(park.count("ok"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_component_that_takes_all_it_can_leaves_its_neighbours_healthy_and_served() {
+    let mut config = Config::default();
+    config.policy.instances_max = 8;
+    let host = Host::new(config).unwrap();
+    let greedy = guest(guests::PARK).probe(Probe::Http("/?ms=1".into()));
+    let greedy = greedy.load_into(&host).unwrap();
+    let modest = guest(guests::PARK).probe(Probe::Http("/?ms=1".into()));
+    let modest = modest.load_into(&host).unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    // Half of eight is promised, two to each of the two.
+    for (loaded, most) in [(&greedy, 6), (&modest, 2)] {
+        for _ in 0..8 {
+            let replica = loaded.replica.clone();
+            calls.spawn(async move { replica.call(get("/?ms=60000")).await.map(drop) });
+        }
+        eventually(|| loaded.replica.in_flight() == most).await;
+    }
+    // Every instance is taken, and every probe is answered.
+    for loaded in [&greedy, &modest] {
+        let answer = tokio::time::timeout(Duration::from_secs(10), loaded.replica.probe()).await;
+        assert_eq!(answer.unwrap(), Ok(()));
+    }
+    assert_eq!(
+        (greedy.replica.in_flight(), modest.replica.in_flight()),
+        (6, 2)
+    );
 }

@@ -55,7 +55,8 @@ impl ChainId {
         }
     }
 
-    pub(super) fn of(text: &str) -> Option<Self> {
+    /// The chain of a name.
+    pub fn of(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|chain| chain.as_str() == text)
     }
 }

@@ -1,5 +1,7 @@
 //! Words of messages: the nearest known one, and texts cut to a size.
 
+use crate::text::is_unprintable;
+
 /// The known word that is nearest to what was written, if one is near.
 pub(crate) fn nearest<'w>(written: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let written: String = written.chars().take(64).collect::<String>().to_lowercase();
@@ -35,7 +37,7 @@ pub(crate) fn cut(text: &str) -> String {
     short
         .chars()
         .flat_map(|c| {
-            if c.is_control() {
+            if c.is_control() || is_unprintable(c) {
                 c.escape_default().collect::<Vec<_>>()
             } else {
                 vec![c]
@@ -82,6 +84,6 @@ mod tests {
     fn a_text_is_cut_and_printable() {
         assert_eq!(cut("short"), "short");
         assert_eq!(cut(&"ä".repeat(81)), format!("{}…", "ä".repeat(80)));
-        assert_eq!(cut("a\nb\u{1b}"), "a\\nb\\u{1b}");
+        assert_eq!(cut("a\nb\u{1b}\u{202e}"), "a\\nb\\u{1b}\\u{202e}");
     }
 }

@@ -11,9 +11,13 @@ use realm_model::manifest::Source;
 use realm_model::observed::{Artifact, ArtifactState, Millis};
 use realm_store::blobs::Blobs;
 
-use super::{Executor, World, with_causes};
+use super::{Executor, World};
 use crate::compile::CompileFailure;
-use crate::event::{Event, StepFailure};
+use crate::error::with_causes;
+use crate::event::{Event, Stage, StepFailure};
+
+/// The code of bytes that only an upload can bring.
+const NOT_UPLOADED: &str = "not-uploaded";
 
 impl Executor {
     pub(super) fn fetch(&mut self, pin: Pin, source: Source, world: &mut World<'_>) {
@@ -21,13 +25,18 @@ impl Executor {
         world
             .observed
             .artifacts
-            .insert(artifact, ArtifactState::Fetching { since: world.now });
+            .insert(artifact, ArtifactState::Fetching { since: None });
         let (blobs, events) = (self.blobs.clone(), self.events.clone());
         let turns = Arc::clone(&self.fetches);
-        tokio::spawn(async move {
+        let work = async move {
             let _turn = turns.acquire().await;
-            let result = fetch(&blobs, pin, &source).await;
-            let _ = events.send(Event::Fetched { artifact, result }).await;
+            let stage = Stage::Fetch;
+            let _ = events.send(Event::Began { artifact, stage }).await;
+            fetch(&blobs, pin, &source).await
+        };
+        self.report(work, move |ended| Event::Fetched {
+            artifact,
+            result: ended.flatten(),
         });
     }
 
@@ -43,13 +52,36 @@ impl Executor {
         world
             .observed
             .artifacts
-            .insert(artifact, ArtifactState::Compiling { since: world.now });
+            .insert(artifact, ArtifactState::Compiling { since: None });
         let (compiler, events) = (self.compiler.clone(), self.events.clone());
         let source = self.blobs.path(&artifact.digest);
-        tokio::spawn(async move {
-            let result = compiler.compile(artifact, source).await;
-            let _ = events.send(Event::Compiled { artifact, result }).await;
+        let work = async move {
+            let began = async || {
+                let stage = Stage::Compile;
+                let _ = events.send(Event::Began { artifact, stage }).await;
+            };
+            compiler.compile(artifact, source, began).await
+        };
+        self.report(work, move |ended| {
+            let result = ended.unwrap_or_else(|panicked| {
+                Err(CompileFailure {
+                    code: panicked.code,
+                    message: panicked.reason,
+                    permanent: panicked.permanent,
+                })
+            });
+            Event::Compiled { artifact, result }
         });
+    }
+
+    /// A fetch or a compilation got its turn.
+    pub(crate) fn began(&mut self, artifact: Artifact, stage: Stage, world: &mut World<'_>) {
+        let now = world.now;
+        match (stage, world.observed.artifacts.get_mut(&artifact)) {
+            (Stage::Fetch, Some(ArtifactState::Fetching { since }))
+            | (Stage::Compile, Some(ArtifactState::Compiling { since })) => *since = Some(now),
+            (Stage::Fetch | Stage::Compile, _) => {}
+        }
     }
 
     /// A fetch ended.
@@ -61,6 +93,11 @@ impl Executor {
     ) {
         let state = match result {
             Ok(()) => ArtifactState::Fetched,
+            // They came while it was looked for them: the plan looks again.
+            Err(failure) if failure.code == NOT_UPLOADED && self.blobs.has(&artifact.digest) => {
+                world.observed.artifacts.remove(&artifact);
+                return;
+            }
             Err(failure) => {
                 tracing::warn!(digest = %artifact.digest, code = failure.code, reason = failure.reason, "fetch failed");
                 self.artifact_failure(
@@ -149,10 +186,15 @@ fn wanted_artifact(desired: &Desired, digest: Digest) -> Artifact {
 async fn fetch(blobs: &Blobs, pin: Pin, source: &Source) -> Result<(), StepFailure> {
     if let Source::File { .. } = source {
         // A path means something on the machine where it was applied, not here.
+        if blobs.verify(&pin.digest).await.is_ok() {
+            return Ok(());
+        }
+        // Damaged bytes are as good as none, and must not look as if they were there.
+        let _ = blobs.remove(&pin.digest).await;
         return match blobs.verify(&pin.digest).await {
             Ok(_) => Ok(()),
             Err(_) => Err(StepFailure {
-                code: "not-uploaded".to_owned(),
+                code: NOT_UPLOADED.to_owned(),
                 reason: format!("nobody uploaded {} to this node yet", pin.digest),
                 permanent: true,
             }),

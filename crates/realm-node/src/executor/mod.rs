@@ -6,30 +6,35 @@
 mod artifacts;
 mod replicas;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use realm_control::Desired;
 use realm_host::{Host, Meter};
 use realm_model::action::{Action, Plan};
+use realm_model::digest::Digest;
 use realm_model::manifest::ComponentSpec;
 use realm_model::name::{ComponentName, NodeName};
-use realm_model::observed::{Artifact, Millis, Observed, ReplicaId, Revision, RouteTable};
+use realm_model::observed::{
+    Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
+};
 use realm_store::blobs::Blobs;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
 use crate::backend::LocalBackend;
 use crate::compile::Compiler;
-use crate::event::{Event, StartId};
+use crate::event::{Event, StartId, StepFailure};
 use crate::rings::Rings;
+use crate::serving::Serving;
 use crate::traffic::Traffic;
 
 /// Fetches and verifications at once: enough to hide a slow origin, few enough for a small disk.
 const FETCHES_MAX: usize = 4;
 
-/// Characters of a reason that are kept: some sentences, or the first lines of a parser's complaint.
-const REASON_CHARS_MAX: usize = 1_000;
+/// Replicas that start at once: each probe is an instance, and a realm of thousands must not ask for
+/// all of them in one moment.
+const STARTS_MAX: usize = 16;
 
 /// Refuses plans that were made before one that was carried out.
 #[derive(Default)]
@@ -47,14 +52,16 @@ impl Fence {
 
 /// The hands of a node.
 pub(crate) struct Executor {
-    pub(crate) host: Host,
-    pub(crate) edge: realm_edge::Handle,
-    pub(crate) compiler: Compiler,
-    pub(crate) blobs: Blobs,
-    pub(crate) rings: Rings,
-    pub(crate) traffic: Traffic,
-    pub(crate) events: mpsc::Sender<Event>,
+    host: Host,
+    edge: realm_edge::Handle,
+    compiler: Compiler,
+    blobs: Blobs,
+    rings: Rings,
+    traffic: Traffic,
+    events: mpsc::Sender<Event>,
     fetches: Arc<Semaphore>,
+    starts: Arc<Semaphore>,
+    serving: Serving,
     /// What replicas of each revision run with; kept for as long as there are any.
     revisions: BTreeMap<(ComponentName, Revision), Arc<Running>>,
     replicas: BTreeMap<ReplicaId, Live>,
@@ -63,6 +70,8 @@ pub(crate) struct Executor {
     /// Failures in a row.
     failures: BTreeMap<ReplicaId, u32>,
     artifact_failures: BTreeMap<Artifact, u32>,
+    /// Compiled files that could not be loaded and were compiled again, once.
+    recompiled: BTreeSet<Artifact>,
     restarts: BTreeMap<ComponentName, u64>,
     next_start: u64,
     fence: Fence,
@@ -78,7 +87,20 @@ pub(crate) struct Running {
 struct Live {
     start: StartId,
     backend: Arc<LocalBackend>,
-    health: Option<AbortHandle>,
+    /// The task that watches it: its health, or whether it is idle.
+    watch: Option<AbortHandle>,
+}
+
+/// What an executor works with.
+pub(crate) struct Means {
+    pub(crate) host: Host,
+    pub(crate) edge: realm_edge::Handle,
+    pub(crate) compiler: Compiler,
+    pub(crate) blobs: Blobs,
+    pub(crate) rings: Rings,
+    pub(crate) traffic: Traffic,
+    pub(crate) serving: Serving,
+    pub(crate) events: mpsc::Sender<Event>,
 }
 
 /// What an action is carried out upon.
@@ -90,15 +112,17 @@ pub(crate) struct World<'a> {
 }
 
 impl Executor {
-    pub(crate) fn new(
-        host: Host,
-        edge: realm_edge::Handle,
-        compiler: Compiler,
-        blobs: Blobs,
-        rings: Rings,
-        traffic: Traffic,
-        events: mpsc::Sender<Event>,
-    ) -> Self {
+    pub(crate) fn new(means: Means) -> Self {
+        let Means {
+            host,
+            edge,
+            compiler,
+            blobs,
+            rings,
+            traffic,
+            serving,
+            events,
+        } = means;
         Self {
             host,
             edge,
@@ -108,12 +132,15 @@ impl Executor {
             traffic,
             events,
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
+            starts: Arc::new(Semaphore::new(STARTS_MAX)),
+            serving,
             revisions: BTreeMap::new(),
             replicas: BTreeMap::new(),
             starting: BTreeMap::new(),
             meters: BTreeMap::new(),
             failures: BTreeMap::new(),
             artifact_failures: BTreeMap::new(),
+            recompiled: BTreeSet::new(),
             restarts: BTreeMap::new(),
             next_start: 0,
             fence: Fence::default(),
@@ -157,12 +184,94 @@ impl Executor {
             table.routes.clone(),
             backends.collect(),
         ));
+        self.serving.keep(&table);
         world.observed.routes = table;
+    }
+
+    /// Runs `work` as a task and reports its end as an event; a panic is an end as well.
+    fn report<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+        event: impl FnOnce(Result<T, StepFailure>) -> Event + Send + 'static,
+    ) -> AbortHandle {
+        let events = self.events.clone();
+        let work = tokio::spawn(work);
+        let handle = work.abort_handle();
+        tokio::spawn(async move {
+            let ended = match work.await {
+                Ok(value) => Ok(value),
+                Err(error) if error.is_panic() => Err(StepFailure::panicked()),
+                // Aborted: whoever did that does not wait for news.
+                Err(_) => return,
+            };
+            // The loop may be gone; then nobody waits.
+            let _ = events.send(event(ended)).await;
+        });
+        handle
+    }
+
+    /// After a panic of the loop: keeps what serves, and forgets what was under way.
+    pub(crate) fn reconcile(&mut self, world: &mut World<'_>) {
+        for (_, task) in std::mem::take(&mut self.starting).into_values() {
+            task.abort();
+        }
+        let observed = &mut *world.observed;
+        observed.artifacts.retain(|_, state| match state {
+            ArtifactState::Fetching { .. } | ArtifactState::Compiling { .. } => false,
+            ArtifactState::Fetched | ArtifactState::Ready | ArtifactState::Failed { .. } => true,
+        });
+        let live = &self.replicas;
+        observed.replicas.retain(|id, state| match state {
+            ReplicaState::Starting { .. } => false,
+            ReplicaState::Healthy { .. } | ReplicaState::Draining { .. } => live.contains_key(id),
+            ReplicaState::Backoff { .. } | ReplicaState::Failed { .. } => true,
+        });
+        let known = &observed.replicas;
+        self.replicas.retain(|id, _| known.contains_key(id));
+    }
+
+    /// Forgets what belongs to components that left the manifest and run no longer, so that
+    /// nothing grows with every name and digest that ever was.
+    pub(crate) fn forget_what_left(&mut self, world: &mut World<'_>) {
+        let (desired, observed) = (world.desired, &mut *world.observed);
+        let running: BTreeSet<ComponentName> = observed
+            .replicas
+            .keys()
+            .map(|id| id.component.clone())
+            .collect();
+        let known = |name: &ComponentName| desired.pin(name).is_some() || running.contains(name);
+        self.meters.retain(|name, _| known(name));
+        self.restarts.retain(|name, _| known(name));
+        self.rings.retain(known);
+        self.traffic.retain(known);
+        self.failures
+            .retain(|id, _| observed.replicas.contains_key(id));
+        let pinned: BTreeSet<Digest> = desired
+            .lock
+            .components
+            .values()
+            .map(|pin| pin.digest)
+            .collect();
+        let used = |artifact: &Artifact| pinned.contains(&artifact.digest);
+        observed.artifacts.retain(|artifact, _| used(artifact));
+        self.artifact_failures.retain(|artifact, _| used(artifact));
+        self.recompiled.retain(used);
     }
 
     /// Meters of every component that ever ran here.
     pub(crate) fn meters(&self) -> &BTreeMap<ComponentName, Arc<Meter>> {
         &self.meters
+    }
+
+    /// Requests in flight by component and slot; of two revisions in one slot the sum.
+    pub(crate) fn in_flight(&self) -> Vec<(ComponentName, u32, u32)> {
+        let mut sums: BTreeMap<(&ComponentName, u32), u32> = BTreeMap::new();
+        for (id, live) in &self.replicas {
+            *sums.entry((&id.component, id.slot)).or_default() += live.backend.0.in_flight();
+        }
+        let sums = sums.into_iter();
+        sums.map(|((component, slot), sum)| (component.clone(), slot, sum))
+            .collect()
     }
 
     /// Times that replicas were started again after a failure.
@@ -178,43 +287,16 @@ impl Drop for Executor {
             task.abort();
         }
         for live in self.replicas.values() {
-            if let Some(health) = &live.health {
-                health.abort();
+            if let Some(watch) = &live.watch {
+                watch.abort();
             }
         }
     }
 }
 
-/// An error and what is below it, in one line of bounded length: it becomes a table cell.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    one_line(&text)
-}
-
-/// Text without line breaks and control characters, cut at [`REASON_CHARS_MAX`].
-fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text
-        .split(|c: char| c.is_whitespace() || c.is_control())
-        .filter(|word| !word.is_empty())
-        .collect();
-    words.join(" ").chars().take(REASON_CHARS_MAX).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_reason_is_one_short_line() {
-        assert_eq!(one_line("a\n\tb\u{1b}[31m  c"), "a b [31m c");
-        assert_eq!(one_line(&"x".repeat(10_000)).len(), REASON_CHARS_MAX);
-    }
 
     #[test]
     fn an_older_generation_is_refused() {

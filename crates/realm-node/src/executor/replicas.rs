@@ -41,27 +41,28 @@ impl Executor {
             last_failure: before.and_then(last_failure),
         };
         world.observed.replicas.insert(id.clone(), state);
-        let task = replica::Start {
-            host: self.host.clone(),
-            compiled: self.compiler.path(running.artifact),
-            ring: self.rings.ring(&id.component),
-            meter: Arc::clone(self.meters.entry(id.component.clone()).or_default()),
-            running,
-            id: id.clone(),
+        let (turns, task) = (
+            Arc::clone(&self.starts),
+            replica::Start {
+                host: self.host.clone(),
+                compiled: self.compiler.path(running.artifact),
+                ring: self.rings.ring(&id.component),
+                meter: Arc::clone(self.meters.entry(id.component.clone()).or_default()),
+                running,
+                id: id.clone(),
+            },
+        );
+        let work = async move {
+            let _turn = turns.acquire().await;
+            task.run().await
         };
-        let events = self.events.clone();
         let replica = id.clone();
-        let handle = tokio::spawn(async move {
-            let result = task.run().await;
-            let _ = events
-                .send(Event::Started {
-                    replica,
-                    start,
-                    result,
-                })
-                .await;
+        let handle = self.report(work, move |ended| Event::Started {
+            replica,
+            start,
+            result: ended.flatten(),
         });
-        self.starting.insert(id, (start, handle.abort_handle()));
+        self.starting.insert(id, (start, handle));
     }
 
     pub(super) fn drain(&mut self, id: ReplicaId, grace_ms: u64, world: &mut World<'_>) {
@@ -69,9 +70,10 @@ impl Executor {
             world.observed.replicas.remove(&id);
             return;
         };
-        if let Some(health) = live.health.take() {
+        if let Some(health) = live.watch.take() {
             health.abort();
         }
+        let start = live.start;
         let backend = Arc::clone(&live.backend);
         let state = ReplicaState::Draining {
             deadline: world.now.plus(grace_ms),
@@ -79,16 +81,16 @@ impl Executor {
             in_flight: backend.0.in_flight(),
         };
         world.observed.replicas.insert(id.clone(), state);
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            loop {
+        let work = async move {
+            while backend.0.in_flight() > 0 {
                 tokio::time::sleep(DRAIN_INTERVAL).await;
-                if backend.0.in_flight() == 0 {
-                    break;
-                }
             }
-            let _ = events.send(Event::Idle(id)).await;
-        });
+        };
+        let replica = id.clone();
+        let watch = self.report(work, move |_| Event::Idle { replica, start });
+        if let Some(live) = self.replicas.get_mut(&id) {
+            live.watch = Some(watch);
+        }
     }
 
     pub(super) fn stop(&mut self, id: &ReplicaId, world: &mut World<'_>) {
@@ -110,8 +112,8 @@ impl Executor {
     }
 
     pub(super) fn forget_live(&mut self, id: &ReplicaId) {
-        if let Some(health) = self.replicas.remove(id).and_then(|live| live.health) {
-            health.abort();
+        if let Some(watch) = self.replicas.remove(id).and_then(|live| live.watch) {
+            watch.abort();
         }
     }
 
@@ -122,22 +124,15 @@ impl Executor {
         if let Some(running) = self.revisions.get(&key) {
             return Some(Arc::clone(running));
         }
-        let desired = world.desired;
-        if desired.revision_of(&id.component, world.node) != Some(id.revision) {
-            return None;
-        }
-        let spec = desired
-            .manifest
-            .as_ref()?
-            .components
-            .get(&id.component)?
-            .clone();
+        let (spec, pin) = world
+            .desired
+            .settings_of(&id.component, world.node, id.revision)?;
         let artifact = Artifact {
-            digest: desired.pin(&id.component)?.digest,
+            digest: pin.digest,
             fuel: spec.limits.fuel_per_sec.is_some(),
         };
         let running = Arc::new(Running {
-            spec,
+            spec: spec.clone(),
             artifact,
             loaded: tokio::sync::Mutex::default(),
         });
@@ -163,14 +158,15 @@ impl Executor {
         self.starting.remove(&id);
         match result {
             Ok(replica) => {
-                let health = self.watch_health(&id, start, &replica);
+                self.recovered(&id);
+                let watch = self.watch_health(&id, start, &replica);
                 let backend = Arc::new(LocalBackend(replica));
                 self.replicas.insert(
                     id.clone(),
                     Live {
                         start,
                         backend,
-                        health,
+                        watch,
                     },
                 );
                 world
@@ -219,8 +215,7 @@ impl Executor {
         );
         // Requests in flight keep the backend; only new ones stop coming once the table changes.
         self.forget_live(&id);
-        // Once: a file that cannot be loaded although it is new has another cause, which is told.
-        if failure.code == "bad-artifact" && !self.failures.contains_key(&id) {
+        if failure.code == "bad-artifact" {
             self.recompile(&id, world);
         }
         let failures = self.failures.entry(id.clone()).or_default();
@@ -241,11 +236,23 @@ impl Executor {
         world.observed.replicas.insert(id, state);
     }
 
+    /// A replica that started has loaded its compiled file.
+    fn recovered(&mut self, id: &ReplicaId) {
+        let key = (id.component.clone(), id.revision);
+        if let Some(running) = self.revisions.get(&key) {
+            self.recompiled.remove(&running.artifact);
+        }
+    }
+
     /// A compiled file that cannot be loaded is removed, so that the plan compiles again.
     pub(super) fn recompile(&mut self, id: &ReplicaId, world: &mut World<'_>) {
         let Some(running) = self.revisions.get(&(id.component.clone(), id.revision)) else {
             return;
         };
+        // Once: a file that cannot be loaded although it is new has another cause, which is told.
+        if !self.recompiled.insert(running.artifact) {
+            return;
+        }
         let path = self.compiler.path(running.artifact);
         if let Err(error) = std::fs::remove_file(&path)
             && error.kind() != std::io::ErrorKind::NotFound
@@ -266,22 +273,20 @@ impl Executor {
     ) -> Option<AbortHandle> {
         let running = self.revisions.get(&(id.component.clone(), id.revision))?;
         let check = running.spec.health.clone()?;
-        let (replica, events, id) = (replica.clone(), self.events.clone(), id.clone());
-        let task = tokio::spawn(async move {
-            let reason = replica::until_unhealthy(&replica, &check).await;
-            let _ = events
-                .send(Event::Unhealthy {
-                    replica: id,
-                    start,
-                    reason,
-                })
-                .await;
-        });
-        Some(task.abort_handle())
+        let (watched, replica) = (replica.clone(), id.clone());
+        let work = async move { replica::until_unhealthy(&watched, &check).await };
+        Some(self.report(work, move |ended| Event::Unhealthy {
+            replica,
+            start,
+            reason: ended.unwrap_or_else(|panicked| panicked.reason),
+        }))
     }
 
     /// A draining replica has no request in flight.
-    pub(crate) fn idle(&mut self, id: &ReplicaId, world: &mut World<'_>) {
+    pub(crate) fn idle(&mut self, id: &ReplicaId, start: StartId, world: &mut World<'_>) {
+        if self.replicas.get(id).is_none_or(|live| live.start != start) {
+            return;
+        }
         if let Some(ReplicaState::Draining { in_flight, .. }) = world.observed.replicas.get_mut(id)
         {
             *in_flight = 0;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use realm_model::entry::ChainId;
 
 use crate::files::{DIRECTORY_MODE, Files as _, PRIVATE_MODE, RealFiles};
-pub use small::{read_secret, write_atomic, write_secret};
+pub use small::{read_secret, read_small, write_atomic, write_secret};
 
 /// The folder's name beside a manifest.
 pub const NAME: &str = ".realm";
@@ -74,6 +74,20 @@ pub enum FolderError {
     Exists {
         /// The file.
         path: PathBuf,
+    },
+    /// A folder, device or socket where a file was expected.
+    #[error("`{path}` is neither a file nor a pipe")]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The file has more bytes than are taken.
+    #[error("`{path}` has more than {bytes_max} bytes")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The cap.
+        bytes_max: u64,
     },
     /// Others may read a secret.
     #[error("`{path}` has mode {mode:o}: others than its owner can use it")]

@@ -1,11 +1,14 @@
 //! Small files of a realm: secrets, and files that are replaced whole. Not the log and the marks,
 //! which have their own rules.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::Path;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use zeroize::Zeroizing;
 
 use super::{FolderError, io_error};
@@ -33,8 +36,7 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
 /// Reads a secret; one that others may read is refused, as ssh does.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FolderError> {
     let failed = |operation, error| io_error(operation, path, error);
-    let file = File::open(path).map_err(|error| failed("open", error))?;
-    let metadata = file.metadata().map_err(|error| failed("look at", error))?;
+    let (file, metadata) = open(path)?;
     if metadata.mode() & OTHERS != 0 {
         return Err(FolderError::TooOpen {
             path: path.to_owned(),
@@ -47,6 +49,58 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FolderError> {
         .read_to_string(&mut text)
         .map_err(|error| failed("read", error))?;
     Ok(text)
+}
+
+/// Reads a file of at most `bytes_max` bytes whole. Files and pipes are read (a shell hands over a
+/// pipe in `<(command)`); a pipe that nobody writes to is empty, not a wait. A file that says that
+/// it is larger is refused before it is read.
+pub fn read_small(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FolderError> {
+    let too_large = || FolderError::TooLarge {
+        path: path.to_owned(),
+        bytes_max,
+    };
+    let (file, metadata) = open(path)?;
+    if metadata.len() > bytes_max {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    // One byte beyond: a pipe has no length, and a file may grow while it is read.
+    file.take(bytes_max.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| io_error("read", path, error))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(too_large());
+    }
+    Ok(bytes)
+}
+
+/// Opens a file or a pipe for reading, without waiting; folders, devices and sockets are refused.
+fn open(path: &Path) -> Result<(File, fs::Metadata), FolderError> {
+    let failed = |operation, error| io_error(operation, path, error);
+    let check = |metadata: &fs::Metadata| {
+        let kind = metadata.file_type();
+        (kind.is_file() || kind.is_fifo())
+            .then_some(())
+            .ok_or_else(|| FolderError::NotAFile {
+                path: path.to_owned(),
+            })
+    };
+    // Before it is opened, because opening a device may do something; after it, because the name
+    // may have changed hands in between. Non-blocking, because opening a pipe waits for a writer.
+    check(&fs::metadata(path).map_err(|error| failed("open", error))?)?;
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.cast_signed())
+        .open(path)
+        .map_err(|error| failed("open", error))?;
+    let metadata = file.metadata().map_err(|error| failed("look at", error))?;
+    check(&metadata)?;
+    // A writer that is there may take its time.
+    fcntl_getfl(&file)
+        .and_then(|flags| fcntl_setfl(&file, flags - OFlags::NONBLOCK))
+        .map_err(|error| failed("open", error.into()))?;
+    Ok((file, metadata))
 }
 
 /// Puts `bytes` in place of a small file, durably: readers see the old content or the new. A

@@ -170,3 +170,56 @@ fn a_small_file_is_replaced_whole() {
     let error = write_atomic(&place.path().join("no/file"), b"x").expect_err("no folder");
     assert!(matches!(error, FolderError::Io { .. }));
 }
+
+#[test]
+fn a_small_file_is_read_whole_or_refused() {
+    let place = temporary();
+    let check = |name: &str, bytes_max: u64, expected: Result<&[u8], &str>| {
+        let read = read_small(&place.path().join(name), bytes_max);
+        match (read, expected) {
+            (Ok(bytes), Ok(expected)) => assert_eq!(bytes, expected),
+            (Err(error), Err(expected)) => {
+                assert!(error.to_string().contains(expected), "{error}")
+            }
+            (read, expected) => panic!("{name}: {read:?} instead of {expected:?}"),
+        }
+    };
+    fs::write(place.path().join("file"), b"four").expect("written");
+    symlink("file", place.path().join("link")).expect("linked");
+    check("file", 4, Ok(b"four"));
+    check("link", 5, Ok(b"four"));
+    check("file", 3, Err("more than 3 bytes"));
+    check("absent", 4, Err("failed to open"));
+    check(".", 4, Err("neither a file nor a pipe"));
+    check("/dev/zero", 4, Err("neither a file nor a pipe"));
+    // What grows without end says that it is empty.
+    check("/proc/self/maps", 16, Err("more than 16 bytes"));
+}
+
+#[test]
+fn a_pipe_is_read_and_one_without_a_writer_is_no_wait() {
+    let place = temporary();
+    let path = place.path().join("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .expect("made");
+    assert_eq!(read_small(&path, 4).expect("read"), b"");
+    assert_eq!(read_secret(&path).expect("read").as_str(), "");
+    // Both ends: the writer is there, and its bytes come only when the reader waits.
+    let mut writer = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .expect("opened");
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read_small(&path, 4));
+        writer.write_all(b"fifth").expect("written");
+        let error = reader.join().expect("no panic").expect_err("too large");
+        assert!(matches!(error, FolderError::TooLarge { .. }), "{error:?}");
+    });
+}

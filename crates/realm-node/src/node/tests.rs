@@ -1,0 +1,119 @@
+//! The loop panics, and nobody who is served notices.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use realm_model::digest::Digest;
+use realm_model::entry::{Body, ChainId, ManifestBody, Payload};
+use realm_model::lock::{Lock, Pin};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::Client;
+use crate::found::{Founding, found};
+
+const MANIFEST: &str = "[components.app]\nsource = \"file:./app.wasm\"\n[routing]\n\
+                        \"*\" = [{ path = \"/...\", component = \"app\" }]\n";
+
+/// A realm folder with the compiled form of the app in its cache, so that no child is needed.
+fn folder(root: &std::path::Path, owner: &SecretKey, app: &[u8]) -> RealmFolder {
+    found(Founding {
+        folder: root.to_owned(),
+        owner,
+        owner_file: owner.to_text(),
+        node: &SecretKey::from_seed(&[2; 32]),
+        nonce: [3; 32],
+        name: "node-1".parse().unwrap(),
+        created_unix_s: 0,
+    })
+    .unwrap();
+    let folder = RealmFolder::open(root.to_owned()).unwrap();
+    let compiled = folder.compiled(&realm_host::fingerprint(false));
+    std::fs::create_dir_all(&compiled).unwrap();
+    let file = compiled.join(format!("{}.cwasm", Digest::of(app).hex()));
+    realm_host::compile_bytes(app, &file, false).unwrap();
+    folder
+}
+
+/// Uploads the app and signs the manifest.
+async fn apply(client: &Client, owner: &SecretKey, app: Vec<u8>) {
+    let digest = Digest::of(&app);
+    let size = app.len() as u64;
+    let pieces = futures_util::stream::iter([Ok(bytes::Bytes::from(app))]);
+    client.upload(&digest, pieces).await.unwrap();
+    let heads = client.heads().await.unwrap();
+    let pins = [("app".parse().unwrap(), Pin { digest, size })];
+    let lock = Lock {
+        version: 1,
+        components: pins.into(),
+    };
+    let payload = Payload {
+        seq: 1,
+        prev: heads.default.hash,
+        authority: heads.authority,
+        created_unix_s: 0,
+        body: Body::Manifest(ManifestBody {
+            manifest: MANIFEST.to_owned(),
+            lock: lock.to_text(),
+        }),
+    };
+    let entry = payload.sign(heads.realm, ChainId::Default, owner);
+    client.submit(ChainId::Default, entry).await.unwrap();
+}
+
+/// GETs `/`; the first line of the answer.
+async fn get(address: std::net::SocketAddr) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_the_loop_costs_no_request_and_no_state() {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().join("realm");
+    let owner = SecretKey::from_seed(&[1; 32]);
+    let app = std::fs::read(realm_test_guests::HELLO).unwrap();
+    let mut config = Config::load(folder(&root, &owner, &app)).unwrap();
+    config.node.listen.http = vec!["127.0.0.1:0".parse().unwrap()];
+    config.node.listen.admin = "127.0.0.1:0".parse().unwrap();
+    let node = Node::start(config).await.unwrap();
+    let client = Client::new(&root.join("agent.sock"));
+    apply(&client, &owner, app).await;
+    let address = node.edge.addresses()[0];
+    while get(address).await != "HTTP/1.1 200 OK" {
+        tokio::task::yield_now().await;
+    }
+    let before = client.heads().await.unwrap();
+
+    let done = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&done);
+    let load = tokio::spawn(async move {
+        let mut answers = Vec::new();
+        while !stop.load(Relaxed) {
+            answers.push(get(address).await);
+        }
+        answers
+    });
+    for _ in 0..2 {
+        assert!(node.events.send(Event::Panic).await.is_ok());
+        // Answered by the loop when it goes on; the question waits for it.
+        assert_eq!(client.heads().await.unwrap(), before);
+    }
+    done.store(true, Relaxed);
+    let answers = load.await.unwrap();
+    assert!(answers.len() > 10, "{} answers", answers.len());
+    assert!(
+        answers.iter().all(|answer| answer == "HTTP/1.1 200 OK"),
+        "{answers:?}"
+    );
+    let status = client.status().await.unwrap();
+    assert_eq!(
+        (status.components[0].healthy, status.components[0].wanted),
+        (1, 1)
+    );
+    node.stop().await;
+}
