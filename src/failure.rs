@@ -96,6 +96,11 @@ impl Failure {
         self.code == code
     }
 
+    /// Whether a person ended it.
+    pub(crate) const fn is_interrupted(&self) -> bool {
+        self.exit == exit::INTERRUPTED
+    }
+
     /// Whether nobody answered: it may be otherwise a moment later.
     pub(crate) const fn is_no_agent(&self) -> bool {
         self.exit == exit::NO_AGENT

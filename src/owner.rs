@@ -2,7 +2,7 @@
 //!
 //! A sealed key is an age file (scrypt), so that the `age` tool opens it as well.
 
-use std::io::{IsTerminal as _, Read as _, Stdin, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Stdin, Write as _};
 use std::path::Path;
 
 use age::secrecy::{ExposeSecret as _, SecretString};
@@ -47,7 +47,7 @@ pub(crate) fn to_file_text(
             plain.as_str()
         )));
     };
-    let failed = |error: std::io::Error| Failure::from_error("seal-failed", &error);
+    let failed = |error: io::Error| Failure::from_error("seal-failed", &error);
     let mut sealed = Vec::new();
     let armor = age::armor::ArmoredWriter::wrap_output(&mut sealed, age::armor::Format::AsciiArmor)
         .map_err(failed)?;
@@ -130,7 +130,7 @@ async fn passphrase(prompt: &'static str) -> Result<SecretString, Failure> {
     if let Some(path) = std::env::var_os("REALM_PASSPHRASE_FILE") {
         return from_file(Path::new(&path));
     }
-    if !std::io::stdin().is_terminal() {
+    if !io::stdin().is_terminal() {
         return Err(Failure::new(
             "no-passphrase",
             "the owner key needs a passphrase, and there is no terminal to ask on",
@@ -138,9 +138,15 @@ async fn passphrase(prompt: &'static str) -> Result<SecretString, Failure> {
         .hint("put it into a file and set REALM_PASSPHRASE_FILE")
         .exit(exit::USAGE));
     }
-    // An end before the answer must not leave a terminal that shows nothing.
+    // A signal before the answer must not leave a terminal that shows nothing.
     let _terminal = TerminalModes::remember();
-    let text = blocking::run(move || Ok(rpassword::prompt_password(format!("{prompt}: "))?));
+    let text = blocking::run(move || {
+        rpassword::prompt_password(format!("{prompt}: ")).map_err(|error| match error.kind() {
+            // While it reads, Ctrl-C is a key like others and no signal.
+            io::ErrorKind::Interrupted => Failure::interrupted(),
+            _ => error.into(),
+        })
+    });
     Ok(SecretString::from(text.await?))
 }
 
@@ -186,7 +192,7 @@ struct TerminalModes {
 
 impl TerminalModes {
     fn remember() -> Option<Self> {
-        let terminal = std::io::stdin();
+        let terminal = io::stdin();
         let modes = tcgetattr(&terminal).ok()?;
         Some(Self { terminal, modes })
     }

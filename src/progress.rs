@@ -82,10 +82,7 @@ pub(crate) async fn wait(
             return match failed.as_slice() {
                 [] => {
                     if !json {
-                        output::note(&format!(
-                            "all {} components are as wanted",
-                            status.components.len()
-                        ));
+                        output::note(&as_wanted(&status.components));
                     }
                     Ok(status)
                 }
@@ -103,6 +100,14 @@ pub(crate) async fn wait(
                 .hint("the agent goes on trying: watch `realm status --watch`"));
         }
         tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+fn as_wanted(components: &[ComponentView]) -> String {
+    match components {
+        [] => "no component is wanted, and none runs".to_owned(),
+        [one] => format!("`{}` is as wanted", one.name),
+        all => format!("all {} components are as wanted", all.len()),
     }
 }
 

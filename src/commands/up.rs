@@ -80,6 +80,8 @@ async fn live(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
             output::note("Ctrl-C stops the agent; what was applied stays in force");
             signals.next().await;
         }
+        // At a hidden prompt Ctrl-C is first a key and then a signal: that one is no second signal.
+        Some(Err(failure)) if failure.is_interrupted() => signals.next().await,
         // What runs goes on running, so that `realm logs` and a second apply can mend it.
         Some(Err(failure)) => {
             failure.report();

@@ -180,7 +180,13 @@ async fn a_damaged_compiled_file_is_compiled_again() {
     agent.kill_9();
     let compiled = walk(&realm.path(".realm/cache"), "cwasm");
     assert_eq!(compiled.len(), 1);
-    std::fs::write(&compiled[0], b"not compiled code").unwrap();
+    // Bits of machine code: what would take the agent with it if it ran.
+    let mut code = std::fs::read(&compiled[0]).unwrap();
+    let length = code.len();
+    for byte in code.iter_mut().skip(length / 4).step_by(97) {
+        *byte ^= 0x55;
+    }
+    std::fs::write(&compiled[0], code).unwrap();
     let agent = realm.agent();
     let served = eventually("it serves again", async || {
         (get(&agent.url("/")).await.0 == 200).then_some(())
@@ -220,7 +226,7 @@ async fn damaged_bytes_of_a_component_are_found_before_they_run() {
 }
 
 /// Files below a folder with this extension (`""`: none).
-fn walk(folder: &std::path::Path, extension: &str) -> Vec<std::path::PathBuf> {
+pub(crate) fn walk(folder: &std::path::Path, extension: &str) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

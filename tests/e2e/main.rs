@@ -9,13 +9,19 @@
 mod support;
 
 mod cli;
+mod compile;
 mod crash;
+mod examples;
 mod health;
 mod logs;
 mod manifest;
 mod metrics;
 mod serving;
+mod session;
+mod signals;
+mod states;
 mod swap;
+mod terminal;
 mod tidy;
 mod trust;
 mod up;

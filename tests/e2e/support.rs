@@ -261,7 +261,7 @@ impl Lines {
 }
 
 /// Sends a signal by name.
-fn signal(process: u32, name: &str) {
+pub(crate) fn signal(process: u32, name: &str) {
     let signalled = Command::new("kill")
         .args([&format!("-{name}"), &process.to_string()])
         .status()
@@ -318,6 +318,11 @@ impl Agent {
     /// Sends SIGTERM and waits for the end.
     pub(crate) fn terminate(self) -> ExitStatus {
         self.signal("TERM");
+        self.running.ended()
+    }
+
+    /// Waits for the end.
+    pub(crate) fn ended(self) -> ExitStatus {
         self.running.ended()
     }
 

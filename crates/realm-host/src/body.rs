@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
@@ -15,6 +16,11 @@ use wasmtime_wasi_http::WasiBody;
 use crate::BoxError;
 use crate::invocation::Shared;
 use crate::outcome::{CallError, Outcome};
+
+/// Bytes of a body that nobody will see: what a handler writes that does not know of HEAD.
+const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Time for that: the client has its answer already.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Ends the guest's task unless it is disarmed.
 pub(crate) struct EndOnDrop {
@@ -71,10 +77,20 @@ impl ResponseBody {
         self.left == Some(0)
     }
 
-    /// Reads the body to its end without anyone looking: for answers that have none on the wire,
-    /// so that the guest is not cut off.
+    /// Reads the body without anyone looking: for answers that have none on the wire, so that the
+    /// guest is not cut off. A guest that goes on writing, or takes its time, is.
     pub(crate) async fn drain(mut self) {
-        while let Some(Ok(_)) = self.frame().await {}
+        let reading = async {
+            let mut read = 0;
+            while let Some(Ok(frame)) = self.frame().await {
+                read += frame.data_ref().map_or(0, Bytes::len);
+                if read > DRAIN_BYTES_MAX {
+                    return;
+                }
+            }
+        };
+        // Either way the body is dropped next, and the guest with it.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, reading).await;
     }
 
     /// The body was read whole: the guest may go on with what it does after its answer.

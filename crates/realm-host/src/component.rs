@@ -96,7 +96,7 @@ pub enum LoadError {
         source: std::io::Error,
     },
     /// `node.toml` does not allow a granted directory.
-    #[error("the directory `{}` is not below one that `guests.dirs` in node.toml names", path.display())]
+    #[error("the directory `{}` is not below one that `guests.dirs` in node.toml names, or it holds or lies in the realm folder", path.display())]
     DirDenied {
         /// The directory, with every link resolved.
         path: PathBuf,
@@ -199,7 +199,11 @@ impl Component {
             instance,
             handler,
             health,
-            dirs: dirs::open(&grants.dirs, &host.0.config.policy.dirs)?,
+            dirs: dirs::open(
+                &grants.dirs,
+                &host.0.config.policy.dirs,
+                &host.0.config.forbidden_dirs,
+            )?,
             vars: Arc::new(grants.vars.clone().into_iter().collect()),
             egress: Arc::new(Policy::new(&settings, Arc::clone(&host.0.ranges))),
             settings,
@@ -299,4 +303,24 @@ fn exports(engine: &Engine, component: &wasmtime::component::Component) -> Vec<S
         .exports(engine)
         .map(|(name, _)| shown(name))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_some_and_counts_the_rest() {
+        let imports = |count| vec![("a:b/c".to_owned(), "do x".to_owned()); count];
+        assert_eq!(
+            missing(&imports(1)),
+            "one of its imports is missing: `a:b/c` (do x)"
+        );
+        let two = "2 of its imports are missing: `a:b/c` (do x); `a:b/c` (do x)";
+        assert_eq!(missing(&imports(2)), two);
+        let many = missing(&imports(12));
+        assert!(many.ends_with("`a:b/c` (do x); and 2 more"), "{many}");
+        assert_eq!(exported(&[]), "nothing at all");
+        assert_eq!(exported(&["a:b/c".to_owned()]), "`a:b/c`");
+    }
 }

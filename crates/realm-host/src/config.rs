@@ -1,5 +1,6 @@
 //! What the node's operator decides about running guests.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use realm_model::node_config::GuestPolicy;
@@ -14,6 +15,8 @@ const EPOCH_TICK: Duration = Duration::from_millis(1);
 pub struct Config {
     /// What `node.toml` allows guests at most: directories, private ranges, live instances.
     pub policy: GuestPolicy,
+    /// Directories that no guest sees, whatever `policy` allows: where keys and compiled code are.
+    pub forbidden_dirs: Vec<PathBuf>,
     /// How often running guests are interrupted to yield and to be charged.
     pub epoch_tick: Duration,
     /// Whether memories are reset by scanning for the pages that a guest touched.
@@ -35,6 +38,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             policy: GuestPolicy::default(),
+            forbidden_dirs: Vec::new(),
             epoch_tick: EPOCH_TICK,
             pagemap_scan: PagemapScan::default(),
         }

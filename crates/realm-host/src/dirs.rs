@@ -18,14 +18,21 @@ pub(crate) struct Dir {
 
 /// Opens what is granted, and checks where each *opened* directory is: a link that changes
 /// between a check and an opening leads nowhere.
-pub(crate) fn open(grants: &[DirGrant], allowed: &[String]) -> Result<Vec<Dir>, LoadError> {
+///
+/// A directory that is, holds or lies in one of `forbidden` is refused, whatever is allowed: keys
+/// and compiled code are there.
+pub(crate) fn open(
+    grants: &[DirGrant],
+    allowed: &[String],
+    forbidden: &[PathBuf],
+) -> Result<Vec<Dir>, LoadError> {
     grants
         .iter()
-        .map(|grant| open_one(grant, allowed))
+        .map(|grant| open_one(grant, allowed, forbidden))
         .collect()
 }
 
-fn open_one(grant: &DirGrant, allowed: &[String]) -> Result<Dir, LoadError> {
+fn open_one(grant: &DirGrant, allowed: &[String], forbidden: &[PathBuf]) -> Result<Dir, LoadError> {
     let unavailable = |source| LoadError::Dir {
         path: PathBuf::from(&grant.host),
         source,
@@ -37,6 +44,15 @@ fn open_one(grant: &DirGrant, allowed: &[String]) -> Result<Dir, LoadError> {
         std::fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).map_err(unavailable)?;
     if !allowed.iter().any(|root| is_below(&place, root)) {
         return Err(LoadError::DirDenied { path: place });
+    }
+    for forbidden in forbidden {
+        // One that cannot be resolved cannot be told apart: refuse.
+        let Ok(forbidden) = std::fs::canonicalize(forbidden) else {
+            return Err(LoadError::DirDenied { path: place });
+        };
+        if place.starts_with(&forbidden) || forbidden.starts_with(&place) {
+            return Err(LoadError::DirDenied { path: place });
+        }
     }
     Ok(Dir {
         handle,
@@ -76,7 +92,7 @@ mod tests {
         std::fs::create_dir(&beside).unwrap();
         std::os::unix::fs::symlink(&beside, &link).unwrap();
         let code = |path: &Path| {
-            open(&[grant(path)], &[allowed.to_str().unwrap().to_owned()])
+            open(&[grant(path)], &[allowed.to_str().unwrap().to_owned()], &[])
                 .map(|_| "opened")
                 .unwrap_or_else(|error| error.code())
         };
@@ -86,6 +102,27 @@ mod tests {
         assert_eq!(code(&beside), "dir-denied");
         assert_eq!(code(&link), "dir-denied");
         assert_eq!(code(&allowed.join("absent")), "dir-unavailable");
-        assert!(open(&[grant(&allowed)], &[]).is_err());
+        assert!(open(&[grant(&allowed)], &[], &[]).is_err());
+    }
+
+    #[test]
+    fn what_holds_or_lies_in_a_forbidden_directory_stays_shut() {
+        let root = tempfile::tempdir().unwrap();
+        let realm = root.path().join("project/.realm");
+        let data = root.path().join("project/data");
+        std::fs::create_dir_all(realm.join("cache")).unwrap();
+        std::fs::create_dir_all(&data).unwrap();
+        let allowed = [root.path().to_str().unwrap().to_owned()];
+        let opens =
+            |path: &Path| open(&[grant(path)], &allowed, std::slice::from_ref(&realm)).is_ok();
+        assert!(opens(&data));
+        for path in [
+            &realm,
+            &realm.join("cache"),
+            &root.path().join("project"),
+            root.path(),
+        ] {
+            assert!(!opens(path), "{}", path.display());
+        }
     }
 }

@@ -68,7 +68,9 @@ impl Compiler {
 
     /// Whether the compiled form is in the cache.
     pub(crate) fn has(&self, artifact: Artifact) -> bool {
-        self.path(artifact).is_file()
+        let path = self.path(artifact);
+        // The checksum comes last: without it the file may be anything.
+        path.is_file() && checksum_path(&path).is_file()
     }
 
     /// Compiles `source` into the cache; `began` is told when its turn has come.
@@ -152,7 +154,26 @@ fn compile_checked(
         code: error.code().to_owned(),
         message: with_causes(&error),
         permanent: error.code() == "compile-failed",
-    })
+    })?;
+    write_checksum(destination).map_err(|error| temporary("cache-not-writable", error.to_string()))
+}
+
+/// Writes down the SHA-256 of a compiled file beside it.
+pub(crate) fn write_checksum(compiled: &Path) -> std::io::Result<()> {
+    let digest = Digest::of(&std::fs::read(compiled)?);
+    realm_store::folder::write_atomic(&checksum_path(compiled), digest.to_string().as_bytes())
+        .map_err(std::io::Error::other)
+}
+
+/// Whether a compiled file is what was compiled: machine code that the disk damaged must not run,
+/// it would take the agent with it.
+pub(crate) fn is_sound(compiled: &Path) -> std::io::Result<bool> {
+    let written = std::fs::read_to_string(checksum_path(compiled))?;
+    Ok(Digest::of(&std::fs::read(compiled)?).to_string() == written)
+}
+
+fn checksum_path(compiled: &Path) -> PathBuf {
+    compiled.with_extension("sha256")
 }
 
 /// Runs the child to its end; returns the last of its words.

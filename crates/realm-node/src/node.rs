@@ -215,6 +215,7 @@ fn name(
 async fn host(config: &Config) -> Result<Host, NodeError> {
     let host = realm_host::Config {
         policy: config.node.guests.clone(),
+        forbidden_dirs: vec![config.folder.root().to_owned()],
         ..Default::default()
     };
     // Reserving the pool's address space takes some milliseconds.

@@ -1,10 +1,10 @@
 //! The life of one replica outside of the loop: load, first probe, health checks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use realm_host::{Host, LoadError, Meter, Outcome, ProbeError, Replica, Settings};
+use realm_host::{Component, Host, LoadError, Meter, Outcome, ProbeError, Replica, Settings};
 use realm_model::manifest::HealthCheck;
 use realm_model::observed::ReplicaId;
 
@@ -73,14 +73,13 @@ impl Start {
         };
         let (host, compiled) = (self.host.clone(), self.compiled.clone());
         // Mapping and linking is CPU and disk work: not on a thread that serves.
-        let component = tokio::task::spawn_blocking(move || host.load(settings, &compiled))
+        let component = tokio::task::spawn_blocking(move || load(&host, settings, &compiled))
             .await
             .map_err(|error| StepFailure {
                 code: "load-panicked".to_owned(),
                 reason: error.to_string(),
                 permanent: false,
-            })?
-            .map_err(|error| load_failure(&error))?;
+            })??;
         *loaded = Some(component.clone());
         Ok(component)
     }
@@ -112,6 +111,20 @@ pub(crate) async fn until_unhealthy(replica: &Replica, check: &HealthCheck) -> S
         if failures >= check.failures {
             return format!("{failures} health checks failed: {reason}");
         }
+    }
+}
+
+/// Checks and maps a compiled file; reads the disk.
+fn load(host: &Host, settings: Settings, compiled: &Path) -> Result<Component, StepFailure> {
+    match crate::compile::is_sound(compiled) {
+        Ok(true) => host
+            .load(settings, compiled)
+            .map_err(|error| load_failure(&error)),
+        Ok(false) | Err(_) => Err(StepFailure {
+            code: "bad-artifact".to_owned(),
+            reason: "the compiled file is not what was compiled".to_owned(),
+            permanent: false,
+        }),
     }
 }
 

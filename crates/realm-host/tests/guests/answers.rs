@@ -248,6 +248,16 @@ async fn an_answer_without_a_body_is_not_a_caller_that_went_away() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_without_end_that_nobody_sees_is_cut_off() {
+    let mut head = get("/?bytes=1000000000000");
+    *head.method_mut() = Method::HEAD;
+    let guest = guest(guests::BIG_BODY).load();
+    drop(guest.replica.call(head).await.unwrap());
+    guest.ended("cancelled").await;
+    eventually(|| guest.replica.in_flight() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn chatty() {
     let guest = guest(guests::CHATTY).load();
     guest.body("/lines?n=3").await;

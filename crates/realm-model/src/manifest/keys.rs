@@ -181,7 +181,7 @@ pub static COMPONENT: Section = Section {
             name: "reuse",
             kind: Kind::Boolean,
             absent: Absent::Word("false"),
-            doc: "Whether one instance serves many requests; `false` keeps requests apart from one another",
+            doc: "Whether one instance may serve many requests; accepted, and without effect in this version: each request gets a fresh one",
         },
         Key {
             name: "allowed_outbound",
@@ -241,10 +241,10 @@ pub static COMPONENT: Section = Section {
         },
         Key {
             name: "max_request_bytes",
-            // 64 GiB: a film or a disk image, streamed.
+            // 1 GiB: what the edge takes for any component.
             kind: Kind::Integer {
                 min: 1,
-                max: 64 * 1024 * 1024 * 1024,
+                max: 1024 * 1024 * 1024,
             },
             absent: Absent::Number(limits::MAX_REQUEST_BYTES),
             doc: "Bytes of one request body",

@@ -9,7 +9,7 @@ use realm_model::digest::Digest;
 use realm_model::lock::Pin;
 use realm_model::manifest::Source;
 use realm_model::observed::{Artifact, ArtifactState, Millis};
-use realm_store::blobs::Blobs;
+use realm_store::blobs::{BlobError, Blobs};
 
 use super::{Executor, World};
 use crate::compile::CompileFailure;
@@ -186,17 +186,21 @@ fn wanted_artifact(desired: &Desired, digest: Digest) -> Artifact {
 async fn fetch(blobs: &Blobs, pin: Pin, source: &Source) -> Result<(), StepFailure> {
     if let Source::File { .. } = source {
         // A path means something on the machine where it was applied, not here.
-        if blobs.verify(&pin.digest).await.is_ok() {
-            return Ok(());
-        }
-        // Damaged bytes are as good as none, and must not look as if they were there.
-        let _ = blobs.remove(&pin.digest).await;
         return match blobs.verify(&pin.digest).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(StepFailure {
-                code: NOT_UPLOADED.to_owned(),
-                reason: format!("nobody uploaded {} to this node yet", pin.digest),
-                permanent: true,
+            Err(BlobError::Missing(_)) => Err(not_uploaded("nobody uploaded", pin)),
+            Err(BlobError::Damaged { .. }) => {
+                // Damaged bytes are as good as none, and must not look as if they were there.
+                let _ = blobs.remove(&pin.digest).await;
+                Err(not_uploaded(
+                    "the disk damaged the bytes, upload again",
+                    pin,
+                ))
+            }
+            Err(error) => Err(StepFailure {
+                code: "store-failed".to_owned(),
+                reason: with_causes(&error),
+                permanent: false,
             }),
         };
     }
@@ -208,4 +212,12 @@ async fn fetch(blobs: &Blobs, pin: Pin, source: &Source) -> Result<(), StepFailu
             reason: with_causes(&error),
             permanent: false,
         })
+}
+
+fn not_uploaded(why: &str, pin: Pin) -> StepFailure {
+    StepFailure {
+        code: NOT_UPLOADED.to_owned(),
+        reason: format!("{why}: {} is not on this node", pin.digest),
+        permanent: true,
+    }
 }

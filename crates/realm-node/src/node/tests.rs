@@ -32,6 +32,7 @@ fn folder(root: &std::path::Path, owner: &SecretKey, app: &[u8]) -> RealmFolder 
     std::fs::create_dir_all(&compiled).unwrap();
     let file = compiled.join(format!("{}.cwasm", Digest::of(app).hex()));
     realm_host::compile_bytes(app, &file, false).unwrap();
+    crate::compile::write_checksum(&file).unwrap();
     folder
 }
 

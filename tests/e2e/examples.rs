@@ -1,0 +1,89 @@
+//! The examples, as a newcomer meets them: `realm up` on a copy, and a request on every route.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Realm, Running};
+
+const BUILT: &str = "target/wasm32-wasip2/release";
+
+/// Copies realm.toml and the built components; builds them first if one is missing.
+fn copy(realm: &Realm) -> usize {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = std::fs::read_to_string(root.join("examples/realm.toml")).unwrap();
+    realm.write("realm.toml", &manifest);
+    std::fs::create_dir_all(realm.path(BUILT)).unwrap();
+    let names: Vec<&str> = manifest
+        .lines()
+        .filter_map(|line| line.strip_prefix("source = \"file:./")?.strip_suffix('"'))
+        .collect();
+    let examples = root.join("examples");
+    if names.iter().any(|name| !examples.join(name).exists()) {
+        let built = Command::new(root.join("scripts/examples.sh")).status();
+        assert!(built.unwrap().success());
+    }
+    for name in &names {
+        std::fs::copy(examples.join(name), realm.path(name)).unwrap();
+    }
+    names.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_serves_every_example() {
+    let realm = Realm::empty();
+    let components = copy(&realm);
+    let up = Running::start(realm.command(&[
+        "up",
+        "--http",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--timeout",
+        "5m",
+    ]));
+    let lines: Vec<String> =
+        tokio::task::block_in_place(|| (0..components).filter_map(|_| up.stdout.next()).collect());
+    let url = |name: &str| -> String {
+        let words = lines.iter().map(|line| line.split_whitespace());
+        let mut found =
+            words.filter_map(|mut words| (words.next()? == name).then(|| words.next())?);
+        found
+            .next()
+            .unwrap_or_else(|| panic!("no `{name}` in {lines:?}"))
+            .to_owned()
+    };
+    let client = reqwest::Client::new();
+    for (name, status, text) in [
+        ("index", 200, "curl"),
+        ("hello", 200, "hello"),
+        ("hello-p3", 200, "hello"),
+        ("echo", 200, ""),
+        ("markdown", 405, "POST a Markdown document"),
+        ("qr", 200, "<svg"),
+        ("limits", 200, "epoch_timeout_ms"),
+    ] {
+        let answer = client.get(url(name)).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{name}");
+        let body = answer.text().await.unwrap().to_lowercase();
+        assert!(body.contains(&text.to_lowercase()), "{name}: {body}");
+    }
+    assert_eq!(components, 7, "every example has a line above");
+    let posted = async |url: String, body: &str| {
+        let answer = client.post(url).body(body.to_owned()).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.text().await.unwrap()
+    };
+    assert_eq!(
+        posted(url("echo"), "there and back").await,
+        "there and back"
+    );
+    let page = posted(url("markdown"), "# One\n\n*two* <script>").await;
+    assert!(
+        page.contains("<h1>One</h1>") && page.contains("<em>two</em>"),
+        "{page}"
+    );
+    assert!(!page.contains("<script>"), "{page}");
+    let spin = client.get(url("limits") + "spin").send().await.unwrap();
+    assert_eq!(spin.status(), 504);
+    assert!(up.interrupt().success());
+}
