@@ -6,3 +6,5 @@ scripts/wasm-target.sh
 need_cargo_tool cargo-nextest 0.9.143
 # Checks /metrics as Prometheus reads it.
 need_package promtool prometheus
+# Gives the tests a terminal.
+need_package script bsdutils

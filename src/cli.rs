@@ -15,9 +15,10 @@ Exit codes:
   1    failed
   2    `plan`: apply would change something
   3    refused: by the agent, or a signature does not hold
-  4    no agent answers
+  4    no agent answers, or it is stopping
   64   the command line is wrong
-  130  interrupted
+  130  interrupted before it was done; Ctrl-C ends `agent`, `up`, `logs -f` and
+       `status --watch` with 0
 
 Environment:
   REALM_DIR              the realm folder (like --realm)

@@ -172,3 +172,29 @@ impl From<std::io::Error> for Failure {
         Self::from_error("io", &error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use realm_model::api::ApiError;
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_judged_ends_as_refused() {
+        let check = |code: &str, exit: u8| {
+            let answer = ApiError {
+                code: code.to_owned(),
+                message: String::new(),
+                hint: None,
+            };
+            let failure = Failure::from(ClientError::Refused(answer));
+            assert_eq!((failure.code.as_str(), failure.exit), (code, exit));
+        };
+        for code in RefusalCode::ALL {
+            check(code.as_str(), exit::REFUSED);
+        }
+        check("stopping", exit::NO_AGENT);
+        check("too-many-readers", exit::FAILED);
+        check("internal", exit::FAILED);
+    }
+}

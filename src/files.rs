@@ -49,6 +49,7 @@ pub(crate) fn failure(error: &FolderError) -> Failure {
         | FolderError::Exists { .. }
         | FolderError::NotAFile { .. }
         | FolderError::TooOpen { .. }
+        | FolderError::Unsafe { .. }
         | FolderError::Locked { .. } => "no-file",
     };
     Failure::from_error(code, error)

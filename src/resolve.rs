@@ -7,7 +7,7 @@ use realm_control::changes::{Change, changes};
 use realm_model::api::Heads;
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::entry::ManifestBody;
-use realm_model::lock::{Lock, Pin};
+use realm_model::lock::{Lock, Pin, version_after};
 use realm_model::manifest::{Manifest, Source};
 use realm_model::name::ComponentName;
 use realm_store::blobs::BLOB_BYTES_MAX;
@@ -163,7 +163,9 @@ pub(crate) fn in_force(heads: &Heads) -> Result<Option<(Manifest, Lock)>, Failur
 }
 
 fn next_version(manifest: &Manifest, heads: &Heads) -> Result<u64, Failure> {
-    let next = heads.version + 1;
+    let next = version_after(heads.version).ok_or_else(|| {
+        Failure::new("stale", format!("no version comes after {}", heads.version))
+    })?;
     match manifest.version {
         None => Ok(next),
         // The same text again is no new version: the caller finds that nothing changed.
@@ -180,7 +182,7 @@ fn stale(version: u64, in_force: u64) -> Failure {
     )
     .hint(format!(
         "raise it to {}, or leave `version` out",
-        in_force + 1
+        in_force.saturating_add(1)
     ))
     .exit(exit::REFUSED)
 }

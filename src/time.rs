@@ -38,6 +38,8 @@ pub(crate) fn timestamp(unix_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -50,5 +52,31 @@ mod tests {
         assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
         assert!(parse_duration("-1s").is_err());
         assert_eq!(timestamp(1_000), "1970-01-01T00:00:01.000Z");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_time_or_an_error(
+            text in "-?[0-9]{0,20}(\\.[0-9]{0,12})?( ?(ns|us|ms|s|m|h|d|w|y|mo)){0,2}|\\PC{0,40}"
+        ) {
+            let _ = parse_since(&text);
+            if let Ok(duration) = parse_duration(&text) {
+                prop_assert!(duration == Duration::ZERO || !text.starts_with('-'), "{}", text);
+            }
+        }
+
+        #[test]
+        fn a_timestamp_reads_back_as_written(unix_ms in 0u64..4_000_000_000_000) {
+            prop_assert_eq!(parse_since(&timestamp(unix_ms)), Ok(unix_ms));
+        }
+
+        #[test]
+        fn a_number_of_seconds_is_that_long(seconds in 0u32..) {
+            let text = format!("{seconds}s");
+            prop_assert_eq!(parse_duration(&text), Ok(Duration::from_secs(seconds.into())));
+            let since = parse_since(&text).unwrap();
+            let expected = now_unix_ms().saturating_sub(u64::from(seconds) * 1_000);
+            prop_assert!(since.abs_diff(expected) < 5_000);
+        }
     }
 }

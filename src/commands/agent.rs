@@ -43,7 +43,7 @@ pub(crate) struct Listen {
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    start_logging(&args.listen, "info");
+    start_logging(&args.listen, "info,h2=error");
     on_runtime(async {
         let mut signals = Signals::catch()?;
         let node = start(context, &args.listen).await?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use realm_model::api::Heads;
 use realm_model::digest::Digest;
 use realm_model::entry::{Body, PushBody};
-use realm_model::lock::Pin;
+use realm_model::lock::{Pin, version_after};
 use realm_model::manifest::Source;
 use realm_model::name::ComponentName;
 use realm_store::blobs::BLOB_BYTES_MAX;
@@ -104,7 +104,8 @@ fn push_body(
             .hint("`realm status` lists the components; a new one comes with `realm apply`"));
         }
     }
-    lock.version += 1;
+    lock.version = version_after(lock.version)
+        .ok_or_else(|| Failure::new("stale", format!("no version comes after {}", lock.version)))?;
     Ok(Some(PushBody {
         component: component.clone(),
         manifest: Digest::of(text.as_bytes()),

@@ -43,7 +43,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    agent::start_logging(&args.listen, "warn");
+    agent::start_logging(&args.listen, "warn,h2=error");
     // A mistake in the manifest is told before anything is made or started.
     crate::resolve::read_manifest(&args.manifest, context.json())?;
     agent::on_runtime(live(context, &args))

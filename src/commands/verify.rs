@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use realm_model::entry::ChainId;
 use realm_model::key::PublicKey;
 use realm_model::lock::Lock;
 use realm_model::manifest::Manifest;
@@ -49,8 +50,22 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
         .map_err(|failure| failure.hint("`realm apply` writes it"))?;
     let lock = Lock::parse(&lock_text)
         .map_err(|error| Failure::from_error("invalid-lock", &error).exit(exit::REFUSED))?;
-    covers(&manifest, &lock)?;
     let file = read_signature(&args.manifest)?;
+    if file.chain != ChainId::Default {
+        return Err(
+            Failure::new("wrong-chain", "the signature was made for another chain")
+                .exit(exit::REFUSED),
+        );
+    }
+    // What an agent checks. A push raises the version of the lock alone.
+    let manifest = match file.pushed {
+        None => manifest,
+        Some(_) => Manifest {
+            version: None,
+            ..manifest
+        },
+    };
+    realm_control::check_files(&manifest, &lock, &owners)?;
     file.verify(&text, &lock_text).map_err(|error| {
         Failure::from_error("bad-signature", &error)
             .hint("the manifest or realm.lock changed after it was signed: `realm plan` shows what, `realm apply` signs it")
@@ -105,19 +120,6 @@ fn read_signature(manifest: &Path) -> Result<SignatureFile, Failure> {
             .context(format!("`{}` is damaged", path.display()))
             .exit(exit::REFUSED)
     })
-}
-
-/// A lock that pins other components than the manifest has was not made for it.
-fn covers(manifest: &Manifest, lock: &Lock) -> Result<(), Failure> {
-    if manifest.components.keys().eq(lock.components.keys()) {
-        return Ok(());
-    }
-    Err(Failure::new(
-        "invalid-lock",
-        "realm.lock pins other components than the manifest has",
-    )
-    .hint("`realm apply` writes it anew")
-    .exit(exit::REFUSED))
 }
 
 fn report(

@@ -58,9 +58,10 @@ fn help_is_one_page_and_names_the_exit_codes() {
       1    failed
       2    `plan`: apply would change something
       3    refused: by the agent, or a signature does not hold
-      4    no agent answers
+      4    no agent answers, or it is stopping
       64   the command line is wrong
-      130  interrupted
+      130  interrupted before it was done; Ctrl-C ends `agent`, `up`, `logs -f` and
+           `status --watch` with 0
 
     Environment:
       REALM_DIR              the realm folder (like --realm)
@@ -140,6 +141,58 @@ fn inspect_shows_what_a_component_wants_and_offers() {
     realm.write("junk.wasm", "junk");
     realm.run(&["inspect", "junk.wasm"]).fails(1, "not-wasm");
     realm.run(&["inspect", "absent.wasm"]).fails(1, "no-file");
+}
+
+#[test]
+fn what_is_no_file_or_too_large_is_an_error_and_never_a_wait() {
+    let realm = Realm::new();
+    let pipe = std::process::Command::new("mkfifo")
+        .arg(realm.path("pipe"))
+        .status();
+    assert!(pipe.unwrap().success());
+    for args in [
+        &["inspect", "/dev/zero"][..],
+        &["inspect", "."],
+        &["plan", "/dev/zero"],
+        &["submit", "/dev/zero"],
+    ] {
+        let said = realm.run(args).fails(1, "no-file");
+        assert!(
+            said.stderr.contains("neither a file nor a pipe"),
+            "{}",
+            said.stderr
+        );
+    }
+    // A pipe that nobody writes to is empty.
+    realm.run(&["inspect", "pipe"]).fails(1, "not-wasm");
+    let with = |passphrase: &str| {
+        let mut command = realm.command(&["init", "--passphrase", "--realm", "sealed"]);
+        command.env("REALM_PASSPHRASE_FILE", realm.path(passphrase));
+        crate::support::said(command)
+    };
+    with("pipe").fails(1, "empty-passphrase");
+    with(".").fails(1, "no-passphrase");
+    realm.write("large", &"x".repeat(2_000_000));
+    with("large").fails(1, "no-passphrase");
+    realm.run(&["plan", "large"]).fails(1, "oversized");
+    realm.run(&["submit", "large"]).fails(1, "oversized");
+    std::fs::write(realm.path("latin"), b"\xe4").unwrap();
+    realm.run(&["plan", "latin"]).fails(1, "not-text");
+    // A shell's `<(command)` is a pipe as well.
+    let shell = std::process::Command::new("bash")
+        .args([
+            "-c",
+            "REALM_PASSPHRASE_FILE=<(echo secret) \"$0\" init --passphrase --realm sealed",
+        ])
+        .arg(env!("CARGO_BIN_EXE_realm"))
+        .current_dir(realm.path("."))
+        .output()
+        .unwrap();
+    assert!(
+        shell.status.success(),
+        "{}",
+        String::from_utf8_lossy(&shell.stderr)
+    );
 }
 
 #[test]

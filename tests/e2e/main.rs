@@ -13,6 +13,7 @@ mod compile;
 mod crash;
 mod examples;
 mod health;
+mod logging;
 mod logs;
 mod manifest;
 mod metrics;

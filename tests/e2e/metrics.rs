@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use realm_test_guests::{HELLO, SPIN};
 
-use crate::support::{Realm, eventually, get};
+use crate::support::{PATIENCE, Realm, eventually, figure, get, raw};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_has_every_figure_and_promtool_reads_it() {
@@ -72,17 +72,17 @@ epoch_timeout_ms = 50
         !page.contains("fuel_used_total{component=\"spin\"}"),
         "{page}"
     );
-    let value = |beginning: &str| -> f64 {
-        let line = page
-            .lines()
-            .find(|line| line.starts_with(beginning))
-            .unwrap();
-        line.rsplit(' ').next().unwrap().parse().unwrap()
-    };
+    let value = |series: &str| figure(&page, series);
     assert!(value("fuel_used_total{component=\"hello\"}") > 0.0);
     assert!(value("epoch_preemptions_total{component=\"spin\"}") > 0.0);
     assert!(value("mem_peak_bytes{component=\"hello\"}") > 65_536.0);
     assert!(value("process_resident_memory_bytes") > 1_000_000.0);
+    let machine = |what: &str| value(&format!("realm_node_{what}"));
+    assert!((0.0..=100.0).contains(&machine("cpu_percent")));
+    assert!(machine("memory_used_bytes") > 0.0);
+    assert!(machine("memory_used_bytes") <= machine("memory_bytes"));
+    assert!(machine("disk_available_bytes") > 0.0);
+    assert!(machine("disk_available_bytes") <= machine("disk_bytes"));
     promtool(&page);
 }
 
@@ -132,4 +132,89 @@ async fn the_admin_listener_shows_figures_and_controls_nothing() {
         assert_eq!(get(&format!("{base}{path}")).await.0, 404, "{path}");
     }
     assert!(base.starts_with("http://127.0.0.1:"), "{base}");
+}
+
+/// The series of a page, without their values.
+fn series(page: &str) -> Vec<String> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    let mut series: Vec<String> = lines
+        .map(|line| line.rsplit_once(' ').unwrap().0.to_owned())
+        .collect();
+    series.sort();
+    series
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_invent_makes_no_new_series() {
+    let realm = Realm::new();
+    realm.app(HELLO, "");
+    let manifest = realm.read("realm.toml").replace("/...", "/app/...");
+    realm.write("realm.toml", &manifest);
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    let client = reqwest::Client::new();
+    let status = async |path: String, host: String, method: &str| {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let request = client
+            .request(method, agent.url(&path))
+            .header("host", host);
+        request.send().await.unwrap().status().as_u16()
+    };
+    let invent = async |n: usize| {
+        let (path, host, method) = (format!("p{n}"), format!("h{n}.example"), format!("M{n}"));
+        for (path, host, method, expected) in [
+            (format!("/app/{path}"), "a".to_owned(), "GET", 200),
+            (format!("/{path}"), "a".to_owned(), "GET", 404),
+            ("/app".to_owned(), host, "GET", 200),
+            ("/app".to_owned(), "a".to_owned(), method.as_str(), 200),
+            ("/app".to_owned(), format!("a b{n}"), "GET", 400),
+        ] {
+            assert_eq!(status(path, host, method).await, expected);
+        }
+        // Statuses that no answer has, told by a client.
+        raw(
+            &agent.url,
+            format!("GET /app HTTP/1.1\r\nHost: a\r\nrealm-error: e{n}\r\nstatus: {n}\r\nConnection: close\r\n\r\n").as_bytes(),
+        );
+    };
+    invent(0).await;
+    let before = series(&get(&agent.metrics_url).await.1);
+    assert!(before.len() > 50, "{before:?}");
+    for n in 1..=500 {
+        invent(n).await;
+    }
+    let page = get(&agent.metrics_url).await.1;
+    assert_eq!(series(&page), before);
+    assert!(!page.contains("p500") && !page.contains("M500"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_of_other_bytes_is_refused_and_counted() {
+    use std::io::{Read as _, Write as _};
+    let realm = Realm::new();
+    let agent = realm.agent();
+    let counted = async || {
+        let page = get(&agent.metrics_url).await.1;
+        figure(&page, "realm_refusals_total{code=\"digest-mismatch\"}")
+    };
+    assert_eq!(counted().await, 0.0);
+    let digest = realm_model::digest::Digest::of(b"what was signed");
+    // As any program may: bytes on the socket, no client of realm's.
+    let mut socket =
+        std::os::unix::net::UnixStream::connect(realm.path(".realm/agent.sock")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!(
+        "PUT /v1/blobs/{digest} HTTP/1.1\r\nHost: realm\r\nContent-Length: 14\r\nConnection: close\r\n\r\nsomething else"
+    );
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    tokio::task::block_in_place(|| socket.read_to_string(&mut answer)).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 422 "), "{answer}");
+    let body: serde_json::Value =
+        serde_json::from_str(answer.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    assert_eq!(body["code"], "digest-mismatch");
+    assert!(body["hint"].is_string());
+    assert!(!realm.client().has(&digest).await.unwrap());
+    assert_eq!(counted().await, 1.0);
+    assert_eq!(realm.status().await.refusals["digest-mismatch"], 1);
 }

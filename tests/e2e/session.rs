@@ -109,5 +109,87 @@ async fn from_nothing_to_a_refusal() {
     realm.write("realm.lock", "version = 9\n");
     session.run(&["verify"]);
     session.run(&["status"]);
-    insta::assert_snapshot!(session.text(), @"");
+    insta::assert_snapshot!(session.text(), @r#"
+    $ realm init --name node-1
+    made realm:ID in .realm
+    owner ed25519:OWNER
+    words SIX WORDS OF THE OWNER
+    node  node-1
+    keep a copy of the owner key offline; next: `realm up realm.toml`
+
+    $ realm key show
+    ed25519:OWNER
+    SIX WORDS OF THE OWNER
+
+    $ realm plan
+    + component app
+        pin = sha256:CHATTY (N bytes)
+        source = "file:./app.wasm"
+    + route * /...
+        component = "app"
+        replicas = 1
+    plan: 2 to add, 0 to change, 0 to remove
+    (exit code 2)
+
+    $ realm apply --yes
+    + component app
+        pin = sha256:CHATTY (N bytes)
+        source = "file:./app.wasm"
+    + route * /...
+        component = "app"
+        replicas = 1
+    plan: 2 to add, 0 to change, 0 to remove
+    uploaded app: N KiB, sha256:CHATTY
+    version 1 is in force, as entry 1
+    `app` is as wanted
+
+    $ realm status
+    realm:ID  version 1  node node-1 (realm 0.1.0)  http://NODE
+    owner ed25519:OWNER (SIX WORDS OF THE OWNER)
+
+    COMPONENT  STATE    READY  DIGEST        ROUTES  WHY
+    app        healthy  1/1    CHATTY  /...
+
+    $ realm push app new.wasm
+    uploaded app: N KiB, sha256:VERSION-B
+    `app` is sha256:VERSION-B from version 2 on
+    `app` is as wanted
+
+    $ realm logs app
+    TIME app/0 err line 0
+    TIME app/0 err line 1
+
+    $ realm verify
+    good signature on realm.toml: version 2, entry 2 of realm:ID
+    by ed25519:OWNER (SIX WORDS OF THE OWNER)
+    signed TIME by the signer's clock
+
+    $ realm apply --sign-only entry
+    ~ component app
+        pin: sha256:VERSION-B (N bytes) → sha256:CHATTY (N bytes)
+    plan: 0 to add, 1 to change, 0 to remove
+    signed, not submitted: `realm submit entry`
+
+    $ realm submit entry
+    accepted as entry 3 of `default`; version 3 is in force
+
+    $ realm submit entry
+    error[replayed]: exactly this entry was accepted already
+    hint: nothing to do: it is in force already
+    (exit code 3)
+
+    $ realm verify
+    error[invalid-lock]: realm.lock has no pin of `app`
+    hint: run `realm apply realm.toml` to resolve the sources again
+    (exit code 3)
+
+    $ realm status
+    realm:ID  version 3  node node-1 (realm 0.1.0)  http://NODE
+    owner ed25519:OWNER (SIX WORDS OF THE OWNER)
+
+    COMPONENT  STATE    READY  DIGEST        ROUTES  WHY
+    app        healthy  1/1    CHATTY  /...
+
+    refused since the agent started: replayed 1
+    "#);
 }

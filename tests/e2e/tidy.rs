@@ -114,6 +114,74 @@ fn crates_stand_on_their_floors() {
 }
 
 #[test]
+fn every_dependency_is_named_in_the_sources() {
+    for package in &metadata().packages {
+        let root = package.manifest_path.parent().unwrap();
+        let folders = |names: &[&str]| {
+            let mut all = String::new();
+            for name in names {
+                let folder = root.join(name);
+                if folder.is_dir() {
+                    visit(folder.as_std_path(), &mut |_, text| all.push_str(text));
+                }
+            }
+            all
+        };
+        let sources = folders(&["src"]);
+        let tests = folders(&["src", "tests"]);
+        for dependency in &package.dependencies {
+            let code = match dependency.kind {
+                DependencyKind::Normal => &sources,
+                DependencyKind::Development => &tests,
+                DependencyKind::Build | DependencyKind::Unknown => continue,
+            };
+            let name = dependency.rename.as_ref().unwrap_or(&dependency.name);
+            assert!(
+                names(code, &name.replace('-', "_")),
+                "`{}` does not use `{name}`: remove it from its Cargo.toml",
+                package.name
+            );
+        }
+    }
+}
+
+/// Whether a line of code, not a comment, has the path `name::…`.
+fn names(code: &str, name: &str) -> bool {
+    let path = format!("{name}::");
+    let mut lines = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    lines.any(|line| {
+        line.match_indices(&path).any(|(at, _)| {
+            let before = line[..at].chars().next_back();
+            !before.is_some_and(|char| char.is_alphanumeric() || char == '_')
+        })
+    })
+}
+
+#[test]
+fn every_dependency_says_why_it_is_there_and_is_used() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let table = text.split("[workspace.dependencies]\n").nth(1).unwrap();
+    let table = table.split("\n[").next().unwrap();
+    let packages = metadata().packages;
+    let mut above = "";
+    for line in table.lines() {
+        if let Some((name, _)) = line.split_once(" = ") {
+            let why = above.starts_with("# ") && !above.starts_with("# ---");
+            assert!(why, "a line above `{name}` says why it is there");
+            let mut dependencies = packages.iter().flat_map(|package| &package.dependencies);
+            assert!(
+                dependencies.any(|one| one.name == name),
+                "nobody uses `{name}`"
+            );
+        }
+        above = line;
+    }
+}
+
+#[test]
 fn every_crate_forbids_unsafe_code_and_opens_with_what_it_is() {
     for package in &metadata().packages {
         for target in package

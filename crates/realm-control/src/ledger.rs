@@ -6,6 +6,7 @@
 //! the authority chain since: so every interleaving of the two chains ends in one state.
 //! Not here: files, forks between nodes, who sent it.
 
+mod files;
 mod nodes;
 mod wanted;
 
@@ -24,6 +25,7 @@ use realm_model::refusal::{Refusal, RefusalCode};
 
 use crate::authority::Authority;
 use crate::desired::Desired;
+pub use files::check_files;
 
 /// The folded state of a realm's chains.
 #[derive(Debug, Clone)]

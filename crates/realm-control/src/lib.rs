@@ -22,7 +22,7 @@ mod view;
 pub use authority::{ApprovedNode, Authority};
 pub use changes::{Change, changes};
 pub use desired::{Desired, Restarts};
-pub use ledger::{Admitted, Ledger};
+pub use ledger::{Admitted, Ledger, check_files};
 pub use plan::{DRAIN_GRACE_MS, plan, wake_at};
 pub use view::{Here, view};
 

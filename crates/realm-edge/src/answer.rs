@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use crate::backend::{Backend, Body, CallError};
 use crate::config::EdgeLimits;
 use crate::connection::{Connection, Ending};
-use crate::headers::{strip_request, strip_response};
+use crate::headers::{is_framing_clear, strip_request, strip_response};
 use crate::observe::{MethodClass, Observer, Protocol};
 use crate::origin::{self, Origin};
 use crate::path::second_reading;
@@ -95,6 +95,9 @@ async fn dispatch(
     body: Incoming,
 ) -> Result<Answer, Refusal> {
     let connection = Arc::clone(&record.connection);
+    if !is_framing_clear(parts.version, &parts.headers) {
+        return Err(Refusal::unclear_framing());
+    }
     if parts.method == Method::CONNECT {
         return Err(Refusal::method_not_supported());
     }
@@ -275,7 +278,7 @@ fn refuse(refusal: &Refusal, accept: Option<HeaderValue>, mut record: Record) ->
         .upload
         .as_ref()
         .is_some_and(|upload| upload.fault().is_some());
-    if is_upload_broken && record.protocol != Protocol::Http2 {
+    if (is_upload_broken || refusal.ends_connection) && record.protocol != Protocol::Http2 {
         // Where the next request would begin is not known, or not worth the wait.
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -21,15 +21,26 @@ pub struct Config {
 /// Limits on what one client, or all of them, can take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EdgeLimits {
-    /// Connections open at once, over all listeners; one more is refused with 503.
+    /// Files that the process may have open (`RLIMIT_NOFILE`): lowers `connections_max` so that
+    /// clients cannot take them all. `None` lowers nothing.
+    pub files_max: Option<u64>,
+    /// Connections open at once, over all listeners. One more takes the place of the one that
+    /// was idle for longest, or is refused with 503 where all are in use.
     pub connections_max: usize,
+    /// The same for one client address (an IPv6 client is its /64); `None` is a quarter of
+    /// `connections_max`, but at least 64. Trusted proxies and loopback have no such limit.
+    pub connections_per_address_max: Option<usize>,
+    /// A connection is not closed for a newcomer before it was idle for this time.
+    pub eviction_idle_min: Duration,
     /// Connections the kernel queues before the edge accepts them.
     pub backlog: u32,
-    /// From the first byte of a request's head to its last, HTTP/1.
+    /// From the first byte of a request's head to its last, HTTP/1. A part of a head that came in
+    /// one packet with the request before it counts as idle until more comes.
     pub header_read_timeout: Duration,
     /// A connection without a request in flight is closed after this time.
     pub idle_timeout: Duration,
-    /// A connection whose client takes no byte of what waits for it is cut after this time.
+    /// A connection whose client takes no byte of what waits for it is cut after this time; an
+    /// HTTP/2 stream whose client leaves no room for the next part of its response is reset.
     pub write_stall_timeout: Duration,
     /// The longest pause of a client within its request body.
     pub body_read_timeout: Duration,
@@ -62,8 +73,19 @@ pub struct EdgeLimits {
 }
 
 /// Each idle connection costs about 10 kB here and a socket; 10,000 stay near 100 MB with the
-/// kernel's part, and below the usual `RLIMIT_NOFILE` of 65,536 with room for outbound calls.
+/// kernel's part.
 const CONNECTIONS_MAX: usize = 10_000;
+/// Files that clients cannot take: listeners, stores, logs, runtimes, outbound calls, connections
+/// that are about to close.
+const FILES_RESERVE: u64 = 256;
+/// Where the reserve is more than that, half of the files are for clients.
+const FILES_SHARE_MIN: u64 = 2;
+/// Four addresses must work together to fill the edge, and one still serves an office behind NAT.
+const ADDRESS_SHARE: usize = 4;
+/// A small edge's share would be less than a few browsers open.
+const CONNECTIONS_PER_ADDRESS_MIN: usize = 64;
+/// A client that just connected has its request on the way: longer than slow round trips.
+const EVICTION_IDLE_MIN: Duration = Duration::from_secs(1);
 /// The kernel's own cap (`net.core.somaxconn`) is 4,096 on Linux; a burst should wait, not fail.
 const BACKLOG: u32 = 4_096;
 /// A head fits a few packets; a client on a bad line needs seconds, a slowloris wants minutes.
@@ -105,7 +127,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 impl Default for EdgeLimits {
     fn default() -> Self {
         Self {
+            files_max: None,
             connections_max: CONNECTIONS_MAX,
+            connections_per_address_max: None,
+            eviction_idle_min: EVICTION_IDLE_MIN,
             backlog: BACKLOG,
             header_read_timeout: HEADER_READ_TIMEOUT,
             idle_timeout: IDLE_TIMEOUT,
@@ -125,5 +150,64 @@ impl Default for EdgeLimits {
             ping_interval: PING_INTERVAL,
             ping_timeout: PING_TIMEOUT,
         }
+    }
+}
+
+impl EdgeLimits {
+    /// The limits as a process keeps them that may have `files_max` files open.
+    pub(crate) fn within(mut self, files_max: Option<u64>) -> Self {
+        if let Some(files_max) = files_max {
+            let free = files_max.saturating_sub(FILES_RESERVE);
+            let most = free.max(files_max / FILES_SHARE_MIN).max(1);
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
+            self.connections_max = self.connections_max.min(most);
+        }
+        self
+    }
+
+    /// The limit per address that is kept.
+    pub(crate) fn per_address(&self) -> usize {
+        self.connections_per_address_max
+            .unwrap_or((self.connections_max / ADDRESS_SHARE).max(CONNECTIONS_PER_ADDRESS_MIN))
+            // None at all would shut out everybody.
+            .max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_files_for_others() {
+        let check = |files_max, expected| {
+            let limits = EdgeLimits::default().within(files_max);
+            assert_eq!(limits.connections_max, expected, "{files_max:?}");
+        };
+        check(None, 10_000);
+        check(Some(u64::MAX), 10_000);
+        check(Some(10_256), 10_000);
+        check(Some(10_255), 9_999);
+        check(Some(1_024), 768);
+        check(Some(512), 256);
+        check(Some(256), 128);
+        check(Some(0), 1);
+    }
+
+    #[test]
+    fn an_address_has_a_share_of_what_is_kept() {
+        let check = |connections_max, explicit, expected| {
+            let limits = EdgeLimits {
+                connections_max,
+                connections_per_address_max: explicit,
+                ..EdgeLimits::default()
+            };
+            assert_eq!(limits.per_address(), expected, "{connections_max}");
+        };
+        check(10_000, None, 2_500);
+        check(768, None, 192);
+        check(100, None, 64);
+        check(100, Some(7), 7);
+        check(100, Some(0), 1);
     }
 }

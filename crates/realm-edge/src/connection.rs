@@ -1,8 +1,8 @@
 //! What is known of one connection while it lives: who is there, what is in flight, since when
 //! nothing moves. The socket writes it, the sweep reads it.
 //!
-//! Not the protocol: hyper speaks that. Times are milliseconds since the edge's start, plus one,
-//! so that zero means "not so".
+//! Not the protocol: hyper speaks that. Times are nanoseconds since the connection's start,
+//! plus one, so that zero means "not so".
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -58,8 +58,10 @@ pub(crate) enum Order {
     Serve = 0,
     /// Finish what is in flight, take nothing new.
     Drain = 1,
+    /// End at once where nothing is in flight, else as `Drain`: another client needs the place.
+    Evict = 2,
     /// End at once.
-    Cut = 2,
+    Cut = 3,
 }
 
 /// How the socket is closed when hyper is done with it.
@@ -185,7 +187,29 @@ impl Connection {
         match self.order.load(Relaxed) {
             0 => Order::Serve,
             1 => Order::Drain,
+            2 => Order::Evict,
             _ => Order::Cut,
+        }
+    }
+
+    /// Since when there is nothing to do; `None` while there is.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        let is_busy =
+            self.in_flight.load(Relaxed) != 0 || self.write_blocked_since.load(Relaxed) != 0;
+        let nanos = self.idle_since.load(Relaxed).saturating_sub(1);
+        (!is_busy).then(|| self.started + Duration::from_nanos(nanos))
+    }
+
+    /// Whom the connection counts for, where that is limited: an IPv6 client is its /64, which is
+    /// what providers give to one of them. Proxies speak for many, and loopback is this machine.
+    pub(crate) fn counted_for(&self) -> Option<IpAddr> {
+        match self.peer {
+            _ if self.is_trusted || self.peer.is_loopback() => None,
+            IpAddr::V4(_) => Some(self.peer),
+            IpAddr::V6(address) => {
+                const NETWORK: u128 = !(u64::MAX as u128);
+                Some(IpAddr::from((address.to_bits() & NETWORK).to_be_bytes()))
+            }
         }
     }
 
@@ -194,7 +218,7 @@ impl Connection {
         let now = self.now();
         let is_over = |since: &AtomicU64, limit: Duration| {
             let since = since.load(Relaxed);
-            since != 0 && u128::from(now.saturating_sub(since)) >= limit.as_millis()
+            since != 0 && u128::from(now.saturating_sub(since)) >= limit.as_nanos()
         };
         let is_idle = self.in_flight.load(Relaxed) == 0;
         let is_writing = self.write_blocked_since.load(Relaxed) != 0;
@@ -229,7 +253,7 @@ impl Connection {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).map_or(u64::MAX, |millis| millis + 1)
+        u64::try_from(self.started.elapsed().as_nanos()).map_or(u64::MAX, |nanos| nanos + 1)
     }
 }
 
@@ -256,6 +280,8 @@ mod tests {
             (Order::Serve, Order::Serve),
             (Order::Drain, Order::Drain),
             (Order::Serve, Order::Drain),
+            (Order::Evict, Order::Evict),
+            (Order::Drain, Order::Evict),
             (Order::Cut, Order::Cut),
             (Order::Drain, Order::Cut),
         ] {

@@ -1,9 +1,14 @@
-//! Headers that belong to one connection, and headers that tell a request's way: removed before a
-//! guest or a client sees them. Not what is put in their place; that is `answer`'s.
+//! Headers that belong to one connection, that tell a request's way, that guests misread or that
+//! no trailer may carry: removed before a guest or a client sees them. And the check that a body
+//! has one end. Not what is put in their place; that is `origin`'s.
 
+use http::Version;
 use http::header::{
-    CONNECTION, EXPECT, FORWARDED, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, COOKIE, DATE, EXPECT, EXPIRES, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, LOCATION, MAX_FORWARDS, PRAGMA, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE,
+    RETRY_AFTER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VARY, WARNING,
+    WWW_AUTHENTICATE,
 };
 
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -15,10 +20,31 @@ pub(crate) const REALM_ERROR: HeaderName = HeaderName::from_static("realm-error"
 const X_REAL_IP: &str = "x-real-ip";
 const X_FORWARDED: &str = "x-forwarded-";
 
-/// Removes what belongs to the client's connection, and keeps `TE: trailers`, which a guest may
-/// act on. `Expect: 100-continue` is the edge's to answer.
+/// Whether everyone who reads the request sees the same end of its body: without
+/// `Transfer-Encoding`, or with `chunked` once and alone. hyper takes all that ends in `chunked`,
+/// but `identity, chunked` and `chunked, chunked` are read otherwise elsewhere.
+pub(crate) fn is_framing_clear(version: Version, headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => {
+            version == Version::HTTP_11
+                && coding
+                    .as_bytes()
+                    .trim_ascii()
+                    .eq_ignore_ascii_case(b"chunked")
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Removes what belongs to the client's connection and what guests misread, and keeps
+/// `TE: trailers`, which a guest may act on. `Expect: 100-continue` is the edge's to answer.
 pub(crate) fn strip_request(headers: &mut HeaderMap) {
-    if !headers.keys().any(is_connection_bound) {
+    if !headers
+        .keys()
+        .any(|name| is_connection_bound(name) || is_misread(name))
+    {
         return;
     }
     let wants_trailers = headers.get_all(TE).iter().any(|value| {
@@ -28,6 +54,7 @@ pub(crate) fn strip_request(headers: &mut HeaderMap) {
             .any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     });
     strip(headers);
+    remove_where(headers, is_misread);
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -44,18 +71,71 @@ pub(crate) fn strip_response(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes from trailers what HTTP/2 forbids and HTTP/1 would misread.
-pub(crate) fn strip_trailers(headers: &mut HeaderMap) {
-    if headers.keys().any(is_connection_bound) {
-        strip(headers);
-    }
+/// Removes from a request's trailers what only a head may say, the client's story of its way
+/// included: a guest may merge trailers into the head that the edge made trustworthy.
+pub(crate) fn strip_request_trailers(headers: &mut HeaderMap) {
+    remove_where(headers, |name| {
+        is_for_heads_only(name) || is_story_of_way(name) || is_misread(name)
+    });
+}
+
+/// Removes from a response's trailers what only a head may say.
+pub(crate) fn strip_response_trailers(headers: &mut HeaderMap) {
+    remove_where(headers, |name| {
+        is_for_heads_only(name) || *name == REALM_ERROR
+    });
 }
 
 /// Removes the client's story of its way; a peer that is no trusted proxy may not tell one.
 pub(crate) fn strip_forwarded(headers: &mut HeaderMap) {
-    remove_where(headers, |name| {
-        *name == FORWARDED || name.as_str() == X_REAL_IP || name.as_str().starts_with(X_FORWARDED)
-    });
+    remove_where(headers, is_story_of_way);
+}
+
+fn is_story_of_way(name: &HeaderName) -> bool {
+    *name == FORWARDED || name.as_str() == X_REAL_IP || name.as_str().starts_with(X_FORWARDED)
+}
+
+/// Names that a guest with CGI's conventions (RFC 3875 §4.1.18) takes for others:
+/// `X_Forwarded_For` and `X-Forwarded-For` are both `HTTP_X_FORWARDED_FOR` to it, and `Proxy` is
+/// `HTTP_PROXY`, which many programs obey ("httpoxy"). Some runtimes turn every odd character into
+/// an underscore, so only letters, digits and `-` pass, as nginx and Apache have it by default.
+fn is_misread(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name == "proxy"
+        || !name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+/// What RFC 9110 §6.5.1 keeps out of trailers: framing, routing, authentication, request
+/// modifiers, response controls and content format.
+fn is_for_heads_only(name: &HeaderName) -> bool {
+    is_connection_bound(name)
+        || name.as_str().starts_with("if-")
+        || [
+            AGE,
+            AUTHORIZATION,
+            CACHE_CONTROL,
+            CONTENT_ENCODING,
+            CONTENT_LENGTH,
+            CONTENT_RANGE,
+            CONTENT_TYPE,
+            COOKIE,
+            DATE,
+            EXPIRES,
+            HOST,
+            LOCATION,
+            MAX_FORWARDS,
+            PRAGMA,
+            RANGE,
+            RETRY_AFTER,
+            SET_COOKIE,
+            TRAILER,
+            VARY,
+            WARNING,
+            WWW_AUTHENTICATE,
+        ]
+        .contains(name)
 }
 
 /// RFC 9110 §7.6.1, and `Proxy-*`. `Trailer` is kept: it announces what the body carries.
@@ -91,83 +171,4 @@ fn remove_where(headers: &mut HeaderMap, is_removed: impl Fn(&HeaderName) -> boo
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(strip: fn(&mut HeaderMap), fields: &[(&str, &str)], expected: &[(&str, &str)]) {
-        let mut headers = map(fields);
-        strip(&mut headers);
-        assert_eq!(headers, map(expected));
-        strip(&mut headers);
-        assert_eq!(headers, map(expected), "stripping twice is stripping once");
-    }
-
-    #[test]
-    fn a_request_loses_what_belongs_to_its_connection() {
-        check(
-            strip_request,
-            &[
-                ("connection", "close, X-Private"),
-                ("connection", "x-more"),
-                ("x-private", "1"),
-                ("x-more", "1"),
-                ("keep-alive", "timeout=5"),
-                ("proxy-connection", "keep-alive"),
-                ("proxy-authorization", "Basic eA=="),
-                ("te", "gzip, Trailers"),
-                ("transfer-encoding", "chunked"),
-                ("upgrade", "websocket"),
-                ("expect", "100-continue"),
-                ("accept", "*/*"),
-                ("trailer", "x-sum"),
-            ],
-            &[("te", "trailers"), ("accept", "*/*"), ("trailer", "x-sum")],
-        );
-        check(strip_request, &[("te", "gzip")], &[]);
-        check(
-            strip_request,
-            &[("x-a", "1"), ("x-a", "2")],
-            &[("x-a", "1"), ("x-a", "2")],
-        );
-    }
-
-    #[test]
-    fn a_response_cannot_speak_for_the_edge() {
-        check(
-            strip_response,
-            &[
-                ("realm-error", "no-route"),
-                ("connection", "upgrade"),
-                ("upgrade", "websocket"),
-                ("server", "guest"),
-            ],
-            &[("server", "guest")],
-        );
-    }
-
-    #[test]
-    fn a_forged_way_is_forgotten() {
-        check(
-            strip_forwarded,
-            &[
-                ("forwarded", "for=1.2.3.4"),
-                ("x-forwarded-for", "1.2.3.4"),
-                ("x-forwarded-port", "443"),
-                ("x-real-ip", "1.2.3.4"),
-                ("x-forward", "kept"),
-            ],
-            &[("x-forward", "kept")],
-        );
-    }
-
-    fn map(fields: &[(&str, &str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(
-                HeaderName::from_bytes(name.as_bytes()).expect("a name"),
-                HeaderValue::from_str(value).expect("a value"),
-            );
-        }
-        headers
-    }
-}
+mod tests;

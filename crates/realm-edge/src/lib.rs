@@ -24,7 +24,9 @@ mod request_body;
 mod response_body;
 mod serve;
 mod server;
+mod stream;
 mod table;
+mod throttle;
 
 pub use backend::{Backend, Body, BoxError, BoxFuture, CallError};
 pub use config::{Config, EdgeLimits};

@@ -24,6 +24,8 @@ pub(crate) struct Refusal {
     pub(crate) message: Cow<'static, str>,
     pub(crate) hint: Option<&'static str>,
     pub(crate) retry_after_s: Option<u32>,
+    /// Whether nothing that follows on this HTTP/1 connection can be believed.
+    pub(crate) ends_connection: bool,
 }
 
 impl Refusal {
@@ -39,6 +41,7 @@ impl Refusal {
             message: message.into(),
             hint: Some(hint),
             retry_after_s: None,
+            ends_connection: false,
         }
     }
 
@@ -144,6 +147,18 @@ impl Refusal {
         )
     }
 
+    pub(crate) fn unclear_framing() -> Self {
+        Self {
+            ends_connection: true,
+            ..Self::new(
+                StatusCode::BAD_REQUEST,
+                "bad-request",
+                "the request body has another `Transfer-Encoding` than `chunked` once and alone",
+                "send `Transfer-Encoding: chunked`, or `Content-Length`",
+            )
+        }
+    }
+
     fn uri_too_long() -> Self {
         Self::new(
             StatusCode::URI_TOO_LONG,
@@ -234,6 +249,7 @@ impl From<CallError> for Refusal {
             message: Cow::Owned(error.message),
             hint: error.hint,
             retry_after_s: error.retry_after_s,
+            ends_connection: false,
         }
     }
 }

@@ -1,11 +1,13 @@
-//! All open connections, and the sweep that finds those on which nothing moves.
+//! All open connections: whether one more is let in and which idle one goes for it, and the sweep
+//! that finds those on which nothing moves.
 //!
 //! One timer for all of them instead of one each: a request costs no timer at all, and an edge
 //! without connections sleeps. Not what the limits are; that is `config`'s.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -19,18 +21,54 @@ const SWEEP_EVERY_MIN: Duration = Duration::from_millis(10);
 /// Looks within the smallest limit.
 const SWEEPS_PER_LIMIT: u32 = 4;
 
+/// Evicted connections that may still hold a file beyond `connections_max`; well below what the
+/// process keeps for other files.
+const EVICTED_MAX: usize = 64;
+/// A look for idle connections reads all of them; evicting this part of the limit at once (less
+/// than 1 %) spares a flood of newcomers a look each.
+const EVICTED_AT_ONCE_PART: usize = 128;
+/// After a look that found nothing idle. A flood would otherwise look for each newcomer.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+
 /// The open connections.
-#[derive(Default)]
 pub(crate) struct Registry {
     open: Mutex<Open>,
     arrived: Notify,
     left: Notify,
+    connections_max: usize,
+    per_address_max: usize,
+    eviction_idle_min: Duration,
+}
+
+/// Why a connection is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// There are too many, and none is idle.
+    Edge,
+    /// Its own address has too many, and none is idle.
+    Address,
 }
 
 #[derive(Default)]
 struct Open {
-    connections: HashMap<u64, Arc<Connection>>,
+    connections: HashMap<u64, Entry>,
+    addresses: HashMap<IpAddr, Share>,
     next_id: u64,
+    n_evicted: usize,
+    next_look: Option<Instant>,
+}
+
+struct Entry {
+    connection: Arc<Connection>,
+    address: Option<IpAddr>,
+    is_evicted: bool,
+}
+
+/// What one address has.
+#[derive(Default)]
+struct Share {
+    n_connections: usize,
+    next_look: Option<Instant>,
 }
 
 /// A place in the registry, given back when dropped.
@@ -40,37 +78,81 @@ pub(crate) struct Place {
 }
 
 impl Registry {
+    pub(crate) fn new(limits: &EdgeLimits) -> Self {
+        Self {
+            open: Mutex::default(),
+            arrived: Notify::new(),
+            left: Notify::new(),
+            connections_max: limits.connections_max,
+            per_address_max: limits.per_address(),
+            eviction_idle_min: limits.eviction_idle_min,
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.with_open(|open| open.connections.len())
     }
 
-    /// Enters a connection, unless there are `connections_max`.
-    pub(crate) fn enter(
-        self: &Arc<Self>,
-        connection: &Arc<Connection>,
-        connections_max: usize,
-    ) -> Option<Place> {
+    /// Enters a connection. Where there are too many, idle ones go; the address that has too many
+    /// loses its own.
+    pub(crate) fn enter(self: &Arc<Self>, connection: &Arc<Connection>) -> Result<Place, Full> {
+        let address = connection.counted_for();
         let id = self.with_open(|open| {
-            if open.connections.len() >= connections_max {
-                return None;
+            if let Some(address) = address
+                && open.count_of(address) >= self.per_address_max
+            {
+                self.evict(open, Some(address), self.per_address_max);
+                if open.count_of(address) >= self.per_address_max {
+                    return Err(Full::Address);
+                }
             }
-            let id = open.next_id;
-            open.next_id += 1;
-            open.connections.insert(id, Arc::clone(connection));
-            Some(id)
+            if open.count_kept() >= self.connections_max {
+                self.evict(open, None, self.connections_max);
+                if open.count_kept() >= self.connections_max {
+                    return Err(Full::Edge);
+                }
+            }
+            Ok(open.insert(Arc::clone(connection), address))
         })?;
         self.arrived.notify_one();
-        Some(Place {
+        Ok(Place {
             registry: Arc::clone(self),
             id,
         })
     }
 
+    /// Closes connections that are idle for longest, because the process has no file left.
+    pub(crate) fn make_room(&self) {
+        self.with_open(|open| self.evict(open, None, self.connections_max));
+    }
+
+    /// Closes the part of `limit` connections, of one address or of all, that is idle for longest.
+    fn evict(&self, open: &mut Open, address: Option<IpAddr>, limit: usize) {
+        let now = Instant::now();
+        if open.next_look(address).is_some_and(|at| now < at) {
+            return;
+        }
+        if open.n_evicted >= EVICTED_MAX {
+            open.keep_busy();
+        }
+        let count = (limit / EVICTED_AT_ONCE_PART)
+            .max(1)
+            .min(EVICTED_MAX.saturating_sub(open.n_evicted));
+        let victims = now
+            .checked_sub(self.eviction_idle_min)
+            .map(|before| open.idle_longest(address, before, count))
+            .unwrap_or_default();
+        *open.next_look(address) = victims.is_empty().then(|| now + LOOK_PAUSE);
+        for id in victims {
+            open.mark_evicted(id);
+        }
+    }
+
     /// Tells all connections.
     pub(crate) fn give_order(&self, order: Order) {
         self.with_open(|open| {
-            for connection in open.connections.values() {
-                connection.give_order(order);
+            for entry in open.connections.values() {
+                entry.connection.give_order(order);
             }
         });
     }
@@ -98,7 +180,7 @@ impl Registry {
             }
             tokio::time::sleep(every).await;
             self.with_open(|open| {
-                for connection in open.connections.values() {
+                for Entry { connection, .. } in open.connections.values() {
                     connection.give_order(connection.verdict(limits));
                 }
             });
@@ -106,15 +188,116 @@ impl Registry {
     }
 
     fn with_open<T>(&self, act: impl FnOnce(&mut Open) -> T) -> T {
-        // A panic cannot leave the map half changed: each change is one call on it.
+        // Nothing that changes a count can panic in between.
         act(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Open {
+    /// Connections that were not told to make room.
+    fn count_kept(&self) -> usize {
+        self.connections.len() - self.n_evicted
+    }
+
+    fn count_of(&self, address: IpAddr) -> usize {
+        self.addresses
+            .get(&address)
+            .map_or(0, |share| share.n_connections)
+    }
+
+    fn insert(&mut self, connection: Arc<Connection>, address: Option<IpAddr>) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        if let Some(address) = address {
+            self.addresses.entry(address).or_default().n_connections += 1;
+        }
+        let entry = Entry {
+            connection,
+            address,
+            is_evicted: false,
+        };
+        self.connections.insert(id, entry);
+        id
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(entry) = self.connections.remove(&id) else {
+            return;
+        };
+        if entry.is_evicted {
+            self.n_evicted -= 1;
+        } else {
+            self.leave_share(entry.address);
+        }
+    }
+
+    fn mark_evicted(&mut self, id: u64) {
+        let Some(entry) = self.connections.get_mut(&id) else {
+            return;
+        };
+        entry.is_evicted = true;
+        entry.connection.give_order(Order::Evict);
+        let address = entry.address;
+        self.n_evicted += 1;
+        self.leave_share(address);
+    }
+
+    /// An eviction that a request came in before ends with that request, which may take long: it
+    /// counts as a connection again, so that it does not hold up other evictions.
+    fn keep_busy(&mut self) {
+        for entry in self.connections.values_mut() {
+            if entry.is_evicted && entry.connection.idle_since().is_none() {
+                entry.is_evicted = false;
+                self.n_evicted -= 1;
+                if let Some(address) = entry.address {
+                    self.addresses.entry(address).or_default().n_connections += 1;
+                }
+            }
+        }
+    }
+
+    fn leave_share(&mut self, address: Option<IpAddr>) {
+        let Some(address) = address else { return };
+        let Some(share) = self.addresses.get_mut(&address) else {
+            return;
+        };
+        share.n_connections -= 1;
+        if share.n_connections == 0 {
+            self.addresses.remove(&address);
+        }
+    }
+
+    /// When to look for idle connections again, of an address or of all.
+    fn next_look(&mut self, address: Option<IpAddr>) -> &mut Option<Instant> {
+        match address {
+            None => &mut self.next_look,
+            Some(address) => &mut self.addresses.entry(address).or_default().next_look,
+        }
+    }
+
+    /// Up to `count` connections that are idle since `before` or earlier, the earliest ones.
+    fn idle_longest(&self, address: Option<IpAddr>, before: Instant, count: usize) -> Vec<u64> {
+        let mut idle: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, entry)| {
+                !entry.is_evicted && (address.is_none() || entry.address == address)
+            })
+            .filter_map(|(&id, entry)| Some((entry.connection.idle_since()?, id)))
+            .filter(|(since, _)| *since <= before)
+            .collect();
+        if idle.len() > count {
+            idle.select_nth_unstable(count);
+            idle.truncate(count);
+        }
+        idle.into_iter().map(|(_, id)| id).collect()
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let is_empty = self.registry.with_open(|open| {
-            open.connections.remove(&self.id);
+            open.remove(self.id);
             open.connections.is_empty()
         });
         if is_empty {
@@ -135,3 +318,6 @@ fn sweep_every(limits: &EdgeLimits) -> Duration {
     .fold(SWEEP_EVERY_MAX, Duration::min)
     .max(SWEEP_EVERY_MIN)
 }
+
+#[cfg(test)]
+mod tests;

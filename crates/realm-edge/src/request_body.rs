@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep};
 use crate::backend::{Body, BoxError};
 use crate::config::EdgeLimits;
 use crate::connection::{Connection, Ending, Order};
-use crate::headers::strip_trailers;
+use crate::headers::strip_request_trailers;
 use crate::refusal::Refusal;
 
 /// Why a body ended before its end.
@@ -182,7 +182,7 @@ impl RequestBody {
             }
             Err(frame) => {
                 let mut trailers = frame.into_trailers().unwrap_or_default();
-                strip_trailers(&mut trailers);
+                strip_request_trailers(&mut trailers);
                 Ok(Frame::trailers(trailers))
             }
         }

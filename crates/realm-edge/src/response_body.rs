@@ -16,9 +16,10 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::backend::{Body, BoxError};
 use crate::connection::{Connection, Ending};
-use crate::headers::strip_trailers;
+use crate::headers::strip_response_trailers;
 use crate::observe::{Answered, MethodClass, Observer, Outcome, Protocol};
 use crate::request_body::Upload;
+use crate::stream::{self, Polled};
 use crate::table::Group;
 
 /// The status that servers log where the client went before there was one.
@@ -171,7 +172,7 @@ impl Reply {
             Err(_) if owed.is_some_and(|rest| rest > 0) => Err(CutError::Short.into()),
             Err(frame) => {
                 let mut trailers = frame.into_trailers().unwrap_or_default();
-                strip_trailers(&mut trailers);
+                strip_response_trailers(&mut trailers);
                 self.record.outcome = Outcome::Complete;
                 Ok(Frame::trailers(trailers))
             }
@@ -219,8 +220,15 @@ impl HttpBody for Reply {
                 this.source = Source::Nothing;
                 Some(Ok(Frame::data(bytes)))
             }
-            Source::Stream { .. } => ready!(this.poll_stream(context)),
+            Source::Stream { .. } => match this.poll_stream(context) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    stream::note(Polled::Waits);
+                    return Poll::Pending;
+                }
+            },
         };
+        stream::note(Polled::Gave);
         this.record.connection.mark_output();
         Poll::Ready(frame)
     }

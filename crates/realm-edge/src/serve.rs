@@ -20,6 +20,7 @@ use crate::config::{EdgeLimits, HEADER_COUNT_MAX};
 use crate::connection::{Connection, Ending, Order};
 use crate::io::Socket;
 use crate::registry::Place;
+use crate::stream::watch;
 
 /// How long a closing connection reads on, so that its client sees the answer and not a reset.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -50,7 +51,7 @@ async fn drive(edge: Arc<Edge>, http: &Http, stream: TcpStream, connection: &Arc
     let mut socket = Socket::new(stream, Arc::clone(connection));
     let told = poll_fn(|context| match connection.poll_order(context) {
         Order::Serve => socket.poll_is_http2(context).map(Result::ok),
-        Order::Drain | Order::Cut => Poll::Ready(None),
+        Order::Drain | Order::Evict | Order::Cut => Poll::Ready(None),
     });
     let Some(is_http2) = told.await else { return };
     let service = service_fn(|request| answer(Arc::clone(&edge), Arc::clone(connection), request));
@@ -73,16 +74,23 @@ where
     let mut protocol = pin!(protocol);
     let mut is_draining = false;
     poll_fn(|context| {
-        match connection.poll_order(context) {
+        let order = connection.poll_order(context);
+        match order {
             Order::Serve => {}
-            Order::Drain if is_draining => {}
-            Order::Drain => {
+            Order::Drain | Order::Evict if is_draining => {}
+            Order::Drain | Order::Evict => {
                 is_draining = true;
                 protocol.as_mut().graceful_shutdown();
             }
             Order::Cut => return Poll::Ready(Ok(())),
         }
-        protocol.as_mut().poll(context)
+        // Polled before an eviction too: it sends HTTP/2's farewell, and finds a request that
+        // came in between.
+        let polled = protocol.as_mut().poll(context);
+        if polled.is_pending() && order == Order::Evict && connection.idle_since().is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        polled
     })
     .await
 }
@@ -115,7 +123,7 @@ async fn linger(connection: &Connection, stream: &mut TcpStream) {
     };
     let cut = poll_fn(|context| match connection.poll_order(context) {
         Order::Serve | Order::Drain => Poll::Pending,
-        Order::Cut => Poll::Ready(()),
+        Order::Evict | Order::Cut => Poll::Ready(()),
     });
     tokio::select! {
         () = reading => {}
@@ -124,10 +132,11 @@ async fn linger(connection: &Connection, stream: &mut TcpStream) {
     }
 }
 
-/// Runs HTTP/2's streams as tasks that `shutdown` waits for.
+/// Runs HTTP/2's streams as watched tasks that `shutdown` waits for.
 #[derive(Clone)]
 struct Tracked {
     tasks: TaskTracker,
+    stall_max: Duration,
 }
 
 impl<F> hyper::rt::Executor<F> for Tracked
@@ -135,7 +144,7 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.tasks.spawn(future);
+        self.tasks.spawn(watch(future, self.stall_max));
     }
 }
 
@@ -151,7 +160,10 @@ impl Http {
         if limits.header_count_max != HEADER_COUNT_MAX {
             http1.max_headers(limits.header_count_max);
         }
-        let mut http2 = http2::Builder::new(Tracked { tasks });
+        let mut http2 = http2::Builder::new(Tracked {
+            tasks,
+            stall_max: limits.write_stall_timeout,
+        });
         http2
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams_max)

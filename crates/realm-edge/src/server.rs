@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
@@ -19,12 +19,17 @@ use crate::config::Config;
 use crate::connection::{Connection, Order};
 use crate::observe::Observer;
 use crate::refusal;
-use crate::registry::Registry;
+use crate::registry::{Full, Registry};
 use crate::serve::{Http, serve};
 use crate::table::Table;
+use crate::throttle::Throttle;
 
 /// A pause after an error of `accept` that a retry would only repeat, as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The process, or the machine, has as many files open as it may: the same on all Unix.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
 
 /// The edge cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +58,9 @@ struct Shared {
     stop: CancellationToken,
     listeners: TaskTracker,
     tasks: TaskTracker,
+    failed_accepts: Throttle,
+    refused_by_edge: Throttle,
+    refused_by_address: Throttle,
 }
 
 /// Listens and serves until [`Handle::shutdown`]. Begins with an empty table: every request is
@@ -62,7 +70,16 @@ struct Shared {
 ///
 /// An address that cannot be listened on; then none is.
 pub async fn spawn(config: Config, observer: Arc<dyn Observer>) -> Result<Handle, EdgeError> {
-    let limits = config.limits;
+    let wanted = config.limits.connections_max;
+    let files_max = config.limits.files_max;
+    let limits = config.limits.within(files_max);
+    if limits.connections_max < wanted {
+        tracing::info!(
+            connections_max = limits.connections_max,
+            files_max,
+            "the limit of open files lowers that of connections"
+        );
+    }
     let listeners = config
         .listen
         .iter()
@@ -72,6 +89,7 @@ pub async fn spawn(config: Config, observer: Arc<dyn Observer>) -> Result<Handle
                 .map_err(|source| EdgeError::Listen { address, source })
         })
         .collect::<Result<Vec<_>, _>>()?;
+    let registry = Arc::new(Registry::new(&limits));
     let shared = Arc::new(Shared {
         edge: Arc::new(Edge {
             table: ArcSwap::from_pointee(Table::default()),
@@ -83,11 +101,14 @@ pub async fn spawn(config: Config, observer: Arc<dyn Observer>) -> Result<Handle
                 .collect(),
             limits,
         }),
-        registry: Arc::default(),
+        registry,
         addresses: listeners.iter().map(|(address, _)| *address).collect(),
         stop: CancellationToken::new(),
         listeners: TaskTracker::new(),
         tasks: TaskTracker::new(),
+        failed_accepts: Throttle::default(),
+        refused_by_edge: Throttle::default(),
+        refused_by_address: Throttle::default(),
     });
     for (_, listener) in listeners {
         let accepting = accept(Arc::clone(&shared), listener);
@@ -96,6 +117,27 @@ pub async fn spawn(config: Config, observer: Arc<dyn Observer>) -> Result<Handle
     shared.listeners.close();
     tokio::spawn(sweep(Arc::clone(&shared)));
     Ok(Handle { shared })
+}
+
+impl Shared {
+    fn warn_full(&self, full: Full, connection: &Connection) {
+        let limits = &self.edge.limits;
+        match full {
+            Full::Edge => {
+                if let Some(count) = self.refused_by_edge.count(Instant::now()) {
+                    let connections_max = limits.connections_max;
+                    tracing::warn!(count, connections_max, "too many connections");
+                }
+            }
+            Full::Address => {
+                if let Some(count) = self.refused_by_address.count(Instant::now()) {
+                    let connections_max = limits.per_address();
+                    let peer = connection.peer;
+                    tracing::warn!(count, connections_max, %peer, "too many connections of one address");
+                }
+            }
+        }
+    }
 }
 
 impl Handle {
@@ -182,7 +224,12 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             Ok((stream, peer)) => begin(&shared, &http, stream, peer),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
+                if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
+                    shared.registry.make_room();
+                }
+                if let Some(count) = shared.failed_accepts.count(Instant::now()) {
+                    tracing::warn!(%error, count, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -207,16 +254,13 @@ fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: Socket
     let edge = &shared.edge;
     let is_trusted = |address| edge.trusted_proxies.contains(&address);
     let connection = Arc::new(Connection::new(peer, local, is_trusted));
-    let Some(place) = shared
-        .registry
-        .enter(&connection, edge.limits.connections_max)
-    else {
-        tracing::warn!(
-            connections_max = edge.limits.connections_max,
-            "too many connections"
-        );
-        turn_away(&stream);
-        return;
+    let place = match shared.registry.enter(&connection) {
+        Ok(place) => place,
+        Err(full) => {
+            shared.warn_full(full, &connection);
+            turn_away(&stream);
+            return;
+        }
     };
     let serving = serve(
         Arc::clone(edge),

@@ -124,6 +124,8 @@ impl<'b, C> minicbor::Decode<'b, C> for Digest {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -143,6 +145,23 @@ mod tests {
             &format!("sha256:{}é", "0".repeat(62)),
         ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_digest_reads_back_as_written(bytes in any::<[u8; 32]>()) {
+            let digest = Digest::from_bytes(bytes);
+            prop_assert_eq!(digest.to_string().parse(), Ok(digest));
+            prop_assert_eq!(digest.to_string().to_uppercase().replace("SHA", "sha").parse(), Ok(digest));
+        }
+
+        #[test]
+        fn any_text_is_a_digest_or_an_error(text in "(sha256:)?([0-9a-fA-F]{60,66}|\\PC{0,70})") {
+            match text.parse::<Digest>() {
+                Ok(digest) => prop_assert_eq!(digest.to_string(), text.to_lowercase()),
+                Err(error) => prop_assert!(error.to_string().len() < 500),
+            }
         }
     }
 }

@@ -234,6 +234,8 @@ impl<'b, C> minicbor::Decode<'b, C> for Signature {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn key(seed: u8) -> SecretKey {
@@ -278,5 +280,31 @@ mod tests {
     #[test]
     fn debug_does_not_show_the_secret() {
         assert!(!format!("{:?}", key(7)).contains("secret:"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_key_reads_back_as_written(seed in any::<[u8; 32]>()) {
+            let secret = SecretKey::from_seed(&seed);
+            let public = secret.public();
+            prop_assert_eq!(public.to_string().parse(), Ok(public));
+            let again = SecretKey::from_text(&secret.to_text());
+            prop_assert_eq!(again.map(|key| key.public()), Ok(public));
+            // One for the other is an error, not another key.
+            prop_assert!(secret.to_text().parse::<PublicKey>().is_err());
+            prop_assert!(SecretKey::from_text(&public.to_string()).is_err());
+        }
+
+        #[test]
+        fn any_text_is_a_key_or_an_error(
+            text in "(ed25519:|ed25519-secret:)?([1-9A-HJ-NP-Za-km-z]{40,46}|\\PC{0,60})"
+        ) {
+            if let Ok(key) = text.parse::<PublicKey>() {
+                prop_assert_eq!(key.to_string(), text.clone());
+            }
+            if let Ok(key) = SecretKey::from_text(&text) {
+                prop_assert!(key.to_text().as_str() == text.trim());
+            }
+        }
     }
 }

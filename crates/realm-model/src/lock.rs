@@ -12,6 +12,10 @@ use crate::name::ComponentName;
 /// A lock larger than this is refused before it is parsed: no entry could hold it.
 pub const LOCK_BYTES_MAX: usize = ENTRY_BYTES_MAX;
 
+/// The highest version that an entry may bring. TOML has 64-bit integers with a sign, and of these
+/// one is left over: the version after this can still be written and refused.
+pub const VERSION_MAX: u64 = i64::MAX.unsigned_abs() - 1;
+
 /// The pins of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +41,15 @@ pub struct Pin {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a realm.lock: {0}")]
 pub struct LockError(String);
+
+/// The version that follows the one in force; `None` after [`VERSION_MAX`].
+pub const fn version_after(in_force: u64) -> Option<u64> {
+    if in_force < VERSION_MAX {
+        Some(in_force + 1)
+    } else {
+        None
+    }
+}
 
 impl Lock {
     /// Reads the text of a lock file. Total: any text gives an answer.
@@ -108,6 +121,15 @@ mod tests {
             ..Lock::default()
         };
         assert_eq!(Lock::parse(&last.to_text()), Ok(last));
+    }
+
+    #[test]
+    fn versions_end_before_their_integers_do() {
+        assert_eq!(version_after(0), Some(1));
+        assert_eq!(version_after(VERSION_MAX - 1), Some(VERSION_MAX));
+        assert_eq!(version_after(VERSION_MAX), None);
+        assert_eq!(version_after(u64::MAX), None);
+        assert!(i64::try_from(VERSION_MAX + 1).is_ok());
     }
 
     #[test]

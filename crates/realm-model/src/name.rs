@@ -131,6 +131,8 @@ name!(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -144,5 +146,24 @@ mod tests {
         }
         assert!("dev-laptop.local".parse::<NodeName>().is_ok());
         assert!("a.b".parse::<ComponentName>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_is_safe_wherever_it_is_written(text in "[a-zA-Z0-9._-]{0,70}|\\PC{0,70}") {
+            let component = text.parse::<ComponentName>();
+            let node = text.parse::<NodeName>();
+            if let Ok(name) = &component {
+                prop_assert_eq!(name.as_str(), &text);
+                prop_assert!(node.is_ok(), "a component's name is good for a node as well");
+            }
+            if let Ok(name) = &node {
+                prop_assert_eq!(name.to_string(), text.as_str());
+                prop_assert!(!text.is_empty() && text.len() <= NAME_LENGTH_MAX);
+                // A path, a URL, a label: none of them has to be escaped.
+                prop_assert!(!text.starts_with(['.', '-', '_']));
+                prop_assert!(text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)));
+            }
+        }
     }
 }

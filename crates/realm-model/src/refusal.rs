@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::one_line;
+
+/// Characters of a message that are kept: the longest one of ours lists the 16 keys of an entry.
+pub const MESSAGE_CHARS_MAX: usize = 1_000;
+
 /// A reason to refuse, as a stable code: metrics, scripts and tests depend on the spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -130,6 +135,7 @@ impl std::fmt::Display for RefusalCode {
 
 /// A refused entry: the code, and what was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(from = "Received")]
 #[error("{message}")]
 pub struct Refusal {
     /// The stable code.
@@ -139,12 +145,26 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Makes a refusal.
-    pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+    /// Makes a refusal. The message becomes one printable line of at most [`MESSAGE_CHARS_MAX`]
+    /// characters, since much of what is quoted was written by whoever made the entry.
+    pub fn new(code: RefusalCode, message: impl AsRef<str>) -> Self {
         Self {
             code,
-            message: message.into(),
+            message: one_line(message.as_ref(), MESSAGE_CHARS_MAX),
         }
+    }
+}
+
+/// A refusal as it comes from an agent, which may be anybody.
+#[derive(Deserialize)]
+struct Received {
+    code: RefusalCode,
+    message: String,
+}
+
+impl From<Received> for Refusal {
+    fn from(received: Received) -> Self {
+        Self::new(received.code, received.message)
     }
 }
 
@@ -158,5 +178,20 @@ mod tests {
             let json = serde_json::to_string(&code).expect("serialises");
             assert_eq!(json, format!("\"{code}\""));
         }
+    }
+
+    #[test]
+    fn a_message_is_one_printable_line_however_it_was_made() {
+        let check = |message: &str, expected: &str| {
+            let made = Refusal::new(RefusalCode::Malformed, message);
+            assert_eq!(made.message, expected);
+            let json = serde_json::json!({ "code": "malformed", "message": message });
+            let received: Refusal = serde_json::from_value(json).expect("a refusal");
+            assert_eq!(received, made);
+        };
+        check("entry 4 is `a`", "entry 4 is `a`");
+        check("a\u{1b}[2J\r\nb\u{202e}", "a [2J b\\u{202e}");
+        let cut = format!("{}…", "x".repeat(MESSAGE_CHARS_MAX - 1));
+        check(&"x".repeat(1_000_000), &cut);
     }
 }

@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::entry::{Body, ChainId, Head, ManifestBody, Payload, PushBody, RealmId};
+use crate::entry::{
+    Body, ChainId, ENTRY_BYTES_MAX, Head, ManifestBody, Payload, PushBody, RealmId,
+};
 use crate::key::{PublicKey, Signature};
 use crate::name::ComponentName;
 
@@ -47,6 +49,12 @@ pub enum SignatureFileError {
     /// The signature does not hold over the two files.
     #[error("the signature of {0} does not hold over these two files")]
     BadSignature(PublicKey),
+    /// No agent takes an entry of this size.
+    #[error("the two files make an entry of {bytes} bytes, at most {ENTRY_BYTES_MAX} are taken")]
+    TooLarge {
+        /// The entry's bytes.
+        bytes: usize,
+    },
 }
 
 impl SignatureFile {
@@ -88,6 +96,10 @@ impl SignatureFile {
         let file: Self = toml::from_str(text).map_err(|error| malformed(error.message()))?;
         file.signature()
             .ok_or_else(|| malformed("`signature` is not base58 of 64 bytes"))?;
+        // The place before the first entry: every agent refuses one there, however well it is signed.
+        if file.seq == 0 {
+            return Err(malformed("`seq` is 1 or above"));
+        }
         Ok(file)
     }
 
@@ -97,14 +109,21 @@ impl SignatureFile {
         format!("# Signature over realm.toml and realm.lock. Check it with `realm verify`.\n{body}")
     }
 
-    /// Checks the signature over the bytes of the two files. Whether the key is an owner's is the
-    /// caller's question.
+    /// Checks the signature over the bytes of the two files, and the size of the entry they make.
+    /// Whether the key is an owner's is the caller's question.
     pub fn verify(&self, manifest: &str, lock: &str) -> Result<(), SignatureFileError> {
-        let message = self.payload(manifest, lock).message(self.realm, self.chain);
-        match self.signature() {
-            Some(signature) if self.key.verifies(&message, &signature) => Ok(()),
-            Some(_) | None => Err(SignatureFileError::BadSignature(self.key)),
+        let payload = self.payload(manifest, lock);
+        let message = payload.message(self.realm, self.chain);
+        let signature = self
+            .signature()
+            .filter(|signature| self.key.verifies(&message, signature))
+            .ok_or(SignatureFileError::BadSignature(self.key))?;
+        let signatures = [(self.key, signature)];
+        let entry = payload.with_signatures(self.realm, self.chain, &signatures);
+        if entry.len() > ENTRY_BYTES_MAX {
+            return Err(SignatureFileError::TooLarge { bytes: entry.len() });
         }
+        Ok(())
     }
 
     /// The payload that was signed, if these are the files that were signed.
@@ -143,14 +162,20 @@ impl SignatureFile {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::key::SecretKey;
 
     fn signed(body: Body) -> SignatureFile {
+        signed_at(body, 4)
+    }
+
+    fn signed_at(body: Body, seq: u64) -> SignatureFile {
         let key = SecretKey::from_seed(&[3; 32]);
         let realm = RealmId::new(Digest::of(b"realm"));
         let payload = Payload {
-            seq: 4,
+            seq,
             prev: Digest::of(b"before"),
             authority: realm.origin(),
             created_unix_s: 1_800_000_000,
@@ -181,6 +206,24 @@ mod tests {
     }
 
     #[test]
+    fn what_no_agent_takes_is_not_good_either() {
+        let body = |lock: &str| {
+            Body::Manifest(ManifestBody {
+                manifest: "a".to_owned(),
+                lock: lock.to_owned(),
+            })
+        };
+        let text = signed_at(body("b"), 0).to_text();
+        let error = SignatureFile::parse(&text).expect_err("a wrong place");
+        assert!(error.to_string().contains("`seq` is 1"), "{error}");
+        let large = "x".repeat(ENTRY_BYTES_MAX - 100);
+        let error = signed(body(&large)).verify("a", &large);
+        assert!(
+            matches!(error, Err(SignatureFileError::TooLarge { bytes }) if bytes > ENTRY_BYTES_MAX)
+        );
+    }
+
+    #[test]
     fn other_texts_are_refused() {
         for text in [
             "",
@@ -189,6 +232,41 @@ mod tests {
             &"x".repeat(SIGNATURE_FILE_BYTES_MAX + 1),
         ] {
             assert!(SignatureFile::parse(text).is_err(), "{text}");
+        }
+    }
+
+    fn a_file() -> String {
+        signed(Body::Manifest(ManifestBody {
+            manifest: "version = 1".to_owned(),
+            lock: "version = 1\n".to_owned(),
+        }))
+        .to_text()
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_signature_file_or_an_error(text in "(\\PC|\n|=|\"){0,300}") {
+            prop_assert!(SignatureFile::parse(&text).is_err());
+        }
+
+        #[test]
+        fn a_changed_file_is_an_error_or_reads_back_as_it_means(
+            at in any::<prop::sample::Index>(),
+            cut in 0usize..40,
+            with in "(\\PC|\n|[0-9=\"]){0,6}",
+        ) {
+            let mut text: Vec<char> = a_file().chars().collect();
+            let start = at.index(text.len());
+            let end = (start + cut).min(text.len());
+            text.splice(start..end, with.chars());
+            let text: String = text.into_iter().collect();
+            if let Ok(file) = SignatureFile::parse(&text) {
+                let again = SignatureFile::parse(&file.to_text());
+                prop_assert_eq!(again.map(|file| file.to_text()).ok(), Some(file.to_text()));
+                // What it says is what is checked: another statement holds for nothing.
+                let holds = file.verify("version = 1", "version = 1\n").is_ok();
+                prop_assert_eq!(holds, file.to_text() == a_file());
+            }
         }
     }
 }

@@ -3,7 +3,8 @@
 //! The child runs the same binary with a hidden verb. It checks the digest of what it reads, so
 //! that a byte that flipped on the disk is found before it runs. Not here: when to compile.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use realm_model::digest::Digest;
 use realm_model::observed::Artifact;
+use realm_store::blobs::BLOB_BYTES_MAX;
 use realm_store::folder::RealmFolder;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
@@ -83,11 +85,9 @@ impl Compiler {
         let _turn = self.turn.acquire().await;
         began().await;
         let destination = self.path(artifact);
-        if let Some(folder) = destination.parent() {
-            tokio::fs::create_dir_all(folder)
-                .await
-                .map_err(|error| temporary("cache-not-writable", error.to_string()))?;
-        }
+        self.folder
+            .create_compiled(fingerprint(artifact.fuel))
+            .map_err(|error| temporary("cache-not-writable", with_causes(&error)))?;
         let mut command = Command::new(&self.executable);
         command
             .arg(COMPILE_VERB)
@@ -141,8 +141,11 @@ fn compile_checked(
     destination: &Path,
     fuel: bool,
 ) -> Result<(), CompileFailure> {
-    let bytes =
-        std::fs::read(source).map_err(|error| temporary("fetch-lost", error.to_string()))?;
+    let mut bytes = Vec::new();
+    // A longer file has another digest.
+    File::open(source)
+        .and_then(|file| file.take(BLOB_BYTES_MAX).read_to_end(&mut bytes))
+        .map_err(|error| temporary("fetch-lost", error.to_string()))?;
     let found = Digest::of(&bytes);
     if found != *digest {
         return Err(temporary(

@@ -1,10 +1,11 @@
 //! What a node is started with: the realm folder and the operator's node.toml.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use realm_model::diagnostic::{Diagnostic, Severity};
-use realm_model::node_config::{self, NodeConfig};
-use realm_store::folder::RealmFolder;
+use realm_model::node_config::{self, NODE_CONFIG_BYTES_MAX, NodeConfig};
+use realm_store::folder::{FolderError, RealmFolder, read_small};
 
 /// Everything that [`Node::start`](crate::Node::start) needs.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         #[source]
-        source: std::io::Error,
+        source: FolderError,
     },
     /// The text has errors.
     #[error("`{}` is not valid", path.display())]
@@ -45,11 +46,15 @@ impl Config {
     /// Reads node.toml of the folder; a missing file means defaults.
     pub fn load(folder: RealmFolder) -> Result<Self, ConfigError> {
         let path = folder.node_config();
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        // A byte more than it may have: the parser says that it is too large.
+        let bytes = match read_small(&path, NODE_CONFIG_BYTES_MAX as u64 + 1) {
+            Ok(bytes) => bytes,
+            Err(FolderError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Vec::new()
+            }
             Err(source) => return Err(ConfigError::Read { path, source }),
         };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         // The running binary itself, even if the file was replaced since: the compiler must be of
         // the same version as the engine that loads what it made.
         let executable = PathBuf::from("/proc/self/exe");

@@ -82,6 +82,12 @@ impl NodeError {
             Self::Folder(FolderError::Locked { .. }) => {
                 Some("`realm status` talks to the agent that runs")
             }
+            Self::Folder(FolderError::Unsafe { .. }) => {
+                Some("`chown` the folder to the user who runs the agent, and `chmod go-w` it")
+            }
+            Self::Journal(JournalError::MissingMark { .. }) => {
+                Some("`marks/` comes back from the backup together with `log/`")
+            }
             Self::Journal(_) => Some(
                 "the log is left as it is; restore the realm folder from a copy, or install the newer realm that wrote it",
             ),

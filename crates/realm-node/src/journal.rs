@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use realm_control::Ledger;
-use realm_model::entry::{ChainId, VerifiedEntry};
+use realm_model::entry::{ChainId, Head, VerifiedEntry};
 use realm_model::refusal::Refusal;
 use realm_store::files::{Files, RealFiles};
 use realm_store::folder::RealmFolder;
@@ -34,6 +34,19 @@ pub enum JournalError {
     /// A high-water mark is damaged or cannot be read or written.
     #[error("the high-water marks failed")]
     Mark(#[from] MarkError),
+    /// Both files of a mark are gone: a log that lost entries would look like one that never had
+    /// them.
+    #[error(
+        "the high-water mark of chain `{}` is missing from `{}`: nothing says how many entries its log had",
+        chain.as_str(),
+        marks.display()
+    )]
+    MissingMark {
+        /// The chain.
+        chain: ChainId,
+        /// The folder of the marks.
+        marks: PathBuf,
+    },
     /// There is no first entry.
     #[error("`{}` holds no genesis", path.display())]
     NoGenesis {
@@ -51,7 +64,7 @@ pub enum JournalError {
         #[source]
         source: Refusal,
     },
-    /// The log holds another entry than the one whose mark was set: it was exchanged.
+    /// The log holds another entry than the one whose mark was set: one of them was exchanged.
     #[error("entry {seq} in the log of chain `{}` is another one than the high-water mark vouches for", chain.as_str())]
     OtherThanMark {
         /// The chain.
@@ -77,7 +90,8 @@ impl Journal {
 
     /// Reads and folds the logs without changing them, beside an agent that may be running.
     pub(crate) fn read_only(folder: &RealmFolder) -> Result<Ledger, JournalError> {
-        let marks = Marks::open(RealFiles, folder.marks())?;
+        let marks = Marks::read(RealFiles, folder.marks())?;
+        check_marks(&RealFiles, folder, &marks)?;
         let mut records = BTreeMap::new();
         for chain in ChainId::ALL {
             let read = Log::<RealFiles>::read(&RealFiles, &folder.log(chain), marks.floor(chain));
@@ -96,21 +110,31 @@ impl<F: Files> Journal<F> {
     ) -> Result<(Self, Ledger), JournalError> {
         let genesis =
             VerifiedEntry::genesis(genesis, None).map_err(refused(ChainId::Authority, 0))?;
-        let (mut journal, _) = Self::open_logs(&files, folder)?;
+        let marks = Marks::open(files.clone(), folder.marks())?;
+        let (mut journal, _) = Self::open_logs(&files, folder, marks)?;
         journal.append(&genesis)?;
-        Ok((journal, Ledger::found(genesis)))
+        let ledger = Ledger::found(genesis);
+        journal.set_marks(&ledger)?;
+        Ok((journal, ledger))
     }
 
     fn open_in(files: F, folder: &RealmFolder) -> Result<(Self, Ledger), JournalError> {
-        let (mut journal, records) = Self::open_logs(&files, folder)?;
+        let marks = Marks::read(files.clone(), folder.marks())?;
+        check_marks(&files, folder, &marks)?;
+        let (mut journal, records) = Self::open_logs(&files, folder, marks)?;
         let ledger = replay(folder, &records, &journal.marks)?;
         // An entry may be durable whose mark never came; setting it also mends a damaged copy.
-        for (chain, head) in ledger.heads() {
-            if head.seq > 0 || chain == ChainId::Authority {
-                journal.marks.set(chain, head)?;
-            }
-        }
+        journal.set_marks(&ledger)?;
         Ok((journal, ledger))
+    }
+
+    /// Each chain has its mark from the founding on, at the place before its first entry if need be:
+    /// so a mark that is not there was lost.
+    fn set_marks(&mut self, ledger: &Ledger) -> Result<(), JournalError> {
+        for (chain, head) in ledger.heads() {
+            self.marks.set(chain, head)?;
+        }
+        Ok(())
     }
 
     /// Makes an entry durable. When this returns `Ok`, it survives kill -9 and a power cut.
@@ -129,8 +153,11 @@ impl<F: Files> Journal<F> {
         Ok(())
     }
 
-    fn open_logs(files: &F, folder: &RealmFolder) -> Result<(Self, Records), JournalError> {
-        let marks = Marks::open(files.clone(), folder.marks())?;
+    fn open_logs(
+        files: &F,
+        folder: &RealmFolder,
+        marks: Marks<F>,
+    ) -> Result<(Self, Records), JournalError> {
         let mut logs = BTreeMap::new();
         let mut records = BTreeMap::new();
         for chain in ChainId::ALL {
@@ -152,6 +179,26 @@ impl<F: Files> Journal<F> {
 
 type Records = BTreeMap<ChainId, Vec<Vec<u8>>>;
 
+/// Before any log is opened, which would make one that is missing.
+fn check_marks<F: Files>(
+    files: &F,
+    folder: &RealmFolder,
+    marks: &Marks<F>,
+) -> Result<(), JournalError> {
+    let missing = |chain: &ChainId| marks.get(*chain).is_none();
+    let Some(chain) = ChainId::ALL.into_iter().find(missing) else {
+        return Ok(());
+    };
+    let path = folder.log(ChainId::Authority);
+    if ChainId::ALL.iter().all(missing) && !files.is_file(&path) {
+        return Err(JournalError::NoGenesis { path });
+    }
+    Err(JournalError::MissingMark {
+        chain,
+        marks: folder.marks(),
+    })
+}
+
 /// Checks every record as if it came from a stranger. The authority chain comes first: a namespace
 /// entry names the authority head that its signer saw.
 fn replay<F: Files>(
@@ -169,6 +216,9 @@ fn replay<F: Files>(
     };
     let genesis = VerifiedEntry::genesis(genesis, None).map_err(refused(ChainId::Authority, 0))?;
     let mut ledger = Ledger::found(genesis);
+    for (chain, head) in ledger.heads() {
+        check_mark(marks, chain, head)?;
+    }
     let namespace = records
         .get(&ChainId::Default)
         .map_or(&[][..], Vec::as_slice);
@@ -182,19 +232,22 @@ fn replay<F: Files>(
         .map(|(index, entry)| (ChainId::Default, index, entry));
     for (chain, index, entry) in first.chain(second) {
         let admitted = ledger.check(chain, entry).map_err(refused(chain, index))?;
-        let head = admitted.entry().head();
-        if marks
-            .get(chain)
-            .is_some_and(|mark| mark.seq == head.seq && mark.hash != head.hash)
-        {
-            return Err(JournalError::OtherThanMark {
-                chain,
-                seq: head.seq,
-            });
-        }
+        check_mark(marks, chain, admitted.entry().head())?;
         ledger.apply(admitted);
     }
     Ok(ledger)
+}
+
+fn check_mark<F: Files>(marks: &Marks<F>, chain: ChainId, head: Head) -> Result<(), JournalError> {
+    match marks.get(chain) {
+        Some(mark) if mark.seq == head.seq && mark.hash != head.hash => {
+            Err(JournalError::OtherThanMark {
+                chain,
+                seq: head.seq,
+            })
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn refused(chain: ChainId, index: usize) -> impl FnOnce(Refusal) -> JournalError {

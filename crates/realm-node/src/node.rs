@@ -67,7 +67,10 @@ impl Node {
             realm_edge::Config {
                 listen: config.node.listen.http.clone(),
                 trusted_proxies: config.node.trusted_proxies.clone(),
-                limits: realm_edge::EdgeLimits::default(),
+                limits: realm_edge::EdgeLimits {
+                    files_max: getrlimit(Resource::Nofile).current,
+                    ..Default::default()
+                },
             },
             Arc::new(traffic.clone()),
         )

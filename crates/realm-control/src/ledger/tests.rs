@@ -5,6 +5,7 @@ use realm_model::digest::Digest;
 use realm_model::entry::{
     Body, ChainId, Genesis, Head, ManifestBody, Payload, RealmId, VerifiedEntry,
 };
+use realm_model::lock::VERSION_MAX;
 use realm_model::manifest::MANIFEST_BYTES_MAX;
 use realm_model::refusal::RefusalCode;
 
@@ -337,6 +338,41 @@ fn a_push_changes_one_pin_and_the_version() {
     assert_eq!(desired.version, 2);
     assert_eq!(desired.lock, lock(2, &[("orders", "2"), ("auth", "1")]));
     assert_eq!(desired.manifest_text.as_deref(), Some(two.as_str()));
+}
+
+#[test]
+fn no_version_takes_away_the_room_for_the_next() {
+    let mut realm = Realm::of_one_node();
+    let builds = [("orders", "1")];
+    let unfit = RefusalCode::InvalidLock;
+    for version in [u64::MAX, VERSION_MAX + 1] {
+        refused(
+            &realm,
+            manifest_body(ORDERS, version, &builds),
+            unfit,
+            "the highest one is",
+        );
+    }
+    let named = format!("version = {}\n{ORDERS}", i64::MAX);
+    let largest = i64::MAX.unsigned_abs();
+    refused(
+        &realm,
+        manifest_body(&named, largest, &builds),
+        unfit,
+        "the highest one is",
+    );
+    admitted(&mut realm, manifest_body(ORDERS, VERSION_MAX - 1, &builds));
+    let push = realm.push_body("orders", "2");
+    let far = realm_model::entry::PushBody {
+        lock: lock(u64::MAX, &[("orders", "2")]).to_text(),
+        ..push.clone()
+    };
+    refused(&realm, Body::Push(far), unfit, "raises the version by one");
+    admitted(&mut realm, Body::Push(push));
+    let last = realm.push_body("orders", "3");
+    refused(&realm, Body::Push(last), unfit, "no version follows");
+    // The realm goes on with what needs no version.
+    admitted(&mut realm, restart("orders", &[]));
 }
 
 #[test]

@@ -5,17 +5,15 @@ use std::sync::Arc;
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::digest::Digest;
 use realm_model::entry::{Body, ManifestBody, Payload, PushBody, RestartBody};
-use realm_model::lock::Lock;
-use realm_model::manifest::{self, MANIFEST_BYTES_MAX, Manifest, NodeSelector, Source};
+use realm_model::lock::{Lock, version_after};
+use realm_model::manifest::{self, MANIFEST_BYTES_MAX, Manifest, NodeSelector};
 use realm_model::name::ComponentName;
 use realm_model::refusal::{Refusal, RefusalCode};
 
 use super::Effect;
+use super::files::{check_files, check_source, invalid_lock};
 use crate::authority::Authority;
 use crate::desired::Desired;
-
-/// Names in one message: enough to see what is meant, short enough for one line.
-const NAMES_SHOWN_MAX: usize = 3;
 
 pub(super) fn effect(
     desired: &Desired,
@@ -54,13 +52,9 @@ fn manifest_effect(
         ));
     }
     let manifest = parse_manifest(&body.manifest)?;
-    check_owner(authority, &manifest)?;
     let lock = parse_lock(&body.lock)?;
-    check_version(desired.version, &manifest, &lock)?;
-    check_cover(&manifest, &lock)?;
-    for component in manifest.components.keys() {
-        check_source(&manifest, &lock, component)?;
-    }
+    check_above(desired.version, manifest.version.unwrap_or(lock.version))?;
+    check_files(&manifest, &lock, &authority.owners)?;
     Ok(Effect::Manifest {
         manifest: Arc::new(manifest),
         manifest_text: body.manifest.as_str().into(),
@@ -91,103 +85,18 @@ fn located(problem: &Diagnostic) -> String {
     )
 }
 
-fn check_owner(authority: &Authority, manifest: &Manifest) -> Result<(), Refusal> {
-    match manifest.owner {
-        Some(owner) if !authority.owners.contains(&owner) => Err(Refusal::new(
-            RefusalCode::WrongOwner,
-            format!("the manifest names the owner {owner}, which is none of this realm's"),
-        )),
-        Some(_) | None => Ok(()),
-    }
-}
-
 fn parse_lock(text: &str) -> Result<Lock, Refusal> {
     Lock::parse(text).map_err(|error| invalid_lock(error.to_string()))
 }
 
-fn invalid_lock(message: String) -> Refusal {
-    Refusal::new(RefusalCode::InvalidLock, message)
-}
-
-fn check_version(in_force: u64, manifest: &Manifest, lock: &Lock) -> Result<(), Refusal> {
-    let given = manifest.version.unwrap_or(lock.version);
-    if given <= in_force {
-        return Err(Refusal::new(
-            RefusalCode::Stale,
-            format!("version {given} is not above {in_force}, the one in force"),
-        ));
-    }
-    if lock.version != given {
-        return Err(invalid_lock(format!(
-            "realm.lock is of version {}, the manifest of version {given}",
-            lock.version
-        )));
-    }
-    Ok(())
-}
-
-fn check_cover(manifest: &Manifest, lock: &Lock) -> Result<(), Refusal> {
-    let missing = names(
-        manifest
-            .components
-            .keys()
-            .filter(|component| !lock.components.contains_key(*component)),
-    );
-    if let Some(missing) = missing {
-        return Err(invalid_lock(format!("realm.lock has no pin of {missing}")));
-    }
-    let surplus = names(
-        lock.components
-            .keys()
-            .filter(|component| !manifest.components.contains_key(*component)),
-    );
-    surplus.map_or(Ok(()), |surplus| {
-        Err(invalid_lock(format!(
-            "realm.lock pins {surplus}, which the manifest does not have"
-        )))
-    })
-}
-
-fn names<'a>(components: impl Iterator<Item = &'a ComponentName>) -> Option<String> {
-    let components: Vec<String> = components.map(|name| format!("`{name}`")).collect();
-    let (shown, rest) = components.split_at(components.len().min(NAMES_SHOWN_MAX));
-    match (shown, rest) {
-        ([], _) => None,
-        (shown, []) => Some(shown.join(", ")),
-        (shown, rest) => Some(format!("{} and {} more", shown.join(", "), rest.len())),
-    }
-}
-
-fn check_source(
-    manifest: &Manifest,
-    lock: &Lock,
-    component: &ComponentName,
-) -> Result<(), Refusal> {
-    let spec = manifest.components.get(component);
-    let pin = lock.components.get(component);
-    let (Some(spec), Some(pin)) = (spec, pin) else {
+fn check_above(in_force: u64, given: u64) -> Result<(), Refusal> {
+    if given > in_force {
         return Ok(());
-    };
-    // Understood and not built yet: an agent that can fetch it admits the very same entry, so
-    // the manifest is not at fault.
-    if let Source::Later { kind, location, .. } = &spec.source {
-        return Err(Refusal::new(
-            RefusalCode::NeedsNewerAgent,
-            format!(
-                "component `{component}` comes from `{location}`; this version fetches `file:` and `http(s):` sources, not `{kind}:`"
-            ),
-        ));
     }
-    match spec.source.pinned() {
-        Some(pinned) if pinned != pin.digest => Err(Refusal::new(
-            RefusalCode::DigestMismatch,
-            format!(
-                "the source of component `{component}` names {pinned}, realm.lock {}",
-                pin.digest
-            ),
-        )),
-        Some(_) | None => Ok(()),
-    }
+    Err(Refusal::new(
+        RefusalCode::Stale,
+        format!("version {given} is not above {in_force}, the one in force"),
+    ))
 }
 
 fn push_effect(desired: &Desired, body: &PushBody) -> Result<Effect, Refusal> {
@@ -223,22 +132,21 @@ fn check_push_lock(
     component: &ComponentName,
     lock: &Lock,
 ) -> Result<(), Refusal> {
-    if lock.version <= desired.version {
-        return Err(Refusal::new(
-            RefusalCode::Stale,
-            format!(
-                "version {} is not above {}, the one in force",
-                lock.version, desired.version
-            ),
-        ));
-    }
-    if lock.version - desired.version != 1 {
-        return Err(invalid_lock(format!(
-            "a push raises the version by one, from {} to {}, not to {}",
-            desired.version,
-            desired.version + 1,
-            lock.version
-        )));
+    check_above(desired.version, lock.version)?;
+    match version_after(desired.version) {
+        Some(next) if next == lock.version => {}
+        Some(next) => {
+            return Err(invalid_lock(format!(
+                "a push raises the version by one, from {} to {next}, not to {}",
+                desired.version, lock.version
+            )));
+        }
+        None => {
+            return Err(invalid_lock(format!(
+                "no version follows {}, the one in force",
+                desired.version
+            )));
+        }
     }
     let Some(pin) = lock.components.get(component) else {
         return Err(invalid_lock(format!(

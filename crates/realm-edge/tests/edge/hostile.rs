@@ -72,8 +72,16 @@ async fn smuggling_shapes_are_refused_or_end_the_connection() {
         "Transfer-Encoding: xchunked\r\n",
         "Transfer-Encoding: \"chunked\"\r\n",
         "Transfer-Encoding : chunked\r\n",
+        "Transfer-Encoding: identity, chunked\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: , chunked\r\n",
     ] {
-        let request = format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\nabc");
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n0\r\n\r\n\
+             GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
+        );
         check(&rig, request, "400", "bad-request").await;
     }
     check(

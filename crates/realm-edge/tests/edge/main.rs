@@ -7,6 +7,7 @@ mod backends;
 mod balance;
 mod bodies;
 mod clients;
+mod crowds;
 mod early;
 mod floods;
 mod hostile;

@@ -126,6 +126,21 @@ async fn a_stranger_cannot_tell_its_own_way() {
     .await;
 }
 
+/// What becomes the same variable as a field of the edge's in a guest with CGI's conventions.
+#[tokio::test]
+async fn names_that_guests_misread_are_dropped() {
+    let odd = "X_Forwarded_For: 6.6.6.6\r\nX-Forwarded_Proto: https\r\nX_Forwarded-Host: evil\r\n\
+               X.Real.IP: 6.6.6.6\r\nHTTP_HOST: evil\r\nProxy: http://evil/\r\n";
+    for rig in [Rig::new(mirror()).await, trusting().await] {
+        check(
+            &rig,
+            &format!("GET / HTTP/1.1\r\nHost: h\r\n{odd}"),
+            &format!("GET http://h/\n{OWN}"),
+        )
+        .await;
+    }
+}
+
 #[tokio::test]
 async fn a_trusted_proxy_is_believed() {
     let rig = trusting().await;

@@ -136,3 +136,30 @@ async fn a_client_that_reads_nothing_is_cut() {
     assert_eq!((seen.status, seen.outcome), (200, Outcome::ClientGone));
     drop(stream);
 }
+
+/// A client that takes bytes of the connection, but leaves a stream no window.
+#[tokio::test]
+async fn an_http2_stream_without_room_is_reset() {
+    let endless = backend(|_| async {
+        let stream = futures_util::stream::repeat_with(|| data("x"));
+        Ok(Response::new(
+            http_body_util::StreamBody::new(stream).boxed_unsync(),
+        ))
+    });
+    let mut rig = Rig::with_limits(endless, |limits| limits.write_stall_timeout = SHORT).await;
+    let mut stream = rig.connect().await;
+    // Settings: an initial window of nothing; then a request, as `floods` writes it.
+    let mut bytes =
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\0".to_vec();
+    bytes.extend(b"\0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01h");
+    stream.write_all(&bytes).await.expect("sent");
+    let reset = b"\0\0\x04\x03\0\0\0\0\x01";
+    let mut answer = Vec::new();
+    while !answer.windows(reset.len()).any(|part| part == reset) {
+        let count = soon(stream.read_buf(&mut answer)).await.expect("read");
+        assert_ne!(count, 0, "the connection stays");
+    }
+    let seen = rig.seen().await;
+    assert_eq!((seen.status, seen.outcome), (200, Outcome::ClientGone));
+    assert_eq!(rig.handle.connections(), 1);
+}

@@ -104,3 +104,27 @@ impl<'de> Deserialize<'de> for RealmId {
             .map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_realm_id_reads_back_as_written(bytes in any::<[u8; 32]>()) {
+            let id = RealmId::new(Digest::from_bytes(bytes));
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+
+        #[test]
+        fn any_text_is_a_realm_id_or_an_error(
+            text in "(realm:)?([1-9A-HJ-NP-Za-km-z]{40,46}|\\PC{0,60})"
+        ) {
+            if let Ok(id) = text.parse::<RealmId>() {
+                prop_assert_eq!(id.to_string(), text);
+            }
+        }
+    }
+}

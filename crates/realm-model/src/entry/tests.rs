@@ -318,6 +318,22 @@ fn an_entry_is_for_one_realm_and_one_chain() {
 }
 
 #[test]
+fn a_message_about_unsigned_bytes_shows_them_and_does_what_none_of_them_says() {
+    let realm = realm();
+    let bytes = change(&realm.signed(&realm.next(restart())), |envelope| {
+        envelope.chain = format!("\u{1b}[2J\n\u{202e}{}", "x".repeat(10_000));
+    });
+    let refusal = VerifiedEntry::verify(&bytes, &realm.trust()).expect_err("another chain");
+    assert_eq!(
+        refusal.message,
+        format!(
+            "the entry is for chain `\\u{{1b}}[2J\\u{{a}}\\u{{202e}}{}`, expected `default`",
+            "x".repeat(34)
+        )
+    );
+}
+
+#[test]
 fn an_entry_stands_right_behind_the_head() {
     let mut realm = realm();
     let check = |realm: &Realm, seq, prev, expected| {

@@ -6,6 +6,10 @@ use super::{Body, ChainId, Head, Payload, RealmId, SIGNATURES_MAX};
 use crate::digest::Digest;
 use crate::key::PublicKey;
 use crate::refusal::{Refusal, RefusalCode};
+use crate::text::printable;
+
+/// Characters of a foreign chain's name in a message: those of this realm have at most nine.
+const CHAIN_CHARS_SHOWN_MAX: usize = 40;
 
 /// What a new entry is checked against.
 #[derive(Debug, Clone)]
@@ -52,11 +56,13 @@ impl VerifiedEntry {
             ));
         }
         if ChainId::of(&envelope.chain) != Some(trust.chain) {
-            let chain: String = envelope.chain.chars().take(40).collect();
+            // Nobody vouches for these bytes yet.
+            let chain: String = envelope.chain.chars().take(CHAIN_CHARS_SHOWN_MAX).collect();
             return Err(Refusal::new(
                 RefusalCode::WrongChain,
                 format!(
-                    "the entry is for chain `{chain}`, expected `{}`",
+                    "the entry is for chain `{}`, expected `{}`",
+                    printable(&chain),
                     trust.chain.as_str()
                 ),
             ));

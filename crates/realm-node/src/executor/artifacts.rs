@@ -186,8 +186,8 @@ fn wanted_artifact(desired: &Desired, digest: Digest) -> Artifact {
 async fn fetch(blobs: &Blobs, pin: Pin, source: &Source) -> Result<(), StepFailure> {
     if let Source::File { .. } = source {
         // A path means something on the machine where it was applied, not here.
-        return match blobs.verify(&pin.digest).await {
-            Ok(_) => Ok(()),
+        return match blobs.verify_pin(pin).await {
+            Ok(()) => Ok(()),
             Err(BlobError::Missing(_)) => Err(not_uploaded("nobody uploaded", pin)),
             Err(BlobError::Damaged { .. }) => {
                 // Damaged bytes are as good as none, and must not look as if they were there.

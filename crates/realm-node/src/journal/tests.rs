@@ -7,8 +7,10 @@ use realm_model::key::SecretKey;
 use realm_store::files::Files as _;
 use realm_store::files::faults::{Fault, FaultyFiles};
 use realm_store::folder::RealmFolder;
+use realm_store::log::LogError;
+use realm_store::mark::MarkError;
 
-use super::Journal;
+use super::{Journal, JournalError};
 
 fn owner() -> SecretKey {
     SecretKey::from_seed(&[1; 32])
@@ -54,7 +56,7 @@ fn submit(
     ledger: &mut Ledger,
     realm: RealmId,
     entries: usize,
-) -> Result<(), super::JournalError> {
+) -> Result<(), JournalError> {
     for _ in 0..entries {
         let head = ledger.head(ChainId::Authority);
         let admitted = ledger
@@ -125,4 +127,165 @@ fn an_entry_that_is_not_durable_is_not_in_force_and_the_next_one_is_taken() {
             ledger.head(ChainId::Authority)
         );
     }
+}
+
+const COPIES: [&str; 2] = ["a", "b"];
+
+fn remove_mark(folder: &RealmFolder, chain: ChainId, copies: &[&str]) {
+    for copy in copies {
+        let name = format!("{}.{copy}", chain.as_str());
+        std::fs::remove_file(folder.marks().join(name)).unwrap();
+    }
+}
+
+/// A realm on this machine's disk with two approvals.
+fn real_realm() -> (tempfile::TempDir, RealmFolder) {
+    let (real, folder) = folder();
+    let (realm, genesis) = found_realm(&owner(), [7; 32], 0);
+    let (mut journal, mut ledger) = Journal::begin(&folder, &genesis).unwrap();
+    for _ in 0..2 {
+        let head = ledger.head(ChainId::Authority);
+        let bytes = approval(realm, head);
+        let admitted = ledger.check(ChainId::Authority, &bytes).unwrap();
+        journal.append(admitted.entry()).unwrap();
+        ledger.apply(admitted);
+    }
+    (real, folder)
+}
+
+/// Opens as an agent does and as a look beside it does; both say the same.
+fn open_both(folder: &RealmFolder, check: impl Fn(Option<JournalError>)) {
+    let before = files_of(folder);
+    check(Journal::read_only(folder).err());
+    assert_eq!(files_of(folder), before, "a look changes nothing");
+    let opened = Journal::open(folder).map(drop);
+    if opened.is_err() {
+        assert_eq!(files_of(folder), before, "what is damaged is left as it is");
+    }
+    check(opened.err());
+}
+
+fn files_of(folder: &RealmFolder) -> Vec<(std::path::PathBuf, Option<Vec<u8>>)> {
+    let mut files = Vec::new();
+    let logs = folder.log(ChainId::Default);
+    for directory in [folder.root(), &folder.marks(), logs.parent().unwrap()] {
+        let entries = std::fs::read_dir(directory).into_iter().flatten();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        files.extend(paths.map(|path| (path.clone(), std::fs::read(path).ok())));
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn a_lost_mark_is_damage_and_no_shorter_history() {
+    for chain in ChainId::ALL {
+        let (_real, folder) = real_realm();
+        open_both(&folder, |error| assert!(error.is_none(), "{error:?}"));
+        // One copy is enough, and the other is written again.
+        remove_mark(&folder, chain, &["a"]);
+        open_both(&folder, |error| assert!(error.is_none(), "{error:?}"));
+        remove_mark(&folder, chain, &COPIES);
+        open_both(&folder, |error| {
+            let error = error.expect("no mark");
+            assert!(
+                matches!(error, JournalError::MissingMark { chain: seen, .. } if seen == chain),
+                "{error:?}"
+            );
+            let start = format!(
+                "the high-water mark of chain `{}` is missing",
+                chain.as_str()
+            );
+            assert!(error.to_string().starts_with(&start), "{error}");
+        });
+    }
+}
+
+#[test]
+fn a_shorter_log_without_its_marks_does_not_open() {
+    let (_real, folder) = real_realm();
+    let log = folder.log(ChainId::Authority);
+    let whole = std::fs::read(&log).unwrap();
+    // The record of the genesis: header 16, then length, checksum, payload.
+    let length = u32::from_le_bytes(*whole[16..].first_chunk().unwrap()) as usize;
+    std::fs::write(&log, &whole[..16 + 8 + length]).unwrap();
+    open_both(&folder, |error| {
+        let Some(JournalError::Log { source, .. }) = &error else {
+            panic!("{error:?}");
+        };
+        assert!(matches!(source, LogError::ShorterThanMark { .. }));
+    });
+    std::fs::remove_dir_all(folder.marks()).unwrap();
+    open_both(&folder, |error| {
+        assert!(
+            matches!(error, Some(JournalError::MissingMark { .. })),
+            "{error:?}"
+        );
+    });
+    assert!(!folder.marks().exists());
+    // Without any log it is no realm at all.
+    for chain in ChainId::ALL {
+        std::fs::remove_file(folder.log(chain)).unwrap();
+    }
+    open_both(&folder, |error| {
+        assert!(
+            matches!(error, Some(JournalError::NoGenesis { .. })),
+            "{error:?}"
+        );
+    });
+}
+
+#[test]
+fn the_marks_of_another_realm_do_not_vouch() {
+    let (_other_place, other) = folder();
+    let (_, genesis) = found_realm(&owner(), [8; 32], 0);
+    Journal::begin(&other, &genesis).unwrap();
+    for chain in ChainId::ALL {
+        let (_real, folder) = real_realm();
+        for copy in COPIES {
+            let name = format!("{}.{copy}", chain.as_str());
+            std::fs::copy(other.marks().join(&name), folder.marks().join(&name)).unwrap();
+        }
+        open_both(&folder, |error| {
+            let Some(JournalError::OtherThanMark {
+                chain: seen,
+                seq: 0,
+            }) = error
+            else {
+                panic!("{error:?}");
+            };
+            assert_eq!(seen, chain);
+        });
+    }
+}
+
+#[test]
+fn a_founding_without_its_marks_is_none() {
+    let (_real, folder) = folder();
+    let (_, genesis) = found_realm(&owner(), [7; 32], 0);
+    let begin = |files: &FaultyFiles| {
+        files
+            .create_dir(folder.log(ChainId::Authority).parent().unwrap())
+            .unwrap();
+        Journal::begin_in(files.clone(), &folder, &genesis).map(drop)
+    };
+    let clean = FaultyFiles::new();
+    begin(&clean).unwrap();
+    assert_eq!(clean.paths().len(), 6, "two logs, two copies of two marks");
+    for step in 1..clean.steps() {
+        let files = FaultyFiles::new();
+        files.fail_at(step, Fault::Error(std::io::ErrorKind::Other));
+        // What was begun opens; a failure that was mended on the way is none.
+        if begin(&files).is_ok() {
+            Journal::open_in(files.kill(), &folder)
+                .unwrap_or_else(|error| panic!("step {step}: {error:?}"));
+        }
+    }
+    let files = FaultyFiles::new();
+    files.fail_at(clean.steps() - 1, Fault::Stop);
+    let error = begin(&files).expect_err("the last mark");
+    assert!(
+        matches!(error, JournalError::Mark(MarkError::Io { .. })),
+        "{error:?}"
+    );
 }

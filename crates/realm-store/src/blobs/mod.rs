@@ -4,12 +4,14 @@
 //! get their name: no partial blob is ever visible. Not a cache: nothing is removed by itself, and
 //! where bytes come from is `fetch`'s affair.
 
+mod verify;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
 use std::error::Error;
+use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,8 +27,8 @@ use tokio::task::spawn_blocking;
 use crate::files::{self, Files, RealFiles};
 use write::Writer;
 
-/// The largest blob that a caller should ask for without a pin: a component with a language
-/// runtime inside has 10 to 60 MiB.
+/// The largest blob: a component with a language runtime inside has 10 to 60 MiB. What has more
+/// bytes on the disk is no blob of ours, and is not read to its end.
 pub const BLOB_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Pieces of a stream that wait for the disk: the sender is slowed down beyond that.
@@ -84,14 +86,43 @@ pub enum BlobError {
     /// No blob has this digest here.
     #[error("no blob `{0}` is here")]
     Missing(Digest),
-    /// A blob on the disk changed.
-    #[error("the blob `{expected}` is damaged: its bytes have `{got}`")]
+    /// A blob on the disk changed: what is there is of no use.
+    #[error("the blob `{expected}` is damaged: {found}")]
     Damaged {
         /// The digest it is kept under.
         expected: Digest,
-        /// The digest of what is there.
-        got: Digest,
+        /// What is there.
+        found: Found,
     },
+}
+
+/// What is on the disk in place of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// Other bytes, with this digest.
+    Bytes(Digest),
+    /// A file of another size than the pin says; it was not hashed.
+    Size {
+        /// Bytes of the file.
+        bytes: u64,
+        /// Bytes of the blob.
+        pinned: u64,
+    },
+    /// A file that is larger than any blob, or grew beyond that; it was not hashed to its end.
+    TooLarge,
+    /// A link, a device, a pipe or a folder.
+    NotAFile,
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(digest) => write!(f, "its bytes have `{digest}`"),
+            Self::Size { bytes, pinned } => write!(f, "it has {bytes} bytes, expected {pinned}"),
+            Self::TooLarge => write!(f, "it has more than {BLOB_BYTES_MAX} bytes"),
+            Self::NotAFile => f.write_str("it is not a regular file"),
+        }
+    }
 }
 
 impl BlobError {
@@ -155,7 +186,7 @@ impl<F: Files> Blobs<F> {
         self.inner.path(digest)
     }
 
-    /// Keeps what a stream yields, at most `bytes_max` bytes, and returns its pin once it is
+    /// Keeps what a stream yields, at most `bytes_max` and [`BLOB_BYTES_MAX`] bytes, and returns its pin once it is
     /// durable. With `expected`, other bytes are an error and are not kept.
     ///
     /// A blob that is there already is replaced by the same bytes: that mends a damaged one.
@@ -248,9 +279,20 @@ impl<F: Files> Blobs<F> {
     }
 
     /// Hashes a blob on the disk: a bit that flipped there is found before the bytes are used.
+    ///
+    /// The work has an end whatever is there. [`BlobError::Missing`]: nothing is;
+    /// [`BlobError::Damaged`]: something else is, and [`Blobs::put`] mends it; [`BlobError::Io`]:
+    /// that cannot be told.
     pub async fn verify(&self, digest: &Digest) -> Result<Pin, BlobError> {
         let (inner, digest) = (Arc::clone(&self.inner), *digest);
-        join(spawn_blocking(move || write::verify(&inner, digest)).await)
+        join(spawn_blocking(move || verify::verify(&inner, digest, None)).await)
+    }
+
+    /// [`Blobs::verify`] of a blob whose size is known: a file of another size is not read at all.
+    pub async fn verify_pin(&self, pin: Pin) -> Result<(), BlobError> {
+        let inner = Arc::clone(&self.inner);
+        let work = move || verify::verify(&inner, pin.digest, Some(pin.size));
+        join(spawn_blocking(work).await).map(drop)
     }
 
     /// Removes a blob; returns whether it was there.

@@ -149,10 +149,104 @@ async fn a_flipped_bit_on_the_disk_is_found_and_mended() {
     let error = blobs.verify(&digest).await.expect_err("flipped");
     let got = Digest::of(&flipped);
     assert!(
-        matches!(error, BlobError::Damaged { expected, got: seen } if expected == digest && seen == got)
+        matches!(error, BlobError::Damaged { expected, found } if expected == digest && found == Found::Bytes(got))
     );
     put().await.expect("kept");
     blobs.verify(&digest).await.expect("mended");
+}
+
+#[tokio::test]
+async fn whatever_is_in_the_place_of_a_blob_has_an_answer_soon() {
+    use std::os::unix::fs::symlink;
+    let (folder, blobs) = real();
+    let bytes = Bytes::from_static(b"a component");
+    let pin = blobs.put_bytes(None, bytes.clone()).await.expect("kept");
+    let path = blobs.path(&pin.digest);
+    blobs.verify_pin(pin).await.expect("sound");
+    let check = async |found: Option<Found>, found_of_pin: Option<Found>| {
+        let results = [
+            (blobs.verify(&pin.digest).await.map(drop), found),
+            (blobs.verify_pin(pin).await, found_of_pin),
+        ];
+        for (result, expected) in results {
+            match result {
+                Ok(()) => assert_eq!(None, expected),
+                Err(BlobError::Damaged {
+                    expected: digest,
+                    found,
+                }) => {
+                    assert_eq!((digest, Some(found)), (pin.digest, expected));
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    };
+    check(None, None).await;
+
+    // Sparse: 1 TiB that takes no room and would take an hour.
+    let huge = fs::File::create(&path).expect("opened");
+    huge.set_len(1 << 40).expect("extended");
+    check(Some(Found::TooLarge), Some(Found::TooLarge)).await;
+    huge.set_len(0).expect("cut");
+    let short = Found::Size {
+        bytes: 0,
+        pinned: 11,
+    };
+    let empty = Found::Bytes(Digest::of(b""));
+    check(Some(empty), Some(short)).await;
+
+    let other = folder.path().join("other");
+    fs::write(&other, &bytes).expect("written");
+    let not_a_file = Some(Found::NotAFile);
+    for target in [Path::new("/dev/zero"), &other, Path::new("nowhere")] {
+        fs::remove_file(&path).expect("removed");
+        symlink(target, &path).expect("linked");
+        check(not_a_file, not_a_file).await;
+    }
+    assert!(
+        blobs
+            .remove(&pin.digest)
+            .await
+            .expect("the link is removed")
+    );
+    assert!(other.exists(), "and not what it led to");
+    let mode = rustix::fs::Mode::RUSR;
+    let pipe = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, pipe, mode, 0).expect("made");
+    check(not_a_file, not_a_file).await;
+    blobs.put_bytes(None, bytes).await.expect("kept");
+    check(None, None).await;
+    fs::remove_file(&path).expect("removed");
+    fs::create_dir(&path).expect("made");
+    check(not_a_file, not_a_file).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_read_is_no_damage() {
+    let files = FaultyFiles::new();
+    let blobs = open_faulty(&files).expect("opens");
+    let pin = blobs.put_bytes(None, second().into()).await.expect("kept");
+    for offset in 0..3 {
+        files.fail_at(files.steps() + offset, Fault::Error(io::ErrorKind::Other));
+        let error = blobs.verify_pin(pin).await.expect_err("it fails");
+        assert!(matches!(error, BlobError::Io { .. }), "{error:?}");
+    }
+    blobs.verify_pin(pin).await.expect("sound");
+}
+
+#[tokio::test]
+async fn no_blob_is_larger_than_what_can_be_verified() {
+    let (_folder, blobs) = real();
+    // One piece, so that nothing is written before it is refused.
+    let more = Bytes::from(vec![0; BLOB_BYTES_MAX as usize + 1]);
+    let error = blobs.put_bytes(None, more).await;
+    assert!(matches!(
+        error,
+        Err(BlobError::TooLarge {
+            bytes_max: BLOB_BYTES_MAX
+        })
+    ));
+    assert_eq!(files_in(&blobs), [""; 0]);
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
-//! Writing and reading one blob, on a thread that may block. A writer that is dropped before
+//! Writing one blob, on a thread that may block. A writer that is dropped before
 //! [`Writer::finish`] leaves nothing behind.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
@@ -9,7 +8,7 @@ use realm_model::digest::Digest;
 use realm_model::lock::Pin;
 use sha2::{Digest as _, Sha256};
 
-use super::{BlobError, Inner, READ_BYTES, io_error};
+use super::{BLOB_BYTES_MAX, BlobError, Inner, io_error};
 use crate::files::{Files, Handle, PRIVATE_MODE};
 
 const TEMPORARY: &str = ".part";
@@ -45,7 +44,8 @@ impl<'a, F: Files> Writer<'a, F> {
         Ok(Self {
             inner,
             expected,
-            bytes_max,
+            // Nobody could verify a larger one.
+            bytes_max: bytes_max.min(BLOB_BYTES_MAX),
             file,
             temporary,
             written: 0,
@@ -104,38 +104,4 @@ impl<F: Files> Drop for Writer<'_, F> {
             let _ = self.inner.files.remove(&self.temporary);
         }
     }
-}
-
-/// Hashes the blob that is kept under `digest`.
-pub(super) fn verify<F: Files>(inner: &Inner<F>, digest: Digest) -> Result<Pin, BlobError> {
-    let path = inner.path(&digest);
-    let file = match inner.files.open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(BlobError::Missing(digest));
-        }
-        Err(error) => return Err(io_error("open", &path, error)),
-    };
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES];
-    let mut size = 0;
-    loop {
-        match file.read_at(&mut buffer, size) {
-            Ok(0) => break,
-            Ok(read) => {
-                hasher.update(&buffer[..read]);
-                size += read as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(io_error("read", &path, error)),
-        }
-    }
-    let got = Digest::from_bytes(hasher.finalize().into());
-    if got != digest {
-        return Err(BlobError::Damaged {
-            expected: digest,
-            got,
-        });
-    }
-    Ok(Pin { digest, size })
 }

@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use rustix::fs::OFlags;
+
 #[cfg(any(test, feature = "faults"))]
 pub mod faults;
 
@@ -27,6 +29,9 @@ pub trait Files: Clone + Send + Sync + 'static {
 
     /// Opens a file that exists, for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Self::Handle>;
+    /// Opens a regular file for reading; `None` if something else has the name: a link, which could
+    /// lead anywhere, a device, which may never end, a pipe, a folder.
+    fn open_regular(&self, path: &Path) -> io::Result<Option<Self::Handle>>;
     /// Makes a file for reading and writing; fails if the name is taken.
     fn create_new(&self, path: &Path, mode: u32) -> io::Result<Self::Handle>;
     /// Gives a file another name in place of whatever had it.
@@ -67,6 +72,20 @@ impl Files for RealFiles {
 
     fn open(&self, path: &Path) -> io::Result<File> {
         OpenOptions::new().read(true).write(true).open(path)
+    }
+
+    fn open_regular(&self, path: &Path) -> io::Result<Option<File>> {
+        // Before it is opened, because opening a device may do something; after it, because the
+        // name may have changed hands in between.
+        if !fs::symlink_metadata(path)?.is_file() {
+            return Ok(None);
+        }
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)?;
+        Ok(file.metadata()?.is_file().then_some(file))
     }
 
     fn create_new(&self, path: &Path, mode: u32) -> io::Result<File> {

@@ -4,6 +4,7 @@
 //! The genesis has no file of its own: it is the first record of the authority log. Not here: what
 //! is in the files, and the manifest, which lies wherever its author keeps it.
 
+mod safe;
 mod small;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -97,6 +98,14 @@ pub enum FolderError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Somebody else can change what the agent trusts.
+    #[error("`{path}` {why}")]
+    Unsafe {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is, or what its mode allows.
+        why: String,
+    },
     /// Another agent runs on this folder.
     #[error("another agent holds `{path}`{}", holder(*.process))]
     Locked {
@@ -130,7 +139,7 @@ pub fn discover(places: &Places<'_>) -> PathBuf {
 
 impl RealmFolder {
     /// Makes a realm folder, or what is missing in one. A folder with other things in it is
-    /// refused.
+    /// refused, and so is one that others can change.
     pub fn create(root: PathBuf) -> Result<Self, FolderError> {
         let make = |path: &Path| {
             RealFiles
@@ -149,6 +158,7 @@ impl RealmFolder {
                 .map_err(|error| io_error("set the mode of", &root, error))?;
         }
         let folder = Self { root };
+        folder.check_safe()?;
         make(&folder.logs())?;
         for path in [
             folder.marks(),
@@ -168,6 +178,12 @@ impl RealmFolder {
         } else {
             Err(FolderError::Missing { path: root })
         }
+    }
+
+    /// Refuses a folder in which others than this user can put things: whoever can write in `log`
+    /// and `marks` can set the realm back, and what lies in `cache` runs as machine code.
+    pub fn check_safe(&self) -> Result<(), FolderError> {
+        safe::check(&self.trusted_folders(), rustix::process::geteuid().as_raw())
     }
 
     /// The folder itself.
@@ -215,9 +231,25 @@ impl RealmFolder {
         self.root.join("blobs")
     }
 
-    /// The folder of what an engine with this fingerprint compiled; made when it is needed.
+    /// The folder of what an engine with this fingerprint compiled; see
+    /// [`RealmFolder::create_compiled`].
     pub fn compiled(&self, fingerprint: &str) -> PathBuf {
-        self.cache().join("compiled").join(fingerprint)
+        self.all_compiled().join(fingerprint)
+    }
+
+    /// Makes the folder of what an engine with this fingerprint compiled, for this user alone
+    /// whatever the umask says; one that others can write in is refused.
+    pub fn create_compiled(&self, fingerprint: &str) -> Result<PathBuf, FolderError> {
+        let path = self.compiled(fingerprint);
+        RealFiles
+            .create_dir(&path)
+            .map_err(|error| io_error("create", &path, error))?;
+        self.check_safe()?;
+        safe::check(
+            std::slice::from_ref(&path),
+            rustix::process::geteuid().as_raw(),
+        )?;
+        Ok(path)
     }
 
     /// The folder of files that mean nothing after a restart.
@@ -225,8 +257,10 @@ impl RealmFolder {
         self.root.join("tmp")
     }
 
-    /// Takes the agent's lock and empties the folder of temporary files.
+    /// Takes the agent's lock and empties the folder of temporary files. A folder that is not
+    /// [safe](RealmFolder::check_safe) is refused and left as it is.
     pub fn lock(&self) -> Result<AgentLock, FolderError> {
+        self.check_safe()?;
         let lock = AgentLock::take(&self.lock_file())?;
         let temporary = self.temporary();
         match fs::remove_dir_all(&temporary) {
@@ -247,6 +281,21 @@ impl RealmFolder {
 
     fn cache(&self) -> PathBuf {
         self.root.join("cache")
+    }
+
+    fn all_compiled(&self) -> PathBuf {
+        self.cache().join("compiled")
+    }
+
+    fn trusted_folders(&self) -> [PathBuf; 6] {
+        [
+            self.root.clone(),
+            self.logs(),
+            self.marks(),
+            self.blobs(),
+            self.cache(),
+            self.all_compiled(),
+        ]
     }
 }
 

@@ -103,15 +103,18 @@ fn open(path: &Path) -> Result<(File, fs::Metadata), FolderError> {
     Ok((file, metadata))
 }
 
-/// Puts `bytes` in place of a small file, durably: readers see the old content or the new. A
-/// symbolic link stays, and its target is replaced; an existing file keeps its mode.
+/// Puts `bytes` in place of a small file, durably: readers see the old content or the new. An
+/// existing file keeps its permissions. A symbolic link is itself replaced: it may come with
+/// somebody's checkout and lead to a file that nobody meant.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mode = fs::metadata(&target).map_or(SHARED_MODE, |metadata| metadata.mode() & 0o7777);
-    temporary_beside(&target, bytes, mode)?
-        .persist(&target)
-        .map_err(|error| io_error("name", &target, error.error))?;
-    sync_folder_of(&target)
+    let mode = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => metadata.mode() & 0o777,
+        Ok(_) | Err(_) => SHARED_MODE,
+    };
+    temporary_beside(path, bytes, mode)?
+        .persist(path)
+        .map_err(|error| io_error("name", path, error.error))?;
+    sync_folder_of(path)
 }
 
 /// In the same folder, since a rename does not cross file systems.

@@ -160,15 +160,36 @@ fn a_small_file_is_replaced_whole() {
     write_atomic(&path, b"one").expect("written");
     assert_eq!(mode(&path), 0o644);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
-    let link = place.path().join("link");
-    symlink(&path, &link).expect("linked");
-    write_atomic(&link, b"two").expect("written");
+    write_atomic(&path, b"two").expect("written");
     assert_eq!(fs::read(&path).expect("read"), b"two");
     assert_eq!(mode(&path), 0o600, "its mode stays");
-    assert!(link.is_symlink(), "the link stays");
-    assert_eq!(names(place.path()), ["link", "realm.lock"]);
+    assert_eq!(names(place.path()), ["realm.lock"]);
     let error = write_atomic(&place.path().join("no/file"), b"x").expect_err("no folder");
     assert!(matches!(error, FolderError::Io { .. }));
+}
+
+#[test]
+fn a_link_is_replaced_and_what_it_leads_to_is_left_alone() {
+    let place = temporary();
+    let victim = place.path().join("victim");
+    fs::write(&victim, "precious").expect("written");
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o4755)).expect("set");
+    let link = place.path().join("realm.toml.sig");
+    for target in [victim.as_path(), Path::new("victim"), Path::new("nowhere")] {
+        let _ = fs::remove_file(&link);
+        symlink(target, &link).expect("linked");
+        write_atomic(&link, b"signature").expect("written");
+        assert!(link.symlink_metadata().expect("there").is_file());
+        assert_eq!(mode(&link), 0o644);
+        assert_eq!(fs::read(&victim).expect("read"), b"precious");
+    }
+    assert_eq!(names(place.path()), ["realm.toml.sig", "victim"]);
+    // A link in the middle is where the folder is, and is followed.
+    let folder = place.path().join("folder");
+    fs::create_dir(&folder).expect("made");
+    symlink(&folder, place.path().join("way")).expect("linked");
+    write_atomic(&place.path().join("way/file"), b"x").expect("written");
+    assert_eq!(names(&folder), ["file"]);
 }
 
 #[test]

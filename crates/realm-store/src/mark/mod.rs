@@ -92,6 +92,11 @@ impl<F: Files> Marks<F> {
         files
             .create_dir(&directory)
             .map_err(|error| io_error("create the folder of", &directory, error))?;
+        Self::read(files, directory)
+    }
+
+    /// [`Marks::open`] that makes nothing, for a look beside an agent that may be running.
+    pub fn read(files: F, directory: PathBuf) -> Result<Self, MarkError> {
         let mut marks = BTreeMap::new();
         for chain in ChainId::ALL {
             marks.insert(chain, read(&files, &directory, chain)?);

@@ -44,6 +44,37 @@ fn a_mark_reads_back_and_gives_the_floor_of_its_log() {
 }
 
 #[test]
+fn a_mark_at_the_place_before_the_first_entry_asks_for_no_record() {
+    let files = FaultyFiles::new();
+    let origin = Head {
+        seq: 0,
+        hash: Digest::of(b"realm"),
+    };
+    let mut marks = open(&files).expect("opens");
+    for chain in BOTH {
+        assert_eq!(marks.floor(chain), None, "nothing vouches for anything");
+        marks.set(chain, origin).expect("set");
+    }
+    let mut marks = open(&files).expect("opens");
+    assert_eq!(marks.get(ChainId::Default), Some(origin));
+    assert_eq!(marks.floor(ChainId::Default), Some(0));
+    assert_eq!(marks.floor(ChainId::Authority), Some(1));
+    marks
+        .set(ChainId::Default, head_of(0, b"x"))
+        .expect("entry 1 is above");
+    assert_eq!(marks.floor(ChainId::Default), Some(1));
+}
+
+#[test]
+fn a_look_makes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = folder.path().join("marks");
+    let marks = Marks::read(RealFiles, directory.clone()).expect("no marks");
+    assert!(BOTH.iter().all(|chain| marks.get(*chain).is_none()));
+    assert!(!directory.exists());
+}
+
+#[test]
 fn format_1_stays_as_it_is() {
     let head = Head {
         seq: 0x0203,
