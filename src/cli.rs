@@ -59,6 +59,7 @@ pub(crate) enum Verb {
     Restart(commands::restart::Args),
     Logs(commands::logs::Args),
     Inspect(commands::inspect::Args),
+    Doctor(commands::doctor::Args),
     Schema(commands::schema::Args),
     Completions(commands::completions::Args),
     Version(commands::version::Args),

@@ -13,6 +13,7 @@ pub(crate) mod restart;
 pub(crate) mod submit;
 pub(crate) mod verify;
 
+pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod logs;
 pub(crate) mod status;
@@ -47,6 +48,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Restart(args) => restart::run(&context, args),
         Verb::Logs(args) => logs::run(&context, args),
         Verb::Inspect(args) => inspect::run(&context, &args),
+        Verb::Doctor(args) => doctor::run(&context, &args),
         Verb::Schema(args) => schema::run(&args),
         Verb::Completions(args) => completions::run(&args),
         Verb::Version(args) => version::run(&context, &args),

@@ -42,6 +42,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
       restart      Start a component's replicas afresh
       logs         Print what a component wrote to stdout and stderr
       inspect      Show what a WebAssembly file imports and exports, and how realm would run it
+      doctor       Look at this machine and the realm folder, and say what to mend
       schema       Print the JSON schema of realm.toml, for editors
       completions  Print a completion script for a shell
       version      Print the version of realm and of what it runs components with
@@ -83,6 +84,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
         "restart",
         "logs",
         "inspect",
+        "doctor",
         "schema",
         "completions",
         "version",
@@ -237,6 +239,43 @@ fn a_realm_of_this_user_is_found_from_everywhere() {
     let own = with_home(&["init"]).ok().stdout;
     let shown = with_home(&["key", "show"]).ok().stdout;
     assert!(own.contains(shown.lines().next().unwrap()));
+}
+
+#[test]
+fn doctor_finds_what_is_in_the_way_and_says_what_to_do() {
+    let realm = Realm::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let settings = |admin: std::net::SocketAddr| {
+        realm.write(
+            ".realm/node.toml",
+            &format!("[listen]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"{admin}\"\n"),
+        );
+    };
+    let doctor = || {
+        let said = realm.run(&["doctor", "--json"]);
+        let findings: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        let level = |code: &str| {
+            let findings = findings.as_array().unwrap();
+            let levels = findings.iter().filter(|finding| finding["code"] == code);
+            levels
+                .map(|finding| finding["level"].as_str().unwrap().to_owned())
+                .max()
+                .unwrap()
+        };
+        (said.code, level("port"), level("folder"), level("clock"))
+    };
+    let ok = || "ok".to_owned();
+    settings("127.0.0.1:0".parse().unwrap());
+    assert_eq!(doctor(), (0, ok(), ok(), ok()));
+    settings(taken.local_addr().unwrap());
+    assert_eq!(doctor(), (1, "problem".to_owned(), ok(), ok()));
+    settings("127.0.0.1:0".parse().unwrap());
+    use std::os::unix::fs::PermissionsExt as _;
+    let open = std::fs::Permissions::from_mode(0o777);
+    std::fs::set_permissions(realm.path(".realm"), open).unwrap();
+    assert_eq!(doctor(), (1, ok(), "problem".to_owned(), ok()));
+    let text = realm.run(&["doctor"]).stdout;
+    assert!(text.contains("-> `chown`"), "{text}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod identity;
 mod node;
 mod socket;
 
+pub mod doctor;
 pub mod found;
 
 mod core;

@@ -1,0 +1,236 @@
+//! Looks at the machine and the realm folder before they are in the way: each finding with its
+//! remedy. Changes nothing. Not here: what an app waits on (that is the plan's report).
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use realm_host::{Host, HostFacts};
+use realm_model::node_config::NodeConfig;
+use realm_store::folder::{FolderError, RealmFolder};
+use rustix::process::{Resource, getrlimit};
+use serde::Serialize;
+
+use crate::error::with_causes;
+
+/// Files below which a busy node runs out: each connection and each component is one.
+const FILES_MIN: u64 = 4_096;
+/// Mappings per instance slot: two in each of two engines, and about four more for a warm one.
+const MAPPINGS_PER_SLOT: u64 = 8;
+/// 2026-01-01: before this version of realm existed, so no clock that is right says less.
+const CLOCK_UNIX_S_MIN: u64 = 1_767_225_600;
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Stable code, e.g. `file-limit`.
+    pub code: &'static str,
+    /// How it is.
+    pub level: Level,
+    /// What was seen.
+    pub message: String,
+    /// What to do about it; `None` where all is well.
+    pub remedy: Option<String>,
+}
+
+/// How a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, slower or with less room than it could.
+    Warning,
+    /// The agent does not start, or not everything works.
+    Problem,
+}
+
+/// Looks at everything; some system calls, and an engine that is made and dropped.
+pub fn examine(folder: Option<&RealmFolder>, node: &NodeConfig) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    engine(node, &mut findings);
+    findings.push(files());
+    findings.push(mappings(node));
+    findings.push(clock());
+    let running = folder.is_some_and(|folder| folder.socket().exists() && is_locked(folder));
+    for address in node.listen.http.iter().chain([&node.listen.admin]) {
+        findings.push(port(*address, running));
+    }
+    if let Some(folder) = folder {
+        findings.push(permissions(folder));
+    }
+    findings
+}
+
+fn ok(code: &'static str, message: String) -> Finding {
+    Finding {
+        code,
+        level: Level::Ok,
+        message,
+        remedy: None,
+    }
+}
+
+fn finding(code: &'static str, level: Level, message: String, remedy: &str) -> Finding {
+    Finding {
+        code,
+        level,
+        message,
+        remedy: Some(remedy.to_owned()),
+    }
+}
+
+fn engine(node: &NodeConfig, findings: &mut Vec<Finding>) {
+    let config = realm_host::Config {
+        policy: node.guests.clone(),
+        ..Default::default()
+    };
+    let facts = match Host::new(config) {
+        Ok(host) => host.facts().clone(),
+        Err(error) => {
+            let remedy = "look at the other findings; a kernel without enough address space is the usual cause";
+            findings.push(finding(
+                "engine",
+                Level::Problem,
+                with_causes(&error),
+                remedy,
+            ));
+            return;
+        }
+    };
+    findings.push(pool(&facts));
+    findings.push(match &facts.pagemap_scan {
+        Ok(()) => ok("memory-reset", "used memory is found by PAGEMAP_SCAN and reset".to_owned()),
+        Err(why) => finding(
+            "memory-reset",
+            Level::Warning,
+            format!("PAGEMAP_SCAN is not used: {why}"),
+            "a kernel of 6.7 or later and no swap (`swapoff -a`, or `MemorySwapMax=0` for the service) make fresh instances about twice as cheap",
+        ),
+    });
+}
+
+fn pool(facts: &HostFacts) -> Finding {
+    let instances = facts.instances_max;
+    if facts.pooling {
+        return ok(
+            "pool",
+            format!("a pool for {instances} instances is reserved"),
+        );
+    }
+    finding(
+        "pool",
+        Level::Warning,
+        "no pool of instances could be reserved: each is mapped anew".to_owned(),
+        "let the agent have all address space: `ulimit -v unlimited`, `vm.overcommit_memory` not 2",
+    )
+}
+
+fn files() -> Finding {
+    let limit = getrlimit(Resource::Nofile).maximum;
+    match limit {
+        Some(limit) if limit < FILES_MIN => finding(
+            "file-limit",
+            Level::Warning,
+            format!("at most {limit} files may be open"),
+            "`LimitNOFILE=65536` for the service, or `ulimit -Hn 65536`",
+        ),
+        Some(limit) => ok("file-limit", format!("{limit} files may be open")),
+        None => ok("file-limit", "any number of files may be open".to_owned()),
+    }
+}
+
+fn mappings(node: &NodeConfig) -> Finding {
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    let Ok(limit) = text.trim().parse::<u64>() else {
+        return ok("mappings", "this system does not bound mappings".to_owned());
+    };
+    let wanted = u64::from(node.guests.instances_max) * MAPPINGS_PER_SLOT;
+    if limit >= wanted {
+        return ok(
+            "mappings",
+            format!("{limit} mappings are allowed, about {wanted} are needed at most"),
+        );
+    }
+    finding(
+        "mappings",
+        Level::Warning,
+        format!("{limit} mappings are allowed, and {wanted} may be needed"),
+        "raise `vm.max_map_count`, or lower `guests.instances_max` in node.toml",
+    )
+}
+
+fn clock() -> Finding {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    if now >= CLOCK_UNIX_S_MIN {
+        return ok("clock", "the clock is plausible".to_owned());
+    }
+    finding(
+        "clock",
+        Level::Problem,
+        format!("the clock says {now} s after 1970"),
+        "set it (NTP): certificates of HTTPS sources are not valid yet by this clock",
+    )
+}
+
+fn port(address: SocketAddr, running: bool) -> Finding {
+    match TcpListener::bind(address) {
+        Ok(_) => ok("port", format!("{address} is free")),
+        Err(_) if running => ok("port", format!("{address} is in use, and the agent runs")),
+        Err(error) => finding(
+            "port",
+            Level::Problem,
+            format!("{address} cannot be listened on: {error}"),
+            "end what listens there (`ss -ltnp`), or choose another address in node.toml, [listen]",
+        ),
+    }
+}
+
+fn permissions(folder: &RealmFolder) -> Finding {
+    match folder.check_safe() {
+        Ok(()) => ok(
+            "folder",
+            format!("`{}` is its user's alone", folder.root().display()),
+        ),
+        Err(error) => finding(
+            "folder",
+            Level::Problem,
+            with_causes(&error),
+            "`chown` it to the user who runs the agent, and `chmod go-w` it",
+        ),
+    }
+}
+
+/// Whether an agent holds the folder.
+fn is_locked(folder: &RealmFolder) -> bool {
+    matches!(
+        realm_store::folder::AgentLock::take(&folder.lock_file()),
+        Err(FolderError::Locked { .. })
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_is_a_problem_unless_the_agent_has_it() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        assert_eq!(port(address, false).level, Level::Problem);
+        assert_eq!(port(address, true).level, Level::Ok);
+        drop(taken);
+        assert_eq!(port(address, false).level, Level::Ok);
+    }
+
+    #[test]
+    fn more_instances_than_mappings_are_told() {
+        let mut node = NodeConfig::default();
+        assert_eq!(mappings(&node).level, Level::Ok);
+        node.guests.instances_max = u32::MAX;
+        let found = mappings(&node);
+        assert_eq!(found.level, Level::Warning);
+        assert!(found.remedy.is_some());
+    }
+}

@@ -1,0 +1,57 @@
+//! `realm doctor`: what of this machine is in the way.
+
+use std::process::ExitCode;
+
+use realm_model::node_config::NodeConfig;
+use realm_node::Config;
+use realm_node::doctor::{Finding, Level, examine};
+
+use crate::context::Context;
+use crate::failure::{Failure, exit};
+use crate::output;
+
+/// Look at this machine and the realm folder, and say what to mend
+///
+/// Kernel, swap, address space, limits, clock, ports, permissions: each finding with its remedy.
+/// Nothing is changed. Exit code 1 if something keeps the agent from working.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+pub(crate) fn run(context: &Context, _args: &Args) -> Result<ExitCode, Failure> {
+    let folder = context.find_folder()?;
+    let node = match &folder {
+        // An invalid node.toml is told by the agent; its defaults are looked at meanwhile.
+        Some(folder) => Config::load(folder.clone())
+            .map_or_else(|_| NodeConfig::default(), |config| config.node),
+        None => NodeConfig::default(),
+    };
+    let findings = examine(folder.as_ref(), &node);
+    if context.json() {
+        output::json(&findings)?;
+    } else {
+        for finding in &findings {
+            output::data(&text(finding));
+        }
+    }
+    let problem = findings
+        .iter()
+        .any(|finding| finding.level == Level::Problem);
+    Ok(if problem {
+        ExitCode::from(exit::FAILED)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn text(finding: &Finding) -> String {
+    let level = match finding.level {
+        Level::Ok => output::green("ok     "),
+        Level::Warning => output::yellow("warning"),
+        Level::Problem => output::red_plain("problem"),
+    };
+    let remedy = finding
+        .remedy
+        .as_ref()
+        .map_or_else(String::new, |remedy| format!("\n         -> {remedy}"));
+    format!("{level}  {:<13} {}{remedy}", finding.code, finding.message)
+}
