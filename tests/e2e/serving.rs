@@ -1,11 +1,11 @@
 //! What a client sees: routes, hosts, streaming, limits, errors with stable codes.
 
 use realm_test_guests::{
-    BIG_BODY, COUNTER, ECHO, ECHO_REQUEST, ENV_DUMP, HELLO, MEMORY_BOMB, NO_RESPONSE, P3_ECHO,
-    P3_HELLO, PARK, SPIN, TRAP, VERSION_A, VERSION_B,
+    BIG_BODY, CGI_BAD, CGI_ECHO, CGI_ENV, COUNTER, ECHO, ECHO_REQUEST, ENV_DUMP, HELLO,
+    MEMORY_BOMB, NO_RESPONSE, P3_ECHO, P3_HELLO, PARK, SPIN, TRAP, VERSION_A, VERSION_B,
 };
 
-use crate::support::{Agent, Realm, eventually, get, raw};
+use crate::support::{Agent, Realm, eventually, get, raw, raw_after_head};
 
 /// A realm with one component at `/...`.
 fn serve(guest: &str, more: &str) -> (Realm, Agent) {
@@ -168,12 +168,15 @@ async fn head_expect_and_keep_alive_work_on_the_wire() {
         head.starts_with("HTTP/1.1 200") && head.ends_with("\r\n\r\n"),
         "{head}"
     );
-    let expect = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\nhi";
-    let expect = raw(&agent.url, expect);
+    // The body waits for the word of the server: 100, or at once the head of an answer that needs
+    // no body to begin (when exactly 100 is sent, the edge's own tests say).
+    let expect = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n";
+    let (word, answer) = raw_after_head(&agent.url, expect, b"hi");
     assert!(
-        expect.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200"),
-        "{expect}"
+        word.starts_with("HTTP/1.1 100") || word.starts_with("HTTP/1.1 200"),
+        "{word}"
     );
+    assert!(answer.contains("hi"), "{answer}");
     let twice = raw(
         &agent.url,
         b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
@@ -358,4 +361,53 @@ async fn a_response_that_breaks_off_is_never_a_whole_one() {
         };
         assert!(whole.await.is_err());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_behind_a_route_is_cgi() {
+    let (realm, agent) = serve(CGI_ENV, "world = \"wasi:cli/command\"\nserve = \"cgi\"");
+    let client = reqwest::Client::new();
+    let seen = client
+        .post(agent.url("/a/b?x=1"))
+        .header("host", "shop.example.com")
+        .header("proxy", "evil:1")
+        .header("x-own", "kept")
+        .body("body")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(seen.status(), 200);
+    let seen = seen.text().await.unwrap();
+    for wanted in [
+        "POST",
+        "/a/b",
+        "x=1",
+        "shop.example.com",
+        "CGI/1.1",
+        "HTTP_X_OWN",
+        "127.0.0.1",
+    ] {
+        assert!(seen.contains(wanted), "no `{wanted}` in {seen}");
+    }
+    assert!(
+        !seen.contains("HTTP_PROXY") && !seen.contains("evil"),
+        "{seen}"
+    );
+    let inspected = realm.run(&["inspect", "app.wasm"]).ok().stdout;
+    assert!(inspected.contains("serve:   cgi"), "{inspected}");
+
+    let (_realm, agent) = serve(CGI_ECHO, "");
+    let sent: Vec<u8> = (0..3_000_000u32).map(|byte| (byte % 251) as u8).collect();
+    let answer = client
+        .post(agent.url("/"))
+        .body(sent.clone())
+        .send()
+        .await
+        .unwrap();
+    assert!(
+        answer.bytes().await.unwrap() == sent,
+        "3 MB come back as they were sent"
+    );
+    let (_realm, agent) = serve(CGI_BAD, "");
+    assert_eq!(code(&agent.url("/")).await.0, 502);
 }

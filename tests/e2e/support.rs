@@ -465,6 +465,24 @@ pub(crate) fn raw(address: &str, bytes: &[u8]) -> String {
     answer
 }
 
+/// Sends a head, waits for the first head that comes back, sends the body; (that head, the rest).
+pub(crate) fn raw_after_head(address: &str, head: &[u8], body: &[u8]) -> (String, String) {
+    use std::io::Write as _;
+    let mut stream = std::net::TcpStream::connect(address.trim_start_matches("http://")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(head).unwrap();
+    let mut first = Vec::new();
+    while !first.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        first.extend_from_slice(&byte);
+    }
+    stream.write_all(body).unwrap();
+    let mut rest = String::new();
+    let _ = stream.read_to_string(&mut rest);
+    (String::from_utf8(first).unwrap(), rest)
+}
+
 /// The mode bits of a file.
 pub(crate) fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;

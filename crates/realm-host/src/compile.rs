@@ -13,10 +13,14 @@ use realm_model::digest::Digest;
 use wasmtime::Engine;
 
 use crate::engine::code_settings;
+use crate::preview1::{AdaptError, adapt};
 
 /// Why a component was not compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
+    /// The bytes are not a component, and cannot be made one.
+    #[error("not a component that realm can compile")]
+    Adapt(#[source] AdaptError),
     /// The bytes are not a component, or use what the engine does not support.
     #[error("not a component that realm can compile")]
     Invalid(#[source] wasmtime::Error),
@@ -39,19 +43,21 @@ impl CompileError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Write { .. } => "io",
-            Self::Invalid(_) => "compile-failed",
+            Self::Adapt(_) | Self::Invalid(_) => "compile-failed",
             Self::Engine(_) => "engine",
         }
     }
 }
 
-/// Compiles a component to machine code, which [`crate::Host::load`] takes from a file.
+/// Compiles a component to machine code, which [`crate::Host::load`] takes from a file. A core
+/// module of WASI preview 1 becomes a component first.
 ///
 /// `fuel`: whether the code counts fuel. One thread, no progress: for a child process.
 pub fn compile(bytes: &[u8], fuel: bool) -> Result<Vec<u8>, CompileError> {
+    let component = adapt(bytes).map_err(CompileError::Adapt)?;
     let engine = Engine::new(&code_settings(fuel)).map_err(CompileError::Engine)?;
     engine
-        .precompile_component(bytes)
+        .precompile_component(&component)
         .map_err(CompileError::Invalid)
 }
 

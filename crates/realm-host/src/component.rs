@@ -20,11 +20,12 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::admission::Admission;
+use crate::command::Command;
 use crate::dirs::{self, Dir};
 use crate::egress::Policy;
 use crate::engine::{Host, Runtime};
 use crate::fuel::Bucket;
-use crate::inspect::{is_health, is_http};
+use crate::inspect::{is_health, is_http, is_run};
 use crate::interfaces::{self, Name, shown};
 use crate::loading;
 use crate::logs::{LogSink, say};
@@ -74,12 +75,11 @@ pub enum LoadError {
     /// It imports an interface that realm provides in another shape.
     #[error("its imports do not fit what realm provides")]
     Link(#[source] wasmtime::Error),
-    /// It exports no HTTP handler.
-    #[error(
-        "it exports no `wasi:http/incoming-handler@0.2.x` and no `wasi:http/handler@0.3.x`, but {}",
-        exported(exports)
-    )]
+    /// It exports nothing that is called where it is to run.
+    #[error("it exports no {}, but {}", wanted.text(), exported(exports))]
     WrongWorld {
+        /// What it was to export.
+        wanted: Wanted,
         /// What it exports.
         exports: Vec<String>,
     },
@@ -101,6 +101,26 @@ pub enum LoadError {
         /// The directory, with every link resolved.
         path: PathBuf,
     },
+}
+
+/// What a component is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// To answer requests: with its HTTP handler, else as a CGI program.
+    Answers,
+    /// To run as a program.
+    Program,
+}
+
+impl Wanted {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Answers => {
+                "`wasi:http/incoming-handler@0.2.x`, `wasi:http/handler@0.3.x` or `wasi:cli/run`"
+            }
+            Self::Program => "`wasi:cli/run@0.2.x` or `wasi:cli/run@0.3.x`",
+        }
+    }
 }
 
 impl LoadError {
@@ -165,8 +185,16 @@ pub(crate) struct Inner {
     pub(crate) egress: Arc<Policy>,
 }
 
-/// The exported HTTP handler.
+/// The export that is called.
 pub(crate) enum Handler {
+    /// An HTTP handler.
+    Http(HttpHandler),
+    /// `wasi:cli/run`.
+    Command(Command),
+}
+
+/// The exported HTTP handler.
+pub(crate) enum HttpHandler {
     /// `wasi:http/incoming-handler@0.2.x`.
     Proxy(ProxyPre<State>),
     /// `wasi:http/handler@0.3.x`.
@@ -178,6 +206,7 @@ impl Component {
         host: &Host,
         settings: Settings,
         compiled: &Path,
+        wanted: Wanted,
     ) -> Result<Self, LoadError> {
         let fuel = settings.limits.fuel_per_sec.is_some();
         let Runtime { engine, linker } = host.0.runtime(fuel).map_err(LoadError::Engine)?;
@@ -186,7 +215,7 @@ impl Component {
         let instance = linker
             .instantiate_pre(&component)
             .map_err(LoadError::Link)?;
-        let handler = handler(engine, &component, &instance)?;
+        let handler = handler(engine, &component, &instance, wanted)?;
         let health = health(engine, &component);
         if settings.probe == Some(Probe::Export) && health.is_none() {
             return Err(LoadError::NoHealthExport);
@@ -268,21 +297,27 @@ fn handler(
     engine: &Engine,
     component: &wasmtime::component::Component,
     instance: &InstancePre<State>,
+    wanted: Wanted,
 ) -> Result<Handler, LoadError> {
     let exports = exports(engine, component);
-    let mut lines = exports
-        .iter()
-        .filter_map(|name| is_http(&Name::parse(name)?));
-    // The first one counts, should a component export both.
-    match lines.next() {
-        Some("0.2") => ProxyPre::new(instance.clone()).map(Handler::Proxy),
-        Some(_) => ServicePre::new(instance.clone()).map(Handler::Service),
-        None => {
-            drop(lines);
-            return Err(LoadError::WrongWorld { exports });
+    let first = |line_of: fn(&Name<'_>) -> Option<&'static str>| {
+        exports.iter().find_map(|name| line_of(&Name::parse(name)?))
+    };
+    let http = match wanted {
+        Wanted::Answers => first(is_http),
+        Wanted::Program => None,
+    };
+    // The first one counts, should a component export several.
+    let linked = match (http, first(is_run)) {
+        (Some("0.2"), _) => {
+            ProxyPre::new(instance.clone()).map(|proxy| Handler::Http(HttpHandler::Proxy(proxy)))
         }
-    }
-    .map_err(LoadError::Link)
+        (Some(_), _) => ServicePre::new(instance.clone())
+            .map(|service| Handler::Http(HttpHandler::Service(service))),
+        (None, Some(line)) => Command::new(line, instance).map(Handler::Command),
+        (None, None) => return Err(LoadError::WrongWorld { wanted, exports }),
+    };
+    linked.map_err(LoadError::Link)
 }
 
 fn health(

@@ -10,7 +10,7 @@ use realm_model::node_config::INSTANCES_MAX;
 use wasmtime::component::Linker;
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use crate::component::{Component, LoadError, Settings};
+use crate::component::{Component, LoadError, Settings, Wanted};
 use crate::config::{Config, PagemapScan};
 use crate::egress::Ranges;
 use crate::heavy::Heavy;
@@ -115,7 +115,7 @@ impl Host {
         settings: Settings,
         compiled: &std::path::Path,
     ) -> Result<Component, LoadError> {
-        Component::load(self, settings, compiled)
+        Component::load(self, settings, compiled, Wanted::Answers)
     }
 
     /// What was found and chosen at start.

@@ -21,12 +21,14 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wasmtime_wasi_http::{FieldMap, WasiHttpView as _};
 
 use crate::Body;
-use crate::component::Handler;
+use crate::command;
+use crate::component::{Handler, HttpHandler};
 use crate::invocation::{Shared, charge};
 use crate::outcome::Outcome;
 use crate::replica::Invocation;
 use crate::request::RequestBody;
 use crate::state::{self, State};
+use crate::stdio::Process;
 
 /// Characters of what a health function says: a sentence or two for `realm status`, not a report.
 const HEALTH_CHARS_MAX: usize = 1_024;
@@ -54,9 +56,10 @@ impl Drop for Metered {
     }
 }
 
-/// A fresh store for this invocation.
-pub(crate) fn store(invocation: &Invocation) -> Result<Metered> {
-    state::store(&invocation.replica, Arc::clone(&invocation.shared)).map(Metered)
+/// A fresh store for this invocation; `process`: of a program.
+pub(crate) fn store(invocation: &Invocation, process: Option<Process>) -> Result<Metered> {
+    let shared = Arc::clone(&invocation.shared);
+    state::store(&invocation.replica, shared, process).map(Metered)
 }
 
 /// Answers one request.
@@ -69,13 +72,19 @@ pub(crate) async fn handle(invocation: &Invocation, request: Request<Body>) {
         .limits
         .max_request_bytes;
     let request = request.map(|body| RequestBody::new(body, bytes_max, Arc::clone(shared)));
-    let mut store = match store(invocation) {
+    let handler = match &invocation.replica.component.handler {
+        Handler::Http(handler) => handler,
+        Handler::Command(command) => return command::answer(invocation, command, request).await,
+    };
+    let mut store = match store(invocation, None) {
         Ok(store) => store,
         Err(error) => return conclude(invocation, Err(error)),
     };
-    let result = match &invocation.replica.component.handler {
-        Handler::Proxy(proxy) => call_proxy(invocation, proxy, &mut store, request).await,
-        Handler::Service(service) => call_service(invocation, service, &mut store, request).await,
+    let result = match handler {
+        HttpHandler::Proxy(proxy) => call_proxy(invocation, proxy, &mut store, request).await,
+        HttpHandler::Service(service) => {
+            call_service(invocation, service, &mut store, request).await
+        }
     };
     // Before the store goes: its end closes the body, and a reader must know which end it is.
     conclude(invocation, result);
@@ -172,7 +181,7 @@ pub(crate) async fn ask(
     invocation: &Invocation,
     question: Question,
 ) -> Option<std::result::Result<(), String>> {
-    let mut store = match store(invocation) {
+    let mut store = match store(invocation, None) {
         Ok(store) => store,
         Err(error) => {
             conclude(invocation, Err(error));
@@ -212,7 +221,8 @@ async fn question_answered(
     }
 }
 
-fn started(invocation: &Invocation, began: Instant) {
+/// An instance was made, in the time since `began`.
+pub(crate) fn started(invocation: &Invocation, began: Instant) {
     invocation.shared.start();
     invocation
         .replica

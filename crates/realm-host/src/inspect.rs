@@ -8,6 +8,7 @@ use realm_model::manifest::Serve;
 use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload};
 
 use crate::interfaces::{self, Name, shown};
+use crate::preview1::{self, AdaptError, PREVIEW1};
 
 /// Files larger than this are refused unread: the largest components in the field (a language
 /// runtime with its libraries) have tens of megabytes.
@@ -50,28 +51,43 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
         imports,
         exports,
     } = names(bytes)?;
-    let component = kind == WasmKind::Component;
+    let adapted = match kind {
+        WasmKind::Component => None,
+        // How a module is run is decided by the component that becomes of it.
+        WasmKind::Module => Some(adapted_exports(bytes)),
+    };
+    let refused = adapted
+        .as_ref()
+        .and_then(|adapted| adapted.as_ref().err())
+        .map(ToString::to_string);
+    let called = match &adapted {
+        None => exports.as_slice(),
+        Some(adapted) => adapted.as_deref().unwrap_or_default(),
+    };
     let named = |test: fn(&Name<'_>) -> bool| {
-        component
-            && exports
-                .iter()
-                .filter_map(|name| Name::parse(name))
-                .any(|name| test(&name))
+        called
+            .iter()
+            .filter_map(|name| Name::parse(name))
+            .any(|name| test(&name))
     };
     let serve = if named(|name| is_http(name).is_some()) {
         Some(Serve::Http)
-    } else if named(|name| name.is("wasi:cli/run", "0.2") || name.is("wasi:cli/run", "0.3")) {
+    } else if named(|name| is_run(name).is_some()) {
         Some(Serve::Cgi)
     } else {
         None
     };
+    let health_export = named(is_health);
     Ok(Inspection {
         digest: Digest::of(bytes),
         size: bytes.len() as u64,
         kind,
-        imports: imports.into_iter().map(|name| import(kind, name)).collect(),
+        imports: imports
+            .into_iter()
+            .map(|name| import(kind, name, refused.as_deref()))
+            .collect(),
         serve,
-        health_export: named(is_health),
+        health_export,
         exports,
     })
 }
@@ -87,22 +103,36 @@ pub(crate) fn is_http(name: &Name<'_>) -> Option<&'static str> {
     }
 }
 
+/// The line of `wasi:cli` whose command this export is.
+pub(crate) fn is_run(name: &Name<'_>) -> Option<&'static str> {
+    ["0.2", "0.3"]
+        .into_iter()
+        .find(|line| name.is("wasi:cli/run", line))
+}
+
 /// Whether this export is realm's health interface.
 pub(crate) fn is_health(name: &Name<'_>) -> bool {
     name.is("realm:app/health", "0.1")
 }
 
-fn import(kind: WasmKind, name: String) -> InterfaceUse {
+/// What the component that becomes of a module exports.
+fn adapted_exports(bytes: &[u8]) -> Result<Vec<String>, AdaptError> {
+    let component = preview1::adapt(bytes)?;
+    // The encoder's own work: it has no more names than the module, and is sound.
+    Ok(names(&component).map_or_else(|_| Vec::new(), |names| names.exports))
+}
+
+fn import(kind: WasmKind, name: String, refused: Option<&str>) -> InterfaceUse {
     if kind == WasmKind::Module {
-        let note = if name.starts_with("wasi_snapshot_preview1") {
-            "a core module of WASI preview 1: build it for `wasm32-wasip2`, or make it a component with `wasm-tools component new --adapt`"
-        } else {
-            "a core module: realm runs components"
+        let note = match (refused, name.strip_prefix(PREVIEW1)) {
+            (Some(why), _) => why.to_owned(),
+            (None, Some(function)) => preview1::grant(function.trim_start_matches('.')).to_owned(),
+            (None, None) => "of the world that the module names".to_owned(),
         };
         return InterfaceUse {
             name,
-            provided: false,
-            note: Some(note.to_owned()),
+            provided: refused.is_none(),
+            note: Some(note),
         };
     }
     let provided = interfaces::provided(&name);
@@ -153,9 +183,14 @@ impl Names {
         if let Payload::ImportSection(section) = payload {
             for import in section.clone().into_imports() {
                 let import = import.map_err(InspectError::NotWasm)?;
-                let module = shown(import.module);
-                if !self.imports.contains(&module) {
-                    self.imports.push(module);
+                // Of preview 1 each function, of others only where they come from.
+                let name = if import.module == PREVIEW1 {
+                    shown(&format!("{PREVIEW1}.{}", import.name))
+                } else {
+                    shown(import.module)
+                };
+                if !self.imports.contains(&name) {
+                    self.imports.push(name);
                 }
                 self.bounded()?;
             }

@@ -2,8 +2,9 @@
 //!
 //! [`compile`] turns bytes into a compiled file (in a child process, at deploy), [`Host::load`]
 //! maps such a file and links it, [`Component::replica`] gives a slot that admits calls, and
-//! [`Replica::call`] answers one HTTP request with a fresh instance. [`inspect()`] reads what a
-//! file imports and exports without running it.
+//! [`Replica::call`] answers one HTTP request with a fresh instance: of an HTTP handler, or of a
+//! command as CGI has it. [`Program`] runs a command by itself. [`inspect()`] reads what a file
+//! imports and exports without running it.
 //!
 //! Not here: which component runs where, routes, health policy, the store of bytes. This crate
 //! knows nothing of nodes, entries or manifests beyond limits and grants.
@@ -13,7 +14,9 @@
 
 mod admission;
 mod body;
+pub mod cgi;
 mod clock;
+mod command;
 mod compile;
 mod component;
 mod config;
@@ -31,23 +34,28 @@ mod loading;
 mod logs;
 mod meter;
 mod outcome;
+mod preview1;
 mod probe;
+mod program;
 mod replica;
 mod request;
 mod room;
 mod state;
+mod stdio;
 mod system;
 mod ticker;
 
 pub use compile::{CompileError, compile, compile_bytes, fingerprint};
-pub use component::{Component, LoadError, Settings};
+pub use component::{Component, LoadError, Settings, Wanted};
 pub use config::{Config, PagemapScan};
 pub use engine::{Host, HostError, HostFacts};
 pub use inspect::{INSPECT_BYTES_MAX, InspectError, inspect};
 pub use logs::LogSink;
 pub use meter::{HistogramSnapshot, Meter, MeterSnapshot};
 pub use outcome::{CallError, Outcome};
+pub use preview1::{AdaptError, adapt};
 pub use probe::ProbeError;
+pub use program::{Input, Output, Program, Run, RunError};
 pub use replica::Replica;
 
 /// The version of Wasmtime inside; the tidy test holds it against Cargo.lock.

@@ -18,6 +18,7 @@ use crate::egress::Egress;
 use crate::invocation::{Rein, Shared, on_tick};
 use crate::limiter::Limiter;
 use crate::logs::Output;
+use crate::stdio::Process;
 
 /// Bytes that a guest hands to the host in one call; wasmtime's own default is 128 MiB.
 const HOSTCALL_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -78,7 +79,11 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>> {
 }
 
 /// A store for one instance, armed: limits hold from the first instruction of its start.
-pub(crate) fn store(replica: &ReplicaInner, shared: Arc<Shared>) -> Result<Store<State>> {
+pub(crate) fn store(
+    replica: &ReplicaInner,
+    shared: Arc<Shared>,
+    process: Option<Process>,
+) -> Result<Store<State>> {
     let component = &replica.component;
     let meter = &component.settings.meter;
     let limits = &component.settings.limits;
@@ -96,7 +101,7 @@ pub(crate) fn store(replica: &ReplicaInner, shared: Arc<Shared>) -> Result<Store
             fuel_left: u64::MAX,
         },
         table,
-        wasi: context(component, replica.slot)?,
+        wasi: context(component, replica.slot, process)?,
         http,
         egress: Egress::new(Arc::clone(&component.egress), replica.slot),
         vars: Arc::clone(&component.vars),
@@ -116,9 +121,8 @@ pub(crate) fn store(replica: &ReplicaInner, shared: Arc<Shared>) -> Result<Store
 }
 
 /// The WASI context that the grants allow.
-fn context(component: &Inner, slot: u32) -> Result<WasiCtx> {
+fn context(component: &Inner, slot: u32, process: Option<Process>) -> Result<WasiCtx> {
     let grants = &component.settings.grants;
-    let log = &component.settings.log;
     let clock = Clock(grants.clock);
     let mut builder = WasiCtxBuilder::new();
     builder
@@ -127,15 +131,34 @@ fn context(component: &Inner, slot: u32) -> Result<WasiCtx> {
         .allow_ip_name_lookup(false)
         .max_random_size(RANDOM_BYTES_MAX)
         .wall_clock(clock)
-        .monotonic_clock(clock)
-        .stdout(Output::new(Arc::clone(log), slot, LogStream::Stdout))
-        .stderr(Output::new(Arc::clone(log), slot, LogStream::Stderr));
+        .monotonic_clock(clock);
+    let is_program = process.is_some();
+    let process = process.unwrap_or_default();
     for (name, value) in &grants.env {
+        if !process.env.contains_key(name) {
+            builder.env(name, value);
+        }
+    }
+    for (name, value) in &process.env {
         builder.env(name, value);
     }
-    if !grants.args.is_empty() {
+    // A program always has a name: many read it without looking whether it is there.
+    if is_program || !grants.args.is_empty() {
         builder.arg(component.settings.name.as_str());
         builder.args(&grants.args);
+        builder.args(&process.args);
+    }
+    let log = |stream| Output::new(Arc::clone(&component.settings.log), slot, stream);
+    match process.stdout {
+        Some(stdout) => builder.stdout(stdout),
+        None => builder.stdout(log(LogStream::Stdout)),
+    };
+    match process.stderr {
+        Some(stderr) => builder.stderr(stderr),
+        None => builder.stderr(log(LogStream::Stderr)),
+    };
+    if let Some(stdin) = process.stdin {
+        builder.stdin(stdin);
     }
     for dir in &component.dirs {
         // By descriptor, not by name: what was checked at load is what is opened, whatever the

@@ -68,7 +68,7 @@ fn waiting(code: &str, message: String) -> WaitingOn {
 
 fn on_bytes(scene: &Scene<'_>, wanted: &Wanted<'_>) -> Option<WaitingOn> {
     if let Some(what) = wanted.unsupported {
-        let message = format!("`{what}` is not built yet: this version runs `serve = \"http\"`");
+        let message = format!("`{what}` is not built yet: this version runs `http` and `cgi`");
         return Some(waiting("unsupported", message));
     }
     let name = scene.component;

@@ -430,12 +430,7 @@ fn a_changed_limit_is_another_revision_and_a_moved_source_is_none() {
 
 #[test]
 fn what_is_not_built_yet_says_so() {
-    for key in [
-        "serve = \"cgi\"",
-        "serve = \"socket\"",
-        "serve = \"job\"",
-        "world = \"wasi:cli/command\"",
-    ] {
+    for key in ["serve = \"socket\"", "serve = \"job\""] {
         let mut story = Story::begin();
         let text = ORDERS.replace("[routing]", &format!("{key}\n[routing]"));
         story.apply(&text, &[("orders", "1")]);

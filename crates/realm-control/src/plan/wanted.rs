@@ -153,10 +153,9 @@ fn wanted<'a>(
 
 fn unsupported(spec: &ComponentSpec) -> Option<&'static str> {
     match (spec.serve, spec.world) {
-        (Some(Serve::Cgi), _) => Some("serve = \"cgi\""),
         (Some(Serve::Socket), _) => Some("serve = \"socket\""),
         (Some(Serve::Job), _) => Some("serve = \"job\""),
-        (Some(Serve::Http) | None, Some(World::Command)) => Some("world = \"wasi:cli/command\""),
-        (Some(Serve::Http) | None, Some(World::Http) | None) => None,
+        // Behind a route a command is CGI: what it exports decides.
+        (Some(Serve::Http | Serve::Cgi) | None, Some(World::Command | World::Http) | None) => None,
     }
 }

@@ -158,19 +158,10 @@ pub(crate) fn bad_import() {
 
 #[test]
 pub(crate) fn library() {
-    check_wrong_world(guests::LIBRARY, None);
-}
-
-#[test]
-pub(crate) fn command() {
-    check_wrong_world(guests::COMMAND, Some(Serve::Cgi));
-}
-
-fn check_wrong_world(path: &'static str, serve: Option<Serve>) {
-    let error = guest(path).try_load().map(drop).unwrap_err();
+    let error = guest(guests::LIBRARY).try_load().map(drop).unwrap_err();
     assert_eq!(error.code(), "wrong-world", "{error}");
-    let seen = inspect(&std::fs::read(path).unwrap()).unwrap();
-    assert_eq!((seen.kind, seen.serve), (WasmKind::Component, serve));
+    let seen = inspect(&std::fs::read(guests::LIBRARY).unwrap()).unwrap();
+    assert_eq!((seen.kind, seen.serve), (WasmKind::Component, None));
 }
 
 #[test]
@@ -209,9 +200,14 @@ fn every_guest_can_be_inspected() {
             matches!(*name, "health_ok" | "health_bad" | "health_flaky"),
             "{name}"
         );
-        let http = !matches!(*name, "library" | "command" | "bad_import");
-        if http {
-            assert_eq!(seen.serve, Some(Serve::Http), "{name}");
+        let serve = match *name {
+            "library" | "bad_import" => None,
+            "command" | "p3_command" | "program" => Some(Serve::Cgi),
+            name if name.starts_with("cgi_") => Some(Serve::Cgi),
+            _ => Some(Serve::Http),
+        };
+        if let Some(serve) = serve {
+            assert_eq!(seen.serve, Some(serve), "{name}");
             assert!(
                 seen.imports.iter().all(|import| import.provided),
                 "{name}: {seen:?}"

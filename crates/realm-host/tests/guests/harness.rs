@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use realm_host::{
-    Body, CallError, Component, Config, Host, LoadError, LogSink, Meter, MeterSnapshot, Replica,
-    Settings, compile_bytes, fingerprint,
+    Body, CallError, Component, Config, Host, LoadError, LogSink, Meter, MeterSnapshot, Program,
+    Replica, Settings, compile_bytes, fingerprint,
 };
 use realm_model::api::LogStream;
 use realm_model::digest::Digest;
@@ -75,10 +75,26 @@ impl Guest {
         self.load_into(&host)
     }
 
-    pub(crate) fn load_into(self, host: &Host) -> Result<Loaded, LoadError> {
+    /// Loads it to run by itself.
+    pub(crate) fn program(self) -> Result<Started, LoadError> {
+        let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
+        self.program_at(&compiled)
+    }
+
+    pub(crate) fn program_at(self, compiled: &Path) -> Result<Started, LoadError> {
+        let host = Host::new(self.config.clone()).unwrap();
+        let (log, meter, settings) = self.settings();
+        let program = host.load_program(settings, compiled)?.replica(7);
+        Ok(Started {
+            program,
+            log,
+            meter,
+        })
+    }
+
+    fn settings(self) -> (Arc<Log>, Arc<Meter>, Settings) {
         let log = Arc::new(Log::default());
         let meter = Arc::new(Meter::new());
-        let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
         let settings = Settings {
             name: "guest".parse().unwrap(),
             limits: self.limits,
@@ -88,6 +104,12 @@ impl Guest {
             log: log.clone(),
             meter: meter.clone(),
         };
+        (log, meter, settings)
+    }
+
+    pub(crate) fn load_into(self, host: &Host) -> Result<Loaded, LoadError> {
+        let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
+        let (log, meter, settings) = self.settings();
         let component = host.load(settings, &compiled)?;
         Ok(Loaded {
             replica: component.replica(7),
@@ -121,6 +143,13 @@ pub(crate) fn compiled(source: &'static str, fuel: bool) -> PathBuf {
         compiled
     })
     .clone()
+}
+
+/// A loaded program.
+pub(crate) struct Started {
+    pub(crate) program: Program,
+    pub(crate) log: Arc<Log>,
+    pub(crate) meter: Arc<Meter>,
 }
 
 /// A loaded guest.

@@ -5,19 +5,24 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod answers;
+mod cgi;
 mod denied;
 mod ends;
 mod harness;
 mod health;
 mod limits;
 mod outbound;
+mod preview1;
+mod programs;
 
 use answers::*;
+use cgi::*;
 use denied::*;
 use ends::*;
 use health::*;
 use limits::*;
 use outbound::*;
+use programs::*;
 
 macro_rules! assert_test_exists {
     ($name:ident) => {

@@ -1,0 +1,43 @@
+//! WASI 0.3: a command that copies its standard input to its standard output; with the argument
+//! `fail` it ends with a failure, with `code` by exit code 7.
+
+use wasip3::cli::environment::get_arguments;
+use wasip3::cli::{exit, stdin, stdout};
+use wasip3::wit_bindgen::StreamResult;
+use wasip3::wit_stream;
+
+/// Bytes that are moved at a time.
+const PIECE_BYTES: usize = 64 * 1024;
+
+struct Copy;
+
+wasip3::cli::command::export!(Copy);
+
+impl wasip3::exports::cli::run::Guest for Copy {
+    async fn run() -> Result<(), ()> {
+        let (mut source, _) = stdin::read_via_stream();
+        let (mut sink, output) = wit_stream::new();
+        let written = stdout::write_via_stream(output);
+        let mut buffer = Vec::with_capacity(PIECE_BYTES);
+        loop {
+            let (result, piece) = source.read(buffer).await;
+            let StreamResult::Complete(_) = result else {
+                break;
+            };
+            buffer = sink.write_all(piece).await;
+            if !buffer.is_empty() {
+                break;
+            }
+        }
+        drop(sink);
+        let _ = written.await;
+        match get_arguments().get(1).map(String::as_str) {
+            Some("fail") => Err(()),
+            Some("code") => {
+                exit::exit_with_code(7);
+                Ok(())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! A program whose first argument says what it does: `echo`, `exit CODE`, `out COUNT`, `mixed`,
+//! `spin`, `park`, `bomb`, `trap`.
+
+use std::io::{Read as _, Write as _, stdin, stdout};
+use std::time::Duration;
+
+use guests::wasip2::cli::exit::exit_with_code;
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let what = args.next().unwrap_or_default();
+    let number = args.next().and_then(|text| text.parse().ok());
+    match &*what {
+        "echo" => echo(),
+        // `std::process::exit` tells success from failure only.
+        "exit" => exit_with_code(number.unwrap_or(0) as u8),
+        "out" => (0..number.unwrap_or(0)).for_each(|line| println!("line {line}")),
+        "mixed" => {
+            for line in 0..3 {
+                println!("out {line}");
+                eprintln!("err {line}");
+            }
+        }
+        "spin" => loop {
+            std::hint::black_box(0);
+        },
+        "park" => std::thread::sleep(Duration::from_secs(600)),
+        "bomb" => {
+            let mut held = Vec::new();
+            loop {
+                held.push(std::hint::black_box(vec![0x5a_u8; 1024 * 1024]));
+            }
+        }
+        "trap" => std::arch::wasm32::unreachable(),
+        _ => println!("what?"),
+    }
+}
+
+fn echo() {
+    let mut piece = [0; 4_096];
+    loop {
+        let read = stdin().read(&mut piece).expect("the input is whole");
+        if read == 0 {
+            return;
+        }
+        stdout().write_all(&piece[..read]).expect("somebody reads");
+        // Not left in a buffer until the line ends.
+        stdout().flush().expect("somebody reads");
+    }
+}
