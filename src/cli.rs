@@ -60,6 +60,8 @@ pub(crate) enum Verb {
     Logs(commands::logs::Args),
     Inspect(commands::inspect::Args),
     Doctor(commands::doctor::Args),
+    Run(commands::run::Args),
+    Serve(commands::serve::Args),
     Schema(commands::schema::Args),
     Completions(commands::completions::Args),
     Version(commands::version::Args),

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alone;
 mod blocking;
 mod cli;
 mod commands;

@@ -13,6 +13,9 @@ pub(crate) mod restart;
 pub(crate) mod submit;
 pub(crate) mod verify;
 
+pub(crate) mod run;
+pub(crate) mod serve;
+
 pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod logs;
@@ -48,6 +51,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Restart(args) => restart::run(&context, args),
         Verb::Logs(args) => logs::run(&context, args),
         Verb::Inspect(args) => inspect::run(&context, &args),
+        Verb::Run(args) => run::run(args),
+        Verb::Serve(args) => serve::run(args),
         Verb::Doctor(args) => doctor::run(&context, &args),
         Verb::Schema(args) => schema::run(&args),
         Verb::Completions(args) => completions::run(&args),

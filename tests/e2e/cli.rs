@@ -43,6 +43,8 @@ fn help_is_one_page_and_names_the_exit_codes() {
       logs         Print what a component wrote to stdout and stderr
       inspect      Show what a WebAssembly file imports and exports, and how realm would run it
       doctor       Look at this machine and the realm folder, and say what to mend
+      run          Run a command component or a preview-1 module, without a realm
+      serve        Serve an HTTP component or a command over HTTP, without a realm
       schema       Print the JSON schema of realm.toml, for editors
       completions  Print a completion script for a shell
       version      Print the version of realm and of what it runs components with
@@ -85,6 +87,8 @@ fn help_is_one_page_and_names_the_exit_codes() {
         "logs",
         "inspect",
         "doctor",
+        "run",
+        "serve",
         "schema",
         "completions",
         "version",

@@ -8,6 +8,7 @@
 
 mod support;
 
+mod alone;
 mod cli;
 mod compile;
 mod crash;

@@ -15,6 +15,7 @@ mod socket;
 
 pub mod doctor;
 pub mod found;
+pub mod standalone;
 
 mod core;
 mod event;

@@ -1,0 +1,106 @@
+//! What `run` and `serve` share: a file, and what the command line grants and bounds.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use realm_model::grants::{ClockGrant, DirGrant, Grants, OutboundRule};
+use realm_model::limits::Limits;
+use realm_model::manifest::parse_dir;
+use realm_node::standalone::Options;
+use realm_store::blobs::BLOB_BYTES_MAX;
+
+use crate::failure::{Failure, exit};
+use crate::files;
+
+/// A component without a realm.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Alone {
+    /// The WebAssembly file
+    file: PathBuf,
+
+    /// Give it an environment variable; repeatable
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    env: Vec<(String, String)>,
+
+    /// Give it a directory, to write as well unless it ends in `::ro`; repeatable
+    #[arg(long, value_name = "HOST::GUEST[::ro]")]
+    dir: Vec<String>,
+
+    /// Let it call this host over HTTP, as a rule of `allowed_outbound`; repeatable
+    #[arg(long, value_name = "RULE")]
+    allow: Vec<OutboundRule>,
+
+    /// MiB of memory
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    memory_max_mb: Option<u64>,
+
+    /// Fuel units per second; it is slowed down to that
+    #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(u64).range(1..))]
+    fuel_per_sec: Option<u64>,
+
+    /// Milliseconds that one request may run
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    epoch_timeout_ms: Option<u64>,
+
+    /// Milliseconds that a request, or the program, may take
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    wall_timeout_ms: Option<u64>,
+}
+
+impl Alone {
+    /// The bytes of the file, and the options as meant.
+    pub(crate) fn options(
+        &self,
+        defaults: Limits,
+        clock: ClockGrant,
+    ) -> Result<(Vec<u8>, Options), Failure> {
+        let bytes = files::read(&self.file, BLOB_BYTES_MAX)?;
+        let dirs: Result<Vec<DirGrant>, Failure> = self.dir.iter().map(|dir| grant(dir)).collect();
+        let stem = self.file.file_stem().unwrap_or_default().to_string_lossy();
+        let unnamed = || "component".parse().expect("`component` is a name");
+        let options = Options {
+            name: stem.parse().unwrap_or_else(|_| unnamed()),
+            grants: Grants {
+                allowed_outbound: self.allow.clone(),
+                env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
+                dirs: dirs?,
+                clock,
+                ..Grants::default()
+            },
+            limits: Limits {
+                memory_max_mb: self.memory_max_mb.unwrap_or(defaults.memory_max_mb),
+                fuel_per_sec: self.fuel_per_sec.or(defaults.fuel_per_sec),
+                epoch_timeout_ms: self.epoch_timeout_ms.unwrap_or(defaults.epoch_timeout_ms),
+                wall_timeout_ms: self.wall_timeout_ms.unwrap_or(defaults.wall_timeout_ms),
+                ..defaults
+            },
+        };
+        Ok((bytes, options))
+    }
+}
+
+/// A directory of the command line: relative to here, and writable unless it says otherwise.
+fn grant(text: &str) -> Result<DirGrant, Failure> {
+    let usage = |message: String| {
+        Failure::new("usage", message)
+            .hint("write `HOST::GUEST`, e.g. `./data::/data`, and `::ro` after it to let it only read")
+            .exit(exit::USAGE)
+    };
+    let Some((host, rest)) = text.split_once("::") else {
+        return Err(usage(format!("`{text}` names no directory of the guest")));
+    };
+    let host = std::path::absolute(host)?;
+    let mode = if rest.ends_with("::ro") || rest.ends_with("::rw") {
+        ""
+    } else {
+        "::rw"
+    };
+    parse_dir(&format!("{}::{rest}{mode}", host.display())).map_err(|error| usage(error.message))
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("write `NAME=VALUE`".to_owned()),
+    }
+}
