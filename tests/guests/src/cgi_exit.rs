@@ -5,7 +5,7 @@ use std::io::Write as _;
 fn main() {
     eprintln!("about to fail");
     match std::env::var("QUERY_STRING").as_deref() {
-        Ok("within") => print!("Content-Type: text/plain\n"),
+        Ok("within") => println!("Content-Type: text/plain"),
         Ok("after") => print!("Content-Type: text/plain\n\nhalf"),
         Ok(_) | Err(_) => {}
     }
