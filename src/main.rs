@@ -33,8 +33,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     realm_node::install_crypto_provider();
-    match commands::run(cli) {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
-    }
+    let code = commands::run(cli).unwrap_or_else(|failure| failure.report());
+    owner::restore_terminal();
+    code
 }

@@ -4,6 +4,7 @@
 
 use std::io::{self, IsTerminal as _, Read as _, Stdin, Write as _};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use age::secrecy::{ExposeSecret as _, SecretString};
 use realm_model::key::{KeyError, SecretKey};
@@ -187,6 +188,18 @@ pub(crate) async fn new_passphrase() -> Result<SecretString, Failure> {
     Ok(first)
 }
 
+/// The modes of the terminal before this process asked anything.
+static FIRST_MODES: OnceLock<Termios> = OnceLock::new();
+
+/// Puts the terminal back as it was, as the last deed of the process: a prompt that was given up
+/// lives on a thread of its own, and may have hidden the keys only after that.
+pub(crate) fn restore_terminal() {
+    if let Some(modes) = FIRST_MODES.get() {
+        // A terminal that is gone needs no modes.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, modes);
+    }
+}
+
 /// The modes of the terminal as they were; put back when dropped.
 struct TerminalModes {
     terminal: Stdin,
@@ -197,6 +210,8 @@ impl TerminalModes {
     fn remember() -> Option<Self> {
         let terminal = io::stdin();
         let modes = tcgetattr(&terminal).ok()?;
+        // The first prompt of a process finds the terminal as the shell left it.
+        let modes = FIRST_MODES.get_or_init(|| modes).clone();
         Some(Self { terminal, modes })
     }
 }
