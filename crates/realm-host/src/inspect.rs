@@ -5,6 +5,7 @@
 use realm_model::digest::Digest;
 use realm_model::inspection::{Inspection, InterfaceUse, WasmKind};
 use realm_model::manifest::Serve;
+use realm_model::text::printable;
 use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload};
 
 use crate::interfaces::{self, Name, shown};
@@ -84,11 +85,20 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
         kind,
         imports: imports
             .into_iter()
-            .map(|name| import(kind, name, refused.as_deref()))
+            .map(|name| {
+                let mut import = import(kind, name, refused.as_deref());
+                // Names are a stranger's words, and this is where people look at strangers' files.
+                import.name = printable(&import.name).into_owned();
+                import.note = import.note.map(|note| printable(&note).into_owned());
+                import
+            })
             .collect(),
         serve,
         health_export,
-        exports,
+        exports: exports
+            .iter()
+            .map(|name| printable(name).into_owned())
+            .collect(),
     })
 }
 

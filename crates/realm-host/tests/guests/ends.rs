@@ -255,3 +255,25 @@ proptest::proptest! {
         let _ = inspect(&[head, &tail].concat());
     }
 }
+
+#[test]
+fn names_in_a_strangers_file_move_no_cursor() {
+    let component = wat::parse_str(r#"(component (import "url=<https://a/\1b[2J>" (func)))"#);
+    let module = wat::parse_str(
+        r#"(module (import "ev\1b[2Jil" "f" (func)) (func (export "\1b]0;title\07")))"#,
+    );
+    for bytes in [component, module] {
+        let Ok(seen) = inspect(&bytes.unwrap()) else {
+            // Refused whole is safe as well.
+            continue;
+        };
+        let names = seen.imports.iter().map(|import| &import.name);
+        let notes = seen
+            .imports
+            .iter()
+            .filter_map(|import| import.note.as_ref());
+        for text in names.chain(notes).chain(&seen.exports) {
+            assert!(!text.chars().any(char::is_control), "{text:?}");
+        }
+    }
+}
