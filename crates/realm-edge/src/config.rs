@@ -14,6 +14,9 @@ pub struct Config {
     /// Peers whose `Forwarded` and `X-Forwarded-*` headers are believed. A trusted proxy must set
     /// or drop these headers itself: what it passes on unread is believed as well.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Threads that serve connections; 0 serves them on the runtime that [`crate::spawn`] is
+    /// called on.
+    pub workers: usize,
     /// The limits.
     pub limits: EdgeLimits,
 }

@@ -27,6 +27,7 @@ mod server;
 mod stream;
 mod table;
 mod throttle;
+mod workers;
 
 pub use backend::{Backend, Body, BoxError, BoxFuture, CallError};
 pub use config::{Config, EdgeLimits};

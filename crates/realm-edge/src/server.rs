@@ -1,10 +1,10 @@
 //! Listeners, their accept loops, and the handle to it all. Not what a connection does: `serve`.
 //!
-//! One accept loop per listener on the runtime that `spawn` runs on; nothing here is shared
-//! between requests but the table, so that a runtime per core with its own listeners fits.
+//! One accept loop per listener on the runtime that `spawn` runs on; `workers` serve what it
+//! accepts.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use crate::registry::{Full, Registry};
 use crate::serve::{Http, serve};
 use crate::table::Table;
 use crate::throttle::Throttle;
+use crate::workers::Workers;
 
 /// A pause after an error of `accept` that a retry would only repeat, as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -43,6 +44,15 @@ pub enum EdgeError {
         #[source]
         source: io::Error,
     },
+    /// The system gives no threads to serve connections.
+    #[error("cannot start {count} threads to serve connections")]
+    Workers {
+        /// How many were to be started.
+        count: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// A running edge. Cheap to clone; dropping it stops nothing.
@@ -54,6 +64,7 @@ pub struct Handle {
 struct Shared {
     edge: Arc<Edge>,
     registry: Arc<Registry>,
+    workers: Workers,
     addresses: Vec<SocketAddr>,
     stop: CancellationToken,
     listeners: TaskTracker,
@@ -85,10 +96,14 @@ pub async fn spawn(config: Config, observer: Arc<dyn Observer>) -> Result<Handle
         .iter()
         .map(|&address| {
             listen(address, &config.listen, limits.backlog)
-                .and_then(|listener| Ok((listener.local_addr()?, listener)))
+                .and_then(|listener| Ok((listener.local_addr()?, TcpListener::from_std(listener)?)))
                 .map_err(|source| EdgeError::Listen { address, source })
         })
         .collect::<Result<Vec<_>, _>>()?;
+    let workers = Workers::start(config.workers).map_err(|source| EdgeError::Workers {
+        count: config.workers,
+        source,
+    })?;
     let registry = Arc::new(Registry::new(&limits));
     let shared = Arc::new(Shared {
         edge: Arc::new(Edge {
@@ -102,6 +117,7 @@ pub async fn spawn(config: Config, observer: Arc<dyn Observer>) -> Result<Handle
             limits,
         }),
         registry,
+        workers,
         addresses: listeners.iter().map(|(address, _)| *address).collect(),
         stop: CancellationToken::new(),
         listeners: TaskTracker::new(),
@@ -173,11 +189,12 @@ impl Handle {
         shared.registry.give_order(Order::Cut);
         shared.tasks.close();
         shared.tasks.wait().await;
+        shared.workers.stop();
         n_cut
     }
 }
 
-fn listen(address: SocketAddr, all: &[SocketAddr], backlog: u32) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, all: &[SocketAddr], backlog: u32) -> io::Result<StdListener> {
     let socket = RawSocket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -194,7 +211,7 @@ fn listen(address: SocketAddr, all: &[SocketAddr], backlog: u32) -> io::Result<T
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 async fn sweep(shared: Arc<Shared>) {
@@ -249,8 +266,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: SocketAddr) {
     // Answers are written whole; waiting to fill packets only delays them.
-    let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
-    let Ok(local) = prepared else { return };
+    let prepared = stream
+        .set_nodelay(true)
+        .and_then(|()| Ok((stream.local_addr()?, stream.into_std()?)));
+    let Ok((local, stream)) = prepared else {
+        return;
+    };
     let edge = &shared.edge;
     let is_trusted = |address| edge.trusted_proxies.contains(&address);
     let connection = Arc::new(Connection::new(peer, local, is_trusted));
@@ -262,6 +283,12 @@ fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: Socket
             return;
         }
     };
+    let seat = shared.workers.seat();
+    let _worker = seat.runtime.enter();
+    // Leaves the reactor of the listener for that of the worker.
+    let Ok(stream) = TcpStream::from_std(stream) else {
+        return;
+    };
     let serving = serve(
         Arc::clone(edge),
         Arc::clone(http),
@@ -269,13 +296,18 @@ fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: Socket
         connection,
         place,
     );
-    shared.tasks.spawn(serving);
+    let runtime = seat.runtime.clone();
+    let serving = async move {
+        serving.await;
+        drop(seat);
+    };
+    shared.tasks.spawn_on(serving, &runtime);
 }
 
 /// Tells a client that there are too many, as far as that goes without waiting for it.
-fn turn_away(stream: &TcpStream) {
+fn turn_away(mut stream: &StdStream) {
     // Bytes left unread would turn the close into a reset that overtakes the answer.
     let mut unread = [0; 4096];
-    let _ = stream.try_read(&mut unread);
-    let _ = stream.try_write(refusal::for_one_too_many());
+    let _ = stream.read(&mut unread);
+    let _ = stream.write(refusal::for_one_too_many());
 }

@@ -12,7 +12,8 @@ use std::sync::OnceLock;
 use realm_model::digest::Digest;
 use wasmtime::Engine;
 
-use crate::engine::code_settings;
+use crate::engine::{Kind, code_settings};
+use crate::inspect::names_a_release_of;
 use crate::preview1::{AdaptError, adapt};
 
 /// Why a component was not compiled.
@@ -55,10 +56,19 @@ impl CompileError {
 /// `fuel`: whether the code counts fuel. One thread, no progress: for a child process.
 pub fn compile(bytes: &[u8], fuel: bool) -> Result<Vec<u8>, CompileError> {
     let component = adapt(bytes).map_err(CompileError::Adapt)?;
-    let engine = Engine::new(&code_settings(fuel)).map_err(CompileError::Engine)?;
-    engine
-        .precompile_component(&component)
-        .map_err(CompileError::Invalid)
+    let compile = |concurrent| {
+        let kind = Kind { fuel, concurrent };
+        let engine = Engine::new(&code_settings(kind)).map_err(CompileError::Engine)?;
+        engine
+            .precompile_component(&component)
+            .map_err(CompileError::Invalid)
+    };
+    if names_a_release_of(&component, "0.3") {
+        return compile(true);
+    }
+    // Async functions, streams and futures can be used without WASI 0.3. The other engine refuses
+    // them before it compiles anything.
+    compile(false).or_else(|_| compile(true))
 }
 
 /// [`compile`] into the file `destination`, which appears whole or not at all.
@@ -95,10 +105,12 @@ pub fn fingerprint(fuel: bool) -> String {
 fn make_fingerprint(fuel: bool) -> String {
     let mut bytes = Bytes(Vec::new());
     env!("CARGO_PKG_VERSION").hash(&mut bytes);
-    match Engine::new(&code_settings(fuel)) {
-        Ok(engine) => engine.precompile_compatibility_hash().hash(&mut bytes),
-        // Nothing compiles or loads without an engine; the name only has to be stable.
-        Err(_) => fuel.hash(&mut bytes),
+    for concurrent in [false, true] {
+        match Engine::new(&code_settings(Kind { fuel, concurrent })) {
+            Ok(engine) => engine.precompile_compatibility_hash().hash(&mut bytes),
+            // Nothing compiles or loads without an engine; the name only has to be stable.
+            Err(_) => fuel.hash(&mut bytes),
+        }
     }
     Digest::of(&bytes.0).hex()[..16].to_owned()
 }

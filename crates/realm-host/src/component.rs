@@ -23,7 +23,7 @@ use crate::admission::Admission;
 use crate::command::Command;
 use crate::dirs::{self, Dir};
 use crate::egress::Policy;
-use crate::engine::{Host, Runtime};
+use crate::engine::{Host, Kind, Runtime};
 use crate::fuel::Bucket;
 use crate::inspect::{is_health, is_http, is_run};
 use crate::interfaces::{self, Name, shown};
@@ -209,8 +209,7 @@ impl Component {
         wanted: Wanted,
     ) -> Result<Self, LoadError> {
         let fuel = settings.limits.fuel_per_sec.is_some();
-        let Runtime { engine, linker } = host.0.runtime(fuel).map_err(LoadError::Engine)?;
-        let component = loading::map(engine, compiled).map_err(LoadError::BadArtifact)?;
+        let (Runtime { engine, linker }, component) = map(host, compiled, fuel)?;
         check_imports(engine, &component)?;
         let instance = linker
             .instantiate_pre(&component)
@@ -267,6 +266,23 @@ impl ReplicaInner {
     pub(crate) fn say(&self, words: impl Display) {
         say(&*self.component.settings.log, self.slot, words);
     }
+}
+
+/// Maps a file with the engine that it was compiled for.
+fn map<'a>(
+    host: &'a Host,
+    compiled: &Path,
+    fuel: bool,
+) -> Result<(&'a Runtime, wasmtime::component::Component), LoadError> {
+    let with = |concurrent| {
+        let kind = Kind { fuel, concurrent };
+        let runtime = host.0.runtime(kind).map_err(LoadError::Engine)?;
+        loading::map(&runtime.engine, compiled)
+            .map(|component| (runtime, component))
+            .map_err(LoadError::BadArtifact)
+    };
+    // The settings of its engine stand at the head of the file: the wrong one refuses it at once.
+    with(false).or_else(|_| with(true))
 }
 
 /// All that is missing at once: the linker itself reports the first only.

@@ -1,8 +1,9 @@
 //! The engines that run guests, and the host around them.
 //!
-//! Two engines: code that counts fuel is another code, and who sets no `fuel_per_sec` pays
-//! nothing for it. The second one is made when it is first needed. Not here: compiling (another
-//! process does that, with the same settings) and what a guest may reach.
+//! Four engines, each made when it is first needed: code that counts fuel is another code, and
+//! who sets no `fuel_per_sec` pays nothing for it; and a store for WASI 0.3, where several calls
+//! run at once in one instance, keeps books that WASI 0.2 never needs. Not here: compiling
+//! (another process does that, with the same settings) and what a guest may reach.
 
 use std::sync::Arc;
 
@@ -74,6 +75,25 @@ pub(crate) struct Inner {
     facts: HostFacts,
 }
 
+/// What an engine is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kind {
+    /// Code that counts fuel.
+    pub(crate) fuel: bool,
+    /// Components that use WASI 0.3, or what it is made of: async functions, streams, futures.
+    pub(crate) concurrent: bool,
+}
+
+impl Kind {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 4;
+
+    /// Below [`Kind::COUNT`].
+    pub(crate) const fn index(self) -> usize {
+        self.fuel as usize * 2 + self.concurrent as usize
+    }
+}
+
 /// An engine with every interface that guests may import.
 pub(crate) struct Runtime {
     pub(crate) engine: Engine,
@@ -81,7 +101,7 @@ pub(crate) struct Runtime {
 }
 
 impl Host {
-    /// Starts the engine for components without a fuel limit, and the epoch thread.
+    /// Starts the engine for WASI 0.2 without a fuel limit, and the epoch thread.
     pub fn new(config: Config) -> Result<Self, HostError> {
         let ranges =
             Arc::new(Ranges::parse(&config.policy.private_ranges).map_err(HostError::Range)?);
@@ -95,8 +115,12 @@ impl Host {
             pagemap_scan,
             instances_max,
         };
-        let plain = Runtime::new(false, &mut facts).map_err(HostError::Engine)?;
-        let ticker = Ticker::start(config.epoch_tick, plain).map_err(HostError::Thread)?;
+        let plain = Kind {
+            fuel: false,
+            concurrent: false,
+        };
+        let runtime = Runtime::new(plain, &mut facts).map_err(HostError::Engine)?;
+        let ticker = Ticker::start(config.epoch_tick, plain, runtime).map_err(HostError::Thread)?;
         Ok(Self(Arc::new(Inner {
             ranges,
             room: Room::new(instances_max),
@@ -125,10 +149,10 @@ impl Host {
 }
 
 impl Inner {
-    pub(crate) fn runtime(&self, fuel: bool) -> Result<&Runtime, wasmtime::Error> {
-        let slot = self.ticker.runtime(fuel);
+    pub(crate) fn runtime(&self, kind: Kind) -> Result<&Runtime, wasmtime::Error> {
+        let slot = self.ticker.runtime(kind);
         if slot.get().is_none() {
-            let made = Runtime::new(fuel, &mut self.facts.clone())?;
+            let made = Runtime::new(kind, &mut self.facts.clone())?;
             // Another thread may have been faster: its engine counts, this one is dropped.
             let _ = slot.set(made);
         }
@@ -140,8 +164,8 @@ impl Inner {
 
 impl Runtime {
     /// Makes an engine with a pool, or without one where the address space is too small for it.
-    pub(crate) fn new(fuel: bool, facts: &mut HostFacts) -> Result<Self, wasmtime::Error> {
-        let mut config = code_settings(fuel);
+    pub(crate) fn new(kind: Kind, facts: &mut HostFacts) -> Result<Self, wasmtime::Error> {
+        let mut config = code_settings(kind);
         if facts.pooling {
             config.allocation_strategy(pool(facts));
         }
@@ -154,7 +178,7 @@ impl Runtime {
             }
             made => made,
         }?;
-        let linker = state::linker(&engine)?;
+        let linker = state::linker(&engine, kind)?;
         Ok(Self { engine, linker })
     }
 }
@@ -163,12 +187,13 @@ impl Runtime {
 ///
 /// Compilation uses one thread: wasmtime is built without `parallel-compilation`, since a deploy
 /// must not take every core from the requests.
-pub(crate) fn code_settings(fuel: bool) -> wasmtime::Config {
+pub(crate) fn code_settings(kind: Kind) -> wasmtime::Config {
     let mut config = wasmtime::Config::new();
     config
         .epoch_interruption(true)
-        .consume_fuel(fuel)
-        .wasm_component_model_async(true)
+        .consume_fuel(kind.fuel)
+        .wasm_component_model_async(kind.concurrent)
+        .concurrency_support(kind.concurrent)
         .memory_init_cow(true)
         // Registering unwind tables is quadratic in the number of loaded components on musl.
         .native_unwind_info(false);
@@ -207,10 +232,18 @@ mod tests {
     #[test]
     fn engines_are_made_when_they_are_needed() {
         let host = Host::new(Config::default()).unwrap();
-        let made = |fuel: bool| host.0.ticker.runtime(fuel).get().is_some();
-        assert!(made(false) && !made(true));
-        assert!(host.0.runtime(true).is_ok());
-        assert!(made(true));
+        let kinds = [(false, false), (false, true), (true, false), (true, true)]
+            .map(|(fuel, concurrent)| Kind { fuel, concurrent });
+        assert_eq!(kinds.map(Kind::index), [0, 1, 2, 3]);
+        for (n_made, kind) in kinds.into_iter().enumerate() {
+            let made = |kind: &Kind| host.0.ticker.runtime(*kind).get().is_some();
+            assert_eq!(
+                kinds.iter().filter(|kind| made(kind)).count(),
+                n_made.max(1)
+            );
+            assert!(host.0.runtime(kind).is_ok());
+            assert!(made(&kind));
+        }
         assert!(host.facts().pooling);
     }
 }

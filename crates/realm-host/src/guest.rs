@@ -52,7 +52,9 @@ impl DerefMut for Metered {
 
 impl Drop for Metered {
     fn drop(&mut self) {
-        charge(self.0.as_context_mut(), Instant::now());
+        if self.0.data().rein.bucket.is_some() {
+            charge(self.0.as_context_mut(), Instant::now());
+        }
     }
 }
 

@@ -125,6 +125,22 @@ pub(crate) fn is_health(name: &Name<'_>) -> bool {
     name.is("realm:app/health", "0.1")
 }
 
+/// Whether a component imports or exports an interface of WASI in a release of `line`; `false`
+/// where the bytes cannot be read, which whoever compiles them finds.
+pub(crate) fn names_a_release_of(component: &[u8], line: &str) -> bool {
+    let Ok(Names {
+        imports, exports, ..
+    }) = names(component)
+    else {
+        return false;
+    };
+    imports.iter().chain(&exports).any(|name| {
+        Name::parse(name).is_some_and(|name| {
+            name.package.starts_with("wasi:") && interfaces::is_release_of(name.version, line)
+        })
+    })
+}
+
 /// What the component that becomes of a module exports.
 fn adapted_exports(bytes: &[u8]) -> Result<Vec<String>, AdaptError> {
     let component = preview1::adapt(bytes)?;

@@ -144,7 +144,7 @@ impl Line {
 }
 
 /// Whether `version` is `line` and a patch number, without a pre-release part.
-fn is_release_of(version: &str, line: &str) -> bool {
+pub(crate) fn is_release_of(version: &str, line: &str) -> bool {
     version
         .strip_prefix(line)
         .and_then(|rest| rest.strip_prefix('.'))
@@ -230,8 +230,14 @@ mod tests {
     use wasmtime::{Engine, Module};
 
     use super::*;
-    use crate::engine::code_settings;
+    use crate::engine::{Kind, code_settings};
     use crate::state::{self, State};
+
+    /// The kind of engine that every interface is linked for.
+    const EVERYTHING: Kind = Kind {
+        fuel: false,
+        concurrent: true,
+    };
 
     #[test]
     fn release_lines_match_any_patch_and_no_candidate() {
@@ -314,9 +320,9 @@ mod tests {
 
     #[test]
     fn the_table_lists_what_is_linked_and_nothing_else() {
-        let engine = Engine::new(&code_settings(false)).unwrap();
+        let engine = Engine::new(&code_settings(EVERYTHING)).unwrap();
         let empty = Module::new(&engine, b"\0asm\x01\0\0\0").unwrap();
-        let mut linker = state::linker(&engine).unwrap();
+        let mut linker = state::linker(&engine, EVERYTHING).unwrap();
         let listed = PROVIDED.iter().flat_map(|package| {
             let interfaces = package.interfaces.iter();
             interfaces.map(|interface| format!("{}/{interface}", package.name))
@@ -358,8 +364,8 @@ mod tests {
 
     #[test]
     fn every_release_of_a_line_links() {
-        let engine = Engine::new(&code_settings(false)).unwrap();
-        let linker = state::linker(&engine).unwrap();
+        let engine = Engine::new(&code_settings(EVERYTHING)).unwrap();
+        let linker = state::linker(&engine, EVERYTHING).unwrap();
         for version in [
             "0.2.0",
             "0.2.3",

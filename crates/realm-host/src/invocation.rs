@@ -6,7 +6,7 @@
 //! looked at: it yields to the other tasks, pays for its fuel, and ends if it ran too long.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
 };
@@ -20,8 +20,10 @@ use wasmtime::{AsContextMut as _, Result, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi_http::WasiBody;
 
+use crate::deadline::{Deadline, Deadlines};
+use crate::engine::Host;
 use crate::fuel::Bucket;
-use crate::heavy::{HEAVY_AFTER, Heavy};
+use crate::heavy::HEAVY_AFTER;
 use crate::meter::Meter;
 use crate::outcome::Outcome;
 use crate::state::State;
@@ -185,16 +187,17 @@ pub(crate) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Polls `call` to its end or to `deadline`, and measures the time inside; moves it to the heavy
 /// threads once it is a case for them.
-pub(crate) async fn drive(shared: Arc<Shared>, deadline: Instant, heavy: &Heavy, mut call: Call) {
-    if poll(&shared, deadline, &mut call, true).await == Polled::Ended {
+pub(crate) async fn drive(shared: Arc<Shared>, deadline: Instant, host: &Host, mut call: Call) {
+    let mut wall = Wall::new(deadline, Arc::clone(host.0.ticker.deadlines()));
+    if poll(&shared, &mut wall, &mut call, true).await == Polled::Ended {
         return;
     }
-    let Some(threads) = heavy.handle() else {
-        poll(&shared, deadline, &mut call, false).await;
+    let Some(threads) = host.0.heavy.handle() else {
+        poll(&shared, &mut wall, &mut call, false).await;
         return;
     };
     let task = threads.spawn(async move {
-        poll(&shared, deadline, &mut call, false).await;
+        poll(&shared, &mut wall, &mut call, false).await;
     });
     // Ends with this future, as the call would.
     AbortOnDropJoinHandle::from(task).await;
@@ -206,18 +209,40 @@ enum Polled {
     Heavy,
 }
 
+/// The wall time of one call, entered when the call first waits for something.
+struct Wall {
+    at: Instant,
+    deadlines: Arc<Deadlines>,
+    entered: Option<Deadline>,
+}
+
+impl Wall {
+    fn new(at: Instant, deadlines: Arc<Deadlines>) -> Self {
+        Self {
+            at,
+            deadlines,
+            entered: None,
+        }
+    }
+
+    fn is_over(&mut self, waker: &Waker) -> bool {
+        self.entered
+            .get_or_insert_with(|| self.deadlines.enter(self.at))
+            .is_over(waker)
+    }
+}
+
 /// At the deadline the outcome is set before the caller drops `call` (and the guest's store in
 /// it), so that the response body sees a failure, not an end.
-async fn poll(shared: &Shared, deadline: Instant, call: &mut Call, movable: bool) -> Polled {
-    let mut wall = pin!(tokio::time::sleep_until(deadline.into()));
+async fn poll(shared: &Shared, wall: &mut Wall, call: &mut Call, movable: bool) -> Polled {
     poll_fn(|context| {
-        if wall.as_mut().poll(context).is_ready() {
-            shared.conclude(Outcome::WallTimeout);
-            return Poll::Ready(Polled::Ended);
-        }
         shared.enter();
         let polled = call.as_mut().poll(context);
         shared.leave();
+        if polled.is_pending() && wall.is_over(context.waker()) {
+            shared.conclude(Outcome::WallTimeout);
+            return Poll::Ready(Polled::Ended);
+        }
         if polled.is_pending() && movable && shared.heavy.load(Relaxed) {
             return Poll::Ready(Polled::Heavy);
         }

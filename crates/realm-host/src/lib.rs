@@ -20,6 +20,7 @@ mod command;
 mod compile;
 mod component;
 mod config;
+mod deadline;
 mod dirs;
 mod egress;
 mod engine;

@@ -148,7 +148,7 @@ impl Invocation {
             }
             guest::handle(&self, request).await;
         };
-        drive(shared, deadline, &host.0.heavy, Box::pin(call)).await;
+        drive(shared, deadline, &host, Box::pin(call)).await;
     }
 }
 

@@ -15,6 +15,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::clock::Clock;
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::Egress;
+use crate::engine::Kind;
 use crate::invocation::{Rein, Shared, on_tick};
 use crate::limiter::Limiter;
 use crate::logs::Output;
@@ -65,13 +66,15 @@ impl WasiHttpView for State {
     }
 }
 
-/// Everything that `interfaces::PROVIDED` lists.
-pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>> {
+/// Everything that `interfaces::PROVIDED` lists; WASI 0.3 where the engine is made for it.
+pub(crate) fn linker(engine: &Engine, kind: Kind) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    if kind.concurrent {
+        wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
     wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| {
         WasiConfig::from(&*state.vars)
     })?;

@@ -1,4 +1,4 @@
-//! The thread that advances the epoch of both engines while guests run.
+//! The thread that advances the epoch of the engines while guests run, and keeps their wall time.
 //!
 //! A thread of its own: a timer on a runtime that guests occupy would be late by as much as they
 //! take. Without guests it sleeps, so that an idle agent wakes nobody. Not here: what a guest is
@@ -7,9 +7,10 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::engine::Runtime;
+use crate::deadline::Deadlines;
+use crate::engine::{Kind, Runtime};
 
 /// Ticks without a guest after which the ticker sleeps until the next one comes.
 const IDLE_TICKS: u32 = 1_000;
@@ -22,7 +23,8 @@ pub(crate) struct Ticker {
 }
 
 struct TickerShared {
-    runtimes: [OnceLock<Runtime>; 2],
+    runtimes: [OnceLock<Runtime>; Kind::COUNT],
+    deadlines: Arc<Deadlines>,
     live: AtomicUsize,
     parked: AtomicBool,
     stop: AtomicBool,
@@ -32,9 +34,13 @@ struct TickerShared {
 pub(crate) struct Ticking(Arc<TickerShared>);
 
 impl Ticker {
-    pub(crate) fn start(tick: Duration, plain: Runtime) -> std::io::Result<Self> {
+    /// Starts with the first engine.
+    pub(crate) fn start(tick: Duration, kind: Kind, runtime: Runtime) -> std::io::Result<Self> {
+        let mut runtimes: [OnceLock<Runtime>; Kind::COUNT] = Default::default();
+        runtimes[kind.index()] = OnceLock::from(runtime);
         let shared = Arc::new(TickerShared {
-            runtimes: [OnceLock::from(plain), OnceLock::new()],
+            runtimes,
+            deadlines: Arc::default(),
             live: AtomicUsize::new(0),
             parked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -52,9 +58,14 @@ impl Ticker {
         })
     }
 
-    /// The engine with or without fuel, once it is made.
-    pub(crate) fn runtime(&self, fuel: bool) -> &OnceLock<Runtime> {
-        &self.shared.runtimes[usize::from(fuel)]
+    /// The engine of this kind, once it is made.
+    pub(crate) fn runtime(&self, kind: Kind) -> &OnceLock<Runtime> {
+        &self.shared.runtimes[kind.index()]
+    }
+
+    /// The wall time of guests. It passes only while there are guests: see [`Ticker::begin`].
+    pub(crate) fn deadlines(&self) -> &Arc<Deadlines> {
+        &self.shared.deadlines
     }
 
     /// Counts one guest; wakes the thread if it sleeps.
@@ -80,6 +91,7 @@ impl TickerShared {
                 for runtime in self.runtimes.iter().filter_map(OnceLock::get) {
                     runtime.engine.increment_epoch();
                 }
+                self.deadlines.ring(Instant::now());
                 std::thread::sleep(tick);
                 continue;
             }
@@ -132,8 +144,12 @@ mod tests {
             pagemap_scan: Err(String::new()),
             instances_max: 1,
         };
-        let runtime = Runtime::new(false, &mut facts).unwrap();
-        let ticker = Ticker::start(Duration::from_micros(1), runtime).unwrap();
+        let kind = Kind {
+            fuel: false,
+            concurrent: false,
+        };
+        let runtime = Runtime::new(kind, &mut facts).unwrap();
+        let ticker = Ticker::start(Duration::from_micros(1), kind, runtime).unwrap();
         let parked = || ticker.shared.parked.load(SeqCst);
         for _ in 0..3 {
             wait_for(parked);

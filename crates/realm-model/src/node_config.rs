@@ -19,8 +19,9 @@ use crate::section::{Absent, Form, Key, Kind, Section};
 /// A `node.toml` larger than this is refused before it is parsed: an honest one has a few lines.
 pub const NODE_CONFIG_BYTES_MAX: usize = 64 * 1024;
 
-/// `guests.instances_max` at most: two engines (with fuel and without) of 2,500 slots take about
-/// 20,000 of the 65,530 memory mappings that Linux gives a process by default.
+/// `guests.instances_max` at most: four engines (with fuel and without, for WASI 0.2 and 0.3) of
+/// 2,500 slots take about 40,000 of the 65,530 memory mappings that Linux gives a process by
+/// default. Each is made when a component first needs it.
 pub const INSTANCES_MAX: u32 = 2_500;
 
 /// The settings of one node. Every key is optional.

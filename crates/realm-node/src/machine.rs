@@ -23,6 +23,11 @@ pub(crate) struct MachineFigures {
     pub(crate) disk_available_bytes: u64,
 }
 
+/// Threads that serve requests: one per core that the process may use.
+pub(crate) fn serving_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 impl Machine {
     pub(crate) fn new(folder: &Path) -> Self {
         let mut system = System::new().ok();

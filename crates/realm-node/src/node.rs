@@ -67,6 +67,7 @@ impl Node {
             realm_edge::Config {
                 listen: config.node.listen.http.clone(),
                 trusted_proxies: config.node.trusted_proxies.clone(),
+                workers: crate::machine::serving_threads(),
                 limits: realm_edge::EdgeLimits {
                     files_max: getrlimit(Resource::Nofile).current,
                     ..Default::default()

@@ -93,6 +93,7 @@ pub async fn serve(
     let config = realm_edge::Config {
         listen: vec![address],
         trusted_proxies: Vec::new(),
+        workers: crate::machine::serving_threads(),
         limits: EdgeLimits::default(),
     };
     let edge = realm_edge::spawn(config, Arc::new(Traffic::default()))

@@ -99,7 +99,9 @@ async fn a_taken_address_is_an_error() {
         .await
         .err()
         .expect("an error");
-    let EdgeError::Listen { address, .. } = &error;
+    let EdgeError::Listen { address, .. } = &error else {
+        panic!("another error: {error}");
+    };
     assert_eq!(*address, rig.address);
     assert_eq!(
         error.to_string(),
