@@ -1,0 +1,139 @@
+//! The cases, in order, and the targets of each. What is compared with what, and how it should
+//! come out, is decided here and nowhere else.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::peers::{Peer, Tools, WASMTIME_BEST};
+use crate::report::{Bound, CaseReport};
+use crate::throughput::{Metric, Target, Throughput};
+use crate::wrk::Request;
+
+const REALM: &str = "realm";
+const STOCK: &str = "wasmtime serve";
+const BEST: &str = "wasmtime serve, best flags";
+const EXPLICIT: &str = "realm, every limit set";
+const HELLO: &str = "Hello from a component.\n";
+/// Every limit of a component, at values that no hello reaches.
+const EVERY_LIMIT: &str = "memory_max_mb = 16\nfuel_per_sec = 1_000_000_000_000\nepoch_timeout_ms = 1_000\n\
+                           wall_timeout_ms = 30_000\nmax_concurrency = 64\nmax_request_bytes = 1_048_576\n";
+const ECHO_BYTES: usize = 64 * 1024;
+
+/// A case by its name.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    run: fn(&Tools<'_>, &[usize]) -> Result<CaseReport>,
+}
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "hello",
+        run: hello,
+    },
+    Case {
+        name: "limits-set",
+        run: limits_set,
+    },
+];
+
+impl Case {
+    pub(crate) fn run(&self, tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
+        (self.run)(tools, cores)
+    }
+}
+
+fn example(tools: &Tools<'_>, name: &str) -> Result<PathBuf> {
+    built(&tools.args.examples.join(name))
+}
+
+/// Absolute, since servers start in folders of their own.
+fn built(file: &Path) -> Result<PathBuf> {
+    fs::canonicalize(file).with_context(|| {
+        format!(
+            "`{}` is missing\nhint: `make bench` builds it",
+            file.display()
+        )
+    })
+}
+
+fn realm(more: &str) -> Peer {
+    Peer::Realm(more.to_owned())
+}
+
+fn at_least(metric: Metric, against: &'static str, ratio: f64) -> Target {
+    Target {
+        metric,
+        who: REALM,
+        against,
+        bound: Bound::AtLeast(ratio),
+    }
+}
+
+fn at_most(metric: Metric, against: &'static str, ratio: f64) -> Target {
+    Target {
+        metric,
+        who: REALM,
+        against,
+        bound: Bound::AtMost(ratio),
+    }
+}
+
+fn hello(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
+    Throughput {
+        name: "hello",
+        title: "hello, WASI 0.2, a fresh instance per request",
+        guest: example(tools, "hello.wasm")?,
+        request: Request::Get,
+        path: "/",
+        contenders: vec![
+            (REALM, realm("")),
+            (STOCK, Peer::Wasmtime(vec![])),
+            (BEST, Peer::Wasmtime(WASMTIME_BEST.to_vec())),
+            ("nginx, a file", Peer::Nginx(HELLO)),
+            ("workerd, JavaScript", Peer::Workerd),
+        ],
+        targets: vec![
+            at_least(Metric::RequestsPerSecond, STOCK, 4.0),
+            at_least(Metric::RequestsPerSecond, BEST, 1.5),
+            at_most(Metric::CpuPerRequest, STOCK, 0.22),
+            at_most(Metric::P99, STOCK, 1.0),
+            at_most(Metric::P99, BEST, 1.0),
+        ],
+        notes: vec![
+            "realm answers through its route table, with metrics and all default limits on.".to_owned(),
+            "nginx serves a file of the same bytes: the ceiling. workerd runs a JavaScript guest that says the same: another guest, kept between requests.".to_owned(),
+        ],
+    }
+    .run(tools, cores)
+}
+
+fn limits_set(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
+    Throughput {
+        name: "limits-set",
+        title: "hello with fuel, running time, memory, wall time and concurrency set, and with defaults",
+        guest: example(tools, "hello.wasm")?,
+        request: Request::Get,
+        path: "/",
+        contenders: vec![(REALM, realm("")), (EXPLICIT, realm(EVERY_LIMIT))],
+        targets: vec![
+            Target {
+                metric: Metric::RequestsPerSecond,
+                who: EXPLICIT,
+                against: REALM,
+                bound: Bound::AtLeast(0.95),
+            },
+            Target {
+                metric: Metric::CpuPerRequest,
+                who: EXPLICIT,
+                against: REALM,
+                bound: Bound::AtMost(1.05),
+            },
+        ],
+        notes: vec![
+            "A manifest cannot turn limits off: without keys there is no fuel, and the defaults of all others hold.".to_owned(),
+        ],
+    }
+    .run(tools, cores)
+}
