@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::peers::{Peer, Tools, WASMTIME_BEST};
+use crate::peers::{Peer, Tools, WASMTIME_BEST, WASMTIME_REUSE};
 use crate::report::{Bound, CaseReport};
 use crate::throughput::{Metric, Target, Throughput};
 use crate::wrk::Request;
+use crate::{density, deploy, kernels, start};
 
 const REALM: &str = "realm";
+const REUSING: &str = "wasmtime serve, reuse 128";
 const STOCK: &str = "wasmtime serve";
 const BEST: &str = "wasmtime serve, best flags";
 const EXPLICIT: &str = "realm, every limit set";
@@ -36,6 +38,42 @@ pub(crate) const CASES: &[Case] = &[
         name: "limits-set",
         run: limits_set,
     },
+    Case {
+        name: "reuse",
+        run: reuse,
+    },
+    Case {
+        name: "reuse-p3",
+        run: reuse_p3,
+    },
+    Case {
+        name: "echo",
+        run: echo,
+    },
+    Case {
+        name: "json",
+        run: json,
+    },
+    Case {
+        name: "start",
+        run: start::start,
+    },
+    Case {
+        name: "deploy",
+        run: deploy::deploy,
+    },
+    Case {
+        name: "parked",
+        run: density::parked,
+    },
+    Case {
+        name: "idle",
+        run: density::idle,
+    },
+    Case {
+        name: "kernels",
+        run: kernels::kernels,
+    },
 ];
 
 impl Case {
@@ -44,12 +82,12 @@ impl Case {
     }
 }
 
-fn example(tools: &Tools<'_>, name: &str) -> Result<PathBuf> {
+pub(crate) fn example(tools: &Tools<'_>, name: &str) -> Result<PathBuf> {
     built(&tools.args.examples.join(name))
 }
 
 /// Absolute, since servers start in folders of their own.
-fn built(file: &Path) -> Result<PathBuf> {
+pub(crate) fn built(file: &Path) -> Result<PathBuf> {
     fs::canonicalize(file).with_context(|| {
         format!(
             "`{}` is missing\nhint: `make bench` builds it",
@@ -136,4 +174,91 @@ fn limits_set(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
         ],
     }
     .run(tools, cores)
+}
+
+fn reuse(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
+    Throughput {
+        name: "reuse",
+        title: "hello, WASI 0.2, with `reuse`",
+        guest: example(tools, "hello.wasm")?,
+        request: Request::Get,
+        path: "/",
+        contenders: vec![
+            (REALM, realm("reuse = true\n")),
+            (STOCK, Peer::Wasmtime(vec![])),
+            (REUSING, Peer::Wasmtime(WASMTIME_REUSE.to_vec())),
+        ],
+        targets: vec![
+            at_most(Metric::CpuPerRequest, STOCK, 0.12),
+            at_most(Metric::P99, STOCK, 1.0),
+            at_most(Metric::P99, REUSING, 1.0),
+        ],
+        notes: vec![
+            "Stock `wasmtime serve` gives each request of WASI 0.2 a fresh instance.".to_owned(),
+        ],
+    }
+    .run(tools, cores)
+}
+
+fn reuse_p3(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
+    Throughput {
+        name: "reuse-p3",
+        title: "hello, WASI 0.3, with `reuse`",
+        guest: example(tools, "hello_p3.wasm")?,
+        request: Request::Get,
+        path: "/",
+        contenders: vec![
+            (REALM, realm("reuse = true\n")),
+            (STOCK, Peer::Wasmtime(vec![])),
+        ],
+        targets: vec![
+            at_most(Metric::CpuPerRequest, STOCK, 0.8),
+            at_most(Metric::P99, STOCK, 1.0),
+        ],
+        notes: vec![
+            "Stock `wasmtime serve` reuses an instance of WASI 0.3 for 128 requests, 16 at a time."
+                .to_owned(),
+        ],
+    }
+    .run(tools, cores)
+}
+
+fn echo(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
+    bodies(
+        "echo",
+        "64 KiB up and down, WASI 0.2, a fresh instance per request",
+        example(tools, "echo.wasm")?,
+        Request::Post(ECHO_BYTES),
+    )
+    .run(tools, cores)
+}
+
+fn json(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
+    bodies(
+        "json",
+        "parse an order of 0.8 kB, add it up, answer JSON; WASI 0.2, a fresh instance per request",
+        built(&tools.args.guests.join("bench_json.wasm"))?,
+        Request::PostJson(include_str!("order.json")),
+    )
+    .run(tools, cores)
+}
+
+fn bodies(name: &'static str, title: &'static str, guest: PathBuf, request: Request) -> Throughput {
+    Throughput {
+        name,
+        title,
+        guest,
+        request,
+        path: "/",
+        contenders: vec![
+            (REALM, realm("")),
+            (STOCK, Peer::Wasmtime(vec![])),
+            (BEST, Peer::Wasmtime(WASMTIME_BEST.to_vec())),
+        ],
+        targets: vec![
+            at_most(Metric::P99, STOCK, 1.0),
+            at_most(Metric::P99, BEST, 1.0),
+        ],
+        notes: Vec::new(),
+    }
 }

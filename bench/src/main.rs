@@ -8,15 +8,20 @@
 
 mod cases;
 mod cli;
+mod density;
+mod deploy;
 mod http;
+mod kernels;
 mod machine;
 mod peers;
 mod process;
 mod realm;
 mod report;
 mod server;
+mod start;
 mod stats;
 mod throughput;
+mod variants;
 mod wrk;
 
 use std::fs;

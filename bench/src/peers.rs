@@ -15,6 +15,8 @@ use crate::server::{Server, free_address};
 /// What `wasmtime serve` needs to start the guests at all: Rust's standard library imports
 /// wasi:cli.
 const WASMTIME_NEEDS: &[&str] = &["-Scli"];
+/// As many requests per instance as `wasmtime serve` gives a guest of WASI 0.3 by itself.
+pub(crate) const WASMTIME_REUSE: &[&str] = &["--max-instance-reuse-count=128"];
 /// The flags with which `wasmtime serve` is fastest with a fresh instance per request.
 pub(crate) const WASMTIME_BEST: &[&str] = &[
     "-Opooling-allocator=y",
@@ -79,7 +81,7 @@ pub(crate) enum Peer {
 pub(crate) struct Running {
     pub(crate) server: Server,
     /// The realm's folder goes with it.
-    _realm: Option<Realm>,
+    pub(crate) realm: Option<Realm>,
 }
 
 /// Where a run keeps its files, and the programs that it starts.
@@ -138,21 +140,25 @@ impl Tools<'_> {
         Ok(fs::canonicalize(&folder)?)
     }
 
+    /// Starts the agent of a new realm, and waits until everything in the manifest runs.
+    pub(crate) fn realm(&self, name: &str, manifest: &str) -> Result<Running> {
+        let log = self.folder(&name.replace(' ', "-"))?.join("log");
+        let realm = Realm::new(&self.args.realm)?;
+        let mut server = realm.agent(name, &log)?;
+        server.listens()?;
+        realm.apply(manifest)?;
+        Ok(Running {
+            server,
+            realm: Some(realm),
+        })
+    }
+
     /// Starts a peer with a guest. It may not answer yet, except realm, whose components run.
     pub(crate) fn start(&self, name: &str, peer: &Peer, guest: &Path) -> Result<Running> {
         let folder = self.folder(&name.replace(' ', "-"))?;
         let log = folder.join("log");
         match peer {
-            Peer::Realm(more) => {
-                let realm = Realm::new(&self.args.realm)?;
-                let mut server = realm.agent(name, &log)?;
-                server.listens()?;
-                realm.apply(&manifest_of_one(guest, more))?;
-                Ok(Running {
-                    server,
-                    _realm: Some(realm),
-                })
-            }
+            Peer::Realm(more) => self.realm(name, &manifest_of_one(guest, more)),
             Peer::Wasmtime(flags) => {
                 let address = free_address()?;
                 let mut command = Command::new(&self.args.wasmtime);
@@ -200,7 +206,7 @@ fn nginx_user() -> &'static str {
 fn plain(server: Server) -> Result<Running> {
     Ok(Running {
         server,
-        _realm: None,
+        realm: None,
     })
 }
 

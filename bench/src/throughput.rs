@@ -3,7 +3,7 @@
 //! is in the raw figures of each round.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
@@ -14,6 +14,8 @@ use crate::process::{self, Memory};
 use crate::report::{Bound, CaseReport, Table, Verdict, digits};
 use crate::stats::Spread;
 use crate::wrk::{Figures, Request, Wrk};
+
+const WARM_UP: Duration = Duration::from_secs(1);
 
 /// One load for several contenders.
 #[derive(Debug)]
@@ -82,21 +84,28 @@ struct Round {
 
 impl Throughput {
     pub(crate) fn run(&self, tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
-        let began = Instant::now();
-        let args = tools.args;
-        let folder = tools.folder(self.name)?;
-        let wrk = Wrk::new(&folder, args.threads, args.connections, self.request)?;
         let mut running = Vec::new();
         for (who, peer) in &self.contenders {
             running.push((*who, tools.start(who, peer, &self.guest)?));
         }
+        self.run_beside(running, tools, cores)
+    }
+
+    /// The same with servers that run already, one for each contender.
+    pub(crate) fn run_beside(
+        &self,
+        mut running: Vec<(&'static str, Running)>,
+        tools: &Tools<'_>,
+        cores: &[usize],
+    ) -> Result<CaseReport> {
+        let began = Instant::now();
+        let args = tools.args;
+        let folder = tools.folder(self.name)?;
+        let wrk = Wrk::new(&folder, args.threads, args.connections, self.request)?;
         self.compare_answers(&mut running)?;
         for (_, one) in &running {
             // Caches, pools and branch predictors; the first compilation is long over.
-            wrk.run(
-                &one.server.url(self.path),
-                std::time::Duration::from_secs(1),
-            )?;
+            wrk.run(&one.server.url(self.path), WARM_UP)?;
         }
         let mut rounds = Vec::new();
         for round in 1..=args.rounds() {
