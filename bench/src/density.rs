@@ -68,7 +68,7 @@ pub(crate) fn parked(tools: &Tools<'_>, _: &[usize]) -> Result<CaseReport> {
     let rows = found.iter().map(|one| {
         let each = |with: u64, before: u64| digits(kb_each(with, before, one.count));
         vec![
-            digits(count(one.count)),
+            one.count.to_string(),
             digits(one.kb_each),
             each(one.with.anon_kb, one.before.anon_kb),
             each(one.with.file_kb, one.before.file_kb),
@@ -90,10 +90,10 @@ pub(crate) fn parked(tools: &Tools<'_>, _: &[usize]) -> Result<CaseReport> {
         notes: vec![
             "Each is a request of its own connection, waiting inside a guest of WASI 0.2; what the agent has resident beside one that served one request.".to_owned(),
         ],
-        table: Table {
+        tables: vec![Table {
             head: vec!["parked", "RSS kB each", "anon", "file", "agent RSS MB"],
             rows: rows.collect(),
-        },
+        }],
         verdicts: found.iter().map(verdict).collect(),
         raw: json!({ "parked": found }),
         took_s: began.elapsed().as_secs_f64(),
@@ -181,12 +181,27 @@ pub(crate) fn idle(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
         tools,
         cores,
     )?;
-    let rounds = std::mem::take(&mut report.table);
+    report.tables.push(Table {
+        head: vec![
+            "who",
+            "idle components",
+            "RSS kB each",
+            "anon",
+            "file",
+            "agent RSS MB",
+            "threads",
+            "open files",
+            "CPU ms/s",
+            "first request ms",
+            "at most",
+        ],
+        rows: rests.iter().map(|rest| rest.cells(&rests[0])).collect(),
+    });
+    notes.push(format!(
+        "Resident memory {} s after everything runs, and CPU time over as long; then {ASKED} of the idle components get their first request.",
+        SETTLE.as_secs()
+    ));
     report.notes.extend(notes);
-    report
-        .notes
-        .extend(rests.iter().filter_map(|rest| sentence(rest, &rests[0])));
-    report.table = rounds;
     report.raw["at_rest"] = json!(rests);
     report.took_s = began.elapsed().as_secs_f64();
     Ok(report)
@@ -263,28 +278,29 @@ fn at_rest(
     Ok((running, rest))
 }
 
-fn sentence(rest: &AtRest, alone: &AtRest) -> Option<String> {
-    let back = Spread::of(rest.first_request_ms.iter().copied())?;
-    let components = rest.idle_components as usize;
-    let each = |with: u64, before: u64| digits(kb_each(with, before, components));
-    Some(format!(
-        "{}: {components} idle components, each {} kB RSS ({} kB anonymous, {} kB files); {} threads and {} open files \
-         (alone {} and {}); {:.0} ms CPU in {} s at rest; the first request of one that was idle took {} ms \
-         (median of {}, at most {} ms).",
-        rest.who,
-        each(rest.memory.rss_kb, alone.memory.rss_kb),
-        each(rest.memory.anon_kb, alone.memory.anon_kb),
-        each(rest.memory.file_kb, alone.memory.file_kb),
-        rest.threads,
-        rest.open_files,
-        alone.threads,
-        alone.open_files,
-        rest.idle_cpu_s * 1e3,
-        SETTLE.as_secs(),
-        digits(back.median),
-        rest.first_request_ms.len(),
-        digits(back.max),
-    ))
+impl AtRest {
+    fn cells(&self, alone: &Self) -> Vec<String> {
+        let components = self.idle_components as usize;
+        let each = |with: u64, before: u64| match components {
+            0 => "-".to_owned(),
+            many => digits(kb_each(with, before, many)),
+        };
+        let back = Spread::of(self.first_request_ms.iter().copied());
+        let text = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), digits);
+        vec![
+            self.who.to_owned(),
+            components.to_string(),
+            each(self.memory.rss_kb, alone.memory.rss_kb),
+            each(self.memory.anon_kb, alone.memory.anon_kb),
+            each(self.memory.file_kb, alone.memory.file_kb),
+            digits(count(usize::try_from(self.memory.rss_kb).unwrap_or(usize::MAX)) / 1e3),
+            self.threads.to_string(),
+            self.open_files.to_string(),
+            digits(self.idle_cpu_s * 1e3 / SETTLE.as_secs_f64()),
+            text(back.map(|one| one.median)),
+            text(back.map(|one| one.max)),
+        ]
+    }
 }
 
 /// The load on the hot component, the same in all three agents.

@@ -152,10 +152,10 @@ fn report(same: &[Deployment], other: &[Deployment], began: Instant) -> Result<C
         notes: vec![
             "From the answer of the control API (the entry is on the disk then) to the first 200, asked every 100 µs.".to_owned(),
         ],
-        table: Table {
+        tables: vec![Table {
             head: vec!["what", "ms to the first 200", "min–max", "ms until accepted"],
             rows,
-        },
+        }],
         verdicts,
         raw: serde_json::json!({ "same_digest": same, "compiled_before": other }),
         took_s: began.elapsed().as_secs_f64(),

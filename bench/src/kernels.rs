@@ -153,10 +153,10 @@ fn report(
             format!("Best of {} runs by the guest's own clock; the first column with `wasmtime run` and no limit, the others as what they take longer.", rounds * 3),
             "The columns in the middle: `wasmtime run` with an epoch deadline, fuel, both. The last two: `realm run`, where the epoch is always on, and with `fuel_per_sec`; its clock has steps of 1 ms.".to_owned(),
         ],
-        table: Table {
+        tables: vec![Table {
             head: vec!["kernel", "none, ms", "epoch", "fuel", "both", "realm: epoch", "realm: both"],
             rows,
-        },
+        }],
         verdicts: Vec::new(),
         raw: json!({ "milliseconds": raw }),
         took_s: began.elapsed().as_secs_f64(),

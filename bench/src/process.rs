@@ -7,6 +7,10 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
+/// Fields behind the name in /proc/PID/stat: utime and stime, and those of waited children.
+const OWN: [usize; 2] = [11, 12];
+const WAITED: [usize; 2] = [13, 14];
+
 /// Resident memory, apart by what backs it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Memory {
@@ -67,7 +71,7 @@ pub(crate) fn cpu_seconds(root: u32) -> Result<f64> {
 pub(crate) fn waited_cpu_seconds() -> Result<f64> {
     let text = fs::read_to_string("/proc/self/stat").context("/proc/self/stat does not read")?;
     let fields = fields(&text).context("/proc/self/stat does not parse")?;
-    Ok(seconds(number(&fields, 15) + number(&fields, 16)))
+    Ok(seconds(WAITED.map(|at| number(&fields, at)).iter().sum()))
 }
 
 /// Resident memory of the process and its descendants.
@@ -146,7 +150,11 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let fields = fields(text)?;
     Some(Stat {
         parent: fields.get(1)?.parse().ok()?,
-        ticks: [11, 12, 13, 14].map(|at| number(&fields, at)).iter().sum(),
+        ticks: [OWN, WAITED]
+            .concat()
+            .iter()
+            .map(|at| number(&fields, *at))
+            .sum(),
     })
 }
 
@@ -217,6 +225,15 @@ mod tests {
         let tick = seconds(1);
         assert!((got.busy_s - 20.0 * tick).abs() < 1e-9);
         assert!((got.stolen_s - 8.0 * tick).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_cpu_time_of_a_child_counts_when_it_was_waited_for() {
+        let before = waited_cpu_seconds().unwrap();
+        let mut spin = std::process::Command::new("sh");
+        spin.args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"]);
+        assert!(spin.status().unwrap().success());
+        assert!(waited_cpu_seconds().unwrap() > before);
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub(crate) struct CaseReport {
     pub(crate) title: String,
     /// What a reader must know to read the table.
     pub(crate) notes: Vec<String>,
-    pub(crate) table: Table,
+    pub(crate) tables: Vec<Table>,
     pub(crate) verdicts: Vec<Verdict>,
     /// Every single measurement.
     pub(crate) raw: serde_json::Value,
@@ -229,7 +229,12 @@ impl CaseReport {
             markdown,
             &format!("{}: {}", self.name, self.title),
         );
-        table(&mut out, markdown, &self.table);
+        for (at, one) in self.tables.iter().enumerate() {
+            if at > 0 {
+                out.push('\n');
+            }
+            table(&mut out, markdown, one);
+        }
         for note in &self.notes {
             let _ = writeln!(out, "{}{note}", if markdown { "\n" } else { "  " });
         }

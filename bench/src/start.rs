@@ -136,7 +136,7 @@ fn report(mine: &[f64], theirs: &[f64], idle: &[Memory], began: Instant) -> Resu
             "realm reads its log and its keys, checks every signature and the compiled file; `wasmtime serve` has `--allow-precompiled`.".to_owned(),
             format!("{} starts of each, in turn; asked every 100 µs.", mine.len()),
         ],
-        table: Table {
+        tables: vec![Table {
             head: vec!["who", "median", "min–max"],
             rows: vec![
                 row("realm agent, ms to the first 200", spread(mine)?),
@@ -145,7 +145,7 @@ fn report(mine: &[f64], theirs: &[f64], idle: &[Memory], began: Instant) -> Resu
                 row("of it anonymous", anon),
                 row("of it files", file),
             ],
-        },
+        }],
         verdicts: vec![
             Verdict::new(
                 "start",

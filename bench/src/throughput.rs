@@ -208,7 +208,7 @@ impl Throughput {
             name: self.name.to_owned(),
             title: self.title.to_owned(),
             notes,
-            table: self.table(rounds)?,
+            tables: vec![self.table(rounds)?],
             verdicts: self
                 .targets
                 .iter()
