@@ -7,8 +7,6 @@
 WASMTIME_VERSION=48.0.8
 OUT=$TARGET_DIR/bench
 TOOLS=$OUT/tools
-HARNESS_TARGET_DIR=$TARGET_DIR/harness
-BENCH_GUESTS_TARGET_DIR=$TARGET_DIR/bench-guests
 
 need_package wrk wrk
 need_package nginx nginx
@@ -47,16 +45,15 @@ esac
 scripts/examples.sh
 guest_cargo build --locked --release --target "$WASM_TARGET" \
 	--manifest-path bench/guests/Cargo.toml --target-dir "$BENCH_GUESTS_TARGET_DIR"
-cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir "$HARNESS_TARGET_DIR"
-if [ -z "${REALM_BENCH_REALM:-}" ]; then
-	cargo build --locked --release --bin realm
-	REALM_BENCH_REALM=$TARGET_DIR/release/realm
-fi
+cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir "$BENCH_TARGET_DIR"
+# In one go, so that both link the same.
+cargo build --locked --release --package realm --package realm-bench-host --bin realm --bin realm-bench-host
+: "${REALM_BENCH_REALM:=$TARGET_DIR/release/realm}"
 
 commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit="$commit, with changes"
 export REALM_BENCH_COMMIT=$commit REALM_BENCH_REALM REALM_BENCH_WASMTIME REALM_BENCH_WORKERD
-export REALM_BENCH_OUT=$OUT
+export REALM_BENCH_OUT=$OUT REALM_BENCH_HOST=$TARGET_DIR/release/realm-bench-host
 export REALM_BENCH_EXAMPLES=$EXAMPLES_TARGET_DIR/$WASM_TARGET/release
 export REALM_BENCH_GUESTS=$BENCH_GUESTS_TARGET_DIR/$WASM_TARGET/release
-exec "$HARNESS_TARGET_DIR/release/realm-bench" "$@"
+exec "$BENCH_TARGET_DIR/release/realm-bench" "$@"

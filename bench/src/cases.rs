@@ -10,7 +10,7 @@ use crate::peers::{Peer, Tools, WASMTIME_BEST, WASMTIME_REUSE};
 use crate::report::{Bound, CaseReport};
 use crate::throughput::{Metric, Target, Throughput};
 use crate::wrk::Request;
-use crate::{density, deploy, kernels, start};
+use crate::{deploy, idle, kernels, parked, start};
 
 const REALM: &str = "realm";
 const REUSING: &str = "wasmtime serve, reuse 128";
@@ -64,11 +64,15 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "parked",
-        run: density::parked,
+        run: parked::parked,
     },
     Case {
         name: "idle",
-        run: density::idle,
+        run: idle::idle,
+    },
+    Case {
+        name: "idle-host",
+        run: idle::idle_host,
     },
     Case {
         name: "kernels",

@@ -40,6 +40,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,
 
+    /// Idle components of one digest in the case `idle` [default: 1400; with --quick 100]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    pub(crate) idle: Option<u32>,
+
     /// Threads of the load generator
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) threads: u32,
@@ -63,6 +67,10 @@ pub(crate) struct Args {
     /// The folder of the harness's own guests, built
     #[arg(long, value_name = "DIR", env = "REALM_BENCH_GUESTS")]
     pub(crate) guests: PathBuf,
+
+    /// Host and edge without the agent: `bench/host`, built
+    #[arg(long, value_name = "FILE", env = "REALM_BENCH_HOST")]
+    pub(crate) host: PathBuf,
 
     /// `wasmtime`, version 48
     #[arg(

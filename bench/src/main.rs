@@ -8,11 +8,12 @@
 
 mod cases;
 mod cli;
-mod density;
 mod deploy;
 mod http;
+mod idle;
 mod kernels;
 mod machine;
+mod parked;
 mod peers;
 mod process;
 mod realm;
@@ -40,7 +41,10 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
             ExitCode::FAILURE
         }
     }
