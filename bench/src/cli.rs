@@ -32,6 +32,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) markdown: bool,
 
+    /// Write them into this file, between its marks
+    #[arg(long, value_name = "FILE")]
+    pub(crate) docs: Option<PathBuf>,
+
     /// Rounds per contender [default: 5; with --quick 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,

@@ -71,7 +71,9 @@ fn run(args: &Args) -> Result<ExitCode> {
     let began = Instant::now();
     let mut report = Report {
         format: Report::FORMAT,
-        date: jiff::Timestamp::now().to_string(),
+        date: jiff::Timestamp::now()
+            .strftime("%Y-%m-%dT%H:%M:%SZ")
+            .to_string(),
         commit: args.commit.clone(),
         quick: args.quick,
         rounds: args.rounds(),
@@ -120,20 +122,17 @@ fn finish(args: &Args, report: &Report) -> Result<ExitCode> {
     let file = args.out.join("report.json");
     let json = serde_json::to_string_pretty(report)?;
     // One that stays, beside the latest.
-    let dated = format!(
-        "report-{}.json",
-        report
-            .date
-            .replace(':', "")
-            .split('.')
-            .next()
-            .unwrap_or_default()
-    );
+    let dated = format!("report-{}.json", report.date.replace(':', ""));
     for file in [&file, &args.out.join(dated)] {
         fs::write(file, &json)
             .with_context(|| format!("`{}` cannot be written", file.display()))?;
     }
     print!("{}", report.text(args.markdown));
+    if let Some(page) = &args.docs {
+        let text = fs::read_to_string(page).with_context(|| format!("`{}`", page.display()))?;
+        let text = report::replaced(&text, &report.text(true))?;
+        fs::write(page, text).with_context(|| format!("`{}`", page.display()))?;
+    }
     let missed = report.missed();
     eprintln!(
         "\ntook {:.0} s; every figure is in {}",

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::machine::Machine;
@@ -10,6 +11,10 @@ use crate::stats::Spread;
 
 /// The format of the JSON file; fields are added, never changed.
 const FORMAT: u32 = 1;
+
+/// Between these stand the figures in docs/benchmarks.md.
+const BEGIN: &str = "<!-- generated: make bench -->";
+const END: &str = "<!-- end -->";
 
 /// How a figure is compared with its target.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -292,6 +297,19 @@ fn table(out: &mut String, markdown: bool, table: &Table) {
     }
 }
 
+/// A page with `figures` between its marks instead of what stood there.
+pub(crate) fn replaced(page: &str, figures: &str) -> Result<String> {
+    let parts = page.split_once(BEGIN).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(END)?;
+        Some((before, after))
+    });
+    let (before, after) = parts.with_context(|| format!("no `{BEGIN}` and `{END}` in the page"))?;
+    Ok(format!(
+        "{before}{BEGIN}\n\n{}\n{END}{after}",
+        figures.trim_start()
+    ))
+}
+
 /// A number with as many digits as it deserves.
 pub(crate) fn digits(value: f64) -> String {
     match value.abs() {
@@ -336,6 +354,15 @@ mod tests {
         check(3.99, Bound::AtLeast(4.0), false);
         check(0.22, Bound::AtMost(0.22), true);
         check(0.23, Bound::AtMost(0.22), false);
+    }
+
+    #[test]
+    fn figures_go_between_the_marks() {
+        let page = format!("a\n{BEGIN}\nold\n{END}\nb\n");
+        let expected = format!("a\n{BEGIN}\n\nnew\n\n{END}\nb\n");
+        assert_eq!(replaced(&page, "new\n").unwrap(), expected);
+        assert_eq!(replaced(&expected, "new\n").unwrap(), expected);
+        assert!(replaced("a\n", "new\n").is_err());
     }
 
     #[test]

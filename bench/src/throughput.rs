@@ -1,5 +1,5 @@
 //! Requests per second, latency and CPU time: the same requests to each contender in turn, round
-//! after round. All servers run all the time and only one is asked: what the others use meanwhile
+//! after round, each round beginning with the next one. All servers run all the time and only one is asked: what the others use meanwhile
 //! is in the raw figures of each round.
 
 use std::path::PathBuf;
@@ -109,6 +109,8 @@ impl Throughput {
         }
         let mut rounds = Vec::new();
         for round in 1..=args.rounds() {
+            // Each begins once: who comes first, or behind whom, shall make no difference.
+            running.rotate_left(usize::from(round > 1));
             for (who, one) in &running {
                 let measured = self.round(round, who, one, &wrk, tools, cores)?;
                 eprintln!(
