@@ -147,6 +147,7 @@ fn hello(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
             "realm answers through its route table, with metrics and all default limits on.".to_owned(),
             "nginx serves a file of the same bytes: the ceiling. workerd runs a JavaScript guest that says the same: another guest, kept between requests.".to_owned(),
         ],
+        finer: false,
     }
     .run(tools, cores)
 }
@@ -176,6 +177,7 @@ fn limits_set(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
         notes: vec![
             "A manifest cannot turn limits off: without keys there is no fuel, and the defaults of all others hold.".to_owned(),
         ],
+        finer: false,
     }
     .run(tools, cores)
 }
@@ -200,6 +202,7 @@ fn reuse(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
         notes: vec![
             "Stock `wasmtime serve` gives each request of WASI 0.2 a fresh instance.".to_owned(),
         ],
+        finer: false,
     }
     .run(tools, cores)
 }
@@ -223,6 +226,7 @@ fn reuse_p3(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
             "Stock `wasmtime serve` reuses an instance of WASI 0.3 for 128 requests, 16 at a time."
                 .to_owned(),
         ],
+        finer: false,
     }
     .run(tools, cores)
 }
@@ -264,5 +268,6 @@ fn bodies(name: &'static str, title: &'static str, guest: PathBuf, request: Requ
             at_most(Metric::P99, BEST, 1.0),
         ],
         notes: Vec::new(),
+        finer: false,
     }
 }

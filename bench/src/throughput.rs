@@ -28,6 +28,9 @@ pub(crate) struct Throughput {
     pub(crate) contenders: Vec<(&'static str, Peer)>,
     pub(crate) targets: Vec<Target>,
     pub(crate) notes: Vec<String>,
+    /// More rounds, and shorter ones: for a ratio of p99 that is close to its target, since the
+    /// p99 of one round says little.
+    pub(crate) finer: bool,
 }
 
 /// A ratio of two contenders, and where it should be.
@@ -108,7 +111,7 @@ impl Throughput {
             wrk.run(&one.server.url(self.path), WARM_UP)?;
         }
         let mut rounds = Vec::new();
-        for round in 1..=args.rounds() {
+        for round in 1..=self.rounds(tools).0 {
             // Each begins once: who comes first, or behind whom, shall make no difference.
             running.rotate_left(usize::from(round > 1));
             for (who, one) in &running {
@@ -124,6 +127,16 @@ impl Throughput {
             }
         }
         self.report(&rounds, began)
+    }
+
+    /// How many rounds, and how long each is.
+    fn rounds(&self, tools: &Tools<'_>) -> (u32, Duration) {
+        let (rounds, time) = (tools.args.rounds(), tools.args.round_time());
+        if self.finer && !tools.args.quick {
+            (2 * rounds + 1, time / 2)
+        } else {
+            (rounds, time)
+        }
     }
 
     /// Who answers something else does other work, and a comparison with it says nothing.
@@ -166,7 +179,7 @@ impl Throughput {
             process::waited_cpu_seconds()?,
             process::cores(cores)?,
         );
-        let figures = wrk.run(&one.server.url(self.path), tools.args.round_time())?;
+        let figures = wrk.run(&one.server.url(self.path), self.rounds(tools).1)?;
         let server_cpu_s = process::cpu_seconds(id)? - before.0;
         let wrk_cpu_s = process::waited_cpu_seconds()? - before.1;
         let after = process::cores(cores)?;
