@@ -10,8 +10,8 @@ test: ## run every test there is, and install what they need
 	@scripts/test.sh
 lint: ## check format, lints, licenses and sources
 	@scripts/lint.sh
-bench: ## compare requests per second with what else is installed
-	@scripts/bench.sh
+bench: ## measure realm beside its peers: docs/benchmarks.md
+	@scripts/bench.sh $(BENCH)
 guests: ## build the example components and those of the tests
 	@scripts/guests.sh
 release: ## build one static binary

@@ -1,54 +1,59 @@
 #!/usr/bin/env bash
-# Requests per second of `hello`: realm, and `wasmtime serve` beside it where that is installed.
-# The rounds take turns, so that a noisy machine is noisy for both.
+# Builds what the harness in bench/ measures, brings the peers, and runs it: docs/benchmarks.md.
+# Arguments go to the harness: `scripts/bench.sh --quick`, or `make bench BENCH=--quick`.
 . "$(dirname "$0")/common.sh"
 
-ROUNDS=3
-SECONDS_EACH=10
-CONNECTIONS=32
-REALM_PORT=18080
-PEER_PORT=18081
-component=$EXAMPLES_TARGET_DIR/wasm32-wasip2/release/hello.wasm
+# The line of Wasmtime that realm embeds, so that the comparison is one of hosts.
+WASMTIME_VERSION=48.0.8
+OUT=$TARGET_DIR/bench
+TOOLS=$OUT/tools
 
 need_package wrk wrk
-need_package curl curl
-scripts/examples.sh
-cargo build --locked --release --bin realm
+need_package nginx nginx
+need_package npm npm
 
-folder=$(mktemp -d)
-pids=()
-trap 'kill "${pids[@]}" 2>/dev/null || true; wait; rm -rf "$folder"' EXIT
-
-# answers URL: waits until it does, for as long as the first compilation may take.
-answers() {
-	curl --silent --fail --output /dev/null --retry 60 --retry-delay 1 --retry-all-errors "$1" ||
-		{
-			tail -n 20 "$folder"/*.log >&2
-			fail "no answer from $1"
-		}
+# workerd is one program in its package: no script of a package runs.
+bring_workerd() {
+	mkdir -p "$TOOLS/npm"
+	cp bench/peers/package.json bench/peers/package-lock.json "$TOOLS/npm/"
+	(cd "$TOOLS/npm" && npm ci --ignore-scripts --no-audit --no-fund --loglevel error) >&2 ||
+		fail "workerd could not be installed" "is there a network? try: npm ci --ignore-scripts, in bench/peers"
+	local found=("$TOOLS"/npm/node_modules/@cloudflare/workerd-linux-*/bin/workerd)
+	[ -x "${found[0]}" ] || fail "npm has no workerd for this machine" "name one in REALM_BENCH_WORKERD"
+	REALM_BENCH_WORKERD=${found[0]}
 }
 
-"$TARGET_DIR/release/realm" --realm "$folder/realm" up examples/realm.toml \
-	--http "127.0.0.1:$REALM_PORT" --admin 127.0.0.1:0 >"$folder/realm.log" 2>&1 &
-pids+=($!)
-peers=("realm http://127.0.0.1:$REALM_PORT/hello/")
-answers "http://127.0.0.1:$REALM_PORT/hello/"
-if command -v wasmtime >/dev/null; then
-	wasmtime serve -Scli --addr "127.0.0.1:$PEER_PORT" "$component" >"$folder/wasmtime.log" 2>&1 &
-	pids+=($!)
-	peers+=("wasmtime http://127.0.0.1:$PEER_PORT/hello/")
-	answers "http://127.0.0.1:$PEER_PORT/hello/"
-else
-	say "note: \`wasmtime\` is not installed, so there is nothing to compare with"
-fi
+bring_wasmtime() {
+	REALM_BENCH_WASMTIME=$(command -v wasmtime || true)
+	if [ -z "$REALM_BENCH_WASMTIME" ]; then
+		REALM_BENCH_WASMTIME=$TOOLS/bin/wasmtime
+		if [ ! -x "$REALM_BENCH_WASMTIME" ]; then
+			say "installing wasmtime $WASMTIME_VERSION: this takes many minutes, once"
+			env -u CARGO_TARGET_DIR cargo install --locked --quiet --root "$TOOLS" "wasmtime-cli@$WASMTIME_VERSION" >&2 ||
+				fail "wasmtime could not be installed" "name one in REALM_BENCH_WASMTIME"
+		fi
+	fi
+}
 
-printf '%-10s %12s %10s %10s\n' who requests/s p50 p99
-for _ in $(seq "$ROUNDS"); do
-	for peer in "${peers[@]}"; do
-		wrk --latency -t2 -c"$CONNECTIONS" -d"${SECONDS_EACH}s" "${peer#* }" |
-			awk -v who="${peer%% *}" '
-				/^ *50%/ { p50 = $2 } /^ *99%/ { p99 = $2 } /^Requests\/sec/ { rate = $2 }
-				/Non-2xx|Socket errors/ { bad = bad "  " $0 }
-				END { printf "%-10s %12s %10s %10s%s\n", who, rate, p50, p99, bad }'
-	done
-done
+[ -n "${REALM_BENCH_WORKERD:-}" ] || bring_workerd
+[ -n "${REALM_BENCH_WASMTIME:-}" ] || bring_wasmtime
+case $("$REALM_BENCH_WASMTIME" --version) in
+"wasmtime ${WASMTIME_VERSION%%.*}."*) ;;
+*) fail "\`$REALM_BENCH_WASMTIME\` is not Wasmtime ${WASMTIME_VERSION%%.*}" "name another in REALM_BENCH_WASMTIME" ;;
+esac
+
+scripts/examples.sh
+guest_cargo build --locked --release --target "$WASM_TARGET" \
+	--manifest-path bench/guests/Cargo.toml --target-dir "$BENCH_GUESTS_TARGET_DIR"
+cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir "$BENCH_TARGET_DIR"
+# In one go, so that both link the same.
+cargo build --locked --release --package realm --package realm-bench-host --bin realm --bin realm-bench-host
+: "${REALM_BENCH_REALM:=$TARGET_DIR/release/realm}"
+
+commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+[ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit="$commit, with changes"
+export REALM_BENCH_COMMIT=$commit REALM_BENCH_REALM REALM_BENCH_WASMTIME REALM_BENCH_WORKERD
+export REALM_BENCH_OUT=$OUT REALM_BENCH_HOST=$TARGET_DIR/release/realm-bench-host
+export REALM_BENCH_EXAMPLES=$EXAMPLES_TARGET_DIR/$WASM_TARGET/release
+export REALM_BENCH_GUESTS=$BENCH_GUESTS_TARGET_DIR/$WASM_TARGET/release
+exec "$BENCH_TARGET_DIR/release/realm-bench" "$@"

@@ -7,6 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TARGET_DIR=${CARGO_TARGET_DIR:-target}
 # Beside the host's, as tests/guests-build/build.rs has it: built once for tests, lint and `make guests`.
 GUESTS_TARGET_DIR=$TARGET_DIR/guests
+# The harness of `make bench` and its guests: built for nothing else.
+BENCH_TARGET_DIR=$TARGET_DIR/harness
+BENCH_GUESTS_TARGET_DIR=$TARGET_DIR/bench-guests
 # Fixed, because examples/realm.toml names the files in it.
 EXAMPLES_TARGET_DIR=examples/target
 WASM_TARGET=wasm32-wasip2

@@ -10,6 +10,9 @@ guest_cargo clippy --locked --release --target "$WASM_TARGET" --lib --examples \
 	--manifest-path tests/guests/Cargo.toml --target-dir "$GUESTS_TARGET_DIR" -- -D warnings
 guest_cargo clippy --locked --release --target "$WASM_TARGET" \
 	--manifest-path examples/Cargo.toml --target-dir "$EXAMPLES_TARGET_DIR" -- -D warnings
+cargo clippy --locked --all-targets --manifest-path bench/Cargo.toml --target-dir "$BENCH_TARGET_DIR" -- -D warnings
+guest_cargo clippy --locked --release --target "$WASM_TARGET" \
+	--manifest-path bench/guests/Cargo.toml --target-dir "$BENCH_GUESTS_TARGET_DIR" -- -D warnings
 
 need_cargo_tool cargo-deny 0.20.2
 checks=(licenses bans sources)
@@ -19,6 +22,6 @@ if timeout 120 cargo deny fetch db >/dev/null 2>&1; then
 else
 	say "note: the RustSec database cannot be reached, so advisories are not checked"
 fi
-for manifest in Cargo.toml tests/guests/Cargo.toml examples/Cargo.toml; do
+for manifest in {,tests/guests/,examples/,bench/,bench/guests/}Cargo.toml; do
 	cargo deny --locked --workspace --config deny.toml --manifest-path "$manifest" check "${checks[@]}"
 done

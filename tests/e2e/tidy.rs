@@ -34,6 +34,11 @@ const FLOORS: &[(&str, &[&str])] = &[
         ],
     ),
     ("realm-test-guests", &[]),
+    // Measures host and edge without the node between them.
+    (
+        "realm-bench-host",
+        &["realm-model", "realm-host", "realm-edge"],
+    ),
 ];
 
 /// Dependencies that only these crates may name.
@@ -234,6 +239,7 @@ fn files_fit_a_head_and_open_with_what_they_are() {
         "tests/guests/src",
         "tests/guests-build",
         "examples",
+        "bench",
     ] {
         visit(&root.join(folder), &mut |path, text| {
             let lines = text.lines().count();
