@@ -28,7 +28,7 @@ mod stream;
 mod table;
 mod throttle;
 
-pub use backend::{Backend, Body, BoxError, BoxFuture, CallError};
+pub use backend::{Backend, Body, BoxError, BoxFuture, CallError, RoutePrefix};
 pub use config::{Config, EdgeLimits};
 pub use observe::{Answered, MethodClass, Observer, Outcome, Protocol};
 pub use server::{EdgeError, Handle, spawn};

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::WasiBody;
 use crate::Body;
 use crate::admission::Admitted;
 use crate::body::{EndOnDrop, ResponseBody};
-use crate::component::ReplicaInner;
+use crate::component::{Handler, ReplicaInner};
 use crate::guest;
 use crate::invocation::{Head, Shared, drive, settle};
 use crate::outcome::{CallError, Outcome};
@@ -50,6 +50,11 @@ impl Replica {
         let invocation = Invocation::begin(&self.0, Kind::Request, admitted);
         let answer = self.dispatch(request, invocation, deadline).await;
         answer.map_err(CallError::from)
+    }
+
+    /// Whether it answers as a command does: one run per request.
+    pub fn is_command(&self) -> bool {
+        matches!(self.0.component.handler, Handler::Command(_))
     }
 
     /// Invocations under way, probes not counted.
