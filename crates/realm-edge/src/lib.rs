@@ -27,9 +27,11 @@ mod server;
 mod stream;
 mod table;
 mod throttle;
+mod upstream;
 
 pub use backend::{Backend, Body, BoxError, BoxFuture, CallError, RoutePrefix};
 pub use config::{Config, EdgeLimits};
 pub use observe::{Answered, MethodClass, Observer, Outcome, Protocol};
 pub use server::{EdgeError, Handle, spawn};
 pub use table::Table;
+pub use upstream::{Upstream, UpstreamLimits};

@@ -116,6 +116,8 @@ fn finish(response: http::Response<WasiBody>, head: bool, task: EndOnDrop) -> Re
 pub(crate) enum Kind {
     /// For someone: counted among the requests.
     Request,
+    /// By itself: counted like a request, and a long one perhaps.
+    Run,
     /// To see whether it is healthy.
     Probe,
 }
@@ -126,17 +128,19 @@ pub(crate) struct Invocation {
     pub(crate) replica: Arc<ReplicaInner>,
     pub(crate) shared: Arc<Shared>,
     kind: Kind,
-    _ticking: Ticking,
+    _ticking: Option<Ticking>,
     _admitted: Admitted,
 }
 
 impl Invocation {
     pub(crate) fn begin(replica: &Arc<ReplicaInner>, kind: Kind, admitted: Admitted) -> Self {
-        if kind == Kind::Request {
+        if kind != Kind::Probe {
             replica.in_flight.fetch_add(1, Relaxed);
         }
+        // A run ticks while it is polled.
+        let ticks = kind != Kind::Run;
         Self {
-            _ticking: replica.component.host.0.ticker.begin(),
+            _ticking: ticks.then(|| replica.component.host.0.ticker.begin()),
             _admitted: admitted,
             shared: Shared::new(),
             replica: Arc::clone(replica),
