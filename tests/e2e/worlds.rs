@@ -72,6 +72,41 @@ async fn a_server_is_replaced_under_load_without_a_failed_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn each_replica_has_a_port_of_its_own() {
+    let realm = Realm::new();
+    realm.app(LISTEN, "serve = \"socket\"");
+    let routes = realm.read("realm.toml");
+    realm.write(
+        "realm.toml",
+        &routes.replace("component = \"app\"", "component = \"app\", replicas = 3"),
+    );
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    let mut logs = realm.run(&["logs", "app"]).ok().stdout;
+    let listening = |logs: &str| {
+        let ports = logs
+            .lines()
+            .filter_map(|line| line.split("listening on ").nth(1));
+        ports
+            .map(str::to_owned)
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(listening(&logs).len(), 3, "{logs}");
+    // One of them ends: the others answer, and it comes back elsewhere.
+    assert_eq!(get(&agent.url("/crash")).await.0, 502);
+    for _ in 0..20 {
+        assert_eq!(get(&agent.url("/")).await.0, 200);
+    }
+    eventually("it is back", async || {
+        let app = realm.component("app").await;
+        (app.healthy == 3 && app.restarts == 1).then_some(())
+    })
+    .await;
+    logs = realm.run(&["logs", "app"]).ok().stdout;
+    assert_eq!(logs.matches("listening on ").count(), 4, "{logs}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_0_3_answers_many_at_once() {
     let (_realm, agent) = routed(
         P3_LISTEN,

@@ -35,6 +35,17 @@ struct File {
     schedules: BTreeMap<ComponentName, Handled>,
 }
 
+impl File {
+    fn read(bytes: &[u8]) -> Self {
+        let file = serde_json::from_slice::<Self>(bytes).ok();
+        file.filter(|file| file.format == FORMAT).unwrap_or(Self {
+            format: FORMAT,
+            ends: BTreeMap::new(),
+            schedules: BTreeMap::new(),
+        })
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Ended {
     revision: Revision,
@@ -43,15 +54,13 @@ struct Ended {
 
 impl Jobs {
     pub(crate) fn open(folder: &RealmFolder) -> Self {
-        let path = folder.root().join("jobs.json");
-        let file = std::fs::read(&path).ok();
-        let file = file.and_then(|bytes| serde_json::from_slice::<File>(&bytes).ok());
+        Self::open_at(folder.root().join("jobs.json"))
+    }
+
+    fn open_at(path: PathBuf) -> Self {
+        let bytes = std::fs::read(&path).unwrap_or_default();
         Self {
-            file: file.filter(|file| file.format == FORMAT).unwrap_or(File {
-                format: FORMAT,
-                ends: BTreeMap::new(),
-                schedules: BTreeMap::new(),
-            }),
+            file: File::read(&bytes),
             path,
         }
     }
@@ -101,6 +110,56 @@ impl Jobs {
         if let Err(error) = written {
             let reason = with_causes(&error);
             tracing::warn!(reason, "what the jobs have done could not be written down");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of format 1: a later version reads them.
+    const FORMAT_1: &str = r#"{"format":1,"ends":{"a":{"revision":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","state":{"state":"done","ok":true,"reason":"exit code 0"}}},"schedules":{"b":{"schedule":"@daily UTC","until_unix_ms":1795176000000}}}"#;
+
+    fn name(text: &str) -> ComponentName {
+        text.parse().expect("a name")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_done_is_known_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("jobs.json");
+        let mut jobs = Jobs::open_at(path.clone());
+        let id = ReplicaId {
+            component: name("a"),
+            revision: Revision(realm_model::digest::Digest::of(b"")),
+            slot: 0,
+        };
+        let done = ReplicaState::Done {
+            ok: true,
+            reason: "exit code 0".to_owned(),
+        };
+        jobs.ended(&id, &done);
+        let handled = Handled {
+            schedule: "@daily UTC".to_owned(),
+            until_unix_ms: 1_795_176_000_000,
+        };
+        jobs.handled(&name("b"), &handled);
+        let written = std::fs::read_to_string(&path).expect("it is there");
+        assert_eq!(written, FORMAT_1);
+        let mut again = Jobs::open_at(path);
+        assert_eq!(again.file.ends[&name("a")].state, done);
+        assert_eq!(again.file.schedules[&name("b")], handled);
+        again.retain(|component| component.as_str() == "b");
+        assert!(again.file.ends.is_empty() && again.file.schedules.len() == 1);
+    }
+
+    #[test]
+    fn a_damaged_file_says_nothing() {
+        let newer = FORMAT_1.replace("\"format\":1", "\"format\":2");
+        for text in ["", "{", "[]", "{\"format\":1}", &newer, &FORMAT_1[1..]] {
+            let file = File::read(text.as_bytes());
+            assert!(file.ends.is_empty() && file.schedules.is_empty(), "{text}");
         }
     }
 }
