@@ -179,6 +179,26 @@ async fn a_stale_connection_costs_no_request() {
     assert_eq!(server.connections.load(Relaxed), 100);
 }
 
+/// It reads a second request on a connection, and closes: what may be sent twice is.
+#[tokio::test]
+async fn a_request_is_repeated_where_that_changes_nothing() {
+    let server = Server::start(true, |mut stream| async move {
+        read_request(&mut stream, 0).await;
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        let _ = stream.write_all(answer).await;
+        read_request(&mut stream, 0).await;
+    })
+    .await;
+    let rig = rig(server.upstream()).await;
+    for (method, status) in [("GET", 200), ("PUT", 200), ("POST", 502)] {
+        let first = whole(rig.send1(get(URL)).await).await;
+        assert_eq!(first.0, StatusCode::OK);
+        let asked = request(method, URL, crate::support::empty());
+        let (seen, _, _) = whole(rig.send1(asked).await).await;
+        assert_eq!(seen.as_u16(), status, "{method}");
+    }
+}
+
 /// It takes the next connection when the one before has ended, and keeps connections.
 #[tokio::test]
 async fn a_server_of_one_connection_answers_several_clients() {
