@@ -172,13 +172,19 @@ pub(crate) fn state(state: ComponentState) -> String {
         ComponentState::Backoff => output::red_plain("backoff"),
         ComponentState::Failed => output::red_plain("failed"),
         ComponentState::Idle => "idle".to_owned(),
+        ComponentState::Running => output::green("running"),
+        ComponentState::Scheduled => output::green("scheduled"),
+        ComponentState::Done => output::green("done"),
     }
 }
 
 fn progress(component: &ComponentView) -> Progress {
     match component.state {
         ComponentState::Healthy if component.old == 0 => Progress::Done,
-        ComponentState::Idle => Progress::Done,
+        ComponentState::Idle
+        | ComponentState::Running
+        | ComponentState::Scheduled
+        | ComponentState::Done => Progress::Done,
         ComponentState::Failed => Progress::Failed,
         // An old revision serves while the new one failed for good.
         ComponentState::Updating

@@ -71,9 +71,12 @@ fn text(inspection: &Inspection) -> String {
 const fn serve(serve: Option<Serve>) -> &'static str {
     match serve {
         Some(Serve::Http) => "http (one call of the exported handler per request)",
-        Some(Serve::Cgi) => "cgi (one run of the command per request)",
+        Some(Serve::Cgi) => {
+            "cgi (one run of the command per request; `serve` makes it a server, a service or a job)"
+        }
         Some(Serve::Socket) => "socket (a long-running command that listens)",
-        Some(Serve::Job) => "job (a command that runs without a route)",
+        Some(Serve::Service) => "service (a long-running command)",
+        Some(Serve::Job) => "job (a command that runs to its end)",
         None => "nothing that realm calls is exported",
     }
 }

@@ -61,13 +61,14 @@ async fn up_serves_every_example() {
         ("markdown", 405, "POST a Markdown document"),
         ("qr", 200, "<svg"),
         ("limits", 200, "epoch_timeout_ms"),
+        ("visits", 200, "since this instance began"),
     ] {
         let answer = client.get(url(name)).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), status, "{name}");
         let body = answer.text().await.unwrap().to_lowercase();
         assert!(body.contains(&text.to_lowercase()), "{name}: {body}");
     }
-    assert_eq!(components, 7, "every example has a line above");
+    assert_eq!(components, 8, "every example has a line above");
     let posted = async |url: String, body: &str| {
         let answer = client.post(url).body(body.to_owned()).send().await.unwrap();
         assert_eq!(answer.status(), 200);

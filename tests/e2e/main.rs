@@ -27,3 +27,4 @@ mod terminal;
 mod tidy;
 mod trust;
 mod up;
+mod worlds;

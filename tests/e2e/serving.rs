@@ -396,6 +396,37 @@ async fn a_command_behind_a_route_is_cgi() {
     let inspected = realm.run(&["inspect", "app.wasm"]).ok().stdout;
     assert!(inspected.contains("serve:   cgi"), "{inspected}");
 
+    realm.write(
+        "realm.toml",
+        r#"
+[components.app]
+source = "file:./app.wasm"
+[routing]
+"*" = [
+  { path = "/...", component = "app" },
+  { path = "/shop/...", component = "app" },
+  { path = "/shop/cart/...", component = "app" },
+  { path = "/exact", component = "app" },
+]
+"#,
+    );
+    realm.run(&["apply", "--yes"]).ok();
+    for (path, script, rest) in [
+        ("/", "", "/"),
+        ("/a/b", "", "/a/b"),
+        ("/shop", "/shop", ""),
+        ("/shop/a%20b?x=/shop/cart", "/shop", "/a b"),
+        ("/shopping", "", "/shopping"),
+        ("/shop/cart/7", "/shop/cart", "/7"),
+        ("/exact", "/exact", ""),
+    ] {
+        let (status, seen) = get(&agent.url(path)).await;
+        let wanted = format!("\"PATH_INFO\":\"{rest}\"");
+        assert!(status == 200 && seen.contains(&wanted), "{path}: {seen}");
+        let wanted = format!("\"SCRIPT_NAME\":\"{script}\"");
+        assert!(seen.contains(&wanted), "{path}: {seen}");
+    }
+
     let (_realm, agent) = serve(CGI_ECHO, "");
     let sent: Vec<u8> = (0..3_000_000u32).map(|byte| (byte % 251) as u8).collect();
     let answer = client

@@ -50,6 +50,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("ed25519-dalek", &["realm-model"]),
     ("minicbor", &["realm-model"]),
     ("toml", &["realm-model"]),
+    ("croner", &["realm-model"]),
     ("reqwest", &["realm-store"]),
     ("axum", &["realm-node"]),
     ("prometheus", &["realm-node"]),

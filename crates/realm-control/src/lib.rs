@@ -17,6 +17,7 @@ mod text;
 pub mod backoff;
 pub mod changes;
 mod plan;
+pub mod restart;
 mod view;
 
 pub use authority::{ApprovedNode, Authority};

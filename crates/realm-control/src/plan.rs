@@ -7,22 +7,26 @@
 //! long a failed replica waits (`backoff`).
 
 mod artifacts;
+mod job;
 mod report;
 mod rollout;
+mod times;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::action::{Action, Plan};
+use realm_model::manifest::Mode;
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::{
-    ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
+    ArtifactState, Handled, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
 };
 
 use crate::authority::Authority;
 use crate::desired::Desired;
 use artifacts::Step;
 use rollout::Rollout;
+use times::Handling;
 use wanted::{Wanted, WantedHere};
 
 pub(crate) use wanted::selects;
@@ -30,6 +34,10 @@ pub(crate) use wanted::selects;
 /// Milliseconds that a draining replica gets for its requests in flight: as long as the default
 /// `wall_timeout_ms`, so that no request which is within its limits is cut off.
 pub const DRAIN_GRACE_MS: u64 = realm_model::limits::WALL_TIMEOUT_MS;
+
+/// The longest time between two looks at a schedule: half of what is made up for, so that a clock
+/// that is set costs no run.
+const LOOK_MS_MAX: u64 = times::MAKE_UP_MS / 2;
 
 /// The replicas of one component, in order of revision and slot.
 type Replicas<'a> = Vec<(&'a ReplicaId, &'a ReplicaState)>;
@@ -43,8 +51,31 @@ struct Scene<'a> {
     in_force: BTreeSet<&'a ReplicaId>,
     /// Revisions that run here, by when they were wanted last: 0 is the wanted one.
     ages: BTreeMap<Revision, usize>,
+    /// How those revisions run, as far as it is remembered.
+    modes: BTreeMap<Revision, Mode>,
     artifact: Step<'a>,
+    handled: Option<&'a Handled>,
     now: Millis,
+    /// The clock on the wall: for schedules.
+    unix_ms: u64,
+}
+
+impl Scene<'_> {
+    /// Whether a replica of this revision can do meanwhile what the wanted one shall do.
+    fn stands_in(&self, revision: Revision) -> bool {
+        let wanted = self.wanted.map(Wanted::mode);
+        match (wanted, self.modes.get(&revision)) {
+            (Some(wanted), Some(mode)) => {
+                !mode.is_job() && mode.takes_requests() == wanted.takes_requests()
+            }
+            // Nobody remembers how it ran: what takes requests at this moment can take them.
+            (Some(wanted), None) => {
+                let routed = self.in_force.iter().any(|id| id.revision == revision);
+                routed && wanted.takes_requests()
+            }
+            (None, _) => true,
+        }
+    }
 }
 
 /// Decides what `node` does next, and says what each component waits on.
@@ -57,7 +88,9 @@ struct Scene<'a> {
 ///   after a failure the way begins with `Fetch` again, which re-verifies bytes that are here;
 /// - `Start` may name a replica of an *older* revision that is in `Backoff`: it is what serves
 ///   until the wanted one does. An executor that no longer has its settings answers with `Failed`;
-/// - `Drain` and `Stop` only ever name replicas outside of the route table in force.
+/// - `Drain` and `Stop` only ever name replicas outside of the route table in force; a run that is
+///   stopped ends, and one that drains may end by itself before;
+/// - `Handle` is durable before the `Start` behind it is carried out.
 pub fn plan(
     desired: &Desired,
     authority: &Authority,
@@ -77,6 +110,7 @@ pub fn plan(
         ..RouteTable::default()
     };
     let mut steps = Steps::default();
+    let unix_ms = observed.unix_ms_at_zero.saturating_add(now.0);
     for (component, replicas) in concerned(&here, observed) {
         let wanted = here.to_run(component);
         let revisions: BTreeSet<Revision> = replicas.iter().map(|(id, _)| id.revision).collect();
@@ -84,18 +118,32 @@ pub fn plan(
         let scene = Scene {
             component,
             wanted,
+            modes: revisions
+                .iter()
+                .filter_map(|revision| {
+                    let (spec, _) = desired.settings_of(component, node, *revision)?;
+                    Some((*revision, spec.mode()))
+                })
+                .collect(),
             ages: revisions.into_iter().map(age).collect(),
             replicas,
             in_force: in_force(observed, component),
             artifact: wanted.map_or(Step::Wait(None), |wanted| {
                 artifacts::step(wanted, observed, now)
             }),
+            handled: observed.schedules.get(component),
             now,
+            unix_ms,
         };
         let rollout = Rollout::decide(&scene);
         let report = report::report(&scene, &rollout, &here, desired, node);
         plan.reports.push(report);
         steps.take(&scene, &rollout);
+        plan.look_at = plan
+            .look_at
+            .into_iter()
+            .chain(look_at(&scene, &rollout))
+            .min();
         if !rollout.backends.is_empty() {
             table.backends.insert(component.clone(), rollout.backends);
         }
@@ -117,6 +165,7 @@ pub fn wake_at(observed: &Observed, now: Millis) -> Option<Millis> {
         ReplicaState::Backoff { until, .. } => Some(*until),
         ReplicaState::Starting { .. }
         | ReplicaState::Healthy { .. }
+        | ReplicaState::Done { .. }
         | ReplicaState::Failed { .. } => None,
     });
     let artifacts = observed.artifacts.values().filter_map(|state| match state {
@@ -127,6 +176,14 @@ pub fn wake_at(observed: &Observed, now: Millis) -> Option<Millis> {
         | ArtifactState::Ready => None,
     });
     replicas.chain(artifacts).filter(|time| *time > now).min()
+}
+
+/// When a schedule is to be looked at again. Not only when it falls due: the clock on the wall may be
+/// set, or may have stood still in the machine's sleep, and the monotonic clock does not know.
+fn look_at(scene: &Scene<'_>, rollout: &Rollout) -> Option<Millis> {
+    let due = rollout.next_due?;
+    let wait = due.saturating_sub(scene.unix_ms).clamp(1, LOOK_MS_MAX);
+    Some(scene.now.plus(wait))
 }
 
 /// Components that are wanted, run or have backends here, with their replicas.
@@ -157,6 +214,7 @@ fn in_force<'a>(observed: &'a Observed, component: &ComponentName) -> BTreeSet<&
 struct Steps {
     fetches: Vec<Action>,
     compiles: Vec<Action>,
+    handles: Vec<Action>,
     starts: Vec<Action>,
     drains: Vec<Action>,
     stops: Vec<Action>,
@@ -194,7 +252,22 @@ impl Steps {
             backends: _,
             kept: _,
             held_back: _,
+            handle,
+            next_due: _,
         } = rollout;
+        self.handles.extend(handle.iter().map(|handling| {
+            let Handling {
+                handled,
+                overlapped,
+                missed,
+            } = handling.clone();
+            Action::Handle {
+                component: scene.component.clone(),
+                handled,
+                overlapped,
+                missed,
+            }
+        }));
         self.starts
             .extend(starts.iter().cloned().map(Action::Start));
         self.stops.extend(stops.iter().cloned().map(Action::Stop));
@@ -210,11 +283,13 @@ impl Steps {
         let Self {
             fetches,
             compiles,
+            handles,
             starts,
             drains,
             stops,
         } = self;
-        [stops, drains, fetches, compiles, starts]
+        // A time is dealt with before it is run: what is lost in between is lost, never doubled.
+        [stops, drains, fetches, compiles, handles, starts]
             .into_iter()
             .flatten()
     }
@@ -222,6 +297,8 @@ impl Steps {
 
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod runs;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]

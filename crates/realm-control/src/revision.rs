@@ -18,6 +18,7 @@ struct Settings<'a> {
     limits: &'a Limits,
     grants: &'a Grants,
     listen: Option<u16>,
+    scheduled: bool,
     reuse: bool,
     restart: RestartPolicy,
     health: &'a Option<HealthCheck>,
@@ -33,6 +34,7 @@ pub(crate) fn settings_digest(spec: &ComponentSpec, pin: Pin) -> Digest {
         limits,
         grants,
         listen,
+        schedule,
         reuse,
         restart,
         health,
@@ -44,6 +46,8 @@ pub(crate) fn settings_digest(spec: &ComponentSpec, pin: Pin) -> Digest {
         limits,
         grants,
         listen: *listen,
+        // Other times replace nothing that runs; no times do, since then it runs once for each version.
+        scheduled: schedule.is_some(),
         reuse: *reuse,
         restart: *restart,
         health,
@@ -82,6 +86,9 @@ mod tests {
             "allowed_outbound = [\"https://a.example\"]",
             "listen = 80\nserve = \"socket\"",
             "serve = \"socket\"",
+            "serve = \"service\"",
+            "serve = \"job\"",
+            "schedule = \"@daily\"",
             "reuse = true",
             "restart = \"never\"",
             "health = \"/healthz\"",
@@ -90,6 +97,8 @@ mod tests {
         seen.insert(of("file:a", "", "2"));
         assert_eq!(seen.len(), keys.len() + 1);
         assert_eq!(of("file:a", "", "1"), of("file:b", "", "1"));
+        let (daily, hourly) = ("schedule = \"@daily\"", "schedule = \"@hourly\"");
+        assert_eq!(of("file:a", daily, "1"), of("file:a", hourly, "1"));
     }
 
     fn of(source: &str, keys: &str, build: &str) -> Digest {

@@ -5,12 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::action::{Action, Plan};
 use realm_model::digest::Digest;
+use realm_model::manifest::{ComponentSpec, Mode};
 use realm_model::name::ComponentName;
 use realm_model::observed::{
-    Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
+    Artifact, ArtifactState, Handled, Millis, Observed, ReplicaId, ReplicaState, Revision,
+    RouteTable,
 };
 
 use crate::backoff;
+use crate::desired::Desired;
+use crate::restart::{self, End};
+use crate::testing::node_name;
 
 /// How likely each thing fails, in percent; and what always fails.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +23,8 @@ pub(crate) struct Faults {
     pub(crate) fetch: u64,
     pub(crate) compile: u64,
     pub(crate) start: u64,
+    /// Runs of jobs that end with a failure.
+    pub(crate) job: u64,
     /// Builds of which no replica ever gets healthy.
     pub(crate) broken: BTreeSet<Digest>,
     /// Whether a broken build fails for good, or again and again.
@@ -30,6 +37,7 @@ enum Task {
     Compiled(Artifact),
     Started(ReplicaId),
     Idle(ReplicaId),
+    Ended(ReplicaId),
 }
 
 /// One node.
@@ -37,8 +45,12 @@ pub(crate) struct World {
     pub(crate) now: Millis,
     pub(crate) observed: Observed,
     pub(crate) faults: Faults,
-    /// What the executor knows of each revision: its artifact.
-    pub(crate) revisions: BTreeMap<Revision, Artifact>,
+    /// What the executor knows of each revision: its artifact, and how it runs.
+    pub(crate) revisions: BTreeMap<Revision, (Artifact, ComponentSpec)>,
+    /// When the last plan wants the next look.
+    pub(crate) look_at: Option<Millis>,
+    /// Runs of jobs that were started, in order.
+    pub(crate) runs: Vec<(Millis, ReplicaId)>,
     /// What a plan asked for and must never ask for.
     pub(crate) violations: Vec<String>,
     /// Milliseconds that each task takes at most; 0: each takes 100.
@@ -56,6 +68,8 @@ impl World {
             observed: Observed::default(),
             faults: Faults::default(),
             revisions: BTreeMap::new(),
+            look_at: None,
+            runs: Vec::new(),
             violations: Vec::new(),
             delay_ms_max: 0,
             tasks: BTreeMap::new(),
@@ -65,15 +79,57 @@ impl World {
         }
     }
 
-    /// The agent is killed and starts again: it remembers nothing of what ran.
+    /// Learns what is wanted, as the executor does from the signed entries.
+    pub(crate) fn learn(&mut self, desired: &Desired) {
+        let Some(manifest) = &desired.manifest else {
+            return;
+        };
+        for (component, spec) in &manifest.components {
+            let artifact = Artifact {
+                digest: desired.lock.components[component].digest,
+                fuel: spec.limits.fuel_per_sec.is_some(),
+            };
+            let revision = desired.revision_of(component, &node_name("here"));
+            let revision = revision.expect("it is there");
+            self.revisions.insert(revision, (artifact, spec.clone()));
+        }
+    }
+
+    /// The agent is killed and starts again: it remembers nothing of what ran, but the ends of jobs
+    /// and how far schedules are dealt with.
     pub(crate) fn crash(&mut self) {
-        self.observed = Observed::default();
+        let before = std::mem::take(&mut self.observed);
+        self.observed.schedules = before.schedules;
+        let ended = before.replicas.into_iter().filter(|(id, state)| {
+            self.mode(id) == Some(Mode::Once)
+                && matches!(
+                    state,
+                    ReplicaState::Done { .. } | ReplicaState::Failed { .. }
+                )
+        });
+        self.observed.replicas = ended.collect();
         self.tasks.clear();
         self.attempts.clear();
     }
 
+    fn mode(&self, id: &ReplicaId) -> Option<Mode> {
+        let (_, spec) = self.revisions.get(&id.revision)?;
+        Some(spec.mode())
+    }
+
     pub(crate) fn execute(&mut self, plan: &Plan) {
+        self.look_at = plan.look_at;
+        let mut handled = BTreeSet::new();
         for action in &plan.actions {
+            if let Action::Start(id) = action
+                && self.mode(id) == Some(Mode::Scheduled)
+            {
+                let written = handled.contains(&id.component);
+                self.expect(
+                    written,
+                    &format!("starts {id} before its time is written down"),
+                );
+            }
             match action {
                 Action::Fetch { pin, .. } => self.fetch(pin.digest),
                 Action::Compile(artifact) => self.compile(*artifact),
@@ -81,6 +137,14 @@ impl World {
                 Action::Route(table) => self.route(table),
                 Action::Drain { replica, grace_ms } => self.drain(replica, *grace_ms),
                 Action::Stop(replica) => self.stop(replica),
+                Action::Handle {
+                    component,
+                    handled: until,
+                    ..
+                } => {
+                    handled.insert(component.clone());
+                    self.handle(component, until);
+                }
             }
         }
     }
@@ -89,7 +153,8 @@ impl World {
     pub(crate) fn advance(&mut self) -> bool {
         let task = self.tasks.keys().next().map(|(time, _)| *time);
         let wake = crate::plan::wake_at(&self.observed, self.now);
-        let Some(next) = task.into_iter().chain(wake).min() else {
+        let look = self.look_at.filter(|time| *time > self.now);
+        let Some(next) = task.into_iter().chain(wake).chain(look).min() else {
             return false;
         };
         self.now = next.max(self.now);
@@ -159,18 +224,33 @@ impl World {
     }
 
     fn start(&mut self, id: &ReplicaId) {
+        let mode = self.mode(id);
         let due = match self.observed.replicas.get(id) {
             None => true,
             Some(ReplicaState::Backoff { until, .. }) => *until <= self.now,
+            Some(ReplicaState::Done { .. } | ReplicaState::Failed { .. }) => {
+                mode == Some(Mode::Scheduled)
+            }
             Some(_) => false,
         };
         self.expect(due, &format!("starts {id}, which is there"));
-        let ready = self.revisions.get(&id.revision).is_some_and(|artifact| {
-            matches!(
-                self.observed.artifacts.get(artifact),
-                Some(ArtifactState::Ready)
-            )
-        });
+        let alone = mode.is_some_and(Mode::is_job) || self.has_port(id);
+        self.expect(
+            !alone || self.live(&id.component) == 0,
+            &format!("starts {id} beside another one"),
+        );
+        if mode.is_some_and(Mode::is_job) {
+            self.runs.push((self.now, id.clone()));
+        }
+        let ready = self
+            .revisions
+            .get(&id.revision)
+            .is_some_and(|(artifact, _)| {
+                matches!(
+                    self.observed.artifacts.get(artifact),
+                    Some(ArtifactState::Ready)
+                )
+            });
         self.expect(ready, &format!("starts {id}, which is not compiled"));
         let state = ReplicaState::Starting {
             since: self.now,
@@ -180,8 +260,26 @@ impl World {
         self.later(Task::Started(id.clone()));
     }
 
+    fn has_port(&self, id: &ReplicaId) -> bool {
+        let revision = self.revisions.get(&id.revision);
+        revision.is_some_and(|(_, spec)| spec.listen.is_some())
+    }
+
+    fn handle(&mut self, component: &ComponentName, handled: &Handled) {
+        let before = self
+            .observed
+            .schedules
+            .insert(component.clone(), handled.clone());
+        let forward = before.is_none_or(|before| {
+            before.schedule != handled.schedule || before.until_unix_ms < handled.until_unix_ms
+        });
+        self.expect(forward, &format!("deals with a time of {component} twice"));
+    }
+
     fn route(&mut self, table: &RouteTable) {
         for id in table.backends.values().flatten() {
+            let answers = self.mode(id).is_none_or(Mode::takes_requests);
+            self.expect(answers, &format!("routes to {id}, which takes no requests"));
             let healthy = self.healthy().any(|healthy| healthy == id);
             self.expect(healthy, &format!("routes to {id}, which is not healthy"));
         }
@@ -192,14 +290,19 @@ impl World {
         let healthy = self.healthy().any(|healthy| healthy == id);
         self.expect(healthy, &format!("drains {id}, which does not serve"));
         self.expect_unrouted(id, "drains");
-        let in_flight = u32::try_from(self.roll(3)).unwrap_or_default();
+        let is_job = self.mode(id).is_some_and(Mode::is_job);
+        let in_flight = if is_job {
+            1
+        } else {
+            u32::try_from(self.roll(3)).unwrap_or_default()
+        };
         let state = ReplicaState::Draining {
             deadline: self.now.plus(grace_ms),
             in_flight,
         };
         self.observed.replicas.insert(id.clone(), state);
-        // Some requests outlast the grace.
-        if self.roll(4) > 0 {
+        // Some requests outlast the grace; a run has its own end.
+        if !is_job && self.roll(4) > 0 {
             self.later(Task::Idle(id.clone()));
         }
     }
@@ -214,6 +317,7 @@ impl World {
             Some(
                 ReplicaState::Starting { .. }
                 | ReplicaState::Backoff { .. }
+                | ReplicaState::Done { .. }
                 | ReplicaState::Failed { .. },
             ) => true,
         };
@@ -261,6 +365,7 @@ impl World {
                 self.observed.artifacts.insert(*artifact, state);
             }
             Task::Started(id) => self.started(id),
+            Task::Ended(id) => self.ended(id),
             Task::Idle(id) => {
                 if let Some(ReplicaState::Draining { in_flight, .. }) =
                     self.observed.replicas.get_mut(id)
@@ -290,7 +395,7 @@ impl World {
         let digest = self
             .revisions
             .get(&id.revision)
-            .map(|artifact| artifact.digest);
+            .map(|(artifact, _)| artifact.digest);
         let broken = digest.is_some_and(|digest| self.faults.broken.contains(&digest));
         if broken && self.faults.for_good {
             let state = ReplicaState::Failed {
@@ -303,22 +408,46 @@ impl World {
         } else {
             let state = ReplicaState::Healthy { since: self.now };
             self.observed.replicas.insert(id.clone(), state);
-            self.attempts.remove(id);
+            if self.mode(id).is_some_and(Mode::is_job) {
+                self.later(Task::Ended(id.clone()));
+            } else {
+                self.attempts.remove(id);
+            }
         }
     }
 
-    fn fail(&mut self, id: &ReplicaId, code: &str) {
+    /// A run comes to its end, unless it was stopped.
+    fn ended(&mut self, id: &ReplicaId) {
+        match self.observed.replicas.get_mut(id) {
+            Some(ReplicaState::Healthy { .. }) => {}
+            Some(ReplicaState::Draining { in_flight, .. }) => {
+                *in_flight = 0;
+                return;
+            }
+            Some(_) | None => return,
+        }
+        let code = u8::from(self.roll(100) < self.faults.job);
+        self.end(id, &End::Exit(code));
+    }
+
+    fn end(&mut self, id: &ReplicaId, end: &End) {
         let attempts = self.attempts.entry(id.clone()).or_default();
         *attempts += 1;
-        let attempts = *attempts;
-        let delay = backoff::delay_ms(attempts, 0);
-        let state = ReplicaState::Backoff {
-            until: self.now.plus(delay),
-            attempts,
+        let (_, spec) = &self.revisions[&id.revision];
+        let state = restart::after(spec, end, *attempts, self.now, 0);
+        if end.is_good() {
+            self.attempts.remove(id);
+        }
+        self.observed.replicas.insert(id.clone(), state);
+    }
+
+    fn fail(&mut self, id: &ReplicaId, code: &str) {
+        let end = End::Failure {
             code: code.to_owned(),
             reason: "the dice say so".to_owned(),
+            permanent: false,
         };
-        self.observed.replicas.insert(id.clone(), state);
+        self.end(id, &end);
     }
 
     fn later(&mut self, task: Task) {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::action::{ComponentReport, Plan, WaitingOn};
-use realm_model::manifest::{Manifest, NodeSelector, RouteSpec};
+use realm_model::manifest::{Manifest, Mode, NodeSelector, RouteSpec};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::refusal::RefusalCode;
 use realm_model::view::{ComponentState, ComponentView, NodeView, StatusView};
@@ -76,7 +76,7 @@ fn components(
             waiting_on.extend(absent.remove(name).unwrap_or_default());
             ComponentView {
                 name: name.clone(),
-                state: state(report, !routes.is_empty()),
+                state: state(report),
                 wanted: report.map_or(0, |report| report.wanted),
                 healthy: report.map_or(0, |report| report.healthy),
                 old: report.map_or(0, |report| report.old),
@@ -89,22 +89,28 @@ fn components(
         .collect()
 }
 
-fn state(report: Option<&ComponentReport>, routed: bool) -> ComponentState {
+fn state(report: Option<&ComponentReport>) -> ComponentState {
     let Some(report) = report else {
         return ComponentState::Idle;
     };
-    if !routed {
-        return ComponentState::Draining;
-    }
     let waits = |code: &str| report.waiting_on.first().is_some_and(|w| w.code == code);
     if waits("not-approved") {
         return ComponentState::Failed;
     }
+    let Some(mode) = report.mode else {
+        return ComponentState::Draining;
+    };
     match (report.healthy, report.old) {
-        (healthy, 0) if healthy == report.wanted => ComponentState::Healthy,
+        (_, 0) if mode.is_job() && report.running => ComponentState::Running,
+        (healthy, 0) if healthy == report.wanted => match mode {
+            Mode::Scheduled => ComponentState::Scheduled,
+            Mode::Once => ComponentState::Done,
+            Mode::Service if !report.running => ComponentState::Done,
+            Mode::Answers | Mode::Server | Mode::Service => ComponentState::Healthy,
+        },
         (_, 1..) => ComponentState::Updating,
         (1.., 0) => ComponentState::Degraded,
-        (0, 0) if waits("failed") || waits("unsupported") => ComponentState::Failed,
+        (0, 0) if waits("failed") => ComponentState::Failed,
         (0, 0) if waits("backoff") => ComponentState::Backoff,
         (0, 0) => ComponentState::Starting,
     }

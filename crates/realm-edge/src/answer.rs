@@ -16,7 +16,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 
-use crate::backend::{Backend, Body, CallError};
+use crate::backend::{Backend, Body, CallError, RoutePrefix};
 use crate::config::EdgeLimits;
 use crate::connection::{Connection, Ending};
 use crate::headers::{is_framing_clear, strip_request, strip_response};
@@ -108,7 +108,7 @@ async fn dispatch(
     if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
         return Ok(Answer::Options);
     }
-    let group = route(&edge.table.load(), &origin, parts.uri.path())?;
+    let (group, prefix) = route(&edge.table.load(), &origin, parts.uri.path())?;
     record.group = Some(Arc::clone(&group));
     let first = group.pick().ok_or_else(Refusal::no_backend)?;
     if body.size_hint().lower() > edge.limits.request_bytes_max {
@@ -121,6 +121,10 @@ async fn dispatch(
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     strip_request(request.headers_mut());
     origin.write(request.headers_mut());
+    // Where nothing is told, nothing is allocated: most routes are for a whole host.
+    if prefix.0 > 0 {
+        request.extensions_mut().insert(prefix);
+    }
     if !body.is_end_stream() {
         record.upload = Some(Upload::new(body));
     }
@@ -131,14 +135,14 @@ async fn dispatch(
 
 /// The group that owns the path. Where a more permissive reader of the path would land at another
 /// one, the request is refused: a component must not be reached around the route that guards it.
-fn route(table: &Table, origin: &Origin, path: &str) -> Result<Arc<Group>, Refusal> {
+fn route(table: &Table, origin: &Origin, path: &str) -> Result<(Arc<Group>, RoutePrefix), Refusal> {
     let other = second_reading(path).map_err(|error| Refusal::bad_path(error.to_string()))?;
     let host = origin.route_key();
-    let group = table.find(host, path);
+    let found = table.find(host, path);
     if let Some(other) = other {
         let other = table.find(host, &other);
-        let is_same = match (group, other) {
-            (Some(group), Some(other)) => Arc::ptr_eq(group, other),
+        let is_same = match (found, other) {
+            (Some(found), Some(other)) => Arc::ptr_eq(found.group, other.group),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
@@ -148,7 +152,9 @@ fn route(table: &Table, origin: &Origin, path: &str) -> Result<Arc<Group>, Refus
             ));
         }
     }
-    group.cloned().ok_or_else(Refusal::no_route)
+    let found = found.ok_or_else(Refusal::no_route)?;
+    let prefix = RoutePrefix(found.prefix_bytes);
+    Ok((Arc::clone(found.group), prefix))
 }
 
 /// Calls one replica, and another one if the first never took the request.

@@ -27,6 +27,11 @@ pub trait Backend: Send + Sync + 'static {
     fn load(&self) -> u32;
 }
 
+/// How many bytes of the request's path its route names: an extension of the request, absent where
+/// that is none (a route for all paths).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoutePrefix(pub usize);
+
 /// A backend has no answer; the edge makes one of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -27,10 +27,12 @@ mod server;
 mod stream;
 mod table;
 mod throttle;
+mod upstream;
 mod workers;
 
-pub use backend::{Backend, Body, BoxError, BoxFuture, CallError};
+pub use backend::{Backend, Body, BoxError, BoxFuture, CallError, RoutePrefix};
 pub use config::{Config, EdgeLimits};
 pub use observe::{Answered, MethodClass, Observer, Outcome, Protocol};
 pub use server::{EdgeError, Handle, spawn};
 pub use table::Table;
+pub use upstream::{Upstream, UpstreamLimits};

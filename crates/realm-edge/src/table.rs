@@ -22,6 +22,14 @@ pub struct Table {
     any_host: Paths,
 }
 
+/// The owner of a path.
+#[derive(Clone, Copy)]
+pub(crate) struct Found<'t> {
+    pub(crate) group: &'t Arc<Group>,
+    /// Bytes of the path that the route names; the rest is below it.
+    pub(crate) prefix_bytes: usize,
+}
+
 /// The replicas of one component.
 pub(crate) struct Group {
     pub(crate) component: ComponentName,
@@ -67,8 +75,8 @@ impl Table {
         table
     }
 
-    /// The group that owns a path on a host. The host is normalised: lower case, no port.
-    pub(crate) fn find(&self, host: &str, path: &str) -> Option<&Arc<Group>> {
+    /// Who owns a path on a host. The host is normalised: lower case, no port.
+    pub(crate) fn find(&self, host: &str, path: &str) -> Option<Found<'_>> {
         self.exact_hosts
             .get(host)
             .and_then(|paths| paths.find(path))
@@ -123,15 +131,20 @@ impl Paths {
         }
     }
 
-    fn find(&self, path: &str) -> Option<&Arc<Group>> {
-        self.exact.get(path).or_else(|| {
+    fn find(&self, path: &str) -> Option<Found<'_>> {
+        let found = |group, prefix_bytes| Found {
+            group,
+            prefix_bytes,
+        };
+        let exact = self.exact.get(path).map(|group| found(group, path.len()));
+        exact.or_else(|| {
             self.prefix_lengths
                 .iter()
                 .filter(|&&length| match path.as_bytes().get(length) {
                     None => path.len() == length,
                     Some(&byte) => byte == b'/',
                 })
-                .find_map(|&length| self.prefixes.get(&path[..length]))
+                .find_map(|&length| Some(found(self.prefixes.get(&path[..length])?, length)))
         })
     }
 }

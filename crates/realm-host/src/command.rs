@@ -110,6 +110,7 @@ pub(crate) async fn answer(
     let process = Process {
         env,
         args: Vec::new(),
+        listen: None,
         stdin: Some(Stdin::new(Box::pin(Pieces(body)), false)),
         stdout: Some(filtered(head_reader(invocation, Arc::clone(&began)))),
         stderr: None,

@@ -11,11 +11,12 @@ use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::{Sleep, sleep_until};
 use wasmtime::{AsContextMut as _, Result, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi_http::WasiBody;
@@ -187,8 +188,7 @@ pub(crate) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Polls `call` to its end or to `deadline`, and measures the time inside; moves it to the heavy
 /// threads once it is a case for them.
-pub(crate) async fn drive(shared: Arc<Shared>, deadline: Instant, host: &Host, mut call: Call) {
-    let mut wall = Wall::new(deadline, Arc::clone(host.0.ticker.deadlines()));
+pub(crate) async fn drive(shared: Arc<Shared>, mut wall: Wall, host: &Host, mut call: Call) {
     if poll(&shared, &mut wall, &mut call, true).await == Polled::Ended {
         return;
     }
@@ -209,26 +209,42 @@ enum Polled {
     Heavy,
 }
 
-/// The wall time of one call, entered when the call first waits for something.
-struct Wall {
-    at: Instant,
-    deadlines: Arc<Deadlines>,
-    entered: Option<Deadline>,
+/// The wall time of one call.
+pub(crate) enum Wall {
+    /// Kept by the epoch thread, entered when the call first waits for something.
+    Request {
+        at: Instant,
+        deadlines: Arc<Deadlines>,
+        entered: Option<Deadline>,
+    },
+    /// Kept by a timer: the epoch thread need not run while a program waits.
+    Run(Pin<Box<Sleep>>),
 }
 
 impl Wall {
-    fn new(at: Instant, deadlines: Arc<Deadlines>) -> Self {
-        Self {
+    pub(crate) fn of_a_request(at: Instant, host: &Host) -> Self {
+        Self::Request {
             at,
-            deadlines,
+            deadlines: Arc::clone(host.0.ticker.deadlines()),
             entered: None,
         }
     }
 
-    fn is_over(&mut self, waker: &Waker) -> bool {
-        self.entered
-            .get_or_insert_with(|| self.deadlines.enter(self.at))
-            .is_over(waker)
+    pub(crate) fn of_a_run(at: Instant) -> Self {
+        Self::Run(Box::pin(sleep_until(at.into())))
+    }
+
+    fn is_over(&mut self, context: &mut Context<'_>) -> bool {
+        match self {
+            Self::Request {
+                at,
+                deadlines,
+                entered,
+            } => entered
+                .get_or_insert_with(|| deadlines.enter(*at))
+                .is_over(context.waker()),
+            Self::Run(timer) => timer.as_mut().poll(context).is_ready(),
+        }
     }
 }
 
@@ -239,7 +255,7 @@ async fn poll(shared: &Shared, wall: &mut Wall, call: &mut Call, movable: bool) 
         shared.enter();
         let polled = call.as_mut().poll(context);
         shared.leave();
-        if polled.is_pending() && wall.is_over(context.waker()) {
+        if polled.is_pending() && wall.is_over(context) {
             shared.conclude(Outcome::WallTimeout);
             return Poll::Ready(Polled::Ended);
         }

@@ -31,6 +31,7 @@ mod inspect;
 mod interfaces;
 mod invocation;
 mod limiter;
+mod listen;
 mod loading;
 mod logs;
 mod meter;

@@ -15,7 +15,7 @@ use crate::Body;
 use crate::admission::Admitted;
 use crate::body::EndOnDrop;
 use crate::guest::{self, Question};
-use crate::invocation::drive;
+use crate::invocation::{Wall, drive};
 use crate::outcome::{CallError, Outcome};
 use crate::replica::{Invocation, Kind, Replica};
 
@@ -115,7 +115,13 @@ impl Replica {
                         let _ = sender.send(answer);
                     }
                 };
-                drive(shared, deadline, &host, Box::pin(call)).await;
+                drive(
+                    shared,
+                    Wall::of_a_request(deadline, &host),
+                    &host,
+                    Box::pin(call),
+                )
+                .await;
             }
         });
         let _end = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));

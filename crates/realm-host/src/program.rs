@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -17,7 +19,7 @@ use crate::command::Command;
 use crate::component::{Component, Handler, LoadError, Settings, Wanted};
 use crate::engine::Host;
 use crate::guest;
-use crate::invocation::{drive, settle};
+use crate::invocation::{Call, Wall, drive, settle};
 use crate::outcome::{CallError, Outcome};
 use crate::replica::{Invocation, Kind, Replica};
 use crate::stdio::{PipeOptions, PipeReader, PipeWriter, Process, Stdin, pipe};
@@ -38,6 +40,8 @@ pub struct Run {
     pub args: Vec<String>,
     /// Variables beside the granted ones; they win.
     pub env: BTreeMap<String, String>,
+    /// A port of 127.0.0.1 that it may bind and listen on; `None`: none.
+    pub listen: Option<u16>,
     /// Standard input; `None`: empty.
     pub stdin: Option<Input>,
     /// Standard output; `None`: into the component's log.
@@ -121,12 +125,12 @@ impl Program {
     /// Where the program did not come to an end of its own: a limit, a trap, no room.
     pub async fn run(&self, run: Run) -> Result<u8, RunError> {
         let settings = &self.0.0.component.settings;
-        let deadline = deadline(settings.limits.wall_timeout_ms);
+        let wall = Wall::of_a_run(deadline(settings.limits.wall_timeout_ms));
         let Some(admitted) = self.0.0.admission.enter().await else {
             settings.meter.ended(Outcome::Overloaded);
             return Err(Outcome::Overloaded.into());
         };
-        let invocation = Invocation::begin(&self.0.0, Kind::Request, admitted);
+        let invocation = Invocation::begin(&self.0.0, Kind::Run, admitted);
         let shared = Arc::clone(&invocation.shared);
         let (process, outputs) = process(run);
         let (sender, code) = oneshot::channel();
@@ -143,7 +147,11 @@ impl Program {
                         let _ = sender.send(code);
                     }
                 };
-                drive(shared, deadline, &host, Box::pin(call)).await;
+                let ticked = Ticked {
+                    host: host.clone(),
+                    call: Box::pin(call),
+                };
+                drive(shared, wall, &host, Box::pin(ticked)).await;
             }
         });
         let _end = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));
@@ -172,6 +180,22 @@ impl Program {
                 Err(shared.failure().unwrap_or(Outcome::StartFailed).into())
             }
         }
+    }
+}
+
+/// A guest's call that keeps the epoch ticking only while it is polled: a program that waits for
+/// days wakes nobody.
+struct Ticked {
+    host: Host,
+    call: Call,
+}
+
+impl Future for Ticked {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let _ticking = self.host.0.ticker.begin();
+        self.call.as_mut().poll(context)
     }
 }
 
@@ -225,6 +249,7 @@ fn process(run: Run) -> (Process, Outputs) {
     let process = Process {
         env: run.env,
         args: run.args,
+        listen: run.listen,
         stdin: run
             .stdin
             .map(|stdin| Stdin::reading(stdin.reader, stdin.terminal)),

@@ -15,9 +15,9 @@ use wasmtime_wasi_http::WasiBody;
 use crate::Body;
 use crate::admission::Admitted;
 use crate::body::{EndOnDrop, ResponseBody};
-use crate::component::ReplicaInner;
+use crate::component::{Handler, ReplicaInner};
 use crate::guest;
-use crate::invocation::{Head, Shared, drive, settle};
+use crate::invocation::{Head, Shared, Wall, drive, settle};
 use crate::outcome::{CallError, Outcome};
 use crate::request;
 use crate::ticker::Ticking;
@@ -50,6 +50,11 @@ impl Replica {
         let invocation = Invocation::begin(&self.0, Kind::Request, admitted);
         let answer = self.dispatch(request, invocation, deadline).await;
         answer.map_err(CallError::from)
+    }
+
+    /// Whether it answers as a command does: one run per request.
+    pub fn is_command(&self) -> bool {
+        matches!(self.0.component.handler, Handler::Command(_))
     }
 
     /// Invocations under way, probes not counted.
@@ -111,6 +116,8 @@ fn finish(response: http::Response<WasiBody>, head: bool, task: EndOnDrop) -> Re
 pub(crate) enum Kind {
     /// For someone: counted among the requests.
     Request,
+    /// By itself: counted like a request, and a long one perhaps.
+    Run,
     /// To see whether it is healthy.
     Probe,
 }
@@ -121,17 +128,19 @@ pub(crate) struct Invocation {
     pub(crate) replica: Arc<ReplicaInner>,
     pub(crate) shared: Arc<Shared>,
     kind: Kind,
-    _ticking: Ticking,
+    _ticking: Option<Ticking>,
     _admitted: Admitted,
 }
 
 impl Invocation {
     pub(crate) fn begin(replica: &Arc<ReplicaInner>, kind: Kind, admitted: Admitted) -> Self {
-        if kind == Kind::Request {
+        if kind != Kind::Probe {
             replica.in_flight.fetch_add(1, Relaxed);
         }
+        // A run ticks while it is polled.
+        let ticks = kind != Kind::Run;
         Self {
-            _ticking: replica.component.host.0.ticker.begin(),
+            _ticking: ticks.then(|| replica.component.host.0.ticker.begin()),
             _admitted: admitted,
             shared: Shared::new(),
             replica: Arc::clone(replica),
@@ -148,7 +157,13 @@ impl Invocation {
             }
             guest::handle(&self, request).await;
         };
-        drive(shared, deadline, &host, Box::pin(call)).await;
+        drive(
+            shared,
+            Wall::of_a_request(deadline, &host),
+            &host,
+            Box::pin(call),
+        )
+        .await;
     }
 }
 

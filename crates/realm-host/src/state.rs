@@ -18,6 +18,7 @@ use crate::egress::Egress;
 use crate::engine::Kind;
 use crate::invocation::{Rein, Shared, on_tick};
 use crate::limiter::Limiter;
+use crate::listen::Listen;
 use crate::logs::Output;
 use crate::stdio::Process;
 
@@ -150,6 +151,15 @@ fn context(component: &Inner, slot: u32, process: Option<Process>) -> Result<Was
         builder.arg(component.settings.name.as_str());
         builder.args(&grants.args);
         builder.args(&process.args);
+    }
+    if let Some(port) = process.listen {
+        let listen = Arc::new(Listen::new(port, slot, Arc::clone(&component.settings.log)));
+        builder
+            .allow_tcp(true)
+            .socket_addr_check(move |address, usage| {
+                let may = listen.may(address, usage);
+                Box::pin(async move { may })
+            });
     }
     let log = |stream| Output::new(Arc::clone(&component.settings.log), slot, stream);
     match process.stdout {

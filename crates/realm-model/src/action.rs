@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::lock::Pin;
-use crate::manifest::Source;
+use crate::manifest::{Mode, Source};
 use crate::name::ComponentName;
-use crate::observed::{Artifact, ReplicaId, RouteTable};
+use crate::observed::{Artifact, Handled, Millis, ReplicaId, RouteTable};
 
 /// One step. Every action is idempotent: doing it twice is doing it once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +31,20 @@ pub enum Action {
         /// Milliseconds for requests in flight.
         grace_ms: u64,
     },
-    /// Forget a replica that is drained, failed or waiting.
+    /// Forget a replica that is drained, failed, done or waiting; what runs on by itself ends.
     Stop(ReplicaId),
+    /// Write down that the schedule of a job is dealt with so far. It stands before the `Start` of
+    /// the same job, so that no time is run twice.
+    Handle {
+        /// The job.
+        component: ComponentName,
+        /// How far.
+        handled: Handled,
+        /// Times that were not run, because a run was under way.
+        overlapped: u64,
+        /// Times that were not run, because they are too long ago.
+        missed: u64,
+    },
 }
 
 /// What `plan` decided, and what each component waits on.
@@ -43,8 +55,10 @@ pub struct Plan {
     pub generation: u64,
     /// In an order that keeps every component served.
     pub actions: Vec<Action>,
-    /// One report per component with a route on this node, or that still runs here.
+    /// One report per component that is wanted on this node, or that still runs here.
     pub reports: Vec<ComponentReport>,
+    /// When a schedule wants the next look, although nothing happens until then.
+    pub look_at: Option<Millis>,
 }
 
 /// Where one component stands on this node.
@@ -54,7 +68,13 @@ pub struct ComponentReport {
     pub component: ComponentName,
     /// Replicas that the manifest wants here.
     pub wanted: u32,
-    /// Replicas of the wanted revision that are healthy.
+    /// What it is to the node; `None`: nothing of it is wanted here.
+    #[serde(skip)]
+    pub mode: Option<Mode>,
+    /// Whether a job runs at this moment.
+    pub running: bool,
+    /// Replicas of the wanted revision that are healthy; of a job: that run, wait for their time, or
+    /// ran to a good end.
     pub healthy: u32,
     /// Replicas of other revisions that still serve.
     pub old: u32,

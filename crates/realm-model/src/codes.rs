@@ -27,12 +27,13 @@ codes! {
     BAD_SOURCE = "bad-source", "error", "not a source";
     PIN_REQUIRED = "pin-required", "error", "a source over http or https carries no digest";
     UNKNOWN_WORLD = "unknown-world", "error", "a world that realm does not run";
-    SERVE_MISMATCH = "serve-mismatch", "error", "`serve` asks for what `world` cannot do";
+    SERVE_MISMATCH = "serve-mismatch", "error", "how it runs does not fit its world, a route, or another key";
     BAD_OUTBOUND = "bad-outbound", "error", "not a rule of `allowed_outbound`";
     BAD_DIR = "bad-dir", "error", "not a directory grant";
     BAD_PATH = "bad-path", "error", "not a path of a route";
     BAD_HOST = "bad-host", "error", "not a host of a route";
     BAD_ADDRESS = "bad-address", "error", "not an address of a node";
+    BAD_SCHEDULE = "bad-schedule", "error", "not a cron form that ever falls due, or not a time zone";
     BAD_SECRET = "bad-secret", "error", "a secret that is not a ciphertext";
     DUPLICATE_VALUE = "duplicate-value", "error", "a list names one thing twice";
     DUPLICATE_ROUTE = "duplicate-route", "error", "one host and path is routed twice on the same nodes";

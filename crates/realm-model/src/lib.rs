@@ -28,6 +28,7 @@ pub mod signature_file;
 pub mod grants;
 pub mod limits;
 pub mod route;
+pub mod schedule;
 
 pub mod action;
 pub mod inspection;

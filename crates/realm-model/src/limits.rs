@@ -8,6 +8,9 @@ pub const MEMORY_MAX_MB: u64 = 128;
 pub const EPOCH_TIMEOUT_MS: u64 = 1_000;
 /// Default of `wall_timeout_ms`: what most HTTP clients and proxies wait.
 pub const WALL_TIMEOUT_MS: u64 = 30_000;
+/// Default of `wall_timeout_ms` for a job: nobody waits on a connection for it, and one that hangs
+/// is still seen the same day.
+pub const JOB_WALL_TIMEOUT_MS: u64 = 3_600_000;
 /// Default of `max_concurrency` per replica: times `memory_max_mb` it bounds a replica's memory.
 pub const MAX_CONCURRENCY: u32 = 64;
 /// Default of `max_request_bytes`: a photo or a document, not a film.

@@ -99,7 +99,15 @@ pub enum ReplicaState {
         /// What happened.
         reason: String,
     },
-    /// Failed, and another attempt would fail in the same way (a missing import, a wrong world).
+    /// It ran to its end and is not started again by itself: a job that is done, a service that may end.
+    Done {
+        /// Whether its end was a good one; a bad one waits for the next time of a schedule.
+        ok: bool,
+        /// What happened.
+        reason: String,
+    },
+    /// Failed, and another attempt would fail in the same way (a missing import, a wrong world), or
+    /// there are no more attempts.
     Failed {
         /// Stable code.
         code: String,
@@ -128,6 +136,20 @@ pub struct Observed {
     pub replicas: BTreeMap<ReplicaId, ReplicaState>,
     /// The route table in force.
     pub routes: RouteTable,
+    /// How far the schedule of each job is dealt with.
+    pub schedules: BTreeMap<ComponentName, Handled>,
+    /// Milliseconds since 1970 when the node's monotonic clock was 0, by the clock on the wall as
+    /// it is set at this moment. Schedules alone look at it.
+    pub unix_ms_at_zero: u64,
+}
+
+/// Times of a schedule that need no more attention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handled {
+    /// The schedule, as it is displayed: another one begins anew.
+    pub schedule: String,
+    /// Times up to this one, in milliseconds since 1970, are dealt with.
+    pub until_unix_ms: u64,
 }
 
 /// A component's bytes, compiled for one engine.

@@ -80,6 +80,12 @@ pub enum ComponentState {
     Failed,
     /// In the manifest, with no route on this node.
     Idle,
+    /// A job that runs.
+    Running,
+    /// A job that waits for the next time of its schedule.
+    Scheduled,
+    /// It ran to its end, and is not started again.
+    Done,
 }
 
 /// One node in the status.

@@ -13,14 +13,28 @@ pub(crate) struct LocalBackend(pub(crate) realm_host::Replica);
 impl realm_edge::Backend for LocalBackend {
     fn call(
         &self,
-        request: Request<Body>,
+        mut request: Request<Body>,
     ) -> BoxFuture<'static, Result<Response<Body>, realm_edge::CallError>> {
         let replica = self.0.clone();
+        if replica.is_command() {
+            name_script(&mut request);
+        }
         Box::pin(async move { replica.call(request).await.map_err(translate) })
     }
 
     fn load(&self) -> u32 {
         self.0.in_flight()
+    }
+}
+
+/// A command learns which part of the path named it.
+fn name_script(request: &mut Request<Body>) {
+    let Some(prefix) = request.extensions().get::<realm_edge::RoutePrefix>() else {
+        return;
+    };
+    if let Some(script) = request.uri().path().get(..prefix.0) {
+        let script = realm_host::cgi::ScriptName(script.to_owned());
+        request.extensions_mut().insert(script);
     }
 }
 

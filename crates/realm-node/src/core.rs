@@ -4,7 +4,7 @@
 //! is here is the order between them.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use realm_control::{Here, Ledger, plan, view, wake_at};
 use realm_model::api::{Accepted, Heads};
@@ -38,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) started: Instant,
     /// The time of the last plan: what falls due after it is still to be planned.
     pub(crate) planned_at: Millis,
+    /// When a schedule wants the next plan.
+    pub(crate) look_at: Option<Millis>,
 }
 
 impl Core {
@@ -47,7 +49,10 @@ impl Core {
         self.act();
         loop {
             // Counted from the plan, not from now: what fell due in between must not be missed.
-            let wake = wake_at(&self.observed, self.planned_at);
+            let wake = wake_at(&self.observed, self.planned_at)
+                .into_iter()
+                .chain(self.look_at)
+                .min();
             let now = self.now();
             let wait = wake.map(|time| Duration::from_millis(time.since(now)));
             let event = tokio::select! {
@@ -102,6 +107,13 @@ impl Core {
                 result,
             } => {
                 self.with_world(|executor, world| executor.started(replica, start, result, world));
+            }
+            Event::Ended {
+                replica,
+                start,
+                end,
+            } => {
+                self.with_world(|executor, world| executor.ended(replica, start, &end, world));
             }
             Event::Unhealthy {
                 replica,
@@ -172,7 +184,9 @@ impl Core {
     fn act(&mut self) {
         for _ in 0..ROUNDS_MAX {
             self.planned_at = self.now();
+            self.observed.unix_ms_at_zero = unix_ms().saturating_sub(self.planned_at.0);
             let plan = self.plan();
+            self.look_at = plan.look_at;
             if !self.with_world(|executor, world| executor.execute(plan, world)) {
                 return;
             }
@@ -250,6 +264,8 @@ impl Core {
                 })
                 .collect(),
             replicas: self.executor.in_flight(),
+            programs: self.executor.running_programs(),
+            unrun: self.executor.unrun().clone(),
             refusals: self.refusals.clone(),
         }
     }
@@ -273,6 +289,12 @@ pub(crate) fn heads(ledger: &Ledger, node: &NodeName, node_key: PublicKey) -> He
             .get(node)
             .is_some_and(|node| node.key == node_key),
     }
+}
+
+/// The clock on the wall, for schedules.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_or_never(wait: Option<Duration>) {

@@ -1,5 +1,6 @@
 //! Everything that can happen to a node, as one closed list: one loop takes them in one order.
 
+use realm_control::restart::End;
 use realm_model::api::{Accepted, Heads};
 use realm_model::digest::Digest;
 use realm_model::entry::ChainId;
@@ -10,6 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::compile::CompileFailure;
 use crate::metrics::NodeFigures;
+use crate::replica::Started;
 
 /// Something that happened.
 pub(crate) enum Event {
@@ -35,11 +37,17 @@ pub(crate) enum Event {
         artifact: Artifact,
         result: Result<(), CompileFailure>,
     },
-    /// A replica answered its first probe, or did not.
+    /// A replica answered its first probe, or did not; or a program has begun to run, or ended.
     Started {
         replica: ReplicaId,
         start: StartId,
-        result: Result<realm_host::Replica, StepFailure>,
+        result: Result<Started, StepFailure>,
+    },
+    /// A program that ran by itself came to its end.
+    Ended {
+        replica: ReplicaId,
+        start: StartId,
+        end: End,
     },
     /// A replica failed its health checks.
     Unhealthy {

@@ -23,9 +23,11 @@ mod executor;
 
 mod backend;
 mod compile;
+mod jobs;
 mod journal;
 mod replica;
 mod rings;
+mod run;
 mod serving;
 
 mod api;

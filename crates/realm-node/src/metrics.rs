@@ -14,6 +14,7 @@ use realm_model::name::ComponentName;
 use realm_model::refusal::RefusalCode;
 use realm_model::view::ComponentState;
 
+use crate::executor::Unrun;
 use crate::machine::MachineFigures;
 use crate::traffic::TrafficFigures;
 
@@ -30,6 +31,10 @@ pub(crate) struct NodeFigures {
     pub(crate) states: Vec<(ComponentName, ComponentState, u32, u32)>,
     /// (component, slot, requests in flight).
     pub(crate) replicas: Vec<(ComponentName, u32, u32)>,
+    /// Programs that run by themselves.
+    pub(crate) programs: BTreeMap<ComponentName, u32>,
+    /// Times of schedules that were not run.
+    pub(crate) unrun: BTreeMap<ComponentName, Unrun>,
     pub(crate) refusals: BTreeMap<RefusalCode, u64>,
 }
 
@@ -222,6 +227,26 @@ impl Page<'_> {
                 (labels, f64::from(*in_flight))
             }),
         ));
+        families.push(gauges(
+            "realm_programs_running",
+            "Servers, services and jobs that run at this moment.",
+            self.node
+                .programs
+                .iter()
+                .map(|(name, running)| (component(name), f64::from(*running))),
+        ));
+        families.push(counters(
+            "realm_schedule_unrun_total",
+            "Times of a schedule that were not run, by reason.",
+            self.node.unrun.iter().flat_map(|(name, unrun)| {
+                let reasons = [("overlap", unrun.overlapped), ("missed", unrun.missed)];
+                reasons.map(|(reason, number)| {
+                    let mut labels = component(name);
+                    labels.push(label("reason", reason));
+                    (labels, number)
+                })
+            }),
+        ));
         let count = |state: ComponentState| {
             self.node
                 .states
@@ -292,7 +317,7 @@ impl Page<'_> {
 }
 
 /// Every state with its label.
-const STATES: [(ComponentState, &str); 8] = [
+const STATES: [(ComponentState, &str); 11] = [
     (ComponentState::Starting, "starting"),
     (ComponentState::Healthy, "healthy"),
     (ComponentState::Updating, "updating"),
@@ -301,6 +326,9 @@ const STATES: [(ComponentState, &str); 8] = [
     (ComponentState::Backoff, "backoff"),
     (ComponentState::Failed, "failed"),
     (ComponentState::Idle, "idle"),
+    (ComponentState::Running, "running"),
+    (ComponentState::Scheduled, "scheduled"),
+    (ComponentState::Done, "done"),
 ];
 
 type Labels = Vec<LabelPair>;

@@ -24,6 +24,7 @@ use crate::error::{NodeError, with_causes};
 use crate::event::Event;
 use crate::executor::{Executor, Means};
 use crate::identity::node_key;
+use crate::jobs::Jobs;
 use crate::journal::Journal;
 use crate::listen::serve;
 use crate::machine::Machine;
@@ -87,8 +88,11 @@ impl Node {
         let blobs = Blobs::open(config.folder.blobs()).map_err(NodeError::Blobs)?;
         let rings = Rings::default();
         let serving = Serving::new(&config.folder);
+        let jobs = Jobs::open(&config.folder);
+        let mut observed = serving.observed(ledger.desired(), &node, Millis(0));
+        jobs.observe(&mut observed, ledger.desired(), &node);
         let core = Core {
-            observed: serving.observed(ledger.desired(), &node, Millis(0)),
+            observed,
             node,
             node_key: key.public(),
             urls: urls.clone(),
@@ -102,11 +106,13 @@ impl Node {
                 rings: rings.clone(),
                 traffic: traffic.clone(),
                 serving,
+                jobs,
                 events: events.clone(),
             }),
             refusals: BTreeMap::new(),
             started: Instant::now(),
             planned_at: Millis(0),
+            look_at: None,
         };
         let page = MetricsPage {
             machine: Arc::new(Machine::new(config.folder.root())),

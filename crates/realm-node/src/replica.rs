@@ -4,14 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use realm_host::{Component, Host, LoadError, Meter, Outcome, ProbeError, Replica, Settings};
-use realm_model::manifest::HealthCheck;
+use realm_edge::Upstream;
+use realm_host::{
+    Component, Host, LoadError, Meter, Outcome, ProbeError, Program, Replica, Settings,
+};
+use realm_model::limits::Limits;
+use realm_model::manifest::{HealthCheck, Mode};
 use realm_model::observed::ReplicaId;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::with_causes;
 use crate::event::StepFailure;
 use crate::executor::Running;
 use crate::rings::Ring;
+use crate::run::{self, Begun, Ports};
 
 /// A first probe may take this long even if the health check's own timeout is shorter: the first
 /// instance of a component touches its pages for the first time.
@@ -24,13 +30,39 @@ pub(crate) struct Start {
     pub(crate) ring: Arc<Ring>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) running: Arc<Running>,
+    pub(crate) ports: Ports,
     pub(crate) id: ReplicaId,
 }
 
+/// What has started.
+pub(crate) enum Started {
+    /// A slot that answers requests.
+    Answers(Replica),
+    /// A program that runs by itself.
+    Runs(Begun),
+}
+
 impl Start {
-    /// Loads the component if no other replica of the revision has, and probes a new replica; returns
-    /// one that passed its probe.
-    pub(crate) async fn run(self) -> Result<Replica, StepFailure> {
+    /// Loads the component if no other replica of the revision has, and starts a replica of it. The
+    /// turn is given back when the work of loading and of the first instance is done.
+    pub(crate) async fn run(
+        self,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<Started, StepFailure> {
+        match self.running.spec.mode() {
+            Mode::Answers => self.replica().await.map(Started::Answers),
+            Mode::Server | Mode::Service | Mode::Once | Mode::Scheduled => {
+                let program = self.program().await?;
+                drop(turn);
+                let spec = &self.running.spec;
+                let begun = run::start(&program, spec, &self.id, &self.ports).await?;
+                Ok(Started::Runs(begun))
+            }
+        }
+    }
+
+    /// A new replica that passed its probe.
+    async fn replica(&self) -> Result<Replica, StepFailure> {
         let component = self.component().await?;
         let replica = component.replica(self.id.slot);
         let probe = tokio::time::timeout(FIRST_PROBE_TIMEOUT, replica.probe()).await;
@@ -52,56 +84,99 @@ impl Start {
         }
     }
 
-    async fn component(&self) -> Result<realm_host::Component, StepFailure> {
+    async fn component(&self) -> Result<Component, StepFailure> {
         let mut loaded = self.running.loaded.lock().await;
         if let Some(component) = &*loaded {
             return Ok(component.clone());
         }
-        let settings = Settings {
+        let settings = self.settings(self.running.spec.limits.clone());
+        let component = self.load(settings, Host::load).await?;
+        *loaded = Some(component.clone());
+        Ok(component)
+    }
+
+    async fn program(&self) -> Result<Program, StepFailure> {
+        let mut loaded = self.running.program.lock().await;
+        if let Some(program) = &*loaded {
+            return Ok(program.clone());
+        }
+        let settings = self.settings(run::limits(&self.running.spec));
+        let program = self.load(settings, Host::load_program).await?;
+        *loaded = Some(program.clone());
+        Ok(program)
+    }
+
+    fn settings(&self, limits: Limits) -> Settings {
+        let spec = &self.running.spec;
+        Settings {
             name: self.id.component.clone(),
-            limits: self.running.spec.limits.clone(),
-            grants: self.running.spec.grants.clone(),
-            reuse: self.running.spec.reuse,
-            probe: self
-                .running
-                .spec
-                .health
-                .as_ref()
-                .map(|health| health.probe.clone()),
+            limits,
+            grants: spec.grants.clone(),
+            reuse: spec.reuse,
+            probe: spec.health.as_ref().map(|health| health.probe.clone()),
             log: Arc::clone(&self.ring) as Arc<dyn realm_host::LogSink>,
             meter: Arc::clone(&self.meter),
-        };
+        }
+    }
+
+    /// Mapping and linking is CPU and disk work: not on a thread that serves.
+    async fn load<T: Send + 'static>(
+        &self,
+        settings: Settings,
+        with: fn(&Host, Settings, &Path) -> Result<T, LoadError>,
+    ) -> Result<T, StepFailure> {
         let (host, compiled) = (self.host.clone(), self.compiled.clone());
-        // Mapping and linking is CPU and disk work: not on a thread that serves.
-        let component = tokio::task::spawn_blocking(move || load(&host, settings, &compiled))
+        tokio::task::spawn_blocking(move || load(&compiled, |path| with(&host, settings, path)))
             .await
             .map_err(|error| StepFailure {
                 code: "load-panicked".to_owned(),
                 reason: error.to_string(),
                 permanent: false,
-            })??;
-        *loaded = Some(component.clone());
-        Ok(component)
+            })?
     }
 }
 
-/// Asks for the health of a replica until it failed as often in a row as the check allows; returns
-/// the last reason.
-pub(crate) async fn until_unhealthy(replica: &Replica, check: &HealthCheck) -> String {
+/// What a health check was told.
+pub(crate) enum Health {
+    Well,
+    /// No room for the question is no answer: a busy replica is not a sick one.
+    Busy,
+    Ill(String),
+}
+
+/// Asks a slot that answers requests.
+pub(crate) async fn ask_replica(replica: Replica) -> Health {
+    match replica.probe().await {
+        Ok(()) => Health::Well,
+        Err(ProbeError::Failed(error)) if error.code == Outcome::Overloaded.code() => Health::Busy,
+        Err(error) => Health::Ill(with_causes(&error)),
+    }
+}
+
+/// Asks a server.
+pub(crate) async fn ask_server(upstream: Upstream, path: String) -> Health {
+    match run::healthy(&upstream, &path).await {
+        Ok(()) => Health::Well,
+        Err(reason) => Health::Ill(reason),
+    }
+}
+
+/// Asks for health until it failed as often in a row as the check allows; returns the last reason.
+pub(crate) async fn until_unhealthy<F: Future<Output = Health>>(
+    ask: impl Fn() -> F,
+    check: &HealthCheck,
+) -> String {
     let mut failures = 0;
     loop {
         tokio::time::sleep(Duration::from_millis(check.interval_ms)).await;
         let timeout = Duration::from_millis(check.timeout_ms);
-        let reason = match tokio::time::timeout(timeout, replica.probe()).await {
-            Ok(Ok(())) => {
+        let reason = match tokio::time::timeout(timeout, ask()).await {
+            Ok(Health::Well) => {
                 failures = 0;
                 continue;
             }
-            // No room for the question is no answer: a busy replica is not a sick one.
-            Ok(Err(ProbeError::Failed(error))) if error.code == Outcome::Overloaded.code() => {
-                continue;
-            }
-            Ok(Err(error)) => with_causes(&error),
+            Ok(Health::Busy) => continue,
+            Ok(Health::Ill(reason)) => reason,
             Err(_) => format!(
                 "no answer to the health check within {} ms",
                 check.timeout_ms
@@ -115,11 +190,12 @@ pub(crate) async fn until_unhealthy(replica: &Replica, check: &HealthCheck) -> S
 }
 
 /// Checks and maps a compiled file; reads the disk.
-fn load(host: &Host, settings: Settings, compiled: &Path) -> Result<Component, StepFailure> {
+fn load<T>(
+    compiled: &Path,
+    with: impl FnOnce(&Path) -> Result<T, LoadError>,
+) -> Result<T, StepFailure> {
     match crate::compile::is_sound(compiled) {
-        Ok(true) => host
-            .load(settings, compiled)
-            .map_err(|error| load_failure(&error)),
+        Ok(true) => with(compiled).map_err(|error| load_failure(&error)),
         Ok(false) | Err(_) => Err(StepFailure {
             code: "bad-artifact".to_owned(),
             reason: "the compiled file is not what was compiled".to_owned(),

@@ -71,12 +71,19 @@ fn each_changed_key_shows_both_values() {
     let after = format!("[owner]\npubkey = \"{owner}\"\n{BEFORE}")
         .replace("memory_max_mb = 64", "memory_max_mb = 128\nfuel_per_sec = 5_000_000\nreuse = true\nclock = \"precise\"")
         .replace("RUST_LOG = \"info\"", "RUST_LOG = \"debug\\u001b[31m\", EXTRA = \"1\"")
-        .replace("[\"postgres://db.internal:5432\"]", "[]\nargs = [\"-v\"]\ndirs = [\"/srv::/data::rw\"]\nrestart = \"never\"\nsecrets = [\"jwt_pub\"]\nvars = { A = \"b\" }\nlisten = 80\nserve = \"socket\"\nworld = \"wasi:cli/command\"")
+        .replace("[\"postgres://db.internal:5432\"]", "[]\nargs = [\"-v\"]\ndirs = [\"/srv::/data::rw\"]\nrestart = \"never\"\nsecrets = [\"jwt_pub\"]\nvars = { A = \"b\" }\nserve = \"cgi\"\nworld = \"wasi:cli/command\"")
         .replace("health = \"/healthz\"", "health = \"export\"")
         .replace("tags = [\"metal\"]", "tags = [\"metal\", \"eu\"]\naddr_hint = \"/dns/a.example/udp/443/quic-v1\"")
         .replace("replicas = 2", "replicas = 4")
-        .replace("AAAA", "BBBB");
-    let after = read(&after, &[("auth", "2"), ("orders", "1")]);
+        .replace("AAAA", "BBBB")
+        .replace("[routing]", "[components.chat]\nsource = \"file:chat\"\nlisten = 80\n[components.report]\nsource = \"file:report\"\nschedule = \"@daily\"\n\n[routing]");
+    let builds = [
+        ("auth", "2"),
+        ("chat", "1"),
+        ("orders", "1"),
+        ("report", "1"),
+    ];
+    let after = read(&after, &builds);
     let before = read(BEFORE, &BUILDS);
     check(Some(&before), &after, |text| {
         insta::assert_snapshot!(text, @r#"
@@ -93,23 +100,34 @@ fn each_changed_key_shows_both_values() {
         memory_max_mb: 64 → 128
         pin: sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b (1 bytes) → sha256:d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90da3a666eec13ab35 (1 bytes)
         reuse: false → true
+    + component chat
+        listen = 80
+        pin = sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b (1 bytes)
+        serve = "socket"
+        source = "file:chat"
     ~ component orders
         allowed_outbound: ["postgres://db.internal:5432"] → []
         args: [] → ["-v"]
         dirs: [] → ["/srv::/data::rw"]
         health.export = true
         health.path: "/healthz" → (not set)
-        listen = 80
         restart: "always" → "never"
         secrets: [] → ["jwt_pub"]
-        serve = "socket"
+        serve = "cgi"
         vars.A = "b"
         world = "wasi:cli/command"
+    + component report
+        pin = sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b (1 bytes)
+        restart = "on-failure"
+        schedule = "@daily UTC"
+        serve = "job"
+        source = "file:report"
+        wall_timeout_ms = 3600000
     ~ route bm-01 /auth/...
         replicas: 2 → 4
     ~ secret jwt_pub
         ciphertext: sha256:9502e09307afeedead9e4ee52aa35b17cca3f9ff841d9e09e636d27e1f0983a5 → sha256:b7fe756ec5b2de80ccae8463661a7944fd7b03972a5d0825071066de7d8c4517
-    plan: 1 to add, 5 to change, 0 to remove
+    plan: 3 to add, 5 to change, 0 to remove
     "#)
     });
 }

@@ -100,6 +100,7 @@ fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
         limits,
         grants,
         listen,
+        schedule,
         reuse,
         restart,
         health,
@@ -119,6 +120,9 @@ fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
     }
     if let Some(port) = listen {
         set("listen", given(port));
+    }
+    if let Some(schedule) = schedule {
+        set("schedule", given(quoted(schedule.to_string())));
     }
     set("reuse", or_default(reuse, &false));
     let restart_is_default = *restart == RestartPolicy::default();
@@ -294,6 +298,7 @@ const fn serve_text(serve: Serve) -> &'static str {
         Serve::Http => "http",
         Serve::Cgi => "cgi",
         Serve::Socket => "socket",
+        Serve::Service => "service",
         Serve::Job => "job",
     }
 }

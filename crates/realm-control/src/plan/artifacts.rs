@@ -17,7 +17,7 @@ pub(super) enum Step<'a> {
 }
 
 pub(super) fn step<'a>(wanted: &Wanted<'_>, observed: &'a Observed, now: Millis) -> Step<'a> {
-    if wanted.unsupported.is_some() || wanted.replicas == 0 {
+    if wanted.replicas == 0 {
         return Step::Wait(None);
     }
     let Artifact { digest, fuel } = wanted.artifact;
@@ -151,7 +151,6 @@ mod tests {
             revision: Revision(digest),
             artifact: artifact(false),
             replicas: 1,
-            unsupported: None,
         };
         let states = [(artifact(false), own), (artifact(true), other)];
         let states = states

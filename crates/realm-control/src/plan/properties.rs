@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use realm_model::action::{Action, Plan};
 use realm_model::entry::Body;
-use realm_model::manifest::COMPONENTS_MAX;
+use realm_model::manifest::{COMPONENTS_MAX, Mode};
 use realm_model::name::ComponentName;
-use realm_model::observed::{Artifact, Observed, ReplicaState};
+use realm_model::observed::{Observed, ReplicaState};
 
 use super::plan;
 use crate::sim::World;
@@ -31,6 +31,8 @@ struct Drive {
 enum Happening {
     /// A manifest: replicas of `a`, of `b` (0: it is not there), fuel, MiB, and their builds.
     Apply(u8, u8, bool, u8, [&'static str; 2]),
+    /// A manifest with those of [`RUNS`] that the bits say, and their build.
+    Runs(u8, &'static str),
     Push(&'static str, &'static str),
     Restart(&'static str),
     Crash,
@@ -38,7 +40,17 @@ enum Happening {
     Fail(usize),
     /// So many things happen on the node.
     Pass(usize),
+    /// So many minutes pass, in which nobody looks.
+    Sleep(u64),
 }
+
+/// What runs by itself, or has a port that only one can have.
+const RUNS: [(&str, &str); 4] = [
+    ("port", "listen = 7000"),
+    ("service", "serve = \"service\""),
+    ("once", "serve = \"job\""),
+    ("nightly", "schedule = \"*/10 * * * *\""),
+];
 
 impl Drive {
     fn new(seed: u64) -> Self {
@@ -56,6 +68,10 @@ impl Drive {
             Happening::Apply(a, b, fuel, mb, builds) => {
                 self.submit(manifest(*a, *b, *fuel, *mb, *builds, self.version() + 1));
             }
+            Happening::Runs(which, build) => {
+                self.submit(runs(*which, build, self.version() + 1));
+            }
+            Happening::Sleep(minutes) => self.world.now = self.world.now.plus(minutes * 60_000),
             Happening::Push(component, build) => {
                 let push = self.realm.push_body(component, build);
                 self.submit(Body::Push(push));
@@ -80,21 +96,15 @@ impl Drive {
     fn submit(&mut self, body: Body) {
         let _ = self.realm.submit(body);
         let desired = self.realm.ledger.desired();
+        self.world.learn(desired);
         let Some(manifest) = &desired.manifest else {
             return;
         };
-        for (component, spec) in &manifest.components {
-            let artifact = Artifact {
-                digest: desired.lock.components[component].digest,
-                fuel: spec.limits.fuel_per_sec.is_some(),
-            };
-            let revision = desired.revision_of(component, &node_name("here"));
-            self.world
-                .revisions
-                .insert(revision.expect("it is there"), artifact);
+        for component in manifest.components.keys() {
             let wanted = self.wanted(component);
             let max = self.wanted_max.entry(component.clone()).or_default();
-            *max = wanted.max(*max);
+            // What runs by itself is wanted once, without a route.
+            *max = wanted.max(*max).max(1);
         }
     }
 
@@ -130,6 +140,17 @@ impl Drive {
         self.world.execute(&plan);
         assert_eq!(self.world.violations, Vec::<String>::new());
         for (component, wanted_max) in &self.wanted_max {
+            let live = self.world.live(component);
+            if RUNS.iter().any(|(name, _)| component.as_str() == *name) {
+                // A service has its successor beside it, the others stand alone.
+                let most = if component.as_str() == "service" {
+                    2
+                } else {
+                    1
+                };
+                assert!(live <= most, "{live} of `{component}`");
+                continue;
+            }
             let wanted = self.wanted(component);
             let healthy = self.world.healthy().any(|id| id.component == *component);
             let serving = self.serving(component);
@@ -143,7 +164,6 @@ impl Drive {
                 "`{component}` went from {} backends to {serving}, {wanted} are wanted",
                 before[component]
             );
-            let live = self.world.live(component);
             assert!(
                 live <= 2 * wanted_max,
                 "{live} of `{component}`, {wanted_max} wanted"
@@ -174,6 +194,8 @@ impl Drive {
     fn settle(&mut self) {
         for _ in 0..2_000 {
             self.step();
+            // Schedules never come to an end.
+            self.world.look_at = None;
             if !self.world.advance() {
                 return;
             }
@@ -187,12 +209,32 @@ impl Drive {
         assert_eq!(plan.actions, Vec::new());
         let mut replicas = 0;
         for report in &plan.reports {
-            assert_eq!(report.waiting_on, Vec::new());
+            let mode = report.mode.expect("it is wanted");
+            let codes: Vec<&str> = report.waiting_on.iter().map(|w| w.code.as_str()).collect();
+            // A job whose attempts were used up meanwhile waits for its owner.
+            if mode == Mode::Once && codes == ["failed"] {
+                replicas += 1;
+                continue;
+            }
+            let idle = match mode {
+                Mode::Once => vec!["done"],
+                Mode::Scheduled => vec!["scheduled"],
+                Mode::Answers | Mode::Server | Mode::Service => Vec::new(),
+            };
+            assert_eq!(codes, idle, "{report:?}");
             assert_eq!((report.healthy, report.old), (report.wanted, 0));
-            assert_eq!(self.serving(&report.component), report.wanted as usize);
-            replicas += report.wanted as usize;
+            if mode.takes_requests() {
+                assert_eq!(self.serving(&report.component), report.wanted as usize);
+            }
+            // What is on a schedule may never have run.
+            if mode != Mode::Scheduled {
+                replicas += report.wanted as usize;
+            }
         }
-        assert_eq!(self.world.observed.replicas.len(), replicas);
+        let nightly = component_name("nightly");
+        let present = self.world.observed.replicas.keys();
+        let present = present.filter(|id| id.component != nightly);
+        assert_eq!(present.count(), replicas);
     }
 }
 
@@ -216,13 +258,38 @@ fn manifest(a: u8, b: u8, fuel: bool, mb: u8, builds: [&str; 2], version: u64) -
     manifest_body(&text, version, &pins)
 }
 
+/// A manifest with `a`, which answers requests or becomes a service, and what runs by itself.
+fn runs(which: u8, build: &'static str, version: u64) -> Body {
+    let mut text = "[components.a]\nsource = \"file:a\"\n".to_owned();
+    let mut routes = String::new();
+    if which & 16 == 0 {
+        routes += "{ path = \"/a\", component = \"a\" },";
+    } else {
+        text += "serve = \"service\"\n";
+    }
+    let mut pins = vec![("a", "1")];
+    for (bit, (name, key)) in RUNS.into_iter().enumerate() {
+        if which & (1 << bit) != 0 {
+            text += &format!("[components.{name}]\nsource = \"file:{name}\"\n{key}\n");
+            pins.push((name, build));
+        }
+    }
+    if which & 1 != 0 {
+        routes += "{ path = \"/port\", component = \"port\" },";
+    }
+    text += &format!("[routing]\n\"here\" = [{routes}]\n");
+    manifest_body(&text, version, &pins)
+}
+
 fn happening() -> impl Strategy<Value = Happening> {
     let build = || prop::sample::select(vec!["1", "2", "3", "shared"]);
-    let component = || prop::sample::select(vec!["a", "b"]);
+    let component = || prop::sample::select(vec!["a", "b", "port", "service", "once", "nightly"]);
     let apply = (0..5u8, 0..3u8, any::<bool>(), 1..3u8, [build(), build()])
         .prop_map(|(a, b, fuel, mb, builds)| Happening::Apply(a, b, fuel, mb, builds));
     prop_oneof![
         3 => apply,
+        3 => (0..32u8, build()).prop_map(|(which, build)| Happening::Runs(which, build)),
+        1 => (1..30u64).prop_map(Happening::Sleep),
         2 => (component(), build()).prop_map(|(c, b)| Happening::Push(c, b)),
         1 => component().prop_map(Happening::Restart),
         1 => Just(Happening::Crash),
@@ -246,12 +313,14 @@ proptest! {
         drive.world.faults.fetch = fetch;
         drive.world.faults.compile = compile;
         drive.world.faults.start = start;
+        drive.world.faults.job = start;
         for happening in &happenings {
             drive.happen(happening);
         }
         drive.world.faults.fetch = 0;
         drive.world.faults.compile = 0;
         drive.world.faults.start = 0;
+        drive.world.faults.job = 0;
         drive.settle();
         drive.assert_as_wanted();
     }
@@ -325,6 +394,7 @@ proptest! {
         let mut observed = Observed { routes: drive.world.observed.routes.clone(), ..Observed::default() };
         observed.replicas.extend(replicas);
         observed.artifacts.extend(artifacts);
+        observed.schedules = std::mem::take(&mut drive.world.observed.schedules);
         drive.world.observed = observed;
         prop_assert_eq!(plan, drive.plan());
     }
@@ -333,7 +403,7 @@ proptest! {
     #[test]
     fn odd_observations_have_an_answer(
         seed in any::<u64>(),
-        swaps in prop::collection::vec((any::<prop::sample::Index>(), 0..5u8), 0..12),
+        swaps in prop::collection::vec((any::<prop::sample::Index>(), 0..6u8), 0..12),
     ) {
         let mut drive = Drive::new(seed);
         drive.happen(&Happening::Apply(3, 1, true, 1, ["1", "shared"]));
@@ -349,6 +419,7 @@ proptest! {
                 1 => ReplicaState::Draining { deadline: now, in_flight: u32::MAX },
                 2 => ReplicaState::Backoff { until: now, attempts: u32::MAX, code: text(), reason: text() },
                 3 => ReplicaState::Failed { code: text(), reason: text() },
+                4 => ReplicaState::Done { ok: false, reason: text() },
                 _ => ReplicaState::Healthy { since: now.plus(99) },
             };
             drive.world.observed.replicas.insert(id.clone(), state);
@@ -356,16 +427,22 @@ proptest! {
         let plan = drive.plan();
         let ends = plan.actions.iter().filter_map(|action| match action {
             Action::Drain { replica, .. } | Action::Stop(replica) => Some(replica),
-            Action::Fetch { .. } | Action::Compile(_) | Action::Start(_) | Action::Route(_) => None,
+            Action::Fetch { .. }
+            | Action::Compile(_)
+            | Action::Start(_)
+            | Action::Route(_)
+            | Action::Handle { .. } => None,
         });
         for replica in ends {
             let routed = drive.world.observed.routes.backends.values().flatten();
             prop_assert!(routed.into_iter().all(|other| other != replica));
         }
         drive.settle();
-        // What failed for good waits for the owner; all else is as wanted.
-        let failed = |(_, state): (_, &ReplicaState)| matches!(state, ReplicaState::Failed { .. });
-        if !drive.world.observed.replicas.iter().any(failed) {
+        // What failed for good or is done waits for the owner; all else is as wanted.
+        let rests = |(_, state): (_, &ReplicaState)| {
+            matches!(state, ReplicaState::Failed { .. } | ReplicaState::Done { .. })
+        };
+        if !drive.world.observed.replicas.iter().any(rests) {
             drive.assert_as_wanted();
         }
     }

@@ -1,13 +1,14 @@
 //! Why a component is not as wanted, in sentences: "why isn't my app up". Decides nothing.
 
 use realm_model::action::{ComponentReport, WaitingOn};
+use realm_model::manifest::Mode;
 use realm_model::name::NodeName;
 use realm_model::observed::{ArtifactState, LastFailure, Millis, ReplicaId, ReplicaState};
 
 use super::artifacts::{Step, short};
 use super::rollout::Rollout;
 use super::wanted::{Wanted, WantedHere};
-use super::{DRAIN_GRACE_MS, Scene};
+use super::{DRAIN_GRACE_MS, Scene, job};
 use crate::desired::Desired;
 use crate::text::{count, duration, times};
 
@@ -39,6 +40,7 @@ pub(super) fn report(
     if let Some(wanted) = scene.wanted {
         waiting_on.extend(on_bytes(scene, wanted));
         waiting_on.extend(on_replicas(scene, rollout, wanted));
+        waiting_on.extend(on_end(scene, rollout, wanted));
     }
     if let (Some(first), Some(serving)) = (
         waiting_on.first_mut(),
@@ -51,12 +53,56 @@ pub(super) fn report(
     ComponentReport {
         component: scene.component.clone(),
         wanted,
+        mode: scene.wanted.map(Wanted::mode),
+        running: healthy(true) > 0,
         // Stand-ins in surplus slots are no more than wanted.
-        healthy: number(healthy(true)).min(wanted),
+        healthy: number(healthy(true) + as_good_as_healthy(scene)).min(wanted),
         old: number(healthy(false)),
         digest: scene.wanted.map(|wanted| wanted.pin.digest),
         waiting_on,
     }
+}
+
+/// What is as wanted although it does not run: it is done, or it waits for its time.
+fn as_good_as_healthy(scene: &Scene<'_>) -> usize {
+    let Some(wanted) = scene.wanted else {
+        return 0;
+    };
+    let failed = scene.replicas.iter().any(|(id, state)| {
+        id.revision == wanted.revision && matches!(state, ReplicaState::Failed { .. })
+    });
+    let scheduled = wanted.mode() == Mode::Scheduled && matches!(scene.artifact, Step::Ready);
+    let done = scene
+        .replicas
+        .iter()
+        .filter(|(id, state)| {
+            id.revision == wanted.revision && matches!(state, ReplicaState::Done { ok: true, .. })
+        })
+        .count();
+    if scheduled && !failed { 1 } else { done }
+}
+
+/// The last end of what is done, and the next time of a schedule: no wait that anybody could shorten,
+/// but what a person asks.
+fn on_end(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Option<WaitingOn> {
+    let last = job::last_end(scene, wanted);
+    let (Some(schedule), Mode::Scheduled) = (&wanted.spec.schedule, wanted.mode()) else {
+        return last.map(|(_, reason)| waiting("done", format!("done: {reason}")));
+    };
+    let next = match rollout.next_due {
+        Some(due) => format!(
+            "next run {} ({})",
+            schedule.local(due),
+            next_try(Millis(due), Millis(scene.unix_ms))
+        ),
+        None => "no more runs".to_owned(),
+    };
+    let message = match last {
+        Some((true, reason)) => format!("{next}; the last one ended with {reason}"),
+        Some((false, reason)) => format!("{next}; the last one failed: {reason}"),
+        None => next,
+    };
+    Some(waiting("scheduled", message))
 }
 
 fn waiting(code: &str, message: String) -> WaitingOn {
@@ -67,10 +113,6 @@ fn waiting(code: &str, message: String) -> WaitingOn {
 }
 
 fn on_bytes(scene: &Scene<'_>, wanted: &Wanted<'_>) -> Option<WaitingOn> {
-    if let Some(what) = wanted.unsupported {
-        let message = format!("`{what}` is not built yet: this version runs `http` and `cgi`");
-        return Some(waiting("unsupported", message));
-    }
     let name = scene.component;
     let bytes = short(&wanted.pin.digest);
     let now = scene.now;
@@ -145,10 +187,14 @@ fn on_replicas(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Vec
     }
     all.extend(on_starts(scene, rollout, wanted));
     if rollout.held_back > 0 {
-        let message = format!(
-            "{} not started until the old ones have finished their requests",
-            count(rollout.held_back as usize, "replica")
-        );
+        let number = count(rollout.held_back as usize, "replica");
+        let message = if wanted.mode().is_job() {
+            "not started until the run of the old version has ended".to_owned()
+        } else if wanted.stops_first() {
+            "not started until the old one has left its port".to_owned()
+        } else {
+            format!("{number} not started until the old ones have finished their requests")
+        };
         all.push(waiting("draining", message));
     }
     all
@@ -168,6 +214,7 @@ fn on_starts(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Optio
             | ReplicaState::Healthy { .. }
             | ReplicaState::Draining { .. }
             | ReplicaState::Backoff { .. }
+            | ReplicaState::Done { .. }
             | ReplicaState::Failed { .. } => None,
         })
         .collect();
@@ -204,6 +251,7 @@ fn backoff(state: &ReplicaState) -> Option<(Millis, u32, &str, &str)> {
         ReplicaState::Starting { .. }
         | ReplicaState::Healthy { .. }
         | ReplicaState::Draining { .. }
+        | ReplicaState::Done { .. }
         | ReplicaState::Failed { .. } => None,
     }
 }
@@ -223,7 +271,16 @@ fn keeps_serving(
     node: &NodeName,
 ) -> Option<String> {
     let kept = rollout.kept?;
-    if rollout.backends.first()?.revision != kept {
+    let takes_requests = scene.wanted?.mode().takes_requests();
+    let runs = |(id, state): &(&ReplicaId, &ReplicaState)| {
+        id.revision == kept && matches!(state, ReplicaState::Healthy { .. })
+    };
+    let keeps = if takes_requests {
+        rollout.backends.first()?.revision == kept
+    } else {
+        scene.replicas.iter().any(runs)
+    };
+    if !keeps {
         return None;
     }
     let new = desired.revision_of(scene.component, node);
@@ -235,7 +292,8 @@ fn keeps_serving(
         Some(old) => format!("version {old}"),
         None => "an older version".to_owned(),
     };
-    Some(format!("{who} keeps serving"))
+    let does = if takes_requests { "serving" } else { "running" };
+    Some(format!("{who} keeps {does}"))
 }
 
 fn on_routing(scene: &Scene<'_>, rollout: &Rollout) -> Option<WaitingOn> {
@@ -258,6 +316,7 @@ fn on_drains(scene: &Scene<'_>, rollout: &Rollout) -> Option<WaitingOn> {
         | ReplicaState::Healthy { .. }
         | ReplicaState::Draining { .. }
         | ReplicaState::Backoff { .. }
+        | ReplicaState::Done { .. }
         | ReplicaState::Failed { .. } => None,
     });
     let beginning = rollout.drains.iter().map(|_| (DRAIN_GRACE_MS, 0));

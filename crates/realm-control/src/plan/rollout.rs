@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use realm_model::observed::{Millis, ReplicaId, ReplicaState, Revision};
 
 use super::artifacts::Step;
+use super::times::Handling;
 use super::wanted::Wanted;
-use super::{Replicas, Scene};
+use super::{Replicas, Scene, job};
 
 /// The decision about one component.
 #[derive(Debug, Default)]
@@ -23,10 +24,19 @@ pub(super) struct Rollout {
     pub(super) kept: Option<Revision>,
     /// Wanted replicas that start once others are gone.
     pub(super) held_back: u32,
+    /// What is to be written down of a schedule.
+    pub(super) handle: Option<Handling>,
+    /// When a schedule falls due next, in milliseconds since 1970.
+    pub(super) next_due: Option<u64>,
 }
 
 impl Rollout {
     pub(super) fn decide(scene: &Scene<'_>) -> Self {
+        if let Some(wanted) = scene.wanted
+            && wanted.mode().is_job()
+        {
+            return job::decide(scene, wanted);
+        }
         let replicas_wanted = scene.wanted.map_or(0, |wanted| wanted.replicas);
         let new = scene.wanted.map(|wanted| wanted.revision);
         // The lowest slots first. A surplus replica stands in for a wanted one that is not
@@ -35,8 +45,15 @@ impl Rollout {
             healthy(&scene.replicas, |id| Some(id.revision) == new)
                 .take(replicas_wanted as usize)
                 .collect();
-        let complete = healthy_new.len() == replicas_wanted as usize;
-        let kept = if complete { None } else { best_old(scene, new) };
+        let complete = healthy_new.len() + done(scene, new) >= replicas_wanted as usize;
+        // What stops first keeps the old one for as long as the new one could not start anyway.
+        let gives_way =
+            scene.wanted.is_some_and(Wanted::stops_first) && matches!(scene.artifact, Step::Ready);
+        let kept = if complete || gives_way {
+            None
+        } else {
+            best_old(scene, new)
+        };
         let healthy_kept: BTreeSet<&ReplicaId> =
             healthy(&scene.replicas, |id| Some(id.revision) == kept).collect();
         // The old revision keeps the table that it has. If it has none, whoever has more healthy
@@ -47,13 +64,20 @@ impl Rollout {
         } else {
             &healthy_new
         };
+        let takes_requests = scene
+            .wanted
+            .is_none_or(|wanted| wanted.mode().takes_requests());
         let stays = |id: &ReplicaId| {
             Some(id.revision) == kept
                 || (Some(id.revision) == new && id.slot < replicas_wanted)
                 || healthy_new.contains(id)
         };
         let mut rollout = Self {
-            backends: backends.iter().copied().cloned().collect(),
+            backends: if takes_requests {
+                backends.iter().copied().cloned().collect()
+            } else {
+                Vec::new()
+            },
             kept,
             ..Self::default()
         };
@@ -68,7 +92,13 @@ impl Rollout {
     }
 
     /// Drains and stops what does not stay, never while the table in force sends it requests.
-    fn wind_down(&mut self, scene: &Scene<'_>, id: &ReplicaId, state: &ReplicaState, stays: bool) {
+    pub(super) fn wind_down(
+        &mut self,
+        scene: &Scene<'_>,
+        id: &ReplicaId,
+        state: &ReplicaState,
+        stays: bool,
+    ) {
         if scene.in_force.contains(id) {
             return;
         }
@@ -84,7 +114,9 @@ impl Rollout {
                 false
             }
             // A wanted one is kept for its reason; an older one has nothing to say.
-            ReplicaState::Failed { .. } => !stays || Some(id.revision) == self.kept,
+            ReplicaState::Failed { .. } | ReplicaState::Done { .. } => {
+                !stays || Some(id.revision) == self.kept
+            }
             ReplicaState::Starting { .. } | ReplicaState::Backoff { .. } => !stays,
         };
         if stops {
@@ -119,6 +151,11 @@ impl Rollout {
         let taken = count(&|id, state| is_live(state) || kept(id, state));
         let all = wanted.replicas as usize;
         let mut room = (all + all.max(count(&kept))).saturating_sub(taken);
+        let old =
+            |id: &ReplicaId, state: &ReplicaState| id.revision != wanted.revision && is_live(state);
+        if wanted.stops_first() && count(&old) > 0 {
+            room = 0;
+        }
         for slot in 0..wanted.replicas {
             let id = ReplicaId {
                 component: scene.component.clone(),
@@ -143,6 +180,16 @@ impl Rollout {
     }
 }
 
+/// Replicas of the wanted revision that ran to their end, and shall not run again.
+fn done(scene: &Scene<'_>, new: Option<Revision>) -> usize {
+    let replicas = scene.replicas.iter();
+    replicas
+        .filter(|(id, state)| {
+            Some(id.revision) == new && matches!(state, ReplicaState::Done { .. })
+        })
+        .count()
+}
+
 fn healthy<'a>(
     replicas: &Replicas<'a>,
     which: impl Fn(&ReplicaId) -> bool,
@@ -161,6 +208,7 @@ fn best_old(scene: &Scene<'_>, new: Option<Revision>) -> Option<Revision> {
         .replicas
         .iter()
         .filter(|(id, state)| Some(id.revision) != new && !is_ending(state))
+        .filter(|(id, _)| scene.stands_in(id.revision))
         .map(|(id, _)| id.revision)
         .collect();
     old.into_iter().max_by_key(|revision| {
@@ -173,12 +221,13 @@ fn best_old(scene: &Scene<'_>, new: Option<Revision>) -> Option<Revision> {
 }
 
 /// Whether its wait after a failure is over.
-fn is_due(state: &ReplicaState, now: Millis) -> bool {
+pub(super) fn is_due(state: &ReplicaState, now: Millis) -> bool {
     match state {
         ReplicaState::Backoff { until, .. } => *until <= now,
         ReplicaState::Starting { .. }
         | ReplicaState::Healthy { .. }
         | ReplicaState::Draining { .. }
+        | ReplicaState::Done { .. }
         | ReplicaState::Failed { .. } => false,
     }
 }
@@ -186,7 +235,9 @@ fn is_due(state: &ReplicaState, now: Millis) -> bool {
 /// Whether it will not serve again.
 fn is_ending(state: &ReplicaState) -> bool {
     match state {
-        ReplicaState::Draining { .. } | ReplicaState::Failed { .. } => true,
+        ReplicaState::Draining { .. } | ReplicaState::Done { .. } | ReplicaState::Failed { .. } => {
+            true
+        }
         ReplicaState::Starting { .. }
         | ReplicaState::Healthy { .. }
         | ReplicaState::Backoff { .. } => false,
@@ -194,11 +245,13 @@ fn is_ending(state: &ReplicaState) -> bool {
 }
 
 /// Whether it takes memory.
-fn is_live(state: &ReplicaState) -> bool {
+pub(super) fn is_live(state: &ReplicaState) -> bool {
     match state {
         ReplicaState::Starting { .. }
         | ReplicaState::Healthy { .. }
         | ReplicaState::Draining { .. } => true,
-        ReplicaState::Backoff { .. } | ReplicaState::Failed { .. } => false,
+        ReplicaState::Backoff { .. } | ReplicaState::Done { .. } | ReplicaState::Failed { .. } => {
+            false
+        }
     }
 }

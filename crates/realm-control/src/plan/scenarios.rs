@@ -429,22 +429,6 @@ fn a_changed_limit_is_another_revision_and_a_moved_source_is_none() {
 }
 
 #[test]
-fn what_is_not_built_yet_says_so() {
-    for key in ["serve = \"socket\"", "serve = \"job\""] {
-        let mut story = Story::begin();
-        let text = ORDERS.replace("[routing]", &format!("{key}\n[routing]"));
-        story.apply(&text, &[("orders", "1")]);
-        let told = story.told();
-        let expected = format!("orders 0 of 2: `{key}` is not built yet");
-        assert!(told.contains(&expected), "{told}");
-        assert!(
-            !told.contains("fetch") && !told.contains("start "),
-            "{told}"
-        );
-    }
-}
-
-#[test]
 fn a_node_without_approval_runs_nothing() {
     let mut story = Story::begin();
     story.apply(ORDERS, &[("orders", "1")]);

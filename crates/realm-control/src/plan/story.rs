@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use realm_model::action::{Action, Plan};
 use realm_model::entry::Body;
-use realm_model::observed::{Artifact, Millis, ReplicaId, ReplicaState};
+use realm_model::observed::{Millis, ReplicaId, ReplicaState};
 use realm_model::route::Route;
 
 use super::plan;
@@ -44,20 +44,7 @@ impl Story {
     }
 
     fn learn(&mut self) {
-        let desired = self.realm.ledger.desired();
-        let Some(manifest) = &desired.manifest else {
-            return;
-        };
-        for (component, spec) in &manifest.components {
-            let artifact = Artifact {
-                digest: desired.lock.components[component].digest,
-                fuel: spec.limits.fuel_per_sec.is_some(),
-            };
-            let revision = desired.revision_of(component, &node_name("here"));
-            self.world
-                .revisions
-                .insert(revision.expect("it is there"), artifact);
-        }
+        self.world.learn(self.realm.ledger.desired());
     }
 
     /// Lets everything come to rest without a word.
@@ -80,6 +67,7 @@ impl Story {
                 let (observed, now) = (&self.world.observed, self.world.now);
                 let plan = plan(desired, authority, &node_name("here"), observed, now);
                 if plan.actions.is_empty() {
+                    self.world.look_at = plan.look_at;
                     self.tell_end(&plan);
                     break;
                 }
@@ -141,6 +129,17 @@ impl Story {
                 format!("drain {} for at most {grace_ms} ms", self.replica(replica))
             }
             Action::Stop(id) => format!("stop {}", self.replica(id)),
+            Action::Handle {
+                component,
+                handled,
+                overlapped,
+                missed,
+            } => {
+                let until = handled.until_unix_ms;
+                format!(
+                    "handle {component} until {until} ms: {overlapped} overlapped, {missed} missed"
+                )
+            }
             Action::Route(table) => {
                 let route = |route: &Route| {
                     let backends = table.backends.get(&route.component);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::lock::Pin;
-use realm_model::manifest::{ComponentSpec, Manifest, NodeSelector, RouteSpec, Serve, World};
+use realm_model::manifest::{ComponentSpec, Manifest, Mode, NodeSelector, RouteSpec};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::{Artifact, Revision};
 use realm_model::route::Route;
@@ -17,10 +17,20 @@ pub(super) struct Wanted<'a> {
     pub(super) pin: Pin,
     pub(super) revision: Revision,
     pub(super) artifact: Artifact,
-    /// The most that any of its routes here asks for.
+    /// The most that any of its routes here asks for; one of what runs by itself.
     pub(super) replicas: u32,
-    /// What this version of realm cannot run about it, as the manifest spells it.
-    pub(super) unsupported: Option<&'static str>,
+}
+
+impl Wanted<'_> {
+    pub(super) const fn mode(&self) -> Mode {
+        self.spec.mode()
+    }
+
+    /// Whether it insists on something that two cannot have: the old one ends before the new one
+    /// begins.
+    pub(super) const fn stops_first(&self) -> bool {
+        matches!(self.mode(), Mode::Server) && self.spec.listen.is_some()
+    }
 }
 
 pub(super) struct WantedHere<'a> {
@@ -46,6 +56,15 @@ impl<'a> WantedHere<'a> {
             // stays in the table and answers 503.
             if let Some(mut wanted) = wanted {
                 wanted.replicas = wanted.replicas.max(route.replicas);
+                components.insert(name.clone(), wanted);
+            }
+        }
+        // What runs by itself runs on every node.
+        for (name, spec) in &manifest.components {
+            if !spec.mode().takes_requests()
+                && let Some(mut wanted) = wanted(desired, manifest, name, node)
+            {
+                wanted.replicas = 1;
                 components.insert(name.clone(), wanted);
             }
         }
@@ -147,15 +166,5 @@ fn wanted<'a>(
             fuel: spec.limits.fuel_per_sec.is_some(),
         },
         replicas: 0,
-        unsupported: unsupported(spec),
     })
-}
-
-fn unsupported(spec: &ComponentSpec) -> Option<&'static str> {
-    match (spec.serve, spec.world) {
-        (Some(Serve::Socket), _) => Some("serve = \"socket\""),
-        (Some(Serve::Job), _) => Some("serve = \"job\""),
-        // Behind a route a command is CGI: what it exports decides.
-        (Some(Serve::Http | Serve::Cgi) | None, Some(World::Command | World::Http) | None) => None,
-    }
 }

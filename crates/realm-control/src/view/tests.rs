@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use realm_model::action::{ComponentReport, WaitingOn};
+use realm_model::manifest::Mode;
 use realm_model::observed::{Millis, Observed};
 use realm_model::refusal::RefusalCode;
 use realm_model::view::{ComponentState, StatusView};
@@ -78,23 +79,39 @@ fn a_realm_without_a_manifest_has_a_status() {
 
 #[test]
 fn the_state_is_one_word() {
-    for (wanted, healthy, old, code, expected) in [
-        (2, 2, 0, "", ComponentState::Healthy),
+    use ComponentState::{
+        Backoff, Degraded, Done, Draining, Failed, Healthy, Running, Scheduled, Starting, Updating,
+    };
+    let answers = Some(Mode::Answers);
+    for (mode, wanted, healthy, old, code, expected) in [
+        (answers, 2, 2, 0, "", Healthy),
         // Old replicas that drain do not serve.
-        (2, 2, 0, "draining", ComponentState::Healthy),
-        (2, 2, 2, "routing", ComponentState::Updating),
-        (2, 0, 2, "compiling", ComponentState::Updating),
-        (2, 1, 1, "failed", ComponentState::Updating),
-        (2, 1, 0, "backoff", ComponentState::Degraded),
-        (2, 0, 0, "fetching", ComponentState::Starting),
-        (2, 0, 0, "backoff", ComponentState::Backoff),
-        (2, 0, 0, "failed", ComponentState::Failed),
-        (2, 0, 0, "unsupported", ComponentState::Failed),
-        (0, 0, 0, "not-approved", ComponentState::Failed),
+        (answers, 2, 2, 0, "draining", Healthy),
+        (answers, 2, 2, 2, "routing", Updating),
+        (answers, 2, 0, 2, "compiling", Updating),
+        (answers, 2, 1, 1, "failed", Updating),
+        (answers, 2, 1, 0, "backoff", Degraded),
+        (answers, 2, 0, 0, "fetching", Starting),
+        (answers, 2, 0, 0, "backoff", Backoff),
+        (answers, 2, 0, 0, "failed", Failed),
+        (None, 0, 0, 0, "not-approved", Failed),
+        (None, 0, 0, 1, "draining", Draining),
+        (Some(Mode::Server), 1, 1, 0, "", Healthy),
+        (Some(Mode::Service), 1, 1, 0, "", Healthy),
+        (Some(Mode::Service), 1, 1, 0, "done", Done),
+        (Some(Mode::Once), 1, 1, 0, "", Running),
+        (Some(Mode::Once), 1, 1, 0, "done", Done),
+        (Some(Mode::Once), 1, 0, 0, "failed", Failed),
+        (Some(Mode::Once), 1, 0, 0, "backoff", Backoff),
+        (Some(Mode::Scheduled), 1, 1, 0, "scheduled", Scheduled),
+        (Some(Mode::Scheduled), 1, 1, 0, "", Running),
+        (Some(Mode::Scheduled), 1, 0, 0, "compiling", Starting),
     ] {
         let report = ComponentReport {
             component: component_name("a"),
             wanted,
+            mode,
+            running: code.is_empty(),
             healthy,
             old,
             digest: None,
@@ -103,10 +120,9 @@ fn the_state_is_one_word() {
                 message: String::new(),
             }],
         };
-        assert_eq!(state(Some(&report), true), expected, "{report:?}");
-        assert_eq!(state(Some(&report), false), ComponentState::Draining);
+        assert_eq!(state(Some(&report)), expected, "{report:?}");
     }
-    assert_eq!(state(None, true), ComponentState::Idle);
+    assert_eq!(state(None), ComponentState::Idle);
 }
 
 fn status(realm: &Realm) -> StatusView {

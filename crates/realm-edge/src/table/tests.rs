@@ -20,8 +20,9 @@ impl Backend for Loaded {
     }
 }
 
-/// The owner by the model's own rule: the first match of the sorted routes.
-fn scan(routes: &[Route], host: &str, path: &str) -> Option<ComponentName> {
+/// The owner by the model's own rule (the first match of the sorted routes), and the bytes that its
+/// route names.
+fn scan(routes: &[Route], host: &str, path: &str) -> Option<(ComponentName, usize)> {
     let mut routes = routes.to_vec();
     Route::sort(&mut routes);
     routes
@@ -33,7 +34,7 @@ fn scan(routes: &[Route], host: &str, path: &str) -> Option<ComponentName> {
                 .is_none_or(|pattern| pattern.matches(host))
                 && route.path.matches(path)
         })
-        .map(|route| route.component)
+        .map(|route| (route.component, route.path.precedence().1))
 }
 
 #[test]
@@ -58,8 +59,8 @@ fn a_miss_on_the_better_host_falls_through() {
     ];
     let table = Table::new(routes, BTreeMap::new());
     let owner = |host, path| {
-        let group = table.find(host, path).expect("a route");
-        group.component.as_str().to_owned()
+        let found = table.find(host, path).expect("a route");
+        found.group.component.as_str().to_owned()
     };
     assert_eq!(owner("a.b", "/x"), "exact");
     assert_eq!(owner("a.b", "/y/z"), "below");
@@ -115,7 +116,8 @@ proptest! {
     ) {
         let expected = scan(&routes, &host, &path);
         let table = Table::new(routes, BTreeMap::new());
-        let found = table.find(&host, &path).map(|group| group.component.clone());
+        let found = table.find(&host, &path);
+        let found = found.map(|found| (found.group.component.clone(), found.prefix_bytes));
         prop_assert_eq!(found, expected);
     }
 

@@ -18,3 +18,4 @@ mod routing;
 mod shutdown;
 mod stalls;
 mod support;
+mod upstreams;

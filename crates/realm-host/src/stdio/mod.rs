@@ -20,6 +20,8 @@ pub(crate) struct Process {
     pub(crate) env: BTreeMap<String, String>,
     /// After the granted ones.
     pub(crate) args: Vec<String>,
+    /// The port that it may listen on.
+    pub(crate) listen: Option<u16>,
     pub(crate) stdin: Option<Stdin>,
     /// `None`: into the component's log.
     pub(crate) stdout: Option<PipeWriter>,

@@ -6,12 +6,12 @@ use toml::Spanned;
 use toml::de::{DeString, DeValue};
 
 use super::value::{ValueError, plain_name, without_nul};
-use super::{ComponentSpec, HealthCheck, Probe, RestartPolicy, Serve, World, keys};
-use super::{dir, path, source};
+use super::{ComponentSpec, HealthCheck, Probe, Serve, keys};
+use super::{dir, path, runs, source};
 use crate::codes;
 use crate::fields::{Fields, Placed, Report, cut, text_of};
 use crate::grants::{ClockGrant, DirGrant, Grants};
-use crate::limits::Limits;
+use crate::limits::{self, Limits};
 
 /// Reads a component; `None` if it has no source that can be read.
 pub(super) fn read(
@@ -23,84 +23,39 @@ pub(super) fn read(
     let fields = Fields::open(report, value, &keys::COMPONENT, name.span(), name.get_ref())?;
     let source = fields.text(report, "source", source::source);
     let world = fields.text(report, "world", source::world);
-    let serve = read_serve(report, &fields, world);
+    let runs = runs::read(report, &fields, world);
+    let is_job = runs.serve == Some(Serve::Job);
     let spec = ComponentSpec {
-        limits: read_limits(report, &fields),
+        limits: read_limits(report, &fields, is_job),
         grants: read_grants(report, &fields, secrets),
-        listen: read_listen(report, &fields, serve),
+        listen: runs.listen,
+        schedule: runs.schedule,
         reuse: fields.boolean(report, "reuse"),
-        restart: read_restart(report, &fields),
+        restart: runs.restart,
         health: read_health(report, &fields),
         world,
-        serve,
+        serve: runs.serve,
         source: source?,
     };
+    runs::check_health(report, &fields, &spec);
     Some(spec)
 }
 
-fn read_serve(
-    report: &mut Report<'_>,
-    fields: &Fields<'_, '_>,
-    world: Option<World>,
-) -> Option<Serve> {
-    let serves = [Serve::Http, Serve::Cgi, Serve::Socket, Serve::Job];
-    let serve = fields.choice(report, "serve", &serves)?;
-    let fits = match world {
-        None => true,
-        Some(World::Http) => serve == Serve::Http,
-        Some(World::Command) => serve != Serve::Http,
-    };
-    if !fits {
-        let (message, hint) = match serve {
-            Serve::Http => (
-                "`serve = \"http\"` needs a world with an HTTP handler, and `wasi:cli/command` has none",
-                "leave `serve` out, or build it for `wasi:http/proxy`",
-            ),
-            Serve::Cgi | Serve::Socket | Serve::Job => (
-                "this `serve` needs `wasi:cli/command`, and `world` names one with an HTTP handler",
-                "leave `serve` out, or write `serve = \"http\"`",
-            ),
-        };
-        let span = fields.key_span("serve").unwrap_or(fields.place());
-        report.error(codes::SERVE_MISMATCH, span, message, Some(hint.to_owned()));
-    }
-    Some(serve)
-}
-
-fn read_listen(
-    report: &mut Report<'_>,
-    fields: &Fields<'_, '_>,
-    serve: Option<Serve>,
-) -> Option<u16> {
-    let port = fields.integer(report, "listen")?;
-    if serve.is_some_and(|serve| serve != Serve::Socket) {
-        let span = fields.key_span("listen").unwrap_or(fields.place());
-        let message = "`listen` has an effect with `serve = \"socket\"` alone";
-        report.warning(codes::NO_EFFECT, span, message, None);
-    }
-    u16::try_from(port).ok()
-}
-
-fn read_limits(report: &mut Report<'_>, fields: &Fields<'_, '_>) -> Limits {
+fn read_limits(report: &mut Report<'_>, fields: &Fields<'_, '_>, is_job: bool) -> Limits {
+    let wall_timeout_ms = fields.number(report, "wall_timeout_ms");
+    let written = fields.key_span("wall_timeout_ms").is_some();
     Limits {
         memory_max_mb: fields.number(report, "memory_max_mb"),
         fuel_per_sec: fields.integer(report, "fuel_per_sec"),
         epoch_timeout_ms: fields.number(report, "epoch_timeout_ms"),
-        wall_timeout_ms: fields.number(report, "wall_timeout_ms"),
+        wall_timeout_ms: if is_job && !written {
+            limits::JOB_WALL_TIMEOUT_MS
+        } else {
+            wall_timeout_ms
+        },
         max_concurrency: fields.number_u32(report, "max_concurrency"),
         max_request_bytes: fields.number(report, "max_request_bytes"),
     }
-}
-
-fn read_restart(report: &mut Report<'_>, fields: &Fields<'_, '_>) -> RestartPolicy {
-    let policies = [
-        RestartPolicy::Always,
-        RestartPolicy::OnFailure,
-        RestartPolicy::Never,
-    ];
-    fields
-        .choice(report, "restart", &policies)
-        .unwrap_or_default()
 }
 
 fn read_grants(

@@ -148,9 +148,9 @@ pub static COMPONENT: Section = Section {
         },
         Key {
             name: "serve",
-            kind: Kind::OneOf(&["http", "cgi", "socket", "job"]),
-            absent: Absent::Means("inferred from its exports; `realm inspect FILE` shows it"),
-            doc: "How it is invoked: an HTTP handler per request, a command per request, a command with a listening socket, or a command without a route",
+            kind: Kind::OneOf(&["http", "cgi", "socket", "service", "job"]),
+            absent: Absent::Means("inferred, as [below](#what-runs-how)"),
+            doc: "How it runs: an HTTP handler per request, a command per request, a command that serves HTTP on a port, a command that runs on, or one that runs to its end",
         },
         Key {
             name: "listen",
@@ -158,8 +158,21 @@ pub static COMPONENT: Section = Section {
                 min: 1,
                 max: 65_535,
             },
-            absent: Absent::Means("the guest reads the port from `PORT`"),
-            doc: "The port that a socket server listens on",
+            absent: Absent::Means("each instance has a port of its own, in the variable `PORT`"),
+            doc: "The port on 127.0.0.1 that a server insists on; alone it means `serve = \"socket\"`",
+        },
+        Key {
+            name: "schedule",
+            kind: Kind::TextOrTable(
+                Form {
+                    expected: "a cron form like `0 3 * * *`",
+                    pattern: "^[ -~]{1,256}$",
+                    example: "0 3 * * *",
+                },
+                &SCHEDULE,
+            ),
+            absent: Absent::Means("a job runs once for each version"),
+            doc: "When a job runs: a cron form in UTC, or a table; alone it means `serve = \"job\"`",
         },
         Key {
             name: "args",
@@ -228,7 +241,7 @@ pub static COMPONENT: Section = Section {
                 max: 604_800_000,
             },
             absent: Absent::Number(limits::WALL_TIMEOUT_MS),
-            doc: "Milliseconds that one invocation may take, waiting included",
+            doc: "Milliseconds that one invocation may take, waiting included; a job has 3_600_000 when absent",
         },
         Key {
             name: "max_concurrency",
@@ -264,8 +277,8 @@ pub static COMPONENT: Section = Section {
         Key {
             name: "restart",
             kind: Kind::OneOf(&["always", "on-failure", "never"]),
-            absent: Absent::Word("always"),
-            doc: "When a long-running guest is started again after it ends",
+            absent: Absent::Means("`always`; for a job `on-failure`"),
+            doc: "When a command that runs by itself is started again after it ends",
         },
         Key {
             name: "health",
@@ -291,6 +304,34 @@ pub static COMPONENT: Section = Section {
             kind: Kind::Texts(NODE_NAME),
             absent: Absent::Means("none"),
             doc: "Names under `[secrets]` that it may open",
+        },
+    ],
+};
+
+/// `schedule = { … }`.
+pub static SCHEDULE: Section = Section {
+    title: "schedule = { … }",
+    doc: "When a job runs, by the clock of a time zone.",
+    keys: &[
+        Key {
+            name: "cron",
+            kind: Kind::Text(Form {
+                expected: "a cron form like `0 3 * * *`",
+                pattern: "^[ -~]{1,256}$",
+                example: "0 3 * * *",
+            }),
+            absent: Absent::Refused,
+            doc: "Minute, hour, day of the month, month, day of the week; six fields begin with seconds; words like `@daily` are understood",
+        },
+        Key {
+            name: "timezone",
+            kind: Kind::Text(Form {
+                expected: "a time zone like `Europe/Berlin`",
+                pattern: "^[A-Za-z0-9_+/-]{1,64}$",
+                example: "Europe/Berlin",
+            }),
+            absent: Absent::Word("UTC"),
+            doc: "Whose clock counts",
         },
     ],
 };
@@ -387,4 +428,4 @@ pub static ROUTE: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 6] = [&ROOT, &OWNER, &NODE, &COMPONENT, &HEALTH, &ROUTE];
+pub static SECTIONS: [&Section; 7] = [&ROOT, &OWNER, &NODE, &COMPONENT, &SCHEDULE, &HEALTH, &ROUTE];

@@ -11,10 +11,13 @@ pub mod keys;
 mod outbound;
 mod path;
 mod read;
+mod runs;
 mod schema;
 mod source;
 mod value;
 
+#[cfg(test)]
+mod cases;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +43,7 @@ use crate::key::PublicKey;
 use crate::limits::Limits;
 use crate::name::{ComponentName, NodeName};
 use crate::route::{HostPattern, PathPattern};
+use crate::schedule::Schedule;
 
 /// A manifest larger than this is refused before it is parsed; an entry (256 KiB) holds it and its lock.
 pub const MANIFEST_BYTES_MAX: usize = 192 * 1024;
@@ -81,7 +85,7 @@ pub struct ComponentSpec {
     pub source: Source,
     /// The world it was built for, if named.
     pub world: Option<World>,
-    /// How it is invoked; absent: inferred from its exports.
+    /// How it runs; absent: it answers requests, and its exports decide how.
     pub serve: Option<Serve>,
     /// What it may use.
     pub limits: Limits,
@@ -89,9 +93,11 @@ pub struct ComponentSpec {
     pub grants: Grants,
     /// Port that a socket server listens on, if it cannot take one from `PORT`.
     pub listen: Option<u16>,
+    /// When a job runs; absent: once for each version.
+    pub schedule: Option<Schedule>,
     /// Whether one instance serves many requests.
     pub reuse: bool,
-    /// When a long-running guest is started again.
+    /// When a command that runs by itself is started again.
     pub restart: RestartPolicy,
     /// How its health is asked.
     pub health: Option<HealthCheck>,
@@ -144,8 +150,25 @@ pub enum Serve {
     Cgi,
     /// A long-running command with a listening socket.
     Socket,
-    /// A command that runs without a route.
+    /// A long-running command without a route.
+    Service,
+    /// A command that runs to its end.
     Job,
+}
+
+/// What a component is to a node: [`Serve`] and the keys beside it, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Instances answer requests: an HTTP handler, or a command as CGI.
+    Answers,
+    /// One long-running instance per replica, to which requests are passed on.
+    Server,
+    /// One long-running instance per replica, without requests.
+    Service,
+    /// A run to its end, once for each version.
+    Once,
+    /// A run to its end at each time of a schedule.
+    Scheduled,
 }
 
 /// When a long-running guest is started again.
@@ -206,6 +229,37 @@ pub struct RouteSpec {
     pub component: ComponentName,
     /// Replicas of the component on the node.
     pub replicas: u32,
+}
+
+impl ComponentSpec {
+    /// What the component is to a node.
+    pub const fn mode(&self) -> Mode {
+        match (self.serve, &self.schedule) {
+            (Some(Serve::Http | Serve::Cgi) | None, _) => Mode::Answers,
+            (Some(Serve::Socket), _) => Mode::Server,
+            (Some(Serve::Service), _) => Mode::Service,
+            (Some(Serve::Job), None) => Mode::Once,
+            (Some(Serve::Job), Some(_)) => Mode::Scheduled,
+        }
+    }
+}
+
+impl Mode {
+    /// Whether requests come to it, by routes.
+    pub const fn takes_requests(self) -> bool {
+        match self {
+            Self::Answers | Self::Server => true,
+            Self::Service | Self::Once | Self::Scheduled => false,
+        }
+    }
+
+    /// Whether it is a run to its end.
+    pub const fn is_job(self) -> bool {
+        match self {
+            Self::Once | Self::Scheduled => true,
+            Self::Answers | Self::Server | Self::Service => false,
+        }
+    }
 }
 
 impl Source {

@@ -10,7 +10,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::value::{ValueError, plain_name};
 use super::{COMPONENTS_MAX, Manifest, NodeSelector, NodeSpec, RouteSpec, keys};
-use super::{address, component, host, path};
+use super::{ComponentSpec, address, component, host, path, runs};
 use crate::codes;
 use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, text_of, wrong_type};
 use crate::key::PublicKey;
@@ -26,7 +26,6 @@ pub(super) fn manifest(report: &mut Report<'_>, document: &DeTable<'_>) -> Manif
     let root = Fields::root(report, document, &keys::ROOT);
     let secrets = read_secrets(report, &root);
     let nodes = read_nodes(report, &root);
-    // Names that are written, also of components that have other problems.
     let mut names = BTreeSet::new();
     let mut components = BTreeMap::new();
     let entries = root.entries(report, "components");
@@ -42,7 +41,12 @@ pub(super) fn manifest(report: &mut Report<'_>, document: &DeTable<'_>) -> Manif
             components.insert(name, spec);
         }
     }
-    let routing = read_routing(report, &root, &nodes, &names);
+    let known = Components {
+        names: &names,
+        specs: &components,
+    };
+    let routing = read_routing(report, &root, &nodes, &known);
+    runs::infer_services(&mut components, &routing);
     Manifest {
         version: root.integer(report, "version"),
         owner: read_owner(report, &root),
@@ -160,6 +164,13 @@ fn read_secrets(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Secrets {
     secrets
 }
 
+/// The components that routes may name.
+struct Components<'c> {
+    /// Names that are written, also of components that have other problems.
+    names: &'c BTreeSet<ComponentName>,
+    specs: &'c BTreeMap<ComponentName, ComponentSpec>,
+}
+
 /// What routes may refer to.
 struct Listed<'n> {
     nodes: &'n BTreeMap<NodeName, NodeSpec>,
@@ -170,7 +181,7 @@ fn read_routing(
     report: &mut Report<'_>,
     root: &Fields<'_, '_>,
     nodes: &BTreeMap<NodeName, NodeSpec>,
-    components: &BTreeSet<ComponentName>,
+    components: &Components<'_>,
 ) -> BTreeMap<NodeSelector, Vec<RouteSpec>> {
     let listed = Listed {
         nodes,
@@ -235,7 +246,7 @@ fn read_routes(
     report: &mut Report<'_>,
     key: &Spanned<DeString<'_>>,
     value: &Spanned<DeValue<'_>>,
-    components: &BTreeSet<ComponentName>,
+    components: &Components<'_>,
 ) -> Vec<RouteSpec> {
     if let DeValue::Table(table) = value.get_ref() {
         // One route without the list around it: the commonest slip here.
@@ -304,13 +315,24 @@ fn check_replicas(
 fn read_route(
     report: &mut Report<'_>,
     fields: &Fields<'_, '_>,
-    components: &BTreeSet<ComponentName>,
+    components: &Components<'_>,
 ) -> Option<Row> {
     let path = fields.text(report, "path", path::route_path);
     let host = fields.text(report, "host", host::route_host);
     let replicas = fields.number_u32(report, "replicas");
     let written = fields.key_span("replicas").is_some();
     let component = read_component_name(report, fields, components);
+    let spec = component
+        .as_ref()
+        .and_then(|name| components.specs.get(name));
+    if let Some((code, message, hint)) = spec.and_then(|spec| runs::unroutable(spec, replicas)) {
+        report.error(
+            code,
+            fields.value_span("component"),
+            message,
+            Some(hint.to_owned()),
+        );
+    }
     Some(Row {
         route: RouteSpec {
             host,
@@ -325,13 +347,16 @@ fn read_route(
 fn read_component_name(
     report: &mut Report<'_>,
     fields: &Fields<'_, '_>,
-    components: &BTreeSet<ComponentName>,
+    components: &Components<'_>,
 ) -> Option<ComponentName> {
     let value = fields.value(report, "component")?;
     let (text, span) = text_of(report, value, "a component's name")?;
-    let known = text.parse().ok().filter(|name| components.contains(name));
+    let known = text
+        .parse()
+        .ok()
+        .filter(|name| components.names.contains(name));
     if known.is_none() && !report.is_broken() {
-        let near = report.nearest(text, components.iter().map(ComponentName::as_str));
+        let near = report.nearest(text, components.names.iter().map(ComponentName::as_str));
         let hint = match near {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("add `[components.{}]`", cut(text)),

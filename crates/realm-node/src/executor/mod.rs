@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod replicas;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,12 +23,16 @@ use realm_store::blobs::Blobs;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use crate::backend::LocalBackend;
 use crate::compile::Compiler;
 use crate::event::{Event, StartId, StepFailure};
+use crate::jobs::Jobs;
 use crate::rings::Rings;
+use crate::run::{Ports, RunGuard};
 use crate::serving::Serving;
 use crate::traffic::Traffic;
+
+pub(crate) use work::Unrun;
+use work::Work;
 
 /// Fetches and verifications at once: enough to hide a slow origin, few enough for a small disk.
 const FETCHES_MAX: usize = 4;
@@ -62,6 +67,10 @@ pub(crate) struct Executor {
     fetches: Arc<Semaphore>,
     starts: Arc<Semaphore>,
     serving: Serving,
+    jobs: Jobs,
+    ports: Ports,
+    /// Times of schedules that were not run.
+    unrun: BTreeMap<ComponentName, Unrun>,
     /// What replicas of each revision run with; kept for as long as there are any.
     revisions: BTreeMap<(ComponentName, Revision), Arc<Running>>,
     replicas: BTreeMap<ReplicaId, Live>,
@@ -82,13 +91,16 @@ pub(crate) struct Running {
     pub(crate) spec: ComponentSpec,
     pub(crate) artifact: Artifact,
     pub(crate) loaded: tokio::sync::Mutex<Option<realm_host::Component>>,
+    pub(crate) program: tokio::sync::Mutex<Option<realm_host::Program>>,
 }
 
 struct Live {
     start: StartId,
-    backend: Arc<LocalBackend>,
+    work: Work,
     /// The task that watches it: its health, or whether it is idle.
     watch: Option<AbortHandle>,
+    /// Of what runs by itself: it ends with this.
+    _run: Option<RunGuard>,
 }
 
 /// What an executor works with.
@@ -100,6 +112,7 @@ pub(crate) struct Means {
     pub(crate) rings: Rings,
     pub(crate) traffic: Traffic,
     pub(crate) serving: Serving,
+    pub(crate) jobs: Jobs,
     pub(crate) events: mpsc::Sender<Event>,
 }
 
@@ -121,6 +134,7 @@ impl Executor {
             rings,
             traffic,
             serving,
+            jobs,
             events,
         } = means;
         Self {
@@ -134,6 +148,9 @@ impl Executor {
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
             serving,
+            jobs,
+            ports: Ports::default(),
+            unrun: BTreeMap::new(),
             revisions: BTreeMap::new(),
             replicas: BTreeMap::new(),
             starting: BTreeMap::new(),
@@ -166,6 +183,12 @@ impl Executor {
                 Action::Route(table) => self.route(table, world),
                 Action::Drain { replica, grace_ms } => self.drain(replica, grace_ms, world),
                 Action::Stop(replica) => self.stop(&replica, world),
+                Action::Handle {
+                    component,
+                    handled,
+                    overlapped,
+                    missed,
+                } => self.handle(component, handled, Unrun { overlapped, missed }, world),
             }
         }
         any
@@ -176,8 +199,7 @@ impl Executor {
             .know(table.routes.iter().map(|route| &route.component));
         let backends = table.backends.iter().map(|(component, replicas)| {
             let live = replicas.iter().filter_map(|id| self.replicas.get(id));
-            let backends =
-                live.map(|live| Arc::clone(&live.backend) as Arc<dyn realm_edge::Backend>);
+            let backends = live.filter_map(|live| live.work.backend());
             (component.clone(), backends.collect())
         });
         self.edge.set_table(realm_edge::Table::new(
@@ -224,7 +246,9 @@ impl Executor {
         observed.replicas.retain(|id, state| match state {
             ReplicaState::Starting { .. } => false,
             ReplicaState::Healthy { .. } | ReplicaState::Draining { .. } => live.contains_key(id),
-            ReplicaState::Backoff { .. } | ReplicaState::Failed { .. } => true,
+            ReplicaState::Backoff { .. }
+            | ReplicaState::Done { .. }
+            | ReplicaState::Failed { .. } => true,
         });
         let known = &observed.replicas;
         self.replicas.retain(|id, _| known.contains_key(id));
@@ -242,6 +266,9 @@ impl Executor {
         let known = |name: &ComponentName| desired.pin(name).is_some() || running.contains(name);
         self.meters.retain(|name, _| known(name));
         self.restarts.retain(|name, _| known(name));
+        self.unrun.retain(|name, _| known(name));
+        self.jobs.retain(known);
+        observed.schedules.retain(|name, _| known(name));
         self.rings.retain(known);
         self.traffic.retain(known);
         self.failures
@@ -267,11 +294,28 @@ impl Executor {
     pub(crate) fn in_flight(&self) -> Vec<(ComponentName, u32, u32)> {
         let mut sums: BTreeMap<(&ComponentName, u32), u32> = BTreeMap::new();
         for (id, live) in &self.replicas {
-            *sums.entry((&id.component, id.slot)).or_default() += live.backend.0.in_flight();
+            if let Some(backend) = live.work.backend() {
+                *sums.entry((&id.component, id.slot)).or_default() += backend.load();
+            }
         }
         let sums = sums.into_iter();
         sums.map(|((component, slot), sum)| (component.clone(), slot, sum))
             .collect()
+    }
+
+    /// Programs that run by themselves at this moment, by component.
+    pub(crate) fn running_programs(&self) -> BTreeMap<ComponentName, u32> {
+        let mut running = BTreeMap::new();
+        let runs = self.replicas.iter();
+        for (id, _) in runs.filter(|(_, live)| live.work.runs()) {
+            *running.entry(id.component.clone()).or_default() += 1;
+        }
+        running
+    }
+
+    /// Times of schedules that were not run.
+    pub(crate) fn unrun(&self) -> &BTreeMap<ComponentName, Unrun> {
+        &self.unrun
     }
 
     /// Times that replicas were started again after a failure.

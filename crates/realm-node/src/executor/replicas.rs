@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use realm_control::backoff::delay_ms;
-use realm_host::Replica;
+use realm_control::restart::{self, End};
 use realm_model::api::LogStream;
+use realm_model::manifest::{Mode, Probe};
 use realm_model::observed::{Artifact, ArtifactState, LastFailure, ReplicaId, ReplicaState};
 use tokio::task::AbortHandle;
 
+use super::work::Work;
 use super::{Executor, Live, Running, World};
 use crate::backend::LocalBackend;
 use crate::event::{Event, StartId, StepFailure};
-use crate::replica;
+use crate::replica::{self, Started};
+use crate::run::{self, Begun, RunGuard, Worker};
 
 /// A replica that was healthy for this long has overcome its failures: the next one begins with
 /// the shortest wait again.
@@ -49,12 +51,13 @@ impl Executor {
                 ring: self.rings.ring(&id.component),
                 meter: Arc::clone(self.meters.entry(id.component.clone()).or_default()),
                 running,
+                ports: self.ports.clone(),
                 id: id.clone(),
             },
         );
         let work = async move {
-            let _turn = turns.acquire().await;
-            task.run().await
+            let turn = turns.acquire_owned().await.ok();
+            task.run(turn).await
         };
         let replica = id.clone();
         let handle = self.report(work, move |ended| Event::Started {
@@ -74,15 +77,15 @@ impl Executor {
             health.abort();
         }
         let start = live.start;
-        let backend = Arc::clone(&live.backend);
+        let work = live.work.clone();
         let state = ReplicaState::Draining {
             deadline: world.now.plus(grace_ms),
             // A request that is on its way in from the old table holds the backend by itself.
-            in_flight: backend.0.in_flight(),
+            in_flight: work.in_flight(),
         };
         world.observed.replicas.insert(id.clone(), state);
         let work = async move {
-            while backend.0.in_flight() > 0 {
+            while work.in_flight() > 0 {
                 tokio::time::sleep(DRAIN_INTERVAL).await;
             }
         };
@@ -135,17 +138,18 @@ impl Executor {
             spec: spec.clone(),
             artifact,
             loaded: tokio::sync::Mutex::default(),
+            program: tokio::sync::Mutex::default(),
         });
         self.revisions.insert(key, Arc::clone(&running));
         Some(running)
     }
 
-    /// A replica answered its first probe, or did not.
+    /// A replica answered its first probe, or did not; or a program has begun to run, or ended.
     pub(crate) fn started(
         &mut self,
         id: ReplicaId,
         start: StartId,
-        result: Result<Replica, StepFailure>,
+        result: Result<Started, StepFailure>,
         world: &mut World<'_>,
     ) {
         if self
@@ -156,26 +160,49 @@ impl Executor {
             return;
         }
         self.starting.remove(&id);
-        match result {
-            Ok(replica) => {
-                self.recovered(&id);
-                let watch = self.watch_health(&id, start, &replica);
-                let backend = Arc::new(LocalBackend(replica));
-                self.replicas.insert(
-                    id.clone(),
-                    Live {
-                        start,
-                        backend,
-                        watch,
-                    },
-                );
-                world
-                    .observed
-                    .replicas
-                    .insert(id, ReplicaState::Healthy { since: world.now });
-            }
-            Err(failure) => self.failed(id, failure, world),
-        }
+        let (work, run) = match result {
+            Ok(Started::Answers(replica)) => (Work::Answers(Arc::new(LocalBackend(replica))), None),
+            Ok(Started::Runs(Begun::Running(worker))) => self.runs(&id, start, worker),
+            Ok(Started::Runs(Begun::Ended(end))) => return self.over(id, &end, world),
+            Err(failure) => return self.failed(id, failure, world),
+        };
+        self.recovered(&id);
+        let live = Live {
+            start,
+            watch: self.watch_health(&id, start, &work),
+            work,
+            _run: run,
+        };
+        self.replicas.insert(id.clone(), live);
+        let state = ReplicaState::Healthy { since: world.now };
+        world.observed.replicas.insert(id, state);
+    }
+
+    /// A program has begun to run: its end will be an event.
+    fn runs(&self, id: &ReplicaId, start: StartId, worker: Worker) -> (Work, Option<RunGuard>) {
+        let Worker {
+            guard,
+            ended,
+            upstream,
+        } = worker;
+        let replica = id.clone();
+        let news = async move { ended.await.unwrap_or_else(|_| run::panicked()) };
+        self.report(news, move |end| Event::Ended {
+            replica,
+            start,
+            end: end.unwrap_or_else(|_| run::panicked()),
+        });
+        let key = (id.component.clone(), id.revision);
+        let is_job = self
+            .revisions
+            .get(&key)
+            .is_some_and(|running| running.spec.mode().is_job());
+        let work = match upstream {
+            Some(upstream) => Work::Serves(Arc::new(upstream)),
+            None if is_job => Work::Job(guard.handle()),
+            None => Work::Runs,
+        };
+        (work, Some(guard))
     }
 
     /// A replica failed its health checks.
@@ -193,11 +220,7 @@ impl Executor {
         {
             return;
         }
-        if let Some(ReplicaState::Healthy { since }) = world.observed.replicas.get(&id)
-            && world.now.since(*since) >= STABLE_MS
-        {
-            self.failures.remove(&id);
-        }
+        self.overcome(&id, world);
         let failure = StepFailure {
             code: "unhealthy".to_owned(),
             reason,
@@ -206,34 +229,104 @@ impl Executor {
         self.failed(id, failure, world);
     }
 
+    /// A program that ran by itself came to its end.
+    pub(crate) fn ended(
+        &mut self,
+        id: ReplicaId,
+        start: StartId,
+        end: &End,
+        world: &mut World<'_>,
+    ) {
+        if self
+            .replicas
+            .get(&id)
+            .is_none_or(|live| live.start != start)
+        {
+            return;
+        }
+        if let Some(ReplicaState::Draining { in_flight, .. }) = world.observed.replicas.get_mut(&id)
+        {
+            *in_flight = 0;
+            return;
+        }
+        self.overcome(&id, world);
+        self.over(id, end, world);
+    }
+
+    /// Forgets the failures of what was healthy for long.
+    fn overcome(&mut self, id: &ReplicaId, world: &World<'_>) {
+        if let Some(ReplicaState::Healthy { since }) = world.observed.replicas.get(id)
+            && world.now.since(*since) >= STABLE_MS
+            // Attempts of a job are counted, however long each of them takes.
+            && self.replicas.get(id).is_some_and(|live| !matches!(live.work, Work::Job(_)))
+        {
+            self.failures.remove(id);
+        }
+    }
+
     pub(super) fn failed(&mut self, id: ReplicaId, failure: StepFailure, world: &mut World<'_>) {
-        tracing::warn!(replica = %id, code = failure.code, reason = failure.reason, "replica failed");
-        self.rings.ring(&id.component).push(
-            id.slot,
-            LogStream::Agent,
-            format!("{}: {}", failure.code, failure.reason),
-        );
-        // Requests in flight keep the backend; only new ones stop coming once the table changes.
-        self.forget_live(&id);
         if failure.code == "bad-artifact" {
             self.recompile(&id, world);
         }
-        let failures = self.failures.entry(id.clone()).or_default();
-        *failures = failures.saturating_add(1);
-        let state = if failure.permanent {
-            ReplicaState::Failed {
-                code: failure.code,
-                reason: failure.reason,
-            }
-        } else {
-            ReplicaState::Backoff {
-                until: world.now.plus(delay_ms(*failures, u64::from(id.slot))),
-                attempts: *failures,
-                code: failure.code,
-                reason: failure.reason,
-            }
+        let end = End::Failure {
+            code: failure.code,
+            reason: failure.reason,
+            permanent: failure.permanent,
         };
+        self.over(id, &end, world);
+    }
+
+    /// An attempt or a run is over; what follows is decided by the rules.
+    fn over(&mut self, id: ReplicaId, end: &End, world: &mut World<'_>) {
+        self.tell(&id, end);
+        // Requests in flight keep the backend; only new ones stop coming once the table changes.
+        self.forget_live(&id);
+        let attempts = self.failures.entry(id.clone()).or_default();
+        *attempts = attempts.saturating_add(1);
+        let key = (id.component.clone(), id.revision);
+        let Some(running) = self.revisions.get(&key) else {
+            world.observed.replicas.remove(&id);
+            return;
+        };
+        let seed = u64::from(id.slot);
+        let state = restart::after(&running.spec, end, *attempts, world.now, seed);
+        match &state {
+            ReplicaState::Done { .. } | ReplicaState::Failed { .. } => {
+                self.failures.remove(&id);
+                // Written down first: what is observed may be acted upon. What could not even begin
+                // is tried again by the next agent.
+                let never_ran = matches!(
+                    end,
+                    End::Failure {
+                        permanent: true,
+                        ..
+                    }
+                );
+                if running.spec.mode() == Mode::Once && !never_ran {
+                    self.jobs.ended(&id, &state);
+                }
+            }
+            ReplicaState::Starting { .. }
+            | ReplicaState::Healthy { .. }
+            | ReplicaState::Draining { .. }
+            | ReplicaState::Backoff { .. } => {}
+        }
         world.observed.replicas.insert(id, state);
+    }
+
+    fn tell(&self, id: &ReplicaId, end: &End) {
+        let (code, reason) = match end {
+            End::Exit(code) => (restart::EXITED, format!("exit code {code}")),
+            End::Failure { code, reason, .. } => (code.as_str(), reason.clone()),
+        };
+        if end.is_good() {
+            tracing::info!(replica = %id, code, reason, "program ended");
+        } else {
+            tracing::warn!(replica = %id, code, reason, "replica failed");
+        }
+        self.rings
+            .ring(&id.component)
+            .push(id.slot, LogStream::Agent, format!("{code}: {reason}"));
     }
 
     /// A replica that started has loaded its compiled file.
@@ -269,12 +362,25 @@ impl Executor {
         &self,
         id: &ReplicaId,
         start: StartId,
-        replica: &Replica,
+        work: &Work,
     ) -> Option<AbortHandle> {
         let running = self.revisions.get(&(id.component.clone(), id.revision))?;
         let check = running.spec.health.clone()?;
-        let (watched, replica) = (replica.clone(), id.clone());
-        let work = async move { replica::until_unhealthy(&watched, &check).await };
+        let (watched, replica) = (work.clone(), id.clone());
+        let work = async move {
+            match (&watched, &check.probe) {
+                (Work::Answers(backend), _) => {
+                    let ask = || replica::ask_replica(backend.0.clone());
+                    replica::until_unhealthy(ask, &check).await
+                }
+                (Work::Serves(upstream), Probe::Http(path)) => {
+                    let ask = || replica::ask_server((**upstream).clone(), path.clone());
+                    replica::until_unhealthy(ask, &check).await
+                }
+                // Healthy while it runs; its end is told.
+                (Work::Serves(_) | Work::Runs | Work::Job(_), _) => std::future::pending().await,
+            }
+        };
         Some(self.report(work, move |ended| Event::Unhealthy {
             replica,
             start,
@@ -310,6 +416,7 @@ fn last_failure(state: ReplicaState) -> Option<LastFailure> {
         ReplicaState::Starting { last_failure, .. } => last_failure,
         ReplicaState::Healthy { .. }
         | ReplicaState::Draining { .. }
+        | ReplicaState::Done { .. }
         | ReplicaState::Failed { .. } => None,
     }
 }

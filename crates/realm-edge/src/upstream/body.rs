@@ -1,0 +1,157 @@
+//! Bodies on their way to a server and back: counted, bounded in time, and tied to the connection.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::pool::Lease;
+use super::{Place, request_too_large, wall_timeout};
+use crate::backend::{Body, BoxError};
+
+/// A request body that ends with an error where it gets too large.
+pub(super) struct RequestBody {
+    body: Body,
+    left: u64,
+    fault: Fault,
+}
+
+/// Whether a request body got too large.
+#[derive(Clone, Default)]
+pub(super) struct Fault(Arc<AtomicBool>);
+
+impl Fault {
+    pub(super) fn is_too_large(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+impl RequestBody {
+    pub(super) fn new(body: Body, bytes_max: u64) -> Self {
+        Self {
+            body,
+            left: bytes_max,
+            fault: Fault::default(),
+        }
+    }
+
+    pub(super) fn fault(&self) -> Fault {
+        self.fault.clone()
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)?) else {
+            return Poll::Ready(None);
+        };
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.fault.0.store(true, Relaxed);
+                Poll::Ready(Some(Err(request_too_large().into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A server's answer. Read whole, it gives the connection back; dropped before, it closes it, which
+/// is how the server learns that nobody reads on.
+pub(super) struct ReplyBody {
+    body: Incoming,
+    lease: Option<Lease>,
+    wall: Pin<Box<Sleep>>,
+    _place: Place,
+}
+
+impl ReplyBody {
+    pub(super) fn new(body: Incoming, lease: Lease, deadline: Instant, place: Place) -> Self {
+        let mut reply = Self {
+            body,
+            lease: Some(lease),
+            wall: Box::pin(sleep_until(deadline)),
+            _place: place,
+        };
+        reply.settle();
+        reply
+    }
+
+    /// Gives the connection back once the body is at its end, which nobody may ask for.
+    fn settle(&mut self) {
+        if self.body.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+impl HttpBody for ReplyBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        // A server that always has more is never waited for: its time is looked at all the same.
+        if this.lease.is_some() && Instant::now() >= this.wall.deadline() {
+            this.lease = None;
+            return Poll::Ready(Some(Err(wall_timeout().into())));
+        }
+        match Pin::new(&mut this.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.settle();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.lease = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                if let Some(lease) = this.lease.take() {
+                    lease.give_back();
+                }
+                Poll::Ready(None)
+            }
+            Poll::Pending if this.lease.is_some() => {
+                ready!(this.wall.as_mut().poll(context));
+                this.lease = None;
+                Poll::Ready(Some(Err(wall_timeout().into())))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

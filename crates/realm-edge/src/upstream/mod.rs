@@ -1,0 +1,344 @@
+//! A server on this machine as a backend: requests go to it over HTTP/1.1, on connections that are
+//! kept, within limits.
+//!
+//! What is stale is tried once more where that is safe; what the client gives up ends at the server
+//! as well. Not here: who the server is, and whether it is healthy. `Upgrade` is not passed on: to
+//! the server such a request is an ordinary one (RFC 9110 §7.8).
+
+mod body;
+mod pool;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue};
+use http::uri::{PathAndQuery, Uri};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::backend::{Backend, Body, BoxFuture, CallError};
+use crate::request_body;
+use body::{ReplyBody, RequestBody};
+use pool::{Lease, Pool};
+
+/// How long a request waits for room: longer than a burst takes, shorter than a balancer would take
+/// to try another replica. As for instances that answer requests.
+const WAIT_MAX: Duration = Duration::from_millis(250);
+/// A server that accepts connections one by one may be busy with one that is kept and silent. Longer
+/// than a quick answer takes, shorter than a person notices.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Bytes of the answer to a probe that are read, so that its connection can be kept.
+const PROBE_BYTES_MAX: usize = 64 * 1024;
+
+/// What a server's requests are held to.
+#[derive(Debug, Clone, Copy)]
+pub struct UpstreamLimits {
+    /// Requests at once; as many may wait for a moment.
+    pub concurrency_max: u32,
+    /// All the time of one request.
+    pub wall_timeout: Duration,
+    /// Bytes of one request body.
+    pub request_bytes_max: u64,
+}
+
+/// A server by its address. Cheap to clone.
+#[derive(Clone)]
+pub struct Upstream(Arc<Inner>);
+
+struct Inner {
+    limits: UpstreamLimits,
+    pool: Arc<Pool>,
+    slots: Arc<Semaphore>,
+    waiting: AtomicU32,
+    in_flight: Arc<AtomicU32>,
+}
+
+/// What one request holds to its end.
+struct Place {
+    in_flight: Arc<AtomicU32>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Upstream {
+    /// A server at `address`; no connection is made yet.
+    pub fn new(address: SocketAddr, limits: UpstreamLimits) -> Self {
+        Self(Arc::new(Inner {
+            pool: Pool::new(address),
+            slots: Arc::new(Semaphore::new(limits.concurrency_max.max(1) as usize)),
+            waiting: AtomicU32::new(0),
+            in_flight: Arc::new(AtomicU32::new(0)),
+            limits,
+        }))
+    }
+
+    /// Whether it takes connections. The one that this opens serves the first request: a server that
+    /// takes one after the other is not kept busy by a question.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn reach(&self) -> std::io::Result<()> {
+        let lease = self.0.pool.open().await?;
+        lease.give_back();
+        Ok(())
+    }
+
+    /// The status with which it answers GET `path`. Takes no place of a request; the caller bounds
+    /// the time.
+    ///
+    /// # Errors
+    /// Where there is no answer.
+    pub async fn probe(&self, path: &str) -> Result<StatusCode, CallError> {
+        let request = Request::builder()
+            .uri(path)
+            .header(HOST, "localhost")
+            .header(http::header::USER_AGENT, "realm-probe")
+            .body(())
+            .map_err(|_| refused("bad-request", "the path of the probe is none"))?;
+        let body = RequestBody::new(request_body::empty(), 0);
+        let (response, lease) = self.exchange(request, body).await?;
+        let (parts, mut body) = response.into_parts();
+        let mut read = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| no_response())?;
+            read += frame.data_ref().map_or(0, bytes::Bytes::len);
+            if read > PROBE_BYTES_MAX {
+                return Ok(parts.status);
+            }
+        }
+        lease.give_back();
+        Ok(parts.status)
+    }
+
+    async fn admit(&self) -> Option<Place> {
+        let inner = &*self.0;
+        let slot = match Arc::clone(&inner.slots).try_acquire_owned() {
+            Ok(slot) => slot,
+            Err(_) => {
+                // Counted before it is compared: two that come together cannot both be the last.
+                let _queued = Queued::enter(&inner.waiting, inner.limits.concurrency_max.max(1))?;
+                let slot = timeout(WAIT_MAX, Arc::clone(&inner.slots).acquire_owned());
+                slot.await.ok()?.ok()?
+            }
+        };
+        inner.in_flight.fetch_add(1, Relaxed);
+        Some(Place {
+            in_flight: Arc::clone(&inner.in_flight),
+            _slot: slot,
+        })
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
+        let limits = self.0.limits;
+        let deadline = Instant::now() + limits.wall_timeout;
+        if announced(&request) > limits.request_bytes_max {
+            return Err(request_too_large());
+        }
+        let place = self.admit().await.ok_or_else(overloaded)?;
+        let (parts, body) = request.into_parts();
+        let head = head(parts)?;
+        let body = RequestBody::new(body, limits.request_bytes_max);
+        let fault = body.fault();
+        let answered = timeout_at(deadline, self.exchange(head, body)).await;
+        let (response, lease) = match answered {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(_)) if fault.is_too_large() => return Err(request_too_large()),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(wall_timeout()),
+        };
+        let (parts, body) = response.into_parts();
+        let body = ReplyBody::new(body, lease, deadline, place);
+        Ok(Response::from_parts(parts, Body::new(body)))
+    }
+
+    /// One request on a kept connection or a new one. A kept one may be stale: then the request is
+    /// sent again if it never left, or if repeating it changes nothing (RFC 9112 §9.3.1).
+    async fn exchange(
+        &self,
+        head: Request<()>,
+        body: RequestBody,
+    ) -> Result<(Response<Incoming>, Lease), CallError> {
+        let spare = (is_repeatable(head.method()) && body.is_end_stream()).then(|| head.clone());
+        let mut request = head.map(|()| body);
+        let mut sent_before = false;
+        if let Some(mut lease) = self.0.pool.take() {
+            match lease.sender.try_send_request(request).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(mut error) => match (error.take_message(), spare) {
+                    (Some(unsent), _) => request = unsent,
+                    (None, Some(head)) => {
+                        sent_before = true;
+                        request = head.map(|()| RequestBody::new(request_body::empty(), 0));
+                    }
+                    (None, None) => return Err(failed(error.error())),
+                },
+            }
+        }
+        let opened = self.0.pool.open().await;
+        let mut lease = opened.map_err(|_| {
+            // What was sent may have been the end of the server: no replica is to get it as well.
+            if sent_before {
+                no_response()
+            } else {
+                not_listening()
+            }
+        })?;
+        let answered = lease.sender.try_send_request(request);
+        let response = self.0.pool.patiently(PATIENCE, answered).await;
+        let response = response.map_err(|error| failed(error.error()))?;
+        Ok((response, lease))
+    }
+}
+
+impl Backend for Upstream {
+    fn call(
+        &self,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Result<Response<Body>, CallError>> {
+        let upstream = self.clone();
+        Box::pin(async move { upstream.answer(request).await })
+    }
+
+    fn load(&self) -> u32 {
+        self.0.in_flight.load(Relaxed)
+    }
+}
+
+/// One place in the queue.
+struct Queued<'a>(&'a AtomicU32);
+
+impl<'a> Queued<'a> {
+    fn enter(waiting: &'a AtomicU32, max: u32) -> Option<Self> {
+        let queued = Self(waiting);
+        (waiting.fetch_add(1, Relaxed) < max).then_some(queued)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The head as a server of HTTP/1.1 expects it: a path, and one `Cookie`.
+fn head(parts: http::request::Parts) -> Result<Request<()>, CallError> {
+    let path = parts.uri.path_and_query().cloned();
+    let mut request = Request::new(());
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    *request.version_mut() = Version::HTTP_11;
+    *request.headers_mut() = parts.headers;
+    let headers = request.headers_mut();
+    if !headers.contains_key(HOST) {
+        let authority = parts
+            .uri
+            .authority()
+            .map_or("localhost", |host| host.as_str());
+        let host = HeaderValue::from_str(authority)
+            .map_err(|_| refused("bad-request", "the request has no usable host"))?;
+        headers.insert(HOST, host);
+    }
+    join_cookies(headers);
+    Ok(request)
+}
+
+/// HTTP/2 may send cookies one by one; HTTP/1.1 has one line for them (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+fn announced(request: &Request<Body>) -> u64 {
+    let length = request.headers().get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    length.unwrap_or(0).max(request.body().size_hint().lower())
+}
+
+/// Methods that may be sent twice (RFC 9110 §9.2.2).
+fn is_repeatable(method: &Method) -> bool {
+    method.is_idempotent()
+}
+
+fn failed(error: &hyper::Error) -> CallError {
+    if error.is_parse() {
+        return CallError::new(
+            StatusCode::BAD_GATEWAY,
+            "bad-response",
+            "the component's answer is not HTTP",
+        );
+    }
+    no_response()
+}
+
+fn no_response() -> CallError {
+    CallError::new(
+        StatusCode::BAD_GATEWAY,
+        "no-response",
+        "the component closed the connection without an answer",
+    )
+}
+
+fn refused(code: &'static str, message: &'static str) -> CallError {
+    CallError::new(StatusCode::BAD_REQUEST, code, message)
+}
+
+fn request_too_large() -> CallError {
+    CallError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "request-too-large",
+        "the request body is larger than the component takes",
+    )
+}
+
+fn wall_timeout() -> CallError {
+    CallError::new(
+        StatusCode::GATEWAY_TIMEOUT,
+        "wall-timeout",
+        "the component took longer than it may",
+    )
+}
+
+fn overloaded() -> CallError {
+    CallError {
+        retry_after_s: Some(1),
+        retryable: true,
+        ..CallError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "the component has no room for this request, try again",
+        )
+    }
+}
+
+fn not_listening() -> CallError {
+    CallError {
+        retry_after_s: Some(1),
+        retryable: true,
+        ..CallError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not-listening",
+            "the component takes no connections",
+        )
+    }
+}

@@ -1,0 +1,161 @@
+//! Connections to one server that are kept for the next request. Not what is sent on them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::body::RequestBody;
+use crate::config::HEADER_COUNT_MAX;
+
+/// Connections that are kept while nobody uses them: what a usual load reuses.
+const IDLE_MAX: usize = 32;
+/// A kept connection is not trusted after this: servers close silent ones after five seconds and up.
+const IDLE_AGE_MAX: Duration = Duration::from_secs(4);
+/// Loopback answers at once, or the queue of the server is full.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// After its answer a server may still read the rest of the request; nobody waits for it longer.
+const REST_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of an answer's head, and of what is buffered behind it.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// The connections to one server.
+pub(super) struct Pool {
+    address: SocketAddr,
+    /// The last one is the one that was used last.
+    idle: Mutex<Vec<Idle>>,
+    /// Requests on new connections that wait longer than is usual: perhaps the server is busy with
+    /// a connection that is kept here.
+    impatient: AtomicU32,
+}
+
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: Instant,
+}
+
+/// A connection in use. Without [`Lease::give_back`] its end is the end of the connection.
+pub(super) struct Lease {
+    pub(super) sender: SendRequest<RequestBody>,
+    pool: Arc<Pool>,
+}
+
+impl Pool {
+    pub(super) fn new(address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            idle: Mutex::default(),
+            impatient: AtomicU32::new(0),
+        })
+    }
+
+    /// A kept connection.
+    pub(super) fn take(self: &Arc<Self>) -> Option<Lease> {
+        let mut idle = self.lock();
+        while let Some(Idle { sender, since }) = idle.pop() {
+            if since.elapsed() > IDLE_AGE_MAX {
+                // The others wait for even longer.
+                idle.clear();
+                return None;
+            }
+            if sender.is_ready() {
+                return Some(self.lease(sender));
+            }
+        }
+        None
+    }
+
+    /// A new connection.
+    pub(super) async fn open(self: &Arc<Self>) -> io::Result<Lease> {
+        let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address));
+        let stream = connecting.await.map_err(|_| io::ErrorKind::TimedOut)??;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = Builder::new()
+            .max_headers(HEADER_COUNT_MAX)
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        // It ends with its sender, and says there what went wrong.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(self.lease(sender))
+    }
+
+    /// Waits for an answer on a new connection; after `patience` the kept ones make room.
+    pub(super) async fn patiently<T>(
+        &self,
+        patience: Duration,
+        answer: impl Future<Output = T>,
+    ) -> T {
+        let mut answer = std::pin::pin!(answer);
+        if let Ok(answered) = timeout(patience, &mut answer).await {
+            return answered;
+        }
+        let _impatient = Impatient::enter(&self.impatient);
+        self.lock().clear();
+        answer.await
+    }
+
+    fn lease(self: &Arc<Self>, sender: SendRequest<RequestBody>) -> Lease {
+        Lease {
+            sender,
+            pool: Arc::clone(self),
+        }
+    }
+
+    fn keep(&self, sender: SendRequest<RequestBody>) {
+        if self.impatient.load(Relaxed) > 0 {
+            return;
+        }
+        let mut idle = self.lock();
+        if idle.len() >= IDLE_MAX {
+            idle.remove(0);
+        }
+        idle.push(Idle {
+            sender,
+            since: Instant::now(),
+        });
+    }
+
+    /// A list that is changed by whole items: a panic cannot leave it torn.
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lease {
+    /// The answer was read whole: the connection may serve another request, once the server has
+    /// read the rest of this one.
+    pub(super) fn give_back(self) {
+        let Self { mut sender, pool } = self;
+        if sender.is_ready() {
+            return pool.keep(sender);
+        }
+        tokio::spawn(async move {
+            if let Ok(Ok(())) = timeout(REST_TIMEOUT, sender.ready()).await {
+                pool.keep(sender);
+            }
+        });
+    }
+}
+
+struct Impatient<'a>(&'a AtomicU32);
+
+impl<'a> Impatient<'a> {
+    fn enter(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Impatient<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,181 @@
+//! Texts with problems: each with the codes, places and hints that are told. Every code has one.
+
+/// One text for each code; [`every_code_has_a_case`] keeps it whole.
+pub(super) const CASES: &[(&str, &[&str])] = &[
+    ("a = [", &["syntax 1:6"]),
+    ("[owner]\n[owner]\n", &["duplicate-key 2:2"]),
+    (
+        "versoin = 1\n[component.a]\nsource = 1",
+        &[
+            "unknown-key 1:1 | did you mean `version`?",
+            "unknown-key 2:2 | did you mean `components`?",
+        ],
+    ),
+    (
+        "[components.a]\nmemory = 64",
+        &[
+            "missing-key 1:13",
+            "unknown-key 2:1 | did you mean `memory_max_mb`?",
+        ],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nallowed_outbound_hosts = []",
+        &["unknown-key 3:1 | did you mean `allowed_outbound`?"],
+    ),
+    ("[components]\na = 'file:a'", &["wrong-type 2:5"]),
+    ("components = 5", &["wrong-type 1:14"]),
+    ("version = 0", &["out-of-range 1:11"]),
+    (
+        "[components.'a b']\nsource = 'file:a'\n[nodes.'/']\n[secrets]\n'' = 'age-encrypted:AAAA'",
+        &["bad-name 1:13", "bad-name 3:8", "bad-name 5:1"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nenv = { 'A=' = '', '' = '' }\nvars = { '' = '' }",
+        &["bad-name 3:9", "bad-name 3:20", "bad-name 4:10"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nrestart = 'alway'\nargs = [\"a\\u0000\"]",
+        &[
+            "bad-value 3:11 | did you mean `\"always\"`?",
+            "bad-value 4:9",
+        ],
+    ),
+    (
+        "[owner]\npubkey = 'ed25519:BASE58...'",
+        &["bad-key 2:10 | `realm key show` prints the owner's key"],
+    ),
+    (
+        "[components.a]\nsource = './a.wasm'",
+        &["bad-source 2:10 | write `file:./a.wasm`"],
+    ),
+    (
+        "[components.a]\nsource = 'https://a.example/a.wasm'",
+        &["pin-required 2:10"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nworld = 'wasi:http/prox'",
+        &["unknown-world 3:9 | did you mean `wasi:http/proxy`?"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nworld = 'wasi:cli/command'\nserve = 'http'",
+        &["serve-mismatch 4:1"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nworld = 'wasi:http/service'\nserve = 'cgi'",
+        &["serve-mismatch 4:1"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nworld = 'wasi:http/proxy'\nschedule = '@daily'",
+        &[
+            "serve-mismatch 1:13 | leave out `serve`, `listen` and `schedule`, or write `serve = \"http\"`",
+        ],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nserve = 'service'\nschedule = '@daily'",
+        &["serve-mismatch 4:1 | write `serve = \"job\"`"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nserve = 'job'\nrestart = 'always'",
+        &["serve-mismatch 4:1 | write `serve = \"service\"`"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nschedule = '@daily'\nrestart = 'never'\nhealth = '/'",
+        &["no-effect 4:1", "no-effect 5:1"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nserve = 'socket'\nhealth = 'export'",
+        &["serve-mismatch 4:1 | write `health = \"/healthz\"`, a path that it answers"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nserve = 'job'\n[routing]\n'*' = [{ path = '/', component = 'a' }]",
+        &["serve-mismatch 5:34 | take the route away, or `serve` and `schedule`"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nlisten = 80\n[routing]\n'*' = [{ path = '/', component = 'a', replicas = 2 }]",
+        &["out-of-range 5:34 | let it read the port from `PORT` and leave `listen` out"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nschedule = '0 3 * *'",
+        &["bad-schedule 3:12 | every day at three: `0 3 * * *`"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nschedule = { cron = '0 0 30 2 *', timezone = 'UTC' }",
+        &["bad-schedule 3:21"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nschedule = { cron = '@daily', timezone = 'Berlin' }",
+        &["bad-schedule 3:42 | a name like `Europe/Berlin`, or `UTC`"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nschedule = { timezone = 'UTC' }",
+        &["missing-key 3:1"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nallowed_outbound = ['example.com', 'https://*']",
+        &["bad-outbound 3:21 | write `https://example.com`"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nallowed_outbound = 'https://a'",
+        &["wrong-type 3:20 | write a list: `allowed_outbound = [\"https://a\"]`"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\ndirs = ['data::/data', '/a::/x', '/b::/x/::rw']",
+        &["bad-dir 3:9", "duplicate-value 3:34"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nlisten = 80\nserve = 'http'",
+        &["no-effect 3:1"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\n[routing]\n'*' = [{ path = 'x', component = 'a' }, { path = '/', component = 'a', host = 'a:1' }]",
+        &["bad-path 4:17 | write `/x`", "bad-host 4:79"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\n[routing]\n'*' = { path = '/x', component = 'a' }",
+        &["wrong-type 4:7 | write a list: `\"*\" = [{ … }]`"],
+    ),
+    (
+        "[routing]\n'*' = [{}]",
+        &["missing-key 2:8", "missing-key 2:8"],
+    ),
+    (
+        "[routing]\n'*' = [1]\n'tag:' = []\n'a b' = []",
+        &["wrong-type 2:8", "bad-name 3:1", "bad-name 4:1"],
+    ),
+    (
+        "[nodes.a]\naddr_hint = 'a.example:443'",
+        &["bad-address 2:13"],
+    ),
+    (
+        "[nodes.a]\naddr_hint = '/dns4/a/tcp/443/quic'",
+        &["address-spelling 2:13 | write `addr_hint = \"/dns4/a/udp/443/quic-v1\"`"],
+    ),
+    ("[nodes.a]\ntags = ['x', 'x']", &["duplicate-value 2:14"]),
+    (
+        "[secrets]\na = 'hunter2'\nb = 'age-encrypted:...'",
+        &[
+            "bad-secret 2:5 | write a ciphertext, never the secret itself: this file is signed and sent to every node",
+            "bad-secret 3:5",
+        ],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nsecrets = ['x', 'x']\n[secrets]\nx = 'age-encrypted:AAAA'",
+        &["duplicate-value 3:17"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nsecrets = ['x']",
+        &["unknown-secret 3:12"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\n[routing]\n'*' = [{ path = '/', component = 'a', replicas = 1 }, { path = '/', component = 'a', replicas = 2 }]",
+        &["duplicate-route 4:64", "replicas-disagree 4:97"],
+    ),
+    (
+        "[routing]\n'*' = [{ path = '/', component = 'a' }]",
+        &["unknown-component 2:34"],
+    ),
+    (
+        "[routing]\na = []\n'tag:a' = []",
+        &["unlisted-node 2:1", "unlisted-tag 3:1"],
+    ),
+];
