@@ -44,6 +44,7 @@ mod state;
 mod stdio;
 mod system;
 mod ticker;
+mod vars;
 
 pub use compile::{CompileError, compile, compile_bytes, fingerprint};
 pub use component::{Component, LoadError, Settings, Wanted};

@@ -2,6 +2,7 @@
 //!
 //! Deny by default: a context is made empty, and only what the grants name is put in.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
@@ -9,7 +10,6 @@ use realm_model::api::LogStream;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Result, Store};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
@@ -19,6 +19,7 @@ use crate::invocation::{Rein, Shared, on_tick};
 use crate::limiter::Limiter;
 use crate::logs::Output;
 use crate::stdio::Process;
+use crate::vars::{self, Vars};
 
 /// Bytes that a guest hands to the host in one call; wasmtime's own default is 128 MiB.
 const HOSTCALL_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -43,7 +44,13 @@ pub(crate) struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     egress: Egress,
-    vars: Arc<WasiConfigVariables>,
+    vars: Arc<BTreeMap<String, String>>,
+}
+
+impl State {
+    pub(crate) fn vars(&mut self) -> Vars<'_> {
+        Vars(&self.vars)
+    }
 }
 
 impl WasiView for State {
@@ -72,9 +79,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>> {
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
-    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| {
-        WasiConfig::from(&*state.vars)
-    })?;
+    vars::link(&mut linker)?;
     Ok(linker)
 }
 
