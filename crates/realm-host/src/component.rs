@@ -234,7 +234,7 @@ impl Component {
                 &host.0.config.forbidden_dirs,
             )?,
             vars: Arc::new(grants.vars.clone()),
-            egress: Arc::new(Policy::new(&settings, Arc::clone(&host.0.ranges))),
+            egress: Arc::new(Policy::new(&settings, Arc::clone(&host.0.network))),
             settings,
         })))
     }

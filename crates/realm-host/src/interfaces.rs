@@ -217,12 +217,13 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
-        (
-            "wasi:sockets",
-            "ip-name-lookup" | "tcp" | "udp" | "tcp-create-socket" | "udp-create-socket",
-        ) => Some("always denied: raw sockets are not granted by this version; use wasi:http"),
-        ("wasi:sockets", "types") => {
-            Some("always denied: raw sockets are not granted by this version; use wasi:http")
+        ("wasi:sockets", "ip-name-lookup") => Some(
+            "looks up only names of `allowed_outbound` rules for sockets (`tcp://`, `udp://`, `postgres://`, ..)",
+        ),
+        ("wasi:sockets", "types" | "tcp" | "udp" | "tcp-create-socket" | "udp-create-socket") => {
+            Some(
+                "reaches only what `allowed_outbound` names (`tcp://`, `udp://`, `postgres://`, ..)",
+            )
         }
         _ => None,
     }

@@ -48,7 +48,8 @@ mod vars;
 
 pub use compile::{CompileError, compile, compile_bytes, fingerprint};
 pub use component::{Component, LoadError, Settings, Wanted};
-pub use config::{Config, PagemapScan};
+pub use config::{Config, PagemapScan, Reach};
+pub use egress::Resolver;
 pub use engine::{Host, HostError, HostFacts};
 pub use inspect::{INSPECT_BYTES_MAX, InspectError, inspect};
 pub use logs::LogSink;

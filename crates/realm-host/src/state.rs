@@ -14,7 +14,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
 use crate::component::{Inner, ReplicaInner};
-use crate::egress::Egress;
+use crate::egress::{self, Egress, NetworkView};
 use crate::invocation::{Rein, Shared, on_tick};
 use crate::limiter::Limiter;
 use crate::logs::Output;
@@ -48,6 +48,14 @@ pub(crate) struct State {
 }
 
 impl State {
+    pub(crate) fn network(&mut self) -> NetworkView<'_> {
+        NetworkView {
+            egress: &mut self.egress,
+            table: &mut self.table,
+            wasi: &mut self.wasi,
+        }
+    }
+
     pub(crate) fn vars(&mut self) -> Vars<'_> {
         Vars(&self.vars)
     }
@@ -79,6 +87,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<State>> {
     wasmtime_wasi::p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    egress::link(&mut linker)?;
     vars::link(&mut linker)?;
     Ok(linker)
 }

@@ -115,7 +115,11 @@ pub fn path(request: &IncomingRequest) -> String {
 
 /// A parameter of the query, with `%XX` decoded.
 pub fn parameter(request: &IncomingRequest, name: &str) -> Option<String> {
-    let target = request.path_with_query()?;
+    query(&request.path_with_query()?, name)
+}
+
+/// A parameter of the query of a path, with `%XX` decoded.
+pub fn query(target: &str, name: &str) -> Option<String> {
     let (_, query) = target.split_once('?')?;
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

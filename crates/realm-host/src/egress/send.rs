@@ -1,8 +1,8 @@
 //! One outbound request: resolve, check, dial, TLS, HTTP/1.1. One connection per request.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, timeout};
@@ -21,7 +20,9 @@ use tokio_rustls::TlsConnector;
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::{Policy, Target};
+use super::http::Target;
+use super::resolve::Unresolved;
+use super::{Policy, Verdict};
 
 /// Where the guest sets no time: what it can wait for is bounded by its wall time anyway.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,48 +34,38 @@ type Sent = (
     Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>,
 );
 
-/// One configuration for all: the roots that browsers trust, and no client certificate.
-static TLS: LazyLock<Result<Arc<ClientConfig>, rustls::Error>> = LazyLock::new(|| {
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-});
-
 /// Sends a request whose target the rules allow.
 pub(super) async fn send(
     policy: &Policy,
+    slot: u32,
     target: &Target,
     request: http::Request<WasiBody>,
     options: RequestOptions,
 ) -> Result<Sent, Error> {
     let connect_timeout = options.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
-    let stream = timeout(connect_timeout, dial(policy, target));
+    let stream = timeout(connect_timeout, dial(policy, slot, target));
     let stream = stream.await.map_err(|_| Error::ConnectionTimeout)??;
     if !target.tls {
         return exchange(stream, request, options).await;
     }
-    let stream = timeout(connect_timeout, encrypt(target, stream));
+    let stream = timeout(connect_timeout, encrypt(policy, target, stream));
     let stream = stream.await.map_err(|_| Error::ConnectionTimeout)??;
     exchange(stream, request, options).await
 }
 
 /// Resolves once, and dials only addresses that are open.
-async fn dial(policy: &Policy, target: &Target) -> Result<TcpStream, Error> {
+async fn dial(policy: &Policy, slot: u32, target: &Target) -> Result<TcpStream, Error> {
     let found = resolve(policy, target).await?;
-    if found.is_empty() {
-        return Err(Error::DestinationNotFound);
+    let is_open =
+        |address: &IpAddr| policy.judge(*address, |rule| target.matches(rule)) == Verdict::Open;
+    let (open, closed): (Vec<_>, Vec<_>) = found.into_iter().partition(is_open);
+    if let ([], [first, ..]) = (&open[..], &closed[..]) {
+        policy.deny_private(slot, (target.scheme(), &target.host, target.port), *first);
+        return Err(Error::DestinationIpProhibited);
     }
-    let mut last = Error::DestinationIpProhibited;
-    for address in found {
-        if !policy.ranges.open(address.ip()) {
-            continue;
-        }
-        match TcpStream::connect(address).await {
+    let mut last = Error::DestinationNotFound;
+    for address in open {
+        match TcpStream::connect(SocketAddr::new(address, target.port)).await {
             Ok(stream) => {
                 // A request is written in few pieces; waiting to join them only costs time.
                 stream.set_nodelay(true).map_err(Error::Connect)?;
@@ -86,38 +77,26 @@ async fn dial(policy: &Policy, target: &Target) -> Result<TcpStream, Error> {
     Err(last)
 }
 
-/// The addresses of a host, by the system's resolver; a literal is its own.
-async fn resolve(policy: &Policy, target: &Target) -> Result<Vec<SocketAddr>, Error> {
+/// The addresses of a host; a literal is its own.
+async fn resolve(policy: &Policy, target: &Target) -> Result<Vec<IpAddr>, Error> {
     if let Ok(address) = target.host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, target.port)]);
+        return Ok(vec![address]);
     }
-    let lookups = Arc::clone(&policy.lookups);
-    let place = lookups
-        .acquire_owned()
-        .await
-        .map_err(|_| Error::DnsTimeout)?;
-    let (host, port) = (target.host.clone(), target.port);
-    let found = tokio::task::spawn_blocking(move || {
-        let found = (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-        // Given back when the thread is free, not when the caller stops waiting.
-        drop(place);
-        found
-    });
-    found
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .ok_or(Error::DnsError {
+    policy.resolve(&target.host).await.map_err(|why| match why {
+        Unresolved::Timeout => Error::DnsTimeout,
+        Unresolved::Unknown => Error::DnsError {
             rcode: None,
             info_code: None,
-        })
+        },
+    })
 }
 
 async fn encrypt(
+    policy: &Policy,
     target: &Target,
     stream: TcpStream,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
-    let config = TLS.as_ref().map_err(|_| Error::ConfigurationError)?;
+    let config = policy.network.tls().ok_or(Error::ConfigurationError)?;
     // The certificate must be for the name that the rules allowed, not for its address.
     let name =
         ServerName::try_from(target.host.clone()).map_err(|_| Error::HttpRequestUriInvalid)?;

@@ -11,6 +11,7 @@ mod ends;
 mod harness;
 mod health;
 mod limits;
+mod network;
 mod outbound;
 mod preview1;
 mod programs;
@@ -21,6 +22,7 @@ use denied::*;
 use ends::*;
 use health::*;
 use limits::*;
+use network::*;
 use outbound::*;
 use programs::*;
 

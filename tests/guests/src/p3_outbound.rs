@@ -1,0 +1,66 @@
+//! WASI 0.3: gets `?url=` and tells how it went: the status and the body, or the error. With
+//! `&follow=1` it follows one redirect.
+
+use wasip3::exports::http::handler::Guest;
+use wasip3::http::client;
+use wasip3::http::types::{ErrorCode, Fields, Request, Response, Scheme};
+use wasip3::{wit_future, wit_stream};
+
+struct Outbound;
+
+wasip3::http::service::export!(Outbound);
+
+impl Guest for Outbound {
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let target = request.get_path_with_query().unwrap_or_default();
+        let url = guests::query(&target, "url").unwrap_or_default();
+        let text = match get(&url, guests::query(&target, "follow").is_some()).await {
+            Ok(text) => text,
+            Err(code) => format!("error: {code:?}"),
+        };
+        let (mut body, reader) = wit_stream::new();
+        let (_, trailers) = wit_future::new(|| Ok(None));
+        let (response, _sent) = Response::new(Fields::new(), Some(reader), trailers);
+        wit_bindgen::spawn_local(async move {
+            body.write_all(text.into_bytes()).await;
+        });
+        Ok(response)
+    }
+}
+
+async fn get(url: &str, follow: bool) -> Result<String, ErrorCode> {
+    let response = send(url).await?;
+    let status = response.get_status_code();
+    let location = response.get_headers().get("location");
+    if let (true, Some(location)) = (follow, location.first()) {
+        let location = String::from_utf8_lossy(location).into_owned();
+        return Box::pin(get(&location, false)).await;
+    }
+    let (_, no_error) = wit_future::new(|| Ok(()));
+    let (body, ended) = Response::consume_body(response, no_error);
+    let body = body.collect().await;
+    ended.await?;
+    Ok(format!("{status} {}", String::from_utf8_lossy(&body)))
+}
+
+async fn send(url: &str) -> Result<Response, ErrorCode> {
+    let (scheme, rest) = url
+        .split_once("://")
+        .ok_or(ErrorCode::HttpRequestUriInvalid)?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let scheme = match scheme {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        other => Scheme::Other(other.to_owned()),
+    };
+    let (_, trailers) = wit_future::new(|| Ok(None));
+    let (request, _sent) = Request::new(Fields::new(), None, trailers, None);
+    let path = if path.is_empty() { "/" } else { path };
+    let set = request.set_scheme(Some(&scheme)).is_ok()
+        && request.set_authority(Some(authority)).is_ok()
+        && request.set_path_with_query(Some(path)).is_ok();
+    if !set {
+        return Err(ErrorCode::HttpRequestUriInvalid);
+    }
+    client::send(request).await
+}
