@@ -22,7 +22,7 @@ const REQUESTS_MAX: u32 = 32;
 const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// One of the requests of an instance.
-struct Request(Arc<AtomicU32>);
+pub(super) struct Request(Arc<AtomicU32>);
 
 /// Where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +97,19 @@ impl Target {
         if self.tls { "https" } else { "http" }
     }
 
+    /// `HOST` or `HOST:PORT`, as a request names it.
+    pub(super) fn authority(&self) -> String {
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        match (self.tls, self.port) {
+            (true, 443) | (false, 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+
     pub(super) fn matches(&self, rule: &OutboundRule) -> bool {
         rule.matches(self.scheme(), &self.host, self.port)
     }
@@ -115,15 +128,9 @@ impl WasiHttpHooks for Egress {
         Box::new(async move {
             let (target, place) = admitted?;
             let options = options.unwrap_or_default();
-            let sent = send::send(&policy, slot, &target, request, options);
+            let sent = send::send(&policy, slot, &target, request, options, place);
             let (response, io) = sent.await?;
-            // The place is taken as long as the connection lives.
-            let io: Io = Box::new(async move {
-                let ended = io.await;
-                drop(place);
-                ended
-            });
-            Ok((response, io))
+            Ok((response, Box::new(io) as Io))
         })
     }
 

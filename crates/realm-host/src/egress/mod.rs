@@ -6,14 +6,17 @@
 //! host sends for a guest; `doors`, `sockets` and `lookup` are about what a guest does by itself. Nothing here is made
 //! before a guest asks for it.
 
+mod again;
 mod denied;
 mod doors;
 mod http;
 mod lookup;
 mod names;
 mod network;
+mod pool;
 mod ranges;
 mod resolve;
+mod response;
 mod send;
 mod sockets;
 
@@ -45,6 +48,7 @@ pub(crate) struct Policy {
     network: Arc<Network>,
     lookups: Arc<Semaphore>,
     sockets: AtomicU32,
+    pool: Arc<pool::Pool>,
     meter: Arc<Meter>,
     log: Arc<dyn LogSink>,
 }
@@ -121,6 +125,7 @@ impl Policy {
             network,
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             sockets: AtomicU32::new(0),
+            pool: Arc::default(),
             meter: Arc::clone(&settings.meter),
             log: Arc::clone(&settings.log),
         }

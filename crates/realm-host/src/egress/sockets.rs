@@ -253,7 +253,8 @@ where
 type Told = std::result::Result<(), p3::ErrorCode>;
 
 /// A connection lives as long as one of its streams does, with or without its socket; how a
-/// stream ended is told when it is gone, and with that its share of the place.
+/// stream ended is told when it is gone, and with that its share of the place: not in the same
+/// breath, but while the guest waits for something.
 struct Share {
     told: Option<oneshot::Sender<Told>>,
     _place: Arc<Place>,

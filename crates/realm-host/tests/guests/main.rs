@@ -10,6 +10,7 @@ mod denied;
 mod ends;
 mod harness;
 mod health;
+mod https;
 mod limits;
 mod network;
 mod outbound;
