@@ -181,6 +181,7 @@ mod tests {
     use realm_model::grants::{OutboundHost, PortRange};
 
     use super::*;
+    use crate::config::Reach;
 
     fn rule(scheme: Option<&str>, host: OutboundHost, first: u16, last: u16) -> OutboundRule {
         OutboundRule {
@@ -248,5 +249,18 @@ mod tests {
             let target = uri.parse().ok().and_then(|uri| Target::of(&uri));
             assert_eq!(target, None, "{uri}");
         }
+    }
+    #[test]
+    fn one_instance_has_so_many_requests_in_flight() {
+        let policy = crate::egress::doors::tests::policy(Reach::Public, &["https://a"]);
+        let mut egress = Egress::new(policy, 0);
+        let uri: Uri = "https://a/".parse().unwrap();
+        let mut held: Vec<_> = (0..REQUESTS_MAX).map(|_| egress.admit(&uri).ok()).collect();
+        assert!(held.iter().all(Option::is_some));
+        let refused =
+            |egress: &mut Egress| matches!(egress.admit(&uri), Err(Error::ConnectionLimitReached));
+        assert!(refused(&mut egress) && refused(&mut egress));
+        held.pop();
+        assert!(egress.admit(&uri).is_ok());
     }
 }

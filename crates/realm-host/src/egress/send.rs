@@ -209,8 +209,9 @@ async fn resolve(policy: &Policy, target: &Target) -> Result<Vec<IpAddr>, Error>
     }
     policy.resolve(&target.host).await.map_err(|why| match why {
         Unresolved::Timeout => Error::DnsTimeout,
+        // In the words of wasmtime's own client.
         Unresolved::Unknown => Error::DnsError {
-            rcode: None,
+            rcode: Some("address not available".to_owned()),
             info_code: None,
         },
     })

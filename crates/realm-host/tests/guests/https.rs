@@ -242,6 +242,26 @@ async fn a_connection_that_is_gone_is_not_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_is_as_long_as_it_says() {
+    let server = Server::start(None).await;
+    let guest = server.guest(guests::P3_OUTBOUND).load();
+    let target = server.target("http", "api.test");
+    for (length, expected) in [
+        ("", "Ok(()) 200 HTTP/1.1"),
+        ("5", "Ok(()) 200 HTTP/1.1"),
+        ("4", "Err(ErrorCode::HttpRequestBodySize(Some(5)))"),
+        ("6", "Err(ErrorCode::HttpRequestBodySize(Some(5)))"),
+    ] {
+        let told = guest
+            .body(&format!("{target}&send=12345&length={length}"))
+            .await;
+        check(&told, expected);
+        // Nothing of it is left on the connection for the next one.
+        check(&guest.body(&target).await, "200 HTTP/1.1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redirect_is_the_guests_and_checked_anew() {
     let server = Server::start(None).await;
     let redirect = format!("/?url=http://api.test:{}/redirect", server.port);

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use realm_host::{Reach, Resolver};
+use realm_host::{Reach, Resolver, Run};
+use realm_model::api::LogStream;
 use realm_test_guests as guests;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UdpSocket};
@@ -128,6 +129,45 @@ pub(crate) async fn net() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn p3_net() {
     check_denied(guests::P3_NET, DENIED[1]).await;
+}
+
+/// What the reference host, `wasmtime run`, tells of the same program.
+const AS_WASMTIME: &str = r#"tcp: Ok(("and back", "there"))
+tcp on IPv6: Ok(("and back", "there"))
+udp: Ok("ping")
+connect to port 0: Err(ErrorCode::InvalidArgument)
+connect to port 1: Err(ErrorCode::ConnectionRefused)
+connect to no address: Err(ErrorCode::InvalidArgument)
+bind twice: Err(ErrorCode::InvalidState)
+receive before a connection: Err(ErrorCode::InvalidState)
+"127.0.0.1": Ok([IpAddress::Ipv4((127, 0, 0, 1))])
+"::1": Ok([IpAddress::Ipv6((0, 0, 0, 0, 0, 0, 0, 1))])
+"[::1]": Ok([IpAddress::Ipv6((0, 0, 0, 0, 0, 0, 0, 1))])
+"127.1": Ok([IpAddress::Ipv4((127, 0, 0, 1))])
+"": Err(ErrorCode::InvalidArgument)
+"a b": Err(ErrorCode::InvalidArgument)
+"http://a": Err(ErrorCode::InvalidArgument)
+"a:80": Err(ErrorCode::InvalidArgument)
+"a..b": Err(ErrorCode::NameUnresolvable)
+localhost: true"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn p3_sockets() {
+    let inherited = guest(guests::P3_SOCKETS)
+        .config(|config| config.reach = Reach::Everything)
+        .program()
+        .unwrap();
+    assert_eq!(inherited.program.run(Run::default()).await, Ok(0));
+    let told = inherited.log.lines(LogStream::Stdout);
+    assert_eq!(told.join("\n"), AS_WASMTIME);
+    let denied = guest(guests::P3_SOCKETS).program().unwrap();
+    assert_eq!(denied.program.run(Run::default()).await, Ok(0));
+    let told = denied.log.lines(LogStream::Stdout);
+    let shut = told
+        .iter()
+        .filter(|line| line.ends_with(": Err(ErrorCode::AccessDenied)"));
+    // Eight sockets, and the one name that is asked for.
+    assert_eq!(shut.count(), 9, "{told:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
