@@ -1,6 +1,7 @@
 //! WASI 0.3: gets `?url=` and tells how it went: the status and the body, or the error. With
 //! `&follow=1` it follows one redirect. With `&send=TEXT` it posts that, as `&length=` bytes, and
-//! tells first how the sending ended.
+//! tells first how the sending ended. With `&unread=N` it leaves so many answers of `?of=` unread
+//! before that.
 
 use wasip3::exports::http::handler::Guest;
 use wasip3::http::client;
@@ -18,6 +19,11 @@ impl Guest for Outbound {
         if let Some(text) = guests::query(&target, "send") {
             let length = guests::query(&target, "length").unwrap_or_default();
             return Ok(answer(post(&url, text, &length).await));
+        }
+        let mut unread = Vec::new();
+        let count = guests::query(&target, "unread").and_then(|count| count.parse().ok());
+        for _ in 0..count.unwrap_or(0) {
+            unread.push(send(&guests::query(&target, "of").unwrap_or_default()).await?);
         }
         let text = match get(&url, guests::query(&target, "follow").is_some()).await {
             Ok(text) => text,

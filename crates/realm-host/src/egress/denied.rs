@@ -8,6 +8,7 @@ use realm_model::grants::OutboundRule;
 use realm_model::text::one_line;
 
 use super::Policy;
+use crate::config::Reach;
 use crate::logs::say;
 
 /// Characters of a host in the log: a name of the DNS has 253 at most, but a guest may ask for
@@ -28,13 +29,21 @@ impl Policy {
         (scheme, host, port): (&str, &str, u16),
         address: IpAddr,
     ) {
-        self.deny(slot, &target(scheme, host, port), not_public(address));
+        self.deny(
+            slot,
+            &target(scheme, host, port),
+            not_public(address, self.network.reach),
+        );
     }
 
     /// A name may be looked up, and nothing that it resolves to is open.
     pub(super) fn deny_private_name(&self, slot: u32, name: &str, address: IpAddr) {
         let name = one_line(name, HOST_CHARS_MAX);
-        self.deny(slot, &format!("look-up of `{name}`"), not_public(address));
+        self.deny(
+            slot,
+            &format!("look-up of `{name}`"),
+            not_public(address, self.network.reach),
+        );
     }
 
     /// No rule lets a name be looked up.
@@ -79,11 +88,14 @@ fn target(scheme: &str, host: &str, port: u16) -> String {
     }
 }
 
-fn not_public(address: IpAddr) -> String {
-    format!(
-        "`{address}` is not public; the node's operator opens such ranges with \
-         `guests.private_ranges` in node.toml"
-    )
+fn not_public(address: IpAddr, reach: Reach) -> String {
+    let remedy = match reach {
+        Reach::Named => "allow the name or the address itself",
+        Reach::Public | Reach::Everything => {
+            "the node's operator opens such ranges with `guests.private_ranges` in node.toml"
+        }
+    };
+    format!("`{address}` is not public; {remedy}")
 }
 
 fn no_rule(rule: &str) -> String {

@@ -21,10 +21,11 @@ mod send;
 mod sockets;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 
 use realm_model::grants::{OutboundHost, OutboundRule};
+use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::WasiCtx;
@@ -49,6 +50,8 @@ pub(crate) struct Policy {
     lookups: Arc<Semaphore>,
     sockets: AtomicU32,
     pool: Arc<pool::Pool>,
+    /// Made with the first connection that speaks it.
+    tls: OnceLock<Option<Arc<ClientConfig>>>,
     meter: Arc<Meter>,
     log: Arc<dyn LogSink>,
 }
@@ -126,6 +129,7 @@ impl Policy {
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             sockets: AtomicU32::new(0),
             pool: Arc::default(),
+            tls: OnceLock::new(),
             meter: Arc::clone(&settings.meter),
             log: Arc::clone(&settings.log),
         }

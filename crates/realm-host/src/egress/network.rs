@@ -7,6 +7,7 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
@@ -22,6 +23,9 @@ const LOOKUPS_MAX: usize = 128;
 /// Bytes of one file of certificates: the whole of Mozilla's list takes 200 KiB.
 const ROOTS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// TLS sessions that one component keeps for its next connections: one for each of a few servers.
+const TLS_SESSIONS_MAX: usize = 16;
+
 /// The network as this host gives it to guests.
 pub(crate) struct Network {
     pub(super) ranges: Ranges,
@@ -29,7 +33,7 @@ pub(crate) struct Network {
     pub(super) lookups: Arc<Semaphore>,
     pub(super) reach: Reach,
     roots: Vec<CertificateDer<'static>>,
-    tls: OnceLock<Result<Arc<ClientConfig>, rustls::Error>>,
+    tls: OnceLock<Result<ClientConfig, rustls::Error>>,
 }
 
 type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
@@ -85,13 +89,18 @@ impl Network {
         })
     }
 
-    /// One configuration for all: the roots that browsers trust, those that the operator adds, and
-    /// no client certificate. Made when the first guest speaks TLS.
-    pub(super) fn tls(&self) -> Option<&Arc<ClientConfig>> {
-        self.tls.get_or_init(|| self.make_tls()).as_ref().ok()
+    /// What TLS trusts: the roots of browsers and those that the operator adds; no client
+    /// certificate. The roots are read once, when the first guest speaks TLS. Sessions that are
+    /// kept for the next connection are the caller's alone: they would tell a neighbour who was
+    /// visited.
+    pub(super) fn tls(&self) -> Option<Arc<ClientConfig>> {
+        let shared = self.tls.get_or_init(|| self.make_tls()).as_ref().ok()?;
+        let mut own = ClientConfig::clone(shared);
+        own.resumption = Resumption::in_memory_sessions(TLS_SESSIONS_MAX);
+        Some(Arc::new(own))
     }
 
-    fn make_tls(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
+    fn make_tls(&self) -> Result<ClientConfig, rustls::Error> {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         for root in &self.roots {
@@ -102,7 +111,7 @@ impl Network {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        Ok(config)
     }
 }
 

@@ -5,7 +5,7 @@
 //! connection carries, and how fast, is nobody else's to see. Not here: dialling (`send`).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ pub(super) struct One {
 /// A connection of HTTP/2.
 pub(super) struct Many {
     sender: http2::SendRequest<WasiBody>,
+    /// What the other side takes at once.
+    streams_max: Arc<AtomicUsize>,
     /// After a request without an answer, nobody else is to wait for one here.
     broken: AtomicBool,
     used: Mutex<Instant>,
@@ -266,8 +268,12 @@ impl Idle {
     /// HTTP/2 with room for one more request; one reference is the pool's.
     fn room(&self) -> Option<Arc<Many>> {
         match self {
-            Self::Many(many) if Arc::strong_count(many) <= STREAMS_MAX => Some(Arc::clone(many)),
-            Self::Many(_) | Self::One(..) => None,
+            // More than the other side takes would wait for each other.
+            Self::Many(many) => {
+                let streams_max = many.streams_max.load(Relaxed).min(STREAMS_MAX);
+                (Arc::strong_count(many) <= streams_max).then(|| Arc::clone(many))
+            }
+            Self::One(..) => None,
         }
     }
 
@@ -317,9 +323,14 @@ impl Connection {
         Self::One(Box::new(One { sender, link }))
     }
 
-    pub(super) fn many(sender: http2::SendRequest<WasiBody>, link: Link) -> Self {
+    pub(super) fn many(
+        sender: http2::SendRequest<WasiBody>,
+        streams_max: Arc<AtomicUsize>,
+        link: Link,
+    ) -> Self {
         Self::Many(Arc::new(Many {
             sender,
+            streams_max,
             broken: AtomicBool::new(false),
             used: Mutex::new(Instant::now()),
             link,

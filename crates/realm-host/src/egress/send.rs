@@ -1,9 +1,11 @@
 //! One outbound request: a connection that waits, or else resolve, check, dial, TLS; then HTTP/1.1
 //! or, where the other side of TLS prefers it, HTTP/2.
 
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::uri::{PathAndQuery, Uri};
@@ -175,7 +177,16 @@ async fn speak_http2(
         .keep_alive_timeout(PING_INTERVAL)
         .handshake(TokioIo::new(stream))
         .await?;
-    Ok(Connection::many(sender, Link::new(reserved, connection)))
+    let streams_max = Arc::new(AtomicUsize::new(STREAMS_MAX));
+    let told = Arc::clone(&streams_max);
+    let mut connection = Box::pin(connection);
+    let connection = poll_fn(move |context| {
+        let polled = connection.as_mut().poll(context);
+        told.store(connection.current_max_send_streams(), Relaxed);
+        polled
+    });
+    let link = Link::new(reserved, connection);
+    Ok(Connection::many(sender, streams_max, link))
 }
 
 /// Resolves once, and dials only addresses that are open.
@@ -222,7 +233,8 @@ async fn encrypt(
     target: &Target,
     stream: TcpStream,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Error> {
-    let config = policy.network.tls().ok_or(Error::ConfigurationError)?;
+    let config = policy.tls.get_or_init(|| policy.network.tls());
+    let config = config.as_ref().ok_or(Error::ConfigurationError)?;
     // The certificate must be for the name that the rules allowed, not for its address.
     let name =
         ServerName::try_from(target.host.clone()).map_err(|_| Error::HttpRequestUriInvalid)?;

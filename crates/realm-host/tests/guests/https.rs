@@ -17,8 +17,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::harness::{Guest, Loaded, guest};
+use crate::harness::{Guest, Loaded, eventually, guest};
 
+/// More than is taken of an answer that nobody reads.
+const BIG_BYTES: usize = 1024 * 1024;
 const GUESTS: [&str; 2] = [guests::OUTBOUND, guests::P3_OUTBOUND];
 
 /// A server that answers with the version of HTTP, and with what it is asked for.
@@ -33,6 +35,11 @@ struct Server {
 
 impl Server {
     async fn start(alpn: Option<&[&str]>) -> Self {
+        Self::start_with(alpn, 200).await
+    }
+
+    /// `streams_max`: requests that it takes at once on a connection of HTTP/2.
+    async fn start_with(alpn: Option<&[&str]>, streams_max: u32) -> Self {
         let (roots, acceptor) = authority(alpn);
         let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
         let server = Self {
@@ -52,9 +59,9 @@ impl Server {
                 let (acceptor, elsewhere) = (acceptor.clone(), Arc::clone(&elsewhere));
                 tokio::spawn(async move {
                     if !is_tls {
-                        answer(stream, elsewhere).await;
+                        answer(stream, elsewhere, streams_max).await;
                     } else if let Ok(stream) = acceptor.accept(stream).await {
-                        answer(stream, elsewhere).await;
+                        answer(stream, elsewhere, streams_max).await;
                     }
                 });
             }
@@ -89,6 +96,7 @@ impl Server {
 async fn answer(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     elsewhere: Arc<Mutex<String>>,
+    streams_max: u32,
 ) {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut response = Response::builder();
@@ -105,10 +113,16 @@ async fn answer(
             host.unwrap_or_default(),
             request.uri().path()
         );
+        let text = match request.uri().path() {
+            "/big" => "big ".repeat(BIG_BYTES / 4),
+            _ => text,
+        };
         let response = response.body(Full::new(Bytes::from(text)));
         async { response }
     });
-    let _ = auto::Builder::new(TokioExecutor::new())
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http2().max_concurrent_streams(streams_max);
+    let _ = builder
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
@@ -215,6 +229,64 @@ async fn a_component_uses_its_connections_again_and_nobody_elses() {
             assert_eq!(server.connections(), connections, "{scheme} {version}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_not_read_stops_no_other() {
+    let server = Server::start(Some(&["h2"])).await;
+    let target = server.target("https", "api.test");
+    let guest = server.guest(guests::P3_OUTBOUND).load();
+    let big = format!("https://api.test:{}/big", server.port);
+    // As many as there is room for beside the last one.
+    let told = guest.body(&format!("{target}&unread=15&of={big}")).await;
+    check(&told, "200 HTTP/2.0");
+    assert_eq!(server.connections(), 1);
+    // More than there is room for have another connection.
+    let told = guest.body(&format!("{target}&unread=20&of={big}")).await;
+    check(&told, "200 HTTP/2.0");
+    assert_eq!(server.connections(), 2);
+    // Fewer, where the other side takes fewer.
+    let small = Server::start_with(Some(&["h2"]), 2).await;
+    let careful = small.guest(guests::P3_OUTBOUND).load();
+    let (target, big) = (
+        small.target("https", "api.test"),
+        format!("https://api.test:{}/big", small.port),
+    );
+    let told = careful.body(&format!("{target}&unread=5&of={big}")).await;
+    check(&told, "200 HTTP/2.0");
+    assert_eq!(small.connections(), 3);
+    // More than an instance may have are refused, not queued.
+    let told = careful
+        .send(crate::harness::get(&format!("{target}&unread=32&of={big}")))
+        .await;
+    check(told.unwrap().text(), "ConnectionLimitReached");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_component_asks_for_so_many_names_at_once() {
+    let server = Server::start(None).await;
+    let asking = Arc::new(AtomicU32::new(0));
+    let (open, count) = (Arc::new(std::sync::RwLock::new(())), Arc::clone(&asking));
+    let shut = Arc::clone(&open);
+    let guest = server
+        .guest(guests::OUTBOUND)
+        .config(|config| {
+            config.resolver = Resolver::new(move |_| {
+                count.fetch_add(1, Relaxed);
+                drop(shut.read());
+                Ok(vec![Ipv4Addr::LOCALHOST.into()])
+            });
+        })
+        .load();
+    let closed = open.write().unwrap();
+    let target = server.target("http", "api.test");
+    let all = futures_util::future::join_all((0..40).map(|_| guest.body(&target)));
+    let released = async {
+        eventually(|| asking.load(Relaxed) == 16).await;
+        drop(closed);
+    };
+    let (told, ()) = futures_util::future::join(all, released).await;
+    told.iter().for_each(|told| check(told, "200"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
