@@ -2,7 +2,7 @@
 //! is written in the manifest, or whose word is missing beside it.
 
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use realm_model::grants::OutboundRule;
 use realm_model::text::one_line;
@@ -62,8 +62,17 @@ impl Policy {
     }
 
     /// A place of its own on the network.
-    pub(super) fn deny_bind(&self, slot: u32, what: &str, address: impl Display) {
-        let why = "a component listens only where the manifest says so";
+    pub(super) fn deny_bind(
+        &self,
+        slot: u32,
+        what: &str,
+        address: SocketAddr,
+        listen: Option<SocketAddr>,
+    ) {
+        let why = match listen {
+            Some(only) => format!("a server may listen on {only} alone, which is `PORT`"),
+            None => "a component listens only where the manifest says so".to_owned(),
+        };
         self.deny(slot, &format!("{what} {address}"), why);
     }
 

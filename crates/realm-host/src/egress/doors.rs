@@ -52,7 +52,10 @@ impl Doors {
             SocketAddrUse::TcpListen => {
                 self.listen == Some(address) || self.refuse("listening on", address)
             }
-            SocketAddrUse::TcpAccept => self.listen.is_some(),
+            // Who comes is the edge, from this machine.
+            SocketAddrUse::TcpAccept => {
+                self.listen.is_some() && address.ip().to_canonical().is_loopback()
+            }
         }
     }
 
@@ -65,7 +68,7 @@ impl Doors {
     }
 
     fn refuse(&self, what: &str, address: SocketAddr) -> bool {
-        self.policy.deny_bind(self.slot, what, address);
+        self.policy.deny_bind(self.slot, what, address, self.listen);
         false
     }
 
@@ -176,6 +179,7 @@ pub(super) mod tests {
         check("127.0.0.1:8123", SocketAddrUse::TcpBind, true);
         check("127.0.0.1:8123", SocketAddrUse::TcpListen, true);
         check("127.0.0.1:9", SocketAddrUse::TcpAccept, true);
+        check("10.0.0.1:9", SocketAddrUse::TcpAccept, false);
         check("0.0.0.0:0", SocketAddrUse::TcpBind, true);
         check("0.0.0.0:0", SocketAddrUse::TcpListen, false);
         check("0.0.0.0:8123", SocketAddrUse::TcpBind, false);
