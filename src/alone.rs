@@ -26,9 +26,13 @@ pub(crate) struct Alone {
     #[arg(long, value_name = "HOST::GUEST[::ro]")]
     dir: Vec<String>,
 
-    /// Let it call this host over HTTP, as a rule of `allowed_outbound`; repeatable
+    /// Let it reach this target, as a rule of `allowed_outbound`; repeatable
     #[arg(long, value_name = "RULE")]
     allow: Vec<OutboundRule>,
+
+    /// Let it use the network as this program can: connect, look names up, bind, listen
+    #[arg(long)]
+    inherit_network: bool,
 
     /// MiB of memory
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
@@ -74,6 +78,7 @@ impl Alone {
                 wall_timeout_ms: self.wall_timeout_ms.unwrap_or(defaults.wall_timeout_ms),
                 ..defaults
             },
+            inherit_network: self.inherit_network,
         };
         Ok((bytes, options))
     }

@@ -49,6 +49,61 @@ fn run_passes_streams_arguments_and_the_exit_code_through() {
 }
 
 #[test]
+fn run_gives_the_network_that_is_named_and_no_other() {
+    let realm = Realm::empty();
+    realm.guest(PROGRAM, "program.wasm");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(b"welcome");
+        }
+    });
+    let check = |flags: &[&str], args: &[&str], stdout: &str| -> Said {
+        let seen = realm.run(&[&["run"], flags, &["program.wasm", "--"], args].concat());
+        assert_eq!(
+            seen.stdout.trim(),
+            stdout,
+            "{flags:?} {args:?}: {}",
+            seen.stderr
+        );
+        seen
+    };
+    let by_address = format!("127.0.0.1:{port}");
+    let by_name = format!("localhost:{port}");
+    let denied = check(&[], &["connect", &by_address], "PermissionDenied");
+    assert!(
+        denied.stderr.contains("outbound-denied: a tcp socket"),
+        "{}",
+        denied.stderr
+    );
+    check(&[], &["listen"], "PermissionDenied");
+    for (to, rule) in [
+        (&by_address, format!("tcp://127.0.0.1:{port}")),
+        (&by_name, format!("redis://localhost:{port}")),
+    ] {
+        check(&["--allow", &rule], &["connect", to], "welcome");
+        check(&["--allow", &rule], &["listen"], "PermissionDenied");
+    }
+    let other = check(
+        &["--allow", "tcp://127.0.0.1:1"],
+        &["connect", &by_address],
+        "PermissionDenied",
+    );
+    let missing = format!("add `allowed_outbound = [\"tcp://{by_address}\"]`");
+    assert!(other.stderr.contains(&missing), "{}", other.stderr);
+    // Nobody named the loopback address.
+    check(
+        &["--allow", "*://*:*"],
+        &["connect", &by_address],
+        "PermissionDenied",
+    );
+    check(&["--inherit-network"], &["connect", &by_address], "welcome");
+    check(&["--inherit-network"], &["connect", &by_name], "welcome");
+    check(&["--inherit-network"], &["listen"], "listening");
+}
+
+#[test]
 fn run_refuses_what_is_no_program_by_name() {
     let realm = Realm::empty();
     realm.guest(LIBRARY, "library.wasm");

@@ -230,7 +230,10 @@ async fn a_server_that_does_not_get_its_port_leaves_the_old_version() {
         "{why}"
     );
     let logs = realm.run(&["logs", "app"]).ok().stdout;
-    assert!(logs.contains("bind-denied: 0.0.0.0:80"), "{logs}");
+    assert!(
+        logs.contains("bind-denied: binding to 0.0.0.0:80"),
+        "{logs}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 //! Linking happens once, at load; a call makes a fresh instance. Not here: when to load, which
 //! replica takes a request, and what an unhealthy one is.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use realm_model::manifest::Probe;
 use realm_model::name::ComponentName;
 use wasmtime::Engine;
 use wasmtime::component::{ComponentExportIndex, InstancePre, types::ComponentItem};
-use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
@@ -181,7 +181,7 @@ pub(crate) struct Inner {
     pub(crate) handler: Handler,
     pub(crate) health: Option<ComponentExportIndex>,
     pub(crate) dirs: Vec<Dir>,
-    pub(crate) vars: Arc<WasiConfigVariables>,
+    pub(crate) vars: Arc<BTreeMap<String, String>>,
     pub(crate) egress: Arc<Policy>,
 }
 
@@ -232,8 +232,8 @@ impl Component {
                 &host.0.config.policy.dirs,
                 &host.0.config.forbidden_dirs,
             )?,
-            vars: Arc::new(grants.vars.clone().into_iter().collect()),
-            egress: Arc::new(Policy::new(&settings, Arc::clone(&host.0.ranges))),
+            vars: Arc::new(grants.vars.clone()),
+            egress: Arc::new(Policy::new(&settings, Arc::clone(&host.0.network))),
             settings,
         })))
     }

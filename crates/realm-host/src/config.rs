@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use realm_model::node_config::GuestPolicy;
 
+use crate::egress::Resolver;
+
 /// Default of [`Config::epoch_tick`]. A guest holds a worker thread for one tick at most, and an
 /// exhausted fuel bucket is noticed within one tick; 1 ms keeps both short and costs a thread that
 /// wakes 1,000 times per second, only while guests run.
@@ -17,10 +19,27 @@ pub struct Config {
     pub policy: GuestPolicy,
     /// Directories that no guest sees, whatever `policy` allows: where keys and compiled code are.
     pub forbidden_dirs: Vec<PathBuf>,
+    /// How far the network goes for a guest whose rules allow it.
+    pub reach: Reach,
+    /// How names become addresses.
+    pub resolver: Resolver,
     /// How often running guests are interrupted to yield and to be charged.
     pub epoch_tick: Duration,
     /// Whether memories are reset by scanning for the pages that a guest touched.
     pub pagemap_scan: PagemapScan,
+}
+
+/// Which addresses guests reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// Those that a rule of the component allows, if they are public or in `private_ranges`.
+    #[default]
+    Public,
+    /// As well those that a rule names by themselves, or by the very name that resolves to them:
+    /// where the operator has written the rules.
+    Named,
+    /// All, without a rule. A guest may also bind and listen.
+    Everything,
 }
 
 /// Use of the kernel's `PAGEMAP_SCAN`.
@@ -39,6 +58,8 @@ impl Default for Config {
         Self {
             policy: GuestPolicy::default(),
             forbidden_dirs: Vec::new(),
+            reach: Reach::default(),
+            resolver: Resolver::default(),
             epoch_tick: EPOCH_TICK,
             pagemap_scan: PagemapScan::default(),
         }

@@ -5,6 +5,7 @@
 //! run at once in one instance, keeps books that WASI 0.2 never needs. Not here: compiling
 //! (another process does that, with the same settings) and what a guest may reach.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use realm_model::node_config::INSTANCES_MAX;
@@ -13,7 +14,7 @@ use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationCon
 
 use crate::component::{Component, LoadError, Settings, Wanted};
 use crate::config::{Config, PagemapScan};
-use crate::egress::Ranges;
+use crate::egress::Network;
 use crate::heavy::Heavy;
 use crate::room::{PROBES_MAX, Room};
 use crate::state::{self, State};
@@ -49,6 +50,15 @@ pub enum HostError {
     /// `private_ranges` holds something else than a CIDR block.
     #[error("`{0}` in `guests.private_ranges` is not a CIDR block")]
     Range(String),
+    /// `tls_roots` holds a file that cannot be read, or that has no certificates.
+    #[error("the certificates in `{}` (`guests.tls_roots`) cannot be used", path.display())]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// What was found and chosen at start.
@@ -68,7 +78,7 @@ pub struct Host(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) config: Config,
-    pub(crate) ranges: Arc<Ranges>,
+    pub(crate) network: Arc<Network>,
     pub(crate) room: Arc<Room>,
     pub(crate) heavy: Heavy,
     pub(crate) ticker: Ticker,
@@ -103,8 +113,7 @@ pub(crate) struct Runtime {
 impl Host {
     /// Starts the engine for WASI 0.2 without a fuel limit, and the epoch thread.
     pub fn new(config: Config) -> Result<Self, HostError> {
-        let ranges =
-            Arc::new(Ranges::parse(&config.policy.private_ranges).map_err(HostError::Range)?);
+        let network = Arc::new(Network::new(&config)?);
         let pagemap_scan = match config.pagemap_scan {
             PagemapScan::Off => Err("turned off".to_owned()),
             PagemapScan::Auto => system::pagemap_scan_is_safe(),
@@ -122,7 +131,7 @@ impl Host {
         let runtime = Runtime::new(plain, &mut facts).map_err(HostError::Engine)?;
         let ticker = Ticker::start(config.epoch_tick, plain, runtime).map_err(HostError::Thread)?;
         Ok(Self(Arc::new(Inner {
-            ranges,
+            network,
             room: Room::new(instances_max),
             heavy: Heavy::default(),
             ticker,

@@ -86,6 +86,12 @@ const PROVIDED: &[Package] = &[
     package("wasi:sockets", &["ip-name-lookup", "types"], Line::V03),
     package("wasi:http", &["client", "types"], Line::V03),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),
+    package("wasi:config", &["store"], Line::Exactly("0.2.0-draft")),
+    package(
+        "wasi:config",
+        &["store"],
+        Line::Exactly("0.2.0-draft-2024-09-27"),
+    ),
 ];
 
 const fn package(name: &'static str, interfaces: &'static [&'static str], line: Line) -> Package {
@@ -211,12 +217,13 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
-        (
-            "wasi:sockets",
-            "ip-name-lookup" | "tcp" | "udp" | "tcp-create-socket" | "udp-create-socket",
-        ) => Some("always denied: raw sockets are not granted by this version; use wasi:http"),
-        ("wasi:sockets", "types") => {
-            Some("always denied: raw sockets are not granted by this version; use wasi:http")
+        ("wasi:sockets", "ip-name-lookup") => Some(
+            "looks up only names of `allowed_outbound` rules for sockets (`tcp://`, `udp://`, `postgres://`, ..)",
+        ),
+        ("wasi:sockets", "types" | "tcp" | "udp" | "tcp-create-socket" | "udp-create-socket") => {
+            Some(
+                "reaches only what `allowed_outbound` names (`tcp://`, `udp://`, `postgres://`, ..)",
+            )
         }
         _ => None,
     }
@@ -246,6 +253,8 @@ mod tests {
             "wasi:http/types@0.2.12",
             "wasi:http/client@0.3.0",
             "wasi:config/store@0.2.0-rc.1",
+            "wasi:config/store@0.2.0-draft",
+            "wasi:config/store@0.2.0-draft-2024-09-27",
         ] {
             assert!(provided(import), "{import}");
         }
@@ -255,7 +264,8 @@ mod tests {
             "wasi:http/types@0.1.0",
             "wasi:http/types",
             "wasi:http/types@0.2.",
-            "wasi:config/store@0.2.0-draft",
+            "wasi:config/store@0.2.0-draft2",
+            "wasi:config/runtime@0.2.0-draft",
             "wasi:keyvalue/store@0.2.0-draft",
             "env",
             "",
@@ -336,7 +346,12 @@ mod tests {
                 let expected = linked || TYPES_ONLY.contains(&name.as_str());
                 assert_eq!(provided(&name), expected, "{name}");
             }
-            for version in ["0.2.0-rc.1", "0.2.0-draft", "0.2.0-draft2"] {
+            for version in [
+                "0.2.0-rc.1",
+                "0.2.0-draft",
+                "0.2.0-draft2",
+                "0.2.0-draft-2024-09-27",
+            ] {
                 let name = format!("{name}@{version}");
                 let linked = linked(&mut linker, &empty, &name);
                 assert_eq!(provided(&name), linked, "{name}");

@@ -43,7 +43,7 @@ pub struct MeterSnapshot {
     pub throttled_ms: u64,
     /// Times that a running guest was made to yield.
     pub epoch_preemptions: u64,
-    /// Outbound requests that no grant allowed.
+    /// Outbound requests, connections, datagrams, look-ups and sockets that no grant allowed.
     pub outbound_denied: u64,
     /// Bytes of linear memory and tables of live instances.
     pub mem_current_bytes: u64,

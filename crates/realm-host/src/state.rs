@@ -2,6 +2,8 @@
 //!
 //! Deny by default: a context is made empty, and only what the grants name is put in.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
@@ -9,18 +11,17 @@ use realm_model::api::LogStream;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Result, Store};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
 use crate::component::{Inner, ReplicaInner};
-use crate::egress::Egress;
+use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
 use crate::invocation::{Rein, Shared, on_tick};
 use crate::limiter::Limiter;
-use crate::listen::Listen;
 use crate::logs::Output;
 use crate::stdio::Process;
+use crate::vars::{self, Vars};
 
 /// Bytes that a guest hands to the host in one call; wasmtime's own default is 128 MiB.
 const HOSTCALL_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -45,7 +46,21 @@ pub(crate) struct State {
     wasi: WasiCtx,
     http: WasiHttpCtx,
     egress: Egress,
-    vars: Arc<WasiConfigVariables>,
+    vars: Arc<BTreeMap<String, String>>,
+}
+
+impl State {
+    pub(crate) fn network(&mut self) -> NetworkView<'_> {
+        NetworkView {
+            egress: &mut self.egress,
+            table: &mut self.table,
+            wasi: &mut self.wasi,
+        }
+    }
+
+    pub(crate) fn vars(&mut self) -> Vars<'_> {
+        Vars(&self.vars)
+    }
 }
 
 impl WasiView for State {
@@ -72,13 +87,13 @@ pub(crate) fn linker(engine: &Engine, kind: Kind) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    egress::link(&mut linker)?;
+    vars::link(&mut linker)?;
     if kind.concurrent {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+        egress::link_concurrent(&mut linker)?;
     }
-    wasmtime_wasi_config::add_to_linker(&mut linker, |state: &mut State| {
-        WasiConfig::from(&*state.vars)
-    })?;
     Ok(linker)
 }
 
@@ -94,6 +109,10 @@ pub(crate) fn store(
     let bytes_max = limits.memory_max_mb.saturating_mul(1024 * 1024);
     let mut table = ResourceTable::new();
     table.set_max_capacity(RESOURCES_MAX);
+    let mut egress = Egress::new(Arc::clone(&component.egress), replica.slot);
+    if let Some(port) = process.as_ref().and_then(|process| process.listen) {
+        egress.listen_on((Ipv4Addr::LOCALHOST, port).into());
+    }
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(FIELDS_BYTES_MAX);
     let state = State {
@@ -107,7 +126,7 @@ pub(crate) fn store(
         table,
         wasi: context(component, replica.slot, process)?,
         http,
-        egress: Egress::new(Arc::clone(&component.egress), replica.slot),
+        egress,
         vars: Arc::clone(&component.vars),
         shared,
     };
@@ -151,15 +170,6 @@ fn context(component: &Inner, slot: u32, process: Option<Process>) -> Result<Was
         builder.arg(component.settings.name.as_str());
         builder.args(&grants.args);
         builder.args(&process.args);
-    }
-    if let Some(port) = process.listen {
-        let listen = Arc::new(Listen::new(port, slot, Arc::clone(&component.settings.log)));
-        builder
-            .allow_tcp(true)
-            .socket_addr_check(move |address, usage| {
-                let may = listen.may(address, usage);
-                Box::pin(async move { may })
-            });
     }
     let log = |stream| Output::new(Arc::clone(&component.settings.log), slot, stream);
     match process.stdout {

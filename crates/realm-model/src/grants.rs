@@ -58,6 +58,15 @@ pub struct OutboundRule {
     pub ports: PortRange,
 }
 
+/// What carries the bytes of a guest's own sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A connection.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
 /// The host part of an outbound rule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,7 +77,8 @@ pub enum OutboundHost {
     Below(String),
     /// One name, lower case, without a trailing dot.
     Name(String),
-    /// Addresses: an IP literal or a CIDR block. Matches URLs with an IP literal, never names.
+    /// Addresses: an IP literal or a CIDR block. Matches an IP literal in a URL and the address of a
+    /// socket, never names.
     Block {
         /// The network address.
         address: std::net::IpAddr,

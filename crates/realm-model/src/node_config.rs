@@ -58,6 +58,8 @@ pub struct GuestPolicy {
     pub dirs: Vec<String>,
     /// Private, loopback and link-local ranges that a manifest may open, as CIDR blocks.
     pub private_ranges: Vec<String>,
+    /// Files of certificates that guests' TLS trusts beside those that browsers trust.
+    pub tls_roots: Vec<String>,
     /// Instances that may live at once, over all components.
     pub instances_max: u32,
 }
@@ -76,6 +78,7 @@ impl Default for GuestPolicy {
         Self {
             dirs: Vec::new(),
             private_ranges: Vec::new(),
+            tls_roots: Vec::new(),
             // 1,000 pool slots reserve 4 TiB of address space, well inside 128 TiB.
             instances_max: 1_000,
         }
@@ -181,6 +184,16 @@ pub static GUESTS: Section = Section {
             doc: "Private, loopback and link-local addresses that a manifest may open",
         },
         Key {
+            name: "tls_roots",
+            kind: Kind::Texts(Form {
+                expected: "an absolute path of a file",
+                pattern: "^/",
+                example: "/etc/ssl/company.pem",
+            }),
+            absent: Absent::Means("none"),
+            doc: "Files of PEM certificates that `https` of guests trusts, beside those that browsers trust",
+        },
+        Key {
             name: "instances_max",
             kind: Kind::Integer {
                 min: 1,
@@ -275,9 +288,13 @@ fn read_guests(report: &mut Report<'_>, root: &Fields<'_, '_>) -> GuestPolicy {
             .map(|block| block.to_string())
             .map_err(|error| range_error(text, &error))
     });
+    let roots = guests.texts(report, "tls_roots", |text| {
+        directory(text).map_err(|_| bad(text, "an absolute path of a file"))
+    });
     GuestPolicy {
         dirs: without_duplicates(report, "dirs", dirs),
         private_ranges: without_duplicates(report, "private_ranges", ranges),
+        tls_roots: without_duplicates(report, "tls_roots", roots),
         instances_max: guests.number_u32(report, "instances_max"),
     }
 }
@@ -347,6 +364,7 @@ mod tests {
         assert_eq!(config.listen.admin.to_string(), "127.0.0.1:9000");
         assert_eq!(config.guests.dirs, ["/srv"]);
         assert_eq!(config.guests.private_ranges, ["10.0.0.0/8", "::1"]);
+        assert_eq!(config.guests.tls_roots, ["/etc/ssl/company.pem"]);
         assert_eq!(config.guests.instances_max, 200);
     }
 
@@ -360,6 +378,7 @@ admin = "127.0.0.1:9000"
 [guests]
 dirs = ["/srv/"]
 private_ranges = ["10.0.0.0/8", "::1"]
+tls_roots = ["/etc/ssl/company.pem"]
 instances_max = 200
 "#;
 
@@ -375,13 +394,14 @@ instances_max = 200
             ],
         );
         refused(
-            "[listen]\nhttp = [':80']\nadmin = 9180\n[guests]\ndirs = ['srv']\nprivate_ranges = ['10.0.0.1/8']\ninstances_max = 0\n",
+            "[listen]\nhttp = [':80']\nadmin = 9180\n[guests]\ndirs = ['srv']\nprivate_ranges = ['10.0.0.1/8']\ninstances_max = 0\ntls_roots = ['ca.pem']\n",
             &[
                 (codes::BAD_VALUE, 2, 9),
                 (codes::WRONG_TYPE, 3, 9),
                 (codes::BAD_DIR, 5, 9),
                 (codes::BAD_VALUE, 6, 19),
                 (codes::OUT_OF_RANGE, 7, 17),
+                (codes::BAD_VALUE, 8, 14),
             ],
         );
         refused(

@@ -144,7 +144,7 @@ impl Page<'_> {
         ));
         families.push(counters(
             "outbound_denied_total",
-            "Outbound requests that no grant allowed.",
+            "Outbound requests, connections, datagrams, look-ups and sockets that no grant allowed.",
             per_component(|meter| meter.outbound_denied),
         ));
         families.push(gauges(

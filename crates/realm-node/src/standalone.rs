@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use realm_edge::{EdgeLimits, Table};
-use realm_host::{Host, Input, LogSink, Meter, Output, Run, Settings};
+use realm_host::{Host, Input, LogSink, Meter, Output, Reach, Run, Settings};
 use realm_model::api::LogStream;
 use realm_model::grants::Grants;
 use realm_model::limits::Limits;
@@ -31,6 +31,8 @@ pub struct Options {
     pub grants: Grants,
     /// What it may use.
     pub limits: Limits,
+    /// Whether it uses the network as this process does, without a rule.
+    pub inherit_network: bool,
 }
 
 /// A component that did not run.
@@ -137,6 +139,11 @@ fn prepare(
     };
     let config = realm_host::Config {
         policy,
+        reach: if options.inherit_network {
+            Reach::Everything
+        } else {
+            Reach::Named
+        },
         ..Default::default()
     };
     let host = Host::new(config).map_err(|error| failed("engine", &error))?;

@@ -28,6 +28,34 @@ macro_rules! serve {
     };
 }
 
+/// Answers with what a version of `wasi:config/store` holds, as JSON; `?key=` with one value, or 404.
+#[macro_export]
+macro_rules! serve_config {
+    ($path:literal) => {
+        mod bindings {
+            wit_bindgen::generate!({ path: $path, world: "imports" });
+        }
+
+        use bindings::wasi::config::store;
+
+        $crate::serve!(handle);
+
+        fn handle(request: $crate::IncomingRequest, out: $crate::ResponseOutparam) {
+            let Some(key) = $crate::parameter(&request, "key") else {
+                return match store::get_all() {
+                    Ok(values) => $crate::json(out, 200, &$crate::object(values)),
+                    Err(error) => $crate::text(out, 500, &format!("{error:?}\n")),
+                };
+            };
+            match store::get(&key) {
+                Ok(Some(value)) => $crate::text(out, 200, &value),
+                Ok(None) => $crate::text(out, 404, "no such key\n"),
+                Err(error) => $crate::text(out, 500, &format!("{error:?}\n")),
+            }
+        }
+    };
+}
+
 /// A whole answer of `text/plain`.
 pub fn text(out: ResponseOutparam, status: u16, body: &str) {
     answer(out, status, "text/plain; charset=utf-8", body.as_bytes());
@@ -87,7 +115,11 @@ pub fn path(request: &IncomingRequest) -> String {
 
 /// A parameter of the query, with `%XX` decoded.
 pub fn parameter(request: &IncomingRequest, name: &str) -> Option<String> {
-    let target = request.path_with_query()?;
+    query(&request.path_with_query()?, name)
+}
+
+/// A parameter of the query of a path, with `%XX` decoded.
+pub fn query(target: &str, name: &str) -> Option<String> {
     let (_, query) = target.split_once('?')?;
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -1,7 +1,8 @@
 //! A program whose first argument says what it does: `echo`, `exit CODE`, `out COUNT`, `mixed`,
-//! `spin`, `park`, `bomb`, `trap`.
+//! `spin`, `park`, `bomb`, `trap`, `connect ADDRESS` (tells what it is told), `listen`.
 
 use std::io::{Read as _, Write as _, stdin, stdout};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use guests::wasip2::cli::exit::exit_with_code;
@@ -9,7 +10,8 @@ use guests::wasip2::cli::exit::exit_with_code;
 fn main() {
     let mut args = std::env::args().skip(1);
     let what = args.next().unwrap_or_default();
-    let number = args.next().and_then(|text| text.parse().ok());
+    let second = args.next().unwrap_or_default();
+    let number = second.parse().ok();
     match &*what {
         "echo" => echo(),
         // `std::process::exit` tells success from failure only.
@@ -31,9 +33,23 @@ fn main() {
                 held.push(std::hint::black_box(vec![0x5a_u8; 1024 * 1024]));
             }
         }
+        "connect" => match connect(&second) {
+            Ok(told) => println!("{told}"),
+            Err(error) => println!("{:?}", error.kind()),
+        },
+        "listen" => match TcpListener::bind("127.0.0.1:0") {
+            Ok(_) => println!("listening"),
+            Err(error) => println!("{:?}", error.kind()),
+        },
         "trap" => std::arch::wasm32::unreachable(),
         _ => println!("what?"),
     }
+}
+
+fn connect(to: &str) -> std::io::Result<String> {
+    let mut told = String::new();
+    TcpStream::connect(to)?.read_to_string(&mut told)?;
+    Ok(told)
 }
 
 fn echo() {

@@ -202,7 +202,9 @@ fn every_guest_can_be_inspected() {
         );
         let serve = match *name {
             "library" | "bad_import" => None,
-            "command" | "p3_command" | "program" | "listen" | "p3_listen" => Some(Serve::Cgi),
+            "command" | "p3_command" | "program" | "listen" | "p3_listen" | "p3_sockets" => {
+                Some(Serve::Cgi)
+            }
             name if name.starts_with("cgi_") => Some(Serve::Cgi),
             _ => Some(Serve::Http),
         };
@@ -214,18 +216,20 @@ fn every_guest_can_be_inspected() {
             );
         }
     }
-    let outbound = inspect(&std::fs::read(guests::OUTBOUND).unwrap()).unwrap();
-    let note = outbound
-        .imports
-        .iter()
-        .find(|import| import.name.contains("outgoing-handler"));
-    assert!(
-        note.unwrap()
-            .note
-            .as_ref()
-            .unwrap()
-            .contains("allowed_outbound")
-    );
+    for (guest, import) in [
+        (guests::OUTBOUND, "outgoing-handler"),
+        (guests::P3_OUTBOUND, "wasi:http/client"),
+        (guests::NET, "wasi:sockets/tcp@"),
+        (guests::NET, "ip-name-lookup"),
+        (guests::P3_NET, "wasi:sockets/types"),
+        (guests::P3_NET, "ip-name-lookup"),
+    ] {
+        let seen = inspect(&std::fs::read(guest).unwrap()).unwrap();
+        let mut imports = seen.imports.iter();
+        let found = imports.find(|found| found.name.contains(import)).unwrap();
+        let note = found.note.as_deref().unwrap_or_default();
+        assert!(note.contains("allowed_outbound"), "{import}: {note}");
+    }
 }
 
 #[test]

@@ -10,8 +10,10 @@ mod denied;
 mod ends;
 mod harness;
 mod health;
+mod https;
 mod limits;
 mod listening;
+mod network;
 mod outbound;
 mod preview1;
 mod programs;
@@ -23,6 +25,7 @@ use ends::*;
 use health::*;
 use limits::*;
 use listening::*;
+use network::*;
 use outbound::*;
 use programs::*;
 

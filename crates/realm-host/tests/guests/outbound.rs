@@ -147,6 +147,35 @@ async fn a_name_is_checked_and_then_its_address() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn p3_outbound() {
+    let port = server().await;
+    let target = format!("/?url=http://127.0.0.1:{port}/a%3Fb");
+    let load = |rules: Vec<OutboundRule>, private: &[&str]| {
+        guest(guests::P3_OUTBOUND)
+            .config(|config| {
+                config.policy.private_ranges = private.iter().map(|&range| range.into()).collect();
+            })
+            .grants(|grants| grants.allowed_outbound = rules)
+            .load()
+    };
+    let nothing = load(Vec::new(), &["127.0.0.0/8"]);
+    assert_eq!(
+        nothing.body(&target).await,
+        "error: ErrorCode::HttpRequestDenied"
+    );
+    assert_eq!(nothing.meter().outbound_denied, 1);
+    let closed = load(vec![rule(loopback(), port)], &[]);
+    assert_eq!(
+        closed.body(&target).await,
+        "error: ErrorCode::DestinationIpProhibited"
+    );
+    let granted = load(vec![rule(loopback(), port)], &["127.0.0.0/8"]);
+    assert_eq!(granted.body(&target).await, "200 GET /a?b HTTP/1.1");
+    let hidden = format!("/?url=http://127.0.0.1@127.0.0.1:{port}/");
+    check(&granted.body(&hidden).await, "error");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn https_speaks_tls() {
     let port = server().await;
     let granted = allowed(vec![rule(loopback(), port)], &["127.0.0.0/8"]);

@@ -62,7 +62,11 @@ pub(crate) async fn command() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn program() {
-    let program = guest(guests::PROGRAM).program().unwrap();
+    // Twenty thousand lines take their time on a busy machine.
+    let program = guest(guests::PROGRAM)
+        .limits(|limits| limits.epoch_timeout_ms = 20_000)
+        .program()
+        .unwrap();
     for code in [0, 1, 33, 255] {
         let (ended, _) = ran(&program, &["exit", &code.to_string()], b"").await;
         assert_eq!(ended, Ok(code));

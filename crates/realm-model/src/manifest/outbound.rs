@@ -13,7 +13,7 @@ use super::value::ValueError;
 use crate::block::{Block, BlockError};
 use crate::codes;
 use crate::fields::cut;
-use crate::grants::{OutboundHost, OutboundRule, PortRange};
+use crate::grants::{OutboundHost, OutboundRule, PortRange, Transport};
 
 #[cfg(test)]
 #[path = "outbound_tests.rs"]
@@ -56,6 +56,35 @@ impl OutboundRule {
             && self.ports.contains(port)
             && self.host.matches(host)
     }
+
+    /// Whether the rule is about sockets of this transport that a guest opens by itself.
+    ///
+    /// `udp` is UDP. `http` and `https` are requests that the node sends for the guest, with the
+    /// name in the request and on the certificate: an address says less than that, so they open
+    /// no socket. Every other scheme is spoken over TCP.
+    pub fn reaches(&self, transport: Transport) -> bool {
+        match self.scheme.as_deref() {
+            None => true,
+            Some("http" | "https") => false,
+            Some("udp") => transport == Transport::Udp,
+            Some(_) => transport == Transport::Tcp,
+        }
+    }
+
+    /// Whether a guest may look this name up: it is the host of a rule about sockets.
+    pub fn allows_lookup(&self, name: &str) -> bool {
+        (self.reaches(Transport::Tcp) || self.reaches(Transport::Udp)) && self.host.matches(name)
+    }
+
+    /// Whether a guest's socket may reach this port of an address that it knows by itself.
+    pub fn allows_address(&self, transport: Transport, address: IpAddr, port: u16) -> bool {
+        self.reaches(transport) && self.ports.contains(port) && self.host.matches_address(address)
+    }
+
+    /// Whether a guest's socket may reach this port of an address that the name resolved to.
+    pub fn allows_name(&self, transport: Transport, name: &str, port: u16) -> bool {
+        self.reaches(transport) && self.ports.contains(port) && self.host.matches(name)
+    }
 }
 
 impl PortRange {
@@ -72,18 +101,26 @@ impl OutboundHost {
             return false;
         };
         match (self, target) {
-            (Self::Any, Target::Name(_) | Target::Address(_)) => true,
+            (_, Target::Address(target)) => self.matches_address(target),
+            (Self::Any, Target::Name(_)) => true,
             (Self::Name(name), Target::Name(target)) => *name == target,
             (Self::Below(suffix), Target::Name(target)) => target
                 .strip_suffix(suffix.as_str())
                 .is_some_and(|rest| rest.ends_with('.')),
-            (Self::Block { address, prefix }, Target::Address(target)) => Block {
+            (Self::Block { .. }, Target::Name(_)) => false,
+        }
+    }
+
+    /// Whether an address is allowed.
+    pub fn matches_address(&self, target: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Block { address, prefix } => Block {
                 address: *address,
                 prefix: *prefix,
             }
             .contains(target),
-            (Self::Name(_) | Self::Below(_), Target::Address(_))
-            | (Self::Block { .. }, Target::Name(_)) => false,
+            Self::Name(_) | Self::Below(_) => false,
         }
     }
 }

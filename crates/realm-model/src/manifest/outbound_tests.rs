@@ -234,6 +234,66 @@ fn a_host_that_resolvers_read_in_several_ways_is_never_allowed() {
     allows("*://*:*", "http", "a", 0, false);
 }
 
+/// What a rule opens to sockets of a guest: an address by itself, and the address of a name.
+fn sockets(rule: &str, transport: Transport, target: &str, port: u16, expected: bool) {
+    let parsed: OutboundRule = rule.parse().expect(rule);
+    let seen = match target.parse() {
+        Ok(address) => parsed.allows_address(transport, address, port),
+        Err(_) => parsed.allows_name(transport, target, port),
+    };
+    assert_eq!(seen, expected, "{transport:?} {target}:{port} under {rule}");
+}
+
+#[test]
+fn the_scheme_says_which_sockets_a_rule_opens() {
+    let (tcp, udp) = (Transport::Tcp, Transport::Udp);
+    for scheme in ["tcp", "postgres", "wss", "anything"] {
+        sockets(&format!("{scheme}://db:5"), tcp, "db", 5, true);
+        sockets(&format!("{scheme}://db:5"), udp, "db", 5, false);
+    }
+    sockets("udp://ns:53", udp, "ns", 53, true);
+    sockets("udp://ns:53", tcp, "ns", 53, false);
+    sockets("*://*:53", udp, "9.9.9.9", 53, true);
+    sockets("*://*:53", tcp, "9.9.9.9", 53, true);
+    for scheme in ["http", "https"] {
+        sockets(&format!("{scheme}://a:5"), tcp, "a", 5, false);
+        sockets(&format!("{scheme}://*:5"), tcp, "9.9.9.9", 5, false);
+        sockets(&format!("{scheme}://*:5"), udp, "9.9.9.9", 5, false);
+    }
+}
+
+#[test]
+fn a_socket_reaches_the_addresses_of_a_block_and_those_of_a_name() {
+    let tcp = Transport::Tcp;
+    sockets("tcp://10.0.0.0/8:80..90", tcp, "10.1.2.3", 89, true);
+    sockets("tcp://10.0.0.0/8:80..90", tcp, "10.1.2.3", 90, false);
+    sockets("tcp://10.0.0.0/8:80", tcp, "11.1.2.3", 80, false);
+    sockets("tcp://10.0.0.0/8:80", tcp, "::ffff:10.1.2.3", 80, true);
+    sockets("tcp://[fd00::/8]:80", tcp, "fd00::1", 80, true);
+    sockets("tcp://[::/0]:80", tcp, "10.1.2.3", 80, false);
+    sockets("tcp://db:80", tcp, "10.1.2.3", 80, false);
+    sockets("tcp://db:80", tcp, "DB.", 80, true);
+    sockets("tcp://*.internal:80", tcp, "db.internal", 80, true);
+    sockets("tcp://*.internal:80", tcp, "internal", 80, false);
+    sockets("tcp://10.0.0.0/8:80", tcp, "ten", 80, false);
+}
+
+#[test]
+fn a_name_may_be_looked_up_where_a_socket_may_reach_it() {
+    let check = |rule: &str, name: &str, expected: bool| {
+        let parsed: OutboundRule = rule.parse().expect(rule);
+        assert_eq!(parsed.allows_lookup(name), expected, "{name} under {rule}");
+    };
+    check("postgres://db.internal", "DB.internal.", true);
+    check("udp://db.internal:1", "db.internal", true);
+    check("*://*:*", "db.internal", true);
+    check("tcp://*.internal:1", "db.internal", true);
+    check("https://db.internal", "db.internal", false);
+    check("tcp://10.0.0.0/8:1", "db.internal", false);
+    check("tcp://other:1", "db.internal", false);
+    check("*://*:*", "a b", false);
+}
+
 /// Rules that are made of the parts of the grammar.
 fn rule() -> impl Strategy<Value = String> {
     let scheme = prop_oneof![Just("*".to_owned()), "[a-z][a-z0-9+.-]{0,6}"];

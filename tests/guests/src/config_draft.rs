@@ -1,0 +1,3 @@
+//! Answers with what `wasi:config/store@0.2.0-draft` holds.
+
+guests::serve_config!("../../wit/deps/wasi-config-0.2.0-draft");
