@@ -4,5 +4,6 @@
 
 scripts/setup-test.sh
 scripts/examples.sh
+scripts/languages.sh
 cargo test --locked --workspace --doc --quiet
 cargo nextest run --locked --workspace --no-fail-fast "$@"

@@ -14,6 +14,7 @@ mod compile;
 mod crash;
 mod examples;
 mod health;
+mod languages;
 mod logging;
 mod logs;
 mod manifest;

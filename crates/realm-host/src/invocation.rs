@@ -39,7 +39,8 @@ pub(crate) struct Shared {
     /// Nanoseconds after `start`, plus one, at which the current `poll` began; 0 outside.
     poll_began_ns: AtomicU64,
     outcome: AtomicU8,
-    growth_denied: AtomicBool,
+    /// Bytes that were asked for in vain, all in all; 0: never.
+    growth_denied: AtomicU64,
     started: AtomicBool,
     head: Mutex<Option<oneshot::Sender<Head>>>,
     head_sent: AtomicBool,
@@ -55,7 +56,7 @@ impl Shared {
             running_ns: AtomicU64::new(0),
             poll_began_ns: AtomicU64::new(0),
             outcome: AtomicU8::new(OPEN),
-            growth_denied: AtomicBool::new(false),
+            growth_denied: AtomicU64::new(0),
             started: AtomicBool::new(false),
             head: Mutex::new(None),
             head_sent: AtomicBool::new(false),
@@ -139,12 +140,15 @@ impl Shared {
         self.started.load(Relaxed)
     }
 
-    pub(crate) fn deny_growth(&self) {
-        self.growth_denied.store(true, Relaxed);
+    /// The guest was to have `bytes` in all, and does not get them.
+    pub(crate) fn deny_growth(&self, bytes: u64) {
+        self.growth_denied.fetch_max(bytes, Relaxed);
     }
 
-    pub(crate) fn growth_denied(&self) -> bool {
-        self.growth_denied.load(Relaxed)
+    /// The most that was asked for in vain.
+    pub(crate) fn growth_denied(&self) -> Option<u64> {
+        let bytes = self.growth_denied.load(Relaxed);
+        (bytes > 0).then_some(bytes)
     }
 
     /// Time inside `poll` so far.

@@ -37,6 +37,7 @@ mod outcome;
 mod preview1;
 mod probe;
 mod program;
+mod remarks;
 mod replica;
 mod request;
 mod room;

@@ -123,7 +123,7 @@ impl Program {
         let settings = &self.0.0.component.settings;
         let deadline = deadline(settings.limits.wall_timeout_ms);
         let Some(admitted) = self.0.0.admission.enter().await else {
-            settings.meter.ended(Outcome::Overloaded);
+            self.0.refuse(Outcome::Overloaded);
             return Err(Outcome::Overloaded.into());
         };
         let invocation = Invocation::begin(&self.0.0, Kind::Request, admitted);
