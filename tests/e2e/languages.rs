@@ -143,16 +143,45 @@ async fn too_small_to_start(realm: &Realm, manifest: &str) {
 fn inspect_and_run_take_the_guests_of_other_languages() {
     let realm = Realm::empty();
     copy(&realm);
-    for (name, kind, serve) in [
-        ("c", "core module", "cgi"),
-        ("javascript", "component", "http"),
-        ("python", "component", "http"),
+    for (name, kind, serve, expected) in [
+        (
+            "c",
+            "core module",
+            "cgi",
+            [
+                "wasi_snapshot_preview1.environ_get  holds only what `env` names",
+                "wasi_snapshot_preview1.fd_read  adapted to WASI 0.2",
+            ],
+        ),
+        (
+            "javascript",
+            "component",
+            "http",
+            [
+                "wasi:http/types@0.2.10 (realm has 0.2.x and 0.3.x)",
+                "wasi:http/outgoing-handler@0.2.10 (realm has 0.2.x)  reaches only what `allowed_outbound` names",
+            ],
+        ),
+        (
+            "python",
+            "component",
+            "http",
+            [
+                "wasi:filesystem/types@0.2.9 (realm has 0.2.x and 0.3.x)  reaches only what `dirs` names",
+                "wasi:cli/environment@0.2.9 (realm has 0.2.x and 0.3.x)  holds only what `env` and `args` name",
+            ],
+        ),
     ] {
         let file = format!("target/languages/{name}.wasm");
         let text = realm.run(&["inspect", &file]).ok().stdout;
         assert!(text.starts_with(&format!("{kind}, ")), "{text}");
         assert!(text.contains(&format!("serve:   {serve} ")), "{text}");
         assert!(!text.contains("missing"), "{text}");
+        // In which version, and what the manifest must grant.
+        for line in expected {
+            let shown = format!("  provided  {line}\n");
+            assert!(text.contains(&shown), "{shown}{text}");
+        }
     }
     let hello = realm.run(&["run", "target/languages/c.wasm"]).ok().stdout;
     assert!(hello.ends_with("Hello from C at /\n"), "{hello}");
