@@ -34,6 +34,10 @@ const FLOORS: &[(&str, &[&str])] = &[
         ],
     ),
     ("realm-test-guests", &[]),
+    (
+        "realm-fuzz-checks",
+        &["realm-model", "realm-store", "realm-host", "realm-edge"],
+    ),
 ];
 
 /// Dependencies that only these crates may name.

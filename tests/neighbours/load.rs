@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const CONNECTIONS: u32 = 32;
 /// As long as anybody waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How many times the planned time is waited for those who are late: the others count as failed.
+const LATE_MAX: u32 = 2;
 const ANSWER_BYTES_MAX: usize = 4096;
 
 /// What to ask, and what a good answer holds.
@@ -97,6 +99,11 @@ fn share(target: Target<'_>, rate: f64, began: Instant, time: Duration, client: 
             break;
         }
         let due = began + due;
+        if began.elapsed() > time * LATE_MAX {
+            seen.failures += 1;
+            seen.first_failure.get_or_insert("hopelessly late".into());
+            continue;
+        }
         thread::sleep(due.saturating_duration_since(Instant::now()));
         match connection.ask() {
             Ok(()) => {

@@ -25,6 +25,7 @@ use crate::dirs::{self, Dir};
 use crate::egress::Policy;
 use crate::engine::{Host, Runtime};
 use crate::fuel::Bucket;
+use crate::heavy::Habit;
 use crate::inspect::{is_health, is_http, is_run};
 use crate::interfaces::{self, Name, shown};
 use crate::loading;
@@ -252,6 +253,7 @@ impl Component {
             component: Arc::clone(&self.0),
             slot,
             in_flight: AtomicU32::new(0),
+            habit: Habit::default(),
             remarks: Remarks::new(Instant::now()),
         }))
     }
@@ -263,6 +265,7 @@ pub(crate) struct ReplicaInner {
     pub(crate) admission: Admission,
     pub(crate) bucket: Option<Arc<Bucket>>,
     pub(crate) in_flight: AtomicU32,
+    pub(crate) habit: Habit,
     remarks: Remarks,
 }
 

@@ -24,6 +24,8 @@ mod dirs;
 mod egress;
 mod engine;
 mod fuel;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
 mod heavy;
 mod inspect;

@@ -128,7 +128,7 @@ impl Replica {
                         let _ = sender.send(answer);
                     }
                 };
-                drive(shared, deadline, &host.0.heavy, Box::pin(call)).await;
+                drive(shared, deadline, &host.0.heavy, false, Box::pin(call)).await;
             }
         });
         let _end = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));

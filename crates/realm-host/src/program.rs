@@ -143,7 +143,7 @@ impl Program {
                         let _ = sender.send(code);
                     }
                 };
-                drive(shared, deadline, &host.0.heavy, Box::pin(call)).await;
+                drive(shared, deadline, &host.0.heavy, false, Box::pin(call)).await;
             }
         });
         let _end = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));

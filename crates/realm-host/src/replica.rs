@@ -146,13 +146,14 @@ impl Invocation {
     async fn run(self, deadline: Instant, request: Request<Body>) {
         let host = self.replica.component.host.clone();
         let shared = Arc::clone(&self.shared);
+        let at_once = self.replica.habit.is_heavy();
         let call = async move {
             if let Some(bucket) = &self.replica.bucket {
                 settle(bucket, &self.replica.component.settings.meter).await;
             }
             guest::handle(&self, request).await;
         };
-        drive(shared, deadline, &host.0.heavy, Box::pin(call)).await;
+        drive(shared, deadline, &host.0.heavy, at_once, Box::pin(call)).await;
     }
 }
 
@@ -173,6 +174,7 @@ impl Drop for Invocation {
         }
         let meter = &self.replica.component.settings.meter;
         meter.ran(self.shared.running());
+        self.replica.habit.ran(self.shared.running());
         meter.ended(outcome);
         self.replica.in_flight.fetch_sub(1, Relaxed);
     }
