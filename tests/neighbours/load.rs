@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 /// Below the default of `max_concurrency`: the load alone never overloads its component.
 const CONNECTIONS: u32 = 32;
-/// As long as anybody waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// As long as anybody waits for an answer: longer than the default of `wall_timeout_ms`.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// How many times the planned time is waited for those who are late: the others count as failed.
 const LATE_MAX: u32 = 2;
 const ANSWER_BYTES_MAX: usize = 4096;

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Ordinary requests run for well below 1 ms; a guest above this is not about to end.
@@ -18,7 +19,8 @@ pub(crate) const HEAVY_AFTER: Duration = Duration::from_millis(5);
 const HEAVY_ON_AVERAGE: Duration = Duration::from_millis(1);
 /// A sixteenth of the average is the last guest: it follows some dozens of them.
 const AVERAGE_SHIFT: u32 = 4;
-/// Added to the nice value: a tenth of the processor's time beside a busy serving thread.
+/// Added to the nice value, for a system that has no idle policy for us: a tenth of the processor's
+/// time beside a busy serving thread.
 const NICENESS: i32 = 10;
 
 /// The threads, once they are needed.
@@ -67,7 +69,17 @@ fn start() -> Option<Runtime> {
         .thread_name("realm-heavy")
         .enable_all()
         .on_thread_start(|| {
-            // On Linux this is about the calling thread. Being nicer is always allowed.
+            // Niceness alone shares the time well, and yet lets whoever wakes up wait for a slice
+            // of it: several at each request. A thread of the idle policy makes way at once.
+            let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+            let thread = thread_priority::thread_native_id();
+            if let Err(error) =
+                thread_priority::set_thread_priority_and_policy(thread, ThreadPriority::Min, idle)
+            {
+                tracing::warn!(?error, "heavy guests delay requests");
+            }
+            // Last, since the policy sets a nice value of its own. On Linux this is about the
+            // calling thread. Being nicer is always allowed.
             if let Err(error) = rustix::process::nice(NICENESS) {
                 tracing::warn!(%error, "heavy guests run at the priority of requests");
             }
