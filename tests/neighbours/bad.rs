@@ -69,7 +69,7 @@ pub(crate) const ALL: [Bad; 10] = [
         name: "never-reads",
         guest: guests::NEVER_READS,
         manifest: "",
-        act: |address, _| upload(address, "/never-reads/", 16 << 20),
+        act: |address, _| upload(address, "/never-reads/", 1 << 20),
         endings: &["200"],
         outcome: "ok",
     },
