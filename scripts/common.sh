@@ -12,6 +12,8 @@ BENCH_TARGET_DIR=$TARGET_DIR/harness
 BENCH_GUESTS_TARGET_DIR=$TARGET_DIR/bench-guests
 # Fixed, because examples/realm.toml names the files in it.
 EXAMPLES_TARGET_DIR=examples/target
+# The examples that are not in Rust, and the tools that build them.
+LANGUAGES_TARGET_DIR=$TARGET_DIR/languages
 WASM_TARGET=wasm32-wasip2
 # Where rustup and `cargo install` put things, whether or not the shell was told.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
@@ -33,14 +35,18 @@ guest_cargo() {
 	env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_TARGET -u CARGO_BUILD_RUSTFLAGS cargo "$@"
 }
 
+# install_packages PACKAGE..: brings Debian packages if we may; the caller looks whether that helped.
+install_packages() {
+	[ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 0
+	say "installing $*"
+	# Runlevel 1: a package with a service in it does not start that.
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "$@"; } >&2 || true
+}
+
 # need_package COMMAND PACKAGE: brings a Debian package if its command is missing and we may.
 need_package() {
 	command -v "$1" >/dev/null && return
-	if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
-		say "installing $2, for $1"
-		# Runlevel 1: a package with a service in it does not start that.
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "$2"; } >&2 || true
-	fi
+	install_packages "$2"
 	command -v "$1" >/dev/null || fail "\`$1\` is missing" "on Debian: sudo apt-get install $2"
 }
 

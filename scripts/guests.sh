@@ -3,5 +3,6 @@
 . "$(dirname "$0")/common.sh"
 
 scripts/examples.sh
+scripts/languages.sh
 guest_cargo build --locked --release --target "$WASM_TARGET" --examples \
 	--manifest-path tests/guests/Cargo.toml --target-dir "$GUESTS_TARGET_DIR"

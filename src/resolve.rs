@@ -7,6 +7,7 @@ use realm_control::changes::{Change, changes};
 use realm_model::api::Heads;
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::entry::ManifestBody;
+use realm_model::inspection::WasmKind;
 use realm_model::lock::{Lock, Pin, version_after};
 use realm_model::manifest::{Manifest, Source};
 use realm_model::name::ComponentName;
@@ -247,6 +248,13 @@ pub(crate) fn check_component(name: &ComponentName, bytes: &[u8]) -> Result<(), 
             .context(format!("the bytes of `{name}` are no WebAssembly that realm can read"))
             .hint("build for the target `wasm32-wasip2`; `realm inspect FILE` shows what a file is")
         })?;
+    if inspection.kind == WasmKind::Module {
+        realm_host::adapt(bytes).map_err(|error| {
+            Failure::from_error(error.code(), &error)
+                .context(format!("`{name}` is a core module that realm cannot run"))
+                .hint("nothing was signed; build a component, for `wasm32-wasip2`, or a module of WASI preview 1")
+        })?;
+    }
     for import in inspection.imports.iter().filter(|import| !import.provided) {
         output::note(&format!(
             "{} `{name}` imports `{}`, which this version of realm does not provide",

@@ -42,6 +42,9 @@ fn text(inspection: &Inspection) -> String {
         WasmKind::Module => "core module",
     };
     let mut text = format!("{kind}, {} bytes, {}\n", inspection.size, inspection.digest);
+    if let Some(why) = &inspection.refused {
+        text.push_str(&format!("{} {why}\n", output::red("refused:")));
+    }
     text.push_str(&format!("serve:   {}\n", serve(inspection.serve)));
     let health = if inspection.health_export {
         "exported"
@@ -63,7 +66,11 @@ fn text(inspection: &Inspection) -> String {
             .note
             .as_deref()
             .map_or_else(String::new, |note| format!("  {note}"));
-        text.push_str(&format!("  {mark}  {}{note}\n", import.name));
+        let versions = match (import.provided, &*import.versions) {
+            (false, _) | (true, "") => String::new(),
+            (true, versions) => format!(" (realm has {versions})"),
+        };
+        text.push_str(&format!("  {mark}  {}{versions}{note}\n", import.name));
     }
     text.trim_end().to_owned()
 }

@@ -14,10 +14,16 @@ mod compile;
 mod crash;
 mod examples;
 mod health;
+mod languages;
+mod limits;
 mod logging;
 mod logs;
 mod manifest;
 mod metrics;
+mod modules;
+mod neighbourhood;
+#[path = "../neighbours/mod.rs"]
+mod neighbours;
 mod serving;
 mod session;
 mod signals;

@@ -331,11 +331,17 @@ impl Agent {
         self.running.signal(name);
     }
 
-    /// Waits until an invocation of `app` runs, by the memory that it holds.
+    /// Waits until an invocation of `app` runs.
     pub(crate) async fn in_flight(&self) {
+        self.in_flight_of("app").await;
+    }
+
+    /// Waits until an invocation of this component runs, by the memory that it holds.
+    pub(crate) async fn in_flight_of(&self, name: &str) {
+        let series = format!("mem_current_bytes{{component=\"{name}\"}}");
         eventually("a request is in flight", async || {
             let page = get(&self.metrics_url).await.1;
-            (figure(&page, "mem_current_bytes{component=\"app\"}") > 0.0).then_some(())
+            (figure(&page, &series) > 0.0).then_some(())
         })
         .await;
     }

@@ -157,11 +157,13 @@ async fn a_version_that_traps_in_its_probe_leaves_the_old_one_serving() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_do_not_compile_leave_the_old_one_serving() {
     let realm = Realm::new();
-    // A core module: WebAssembly, and no component.
-    std::fs::write(realm.path("module.wasm"), b"\0asm\x01\0\0\0").unwrap();
-    let module = realm.path("module.wasm");
+    // A component of one module, and in it a function that owes an `i32`.
+    let module = b"\0asm\x01\0\0\0\x01\x05\x01\x60\0\x01\x7f\x03\x02\x01\0\x0a\x04\x01\x02\0\x0b";
+    let component = [b"\0asm\x0d\0\x01\0\x01\x19", &module[..]].concat();
+    std::fs::write(realm.path("broken.wasm"), component).unwrap();
+    let broken = realm.path("broken.wasm");
     keeps_the_old(
-        module.to_str().unwrap(),
+        broken.to_str().unwrap(),
         "",
         "not-running",
         "compile-failed",

@@ -39,6 +39,10 @@ const FLOORS: &[(&str, &[&str])] = &[
         "realm-bench-host",
         &["realm-model", "realm-host", "realm-edge"],
     ),
+    (
+        "realm-fuzz-checks",
+        &["realm-model", "realm-store", "realm-host", "realm-edge"],
+    ),
 ];
 
 /// Dependencies that only these crates may name.

@@ -25,11 +25,14 @@ use crate::dirs::{self, Dir};
 use crate::egress::Policy;
 use crate::engine::{Host, Kind, Runtime};
 use crate::fuel::Bucket;
+use crate::heavy::Habit;
 use crate::inspect::{is_health, is_http, is_run};
 use crate::interfaces::{self, Name, shown};
 use crate::loading;
 use crate::logs::{LogSink, say};
 use crate::meter::Meter;
+use crate::outcome::Outcome;
+use crate::remarks::{Remarks, limit_words};
 use crate::replica::Replica;
 use crate::room::Tenant;
 use crate::state::State;
@@ -249,6 +252,8 @@ impl Component {
             component: Arc::clone(&self.0),
             slot,
             in_flight: AtomicU32::new(0),
+            habit: Habit::default(),
+            remarks: Remarks::new(Instant::now()),
         }))
     }
 }
@@ -259,12 +264,29 @@ pub(crate) struct ReplicaInner {
     pub(crate) admission: Admission,
     pub(crate) bucket: Option<Arc<Bucket>>,
     pub(crate) in_flight: AtomicU32,
+    pub(crate) habit: Habit,
+    remarks: Remarks,
 }
 
 impl ReplicaInner {
     /// realm's own words in the component's log.
     pub(crate) fn say(&self, words: impl Display) {
         say(&*self.component.settings.log, self.slot, words);
+    }
+
+    /// The same for an end that a client causes: not more often than is good for the log.
+    pub(crate) fn remark(&self, outcome: Outcome) {
+        let Some(unsaid) = self.remarks.due(outcome, Instant::now()) else {
+            return;
+        };
+        let code = outcome.code();
+        let words = limit_words(outcome, None, &self.component.settings.limits).unwrap_or_default();
+        match unsaid {
+            0 => self.say(format_args!("{code}: {words}")),
+            more => self.say(format_args!(
+                "{code}: {words} ({more} more since the last such line)"
+            )),
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::command;
 use crate::component::{Handler, HttpHandler};
 use crate::invocation::{Shared, charge};
 use crate::outcome::Outcome;
+use crate::remarks::limit_words;
 use crate::replica::Invocation;
 use crate::request::RequestBody;
 use crate::state::{self, State};
@@ -270,11 +271,16 @@ pub(crate) fn conclude(invocation: &Invocation, result: Result<()>) {
     let earlier = shared.outcome();
     let outcome = earlier.unwrap_or(outcome);
     if outcome != Outcome::Ok && outcome != Outcome::GuestError {
-        let code = outcome.code();
-        match (earlier, &result) {
-            (None, Err(error)) => invocation.replica.say(Reason { code, error }),
-            (Some(_), _) | (None, Ok(())) => invocation.replica.say(code),
-        }
+        let limits = &invocation.replica.component.settings.limits;
+        let error = match (earlier, &result) {
+            (None, Err(error)) => Some(error),
+            (Some(_), _) | (None, Ok(())) => None,
+        };
+        invocation.replica.say(Reason {
+            code: outcome.code(),
+            words: limit_words(outcome, Some(shared), limits),
+            error,
+        });
     }
     shared.conclude(outcome);
 }
@@ -289,7 +295,7 @@ pub(crate) fn classify(shared: &Shared, error: &wasmtime::Error) -> Outcome {
             Outcome::Exit
         };
     }
-    if shared.growth_denied() {
+    if shared.growth_denied().is_some() {
         Outcome::MemoryLimit
     } else if error.is::<PoolConcurrencyLimitError>() {
         Outcome::Overloaded
@@ -300,19 +306,26 @@ pub(crate) fn classify(shared: &Shared, error: &wasmtime::Error) -> Outcome {
     }
 }
 
-/// A code, and the error that it stands for.
+/// A code, the limit and the error that it stands for.
 struct Reason<'a> {
     code: &'static str,
-    error: &'a wasmtime::Error,
+    words: Option<String>,
+    error: Option<&'a wasmtime::Error>,
 }
 
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { code, error } = self;
+        formatter.write_str(self.code)?;
+        if let Some(words) = &self.words {
+            write!(formatter, ": {words}")?;
+        }
+        let Some(error) = self.error else {
+            return Ok(());
+        };
         match error.downcast_ref::<I32Exit>() {
-            Some(I32Exit(exit_code)) => write!(formatter, "{code}: exit code {exit_code}"),
+            Some(I32Exit(exit_code)) => write!(formatter, ": exit code {exit_code}"),
             // Not `{:?}`: that brings a backtrace of the host where RUST_BACKTRACE is set.
-            None => write!(formatter, "{code}: {error:#}"),
+            None => write!(formatter, ": {error:#}"),
         }
     }
 }
@@ -340,7 +353,7 @@ mod tests {
         check(answered, I32Exit(1).into(), Outcome::Exit);
         check(|_| {}, Trap::UnreachableCodeReached.into(), Outcome::Trap);
         check(
-            Shared::deny_growth,
+            |shared| shared.deny_growth(1),
             Trap::UnreachableCodeReached.into(),
             Outcome::MemoryLimit,
         );

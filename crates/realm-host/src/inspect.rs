@@ -80,6 +80,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
     };
     let health_export = named(is_health);
     Ok(Inspection {
+        refused: refused.clone(),
         digest: Digest::of(bytes),
         size: bytes.len() as u64,
         kind,
@@ -158,6 +159,7 @@ fn import(kind: WasmKind, name: String, refused: Option<&str>) -> InterfaceUse {
         return InterfaceUse {
             name,
             provided: refused.is_none(),
+            versions: String::new(),
             note: Some(note),
         };
     }
@@ -168,6 +170,7 @@ fn import(kind: WasmKind, name: String, refused: Option<&str>) -> InterfaceUse {
         Some(interfaces::advice(&name))
     };
     InterfaceUse {
+        versions: interfaces::versions(&name),
         name,
         provided,
         note,

@@ -169,19 +169,26 @@ fn of<'a>(name: &'a Name<'a>) -> impl Iterator<Item = &'static Package> + 'a {
     })
 }
 
+/// The versions of this interface that are provided; empty: none.
+pub(crate) fn versions(import: &str) -> String {
+    let Some(name) = Name::parse(import) else {
+        return String::new();
+    };
+    let versions: Vec<_> = of(&name).map(|package| package.line.text()).collect();
+    versions.join(" and ")
+}
+
 /// What to do about an import that is not provided.
 pub(crate) fn advice(import: &str) -> String {
     let import = &shown(import);
     let Some(name) = Name::parse(import) else {
         return "not an interface: the host provides only interfaces; compose the component with one that exports it (`wac plug`)".to_owned();
     };
-    let versions: Vec<_> = of(&name).map(|package| package.line.text()).collect();
+    let versions = versions(import);
     if !versions.is_empty() {
         return format!(
-            "realm has {}/{} in {}: build the component with bindings of that version",
-            name.package,
-            name.interface,
-            versions.join(" and ")
+            "realm has {}/{} in {versions}: build the component with bindings of that version",
+            name.package, name.interface,
         );
     }
     let others: Vec<_> = PROVIDED

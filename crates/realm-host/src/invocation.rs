@@ -24,7 +24,7 @@ use wasmtime_wasi_http::WasiBody;
 use crate::deadline::{Deadline, Deadlines};
 use crate::engine::Host;
 use crate::fuel::Bucket;
-use crate::heavy::HEAVY_AFTER;
+use crate::heavy::{self, HEAVY_AFTER};
 use crate::meter::Meter;
 use crate::outcome::Outcome;
 use crate::state::State;
@@ -39,16 +39,20 @@ pub(crate) type Head = std::result::Result<http::Response<WasiBody>, Outcome>;
 pub(crate) struct Shared {
     start: Instant,
     running_ns: AtomicU64,
-    /// Nanoseconds after `start`, plus one, at which the current `poll` began; 0 outside.
+    /// When the current `poll` began, as `now_ns` has it; 0 outside.
     poll_began_ns: AtomicU64,
     outcome: AtomicU8,
-    growth_denied: AtomicBool,
+    /// Bytes that were asked for in vain, all in all; 0: never.
+    growth_denied: AtomicU64,
     started: AtomicBool,
     head: Mutex<Option<oneshot::Sender<Head>>>,
     head_sent: AtomicBool,
     reader: AtomicWaker,
     body_ended: Notify,
+    /// It is a case for the heavy threads.
     heavy: AtomicBool,
+    /// It is there.
+    moved: AtomicBool,
 }
 
 impl Shared {
@@ -58,13 +62,14 @@ impl Shared {
             running_ns: AtomicU64::new(0),
             poll_began_ns: AtomicU64::new(0),
             outcome: AtomicU8::new(OPEN),
-            growth_denied: AtomicBool::new(false),
+            growth_denied: AtomicU64::new(0),
             started: AtomicBool::new(false),
             head: Mutex::new(None),
             head_sent: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             body_ended: Notify::new(),
             heavy: AtomicBool::new(false),
+            moved: AtomicBool::new(false),
         })
     }
 
@@ -142,12 +147,15 @@ impl Shared {
         self.started.load(Relaxed)
     }
 
-    pub(crate) fn deny_growth(&self) {
-        self.growth_denied.store(true, Relaxed);
+    /// The guest was to have `bytes` in all, and does not get them.
+    pub(crate) fn deny_growth(&self, bytes: u64) {
+        self.growth_denied.fetch_max(bytes, Relaxed);
     }
 
-    pub(crate) fn growth_denied(&self) -> bool {
-        self.growth_denied.load(Relaxed)
+    /// The most that was asked for in vain.
+    pub(crate) fn growth_denied(&self) -> Option<u64> {
+        let bytes = self.growth_denied.load(Relaxed);
+        (bytes > 0).then_some(bytes)
     }
 
     /// Time inside `poll` so far.
@@ -155,26 +163,30 @@ impl Shared {
         let began = self.poll_began_ns.load(Relaxed);
         let current = match began {
             0 => 0,
-            began => self.elapsed_ns().saturating_sub(began),
+            began => self.now_ns().saturating_sub(began),
         };
         Duration::from_nanos(self.running_ns.load(Relaxed).saturating_add(current))
     }
 
     fn enter(&self) {
-        self.poll_began_ns.store(self.elapsed_ns(), Relaxed);
+        self.poll_began_ns.store(self.now_ns(), Relaxed);
     }
 
     fn leave(&self) {
         let began = self.poll_began_ns.swap(0, Relaxed);
         self.running_ns
-            .fetch_add(self.elapsed_ns().saturating_sub(began), Relaxed);
+            .fetch_add(self.now_ns().saturating_sub(began), Relaxed);
     }
 
-    /// Never 0.
-    fn elapsed_ns(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_nanos())
-            .unwrap_or(u64::MAX)
-            .max(1)
+    /// What running time is measured by, inside one `poll`: the clock, and on the heavy threads,
+    /// where others come first, the processor's time of this thread. Never 0.
+    fn now_ns(&self) -> u64 {
+        let time = if self.moved.load(Relaxed) {
+            heavy::thread_time()
+        } else {
+            self.start.elapsed()
+        };
+        u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
     }
 }
 
@@ -187,15 +199,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Polls `call` to its end or to `deadline`, and measures the time inside; moves it to the heavy
-/// threads once it is a case for them.
-pub(crate) async fn drive(shared: Arc<Shared>, mut wall: Wall, host: &Host, mut call: Call) {
-    if poll(&shared, &mut wall, &mut call, true).await == Polled::Ended {
+/// threads once it is a case for them, or `at_once`.
+pub(crate) async fn drive(
+    shared: Arc<Shared>,
+    mut wall: Wall,
+    host: &Host,
+    at_once: bool,
+    mut call: Call,
+) {
+    if !at_once && poll(&shared, &mut wall, &mut call, true).await == Polled::Ended {
         return;
     }
     let Some(threads) = host.0.heavy.handle() else {
         poll(&shared, &mut wall, &mut call, false).await;
         return;
     };
+    shared.moved.store(true, Relaxed);
     let task = threads.spawn(async move {
         poll(&shared, &mut wall, &mut call, false).await;
     });

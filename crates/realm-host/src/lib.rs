@@ -25,6 +25,8 @@ mod dirs;
 mod egress;
 mod engine;
 mod fuel;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest;
 mod heavy;
 mod inspect;
@@ -38,6 +40,7 @@ mod outcome;
 mod preview1;
 mod probe;
 mod program;
+mod remarks;
 mod replica;
 mod request;
 mod room;

@@ -35,11 +35,12 @@ impl Limiter {
     /// Never taken back when wasmtime reports that the growth failed: it reports failures that
     /// were never announced, too, and a guest could lower its own count with those.
     fn grow(&mut self, bytes: u64) -> bool {
-        if self.used.saturating_add(bytes) > self.bytes_max {
-            self.shared.deny_growth();
+        let wanted = self.used.saturating_add(bytes);
+        if wanted > self.bytes_max {
+            self.shared.deny_growth(wanted);
             return false;
         }
-        self.used += bytes;
+        self.used = wanted;
         self.meter.memory_grew(bytes);
         true
     }

@@ -15,8 +15,9 @@ use crate::Body;
 use crate::admission::Admitted;
 use crate::body::EndOnDrop;
 use crate::guest::{self, Question};
-use crate::invocation::{Wall, drive};
+use crate::invocation::{Shared, Wall, drive};
 use crate::outcome::{CallError, Outcome};
+use crate::remarks::limit_words;
 use crate::replica::{Invocation, Kind, Replica};
 
 /// Why a replica is not healthy.
@@ -70,6 +71,16 @@ impl Replica {
         }
     }
 
+    /// Told to the operator, so with the figures that a client does not get.
+    fn failed(&self, outcome: Outcome, shared: &Shared) -> ProbeError {
+        let mut error = CallError::from(outcome);
+        let limits = &self.0.component.settings.limits;
+        if let Some(words) = limit_words(outcome, Some(shared), limits) {
+            error.message = words;
+        }
+        ProbeError::Failed(error)
+    }
+
     async fn get(
         &self,
         path: &str,
@@ -83,7 +94,9 @@ impl Replica {
             .body(Body::default())
             .map_err(|_| Outcome::BadRequest)?;
         let invocation = Invocation::begin(&self.0, Kind::Probe, admitted);
-        let response = self.dispatch(request, invocation, deadline).await?;
+        let shared = Arc::clone(&invocation.shared);
+        let response = self.dispatch(request, invocation, deadline).await;
+        let response = response.map_err(|outcome| self.failed(outcome, &shared))?;
         let (parts, mut body) = response.into_parts();
         // The body is part of the answer: a guest that traps half-way is not healthy.
         while let Some(frame) = body.frame().await {
@@ -115,20 +128,18 @@ impl Replica {
                         let _ = sender.send(answer);
                     }
                 };
-                drive(
-                    shared,
-                    Wall::of_a_request(deadline, &host),
-                    &host,
-                    Box::pin(call),
-                )
-                .await;
+                let wall = Wall::of_a_request(deadline, &host);
+                drive(shared, wall, &host, false, Box::pin(call)).await;
             }
         });
         let _end = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));
         match receiver.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(words)) => Err(ProbeError::Unhealthy(words)),
-            Err(_) => Err(shared.failure().unwrap_or(Outcome::StartFailed).into()),
+            Err(_) => {
+                let outcome = shared.failure().unwrap_or(Outcome::StartFailed);
+                Err(self.failed(outcome, &shared))
+            }
         }
     }
 }

@@ -127,7 +127,7 @@ impl Program {
         let settings = &self.0.0.component.settings;
         let wall = Wall::of_a_run(deadline(settings.limits.wall_timeout_ms));
         let Some(admitted) = self.0.0.admission.enter().await else {
-            settings.meter.ended(Outcome::Overloaded);
+            self.0.refuse(Outcome::Overloaded);
             return Err(Outcome::Overloaded.into());
         };
         let invocation = Invocation::begin(&self.0.0, Kind::Run, admitted);
@@ -151,7 +151,7 @@ impl Program {
                     host: host.clone(),
                     call: Box::pin(call),
                 };
-                drive(shared, wall, &host, Box::pin(ticked)).await;
+                drive(shared, wall, &host, false, Box::pin(ticked)).await;
             }
         });
         let _end = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));

@@ -36,16 +36,13 @@ impl Replica {
     /// Where no head came; the reason goes to the component's log, the error holds what a client
     /// may read.
     pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
-        let meter = &self.0.component.settings.meter;
         let limits = &self.0.component.settings.limits;
         let deadline = Instant::now() + Duration::from_millis(limits.wall_timeout_ms);
         if request::announces_too_much(&request, limits.max_request_bytes) {
-            meter.ended(Outcome::RequestTooLarge);
-            return Err(Outcome::RequestTooLarge.into());
+            return Err(self.refuse(Outcome::RequestTooLarge));
         }
         let Some(admitted) = self.0.admission.enter().await else {
-            meter.ended(Outcome::Overloaded);
-            return Err(Outcome::Overloaded.into());
+            return Err(self.refuse(Outcome::Overloaded));
         };
         let invocation = Invocation::begin(&self.0, Kind::Request, admitted);
         let answer = self.dispatch(request, invocation, deadline).await;
@@ -55,6 +52,13 @@ impl Replica {
     /// Whether it answers as a command does: one run per request.
     pub fn is_command(&self) -> bool {
         matches!(self.0.component.handler, Handler::Command(_))
+    }
+
+    /// Counts a request for which nothing is run, and says why.
+    pub(crate) fn refuse(&self, outcome: Outcome) -> CallError {
+        self.0.component.settings.meter.ended(outcome);
+        self.0.remark(outcome);
+        outcome.into()
     }
 
     /// Invocations under way, probes not counted.
@@ -151,19 +155,15 @@ impl Invocation {
     async fn run(self, deadline: Instant, request: Request<Body>) {
         let host = self.replica.component.host.clone();
         let shared = Arc::clone(&self.shared);
+        let at_once = self.replica.habit.is_heavy();
         let call = async move {
             if let Some(bucket) = &self.replica.bucket {
                 settle(bucket, &self.replica.component.settings.meter).await;
             }
             guest::handle(&self, request).await;
         };
-        drive(
-            shared,
-            Wall::of_a_request(deadline, &host),
-            &host,
-            Box::pin(call),
-        )
-        .await;
+        let wall = Wall::of_a_request(deadline, &host);
+        drive(shared, wall, &host, at_once, Box::pin(call)).await;
     }
 }
 
@@ -177,17 +177,15 @@ impl Drop for Invocation {
             return;
         }
         // The task is dropped at the wall time: nobody else is left to say so.
-        if self.shared.outcome() == Some(Outcome::WallTimeout) {
-            let wall_timeout_ms = self.replica.component.settings.limits.wall_timeout_ms;
-            self.replica.say(format_args!(
-                "{}: not done after {wall_timeout_ms} ms",
-                Outcome::WallTimeout.code()
-            ));
+        // Whoever ends a guest early sets an outcome first, but for the client.
+        let outcome = self.shared.outcome().unwrap_or(Outcome::Cancelled);
+        if matches!(outcome, Outcome::WallTimeout | Outcome::Cancelled) {
+            self.replica.remark(outcome);
         }
         let meter = &self.replica.component.settings.meter;
         meter.ran(self.shared.running());
-        // Whoever ends a guest early sets an outcome first, but for the client.
-        meter.ended(self.shared.outcome().unwrap_or(Outcome::Cancelled));
+        self.replica.habit.ran(self.shared.running());
+        meter.ended(outcome);
         self.replica.in_flight.fetch_sub(1, Relaxed);
     }
 }

@@ -22,6 +22,9 @@ pub struct Inspection {
     pub serve: Option<Serve>,
     /// Whether it exports the health function.
     pub health_export: bool,
+    /// Why no version of realm runs it; `None`: it may.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// What a WebAssembly file is.
@@ -41,6 +44,9 @@ pub struct InterfaceUse {
     pub name: String,
     /// Whether this version of realm provides it.
     pub provided: bool,
+    /// The versions that this version of realm provides, e.g. `0.2.x and 0.3.x`; empty: none.
+    #[serde(default)]
+    pub versions: String,
     /// What the manifest must grant for it to reach anything, or what to do about a missing one.
     pub note: Option<String>,
 }

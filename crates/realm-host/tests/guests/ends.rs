@@ -27,6 +27,13 @@ pub(crate) async fn trap() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn trap_start() {
+    let trap = guest(guests::TRAP_START).load();
+    assert_eq!(trap.refusal("/").await, ("trap", 500));
+    trap.ended("trap").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn p3_trap() {
     let trap = guest(guests::P3_TRAP).load();
     assert_eq!(trap.refusal("/").await, ("trap", 500));

@@ -87,6 +87,8 @@ async fn a_healthy_guest_beside_spinning_ones_stays_quick() {
     // Were they on these workers, 16 guests would come first on each, with a tick each.
     assert!(median < Duration::from_millis(10), "{median:?}");
     assert!(nice_of("realm-heavy") > nice_of("realm-epoch"));
+    // SCHED_IDLE: whoever wakes up goes first, at once.
+    assert_eq!(stat_of("realm-heavy", 41), 5);
     assert_eq!(spin.replica.in_flight(), 32);
     spinning.abort_all();
     eventually(|| spin.replica.in_flight() == 0).await;
@@ -252,15 +254,19 @@ async fn a_spinning_guest_without_fuel_stands_still() {
     }
 }
 
-/// The highest nice value of the threads of this name.
 fn nice_of(name: &str) -> i64 {
+    stat_of(name, 19)
+}
+
+/// The highest value of a field of /proc/PID/stat among the threads of this name.
+fn stat_of(name: &str, field: usize) -> i64 {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let niceness = tasks.filter_map(|task| {
         let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
         let (head, tail) = stat.rsplit_once(')')?;
-        // Field 19; the tail begins with field 3.
-        let nice = tail.split_whitespace().nth(16)?.parse().ok()?;
-        head.ends_with(name).then_some(nice)
+        // The tail begins with field 3.
+        let value = tail.split_whitespace().nth(field - 3)?.parse().ok()?;
+        head.ends_with(name).then_some(value)
     });
     niceness.max().unwrap()
 }

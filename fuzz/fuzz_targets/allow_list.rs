@@ -1,0 +1,4 @@
+//! `allow_list` of tests/fuzz, on and on.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| realm_fuzz_checks::allow_list(bytes));

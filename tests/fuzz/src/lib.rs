@@ -1,0 +1,224 @@
+//! What holds for any bytes from outside, one function per reader of such bytes.
+//!
+//! `fuzz/` runs each for as long as somebody likes, the tests below for a moment. A function
+//! panics where something does not hold. Not here: examples of what is right; those are with the
+//! readers.
+
+#![forbid(unsafe_code)]
+
+mod front;
+
+use std::path::PathBuf;
+
+use realm_model::entry::VerifiedEntry;
+use realm_model::grants::OutboundRule;
+use realm_model::manifest;
+use realm_store::files::RealFiles;
+use realm_store::log::Log;
+
+pub use front::http_front;
+#[cfg(feature = "cgi")]
+pub use realm_host::fuzzing::cgi_output;
+
+/// realm.toml: an answer for any text, problems with a place in it, and twice the same.
+pub fn manifest(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let (manifest, problems) = manifest::parse(text);
+    assert!(manifest.is_some() || !problems.is_empty(), "no reason");
+    for problem in &problems {
+        assert!(
+            text.get(problem.span.clone()).is_some(),
+            "outside of the text: {problem:?}"
+        );
+        assert!(problem.line >= 1 && problem.column >= 1, "{problem:?}");
+    }
+    assert_eq!(manifest::parse(text), (manifest, problems));
+}
+
+/// A signed entry: what is taken is taken byte by byte as it came, and has one signer at least.
+pub fn entry(bytes: &[u8]) {
+    if let Ok(entry) = VerifiedEntry::genesis(bytes, None) {
+        assert_eq!(entry.bytes(), bytes);
+        assert!(!entry.signers().is_empty());
+    }
+}
+
+/// A log: what a look reads is what opening it recovers, and what is cut off is gone for good.
+pub fn log_file(bytes: &[u8]) {
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    let path = folder.path().join("log");
+    std::fs::write(&path, bytes).expect("written");
+    let looked = Log::read(&RealFiles, &path, None);
+    let opened = Log::open(RealFiles, path.clone(), None).map(|(_, recovered)| recovered);
+    let (looked, opened) = match (looked, opened) {
+        (Ok(looked), Ok(opened)) => (looked, opened),
+        (Err(_), Err(_)) => {
+            let after = std::fs::read(&path).expect("it is still there");
+            assert_eq!(after, bytes, "a damaged log is left alone");
+            return;
+        }
+        (looked, opened) => panic!("{looked:?} and {opened:?}"),
+    };
+    assert_eq!(looked.records, opened.records);
+    let kept: usize = opened.records.iter().map(Vec::len).sum();
+    assert!(kept as u64 + opened.torn_tail_bytes <= bytes.len() as u64);
+    let again = Log::read(&RealFiles, &path, None).expect("it was just opened");
+    assert_eq!((again.records, again.torn_tail_bytes), (opened.records, 0));
+}
+
+/// A rule of `allowed_outbound`, a line break, and a target `SCHEME HOST PORT`.
+pub fn allow_list(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let (rule, target) = text.split_once('\n').unwrap_or((text, ""));
+    let Ok(rule) = rule.parse::<OutboundRule>() else {
+        return;
+    };
+    assert_eq!(rule.to_string().parse(), Ok(rule.clone()), "as written");
+    let mut words = target.split(' ');
+    let (Some(scheme), Some(host), Some(port)) = (words.next(), words.next(), words.next()) else {
+        return;
+    };
+    let Ok(port) = port.parse::<u16>() else {
+        return;
+    };
+    let allowed = rule.matches(scheme, host, port);
+    let shouted = rule.matches(
+        &scheme.to_ascii_uppercase(),
+        &host.to_ascii_uppercase(),
+        port,
+    );
+    assert_eq!(allowed, shouted, "the case of letters means nothing");
+    // What ends a host in a URL is in none.
+    let tricky = host.contains(['@', '/', '?', '#', '\\', '%']);
+    assert!(!(allowed && (tricky || host.is_empty() || port == 0)));
+}
+
+/// The corpus to begin with: things that are right, for others to be made of.
+pub fn seeds(target: &str) -> Vec<Vec<u8>> {
+    const FULL: &str = include_str!("../../../crates/realm-model/tests/fixtures/full.toml");
+    const MISSION: &str = include_str!("../../../crates/realm-model/tests/fixtures/3-realm.toml");
+    let texts: &[&str] = match target {
+        "manifest" => &[FULL, MISSION],
+        "cgi_output" => &[
+            "\x05Content-Type: text/plain\r\n\r\nhello",
+            "\x02Status: 404 Not Found\nContent-Type: text/html\nX-A: b\n\nno",
+            "\x09Location: https://example.com/\n\n",
+            "\x01HTTP/1.1 200 OK\r\n\r\n",
+        ],
+        "allow_list" => &[
+            "https://*.example.com:443\nhttps www.example.com 443",
+            "postgres://10.0.0.0/8:5432\npostgres 10.1.2.3 5432",
+            "*://[2001:db8::]/32:1-1024\nhttp [2001:db8::1] 80",
+            "http://example.com:*\nhttp EXAMPLE.com. 8080",
+        ],
+        "http_front" => &[
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nGET /%2e HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        ],
+        "entry" => return entries(),
+        "log_file" => return vec![log_of_one()],
+        other => panic!("no target `{other}`"),
+    };
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// One entry of each kind, as the fixture has them.
+fn entries() -> Vec<Vec<u8>> {
+    let fixture = include_str!("../../../crates/realm-model/tests/fixtures/entries-format-1.txt");
+    let hex = fixture.lines().filter_map(|line| line.split_once(' '));
+    hex.map(|(_, digits)| {
+        let pairs = digits.trim().as_bytes().chunks(2);
+        let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        pairs.filter_map(byte).collect()
+    })
+    .collect()
+}
+
+fn log_of_one() -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a folder for temporary files");
+    let path: PathBuf = folder.path().join("log");
+    let genesis = VerifiedEntry::genesis(&entries()[0], None).expect("the fixture is sound");
+    let (mut log, _) = Log::open(RealFiles, path.clone(), None).expect("a new log");
+    log.append(&genesis).expect("appended");
+    std::fs::read(path).expect("written")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+
+    /// A seed with some of it replaced: what a fuzzer tries first.
+    fn changed(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
+        let edit = (any::<Index>(), 0_usize..12, vec(any::<u8>(), 0..8));
+        (any::<Index>(), vec(edit, 0..6)).prop_map(move |(seed, edits)| {
+            let mut bytes = seed.get(&seeds(target)).clone();
+            for (at, cut, with) in edits {
+                let start = at.index(bytes.len() + 1);
+                let end = (start + cut).min(bytes.len());
+                bytes.splice(start..end, with);
+            }
+            bytes
+        })
+    }
+
+    fn given(target: &'static str) -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![3 => changed(target), 1 => vec(any::<u8>(), 0..300)]
+    }
+
+    proptest! {
+        #[test]
+        fn any_manifest(bytes in given("manifest")) {
+            manifest(&bytes);
+        }
+
+        #[test]
+        fn any_entry(bytes in given("entry")) {
+            entry(&bytes);
+        }
+
+        #[test]
+        fn any_log_file(bytes in given("log_file")) {
+            log_file(&bytes);
+        }
+
+        #[test]
+        fn any_cgi_output(bytes in given("cgi_output")) {
+            cgi_output(&bytes);
+        }
+
+        #[test]
+        fn any_allow_list(bytes in given("allow_list")) {
+            allow_list(&bytes);
+        }
+
+        #[test]
+        fn any_http_front(bytes in given("http_front")) {
+            http_front(&bytes);
+        }
+    }
+
+    #[test]
+    fn every_seed_passes() {
+        let all = |target, check: fn(&[u8])| {
+            let seeds = seeds(target);
+            assert!(!seeds.is_empty());
+            seeds.iter().for_each(|seed| check(seed));
+        };
+        all("manifest", manifest);
+        all("entry", entry);
+        all("log_file", log_file);
+        all("cgi_output", cgi_output);
+        all("allow_list", allow_list);
+        all("http_front", http_front);
+    }
+}
