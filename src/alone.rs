@@ -79,6 +79,7 @@ impl Alone {
                 ..defaults
             },
             inherit_network: self.inherit_network,
+            reuse: false,
         };
         Ok((bytes, options))
     }

@@ -22,12 +22,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8080")]
     addr: SocketAddr,
 
+    /// Let one instance serve many requests, one after the other: faster, and what one request
+    /// leaves in its memory is there for the next
+    #[arg(long)]
+    reuse: bool,
+
     #[command(flatten)]
     alone: Alone,
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
-    let (bytes, options) = args.alone.options(Limits::default(), ClockGrant::Coarse)?;
+    let (bytes, mut options) = args.alone.options(Limits::default(), ClockGrant::Coarse)?;
+    options.reuse = args.reuse;
     super::agent::on_runtime(async {
         let mut signals = Signals::catch()?;
         let announce = |address| output::note(&format!("Serving HTTP on http://{address}/"));

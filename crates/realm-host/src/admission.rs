@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::guest::Live;
+use crate::kept::{Keep, Keepers, Kept};
 use crate::room::{Place, ProbePlace, Tenant};
 
 /// How long a request waits for room: longer than a burst of ordinary requests takes, shorter
@@ -29,9 +31,12 @@ pub(crate) struct Admission {
 #[derive(Default)]
 pub(crate) struct Admitted {
     _slot: Option<OwnedSemaphorePermit>,
-    _place: Option<Place>,
+    pub(crate) place: Option<Place>,
     _probe: Option<ProbePlace>,
 }
+
+/// Room for a request, and the instance that waited for one, if any did: it has that place.
+pub(crate) type Entered = (Admitted, Option<Live>);
 
 impl Admission {
     pub(crate) fn new(concurrency_max: u32, tenant: Arc<Tenant>) -> Self {
@@ -45,18 +50,28 @@ impl Admission {
     }
 
     /// Room for a request; `None`: there is none, and there was none for a while.
-    pub(crate) async fn enter(&self) -> Option<Admitted> {
-        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned()
-            && let Some(place) = self.tenant.try_take()
-        {
-            return Some(Admitted::request(slot, place));
+    pub(crate) async fn enter(&self, keep: &Keep, keepers: &Keepers) -> Option<Entered> {
+        if let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            if let Some(kept) = keep.take() {
+                return Some(Admitted::kept(slot, kept));
+            }
+            if let Some(place) = self.tenant.try_take() {
+                return Some(Admitted::fresh(slot, place));
+            }
         }
         let _queued = Queued::enter(&self.waiting, self.waiting_max)?;
         tokio::time::timeout(WAIT_MAX, async {
             // The slot first: who holds a scarce instance must not wait for a slot.
             let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+            if let Some(kept) = keep.take() {
+                return Some(Admitted::kept(slot, kept));
+            }
+            if let Some(place) = self.tenant.try_take() {
+                return Some(Admitted::fresh(slot, place));
+            }
+            keepers.reclaim();
             let place = self.tenant.take().await?;
-            Some(Admitted::request(slot, place))
+            Some(Admitted::fresh(slot, place))
         })
         .await
         .ok()
@@ -68,7 +83,7 @@ impl Admission {
     pub(crate) async fn enter_probe(&self) -> Option<Admitted> {
         if let Some(place) = self.tenant.try_take() {
             return Some(Admitted {
-                _place: Some(place),
+                place: Some(place),
                 ..Admitted::default()
             });
         }
@@ -81,12 +96,18 @@ impl Admission {
 }
 
 impl Admitted {
-    fn request(slot: OwnedSemaphorePermit, place: Place) -> Self {
-        Self {
+    fn fresh(slot: OwnedSemaphorePermit, place: Place) -> Entered {
+        let admitted = Self {
             _slot: Some(slot),
-            _place: Some(place),
+            place: Some(place),
             _probe: None,
-        }
+        };
+        (admitted, None)
+    }
+
+    fn kept(slot: OwnedSemaphorePermit, kept: Kept) -> Entered {
+        let (admitted, _) = Self::fresh(slot, kept.place);
+        (admitted, Some(kept.live))
     }
 }
 
@@ -116,18 +137,22 @@ mod tests {
         Admission::new(concurrency_max, Arc::new(Room::new(instances).tenant()))
     }
 
+    async fn enter(admission: &Admission) -> Option<Entered> {
+        admission.enter(&Keep::default(), &Keepers::default()).await
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_full_replica_lets_some_wait_and_refuses_the_rest() {
         let admission = Arc::new(admission(1, 10));
-        let running = admission.enter().await.unwrap();
+        let running = enter(&admission).await.unwrap();
         let waiting = tokio::spawn({
             let admission = Arc::clone(&admission);
-            async move { admission.enter().await.is_some() }
+            async move { enter(&admission).await.is_some() }
         });
         tokio::task::yield_now().await;
         // The only place in the queue is taken: refused at once.
         let began = tokio::time::Instant::now();
-        assert!(admission.enter().await.is_none());
+        assert!(enter(&admission).await.is_none());
         assert_eq!(began.elapsed(), Duration::ZERO);
         drop(running);
         assert!(waiting.await.unwrap());
@@ -136,15 +161,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_ends() {
         let admission = admission(1, 10);
-        let _running = admission.enter().await.unwrap();
-        assert!(admission.enter().await.is_none());
+        let _running = enter(&admission).await.unwrap();
+        assert!(enter(&admission).await.is_none());
         assert_eq!(admission.waiting.load(Relaxed), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn probes_need_neither_a_slot_nor_a_free_instance() {
         let admission = admission(1, 1);
-        let _running = admission.enter().await.unwrap();
+        let _running = enter(&admission).await.unwrap();
         let _first = admission.enter_probe().await.unwrap();
         let _second = admission.enter_probe().await.unwrap();
         assert!(admission.enter_probe().await.is_none());

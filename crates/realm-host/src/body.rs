@@ -22,18 +22,15 @@ const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Time for that: the client has its answer already.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Ends the guest's task unless it is disarmed.
+/// Ends the guest's task, if it has one, unless it is disarmed.
 pub(crate) struct EndOnDrop {
     task: Option<AbortHandle>,
     shared: Arc<Shared>,
 }
 
 impl EndOnDrop {
-    pub(crate) fn new(task: AbortHandle, shared: Arc<Shared>) -> Self {
-        Self {
-            task: Some(task),
-            shared,
-        }
+    pub(crate) fn new(task: Option<AbortHandle>, shared: Arc<Shared>) -> Self {
+        Self { task, shared }
     }
 
     fn disarm(&mut self) {

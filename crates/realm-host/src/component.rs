@@ -19,7 +19,7 @@ use wasmtime::component::{ComponentExportIndex, InstancePre, types::ComponentIte
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Entered};
 use crate::command::Command;
 use crate::dirs::{self, Dir};
 use crate::egress::Policy;
@@ -28,6 +28,7 @@ use crate::fuel::Bucket;
 use crate::heavy::Habit;
 use crate::inspect::{is_health, is_http, is_run};
 use crate::interfaces::{self, Name, shown};
+use crate::kept::Keep;
 use crate::loading;
 use crate::logs::{LogSink, say};
 use crate::meter::Meter;
@@ -49,8 +50,7 @@ pub struct Settings {
     pub limits: Limits,
     /// What it may reach.
     pub grants: Grants,
-    /// Whether one instance may serve many requests. Each request gets a fresh instance in this
-    /// version all the same, which keeps every promise of `reuse` but its speed.
+    /// Whether one instance may serve many requests, one after the other. A command serves one.
     pub reuse: bool,
     /// How its health is asked.
     pub probe: Option<Probe>,
@@ -253,6 +253,7 @@ impl Component {
             slot,
             in_flight: AtomicU32::new(0),
             habit: Habit::default(),
+            keep: Keep::default(),
             remarks: Remarks::new(Instant::now()),
         }))
     }
@@ -265,10 +266,17 @@ pub(crate) struct ReplicaInner {
     pub(crate) bucket: Option<Arc<Bucket>>,
     pub(crate) in_flight: AtomicU32,
     pub(crate) habit: Habit,
+    pub(crate) keep: Keep,
     remarks: Remarks,
 }
 
 impl ReplicaInner {
+    /// Room for a request or a run; `None`: there is none.
+    pub(crate) async fn enter(&self) -> Option<Entered> {
+        let keepers = &self.component.host.0.keepers;
+        self.admission.enter(&self.keep, keepers).await
+    }
+
     /// realm's own words in the component's log.
     pub(crate) fn say(&self, words: impl Display) {
         say(&*self.component.settings.log, self.slot, words);

@@ -16,6 +16,7 @@ use crate::component::{Component, LoadError, Settings, Wanted};
 use crate::config::{Config, PagemapScan};
 use crate::egress::Network;
 use crate::heavy::Heavy;
+use crate::kept::Keepers;
 use crate::room::{PROBES_MAX, Room};
 use crate::state::{self, State};
 use crate::system;
@@ -81,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) network: Arc<Network>,
     pub(crate) room: Arc<Room>,
     pub(crate) heavy: Heavy,
+    pub(crate) keepers: Keepers,
     pub(crate) ticker: Ticker,
     facts: HostFacts,
 }
@@ -134,6 +136,7 @@ impl Host {
             network,
             room: Room::new(instances_max),
             heavy: Heavy::default(),
+            keepers: Keepers::default(),
             ticker,
             facts,
             config,

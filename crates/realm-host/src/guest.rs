@@ -14,16 +14,17 @@ use realm_model::text::one_line;
 use wasmtime::component::Accessor;
 use wasmtime::{AsContextMut as _, PoolConcurrencyLimitError, Result, Store, Trap};
 use wasmtime_wasi::I32Exit;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p3;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::p3::bindings::Service;
 use wasmtime_wasi_http::{FieldMap, WasiHttpView as _};
 
 use crate::Body;
 use crate::command;
 use crate::component::{Handler, HttpHandler};
 use crate::invocation::{Shared, charge};
+use crate::kept;
 use crate::outcome::Outcome;
 use crate::remarks::limit_words;
 use crate::replica::Invocation;
@@ -51,11 +52,18 @@ impl DerefMut for Metered {
     }
 }
 
-impl Drop for Metered {
-    fn drop(&mut self) {
+impl Metered {
+    /// Pays for the fuel that was used since the last time.
+    fn pay(&mut self) {
         if self.0.data().rein.bucket.is_some() {
             charge(self.0.as_context_mut(), Instant::now());
         }
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        self.pay();
     }
 }
 
@@ -65,45 +73,112 @@ pub(crate) fn store(invocation: &Invocation, process: Option<Process>) -> Result
     state::store(&invocation.replica, shared, process).map(Metered)
 }
 
-/// Answers one request.
-pub(crate) async fn handle(invocation: &Invocation, request: Request<Body>) {
+/// An instance that can be called, in its store.
+pub(crate) struct Live {
+    store: Metered,
+    http: Http,
+    uses_left: u32,
+}
+
+enum Http {
+    Proxy(Proxy),
+    Service(Service),
+}
+
+impl Live {
+    async fn begin(invocation: &Invocation, handler: &HttpHandler) -> Result<Self> {
+        let mut store = store(invocation, None)?;
+        let began = Instant::now();
+        let http = match handler {
+            HttpHandler::Proxy(proxy) => Http::Proxy(proxy.instantiate_async(&mut *store).await?),
+            HttpHandler::Service(service) => {
+                Http::Service(service.instantiate_async(&mut *store).await?)
+            }
+        };
+        started(invocation, began);
+        Ok(Self {
+            store,
+            http,
+            uses_left: if invocation.replica.component.settings.reuse {
+                kept::uses()
+            } else {
+                1
+            },
+        })
+    }
+
+    /// Another invocation begins in an instance that waited.
+    fn go_on(mut self, invocation: &Invocation) -> Self {
+        invocation.shared.start();
+        let shared = Arc::clone(&invocation.shared);
+        self.store.data_mut().renew(shared);
+        // From now: the epochs that passed meanwhile are not this invocation's.
+        self.store.set_epoch_deadline(1);
+        self
+    }
+
+    async fn call(&mut self, invocation: &Invocation, request: Request<RequestBody>) -> Result<()> {
+        self.uses_left = self.uses_left.saturating_sub(1);
+        match &self.http {
+            Http::Proxy(proxy) => call_proxy(invocation, proxy, &mut self.store, request).await,
+            Http::Service(service) => {
+                call_service(invocation, service, &mut self.store, request).await
+            }
+        }
+    }
+
+    /// The same for the next invocation, if it is good for another one.
+    fn rest(mut self, shared: &Shared) -> Option<Self> {
+        if self.uses_left == 0 || !shared.ended_well() {
+            return None;
+        }
+        self.store.pay();
+        Some(self)
+    }
+}
+
+/// Answers one request, in `live` or a fresh instance; what is left of it for the next one.
+pub(crate) async fn handle(
+    invocation: &Invocation,
+    live: Option<Live>,
+    request: Request<Body>,
+) -> Option<Live> {
     let shared = &invocation.shared;
-    let bytes_max = invocation
-        .replica
-        .component
-        .settings
-        .limits
-        .max_request_bytes;
+    let component = &invocation.replica.component;
+    let bytes_max = component.settings.limits.max_request_bytes;
     let request = request.map(|body| RequestBody::new(body, bytes_max, Arc::clone(shared)));
-    let handler = match &invocation.replica.component.handler {
+    let handler = match &component.handler {
         Handler::Http(handler) => handler,
-        Handler::Command(command) => return command::answer(invocation, command, request).await,
-    };
-    let mut store = match store(invocation, None) {
-        Ok(store) => store,
-        Err(error) => return conclude(invocation, Err(error)),
-    };
-    let result = match handler {
-        HttpHandler::Proxy(proxy) => call_proxy(invocation, proxy, &mut store, request).await,
-        HttpHandler::Service(service) => {
-            call_service(invocation, service, &mut store, request).await
+        Handler::Command(command) => {
+            command::answer(invocation, command, request).await;
+            return None;
         }
     };
+    let begun = match live {
+        Some(live) => Ok(live.go_on(invocation)),
+        None => Live::begin(invocation, handler).await,
+    };
+    let mut live = match begun {
+        Ok(live) => live,
+        Err(error) => {
+            conclude(invocation, Err(error));
+            return None;
+        }
+    };
+    let result = live.call(invocation, request).await;
+    let returned = result.is_ok();
     // Before the store goes: its end closes the body, and a reader must know which end it is.
     conclude(invocation, result);
-    drop(store);
+    if returned { live.rest(shared) } else { None }
 }
 
 /// WASI 0.2: the head arrives through the out-parameter while the call runs on.
 async fn call_proxy(
     invocation: &Invocation,
-    proxy: &ProxyPre<State>,
+    proxy: &Proxy,
     store: &mut Store<State>,
     request: Request<RequestBody>,
 ) -> Result<()> {
-    let began = Instant::now();
-    let proxy = proxy.instantiate_async(&mut *store).await?;
-    started(invocation, began);
     let scheme = match request.uri().scheme_str() {
         Some("https") => Scheme::Https,
         Some(_) | None => Scheme::Http,
@@ -130,13 +205,10 @@ async fn call_proxy(
 /// WASI 0.3: the head is what the call returns; the guest's tasks run on until they are done.
 async fn call_service(
     invocation: &Invocation,
-    service: &ServicePre<State>,
+    service: &Service,
     store: &mut Store<State>,
     request: Request<RequestBody>,
 ) -> Result<()> {
-    let began = Instant::now();
-    let service = service.instantiate_async(&mut *store).await?;
-    started(invocation, began);
     let (parts, body) = request.into_parts();
     let uri = parts.uri.into_parts();
     let (request, received) = p3::Request::new(

@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     head_sent: AtomicBool,
     reader: AtomicWaker,
     body_ended: Notify,
+    /// Nothing of the request is left in the guest's hands.
+    request_gone: AtomicBool,
     /// It is a case for the heavy threads.
     heavy: AtomicBool,
     /// It is there.
@@ -68,6 +70,7 @@ impl Shared {
             head_sent: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             body_ended: Notify::new(),
+            request_gone: AtomicBool::new(false),
             heavy: AtomicBool::new(false),
             moved: AtomicBool::new(false),
         })
@@ -136,6 +139,18 @@ impl Shared {
         if !self.answered() {
             self.conclude(Outcome::RequestTooLarge);
         }
+    }
+
+    pub(crate) fn let_go_of_request(&self) {
+        self.request_gone.store(true, Relaxed);
+    }
+
+    /// Whether another invocation may follow in the same instance: this one has its answer, and
+    /// the guest holds nothing of its request.
+    pub(crate) fn ended_well(&self) -> bool {
+        self.outcome() == Some(Outcome::Ok)
+            && self.request_gone.load(Relaxed)
+            && self.growth_denied().is_none()
     }
 
     /// An instance was made.

@@ -32,6 +32,7 @@ mod heavy;
 mod inspect;
 mod interfaces;
 mod invocation;
+mod kept;
 mod limiter;
 mod loading;
 mod logs;

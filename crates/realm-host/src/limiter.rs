@@ -32,6 +32,11 @@ impl Limiter {
         }
     }
 
+    /// Another invocation begins in the same instance.
+    pub(crate) fn renew(&mut self, shared: Arc<Shared>) {
+        self.shared = shared;
+    }
+
     /// Never taken back when wasmtime reports that the growth failed: it reports failures that
     /// were never announced, too, and a guest could lower its own count with those.
     fn grow(&mut self, bytes: u64) -> bool {

@@ -95,7 +95,7 @@ impl Replica {
             .map_err(|_| Outcome::BadRequest)?;
         let invocation = Invocation::begin(&self.0, Kind::Probe, admitted);
         let shared = Arc::clone(&invocation.shared);
-        let response = self.dispatch(request, invocation, deadline).await;
+        let response = self.dispatch(request, invocation, None, deadline).await;
         let response = response.map_err(|outcome| self.failed(outcome, &shared))?;
         let (parts, mut body) = response.into_parts();
         // The body is part of the answer: a guest that traps half-way is not healthy.
@@ -132,7 +132,7 @@ impl Replica {
                 drive(shared, wall, &host, false, Box::pin(call)).await;
             }
         });
-        let _end = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));
+        let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));
         match receiver.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(words)) => Err(ProbeError::Unhealthy(words)),

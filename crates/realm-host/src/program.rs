@@ -126,7 +126,7 @@ impl Program {
     pub async fn run(&self, run: Run) -> Result<u8, RunError> {
         let settings = &self.0.0.component.settings;
         let wall = Wall::of_a_run(deadline(settings.limits.wall_timeout_ms));
-        let Some(admitted) = self.0.0.admission.enter().await else {
+        let Some((admitted, _)) = self.0.0.enter().await else {
             self.0.refuse(Outcome::Overloaded);
             return Err(Outcome::Overloaded.into());
         };
@@ -154,7 +154,7 @@ impl Program {
                 drive(shared, wall, &host, false, Box::pin(ticked)).await;
             }
         });
-        let _end = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));
+        let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));
         let mut pumping = Box::pin(pump_all(outputs));
         let mut code = code;
         let mut pumped = false;

@@ -4,20 +4,24 @@
 //! The guest's task ends with the guest, at the wall time, or when the caller (the future of
 //! [`Replica::call`], and then the response body) is dropped.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, StatusCode};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::Body;
 use crate::admission::Admitted;
 use crate::body::{EndOnDrop, ResponseBody};
 use crate::component::{Handler, ReplicaInner};
-use crate::guest;
-use crate::invocation::{Head, Shared, Wall, drive, settle};
+use crate::guest::{self, Live};
+use crate::invocation::{Call, Head, Shared, Wall, drive, settle};
+use crate::kept;
 use crate::outcome::{CallError, Outcome};
 use crate::request;
 use crate::ticker::Ticking;
@@ -41,11 +45,11 @@ impl Replica {
         if request::announces_too_much(&request, limits.max_request_bytes) {
             return Err(self.refuse(Outcome::RequestTooLarge));
         }
-        let Some(admitted) = self.0.admission.enter().await else {
+        let Some((admitted, live)) = self.0.enter().await else {
             return Err(self.refuse(Outcome::Overloaded));
         };
         let invocation = Invocation::begin(&self.0, Kind::Request, admitted);
-        let answer = self.dispatch(request, invocation, deadline).await;
+        let answer = self.dispatch(request, invocation, live, deadline).await;
         answer.map_err(CallError::from)
     }
 
@@ -70,6 +74,7 @@ impl Replica {
         &self,
         mut request: Request<Body>,
         invocation: Invocation,
+        live: Option<Live>,
         deadline: Instant,
     ) -> Result<Response<Body>, Outcome> {
         let shared = Arc::clone(&invocation.shared);
@@ -79,10 +84,20 @@ impl Replica {
             return Err(outcome);
         }
         let head = *request.method() == Method::HEAD;
-        let task = tokio::spawn(invocation.run(deadline, request));
-        let task = EndOnDrop::new(task.abort_handle(), Arc::clone(&shared));
+        let task = begin(Box::pin(invocation.run(live, deadline, request))).await;
+        let task = EndOnDrop::new(task, Arc::clone(&shared));
         let response = receive(receiver, &shared).await?;
         Ok(finish(response, head, task))
+    }
+}
+
+/// Polls the guest once, here: most answer without waiting for anything, and need no task of their
+/// own. `None`: it is done.
+async fn begin(mut guest: Call) -> Option<AbortHandle> {
+    let polled = poll_fn(|context| Poll::Ready(guest.as_mut().poll(context)));
+    match polled.await {
+        Poll::Ready(()) => None,
+        Poll::Pending => Some(tokio::spawn(guest).abort_handle()),
     }
 }
 
@@ -133,7 +148,7 @@ pub(crate) struct Invocation {
     pub(crate) shared: Arc<Shared>,
     kind: Kind,
     _ticking: Option<Ticking>,
-    _admitted: Admitted,
+    admitted: Admitted,
 }
 
 impl Invocation {
@@ -145,14 +160,14 @@ impl Invocation {
         let ticks = kind != Kind::Run;
         Self {
             _ticking: ticks.then(|| replica.component.host.0.ticker.begin()),
-            _admitted: admitted,
+            admitted,
             shared: Shared::new(),
             replica: Arc::clone(replica),
             kind,
         }
     }
 
-    async fn run(self, deadline: Instant, request: Request<Body>) {
+    async fn run(mut self, live: Option<Live>, deadline: Instant, request: Request<Body>) {
         let host = self.replica.component.host.clone();
         let shared = Arc::clone(&self.shared);
         let at_once = self.replica.habit.is_heavy();
@@ -160,7 +175,10 @@ impl Invocation {
             if let Some(bucket) = &self.replica.bucket {
                 settle(bucket, &self.replica.component.settings.meter).await;
             }
-            guest::handle(&self, request).await;
+            let live = guest::handle(&self, live, request).await;
+            if let (Some(live), Some(place)) = (live, self.admitted.place.take()) {
+                kept::keep(&self.replica, live, place);
+            }
         };
         let wall = Wall::of_a_request(deadline, &host);
         drive(shared, wall, &host, at_once, Box::pin(call)).await;

@@ -63,6 +63,12 @@ impl RequestBody {
     }
 }
 
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.shared.let_go_of_request();
+    }
+}
+
 impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = Error;

@@ -246,6 +246,14 @@ impl Tenant {
     }
 }
 
+impl Place {
+    /// Whether anybody waits for a place.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let room = self.room.as_ref();
+        room.is_some_and(|room| !room.lock().queue.is_empty())
+    }
+}
+
 impl Drop for Tenant {
     fn drop(&mut self) {
         let mut ledger = self.room.lock();

@@ -58,6 +58,12 @@ impl State {
         }
     }
 
+    /// Another invocation begins in the same instance.
+    pub(crate) fn renew(&mut self, shared: Arc<Shared>) {
+        self.limiter.renew(Arc::clone(&shared));
+        self.shared = shared;
+    }
+
     pub(crate) fn vars(&mut self) -> Vars<'_> {
         Vars(&self.vars)
     }

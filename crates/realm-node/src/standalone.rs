@@ -33,6 +33,8 @@ pub struct Options {
     pub limits: Limits,
     /// Whether it uses the network as this process does, without a rule.
     pub inherit_network: bool,
+    /// Whether one instance may serve many requests, one after the other.
+    pub reuse: bool,
 }
 
 /// A component that did not run.
@@ -151,7 +153,7 @@ fn prepare(
         name: options.name,
         limits: options.limits,
         grants: options.grants,
-        reuse: false,
+        reuse: options.reuse,
         probe: None,
         log: Arc::new(Terminal),
         meter: Arc::new(Meter::new()),

@@ -28,6 +28,7 @@ pub(crate) struct Guest {
     limits: Limits,
     grants: Grants,
     probe: Option<Probe>,
+    reuse: bool,
 }
 
 pub(crate) fn guest(path: &'static str) -> Guest {
@@ -40,6 +41,7 @@ pub(crate) fn guest(path: &'static str) -> Guest {
         limits: Limits::default(),
         grants: Grants::default(),
         probe: None,
+        reuse: false,
     }
 }
 
@@ -61,6 +63,15 @@ impl Guest {
 
     pub(crate) fn probe(mut self, probe: Probe) -> Self {
         self.probe = Some(probe);
+        self
+    }
+
+    pub(crate) fn configuration(&self) -> Config {
+        self.config.clone()
+    }
+
+    pub(crate) fn reuse(mut self) -> Self {
+        self.reuse = true;
         self
     }
 
@@ -99,7 +110,7 @@ impl Guest {
             name: "guest".parse().unwrap(),
             limits: self.limits,
             grants: self.grants,
-            reuse: false,
+            reuse: self.reuse,
             probe: self.probe,
             log: log.clone(),
             meter: meter.clone(),

@@ -17,6 +17,7 @@ mod network;
 mod outbound;
 mod preview1;
 mod programs;
+mod reuse;
 
 use answers::*;
 use cgi::*;
@@ -28,6 +29,7 @@ use listening::*;
 use network::*;
 use outbound::*;
 use programs::*;
+use reuse::*;
 
 macro_rules! assert_test_exists {
     ($name:ident) => {
