@@ -48,21 +48,32 @@ impl Drop for EndOnDrop {
     }
 }
 
+/// What one look at a guest's body gave; `None`: its end.
+pub(crate) type Read = Option<Result<Frame<Bytes>, wasmtime_wasi_http::Error>>;
+
 /// The body that the edge reads.
 pub(crate) struct ResponseBody {
     /// Dropped before `body`, through which the guest would see that its reader is gone.
     guest: EndOnDrop,
     body: WasiBody,
+    /// What was read of it already.
+    first: Option<Read>,
     /// Bytes that `content-length` promises and that were not read yet.
     left: Option<u64>,
     ended: bool,
 }
 
 impl ResponseBody {
-    pub(crate) fn new(headers: &HeaderMap, body: WasiBody, guest: EndOnDrop) -> Self {
+    pub(crate) fn new(
+        headers: &HeaderMap,
+        body: WasiBody,
+        first: Option<Read>,
+        guest: EndOnDrop,
+    ) -> Self {
         let length = headers.get(header::CONTENT_LENGTH);
         Self {
             body,
+            first,
             left: length.and_then(|length| length.to_str().ok()?.parse().ok()),
             ended: false,
             guest,
@@ -110,7 +121,11 @@ impl http_body::Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         // Before the body is asked: who registers later misses what happens in between.
         self.guest.shared.watch(context.waker());
-        match Pin::new(&mut self.body).poll_frame(context) {
+        let read = match self.first.take() {
+            Some(first) => Poll::Ready(first),
+            None => Pin::new(&mut self.body).poll_frame(context),
+        };
+        match read {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(left), Some(data)) = (self.left.as_mut(), frame.data_ref()) {
                     *left = left.saturating_sub(data.len() as u64);

@@ -5,19 +5,21 @@
 //! [`Replica::call`], and then the response body) is dropped.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use http::response::Parts;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::Body;
 use crate::admission::Admitted;
-use crate::body::{EndOnDrop, ResponseBody};
+use crate::body::{EndOnDrop, Read, ResponseBody};
 use crate::component::{Handler, ReplicaInner};
 use crate::guest::{self, Live};
 use crate::invocation::{Call, Head, Shared, Wall, drive, settle};
@@ -78,27 +80,65 @@ impl Replica {
         deadline: Instant,
     ) -> Result<Response<Body>, Outcome> {
         let shared = Arc::clone(&invocation.shared);
-        let receiver = shared.expect_head();
+        let mut receiver = shared.expect_head();
         if let Err(outcome) = request::absolute(&mut request) {
             shared.conclude(outcome);
             return Err(outcome);
         }
         let head = *request.method() == Method::HEAD;
-        let task = begin(Box::pin(invocation.run(live, deadline, request))).await;
+        let mut guest: Call = Box::pin(invocation.run(live, deadline, request));
+        // Here, before it gets a task of its own: most answer without waiting for anything.
+        let mut done = is_done(&mut guest).await;
+        let early = receiver.try_recv().ok();
+        let mut early = early.transpose()?.map(Answer::from);
+        if let Some(answer) = &mut early
+            && !done
+        {
+            // One of WASI 0.3 writes when it is read. Head and body may leave as one packet.
+            answer.read_once().await;
+            done = is_done(&mut guest).await;
+        }
+        let task = (!done).then(|| tokio::spawn(guest).abort_handle());
         let task = EndOnDrop::new(task, Arc::clone(&shared));
-        let response = receive(receiver, &shared).await?;
-        Ok(finish(response, head, task))
+        let answer = match early {
+            Some(answer) => answer,
+            None => receive(receiver, &shared).await?.into(),
+        };
+        Ok(finish(answer, head, task))
     }
 }
 
-/// Polls the guest once, here: most answer without waiting for anything, and need no task of their
-/// own. `None`: it is done.
-async fn begin(mut guest: Call) -> Option<AbortHandle> {
-    let polled = poll_fn(|context| Poll::Ready(guest.as_mut().poll(context)));
-    match polled.await {
-        Poll::Ready(()) => None,
-        Poll::Pending => Some(tokio::spawn(guest).abort_handle()),
+/// A response, and what was read of its body before anybody asked.
+struct Answer {
+    parts: Parts,
+    body: WasiBody,
+    first: Option<Read>,
+}
+
+impl From<http::Response<WasiBody>> for Answer {
+    fn from(response: http::Response<WasiBody>) -> Self {
+        let (parts, body) = response.into_parts();
+        Self {
+            parts,
+            body,
+            first: None,
+        }
     }
+}
+
+impl Answer {
+    async fn read_once(&mut self) {
+        let body = &mut self.body;
+        let read = poll_fn(|context| Poll::Ready(Pin::new(&mut *body).poll_frame(context)));
+        if let Poll::Ready(read) = read.await {
+            self.first = Some(read);
+        }
+    }
+}
+
+/// Polls a guest once.
+async fn is_done(guest: &mut Call) -> bool {
+    poll_fn(|context| Poll::Ready(guest.as_mut().poll(context).is_ready())).await
 }
 
 /// Waits for the head. The task that held the other end says why there is none.
@@ -112,9 +152,9 @@ async fn receive(
     }
 }
 
-fn finish(response: http::Response<WasiBody>, head: bool, task: EndOnDrop) -> Response<Body> {
-    let (parts, body) = response.into_parts();
-    let body = ResponseBody::new(&parts.headers, body, task);
+fn finish(answer: Answer, head: bool, task: EndOnDrop) -> Response<Body> {
+    let Answer { parts, body, first } = answer;
+    let body = ResponseBody::new(&parts.headers, body, first, task);
     let wordless = head
         || body.announces_nothing()
         || matches!(
