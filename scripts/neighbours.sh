@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# A healthy component beside 64 bad requests at any time, for a minute, on two cores: figures as
-# JSON on stdout; fails if a good request did, or if its p99 is more than twice what it is alone.
-# CORES names the two (0,1); NEIGHBOURS_SECONDS how long.
+# A healthy component beside 64 bad requests at any time, for a minute, on two cores, and then
+# beside 64 of each kind: figures as JSON on stdout; fails if a good request did, or if its p99
+# beside all kinds is more than twice what it is alone.
+# CORES names the two (0,1); LOAD_CORES those of the clients, good and bad: the same two unless
+# others are named, and then they take a good third of them. NEIGHBOURS_SECONDS and
+# NEIGHBOURS_KIND_SECONDS say how long.
 . "$(dirname "$0")/common.sh"
 
 scripts/wasm-target.sh
 cargo build --locked --release --bench neighbours --bin realm
-# The agent, the load and the bad clients share the two.
-exec taskset --cpu-list "${CORES:-0,1}" cargo bench --locked --quiet --bench neighbours
+export CORES="${CORES:-0,1}" LOAD_CORES="${LOAD_CORES:-}"
+exec cargo bench --locked --quiet --bench neighbours

@@ -146,11 +146,16 @@ pub(crate) fn manifest() -> String {
 /// How often each kind ended how.
 pub(crate) type Endings = BTreeMap<&'static str, BTreeMap<Ending, u64>>;
 
-/// Keeps `clients` bad requests in flight, all kinds in turn, until `stop`.
-pub(crate) fn run(address: SocketAddr, clients: usize, stop: &AtomicBool) -> Endings {
+/// Keeps `clients` bad requests in flight, these kinds in turn, until `stop`.
+pub(crate) fn run(
+    address: SocketAddr,
+    kinds: &[Bad],
+    clients: usize,
+    stop: &AtomicBool,
+) -> Endings {
     let endings = Mutex::new(Endings::new());
     thread::scope(|scope| {
-        for bad in ALL.iter().cycle().take(clients) {
+        for bad in kinds.iter().cycle().take(clients) {
             let endings = &endings;
             scope.spawn(move || {
                 while !stop.load(Relaxed) {

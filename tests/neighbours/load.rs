@@ -47,8 +47,9 @@ impl Measured {
         self.latencies_us.get(index.min(last)).copied().unwrap_or(0)
     }
 
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.latencies_us.extend(other.latencies_us);
+        self.latencies_us.sort_unstable();
         self.failures += other.failures;
         self.first_failure = self.first_failure.take().or(other.first_failure);
     }
@@ -84,7 +85,6 @@ pub(crate) fn steady(target: Target<'_>, rate: f64, time: Duration) -> Measured 
             all.add(client.join().expect("a client does not panic"));
         }
     });
-    all.latencies_us.sort_unstable();
     all
 }
 

@@ -13,13 +13,22 @@ mod support;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use neighbours::{Report, bad, beside, figures, target};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::{Value, json};
+
 /// What the p99 of a good neighbour may become beside 64 bad ones.
 const P99_RATIO_MAX: f64 = 2.0;
 const SECONDS: u64 = 60;
+/// For each kind by itself.
+const KIND_SECONDS: u64 = 10;
 
 fn main() -> ExitCode {
-    let seconds = std::env::var("NEIGHBOURS_SECONDS").map_or(SECONDS, |text| text.parse().unwrap());
+    let seconds = seconds("NEIGHBOURS_SECONDS", SECONDS);
+    // Who is started inherits the cores.
+    let cores = stay_on("CORES");
     let (_realm, agent) = neighbours::realm();
+    let load_cores = stay_on("LOAD_CORES").or_else(|| cores.clone());
     let report = neighbours::measure(
         &agent,
         &neighbours::Times {
@@ -28,7 +37,12 @@ fn main() -> ExitCode {
             beside: Duration::from_secs(seconds),
         },
     );
-    println!("{:#}", report.json());
+    let (kinds, failures) = by_kind(&report, &agent);
+    let mut told = report.json();
+    told["cores"] = json!(cores);
+    told["load_cores"] = json!(load_cores);
+    told["by_kind"] = kinds;
+    println!("{told:#}");
     let metrics = agent.metrics_url.trim_end_matches("/metrics");
     let page = support::raw(
         metrics,
@@ -36,6 +50,7 @@ fn main() -> ExitCode {
     );
     let good = report.beside.failures == 0
         && report.alone.failures == 0
+        && failures == 0
         && report.surprises().is_empty()
         && neighbours::uncounted(&page).is_empty()
         && report.p99_ratio() <= P99_RATIO_MAX;
@@ -44,4 +59,38 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// As many of one kind as of all together, kind by kind: who is it that costs something?
+fn by_kind(report: &Report, agent: &support::Agent) -> (Value, u64) {
+    let time = Duration::from_secs(seconds("NEIGHBOURS_KIND_SECONDS", KIND_SECONDS));
+    let mut failures = 0;
+    let kinds = bad::ALL.iter().filter(|_| !time.is_zero()).map(|kind| {
+        let rate = report.capacity_per_s / 2.0;
+        let (measured, _) = beside(target(agent), std::slice::from_ref(kind), rate, time);
+        failures += measured.failures;
+        let mut told = figures(&measured);
+        let ratio = report.p99_ratio_of(&measured);
+        told["p99_ratio"] = json!((ratio * 100.0).round() / 100.0);
+        (kind.name.to_owned(), told)
+    });
+    let kinds = kinds.collect::<serde_json::Map<_, _>>();
+    (kinds.into(), failures)
+}
+
+fn seconds(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap())
+}
+
+/// Holds this thread, and what it starts, to the cores that the variable names: `2,3`.
+fn stay_on(variable: &str) -> Option<String> {
+    let text = std::env::var(variable)
+        .ok()
+        .filter(|text| !text.is_empty())?;
+    let mut cores = CpuSet::new();
+    for core in text.split(',') {
+        cores.set(core.parse().unwrap());
+    }
+    sched_setaffinity(None, &cores).unwrap();
+    Some(text)
 }

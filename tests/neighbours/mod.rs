@@ -7,7 +7,6 @@
 pub(crate) mod bad;
 pub(crate) mod load;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{Agent, Realm, figure};
-use bad::Endings;
+use bad::{Bad, Endings};
 use load::{Measured, Target};
 
 /// Bad requests in flight at any time.
@@ -61,29 +60,15 @@ pub(crate) fn uncounted(page: &str) -> Vec<String> {
 }
 
 pub(crate) fn measure(agent: &Agent, times: &Times) -> Report {
-    let address: SocketAddr = agent
-        .url
-        .trim_start_matches("http://")
-        .parse()
-        .expect("an address");
-    let target = Target {
-        address,
-        path: "/healthy/",
-        text: "hello\n",
-    };
+    let target = target(agent);
     // The first answers pay for what is made once.
     load::capacity(target, times.capacity / 4);
     let capacity_per_s = load::capacity(target, times.capacity);
     let rate = capacity_per_s / 2.0;
-    let alone = load::steady(target, rate, times.alone);
-    let stop = AtomicBool::new(false);
-    let (beside, endings) = thread::scope(|scope| {
-        let bad = scope.spawn(|| bad::run(address, BAD_CLIENTS, &stop));
-        thread::sleep(RUN_UP);
-        let beside = load::steady(target, rate, times.beside);
-        stop.store(true, Relaxed);
-        (beside, bad.join().expect("the bad do not panic"))
-    });
+    // Before and after: what else the machine does changes while it is measured.
+    let mut alone = load::steady(target, rate, times.alone / 2);
+    let (beside, endings) = beside(target, &bad::ALL, rate, times.beside);
+    alone.add(load::steady(target, rate, times.alone / 2));
     Report {
         capacity_per_s,
         alone,
@@ -92,9 +77,56 @@ pub(crate) fn measure(agent: &Agent, times: &Times) -> Report {
     }
 }
 
+pub(crate) fn target(agent: &Agent) -> Target<'static> {
+    Target {
+        address: agent
+            .url
+            .trim_start_matches("http://")
+            .parse()
+            .expect("an address"),
+        path: "/healthy/",
+        text: "hello\n",
+    }
+}
+
+/// What the healthy component does beside bad ones of these kinds, and what becomes of those.
+pub(crate) fn beside(
+    target: Target<'_>,
+    kinds: &[Bad],
+    rate: f64,
+    time: Duration,
+) -> (Measured, Endings) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let bad = scope.spawn(|| bad::run(target.address, kinds, BAD_CLIENTS, &stop));
+        thread::sleep(RUN_UP);
+        let beside = load::steady(target, rate, time);
+        stop.store(true, Relaxed);
+        (beside, bad.join().expect("the bad do not panic"))
+    })
+}
+
+/// What a person wants to know of a load.
+pub(crate) fn figures(measured: &Measured) -> Value {
+    json!({
+        "answers": measured.answers(),
+        "failures": measured.failures,
+        "p50_us": measured.percentile_us(0.5),
+        "p90_us": measured.percentile_us(0.9),
+        "p99_us": measured.percentile_us(0.99),
+        "p999_us": measured.percentile_us(0.999),
+        "max_us": measured.percentile_us(1.0),
+    })
+}
+
 impl Report {
     pub(crate) fn p99_ratio(&self) -> f64 {
-        f64::from(self.beside.percentile_us(0.99)) / f64::from(self.alone.percentile_us(0.99))
+        self.p99_ratio_of(&self.beside)
+    }
+
+    /// How much slower than alone.
+    pub(crate) fn p99_ratio_of(&self, beside: &Measured) -> f64 {
+        f64::from(beside.percentile_us(0.99)) / f64::from(self.alone.percentile_us(0.99))
     }
 
     /// Bad requests that ended otherwise than documented, and kinds that never came to an end.
@@ -117,24 +149,12 @@ impl Report {
     }
 
     pub(crate) fn json(&self) -> Value {
-        let measured = |measured: &Measured| {
-            json!({
-                "answers": measured.answers(),
-                "failures": measured.failures,
-                "p50_us": measured.percentile_us(0.5),
-                "p90_us": measured.percentile_us(0.9),
-                "p99_us": measured.percentile_us(0.99),
-                "p999_us": measured.percentile_us(0.999),
-                "max_us": measured.percentile_us(1.0),
-            })
-        };
         json!({
             "capacity_per_s": self.capacity_per_s.round(),
             "rate_per_s": (self.capacity_per_s / 2.0).round(),
-            "cores": thread::available_parallelism().map_or(0, usize::from),
             "bad_clients": BAD_CLIENTS,
-            "alone": measured(&self.alone),
-            "beside": measured(&self.beside),
+            "alone": figures(&self.alone),
+            "beside": figures(&self.beside),
             "p99_ratio": (self.p99_ratio() * 100.0).round() / 100.0,
             "bad": self.endings,
             "surprises": self.surprises(),

@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::{Edge, answer};
@@ -119,6 +120,9 @@ async fn linger(connection: &Connection, stream: &mut TcpStream) {
                 Ok(0) | Err(_) => return,
                 Ok(count) => n_read += count,
             }
+            // Else many that send what nobody wants are read for milliseconds at a time, while
+            // requests wait for the thread.
+            yield_now().await;
         }
     };
     let cut = poll_fn(|context| match connection.poll_order(context) {
@@ -176,5 +180,40 @@ impl Http {
             .keep_alive_interval(limits.ping_interval)
             .keep_alive_timeout(limits.ping_timeout);
         Self { http1, http2 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closing_connection_lets_others_run_between_two_reads() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
+        let (mut stream, peer) = listener.accept().await.unwrap();
+        client.writable().await.unwrap();
+        let mut n_sent = 0;
+        while let Ok(count) = client.try_write(&[0; 4096]) {
+            n_sent += count;
+        }
+        drop(client);
+        let connection = Connection::new(peer, address, |_| false);
+        let mut n_turns = 0;
+        let others = async {
+            loop {
+                n_turns += 1;
+                yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = linger(&connection, &mut stream) => {}
+            () = others => {}
+        }
+        let n_read = n_sent.min(LINGER_BYTES_MAX);
+        assert!(n_turns >= n_read / 4096, "{n_turns} turns, {n_read} bytes");
     }
 }

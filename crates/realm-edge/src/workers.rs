@@ -1,6 +1,10 @@
 //! The threads that serve connections: one per core, each with a runtime of its own, so that a
 //! request never crosses threads and wakes nobody.
 //!
+//! Where there is one for each core they stay there. Linux places threads by how busy the cores
+//! are, and counts for that what runs at idle priority: beside guests that compute it leaves two
+//! serving threads on one core for many milliseconds, and the other core to the guests.
+//!
 //! A new connection goes to the thread with the fewest. Not a listener per thread
 //! (`SO_REUSEPORT`): the kernel's choice is blind to load, and a second process could share the
 //! port unnoticed.
@@ -10,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
@@ -39,10 +44,11 @@ impl Workers {
     /// Starts `count` threads; none: connections are served by the runtime of the caller.
     pub(crate) fn start(count: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
+        let cores = Cores::of_this_thread();
         let runtimes = match count {
             0 => vec![Handle::current()],
             _ => (0..count)
-                .map(|index| start(index, &stop))
+                .map(|index| start(index, cores.share(index, count), &stop))
                 .collect::<io::Result<_>>()
                 // Those that did start have nothing to do.
                 .inspect_err(|_| stop.cancel())?,
@@ -86,16 +92,60 @@ impl Drop for Seat {
     }
 }
 
-fn start(index: usize, stop: &CancellationToken) -> io::Result<Handle> {
+/// The cores that a thread may run on; `None`: the system does not say.
+#[derive(Clone, Copy)]
+struct Cores(Option<CpuSet>);
+
+/// A thread's own core, and those of the threads that it starts.
+struct Share {
+    own: Cores,
+    all: Cores,
+}
+
+impl Cores {
+    fn of_this_thread() -> Self {
+        Self(sched_getaffinity(None).ok())
+    }
+
+    /// What thread `index` of `count` gets: a core of its own if that leaves none without a
+    /// thread. A process that may use a part of its cores' time has fewer threads than cores.
+    fn share(self, index: usize, count: usize) -> Share {
+        let own = self.0.and_then(|all| {
+            let mut cores = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core));
+            let mut own = CpuSet::new();
+            own.set(cores.nth(index)?);
+            (all.count() as usize == count).then_some(own)
+        });
+        Share {
+            own: Self(own),
+            all: self,
+        }
+    }
+
+    /// Holds the calling thread to these cores. Without that it only is a little slower.
+    fn keep(self) {
+        if let Some(cores) = self.0
+            && let Err(error) = sched_setaffinity(None, &cores)
+        {
+            tracing::debug!(%error, "a serving thread has no core of its own");
+        }
+    }
+}
+
+fn start(index: usize, share: Share, stop: &CancellationToken) -> io::Result<Handle> {
+    let Share { own, all } = share;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
+        // A thread begins on the cores of the one that starts it.
+        .on_thread_start(move || all.keep())
         .build()?;
     let handle = runtime.handle().clone();
     let stopped = stop.clone();
     let thread = std::thread::Builder::new().name(format!("realm-edge-{index}"));
     // Nobody waits for it: what matters has ended before it is told to stop.
     let _: JoinHandle<()> = thread.spawn(move || {
+        own.keep();
         runtime.block_on(stopped.cancelled());
         // A file operation that hangs must not hold up the end.
         runtime.shutdown_background();
@@ -157,5 +207,35 @@ mod tests {
         let hanging = seats[0].runtime.spawn(std::future::pending::<()>());
         workers.stop();
         assert!(hanging.await.unwrap_err().is_cancelled());
+    }
+
+    fn cores() -> Vec<usize> {
+        let cores = sched_getaffinity(None).unwrap();
+        (0..CpuSet::MAX_CPU)
+            .filter(|core| cores.is_set(*core))
+            .collect()
+    }
+
+    /// The cores of each worker, and of a thread that it starts.
+    #[track_caller]
+    fn check(count: usize, expected: &[Vec<usize>]) {
+        let workers = Workers::start(count).unwrap();
+        let caller = Builder::new_current_thread().build().unwrap();
+        for (worker, expected) in workers.workers.iter().zip(expected) {
+            let own = caller.block_on(worker.runtime.spawn(async { cores() }));
+            assert_eq!(own.unwrap(), *expected);
+            let started = caller.block_on(worker.runtime.spawn_blocking(cores));
+            assert_eq!(started.unwrap(), cores());
+        }
+        workers.stop();
+    }
+
+    #[test]
+    fn a_worker_has_a_core_of_its_own_where_each_core_has_a_worker() {
+        let cores = cores();
+        let own: Vec<_> = cores.iter().map(|core| vec![*core]).collect();
+        check(cores.len(), &own);
+        let count = cores.len() + 1;
+        check(count, &vec![cores; count]);
     }
 }

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -69,6 +70,12 @@ fn start() -> Option<Runtime> {
         .thread_name("realm-heavy")
         .enable_all()
         .on_thread_start(|| {
+            // It begins on the cores of the thread that needed it first: that may be a single one.
+            if let Err(error) = sched_getaffinity(Some(rustix::process::getpid()))
+                .and_then(|all| sched_setaffinity(None, &all))
+            {
+                tracing::warn!(%error, "heavy guests cannot use every core");
+            }
             // Niceness alone shares the time well, and yet lets whoever wakes up wait for a slice
             // of it: several at each request. A thread of the idle policy makes way at once.
             let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
@@ -122,5 +129,22 @@ mod tests {
         );
         check([us(3_000); 100].into_iter().chain([us(50); 100]), false);
         check([Duration::MAX; 3], true);
+    }
+
+    #[test]
+    fn they_may_use_every_core_whoever_needs_them_first() {
+        let all = sched_getaffinity(None).unwrap();
+        let mut one = rustix::thread::CpuSet::new();
+        one.set((0..).find(|core| all.is_set(*core)).unwrap());
+        let cores = std::thread::spawn(move || {
+            sched_setaffinity(None, &one).unwrap();
+            let heavy = Heavy::default();
+            let (sender, cores) = std::sync::mpsc::channel();
+            heavy.handle().unwrap().spawn(async move {
+                sender.send(sched_getaffinity(None).unwrap()).unwrap();
+            });
+            cores.recv().unwrap()
+        });
+        assert_eq!(cores.join().unwrap(), all);
     }
 }
