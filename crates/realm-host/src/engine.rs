@@ -12,6 +12,7 @@ use realm_model::node_config::INSTANCES_MAX;
 use wasmtime::component::Linker;
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use crate::compile;
 use crate::component::{Component, LoadError, Settings, Wanted};
 use crate::config::{Config, PagemapScan};
 use crate::egress::Network;
@@ -190,6 +191,7 @@ impl Runtime {
             }
             made => made,
         }?;
+        compile::remember(kind, &engine);
         let linker = state::linker(&engine, kind)?;
         Ok(Self { engine, linker })
     }
