@@ -28,6 +28,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Where the system gives huge pages unasked, each heap and each guest's memory would take two
+    // megabytes at its first byte. A kernel without the switch has none to give.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(code) => return code,

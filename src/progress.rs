@@ -15,6 +15,14 @@ use crate::output;
 
 /// Often enough to look alive, seldom enough to cost nothing.
 const INTERVAL: Duration = Duration::from_millis(150);
+/// The status of thousands of components is work for the agent that starts them: of the time that is
+/// waited, it is asked for one part in so many, though not less often than a person looks.
+const LOOK_PART: u32 = 10;
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// Components that are told of at one look: what goes by faster nobody reads.
+const LINES_PER_LOOK_MAX: usize = 20;
+/// Components that an error names: the status has them all.
+const NAMED_MAX: usize = 20;
 
 /// How long a verb waits that changed something.
 #[derive(Debug, Clone, clap::Args)]
@@ -72,7 +80,9 @@ pub(crate) async fn wait(
     let start = Instant::now();
     let mut shown = BTreeMap::new();
     loop {
+        let asked = Instant::now();
         let status = client.status().await?;
+        let pause = (asked.elapsed() * LOOK_PART).clamp(INTERVAL, INTERVAL_MAX);
         let underway = show(&status, &mut shown, start, json);
         if status.head.seq >= head.seq && underway == 0 {
             let failed = failed(&status);
@@ -99,7 +109,7 @@ pub(crate) async fn wait(
             return Err(not_running(&waiting, "not ready in time")
                 .hint("the agent goes on trying: watch `realm status --watch`"));
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -118,11 +128,8 @@ fn show(
     start: Instant,
     json: bool,
 ) -> usize {
-    let mut underway = 0;
+    let mut news = Vec::new();
     for component in &status.components {
-        if matches!(progress(component), Progress::Underway) {
-            underway += 1;
-        }
         // The key leaves out running seconds, so that a stage is told once.
         let code = component
             .waiting_on
@@ -134,14 +141,28 @@ fn show(
         }
         let first_look = shown.insert(component.name.clone(), key).is_none();
         // What was as wanted all the time is not news.
-        let news = !(first_look && matches!(progress(component), Progress::Done));
-        if !json && news {
-            output::note(&format!(
-                "{:6.1}s  {}",
-                start.elapsed().as_secs_f64(),
-                line(component)
-            ));
+        if !(first_look && matches!(progress(component), Progress::Done)) {
+            news.push(component);
         }
+    }
+    let of = |wanted: fn(&Progress) -> bool| {
+        let progress = status.components.iter().map(progress);
+        progress.filter(wanted).count()
+    };
+    let underway = of(|progress| matches!(progress, Progress::Underway));
+    if json {
+        return underway;
+    }
+    let elapsed = format!("{:6.1}s", start.elapsed().as_secs_f64());
+    for component in news.iter().take(LINES_PER_LOOK_MAX) {
+        output::note(&format!("{elapsed}  {}", line(component)));
+    }
+    if let Some(more @ 1..) = news.len().checked_sub(LINES_PER_LOOK_MAX) {
+        output::note(&format!(
+            "{elapsed}  … and {more} more: {} of {} components are as wanted",
+            of(|progress| matches!(progress, Progress::Done)),
+            status.components.len()
+        ));
     }
     underway
 }
@@ -210,12 +231,17 @@ fn failed(status: &StatusView) -> Vec<ComponentView> {
 }
 
 fn not_running(components: &[ComponentView], what: &str) -> Failure {
-    let names: Vec<String> = components
+    let (named, more) = components.split_at(components.len().min(NAMED_MAX));
+    let names: Vec<String> = named
         .iter()
         .map(|component| format!("`{}`", component.name))
         .collect();
-    let mut failure = Failure::new("not-running", format!("{} {what}", names.join(", ")));
-    for component in components {
+    let mut names = names.join(", ");
+    if !more.is_empty() {
+        names.push_str(&format!(" and {} more", more.len()));
+    }
+    let mut failure = Failure::new("not-running", format!("{names} {what}"));
+    for component in named {
         for waiting in &component.waiting_on {
             failure = failure.cause(format!("{}: {}", component.name, waiting.message));
         }

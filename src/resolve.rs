@@ -1,6 +1,7 @@
 //! From a manifest on disk to what would be signed: parsed, every source pinned, compared with
 //! what is in force.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use realm_control::changes::{Change, changes};
@@ -31,6 +32,9 @@ pub(crate) struct Proposal {
     pub(crate) uploads: Vec<Upload>,
 }
 
+/// Lines of a plan that are shown before it is carried out: some screens.
+const LINES_SHOWN_MAX: usize = 200;
+
 #[derive(Serialize)]
 struct ProblemsJson<'a> {
     file: String,
@@ -59,24 +63,9 @@ impl Proposal {
             version: next_version(&manifest, heads)?,
             ..Lock::default()
         };
-        let mut uploads = Vec::new();
-        let mut failures = Vec::new();
         let folder = path.parent().unwrap_or(Path::new("."));
         let known = before.as_ref().map(|(_, lock)| lock);
-        for (name, component) in &manifest.components {
-            match pin(name, &component.source, folder, known).await {
-                Ok((pin, only_here)) => {
-                    lock.components.insert(name.clone(), pin);
-                    uploads.extend(only_here.map(|path| Upload {
-                        component: name.clone(),
-                        pin,
-                        path,
-                    }));
-                }
-                Err(failure) => failures.push(failure),
-            }
-        }
-        first_after_reporting(failures)?;
+        let uploads = pin_all(&manifest, folder, known, &mut lock).await?;
         let changes = changes(
             before.as_ref().map(|(manifest, lock)| (manifest, lock)),
             (&manifest, &lock),
@@ -103,7 +92,23 @@ impl Proposal {
         !self.changes.is_empty() || heads.manifest.as_deref() != Some(self.body.manifest.as_str())
     }
 
-    /// Prints the plan: to stdout as JSON, or as text to where the caller wants it.
+    /// The beginning of the plan, for who is asked to agree.
+    pub(crate) fn shown(&self) -> String {
+        let text = self.text();
+        let lines: Vec<&str> = text.lines().collect();
+        // The last line is the summary.
+        let rest = lines.len().saturating_sub(LINES_SHOWN_MAX + 1);
+        if rest == 0 {
+            return text;
+        }
+        let (shown, summary) = (&lines[..LINES_SHOWN_MAX], lines[lines.len() - 1]);
+        format!(
+            "{}\n… and {rest} more lines: `realm plan` shows them\n{summary}",
+            shown.join("\n")
+        )
+    }
+
+    /// The whole plan as text.
     pub(crate) fn text(&self) -> String {
         let text = realm_control::changes::render(&self.changes);
         if self.changes.is_empty() {
@@ -186,6 +191,41 @@ fn stale(version: u64, in_force: u64) -> Failure {
         in_force.saturating_add(1)
     ))
     .exit(exit::REFUSED)
+}
+
+/// Pins every component; returns what has to be uploaded. Components of one source share one look at
+/// it, and its warnings name the first of them.
+async fn pin_all(
+    manifest: &Manifest,
+    folder: &Path,
+    known: Option<&Lock>,
+    lock: &mut Lock,
+) -> Result<Vec<Upload>, Failure> {
+    let (mut uploads, mut failures) = (Vec::new(), Vec::new());
+    let mut seen: BTreeMap<&Source, Option<Pin>> = BTreeMap::new();
+    for (name, component) in &manifest.components {
+        let found = match seen.get(&component.source) {
+            Some(found) => *found,
+            None => match pin(name, &component.source, folder, known).await {
+                Ok((pin, only_here)) => {
+                    uploads.extend(only_here.map(|path| Upload {
+                        component: name.clone(),
+                        pin,
+                        path,
+                    }));
+                    Some(pin)
+                }
+                Err(failure) => {
+                    failures.push(failure);
+                    None
+                }
+            },
+        };
+        seen.insert(&component.source, found);
+        lock.components.extend(found.map(|pin| (name.clone(), pin)));
+    }
+    first_after_reporting(failures)?;
+    Ok(uploads)
 }
 
 /// The pin of a source, and the file that nobody else has, if it is one.

@@ -44,7 +44,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: Option<u64>,
 
-    /// Idle components of one digest in the case `idle` [default: 1400; with --quick 100]
+    /// Idle components of one digest in the case `idle` [default: 10000; with --quick 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub(crate) idle: Option<u32>,
 

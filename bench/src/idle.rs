@@ -1,5 +1,5 @@
 //! What components cost that nobody asks: their memory, and what they do to the one that is asked
-//! all the time. Two ways: an agent with what one manifest holds, and host and edge alone with more.
+//! all the time. Two ways: an agent, and host and edge alone.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -28,8 +28,6 @@ const HOT_P99_RATIO_MAX: f64 = 1.1;
 const DISTINCT: u32 = 1_000;
 /// Components of one digest.
 const SAME: u32 = 10_000;
-/// As many of one digest as a signed entry holds.
-const SAME_IN_MANIFEST: u32 = 1_400;
 const QUICK: u32 = 100;
 /// Until loaded components are at rest.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -55,7 +53,7 @@ struct AtRest {
     deploy_s: f64,
 }
 
-/// An agent with as many components as a signed entry holds.
+/// An agent with all of them in one manifest.
 pub(crate) fn idle(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
     let began = Instant::now();
     let guest = example(tools, "hello.wasm")?;
@@ -66,7 +64,7 @@ pub(crate) fn idle(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
     fs::copy(&guest, &one).context("the guest cannot be copied")?;
     let (distinct, same) = match (tools.args.quick, tools.args.idle) {
         (true, None) => (QUICK, QUICK),
-        (_, same) => (DISTINCT, same.unwrap_or(SAME_IN_MANIFEST)),
+        (_, same) => (DISTINCT, same.unwrap_or(SAME)),
     };
     let distinct = variants::write(folder.path(), &guest, distinct)?;
     let same = vec![one; same as usize];
@@ -80,7 +78,7 @@ pub(crate) fn idle(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
         running.push(at_rest(who, files.len(), start)?);
     }
     let mut notes = vec![
-        "One agent each, with what a signed entry holds: 256 KiB are about 1,400 of the shortest components with their routes and pins.".to_owned(),
+        "One agent each, with one signed manifest of all its components and their routes.".to_owned(),
     ];
     notes.push(how_it_was_measured());
     let case = hot(
@@ -92,7 +90,7 @@ pub(crate) fn idle(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
     finish(&case, running, began, tools, cores)
 }
 
-/// Host and edge, joined as the agent joins them, with more components than an entry holds.
+/// Host and edge, joined as the agent joins them.
 pub(crate) fn idle_host(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
     let began = Instant::now();
     let guest = example(tools, "hello.wasm")?;

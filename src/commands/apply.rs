@@ -47,7 +47,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         if !proposal.differs(&heads) {
             return unchanged(context, &heads, &proposal, &args).await;
         }
-        output::note(&proposal.text());
+        output::note(&proposal.shown());
         if let Some(path) = &args.sign_only {
             let signed = sign::sign(
                 &heads,

@@ -98,7 +98,7 @@ async fn bring_up(context: &Context, client: &Client, args: &Args) -> Result<Sta
     let heads = client.heads().await?;
     let proposal = Proposal::make(&args.manifest, &heads, context.json()).await?;
     let head = if proposal.differs(&heads) {
-        output::note(&proposal.text());
+        output::note(&proposal.shown());
         confirm("Sign and apply this?", !args.ask).await?;
         let key = context.owner_key().await?;
         let accepted = apply::put_in_force(client, &heads, &key, &proposal).await?;

@@ -178,7 +178,7 @@ fn what_is_no_file_or_too_large_is_an_error_and_never_a_wait() {
     };
     with("pipe").fails(1, "empty-passphrase");
     with(".").fails(1, "no-passphrase");
-    realm.write("large", &"x".repeat(2_000_000));
+    realm.write("large", &"x".repeat(20_000_000));
     with("large").fails(1, "no-passphrase");
     realm.run(&["plan", "large"]).fails(1, "oversized");
     realm.run(&["submit", "large"]).fails(1, "oversized");

@@ -19,6 +19,7 @@ mod limits;
 mod logging;
 mod logs;
 mod manifest;
+mod many;
 mod metrics;
 mod modules;
 mod neighbourhood;

@@ -41,6 +41,8 @@ pub struct Desired {
 struct Settings {
     version: u64,
     digest: Digest,
+    /// The revision before any restart: what nearly every look at a component asks for.
+    first: Revision,
     spec: Arc<ComponentSpec>,
     pin: Pin,
 }
@@ -52,6 +54,15 @@ pub struct Restarts {
     pub everywhere: u64,
     /// On single nodes, in addition.
     pub nodes: BTreeMap<NodeName, u64>,
+}
+
+impl Settings {
+    fn revision(&self, restarts: u64) -> Revision {
+        match restarts {
+            0 => self.first,
+            restarts => revision(self.digest, restarts),
+        }
+    }
 }
 
 impl Restarts {
@@ -86,7 +97,7 @@ impl Desired {
     /// The revision of `component` that shall run on `node`; `None` if it is not in the manifest.
     pub fn revision_of(&self, component: &ComponentName, node: &NodeName) -> Option<Revision> {
         let settings = self.lineage.get(component)?.last()?;
-        Some(revision(settings.digest, self.restarts_on(component, node)))
+        Some(settings.revision(self.restarts_on(component, node)))
     }
 
     /// The version that brought a revision of `component` that `node` runs; `None` if that was
@@ -140,7 +151,7 @@ impl Desired {
         let counts = (0..=restarts).rev().take(LINEAGE_MAX);
         counts.flat_map(move |count| {
             let settings = lineage.into_iter().flatten().rev();
-            settings.map(move |settings| (revision(settings.digest, count), settings))
+            settings.map(move |settings| (settings.revision(count), settings))
         })
     }
 
@@ -176,6 +187,7 @@ impl Desired {
                 lineage.push(Settings {
                     version: self.version,
                     digest,
+                    first: revision(digest, 0),
                     spec: Arc::new(spec.clone()),
                     pin: *pin,
                 });

@@ -16,10 +16,12 @@ mod wanted;
 use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::action::{Action, Plan};
+use realm_model::digest::Digest;
 use realm_model::manifest::Mode;
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::{
-    ArtifactState, Handled, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
+    Artifact, ArtifactState, Handled, Millis, Observed, ReplicaId, ReplicaState, Revision,
+    RouteTable,
 };
 
 use crate::authority::Authority;
@@ -49,9 +51,9 @@ struct Scene<'a> {
     wanted: Option<&'a Wanted<'a>>,
     replicas: Replicas<'a>,
     in_force: BTreeSet<&'a ReplicaId>,
-    /// Revisions that run here, by when they were wanted last: 0 is the wanted one.
+    /// Older revisions that run here, by when they were wanted last.
     ages: BTreeMap<Revision, usize>,
-    /// How those revisions run, as far as it is remembered.
+    /// How those older revisions run, as far as it is remembered.
     modes: BTreeMap<Revision, Mode>,
     artifact: Step<'a>,
     handled: Option<&'a Handled>,
@@ -113,7 +115,10 @@ pub fn plan(
     let unix_ms = observed.unix_ms_at_zero.saturating_add(now.0);
     for (component, replicas) in concerned(&here, observed) {
         let wanted = here.to_run(component);
-        let revisions: BTreeSet<Revision> = replicas.iter().map(|(id, _)| id.revision).collect();
+        let old = |id: &ReplicaId| wanted.is_none_or(|wanted| wanted.revision != id.revision);
+        let ids = replicas.iter().map(|(id, _)| *id);
+        let revisions: BTreeSet<Revision> =
+            ids.filter(|id| old(id)).map(|id| id.revision).collect();
         let age = |revision| (revision, desired.age_of(component, node, revision));
         let scene = Scene {
             component,
@@ -212,6 +217,8 @@ fn in_force<'a>(observed: &'a Observed, component: &ComponentName) -> BTreeSet<&
 /// The actions of all components but the route table, sorted into stages.
 #[derive(Default)]
 struct Steps {
+    fetched: BTreeSet<Digest>,
+    compiled: BTreeSet<Artifact>,
     fetches: Vec<Action>,
     compiles: Vec<Action>,
     handles: Vec<Action>,
@@ -225,11 +232,8 @@ impl Steps {
         if let Some(wanted) = scene.wanted {
             match scene.artifact {
                 Step::Fetch => {
-                    let fetched = self.fetches.iter().any(|action| {
-                        matches!(action, Action::Fetch { pin, .. } if pin.digest == wanted.pin.digest)
-                    });
                     // Components of the same bytes share one fetch.
-                    if !fetched {
+                    if self.fetched.insert(wanted.pin.digest) {
                         self.fetches.push(Action::Fetch {
                             pin: wanted.pin,
                             source: wanted.spec.source.clone(),
@@ -237,9 +241,8 @@ impl Steps {
                     }
                 }
                 Step::Compile => {
-                    let compile = Action::Compile(wanted.artifact);
-                    if !self.compiles.contains(&compile) {
-                        self.compiles.push(compile);
+                    if self.compiled.insert(wanted.artifact) {
+                        self.compiles.push(Action::Compile(wanted.artifact));
                     }
                 }
                 Step::Ready | Step::Wait(_) => {}
@@ -281,6 +284,8 @@ impl Steps {
     fn in_order(self) -> impl Iterator<Item = Action> {
         // What frees memory before what takes it.
         let Self {
+            fetched: _,
+            compiled: _,
             fetches,
             compiles,
             handles,

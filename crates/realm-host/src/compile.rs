@@ -93,25 +93,37 @@ fn write_whole(destination: &Path, bytes: &[u8]) -> std::io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+static FINGERPRINTS: [OnceLock<String>; 2] = [const { OnceLock::new() }; 2];
+
 /// Names the settings and the versions that compiled code depends on: 16 hex digits, the name of
 /// a cache folder. Compiled code of another fingerprint is not loaded.
 pub fn fingerprint(fuel: bool) -> String {
-    static FINGERPRINTS: [OnceLock<String>; 2] = [const { OnceLock::new() }; 2];
-    FINGERPRINTS[usize::from(fuel)]
-        .get_or_init(|| make_fingerprint(fuel))
-        .clone()
+    let kind = Kind {
+        fuel,
+        concurrent: false,
+    };
+    let make = || match Engine::new(&code_settings(kind)) {
+        Ok(engine) => fingerprint_of(&engine),
+        // Nothing compiles or loads without an engine; the name only has to be stable.
+        Err(_) => format!("none-{fuel}"),
+    };
+    FINGERPRINTS[usize::from(fuel)].get_or_init(make).clone()
 }
 
-fn make_fingerprint(fuel: bool) -> String {
+/// Spares [`fingerprint`] an engine of its own: a start waits for it.
+pub(crate) fn remember(kind: Kind, engine: &Engine) {
+    if !kind.concurrent {
+        // Where it is known already, it is the same.
+        let _ = FINGERPRINTS[usize::from(kind.fuel)].set(fingerprint_of(engine));
+    }
+}
+
+/// The engine for WASI 0.3 differs by settings of realm's own, which its version stands for; wasmtime
+/// itself refuses code of other settings, and then it is compiled again.
+fn fingerprint_of(engine: &Engine) -> String {
     let mut bytes = Bytes(Vec::new());
     env!("CARGO_PKG_VERSION").hash(&mut bytes);
-    for concurrent in [false, true] {
-        match Engine::new(&code_settings(Kind { fuel, concurrent })) {
-            Ok(engine) => engine.precompile_compatibility_hash().hash(&mut bytes),
-            // Nothing compiles or loads without an engine; the name only has to be stable.
-            Err(_) => fuel.hash(&mut bytes),
-        }
-    }
+    engine.precompile_compatibility_hash().hash(&mut bytes);
     Digest::of(&bytes.0).hex()[..16].to_owned()
 }
 
@@ -131,12 +143,32 @@ impl Hasher for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{HostFacts, Runtime};
 
     #[test]
     fn fingerprints_are_stable_and_tell_fuel_apart() {
         assert_eq!(fingerprint(false), fingerprint(false));
         assert_ne!(fingerprint(false), fingerprint(true));
         assert_eq!(fingerprint(true).len(), 16);
+    }
+
+    #[test]
+    fn a_pool_does_not_change_the_fingerprint() {
+        for fuel in [false, true] {
+            let kind = Kind {
+                fuel,
+                concurrent: false,
+            };
+            let mut facts = HostFacts {
+                pooling: true,
+                pagemap_scan: Err(String::new()),
+                instances_max: 10,
+            };
+            let pooled = Runtime::new(kind, &mut facts).unwrap();
+            assert!(facts.pooling);
+            let alone = Engine::new(&code_settings(kind)).unwrap();
+            assert_eq!(fingerprint_of(&pooled.engine), fingerprint_of(&alone));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use realm_model::node_config::INSTANCES_MAX;
 use wasmtime::component::Linker;
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use crate::compile;
 use crate::component::{Component, LoadError, Settings, Wanted};
 use crate::config::{Config, PagemapScan};
 use crate::egress::Network;
@@ -179,7 +180,7 @@ impl Runtime {
     pub(crate) fn new(kind: Kind, facts: &mut HostFacts) -> Result<Self, wasmtime::Error> {
         let mut config = code_settings(kind);
         if facts.pooling {
-            config.allocation_strategy(pool(facts));
+            config.allocation_strategy(pool(kind, facts));
         }
         let engine = match Engine::new(&config) {
             Err(error) if facts.pooling => {
@@ -190,6 +191,7 @@ impl Runtime {
             }
             made => made,
         }?;
+        compile::remember(kind, &engine);
         let linker = state::linker(&engine, kind)?;
         Ok(Self { engine, linker })
     }
@@ -212,14 +214,20 @@ pub(crate) fn code_settings(kind: Kind) -> wasmtime::Config {
     config
 }
 
-fn pool(facts: &HostFacts) -> InstanceAllocationStrategy {
+/// Each stack costs a system call when the pool is made.
+const fn stacks_per_slot(kind: Kind) -> u32 {
+    if kind.concurrent { 2 } else { 1 }
+}
+
+fn pool(kind: Kind, facts: &HostFacts) -> InstanceAllocationStrategy {
     let slots = facts.instances_max + PROBES_MAX;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)
         .total_core_instances(slots * CORE_INSTANCES_PER_SLOT)
         .total_memories(slots)
         .total_tables(slots * TABLES_PER_SLOT)
-        .total_stacks(slots * 2)
+        // A call runs on a stack of its own. Where several calls share an instance, a few have more.
+        .total_stacks(slots * stacks_per_slot(kind))
         .total_gc_heaps(slots)
         .table_elements(TABLE_ELEMENTS_MAX)
         .max_memories_per_component(MEMORIES_PER_COMPONENT_MAX)

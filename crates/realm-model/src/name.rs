@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -47,8 +48,9 @@ pub(crate) fn check(text: &str, what: &'static str, extra: &[char]) -> Result<()
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $what:literal, $extra:expr) => {
         $(#[$doc])*
+        // Cheap to clone: a node of thousands of components holds each name a dozen times.
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// The name as text.
@@ -62,7 +64,7 @@ macro_rules! name {
 
             fn from_str(text: &str) -> Result<Self, NameError> {
                 check(text, $what, $extra)?;
-                Ok(Self(text.to_owned()))
+                Ok(Self(text.into()))
             }
         }
 

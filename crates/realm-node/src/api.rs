@@ -133,7 +133,7 @@ async fn healthz(State(api): State<Api>) -> Result<&'static str, Failed> {
             Some("look at the agent's log"),
         )
     };
-    let asked = tokio::time::timeout(HEALTH_TIMEOUT, api.ask(Event::AskHeads)).await;
+    let asked = tokio::time::timeout(HEALTH_TIMEOUT, api.ask(Event::AskAlive)).await;
     asked.map_err(|_| stuck())??;
     Ok("ok\n")
 }

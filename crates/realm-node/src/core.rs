@@ -3,7 +3,7 @@
 //! Everything that decides is pure (`realm_control`); everything that does is the executor's. What
 //! is here is the order between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use realm_control::{Here, Ledger, plan, view, wake_at};
@@ -20,10 +20,14 @@ use crate::event::Event;
 use crate::executor::{Executor, World};
 use crate::journal::Journal;
 use crate::metrics::NodeFigures;
+use crate::pace::Pace;
 
 /// Plans in a row for one event. Each must act, and two or three reach a plan that waits for an
 /// event; a plan that never settles is a bug, which must not take a core.
 const ROUNDS_MAX: usize = 16;
+/// Events that are taken in before the next plan: those that wait already. A plan looks at every
+/// component, so that one plan for each of many events would cost their number squared.
+pub(crate) const EVENTS_AT_ONCE_MAX: usize = 1_024;
 
 /// The state of a node's loop.
 pub(crate) struct Core {
@@ -40,33 +44,57 @@ pub(crate) struct Core {
     pub(crate) planned_at: Millis,
     /// When a schedule wants the next plan.
     pub(crate) look_at: Option<Millis>,
+    /// What was taken from the queue and is not handled yet. It outlives a panic.
+    pub(crate) inbox: VecDeque<Event>,
+    /// Whether something happened since the last plan.
+    pub(crate) stale: bool,
+    pub(crate) pace: Pace,
+    /// Plans that were made to be carried out.
+    pub(crate) plans: u64,
 }
 
 impl Core {
     /// Runs until every sender of events is gone.
     pub(crate) async fn run(&mut self, events: &mut mpsc::Receiver<Event>) {
         // What was in force when the agent last ran goes on at once.
-        self.act();
+        self.stale = true;
         loop {
-            // Counted from the plan, not from now: what fell due in between must not be missed.
-            let wake = wake_at(&self.observed, self.planned_at)
-                .into_iter()
-                .chain(self.look_at)
-                .min();
-            let now = self.now();
-            let wait = wake.map(|time| Duration::from_millis(time.since(now)));
-            let event = tokio::select! {
-                event = events.recv() => event,
+            while let Some(event) = self.inbox.pop_front() {
+                self.handle(event);
+            }
+            let mut wait = self.wait();
+            if wait.is_some_and(|wait| wait.is_zero()) {
+                self.act();
+                wait = self.wait();
+            }
+            let mut taken = Vec::new();
+            let number = tokio::select! {
+                number = events.recv_many(&mut taken, EVENTS_AT_ONCE_MAX) => number,
                 () = sleep_or_never(wait) => {
-                    self.act();
+                    // Due by now; where it is for the sake of pace, `stale` says so already.
+                    self.stale = true;
                     continue;
                 }
             };
-            let Some(event) = event else {
+            if number == 0 {
                 return;
-            };
-            self.handle(event);
+            }
+            self.inbox.extend(taken);
         }
+    }
+
+    /// How long until the next plan; `None`: until something happens.
+    fn wait(&self) -> Option<Duration> {
+        if self.stale {
+            return Some(self.pace.wait(Instant::now()));
+        }
+        // Counted from the plan, not from now: what fell due in between must not be missed.
+        let wake = wake_at(&self.observed, self.planned_at)
+            .into_iter()
+            .chain(self.look_at)
+            .min();
+        let now = self.now();
+        wake.map(|time| Duration::from_millis(time.since(now)))
     }
 
     /// Goes on after a panic, with the ledger as it is on the disk. What serves goes on serving;
@@ -130,11 +158,23 @@ impl Core {
             #[cfg(test)]
             Event::Panic => panic!("a test wants to see this"),
             // Questions change nothing: no plan follows.
-            Event::AskStatus(reply) => return drop(reply.send(self.status())),
+            Event::AskStatus(reply) => return drop(reply.send(self.settled().status())),
             Event::AskHeads(reply) => return drop(reply.send(self.heads())),
-            Event::AskFigures(reply) => return drop(reply.send(self.figures())),
+            Event::AskAlive(reply) => {
+                let _ = reply.send(());
+                return;
+            }
+            Event::AskFigures(reply) => return drop(reply.send(self.settled().figures())),
         }
-        self.act();
+        self.stale = true;
+    }
+
+    /// Plans first, if something happened: what is healthy in an answer is routed as well.
+    fn settled(&mut self) -> &Self {
+        if self.stale {
+            self.act();
+        }
+        self
     }
 
     /// Check, persist, then take into force. Only then is it acknowledged.
@@ -143,6 +183,7 @@ impl Core {
             .ledger
             .check(chain, bytes)
             .map_err(|refusal| self.refuse(refusal))?;
+        self.executor.settle();
         // Waits for the disk; other tasks of this thread move elsewhere meanwhile.
         let appended = tokio::task::block_in_place(|| self.journal.append(admitted.entry()));
         if let Err(error) = appended {
@@ -182,7 +223,16 @@ impl Core {
 
     /// Plans and executes until there is nothing to do but wait.
     fn act(&mut self) {
+        let began = Instant::now();
+        self.stale = false;
+        self.plan_and_execute();
+        let now = Instant::now();
+        self.pace.worked(now - began, now);
+    }
+
+    fn plan_and_execute(&mut self) {
         for _ in 0..ROUNDS_MAX {
+            self.plans += 1;
             self.planned_at = self.now();
             self.observed.unix_ms_at_zero = unix_ms().saturating_sub(self.planned_at.0);
             let plan = self.plan();
@@ -267,6 +317,7 @@ impl Core {
             programs: self.executor.running_programs(),
             unrun: self.executor.unrun().clone(),
             refusals: self.refusals.clone(),
+            plans: self.plans,
         }
     }
 }

@@ -61,6 +61,8 @@ pub(crate) enum Event {
     AskStatus(oneshot::Sender<StatusView>),
     /// Somebody asks what to sign on.
     AskHeads(oneshot::Sender<Heads>),
+    /// Somebody asks whether the loop goes round.
+    AskAlive(oneshot::Sender<()>),
     /// Shows that the loop survives a panic.
     #[cfg(test)]
     Panic,

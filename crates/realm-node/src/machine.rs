@@ -8,8 +8,9 @@ use sysinfo::System;
 /// Samples the machine; the CPU figure is the mean since the sample before.
 pub(crate) struct Machine {
     folder: PathBuf,
-    // `None` where the system does not say: the figures are 0 then.
-    system: Mutex<Option<System>>,
+    // `None` where the system does not say: the figures are 0 then. Made at the first look: it reads
+    // files of the kernel that a start does not wait for.
+    system: Mutex<Option<Option<System>>>,
 }
 
 /// The machine at one moment.
@@ -30,21 +31,18 @@ pub(crate) fn serving_threads() -> usize {
 
 impl Machine {
     pub(crate) fn new(folder: &Path) -> Self {
-        let mut system = System::new().ok();
-        // The first CPU sample has nothing to be compared with.
-        if let Some(system) = &mut system {
-            system.refresh_cpu_usage();
-        }
         Self {
             folder: folder.to_owned(),
-            system: Mutex::new(system),
+            system: Mutex::new(None),
         }
     }
 
     /// Reads the machine; some system calls.
     pub(crate) fn figures(&self) -> MachineFigures {
         let mut system = self.system.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(system) = &mut *system {
+        let system = system.get_or_insert_with(|| System::new().ok());
+        if let Some(system) = system {
+            // The first sample has nothing to be compared with, and is 0.
             system.refresh_cpu_usage();
             system.refresh_memory();
         }

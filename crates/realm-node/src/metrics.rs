@@ -3,7 +3,7 @@
 //! Names of the `wasm_`, `fuel_`, `epoch_` and `mem_` families are the specification's. Label sets
 //! are bounded: component names, statuses, and closed lists of codes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
@@ -27,7 +27,7 @@ pub(crate) struct NodeFigures {
     pub(crate) meters: BTreeMap<ComponentName, MeterSnapshot>,
     pub(crate) restarts: BTreeMap<ComponentName, u64>,
     /// Components without `fuel_per_sec` have no fuel figure: their code counts none.
-    pub(crate) fueled: Vec<ComponentName>,
+    pub(crate) fueled: BTreeSet<ComponentName>,
     pub(crate) states: Vec<(ComponentName, ComponentState, u32, u32)>,
     /// (component, slot, requests in flight).
     pub(crate) replicas: Vec<(ComponentName, u32, u32)>,
@@ -36,6 +36,8 @@ pub(crate) struct NodeFigures {
     /// Times of schedules that were not run.
     pub(crate) unrun: BTreeMap<ComponentName, Unrun>,
     pub(crate) refusals: BTreeMap<RefusalCode, u64>,
+    /// Plans that the loop made.
+    pub(crate) plans: u64,
 }
 
 /// Everything on the page.
@@ -268,6 +270,11 @@ impl Page<'_> {
                 let count = self.node.refusals.get(code).copied().unwrap_or_default();
                 (vec![label("code", code.as_str())], count)
             }),
+        ));
+        families.push(counters(
+            "realm_plans_total",
+            "Plans that the agent made; each looks at every component.",
+            std::iter::once((Vec::new(), self.node.plans)),
         ));
         families.push(gauge(
             "realm_p2p_links",

@@ -1,6 +1,6 @@
 //! A running node: starts every part, introduces them to each other, stops them in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use crate::api::Api;
 use crate::compile::Compiler;
 use crate::config::Config;
-use crate::core::Core;
+use crate::core::{Core, EVENTS_AT_ONCE_MAX};
 use crate::error::{NodeError, with_causes};
 use crate::event::Event;
 use crate::executor::{Executor, Means};
@@ -28,13 +28,14 @@ use crate::jobs::Jobs;
 use crate::journal::Journal;
 use crate::listen::serve;
 use crate::machine::Machine;
+use crate::pace::Pace;
 use crate::page::MetricsPage;
 use crate::rings::Rings;
 use crate::serving::Serving;
 use crate::traffic::Traffic;
 
 /// Events that wait for the loop: more means that it is stuck, and senders wait with it.
-const EVENTS_MAX: usize = 1_024;
+const EVENTS_MAX: usize = EVENTS_AT_ONCE_MAX;
 /// Requests in flight get this long at shutdown: the default wall time of one request.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// Pause before the loop starts again after a panic, so that a panic at start takes no core.
@@ -57,12 +58,13 @@ impl Node {
     /// Starts the node of a realm folder. When this returns, it listens, and goes on with what was
     /// in force.
     pub async fn start(config: Config) -> Result<Self, NodeError> {
+        // What takes longest first, on a thread of its own; it touches nothing in the folder.
+        let host = host(&config);
         let lock = config.folder.lock()?;
         raise_file_limit();
         let key = node_key(&config.folder)?;
         let (journal, ledger) = Journal::open(&config.folder)?;
         let node = name(&config, &ledger, &key)?;
-        let host = host(&config).await?;
         let traffic = Traffic::default();
         let edge = realm_edge::spawn(
             realm_edge::Config {
@@ -86,6 +88,7 @@ impl Node {
         #[cfg(test)]
         let events_for_tests = events.clone();
         let blobs = Blobs::open(config.folder.blobs()).map_err(NodeError::Blobs)?;
+        let host = host.await?;
         let rings = Rings::default();
         let serving = Serving::new(&config.folder);
         let jobs = Jobs::open(&config.folder);
@@ -113,6 +116,10 @@ impl Node {
             started: Instant::now(),
             planned_at: Millis(0),
             look_at: None,
+            inbox: VecDeque::new(),
+            stale: true,
+            pace: Pace::new(Instant::now()),
+            plans: 0,
         };
         let page = MetricsPage {
             machine: Arc::new(Machine::new(config.folder.root())),
@@ -222,17 +229,20 @@ fn name(
     }
 }
 
-async fn host(config: &Config) -> Result<Host, NodeError> {
+/// Begins to make the host at once; the future gives it.
+fn host(config: &Config) -> impl Future<Output = Result<Host, NodeError>> + use<> {
     let host = realm_host::Config {
         policy: config.node.guests.clone(),
         forbidden_dirs: vec![config.folder.root().to_owned()],
         ..Default::default()
     };
     // Reserving the pool's address space takes some milliseconds.
-    let made = tokio::task::spawn_blocking(move || Host::new(host)).await;
-    match made {
-        Ok(made) => made.map_err(NodeError::Host),
-        Err(error) => Err(NodeError::Panicked(error.to_string())),
+    let making = tokio::task::spawn_blocking(move || Host::new(host));
+    async {
+        match making.await {
+            Ok(made) => made.map_err(NodeError::Host),
+            Err(error) => Err(NodeError::Panicked(error.to_string())),
+        }
     }
 }
 

@@ -4,12 +4,13 @@
 //! missed. Not a log store: what falls out of the ring is gone.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use realm_model::api::{LogLine, LogStream};
 use realm_model::name::ComponentName;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// Lines per component: some minutes of a talkative guest.
 const LINES_MAX: usize = 10_000;
@@ -30,8 +31,8 @@ pub(crate) struct Rings {
 pub(crate) struct Ring {
     component: ComponentName,
     lines: Mutex<Lines>,
-    // Carries the next sequence number: readers wait for it to change.
-    next: watch::Sender<u64>,
+    // Rung with each line.
+    news: Notify,
 }
 
 #[derive(Default)]
@@ -50,7 +51,7 @@ impl Rings {
             Arc::new(Ring {
                 component: component.clone(),
                 lines: Mutex::default(),
-                next: watch::Sender::new(0),
+                news: Notify::new(),
             })
         });
         Arc::clone(ring)
@@ -92,9 +93,8 @@ impl Ring {
             lines.bytes -= oldest.text.len() + LINE_OVERHEAD_BYTES;
             lines.newest_dropped_unix_ms = Some(oldest.unix_ms);
         }
-        let next = lines.next_seq;
         drop(lines);
-        self.next.send_replace(next);
+        self.news.notify_waiters();
     }
 
     /// Up to 256 lines from `cursor` on, and the cursor after them. Where lines before
@@ -146,9 +146,20 @@ impl Ring {
 
     /// Waits until there is a line at `cursor`.
     pub(crate) async fn wait(&self, cursor: u64) {
-        let mut next = self.next.subscribe();
-        // The sender lives in self, so the wait cannot fail while self is borrowed.
-        let _ = next.wait_for(|next| *next > cursor).await;
+        loop {
+            // Listens before it looks: a line in between would ring for nobody.
+            let mut news = pin!(self.news.notified());
+            news.as_mut().enable();
+            if self.next_seq() > cursor {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    fn next_seq(&self) -> u64 {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.next_seq
     }
 }
 

@@ -1,8 +1,8 @@
 //! Counts answers by component and status, for the metrics page. Lock-free on the request's path.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use realm_edge::{Answered, Observer};
@@ -11,6 +11,8 @@ use realm_model::name::ComponentName;
 /// Statuses 100 to 599: a bounded label. A guest's status outside of it counts as 599.
 const STATUS_FIRST: u16 = 100;
 const STATUS_COUNT: usize = 500;
+/// Statuses that are made together: 1xx, 2xx and so on.
+const CLASS: usize = 100;
 
 /// Counters of all components; cheap to clone.
 #[derive(Clone, Default)]
@@ -25,9 +27,11 @@ struct Inner {
     unrouted: Counters,
 }
 
-/// Counters of one component.
+/// Counters of one component. Those of a class of statuses are made with its first answer: thousands
+/// of idle components count nothing, and the others meet two classes or three.
+#[derive(Default)]
 pub(crate) struct Counters {
-    by_status: Box<[AtomicU64]>,
+    by_status: [OnceLock<Box<[AtomicU64; CLASS]>>; STATUS_COUNT / CLASS],
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
 }
@@ -38,16 +42,6 @@ pub(crate) struct TrafficFigures {
     pub(crate) by_status: Vec<(u16, u64)>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        Self {
-            by_status: (0..STATUS_COUNT).map(|_| AtomicU64::new(0)).collect(),
-            bytes_in: AtomicU64::new(0),
-            bytes_out: AtomicU64::new(0),
-        }
-    }
 }
 
 impl Traffic {
@@ -95,20 +89,27 @@ impl Observer for Traffic {
             .and_then(|name| components.get(name))
             .map_or(&self.inner.unrouted, |counters| counters);
         let index = usize::from(record.status.as_u16().saturating_sub(STATUS_FIRST));
-        counters.by_status[index.min(STATUS_COUNT - 1)].fetch_add(1, Relaxed);
+        counters.answered(index.min(STATUS_COUNT - 1));
         counters.bytes_in.fetch_add(record.bytes_in, Relaxed);
         counters.bytes_out.fetch_add(record.bytes_out, Relaxed);
     }
 }
 
 impl Counters {
+    fn answered(&self, index: usize) {
+        let class = self.by_status[index / CLASS]
+            .get_or_init(|| Box::new([const { AtomicU64::new(0) }; CLASS]));
+        class[index % CLASS].fetch_add(1, Relaxed);
+    }
+
     fn figures(&self) -> TrafficFigures {
-        let answers = self.by_status.iter().map(|count| count.load(Relaxed));
+        let classes = (STATUS_FIRST..).step_by(CLASS).zip(&self.by_status);
+        let by_status = classes
+            .filter_map(|(first, class)| Some((first, class.get()?)))
+            .flat_map(|(first, class)| (first..).zip(class.iter()))
+            .map(|(status, count)| (status, count.load(Relaxed)));
         TrafficFigures {
-            by_status: (STATUS_FIRST..)
-                .zip(answers)
-                .filter(|(_, count)| *count > 0)
-                .collect(),
+            by_status: by_status.filter(|(_, count)| *count > 0).collect(),
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),
         }

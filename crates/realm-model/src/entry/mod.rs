@@ -27,9 +27,10 @@ pub use id::{ChainId, RealmId, RealmIdError};
 pub use verify::{Trust, VerifiedEntry};
 use wire::{RawPayload, decode, encode, envelope, signed_message};
 
-/// An entry larger than this is refused before it is parsed: room for a manifest of thousands of
-/// lines, and little enough to keep whole in memory, on disk and in one message.
-pub const ENTRY_BYTES_MAX: usize = 256 * 1024;
+/// An entry larger than this is refused before it is parsed: room for the largest manifest and for a
+/// lock with a pin (some 130 bytes) of each of its components, and little enough to keep whole in
+/// memory and in one message. To raise it breaks no reader of what was written before.
+pub const ENTRY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Signatures beyond this are refused: no realm has more owners, and each costs a verification.
 pub const SIGNATURES_MAX: usize = 16;

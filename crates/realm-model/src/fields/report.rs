@@ -17,7 +17,8 @@ pub(crate) const PROBLEMS_MAX: usize = 100;
 pub(crate) struct Report<'t> {
     text: &'t str,
     problems: Vec<Diagnostic>,
-    syntax_lines: Vec<usize>,
+    /// Where the lines are that are not TOML.
+    broken_lines: Vec<Range<usize>>,
     dropped: usize,
 }
 
@@ -26,7 +27,7 @@ impl<'t> Report<'t> {
         Self {
             text,
             problems: Vec::new(),
-            syntax_lines: Vec::new(),
+            broken_lines: Vec::new(),
             dropped: 0,
         }
     }
@@ -44,13 +45,16 @@ impl<'t> Report<'t> {
                 self.error(codes::SYNTAX, span, error.message(), None);
             }
         }
-        self.syntax_lines = self.problems.iter().map(|problem| problem.line).collect();
+        let lines = self.problems.iter();
+        self.broken_lines = lines
+            .map(|problem| line_around(self.text, problem.span.start))
+            .collect();
         document.into_inner()
     }
 
     /// Whether the text is not TOML: then what seems to be missing may only be unreadable.
     pub(crate) const fn is_broken(&self) -> bool {
-        !self.syntax_lines.is_empty()
+        !self.broken_lines.is_empty()
     }
 
     pub(crate) fn error(
@@ -109,11 +113,14 @@ impl<'t> Report<'t> {
             return;
         }
         let span = within(self.text, span);
-        let problem = Diagnostic::new(severity, code, message, self.text, span, hint);
-        // What the parser made of a broken line is no statement of the author's.
-        if !self.syntax_lines.contains(&problem.line) {
-            self.problems.push(problem);
+        // What the parser made of a broken line is no statement of the author's. Asked first: to
+        // find the line of each such problem would cost a hostile text's size squared.
+        let mut broken = self.broken_lines.iter();
+        if broken.any(|line| line.start <= span.start && span.start <= line.end) {
+            return;
         }
+        let problem = Diagnostic::new(severity, code, message, self.text, span, hint);
+        self.problems.push(problem);
     }
 
     /// Every problem in the order of the text, and whether one of them is an error.
@@ -138,6 +145,13 @@ impl<'t> Report<'t> {
             .any(|problem| problem.severity == Severity::Error);
         (self.problems, refused)
     }
+}
+
+/// The line of a byte, without what ends it.
+fn line_around(text: &str, at: usize) -> Range<usize> {
+    let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let end = text[at..].find('\n').map_or(text.len(), |more| at + more);
+    start..end
 }
 
 /// The span, moved inside the text and onto the borders of characters.

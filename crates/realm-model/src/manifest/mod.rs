@@ -45,9 +45,10 @@ use crate::name::{ComponentName, NodeName};
 use crate::route::{HostPattern, PathPattern};
 use crate::schedule::Schedule;
 
-/// A manifest larger than this is refused before it is parsed; an entry (256 KiB) holds it and its lock.
-pub const MANIFEST_BYTES_MAX: usize = 192 * 1024;
-/// Components per manifest.
+/// A manifest larger than this is refused before it is parsed: 200 bytes for each of
+/// [`COMPONENTS_MAX`] components and their routes.
+pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Components per manifest: twice what one node is measured with.
 pub const COMPONENTS_MAX: usize = 20_000;
 /// Replicas per route.
 pub const REPLICAS_MAX: u32 = 1_000;
@@ -104,7 +105,7 @@ pub struct ComponentSpec {
 }
 
 /// Where a component's bytes come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "scheme", rename_all = "kebab-case")]
 pub enum Source {
     /// `file:./build/orders.wasm`, relative to the manifest.

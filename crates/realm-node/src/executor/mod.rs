@@ -210,6 +210,11 @@ impl Executor {
         world.observed.routes = table;
     }
 
+    /// Waits until the disk knows who serves: from the next entry on nothing else tells.
+    pub(crate) fn settle(&self) {
+        self.serving.settle();
+    }
+
     /// Runs `work` as a task and reports its end as an event; a panic is an end as well.
     fn report<T: Send + 'static>(
         &self,

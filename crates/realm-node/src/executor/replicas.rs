@@ -57,7 +57,8 @@ impl Executor {
         );
         let work = async move {
             let turn = turns.acquire_owned().await.ok();
-            task.run(turn).await
+            // Boxed, so that the thousands that wait for their turn are small.
+            Box::pin(task.run(turn)).await
         };
         let replica = id.clone();
         let handle = self.report(work, move |ended| Event::Started {
@@ -104,11 +105,15 @@ impl Executor {
         }
         self.forget_live(id);
         let key = (id.component.clone(), id.revision);
-        let still = world
-            .observed
-            .replicas
-            .keys()
-            .any(|other| other.component == id.component && other.revision == id.revision);
+        // They stand in order: those of the same revision lie from slot 0 on.
+        let first = ReplicaId {
+            slot: 0,
+            ..id.clone()
+        };
+        let mut others = world.observed.replicas.range(first..);
+        let still = others.next().is_some_and(|(other, _)| {
+            other.component == id.component && other.revision == id.revision
+        });
         if !still {
             self.revisions.remove(&key);
         }

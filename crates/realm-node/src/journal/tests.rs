@@ -102,6 +102,34 @@ fn a_power_cut_at_any_step_leaves_what_was_acknowledged() {
 }
 
 #[test]
+fn opening_what_was_closed_well_writes_nothing() {
+    let (_real, folder) = folder();
+    let (files, realm) = founded(&folder);
+    let (mut journal, mut ledger) = Journal::open_in(files.clone(), &folder).unwrap();
+    submit(&mut journal, &mut ledger, realm, 2).unwrap();
+    let paths = files.paths();
+    let contents = |files: &FaultyFiles| {
+        paths
+            .clone()
+            .into_iter()
+            .map(|path| files.contents(&path))
+            .collect::<Vec<_>>()
+    };
+    let files = files.kill();
+    let before = contents(&files);
+    let (_, again) = Journal::open_in(files.clone(), &folder).unwrap();
+    assert_eq!(again.heads(), ledger.heads());
+    // A mark that is written again has another generation.
+    assert_eq!((contents(&files), files.unsynced()), (before, 0));
+    // One copy that lags behind is reason enough.
+    let mark = folder.marks().join("authority.b");
+    let old = folder.marks().join("default.b");
+    files.put(&mark, &files.contents(&old).unwrap());
+    Journal::open_in(files.clone(), &folder).unwrap();
+    assert_ne!(files.contents(&mark), files.contents(&old));
+}
+
+#[test]
 fn an_entry_that_is_not_durable_is_not_in_force_and_the_next_one_is_taken() {
     let (_real, folder) = folder();
     let (fresh, realm) = founded(&folder);

@@ -263,15 +263,12 @@ impl RealmFolder {
         self.check_safe()?;
         let lock = AgentLock::take(&self.lock_file())?;
         let temporary = self.temporary();
-        match fs::remove_dir_all(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("empty", &temporary, error));
-            }
-            Ok(()) | Err(_) => {}
+        match empty(&temporary) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => RealFiles
+                .create_dir(&temporary)
+                .map_err(|error| io_error("create", &temporary, error))?,
+            emptied => emptied.map_err(|error| io_error("empty", &temporary, error))?,
         }
-        RealFiles
-            .create_dir(&temporary)
-            .map_err(|error| io_error("create", &temporary, error))?;
         Ok(lock)
     }
 
@@ -336,6 +333,20 @@ impl AgentLock {
             .map_err(|error| io_error("write", path, error))?;
         Ok(Self { _file: file })
     }
+}
+
+/// Removes what is in a folder, and leaves the folder: to make it again would be a sync more.
+fn empty(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // A link is removed, not followed.
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The folder of the logs is made first and never removed: it is what makes a folder a realm's.

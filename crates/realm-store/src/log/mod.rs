@@ -128,7 +128,7 @@ impl<F: Files> Log<F> {
     /// `floor` is the number of records that the high-water mark vouches for
     /// ([`crate::mark::Marks::floor`]); a shorter log is an error and is left untouched. Everything
     /// returned is durable: a record that an earlier process wrote and did not live to sync is
-    /// synced first.
+    /// synced first. Nothing is written where the mark vouches for all that is there.
     pub fn open(
         files: F,
         path: PathBuf,
@@ -163,7 +163,10 @@ impl<F: Files> Log<F> {
             };
             return Ok((log, recovered));
         }
-        make_durable(&file, &path, &bytes, &scan)?;
+        // A mark is set after the sync of what it vouches for.
+        if records > floor || torn_tail_bytes > 0 {
+            make_durable(&file, &path, &bytes, &scan)?;
+        }
         let recovered = Recovered {
             records: scan
                 .records

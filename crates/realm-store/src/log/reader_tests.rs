@@ -92,14 +92,28 @@ fn an_end_that_no_append_can_leave_is_damage() {
     // A record of full length with a flipped bit and no sector missing.
     check(&|bytes| bytes[80] ^= 1, Some(1));
     // More bytes than one append has, even if they look like a hole.
-    check(&|bytes| bytes.extend([0; ENTRY_BYTES_MAX + 9]), Some(2));
-    check(&|bytes| bytes.extend([0; ENTRY_BYTES_MAX + 8]), None);
+    check(&|bytes| bytes.extend(vec![0; ENTRY_BYTES_MAX + 9]), Some(2));
+    check(&|bytes| bytes.extend(vec![0; ENTRY_BYTES_MAX + 8]), None);
     // A length that is never written.
     check(&|bytes| bytes.extend([0xff; 20]), Some(2));
     // Zeros: the size reached the disk before the bytes.
     check(&|bytes| bytes.extend([0; 300]), None);
     // A length that points beyond the end.
     check(&|bytes| bytes.extend([200, 0, 0, 0, 1, 2, 3, 4, 5]), None);
+}
+
+#[test]
+fn a_tail_made_of_lengths_is_damage_and_not_an_hour_of_work() {
+    let mut bytes = log_of(&[payload(0, 40)]);
+    // The longest one first: what follows could be the rest of its record.
+    let lengths = [ENTRY_BYTES_MAX, 1 << 20].map(|length| u32::try_from(length).expect("fits"));
+    bytes.extend(lengths[0].to_le_bytes());
+    bytes.extend(lengths[1].to_le_bytes().repeat(ENTRY_BYTES_MAX / 4 - 1));
+    let damaged = Fault::Damaged {
+        record: 1,
+        offset: (HEADER + 8 + payload(0, 40).len()) as u64,
+    };
+    assert_eq!(record::scan(&bytes), Err(damaged));
 }
 
 #[test]

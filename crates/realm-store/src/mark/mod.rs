@@ -73,8 +73,8 @@ pub enum MarkError {
 struct Mark {
     generation: u64,
     head: Option<Head>,
-    /// Whether both copies are known to hold `head` durably. Not so for what was merely read: an
-    /// earlier process may have failed to sync it.
+    /// Whether `head` is known to be durable, and both copies hold it. Of what was merely read, two
+    /// copies of one generation tell so: the second is begun only when the first is durable.
     settled: bool,
 }
 
@@ -87,7 +87,7 @@ enum Copy {
 impl<F: Files> Marks<F> {
     /// Reads the marks in `directory`, which is made if it is missing. One damaged or missing copy
     /// is tolerated. The first [`Marks::set`] of each chain writes both copies again, even if the
-    /// head is the same: set it right after the log was opened.
+    /// head is the same, unless both read alike: set it right after the log was opened.
     pub fn open(files: F, directory: PathBuf) -> Result<Self, MarkError> {
         files
             .create_dir(&directory)
@@ -180,11 +180,16 @@ impl MarkError {
 fn read<F: Files>(files: &F, directory: &Path, chain: ChainId) -> Result<Mark, MarkError> {
     let mut best: Option<(u64, Head)> = None;
     let mut damaged = false;
+    let mut alike = 0;
     for copy in COPIES {
         match read_copy(files, &copy_path(directory, chain, copy))? {
             Copy::Missing => {}
             Copy::Damaged => damaged = true,
-            Copy::Good { generation, head } => best = best.max(Some((generation, head))),
+            Copy::Good { generation, head } => {
+                let found = Some((generation, head));
+                alike = if found == best { alike + 1 } else { 1 };
+                best = best.max(found);
+            }
         }
     }
     if best.is_none() && damaged {
@@ -195,7 +200,7 @@ fn read<F: Files>(files: &F, directory: &Path, chain: ChainId) -> Result<Mark, M
     Ok(Mark {
         generation: best.map_or(0, |(generation, _)| generation),
         head: best.map(|(_, head)| head),
-        settled: false,
+        settled: alike == COPIES.len(),
     })
 }
 

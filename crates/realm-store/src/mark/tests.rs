@@ -200,6 +200,34 @@ fn power_lost_at_any_step_leaves_the_old_mark_or_the_new() {
 }
 
 #[test]
+fn a_mark_that_is_not_written_again_is_durable() {
+    let clean = FaultyFiles::new();
+    assert_eq!(set_three(&clean), 3);
+    let mut untouched = 0;
+    for step in 0..clean.steps() {
+        for fault in [Fault::Stop, Fault::SyncLoses] {
+            let files = FaultyFiles::new();
+            files.fail_at(step, fault);
+            set_three(&files);
+            // kill -9: the next process sees what was written, synced or not.
+            let files = files.kill();
+            let mut marks = open(&files).expect("opens");
+            let Some(head) = marks.get(ChainId::Default) else {
+                continue;
+            };
+            let before = files.contents(&path("default.a"));
+            marks.set(ChainId::Default, head).expect("set");
+            untouched += usize::from(files.contents(&path("default.a")) == before);
+            for survival in files.survivals() {
+                let after = open(&files.crash(&survival)).expect("opens");
+                assert_eq!(after.get(ChainId::Default), Some(head), "{step} {fault:?}");
+            }
+        }
+    }
+    assert!(untouched > 0, "every mark was written again");
+}
+
+#[test]
 fn a_mark_goes_on_after_any_failure() {
     let clean = FaultyFiles::new();
     set_three(&clean);
