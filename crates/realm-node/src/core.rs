@@ -101,6 +101,9 @@ impl Core {
             Event::Compiled { artifact, result } => {
                 self.with_world(|executor, world| executor.compiled(artifact, result, world));
             }
+            Event::Lost(compiled) => {
+                self.with_world(|executor, world| executor.lost(&compiled, world));
+            }
             Event::Started {
                 replica,
                 start,
@@ -267,6 +270,8 @@ impl Core {
             programs: self.executor.running_programs(),
             unrun: self.executor.unrun().clone(),
             refusals: self.refusals.clone(),
+            code: self.executor.code(),
+            compilations: self.executor.compilations(),
         }
     }
 }

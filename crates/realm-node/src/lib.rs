@@ -25,6 +25,7 @@ mod backend;
 mod compile;
 mod jobs;
 mod journal;
+mod keeper;
 mod replica;
 mod rings;
 mod run;

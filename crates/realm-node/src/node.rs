@@ -26,6 +26,7 @@ use crate::executor::{Executor, Means};
 use crate::identity::node_key;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
+use crate::keeper::CompiledFiles;
 use crate::listen::serve;
 use crate::machine::Machine;
 use crate::page::MetricsPage;
@@ -62,7 +63,8 @@ impl Node {
         let key = node_key(&config.folder)?;
         let (journal, ledger) = Journal::open(&config.folder)?;
         let node = name(&config, &ledger, &key)?;
-        let host = host(&config).await?;
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let host = host(&config, CompiledFiles(events.clone())).await?;
         let traffic = Traffic::default();
         let edge = realm_edge::spawn(
             realm_edge::Config {
@@ -82,7 +84,6 @@ impl Node {
             .iter()
             .map(|address| format!("http://{address}"))
             .collect();
-        let (events, receiver) = mpsc::channel(EVENTS_MAX);
         #[cfg(test)]
         let events_for_tests = events.clone();
         let blobs = Blobs::open(config.folder.blobs()).map_err(NodeError::Blobs)?;
@@ -222,11 +223,14 @@ fn name(
     }
 }
 
-async fn host(config: &Config) -> Result<Host, NodeError> {
+async fn host(config: &Config, keeper: CompiledFiles) -> Result<Host, NodeError> {
+    let defaults = realm_host::Config::default();
     let host = realm_host::Config {
         policy: config.node.guests.clone(),
         forbidden_dirs: vec![config.folder.root().to_owned()],
-        ..Default::default()
+        unload_after: config.unload_after.unwrap_or(defaults.unload_after),
+        keeper: Arc::new(keeper),
+        ..defaults
     };
     // Reserving the pool's address space takes some milliseconds.
     let made = tokio::task::spawn_blocking(move || Host::new(host)).await;
