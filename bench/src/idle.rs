@@ -31,6 +31,8 @@ const SAME: u32 = 10_000;
 const QUICK: u32 = 100;
 /// Until loaded components are at rest.
 const SETTLE: Duration = Duration::from_secs(3);
+/// By then realm has unloaded what nobody asks for: after 60 to 75 s.
+const UNLOADED: Duration = Duration::from_secs(80);
 /// Idle components that are asked once, to see how they come back.
 const ASKED: u32 = 50;
 
@@ -38,11 +40,13 @@ const ALONE: &str = "hot alone";
 const BESIDE_DISTINCT: &str = "beside distinct digests";
 const BESIDE_SAME: &str = "beside one digest";
 
-/// A server with its components at rest.
+/// A server with its components, deployed and at rest.
 #[derive(Debug, Serialize)]
 struct AtRest {
     who: &'static str,
     idle_components: u32,
+    /// Just deployed: with the code in memory.
+    deployed: Memory,
     memory: Memory,
     threads: u64,
     open_files: usize,
@@ -75,8 +79,9 @@ pub(crate) fn idle(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
         (BESIDE_SAME, &same),
     ] {
         let start = || tools.realm(&format!("idle {who}"), &manifest(&guest, files));
-        running.push(at_rest(who, files.len(), start)?);
+        running.push(deployed(who, files.len(), start)?);
     }
+    rest(&mut running)?;
     let mut notes = vec![
         "One agent each, with one signed manifest of all its components and their routes.".to_owned(),
     ];
@@ -106,12 +111,13 @@ pub(crate) fn idle_host(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport
         (BESIDE_DISTINCT, distinct, "distinct"),
         (BESIDE_SAME, same, "same"),
     ] {
-        running.push(at_rest(who, count as usize, || {
+        running.push(deployed(who, count as usize, || {
             host(tools, who, count, digests, &guest)
         })?);
     }
+    rest(&mut running)?;
     let notes = vec![
-        "NOT the agent: realm's host and edge in a program of their own (`bench/host`), every component loaded and none unloaded, no metrics. It shows what the route table and loaded components cost.".to_owned(),
+        "NOT the agent: realm's host and edge in a program of their own (`bench/host`), no metrics. It shows what the route table and components cost.".to_owned(),
         how_it_was_measured(),
     ];
     let title = "host and edge without the agent: a hot component alone, and beside idle ones";
@@ -142,8 +148,9 @@ fn host(tools: &Tools<'_>, who: &str, count: u32, digests: &str, guest: &Path) -
 
 fn how_it_was_measured() -> String {
     format!(
-        "Twice the rounds of half the time: p99 of one round says little. Resident memory {} s after everything runs, and CPU time over as long; then {ASKED} of the idle components get their first request.",
-        SETTLE.as_secs()
+        "Twice the rounds of half the time: p99 of one round says little. Resident memory {} s after everything is deployed, and once realm has unloaded what nobody asked for, {} s later, with CPU time over {0} s; then {ASKED} of the idle components get their first request.",
+        SETTLE.as_secs(),
+        UNLOADED.as_secs()
     )
 }
 
@@ -165,7 +172,10 @@ fn finish(
         head: vec![
             "who",
             "idle components",
-            "RSS kB each",
+            "RSS kB each, deployed",
+            "anon",
+            "file",
+            "RSS kB each, idle",
             "anon",
             "file",
             "RSS MB of all",
@@ -182,8 +192,8 @@ fn finish(
     Ok(report)
 }
 
-/// Starts a server with a hot component and idle ones, and looks at it when it is at rest.
-fn at_rest(
+/// Starts a server with a hot component and idle ones.
+fn deployed(
     who: &'static str,
     idle: usize,
     start: impl FnOnce() -> Result<Running>,
@@ -193,34 +203,47 @@ fn at_rest(
     running.server.answers("GET", "/hot", b"")?;
     let deploy_s = began.elapsed().as_secs_f64();
     std::thread::sleep(SETTLE);
-    let id = running.server.id();
-    let cpu = process::cpu_seconds(id)?;
-    std::thread::sleep(SETTLE);
-    let idle_cpu_s = process::cpu_seconds(id)? - cpu;
-    let mut rest = AtRest {
+    let deployed = process::memory(running.server.id())?;
+    eprintln!(
+        "  {who}: {idle} components, {} MB, {deploy_s:.1} s",
+        deployed.rss_kb / 1000
+    );
+    let rest = AtRest {
         who,
         idle_components: u32::try_from(idle).unwrap_or(u32::MAX),
-        memory: process::memory(id)?,
-        threads: process::threads(id)?,
-        open_files: process::open_files(id),
-        idle_cpu_s,
+        deployed,
+        memory: deployed,
+        threads: 0,
+        open_files: 0,
+        idle_cpu_s: 0.0,
         first_request_ms: Vec::new(),
         deploy_s,
     };
-    let step = (rest.idle_components / ASKED).max(1);
-    for at in (0..rest.idle_components).step_by(step as usize) {
-        let asked = Instant::now();
-        running
-            .server
-            .answers("GET", &format!("/{}", name(at)), b"")?;
-        rest.first_request_ms
-            .push(asked.elapsed().as_secs_f64() * 1e3);
-    }
-    eprintln!(
-        "  {who}: {idle} components, {} MB, {deploy_s:.1} s",
-        rest.memory.rss_kb / 1000
-    );
     Ok((who, running, rest))
+}
+
+/// Looks at the servers once nobody has asked them for long, and then asks.
+fn rest(servers: &mut [(&'static str, Running, AtRest)]) -> Result<()> {
+    std::thread::sleep(UNLOADED);
+    for (who, running, rest) in servers {
+        let id = running.server.id();
+        let cpu = process::cpu_seconds(id)?;
+        std::thread::sleep(SETTLE);
+        rest.idle_cpu_s = process::cpu_seconds(id)? - cpu;
+        rest.memory = process::memory(id)?;
+        rest.threads = process::threads(id)?;
+        rest.open_files = process::open_files(id);
+        let step = (rest.idle_components / ASKED).max(1);
+        for at in (0..rest.idle_components).step_by(step as usize) {
+            let asked = Instant::now();
+            let path = format!("/{}", name(at));
+            running.server.answers("GET", &path, b"")?;
+            let took = asked.elapsed().as_secs_f64();
+            rest.first_request_ms.push(took * 1e3);
+        }
+        eprintln!("  {who}: at rest {} MB", rest.memory.rss_kb / 1000);
+    }
+    Ok(())
 }
 
 impl AtRest {
@@ -235,6 +258,9 @@ impl AtRest {
         vec![
             self.who.to_owned(),
             components.to_string(),
+            each(self.deployed.rss_kb, alone.deployed.rss_kb),
+            each(self.deployed.anon_kb, alone.deployed.anon_kb),
+            each(self.deployed.file_kb, alone.deployed.file_kb),
             each(self.memory.rss_kb, alone.memory.rss_kb),
             each(self.memory.anon_kb, alone.memory.anon_kb),
             each(self.memory.file_kb, alone.memory.file_kb),

@@ -1,7 +1,7 @@
 //! Host and edge with many components, as the agent joins them: for what one manifest cannot hold.
 //!
 //! `realm-bench-host ADDRESS COUNT same|distinct COMPONENT` answers `/hot` and `/i0` … with the
-//! component. Not the agent: no log, no plan, no health checks, no unloading of what is idle.
+//! component. Not the agent: no log, no plan, no health checks.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot go on ends")]
@@ -50,7 +50,13 @@ async fn main() {
             compiled.clone()
         };
         let component: ComponentName = name.parse().unwrap();
-        let loaded = host.load(settings(component.clone()), &file).unwrap();
+        // On a thread that may block, and ends: where the memory comes from matters to who frees it.
+        let loaded = tokio::task::spawn_blocking({
+            let (host, settings) = (host.clone(), settings(component.clone()));
+            move || host.load(settings, &file).unwrap()
+        })
+        .await
+        .unwrap();
         let backend: Arc<dyn Backend> = Arc::new(Local(loaded.replica(0)));
         backends.insert(component.clone(), vec![backend]);
         routes.push(Route {

@@ -25,8 +25,11 @@ use crate::stream::watch;
 
 /// How long a closing connection reads on, so that its client sees the answer and not a reset.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-/// And how much: a client that sends faster than this wants no answer.
-const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// And how much: as much as a component takes by default, so that whoever sends such a body and
+/// gets its answer early can read it.
+const LINGER_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// At once. On the heap: most connections never come to this.
+const LINGER_READ_BYTES: usize = 16 * 1024;
 
 /// The two protocols, with their limits.
 pub(crate) struct Http {
@@ -113,7 +116,7 @@ async fn close(connection: &Connection) {
 async fn linger(connection: &Connection, stream: &mut TcpStream) {
     let reading = async {
         let _ = stream.shutdown().await;
-        let mut unread = [0; 4096];
+        let mut unread = vec![0; LINGER_READ_BYTES];
         let mut n_read = 0;
         while n_read < LINGER_BYTES_MAX {
             match stream.read(&mut unread).await {
@@ -214,6 +217,9 @@ mod tests {
             () = others => {}
         }
         let n_read = n_sent.min(LINGER_BYTES_MAX);
-        assert!(n_turns >= n_read / 4096, "{n_turns} turns, {n_read} bytes");
+        assert!(
+            n_turns >= n_read / LINGER_READ_BYTES,
+            "{n_turns} turns, {n_read} bytes"
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! A loaded component, and its replicas: slots that admit calls.
+//! A component, with settings and grants of its own over code that it may share, and its replicas:
+//! slots that admit calls.
 //!
-//! Linking happens once, at load; a call makes a fresh instance. Not here: when to load, which
-//! replica takes a request, and what an unhealthy one is.
+//! Linking happens when code is loaded; a call makes a fresh instance. Not here: what is in memory
+//! (`shelf`), which replica takes a request, and what an unhealthy one is.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -15,28 +16,22 @@ use realm_model::limits::Limits;
 use realm_model::manifest::Probe;
 use realm_model::name::ComponentName;
 use wasmtime::Engine;
-use wasmtime::component::{ComponentExportIndex, InstancePre, types::ComponentItem};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::admission::{Admission, Entered};
-use crate::command::Command;
 use crate::dirs::{self, Dir};
 use crate::egress::Policy;
-use crate::engine::{Host, Kind, Runtime};
+use crate::engine::Host;
 use crate::fuel::Bucket;
 use crate::heavy::Habit;
-use crate::inspect::{is_health, is_http, is_run};
-use crate::interfaces::{self, Name, shown};
 use crate::kept::Keep;
-use crate::loading;
+use crate::loaded::{Handler, Loaded};
 use crate::logs::{LogSink, say};
 use crate::meter::Meter;
 use crate::outcome::Outcome;
 use crate::remarks::{Remarks, limit_words};
 use crate::replica::Replica;
 use crate::room::Tenant;
-use crate::state::State;
+use crate::shelf::{Code, Occasion};
 
 /// Imports or exports that one message names.
 const NAMES_LISTED_MAX: usize = 10;
@@ -107,7 +102,7 @@ pub enum LoadError {
 }
 
 /// What a component is loaded for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Wanted {
     /// To answer requests: with its HTTP handler, else as a CGI program.
     Answers,
@@ -171,7 +166,7 @@ fn listed(names: impl ExactSizeIterator<Item = String>, separator: &str) -> Stri
     text
 }
 
-/// A component that is loaded and linked. Cheap to clone.
+/// A component that was loaded and linked, and is loaded again when it must be. Cheap to clone.
 #[derive(Clone)]
 pub struct Component(pub(crate) Arc<Inner>);
 
@@ -180,28 +175,12 @@ pub(crate) struct Inner {
     pub(crate) engine: Engine,
     pub(crate) settings: Settings,
     pub(crate) tenant: Arc<Tenant>,
-    pub(crate) instance: InstancePre<State>,
-    pub(crate) handler: Handler,
-    pub(crate) health: Option<ComponentExportIndex>,
+    code: Arc<Code>,
+    /// Whether it answers as a command does.
+    pub(crate) command: bool,
     pub(crate) dirs: Vec<Dir>,
     pub(crate) vars: Arc<BTreeMap<String, String>>,
     pub(crate) egress: Arc<Policy>,
-}
-
-/// The export that is called.
-pub(crate) enum Handler {
-    /// An HTTP handler.
-    Http(HttpHandler),
-    /// `wasi:cli/run`.
-    Command(Command),
-}
-
-/// The exported HTTP handler.
-pub(crate) enum HttpHandler {
-    /// `wasi:http/incoming-handler@0.2.x`.
-    Proxy(ProxyPre<State>),
-    /// `wasi:http/handler@0.3.x`.
-    Service(ServicePre<State>),
 }
 
 impl Component {
@@ -212,24 +191,18 @@ impl Component {
         wanted: Wanted,
     ) -> Result<Self, LoadError> {
         let fuel = settings.limits.fuel_per_sec.is_some();
-        let (Runtime { engine, linker }, component) = map(host, compiled, fuel)?;
-        check_imports(engine, &component)?;
-        let instance = linker
-            .instantiate_pre(&component)
-            .map_err(LoadError::Link)?;
-        let handler = handler(engine, &component, &instance, wanted)?;
-        let health = health(engine, &component);
-        if settings.probe == Some(Probe::Export) && health.is_none() {
+        let code = host.0.shelf.code(compiled, fuel, wanted);
+        let loaded = code.load(host, Occasion::Start)?;
+        if settings.probe == Some(Probe::Export) && loaded.health.is_none() {
             return Err(LoadError::NoHealthExport);
         }
         let grants = &settings.grants;
         Ok(Self(Arc::new(Inner {
             host: host.clone(),
-            engine: engine.clone(),
+            engine: loaded.engine.clone(),
             tenant: Arc::new(host.0.room.tenant()),
-            instance,
-            handler,
-            health,
+            command: matches!(loaded.handler, Handler::Command(_)),
+            code,
             dirs: dirs::open(
                 &grants.dirs,
                 &host.0.config.policy.dirs,
@@ -256,6 +229,20 @@ impl Component {
             keep: Keep::default(),
             remarks: Remarks::new(Instant::now()),
         }))
+    }
+}
+
+impl Inner {
+    /// Its code: mapped again first, where it was unloaded.
+    pub(crate) async fn loaded(&self) -> Result<Arc<Loaded>, LoadError> {
+        let loaded = self.code.get(&self.host).await?;
+        if Engine::same(&loaded.engine, &self.engine) {
+            Ok(loaded)
+        } else {
+            // Nobody compiles the same bytes for another engine; stores are made for this one.
+            let error = wasmtime::format_err!("it was compiled for another engine");
+            Err(LoadError::BadArtifact(error))
+        }
     }
 }
 
@@ -296,94 +283,6 @@ impl ReplicaInner {
             )),
         }
     }
-}
-
-/// Maps a file with the engine that it was compiled for.
-fn map<'a>(
-    host: &'a Host,
-    compiled: &Path,
-    fuel: bool,
-) -> Result<(&'a Runtime, wasmtime::component::Component), LoadError> {
-    let with = |concurrent| {
-        let kind = Kind { fuel, concurrent };
-        let runtime = host.0.runtime(kind).map_err(LoadError::Engine)?;
-        loading::map(&runtime.engine, compiled)
-            .map(|component| (runtime, component))
-            .map_err(LoadError::BadArtifact)
-    };
-    // The settings of its engine stand at the head of the file: the wrong one refuses it at once.
-    with(false).or_else(|_| with(true))
-}
-
-/// All that is missing at once: the linker itself reports the first only.
-fn check_imports(
-    engine: &Engine,
-    component: &wasmtime::component::Component,
-) -> Result<(), LoadError> {
-    let imports: Vec<_> = component
-        .component_type()
-        .imports(engine)
-        .filter(|(_, import)| {
-            !matches!(
-                import.ty,
-                ComponentItem::Type(_) | ComponentItem::Resource(_)
-            )
-        })
-        .filter(|(name, _)| !interfaces::provided(name))
-        .map(|(name, _)| (shown(name), interfaces::advice(name)))
-        .collect();
-    if imports.is_empty() {
-        Ok(())
-    } else {
-        Err(LoadError::MissingImports { imports })
-    }
-}
-
-fn handler(
-    engine: &Engine,
-    component: &wasmtime::component::Component,
-    instance: &InstancePre<State>,
-    wanted: Wanted,
-) -> Result<Handler, LoadError> {
-    let exports = exports(engine, component);
-    let first = |line_of: fn(&Name<'_>) -> Option<&'static str>| {
-        exports.iter().find_map(|name| line_of(&Name::parse(name)?))
-    };
-    let http = match wanted {
-        Wanted::Answers => first(is_http),
-        Wanted::Program => None,
-    };
-    // The first one counts, should a component export several.
-    let linked = match (http, first(is_run)) {
-        (Some("0.2"), _) => {
-            ProxyPre::new(instance.clone()).map(|proxy| Handler::Http(HttpHandler::Proxy(proxy)))
-        }
-        (Some(_), _) => ServicePre::new(instance.clone())
-            .map(|service| Handler::Http(HttpHandler::Service(service))),
-        (None, Some(line)) => Command::new(line, instance).map(Handler::Command),
-        (None, None) => return Err(LoadError::WrongWorld { wanted, exports }),
-    };
-    linked.map_err(LoadError::Link)
-}
-
-fn health(
-    engine: &Engine,
-    component: &wasmtime::component::Component,
-) -> Option<ComponentExportIndex> {
-    let exports = exports(engine, component);
-    let name = exports
-        .iter()
-        .find(|name| Name::parse(name).is_some_and(|name| is_health(&name)))?;
-    let interface = component.get_export_index(None, name)?;
-    component.get_export_index(Some(&interface), "check")
-}
-
-fn exports(engine: &Engine, component: &wasmtime::component::Component) -> Vec<String> {
-    component
-        .component_type()
-        .exports(engine)
-        .map(|(name, _)| shown(name))
-        .collect()
 }
 
 #[cfg(test)]

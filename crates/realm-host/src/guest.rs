@@ -22,9 +22,10 @@ use wasmtime_wasi_http::{FieldMap, WasiHttpView as _};
 
 use crate::Body;
 use crate::command;
-use crate::component::{Handler, HttpHandler};
+use crate::component::LoadError;
 use crate::invocation::{Shared, charge};
 use crate::kept;
+use crate::loaded::{Handler, HttpHandler, Loaded};
 use crate::outcome::Outcome;
 use crate::remarks::limit_words;
 use crate::replica::Invocation;
@@ -73,11 +74,19 @@ pub(crate) fn store(invocation: &Invocation, process: Option<Process>) -> Result
     state::store(&invocation.replica, shared, process).map(Metered)
 }
 
+/// The code that this invocation runs, and keeps in memory for as long as it holds this.
+pub(crate) async fn loaded(invocation: &Invocation) -> Result<Arc<Loaded>> {
+    let loaded = invocation.replica.component.loaded().await;
+    loaded.map_err(<wasmtime::Error as From<LoadError>>::from)
+}
+
 /// An instance that can be called, in its store.
 pub(crate) struct Live {
     store: Metered,
     http: Http,
     uses_left: u32,
+    /// While it waits, its code is not idle.
+    _loaded: Arc<Loaded>,
 }
 
 enum Http {
@@ -86,7 +95,11 @@ enum Http {
 }
 
 impl Live {
-    async fn begin(invocation: &Invocation, handler: &HttpHandler) -> Result<Self> {
+    async fn begin(
+        invocation: &Invocation,
+        loaded: &Arc<Loaded>,
+        handler: &HttpHandler,
+    ) -> Result<Self> {
         let mut store = store(invocation, None)?;
         let began = Instant::now();
         let http = match handler {
@@ -104,6 +117,7 @@ impl Live {
             } else {
                 1
             },
+            _loaded: Arc::clone(loaded),
         })
     }
 
@@ -147,7 +161,14 @@ pub(crate) async fn handle(
     let component = &invocation.replica.component;
     let bytes_max = component.settings.limits.max_request_bytes;
     let request = request.map(|body| RequestBody::new(body, bytes_max, Arc::clone(shared)));
-    let handler = match &component.handler {
+    let loaded = match loaded(invocation).await {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            conclude(invocation, Err(error));
+            return None;
+        }
+    };
+    let handler = match &loaded.handler {
         Handler::Http(handler) => handler,
         Handler::Command(command) => {
             command::answer(invocation, command, request).await;
@@ -156,7 +177,7 @@ pub(crate) async fn handle(
     };
     let begun = match live {
         Some(live) => Ok(live.go_on(invocation)),
-        None => Live::begin(invocation, handler).await,
+        None => Live::begin(invocation, &loaded, handler).await,
     };
     let mut live = match begun {
         Ok(live) => live,
@@ -256,14 +277,7 @@ pub(crate) async fn ask(
     invocation: &Invocation,
     question: Question,
 ) -> Option<std::result::Result<(), String>> {
-    let mut store = match store(invocation, None) {
-        Ok(store) => store,
-        Err(error) => {
-            conclude(invocation, Err(error));
-            return None;
-        }
-    };
-    match question_answered(invocation, question, &mut store).await {
+    match question_answered(invocation, question).await {
         Ok(answer) => {
             invocation.shared.conclude(Outcome::Ok);
             Some(answer)
@@ -278,13 +292,14 @@ pub(crate) async fn ask(
 async fn question_answered(
     invocation: &Invocation,
     question: Question,
-    store: &mut Store<State>,
 ) -> Result<std::result::Result<(), String>> {
-    let component = &invocation.replica.component;
+    let loaded = loaded(invocation).await?;
+    let mut store = store(invocation, None)?;
+    let store = &mut *store;
     let began = Instant::now();
-    let instance = component.instance.instantiate_async(&mut *store).await?;
+    let instance = loaded.instance.instantiate_async(&mut *store).await?;
     started(invocation, began);
-    match (question, &component.health) {
+    match (question, &loaded.health) {
         (Question::Health, Some(export)) => {
             let check = instance
                 .get_typed_func::<(), (std::result::Result<(), String>,)>(&mut *store, export)?;

@@ -16,6 +16,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Ordinary requests run for well below 1 ms; a guest above this is not about to end.
 pub(crate) const HEAVY_AFTER: Duration = Duration::from_millis(5);
+/// And seen by so many ticks of the epoch, of 1 ms each.
+pub(crate) const HEAVY_AFTER_TICKS: u32 = 4;
 /// Where the guests of a component run for so long on average, they begin on the heavy threads.
 const HEAVY_ON_AVERAGE: Duration = Duration::from_millis(1);
 /// A sixteenth of the average is the last guest: it follows some dozens of them.

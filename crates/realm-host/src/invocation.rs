@@ -24,7 +24,7 @@ use wasmtime_wasi_http::WasiBody;
 use crate::deadline::{Deadline, Deadlines};
 use crate::engine::Host;
 use crate::fuel::Bucket;
-use crate::heavy::{self, HEAVY_AFTER};
+use crate::heavy::{self, HEAVY_AFTER, HEAVY_AFTER_TICKS};
 use crate::meter::Meter;
 use crate::outcome::Outcome;
 use crate::state::State;
@@ -308,6 +308,8 @@ pub(crate) struct Rein {
     pub(crate) meter: Arc<Meter>,
     /// Fuel that was left when the guest was last charged.
     pub(crate) fuel_left: u64,
+    /// How often this invocation was looked at.
+    pub(crate) ticks: u32,
 }
 
 /// Charges a guest for the fuel that it used since the last time.
@@ -337,7 +339,10 @@ pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> Result<UpdateDea
         state.shared.conclude(Outcome::EpochTimeout);
         return Ok(UpdateDeadline::Interrupt);
     }
-    if running >= HEAVY_AFTER {
+    state.rein.ticks += 1;
+    // Both: a thread that had to wait for a processor saw few ticks in a long time, and ticks come
+    // fast where they were held up.
+    if running >= HEAVY_AFTER && state.rein.ticks >= HEAVY_AFTER_TICKS {
         state.shared.heavy.store(true, Relaxed);
     }
     match &state.rein.bucket {

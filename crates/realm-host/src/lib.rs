@@ -1,7 +1,7 @@
 //! Runs a WebAssembly component within its limits and its grants.
 //!
 //! [`compile`] turns bytes into a compiled file (in a child process, at deploy), [`Host::load`]
-//! maps such a file and links it, [`Component::replica`] gives a slot that admits calls, and
+//! maps such a file and links it (and again, where it was idle for so long that it was unloaded), [`Component::replica`] gives a slot that admits calls, and
 //! [`Replica::call`] answers one HTTP request with a fresh instance: of an HTTP handler, or of a
 //! command as CGI has it. [`Program`] runs a command by itself. [`inspect()`] reads what a file
 //! imports and exports without running it.
@@ -34,6 +34,7 @@ mod interfaces;
 mod invocation;
 mod kept;
 mod limiter;
+mod loaded;
 mod loading;
 mod logs;
 mod meter;
@@ -45,6 +46,7 @@ mod remarks;
 mod replica;
 mod request;
 mod room;
+mod shelf;
 mod state;
 mod stdio;
 mod system;
@@ -64,6 +66,7 @@ pub use preview1::{AdaptError, adapt};
 pub use probe::ProbeError;
 pub use program::{Input, Output, Program, Run, RunError};
 pub use replica::Replica;
+pub use shelf::{CodeFigures, Keeper};
 
 /// The version of Wasmtime inside; the tidy test holds it against Cargo.lock.
 pub const WASMTIME_VERSION: &str = "48.0.8";

@@ -16,10 +16,11 @@ use tokio::sync::oneshot;
 
 use crate::body::EndOnDrop;
 use crate::command::Command;
-use crate::component::{Component, Handler, LoadError, Settings, Wanted};
+use crate::component::{Component, LoadError, Settings, Wanted};
 use crate::engine::Host;
 use crate::guest;
 use crate::invocation::{Call, Wall, drive, settle};
+use crate::loaded::Handler;
 use crate::outcome::{CallError, Outcome};
 use crate::replica::{Invocation, Kind, Replica};
 use crate::stdio::{PipeOptions, PipeReader, PipeWriter, Process, Stdin, pipe};
@@ -209,14 +210,7 @@ async fn to_the_end(invocation: &Invocation, process: Process) -> Option<u8> {
     if let Some(bucket) = &invocation.replica.bucket {
         settle(bucket, &component.settings.meter).await;
     }
-    let result = match command(&component.handler) {
-        Some(command) => match guest::store(invocation, Some(process)) {
-            Ok(mut store) => command.run(invocation, &mut store).await,
-            Err(error) => Err(error),
-        },
-        None => Err(wasmtime::format_err!("loaded for requests")),
-    };
-    match result {
+    match exit_code(invocation, process).await {
         Ok(code) => {
             let outcome = if code == 0 {
                 Outcome::Ok
@@ -231,6 +225,16 @@ async fn to_the_end(invocation: &Invocation, process: Process) -> Option<u8> {
             None
         }
     }
+}
+
+/// The code stays in memory for as long as the program runs.
+async fn exit_code(invocation: &Invocation, process: Process) -> wasmtime::Result<u8> {
+    let loaded = guest::loaded(invocation).await?;
+    let Some(command) = command(&loaded.handler) else {
+        return Err(wasmtime::format_err!("loaded for requests"));
+    };
+    let mut store = guest::store(invocation, Some(process))?;
+    command.run(invocation, &mut store).await
 }
 
 fn command(handler: &Handler) -> Option<&Command> {

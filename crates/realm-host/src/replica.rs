@@ -20,7 +20,7 @@ use wasmtime_wasi_http::WasiBody;
 use crate::Body;
 use crate::admission::Admitted;
 use crate::body::{EndOnDrop, Read, ResponseBody};
-use crate::component::{Handler, ReplicaInner};
+use crate::component::ReplicaInner;
 use crate::guest::{self, Live};
 use crate::invocation::{Call, Head, Shared, Wall, drive, settle};
 use crate::kept;
@@ -57,7 +57,7 @@ impl Replica {
 
     /// Whether it answers as a command does: one run per request.
     pub fn is_command(&self) -> bool {
-        matches!(self.0.component.handler, Handler::Command(_))
+        self.0.component.command
     }
 
     /// Counts a request for which nothing is run, and says why.

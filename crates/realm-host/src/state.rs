@@ -61,6 +61,7 @@ impl State {
     /// Another invocation begins in the same instance.
     pub(crate) fn renew(&mut self, shared: Arc<Shared>) {
         self.limiter.renew(Arc::clone(&shared));
+        self.rein.ticks = 0;
         self.shared = shared;
     }
 
@@ -128,6 +129,7 @@ pub(crate) fn store(
             bucket: replica.bucket.clone(),
             meter: Arc::clone(meter),
             fuel_left: u64::MAX,
+            ticks: 0,
         },
         table,
         wasi: context(component, replica.slot, process)?,

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::node_config::{self, NODE_CONFIG_BYTES_MAX, NodeConfig};
@@ -16,6 +17,8 @@ pub struct Config {
     pub node: NodeConfig,
     /// The binary that compiles components as a child; it understands [`crate::COMPILE_VERB`].
     pub executable: PathBuf,
+    /// When a compiled file that nobody asks for leaves the memory; `None`: the host's own choice.
+    pub unload_after: Option<Duration>,
 }
 
 /// node.toml is not usable.
@@ -67,6 +70,7 @@ impl Config {
                 folder,
                 node,
                 executable,
+                unload_after: None,
             }),
             Some(_) | None => Err(ConfigError::Invalid {
                 path,

@@ -129,6 +129,9 @@ impl Core {
             Event::Compiled { artifact, result } => {
                 self.with_world(|executor, world| executor.compiled(artifact, result, world));
             }
+            Event::Lost(compiled) => {
+                self.with_world(|executor, world| executor.lost(&compiled, world));
+            }
             Event::Started {
                 replica,
                 start,
@@ -318,6 +321,8 @@ impl Core {
             unrun: self.executor.unrun().clone(),
             refusals: self.refusals.clone(),
             plans: self.plans,
+            code: self.executor.code(),
+            compilations: self.executor.compilations(),
         }
     }
 }

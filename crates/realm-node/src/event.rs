@@ -1,5 +1,7 @@
 //! Everything that can happen to a node, as one closed list: one loop takes them in one order.
 
+use std::path::PathBuf;
+
 use realm_control::restart::End;
 use realm_model::api::{Accepted, Heads};
 use realm_model::digest::Digest;
@@ -37,6 +39,8 @@ pub(crate) enum Event {
         artifact: Artifact,
         result: Result<(), CompileFailure>,
     },
+    /// A compiled file was unloaded, and cannot be loaded again.
+    Lost(PathBuf),
     /// A replica answered its first probe, or did not; or a program has begun to run, or ended.
     Started {
         replica: ReplicaId,

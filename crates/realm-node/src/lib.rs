@@ -25,6 +25,7 @@ mod backend;
 mod compile;
 mod jobs;
 mod journal;
+mod keeper;
 mod pace;
 mod replica;
 mod rings;

@@ -9,7 +9,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 use prometheus::{Encoder as _, TextEncoder};
-use realm_host::{HistogramSnapshot, MeterSnapshot};
+use realm_host::{CodeFigures, HistogramSnapshot, MeterSnapshot};
 use realm_model::name::ComponentName;
 use realm_model::refusal::RefusalCode;
 use realm_model::view::ComponentState;
@@ -38,6 +38,8 @@ pub(crate) struct NodeFigures {
     pub(crate) refusals: BTreeMap<RefusalCode, u64>,
     /// Plans that the loop made.
     pub(crate) plans: u64,
+    pub(crate) code: CodeFigures,
+    pub(crate) compilations: u64,
 }
 
 /// Everything on the page.
@@ -57,6 +59,7 @@ impl Page<'_> {
         self.wasm(&mut families);
         self.requests(&mut families);
         self.realm(&mut families);
+        self.code(&mut families);
         self.machine(&mut families);
         families.retain(|family| !family.get_metric().is_empty());
         let mut text = Vec::new();
@@ -282,6 +285,38 @@ impl Page<'_> {
             // A realm of one node has none; peers come with their own issue.
             0.0,
         ));
+    }
+
+    fn code(&self, families: &mut Vec<MetricFamily>) {
+        let CodeFigures {
+            loaded,
+            loads,
+            unloads,
+        } = self.node.code;
+        families.push(gauge(
+            "realm_code_loaded",
+            "Compiled files in memory; components of one digest share one.",
+            loaded as f64,
+        ));
+        for (name, help, count) in [
+            (
+                "realm_code_loads_total",
+                "Times that a compiled file was mapped.",
+                loads,
+            ),
+            (
+                "realm_code_unloads_total",
+                "Times that a compiled file left the memory because nobody asked for it.",
+                unloads,
+            ),
+            (
+                "realm_compilations_total",
+                "Compilations that were begun.",
+                self.node.compilations,
+            ),
+        ] {
+            families.push(counters(name, help, std::iter::once((Vec::new(), count))));
+        }
     }
 
     fn machine(&self, families: &mut Vec<MetricFamily>) {

@@ -26,6 +26,7 @@ use crate::executor::{Executor, Means};
 use crate::identity::node_key;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
+use crate::keeper::CompiledFiles;
 use crate::listen::serve;
 use crate::machine::Machine;
 use crate::pace::Pace;
@@ -59,7 +60,8 @@ impl Node {
     /// in force.
     pub async fn start(config: Config) -> Result<Self, NodeError> {
         // What takes longest first, on a thread of its own; it touches nothing in the folder.
-        let host = host(&config);
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let host = host(&config, CompiledFiles(events.clone()));
         let lock = config.folder.lock()?;
         raise_file_limit();
         let key = node_key(&config.folder)?;
@@ -84,7 +86,6 @@ impl Node {
             .iter()
             .map(|address| format!("http://{address}"))
             .collect();
-        let (events, receiver) = mpsc::channel(EVENTS_MAX);
         #[cfg(test)]
         let events_for_tests = events.clone();
         let blobs = Blobs::open(config.folder.blobs()).map_err(NodeError::Blobs)?;
@@ -230,11 +231,17 @@ fn name(
 }
 
 /// Begins to make the host at once; the future gives it.
-fn host(config: &Config) -> impl Future<Output = Result<Host, NodeError>> + use<> {
+fn host(
+    config: &Config,
+    keeper: CompiledFiles,
+) -> impl Future<Output = Result<Host, NodeError>> + use<> {
+    let defaults = realm_host::Config::default();
     let host = realm_host::Config {
         policy: config.node.guests.clone(),
         forbidden_dirs: vec![config.folder.root().to_owned()],
-        ..Default::default()
+        unload_after: config.unload_after.unwrap_or(defaults.unload_after),
+        keeper: Arc::new(keeper),
+        ..defaults
     };
     // Reserving the pool's address space takes some milliseconds.
     let making = tokio::task::spawn_blocking(move || Host::new(host));

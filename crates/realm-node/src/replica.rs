@@ -126,7 +126,8 @@ impl Start {
         with: fn(&Host, Settings, &Path) -> Result<T, LoadError>,
     ) -> Result<T, StepFailure> {
         let (host, compiled) = (self.host.clone(), self.compiled.clone());
-        tokio::task::spawn_blocking(move || load(&compiled, |path| with(&host, settings, path)))
+        let load = move || with(&host, settings, &compiled).map_err(|error| load_failure(&error));
+        tokio::task::spawn_blocking(load)
             .await
             .map_err(|error| StepFailure {
                 code: "load-panicked".to_owned(),
@@ -186,21 +187,6 @@ pub(crate) async fn until_unhealthy<F: Future<Output = Health>>(
         if failures >= check.failures {
             return format!("{failures} health checks failed: {reason}");
         }
-    }
-}
-
-/// Checks and maps a compiled file; reads the disk.
-fn load<T>(
-    compiled: &Path,
-    with: impl FnOnce(&Path) -> Result<T, LoadError>,
-) -> Result<T, StepFailure> {
-    match crate::compile::is_sound(compiled) {
-        Ok(true) => with(compiled).map_err(|error| load_failure(&error)),
-        Ok(false) | Err(_) => Err(StepFailure {
-            code: "bad-artifact".to_owned(),
-            reason: "the compiled file is not what was compiled".to_owned(),
-            permanent: false,
-        }),
     }
 }
 

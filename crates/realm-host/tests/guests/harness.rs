@@ -94,6 +94,10 @@ impl Guest {
 
     pub(crate) fn program_at(self, compiled: &Path) -> Result<Started, LoadError> {
         let host = Host::new(self.config.clone()).unwrap();
+        self.program_from(compiled, &host)
+    }
+
+    pub(crate) fn program_from(self, compiled: &Path, host: &Host) -> Result<Started, LoadError> {
         let (log, meter, settings) = self.settings();
         let program = host.load_program(settings, compiled)?.replica(7);
         Ok(Started {
@@ -120,8 +124,12 @@ impl Guest {
 
     pub(crate) fn load_into(self, host: &Host) -> Result<Loaded, LoadError> {
         let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
+        self.load_from(&compiled, host)
+    }
+
+    pub(crate) fn load_from(self, compiled: &Path, host: &Host) -> Result<Loaded, LoadError> {
         let (log, meter, settings) = self.settings();
-        let component = host.load(settings, &compiled)?;
+        let component = host.load(settings, compiled)?;
         Ok(Loaded {
             replica: component.replica(7),
             component,

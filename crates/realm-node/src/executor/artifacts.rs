@@ -1,6 +1,6 @@
 //! The executor's half about bytes: fetch, compile, and what their ends mean.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use realm_control::Desired;
@@ -15,6 +15,16 @@ use super::{Executor, World};
 use crate::compile::CompileFailure;
 use crate::error::with_causes;
 use crate::event::{Event, Stage, StepFailure};
+
+/// A compiled file that is lost again within this time is not compiled again at once: something
+/// takes it away, and compiling is work.
+const LOSS_FORGOTTEN_MS: u64 = 60_000;
+
+/// How often a compiled file was lost of late.
+pub(super) struct Losses {
+    count: u32,
+    last: Millis,
+}
 
 /// The code of bytes that only an upload can bring.
 const NOT_UPLOADED: &str = "not-uploaded";
@@ -53,6 +63,7 @@ impl Executor {
             .observed
             .artifacts
             .insert(artifact, ArtifactState::Compiling { since: None });
+        self.compilations += 1;
         let (compiler, events) = (self.compiler.clone(), self.events.clone());
         let source = self.blobs.path(&artifact.digest);
         let work = async move {
@@ -138,6 +149,46 @@ impl Executor {
         world.observed.artifacts.insert(artifact, state);
     }
 
+    /// A compiled file was unloaded and cannot be loaded again. Its replicas stay: once it is
+    /// compiled again, the next request loads it.
+    pub(crate) fn lost(&mut self, compiled: &Path, world: &mut World<'_>) {
+        let known = world.observed.artifacts.iter();
+        let ready = |(artifact, state): &(&Artifact, &ArtifactState)| {
+            matches!(state, ArtifactState::Ready) && self.compiler.path(**artifact) == compiled
+        };
+        // Otherwise it is being made already, or nobody wants it any more.
+        let Some(artifact) = known.into_iter().find(ready).map(|(artifact, _)| *artifact) else {
+            return;
+        };
+        let before = self.losses.get(&artifact);
+        let again = before.filter(|losses| world.now.since(losses.last) < LOSS_FORGOTTEN_MS);
+        let count = again.map_or(0, |losses| losses.count).saturating_add(1);
+        let last = world.now;
+        self.losses.insert(artifact, Losses { count, last });
+        tracing::warn!(path = %compiled.display(), count, "a compiled file is lost; it is compiled again");
+        self.discard(artifact);
+        let state = match count {
+            1 => ArtifactState::Fetched,
+            attempts => ArtifactState::Failed {
+                code: "bad-artifact".to_owned(),
+                reason: "the compiled file is lost again and again".to_owned(),
+                attempts,
+                retry_at: Some(last.plus(delay_ms(attempts, seed(artifact)))),
+            },
+        };
+        world.observed.artifacts.insert(artifact, state);
+    }
+
+    /// Removes a compiled file that is of no use.
+    pub(super) fn discard(&self, artifact: Artifact) {
+        let path = self.compiler.path(artifact);
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "a damaged compiled file could not be removed");
+        }
+    }
+
     pub(super) fn artifact_failure(
         &mut self,
         artifact: Artifact,
@@ -148,12 +199,11 @@ impl Executor {
     ) -> ArtifactState {
         let failures = self.artifact_failures.entry(artifact).or_default();
         *failures = failures.saturating_add(1);
-        let seed = u64::from(artifact.digest.as_bytes()[0]);
         ArtifactState::Failed {
             code,
             reason,
             attempts: *failures,
-            retry_at: (!permanent).then(|| now.plus(delay_ms(*failures, seed))),
+            retry_at: (!permanent).then(|| now.plus(delay_ms(*failures, seed(artifact)))),
         }
     }
 
@@ -169,6 +219,11 @@ impl Executor {
         self.artifact_failures
             .retain(|artifact, _| artifact.digest != *digest);
     }
+}
+
+/// So that what failed together is tried apart.
+fn seed(artifact: Artifact) -> u64 {
+    u64::from(artifact.digest.as_bytes()[0])
 }
 
 /// The artifact under which a fetch of `digest` is recorded: one that is wanted.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use realm_control::Desired;
-use realm_host::{Host, Meter};
+use realm_host::{CodeFigures, Host, Meter};
 use realm_model::action::{Action, Plan};
 use realm_model::digest::Digest;
 use realm_model::manifest::ComponentSpec;
@@ -31,6 +31,7 @@ use crate::run::{Ports, RunGuard};
 use crate::serving::Serving;
 use crate::traffic::Traffic;
 
+use artifacts::Losses;
 pub(crate) use work::Unrun;
 use work::Work;
 
@@ -81,6 +82,10 @@ pub(crate) struct Executor {
     artifact_failures: BTreeMap<Artifact, u32>,
     /// Compiled files that could not be loaded and were compiled again, once.
     recompiled: BTreeSet<Artifact>,
+    /// Compiled files that were lost of late.
+    losses: BTreeMap<Artifact, Losses>,
+    /// Since the start.
+    compilations: u64,
     restarts: BTreeMap<ComponentName, u64>,
     next_start: u64,
     fence: Fence,
@@ -158,6 +163,8 @@ impl Executor {
             failures: BTreeMap::new(),
             artifact_failures: BTreeMap::new(),
             recompiled: BTreeSet::new(),
+            losses: BTreeMap::new(),
+            compilations: 0,
             restarts: BTreeMap::new(),
             next_start: 0,
             fence: Fence::default(),
@@ -287,6 +294,7 @@ impl Executor {
         let used = |artifact: &Artifact| pinned.contains(&artifact.digest);
         observed.artifacts.retain(|artifact, _| used(artifact));
         self.artifact_failures.retain(|artifact, _| used(artifact));
+        self.losses.retain(|artifact, _| used(artifact));
         self.recompiled.retain(used);
     }
 
@@ -321,6 +329,16 @@ impl Executor {
     /// Times of schedules that were not run.
     pub(crate) fn unrun(&self) -> &BTreeMap<ComponentName, Unrun> {
         &self.unrun
+    }
+
+    /// What is in memory of the compiled files.
+    pub(crate) fn code(&self) -> CodeFigures {
+        self.host.code()
+    }
+
+    /// Compilations that were begun.
+    pub(crate) fn compilations(&self) -> u64 {
+        self.compilations
     }
 
     /// Times that replicas were started again after a failure.

@@ -351,16 +351,12 @@ impl Executor {
         if !self.recompiled.insert(running.artifact) {
             return;
         }
-        let path = self.compiler.path(running.artifact);
-        if let Err(error) = std::fs::remove_file(&path)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %path.display(), %error, "a damaged compiled file could not be removed");
-        }
+        let artifact = running.artifact;
+        self.discard(artifact);
         world
             .observed
             .artifacts
-            .insert(running.artifact, ArtifactState::Fetched);
+            .insert(artifact, ArtifactState::Fetched);
     }
 
     pub(super) fn watch_health(

@@ -118,3 +118,98 @@ async fn a_panic_of_the_loop_costs_no_request_and_no_state() {
     );
     node.stop().await;
 }
+
+/// A figure of the metrics page.
+async fn figure(node: &Node, name: &str) -> f64 {
+    let address = node.admin_url().strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    let line = page.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().trim().parse().unwrap()
+}
+
+/// Stands in for the child that compiles: copies what the test keeps, and writes down that it ran.
+fn compiler(root: &std::path::Path, kept: &std::path::Path) -> std::path::PathBuf {
+    let script = root.join("compiler");
+    let (kept, runs) = (kept.display(), root.join("runs"));
+    let lines = format!(
+        "#!/bin/sh\necho >> '{}'\n/bin/cp '{kept}.sha256' \"${{7%.cwasm}}.sha256\"\n/bin/cp '{kept}.cwasm' \"$7\"\n",
+        runs.display()
+    );
+    std::fs::write(&script, lines).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).unwrap();
+    script
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_component_is_unloaded_and_comes_back_even_where_its_file_is_lost() {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().join("realm");
+    let owner = SecretKey::from_seed(&[1; 32]);
+    let app = std::fs::read(realm_test_guests::HELLO).unwrap();
+    let mut config = Config::load(folder(&root, &owner, &app)).unwrap();
+    let file = config
+        .folder
+        .compiled(&realm_host::fingerprint(false))
+        .join(format!("{}.cwasm", Digest::of(&app).hex()));
+    let kept = temporary.path().join("kept");
+    for extension in ["cwasm", "sha256"] {
+        std::fs::copy(
+            file.with_extension(extension),
+            kept.with_extension(extension),
+        )
+        .unwrap();
+    }
+    config.executable = compiler(temporary.path(), &kept);
+    config.unload_after = Some(Duration::from_millis(40));
+    config.node.listen.http = vec!["127.0.0.1:0".parse().unwrap()];
+    config.node.listen.admin = "127.0.0.1:0".parse().unwrap();
+    let node = Node::start(config).await.unwrap();
+    let client = Client::new(&root.join("agent.sock"));
+    apply(&client, &owner, app).await;
+    let address = node.edge.addresses()[0];
+    while get(address).await != "HTTP/1.1 200 OK" {
+        tokio::task::yield_now().await;
+    }
+    let unloaded = async || while figure(&node, "realm_code_loaded").await > 0.0 {};
+    let compilations = async || {
+        let runs = std::fs::read(temporary.path().join("runs")).unwrap_or_default();
+        assert_eq!(
+            figure(&node, "realm_compilations_total").await,
+            runs.len() as f64
+        );
+        runs.len()
+    };
+    unloaded().await;
+    let loads = figure(&node, "realm_code_loads_total").await;
+    assert_eq!(get(address).await, "HTTP/1.1 200 OK");
+    assert_eq!(figure(&node, "realm_code_loads_total").await, loads + 1.0);
+    assert_eq!(compilations().await, 0);
+
+    // Once because it is gone, once because it is damaged.
+    for (lost, damage) in [(1, false), (2, true)] {
+        unloaded().await;
+        if damage {
+            let bytes = std::fs::read(&file).unwrap();
+            std::fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+        } else {
+            std::fs::remove_file(&file).unwrap();
+        }
+        let refused = "HTTP/1.1 500 Internal Server Error";
+        assert_eq!(get(address).await, refused);
+        let mut answer = refused.to_owned();
+        while answer == refused {
+            answer = get(address).await;
+        }
+        assert_eq!(answer, "HTTP/1.1 200 OK");
+        assert_eq!(compilations().await, lost);
+    }
+    let status = client.status().await.unwrap();
+    let app = &status.components[0];
+    assert_eq!((app.healthy, app.wanted, app.restarts), (1, 1, 0));
+    node.stop().await;
+}
