@@ -241,8 +241,9 @@ impl Drop for Invocation {
             self.replica.remark(outcome);
         }
         let meter = &self.replica.component.settings.meter;
-        meter.ran(self.shared.running());
-        self.replica.habit.ran(self.shared.running());
+        let running = self.shared.running();
+        meter.ran(running);
+        self.replica.habit.ran(running);
         meter.ended(outcome);
         self.replica.in_flight.fetch_sub(1, Relaxed);
     }
