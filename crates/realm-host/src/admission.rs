@@ -66,10 +66,14 @@ impl Admission {
             if let Some(kept) = keep.take() {
                 return Some(Admitted::kept(slot, kept));
             }
-            if let Some(place) = self.tenant.try_take() {
-                return Some(Admitted::fresh(slot, place));
+            loop {
+                if let Some(place) = self.tenant.try_take() {
+                    return Some(Admitted::fresh(slot, place));
+                }
+                if !keepers.reclaim(&self.tenant) {
+                    break;
+                }
             }
-            keepers.reclaim();
             let place = self.tenant.take().await?;
             Some(Admitted::fresh(slot, place))
         })

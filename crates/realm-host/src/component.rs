@@ -61,6 +61,9 @@ pub enum LoadError {
     /// The file is not there, is damaged, or was made by another engine.
     #[error("the compiled file cannot be used: compile it again")]
     BadArtifact(#[source] wasmtime::Error),
+    /// The file cannot be read at the moment: too many open files, a disk that fails.
+    #[error("the compiled file cannot be read")]
+    Unreadable(#[source] std::io::Error),
     /// The second engine could not be made.
     #[error("the WebAssembly engine could not be started")]
     Engine(#[source] wasmtime::Error),
@@ -122,10 +125,28 @@ impl Wanted {
 }
 
 impl LoadError {
+    /// A file that is gone is lost; one that cannot be read just then is not.
+    pub(crate) fn of_file(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            Self::BadArtifact(error.into())
+        } else {
+            Self::Unreadable(error)
+        }
+    }
+
+    /// The same for what wasmtime says of a file that was looked at.
+    pub(crate) fn of_mapping(error: wasmtime::Error) -> Self {
+        match error.downcast::<std::io::Error>() {
+            Ok(error) => Self::of_file(error),
+            Err(error) => Self::BadArtifact(error),
+        }
+    }
+
     /// Stable code.
     pub const fn code(&self) -> &'static str {
         match self {
             Self::BadArtifact(_) => "bad-artifact",
+            Self::Unreadable(_) => "io",
             Self::Engine(_) => "engine",
             Self::MissingImports { .. } => "missing-import",
             Self::Link(_) => "link-failed",

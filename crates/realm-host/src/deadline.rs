@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -55,8 +55,14 @@ impl Deadlines {
 
     /// Wakes the guests whose time is up.
     pub(crate) fn ring(&self, now: Instant) {
-        for shard in 0..SHARDS {
-            let mut shard = self.lock(shard);
+        for shard in &self.shards {
+            // Who holds it may be a thread that makes way for others: the epochs do not wait for
+            // that, and the next tick looks again.
+            let mut shard = match shard.try_lock() {
+                Ok(shard) => shard,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => continue,
+            };
             while let Some(first) = shard.first_entry()
                 && first.key().0 <= now
             {

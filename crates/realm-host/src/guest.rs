@@ -143,7 +143,7 @@ impl Live {
 
     /// The same for the next invocation, if it is good for another one.
     fn rest(mut self, shared: &Shared) -> Option<Self> {
-        if self.uses_left == 0 || !shared.ended_well() {
+        if self.uses_left == 0 || !shared.ended_well() || !self.store.data_mut().is_clean() {
             return None;
         }
         self.store.pay();

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::component::ReplicaInner;
 use crate::guest::Live;
-use crate::room::Place;
+use crate::room::{Place, Tenant};
 
 /// Requests that an instance serves: the costs of making one are spread thin, and what a guest
 /// gathers in its memory by mistake goes soon. Which of these numbers is drawn for each instance,
@@ -58,13 +58,11 @@ impl Keep {
         self.lock().instances.pop()
     }
 
-    /// Ends the one that waits for longest; whether there was one.
-    fn give_up(&self) -> bool {
-        let given_up = {
-            let mut idle = self.lock();
-            (!idle.instances.is_empty()).then(|| idle.instances.remove(0))
-        };
-        given_up.is_some()
+    /// The one that waits for longest, if its place is of use to `tenant`.
+    fn give_up(&self, tenant: &Tenant) -> Option<Kept> {
+        let mut idle = self.lock();
+        let helps = idle.instances.first()?.place.helps(tenant);
+        helps.then(|| idle.instances.remove(0))
     }
 
     /// Ends those that wait since `limit` or longer; whether any is left to sweep.
@@ -145,12 +143,22 @@ impl Drop for Sweeper {
 }
 
 impl Keepers {
-    /// Ends one waiting instance of any component, for another one to begin.
-    pub(crate) fn reclaim(&self) {
-        let keepers: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
+    /// Ends one waiting instance of any component, for one of `tenant` to begin; whether there was
+    /// one whose place is of use.
+    pub(crate) fn reclaim(&self, tenant: &Tenant) -> bool {
         // The first that has one: to look for the one that waits for longest is not worth a look
-        // at all of them.
-        let _ = keepers.iter().any(|replica| replica.keep.give_up());
+        // at all of them. What is upgraded may be the last of its replica: it goes without a lock.
+        let mut looked_at = Vec::new();
+        let given_up = {
+            let keepers = self.lock();
+            keepers.iter().find_map(|keeper| {
+                let replica = keeper.upgrade()?;
+                let given_up = replica.keep.give_up(tenant);
+                looked_at.push(replica);
+                given_up
+            })
+        };
+        given_up.is_some()
     }
 
     fn enter(&self, replica: &Arc<ReplicaInner>) {

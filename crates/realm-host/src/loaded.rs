@@ -103,7 +103,7 @@ fn map<'a>(
         let runtime = host.0.runtime(kind).map_err(LoadError::Engine)?;
         loading::map(&runtime.engine, compiled)
             .map(|component| (runtime, component))
-            .map_err(LoadError::BadArtifact)
+            .map_err(LoadError::of_mapping)
     };
     // The settings of its engine stand at the head of the file: the wrong one refuses it at once.
     with(false).or_else(|_| with(true))

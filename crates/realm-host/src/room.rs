@@ -28,8 +28,11 @@ struct Ledger {
     total: u32,
     free: u32,
     /// How many of the free ones are promised: the sum of what components hold less than their
-    /// part.
+    /// part; where there are more components than instances to promise, the first instances of
+    /// those that come first.
     promised: u32,
+    /// Components that hold any.
+    holders: u32,
     tenants: BTreeMap<u64, Account>,
     next_id: u64,
     /// Components for which someone waits, in the order in which they are looked at next.
@@ -71,6 +74,7 @@ impl Room {
                 total,
                 free: total,
                 promised: 0,
+                holders: 0,
                 tenants: BTreeMap::new(),
                 next_id: 0,
                 queue: VecDeque::new(),
@@ -139,7 +143,18 @@ impl Ledger {
     fn promise(&mut self) {
         let part = self.part();
         let missing = |account: &Account| part.saturating_sub(account.held);
-        self.promised = self.tenants.values().map(missing).sum();
+        let holds = |account: &&Account| account.held > 0;
+        let holders = self.tenants.values().filter(holds).count();
+        self.holders = u32::try_from(holders).unwrap_or(u32::MAX);
+        self.promised = match part {
+            0 => self.promised_to_the_first(),
+            _ => self.tenants.values().map(missing).sum(),
+        };
+    }
+
+    /// What is left of the promised half where each component can count on one instance at most.
+    fn promised_to_the_first(&self) -> u32 {
+        (self.total / 2).saturating_sub(self.holders)
     }
 
     fn take(&mut self, id: u64) -> bool {
@@ -147,14 +162,18 @@ impl Ledger {
         let Some(account) = self.tenants.get_mut(&id) else {
             return false;
         };
-        let within_part = account.held < part;
+        let within_part = account.held < part.max(1);
         let kept = if within_part { 0 } else { self.promised };
         if self.free <= kept {
             return false;
         }
         account.held += 1;
+        self.holders += u32::from(account.held == 1);
         self.free -= 1;
-        self.promised -= u32::from(within_part);
+        self.promised = match part {
+            0 => self.promised_to_the_first(),
+            _ => self.promised - u32::from(within_part),
+        };
         true
     }
 
@@ -164,8 +183,20 @@ impl Ledger {
         // Gone where the component was unloaded in the meantime.
         if let Some(account) = self.tenants.get_mut(&id) {
             account.held -= 1;
-            self.promised += u32::from(account.held < part);
+            self.holders -= u32::from(account.held == 0);
+            self.promised = match part {
+                0 => self.promised_to_the_first(),
+                _ => self.promised + u32::from(account.held < part),
+            };
         }
+    }
+
+    /// Whether `other` may have what component `id` gives back. What is within a part is promised
+    /// to its component again.
+    fn helps(&self, id: u64, other: u64) -> bool {
+        let part = self.part().max(1);
+        let held = |id| self.tenants.get(&id).map_or(0, |account| account.held);
+        id == other || held(id) > part || held(other) < part
     }
 
     /// Takes the next component out of the queue, if anybody still waits for it.
@@ -247,10 +278,19 @@ impl Tenant {
 }
 
 impl Place {
-    /// Whether anybody waits for a place.
+    /// Whether somebody waits who would get this one: for the same component, or for any where
+    /// this component has more than its part.
     pub(crate) fn is_wanted(&self) -> bool {
+        self.room.as_ref().is_some_and(|room| {
+            let ledger = room.lock();
+            ledger.queue.iter().any(|id| ledger.helps(self.id, *id))
+        })
+    }
+
+    /// Whether it would be of use to `tenant` if it were given back.
+    pub(crate) fn helps(&self, tenant: &Tenant) -> bool {
         let room = self.room.as_ref();
-        room.is_some_and(|room| !room.lock().queue.is_empty())
+        room.is_some_and(|room| room.lock().helps(self.id, tenant.id))
     }
 }
 
@@ -303,6 +343,18 @@ mod tests {
         assert_eq!(taken(&greedy).len(), 0);
         drop((hoard, greedy));
         assert_eq!(taken(&modest).len(), 16);
+    }
+
+    #[test]
+    fn one_of_many_leaves_the_others_their_half() {
+        let room = Room::new(8);
+        let tenants: Vec<_> = (0..20).map(|_| room.tenant()).collect();
+        // More components than there are instances to promise: one each, for those who come first.
+        let hoard = taken(&tenants[0]);
+        assert_eq!(hoard.len(), 5);
+        let others: Vec<_> = tenants[1..].iter().map(taken).collect();
+        let counts: Vec<_> = others.iter().map(Vec::len).collect();
+        assert_eq!(counts[..4], [1, 1, 1, 0]);
     }
 
     #[test]
@@ -407,11 +459,16 @@ mod tests {
                 let ledger = room.lock();
                 prop_assert_eq!(ledger.free as usize + places.len(), total as usize);
                 let part = ledger.part();
-                let missing: u32 = ledger.tenants.values().map(|a| part.saturating_sub(a.held)).sum();
+                let holders = ledger.tenants.values().filter(|a| a.held > 0).count() as u32;
+                prop_assert_eq!(ledger.holders, holders);
+                let missing: u32 = match part {
+                    0 => (total / 2).saturating_sub(holders),
+                    _ => ledger.tenants.values().map(|a| part.saturating_sub(a.held)).sum(),
+                };
                 prop_assert_eq!(ledger.promised, missing);
                 // Nobody waits for what they could have.
                 for account in ledger.tenants.values().filter(|account| !account.waiting.is_empty()) {
-                    let kept = if account.held < part { 0 } else { ledger.promised };
+                    let kept = if account.held < part.max(1) { 0 } else { ledger.promised };
                     let left = account.waiting.iter().all(oneshot::Sender::is_closed);
                     prop_assert!(left || ledger.free <= kept);
                 }

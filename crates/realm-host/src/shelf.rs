@@ -259,7 +259,7 @@ impl Code {
     }
 
     fn identity(&self) -> Result<Identity, LoadError> {
-        Identity::of(&self.key.compiled).map_err(|error| LoadError::BadArtifact(error.into()))
+        Identity::of(&self.key.compiled).map_err(LoadError::of_file)
     }
 
     fn map(&self, host: &Host, identity: Identity) -> Result<Loaded, LoadError> {
@@ -273,7 +273,7 @@ impl Code {
             Ok(false) => Err(LoadError::BadArtifact(wasmtime::format_err!(
                 "the compiled file is not what was compiled"
             ))),
-            Err(error) => Err(LoadError::BadArtifact(error.into())),
+            Err(error) => Err(LoadError::of_file(error)),
         }
     }
 

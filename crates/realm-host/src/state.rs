@@ -11,6 +11,7 @@ use realm_model::api::LogStream;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Result, Store};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
@@ -27,6 +28,9 @@ use crate::vars::{self, Vars};
 const HOSTCALL_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Host resources of one instance (streams, headers, pollables, ..): a request takes about ten.
 const RESOURCES_MAX: usize = 10_000;
+/// Host resources that an instance may hold between two requests: its standard streams, open
+/// directories, pools of connections.
+const HELD_BETWEEN_MAX: usize = 128;
 /// Component-model handles of one instance.
 const HANDLES_MAX: usize = 20_000;
 /// In-memory bytes of one set of headers: about twice what they take on the wire.
@@ -56,6 +60,16 @@ impl State {
             table: &mut self.table,
             wasi: &mut self.wasi,
         }
+    }
+
+    /// Whether the guest holds nothing that another invocation should not find: the body of an
+    /// answer that it did not finish, or what it gathers from request to request.
+    pub(crate) fn is_clean(&mut self) -> bool {
+        let mut n_held = 0;
+        self.table.iter_mut().all(|held| {
+            n_held += 1;
+            n_held <= HELD_BETWEEN_MAX && !held.is::<HostOutgoingBody>()
+        })
     }
 
     /// Another invocation begins in the same instance.

@@ -197,7 +197,10 @@ fn load_failure(error: &LoadError) -> StepFailure {
         | LoadError::WrongWorld { .. }
         | LoadError::NoHealthExport
         | LoadError::DirDenied { .. } => true,
-        LoadError::BadArtifact(_) | LoadError::Engine(_) | LoadError::Dir { .. } => false,
+        LoadError::BadArtifact(_)
+        | LoadError::Unreadable(_)
+        | LoadError::Engine(_)
+        | LoadError::Dir { .. } => false,
     };
     StepFailure {
         code: error.code().to_owned(),

@@ -1,7 +1,8 @@
 //! Counts its requests in a static: `1` for ever, unless the instance is used again.
 //!
-//! `?trap=1` counts, answers and then traps, `?keep=1` keeps the request for itself, `?ms=` waits,
-//! `?busy_ms=` computes; with `?grow=` it takes so many MiB of memory.
+//! `?trap=1` counts, answers and then traps, `?keep=1` keeps the request for itself, `?stash=1` the
+//! body of its answer, `?leak=` so many host resources; `?ms=` waits, `?busy_ms=` computes; with
+//! `?grow=` it takes so many MiB of memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +22,12 @@ fn handle(request: IncomingRequest, out: ResponseOutparam) {
     while now() < until {}
     if number("ms") > 0 {
         subscribe_duration(number("ms") * 1_000_000).block();
+    }
+    for _ in 0..number("leak") {
+        std::mem::forget(subscribe_duration(0));
+    }
+    if number("stash") > 0 {
+        return std::mem::forget(guests::start(out, 200, &[]));
     }
     let trap = number("trap") > 0;
     if number("keep") > 0 {

@@ -71,6 +71,8 @@ async fn an_instance_that_failed_or_holds_a_request_is_not_used_again() {
     ends_the_instance("/?trap=1", "trap").await;
     ends_the_instance("/?busy_ms=5000", "epoch-timeout").await;
     ends_the_instance("/?keep=1", "ok").await;
+    ends_the_instance("/?stash=1", "ok").await;
+    ends_the_instance("/?leak=200", "ok").await;
     ends_the_instance("/?grow=500", "memory-limit").await;
 }
 

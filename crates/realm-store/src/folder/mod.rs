@@ -337,6 +337,11 @@ impl AgentLock {
 
 /// Removes what is in a folder, and leaves the folder: to make it again would be a sync more.
 fn empty(folder: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(folder)?.is_dir() {
+        // A link to a place of somebody's: that is not ours to empty.
+        fs::remove_file(folder)?;
+        return Err(io::ErrorKind::NotFound.into());
+    }
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         // A link is removed, not followed.

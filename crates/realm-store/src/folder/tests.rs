@@ -137,6 +137,20 @@ fn one_agent_at_a_time() {
 }
 
 #[test]
+fn a_link_in_the_place_of_the_temporary_folder_is_not_followed() {
+    let place = temporary();
+    let folder = RealmFolder::create(place.path().join(NAME)).expect("made");
+    let other = place.path().join("other");
+    fs::create_dir(&other).expect("made");
+    fs::write(other.join("precious"), "").expect("written");
+    fs::remove_dir(folder.temporary()).expect("empty");
+    std::os::unix::fs::symlink(&other, folder.temporary()).expect("linked");
+    let _lock = folder.lock().expect("free");
+    assert_eq!(names(&other), ["precious"]);
+    assert!(!folder.temporary().is_symlink() && folder.temporary().is_dir());
+}
+
+#[test]
 fn a_secret_is_private_and_never_overwritten() {
     let place = temporary();
     let path = place.path().join("owner.key");
