@@ -22,7 +22,7 @@ use crate::throughput::{Metric, Target, Throughput};
 use crate::variants;
 use crate::wrk::Request;
 
-/// The aim.
+/// What falls short of this is said in the last table of the report.
 const HOT_P99_RATIO_MAX: f64 = 1.1;
 /// Components with a digest of their own each.
 const DISTINCT: u32 = 1_000;
