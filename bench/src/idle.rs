@@ -83,7 +83,8 @@ pub(crate) fn idle(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
     }
     rest(&mut running)?;
     let mut notes = vec![
-        "One agent each, with one signed manifest of all its components and their routes.".to_owned(),
+        "One agent each, with one signed manifest of all its components and their routes."
+            .to_owned(),
     ];
     notes.push(how_it_was_measured());
     let case = hot(
