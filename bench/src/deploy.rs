@@ -16,7 +16,7 @@ use crate::report::{Bound, CaseReport, Table, Verdict, digits};
 use crate::stats::Spread;
 use crate::variants;
 
-/// The aim.
+/// What falls short of this is said in the last table of the report.
 const TIME_MAX_MS: f64 = 5.0;
 /// Between two questions.
 const PAUSE: Duration = Duration::from_micros(100);

@@ -22,7 +22,7 @@ use crate::throughput::{Metric, Target, Throughput};
 use crate::variants;
 use crate::wrk::Request;
 
-/// The aim.
+/// What falls short of this is said in the last table of the report.
 const HOT_P99_RATIO_MAX: f64 = 1.1;
 /// Components with a digest of their own each.
 const DISTINCT: u32 = 1_000;
@@ -83,7 +83,8 @@ pub(crate) fn idle(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
     }
     rest(&mut running)?;
     let mut notes = vec![
-        "One agent each, with one signed manifest of all its components and their routes.".to_owned(),
+        "One agent each, with one signed manifest of all its components and their routes."
+            .to_owned(),
     ];
     notes.push(how_it_was_measured());
     let case = hot(

@@ -17,7 +17,7 @@ use crate::process::{self, Memory};
 use crate::report::{Bound, CaseReport, Table, Verdict, digits};
 use crate::stats::Spread;
 
-/// The aim.
+/// What falls short of this is said in the last table of the report.
 const PARKED_KB_MAX: f64 = 140.0;
 /// Below the 1,000 instances that an agent holds by default.
 const PARKED: &[usize] = &[100, 500, 900];

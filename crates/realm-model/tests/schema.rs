@@ -3,7 +3,7 @@
 use realm_model::manifest;
 use serde_json::Value;
 
-const MISSION: &str = include_str!("fixtures/3-realm.toml");
+const SPECIFICATION: &str = include_str!("fixtures/3-realm.toml");
 const FULL: &str = include_str!("fixtures/full.toml");
 
 fn json(text: &str) -> Value {
@@ -39,7 +39,7 @@ fn the_schema_is_one_of_draft_2020_12() {
 fn what_the_parser_takes_the_schema_takes() {
     for text in [
         "",
-        MISSION,
+        SPECIFICATION,
         FULL,
         "[components.a]\nsource = 'file:a'\nhealth = 'export'",
         "[components.a]\nsource = 'file:///a b.wasm'\nhealth = '/a?b=%20'\ndirs = ['/a:b::/c']",

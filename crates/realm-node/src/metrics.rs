@@ -282,7 +282,7 @@ impl Page<'_> {
         families.push(gauge(
             "realm_p2p_links",
             "Connections to other nodes of the realm.",
-            // A realm of one node has none; peers come with their own issue.
+            // A realm of one node has none.
             0.0,
         ));
     }

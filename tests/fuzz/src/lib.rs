@@ -100,9 +100,10 @@ pub fn allow_list(bytes: &[u8]) {
 /// The corpus to begin with: things that are right, for others to be made of.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     const FULL: &str = include_str!("../../../crates/realm-model/tests/fixtures/full.toml");
-    const MISSION: &str = include_str!("../../../crates/realm-model/tests/fixtures/3-realm.toml");
+    const SPECIFICATION: &str =
+        include_str!("../../../crates/realm-model/tests/fixtures/3-realm.toml");
     let texts: &[&str] = match target {
-        "manifest" => &[FULL, MISSION],
+        "manifest" => &[FULL, SPECIFICATION],
         "cgi_output" => &[
             "\x05Content-Type: text/plain\r\n\r\nhello",
             "\x02Status: 404 Not Found\nContent-Type: text/html\nX-A: b\n\nno",

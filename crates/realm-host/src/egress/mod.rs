@@ -3,8 +3,8 @@
 //! First the rules of `allowed_outbound`, against the name that the guest wrote or that it looked
 //! up; then the address, against the ranges that are open. The address that was checked is the one
 //! that is dialled, so a name cannot change its mind in between. `http` has the requests that the
-//! host sends for a guest; `doors`, `sockets` and `lookup` are about what a guest does by itself. Nothing here is made
-//! before a guest asks for it.
+//! host sends for a guest; `doors`, `sockets` and `lookup` are about what a guest does by itself.
+//! Nothing here is made before a guest asks for it.
 
 mod again;
 mod denied;

@@ -194,7 +194,7 @@ pub static COMPONENT: Section = Section {
             name: "reuse",
             kind: Kind::Boolean,
             absent: Absent::Word("false"),
-            doc: "Whether one instance may serve many requests; accepted, and without effect in this version: each request gets a fresh one",
+            doc: "Whether one instance of an HTTP handler serves many requests, one after the other: what one leaves in its memory is there for the next",
         },
         Key {
             name: "allowed_outbound",

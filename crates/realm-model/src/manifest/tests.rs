@@ -11,7 +11,7 @@ use crate::diagnostic::Severity;
 use crate::grants::{ClockGrant, DirGrant};
 
 /// The text of the specification, with real values where it has placeholders.
-const MISSION: &str = include_str!("../../tests/fixtures/3-realm.toml");
+const SPECIFICATION: &str = include_str!("../../tests/fixtures/3-realm.toml");
 /// Every key that there is.
 const FULL: &str = include_str!("../../tests/fixtures/full.toml");
 
@@ -74,10 +74,10 @@ fn routes(lines: &str) -> String {
 
 #[test]
 fn the_text_of_the_specification_is_a_manifest() {
-    let (manifest, problems) = parsed(MISSION);
+    let (manifest, problems) = parsed(SPECIFICATION);
     let manifest = manifest.expect("valid");
     check(
-        MISSION,
+        SPECIFICATION,
         &["address-spelling 7:13 | write `addr_hint = \"/dns/dev-laptop.local/udp/443/quic-v1\"`"],
     );
     assert_eq!(problems[0].severity, Severity::Warning);
@@ -433,7 +433,7 @@ proptest! {
         full: bool,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), 0usize..20, "(\\PC|\\n|[\\[\\]{}='\"]){0,4}"), 1..6),
     ) {
-        let mut text = if full { FULL } else { MISSION }.to_owned();
+        let mut text = if full { FULL } else { SPECIFICATION }.to_owned();
         for (at, cut, with) in changes {
             let mut start = at.index(text.len() + 1);
             while !text.is_char_boundary(start) {
