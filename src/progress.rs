@@ -43,15 +43,17 @@ enum Progress {
     Underway,
 }
 
-/// The end of a verb that changed something: waits as `wait` says, or prints what is in force.
+/// The end of a verb that changed something, `of` one component or of any: waits as `wait_for`
+/// says, or prints what is in force.
 pub(crate) async fn finish(
     client: &Client,
     in_force: &Accepted,
+    of: Option<&ComponentName>,
     wait_for: &Wait,
     json: bool,
 ) -> Result<ExitCode, Failure> {
     if !wait_for.no_wait {
-        wait(client, in_force.head, wait_for.timeout, json).await?;
+        wait(client, in_force.head, of, wait_for.timeout, json).await?;
     } else if json {
         output::json(in_force)?;
     }
@@ -67,13 +69,14 @@ pub(crate) const fn in_force(heads: &Heads) -> Accepted {
     }
 }
 
-/// Waits until every component is as wanted at `head` or later.
+/// Waits until every component, or the one that is named, is as wanted at `head` or later.
 ///
 /// A component that failed for good ends the wait with an error; what still waits when `timeout`
 /// is over does too. Running apps are not touched in either case.
 pub(crate) async fn wait(
     client: &Client,
     head: Head,
+    of: Option<&ComponentName>,
     timeout: Duration,
     json: bool,
 ) -> Result<StatusView, Failure> {
@@ -81,7 +84,13 @@ pub(crate) async fn wait(
     let mut shown = BTreeMap::new();
     loop {
         let asked = Instant::now();
-        let status = client.status().await?;
+        let mut status = client.status().await?;
+        if let Some(name) = of {
+            // What others wait for has nothing to do with this verb.
+            status
+                .components
+                .retain(|component| component.name == *name);
+        }
         let pause = (asked.elapsed() * LOOK_PART).clamp(INTERVAL, INTERVAL_MAX);
         let underway = show(&status, &mut shown, start, json);
         if status.head.seq >= head.seq && underway == 0 {

@@ -72,7 +72,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             "version {} is in force, as entry {}",
             accepted.version, accepted.head.seq
         ));
-        progress::finish(&client, &accepted, &args.wait, context.json()).await
+        progress::finish(&client, &accepted, None, &args.wait, context.json()).await
     })
 }
 
@@ -115,7 +115,7 @@ async fn unchanged(
     let client = context.client()?;
     bring_bytes(&client, proposal).await?;
     let in_force = progress::in_force(heads);
-    progress::finish(&client, &in_force, &args.wait, context.json()).await
+    progress::finish(&client, &in_force, None, &args.wait, context.json()).await
 }
 
 fn write_beside(proposal: &Proposal, signed: &Signed) -> Result<(), Failure> {

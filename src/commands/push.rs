@@ -62,13 +62,14 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             path: args.file.clone(),
         };
         upload.bring(&client).await?;
+        let of = Some(&args.component);
         let Some(body) = body else {
             output::note(&format!(
                 "nothing to change: `{}` is pinned to these bytes",
                 args.component
             ));
             let in_force = progress::in_force(&heads);
-            return progress::finish(&client, &in_force, &args.wait, context.json()).await;
+            return progress::finish(&client, &in_force, of, &args.wait, context.json()).await;
         };
         let key = context.owner_key().await?;
         let signed = sign::sign(&heads, &key, Body::Push(body.clone()))?;
@@ -78,7 +79,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             "`{}` is {} from version {} on",
             args.component, pin.digest, accepted.version
         ));
-        progress::finish(&client, &accepted, &args.wait, context.json()).await
+        progress::finish(&client, &accepted, of, &args.wait, context.json()).await
     })
 }
 

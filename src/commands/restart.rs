@@ -41,6 +41,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             "restart of `{}` is entry {}",
             args.component, accepted.head.seq
         ));
-        progress::finish(&client, &accepted, &args.wait, context.json()).await
+        let of = Some(&args.component);
+        progress::finish(&client, &accepted, of, &args.wait, context.json()).await
     })
 }

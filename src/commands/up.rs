@@ -115,7 +115,7 @@ async fn bring_up(context: &Context, client: &Client, args: &Args) -> Result<Sta
         apply::bring_bytes(client, &proposal).await?;
         heads.default
     };
-    progress::wait(client, head, args.timeout, false).await
+    progress::wait(client, head, None, args.timeout, false).await
 }
 
 fn print(context: &Context, status: &StatusView) -> Result<(), Failure> {

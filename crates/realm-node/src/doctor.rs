@@ -14,8 +14,9 @@ use crate::error::with_causes;
 
 /// Files below which a busy node runs out: each connection and each component is one.
 const FILES_MIN: u64 = 4_096;
-/// Mappings per instance slot: two in each of two engines, and about four more for a warm one.
-const MAPPINGS_PER_SLOT: u64 = 8;
+/// Mappings per instance slot: two in each of four engines, and about eight more for a warm one and
+/// the code that it runs.
+const MAPPINGS_PER_SLOT: u64 = 16;
 /// 2026-01-01: before this version of realm existed, so no clock that is right says less.
 const CLOCK_UNIX_S_MIN: u64 = 1_767_225_600;
 

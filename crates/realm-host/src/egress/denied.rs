@@ -56,7 +56,7 @@ impl Policy {
     /// Nothing opens any socket of a kind.
     pub(super) fn deny_sockets(&self, slot: u32, scheme: &str) {
         let why = format!(
-            "no rule of `allowed_outbound` opens one; add the target as `{scheme}://HOST:PORT`"
+            "no rule of `allowed_outbound` opens one; to connect, add the target as `{scheme}://HOST:PORT` (`--allow` of `realm run`); to listen, write `serve = \"socket\"` (`--inherit-network` of `realm run`)"
         );
         self.deny(slot, &format!("a {scheme} socket"), why);
     }
@@ -71,7 +71,7 @@ impl Policy {
     ) {
         let why = match listen {
             Some(only) => format!("a server may listen on {only} alone, which is `PORT`"),
-            None => "a component listens only where the manifest says so".to_owned(),
+            None => "a component listens only where the manifest says `serve = \"socket\"`, and a program of `realm run` with `--inherit-network`".to_owned(),
         };
         self.meter.outbound_denied();
         say(

@@ -16,8 +16,8 @@ use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, text_of, wrong_t
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
 
-/// Routes of one selector, and nodes: a node's route table is searched per request.
-const ROUTES_MAX: usize = 10_000;
+/// Routes of one selector, and nodes: a route for each component.
+const ROUTES_MAX: usize = COMPONENTS_MAX;
 
 const SECRET_PREFIX: &str = "age-encrypted:";
 

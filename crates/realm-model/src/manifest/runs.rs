@@ -206,6 +206,14 @@ fn read_restart(
     policy
 }
 
+/// Who has instances that could serve again: a command ends with what it does.
+pub(super) fn check_reuse(report: &mut Report<'_>, fields: &Fields<'_, '_>, spec: &ComponentSpec) {
+    if spec.reuse && (spec.mode() != Mode::Answers || spec.serve == Some(Serve::Cgi)) {
+        let message = "`reuse` has no effect here: a command runs once in each of its instances";
+        without_effect(report, fields, "reuse", message);
+    }
+}
+
 /// Who can be asked for its health.
 pub(super) fn check_health(report: &mut Report<'_>, fields: &Fields<'_, '_>, spec: &ComponentSpec) {
     let Some(health) = &spec.health else {
