@@ -8,6 +8,7 @@
 . "$(dirname "$0")/common.sh"
 
 scripts/wasm-target.sh
-cargo build --locked --release --bench neighbours --bin realm
+# All of the workspace, whose features are those of every other build: else Wasmtime is built anew.
+cargo build --locked --release --workspace --bench neighbours --bin realm
 export CORES="${CORES:-0,1}" LOAD_CORES="${LOAD_CORES:-}"
-exec cargo bench --locked --quiet --bench neighbours
+exec cargo bench --locked --quiet --workspace --bench neighbours

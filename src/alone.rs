@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use realm_model::grants::{ClockGrant, DirGrant, Grants, OutboundRule};
-use realm_model::limits::Limits;
+use realm_model::limits::{self, Limits};
 use realm_model::manifest::parse_dir;
-use realm_node::standalone::Options;
+use realm_node::standalone::{Options, StandaloneError};
 use realm_store::blobs::BLOB_BYTES_MAX;
 
 use crate::failure::{Failure, exit};
@@ -34,20 +34,24 @@ pub(crate) struct Alone {
     #[arg(long)]
     inherit_network: bool,
 
-    /// MiB of memory
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
+    /// Give it a variable of `wasi:config`; repeatable
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    var: Vec<(String, String)>,
+
+    #[arg(long, help = help("MiB of memory of one instance", &limits::MEMORY_MAX_MB))]
+    #[arg(value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=4096))]
     memory_max_mb: Option<u64>,
 
-    /// Fuel units per second; it is slowed down to that
-    #[arg(long, value_name = "UNITS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, help = help("Fuel units per second; it is slowed down to that", &"not metered"))]
+    #[arg(value_name = "UNITS", value_parser = clap::value_parser!(u64).range(1..))]
     fuel_per_sec: Option<u64>,
 
-    /// Milliseconds that one request may run
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, help = help("Milliseconds that one request may run, waiting not counted", &limits::EPOCH_TIMEOUT_MS))]
+    #[arg(value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     epoch_timeout_ms: Option<u64>,
 
-    /// Milliseconds that a request, or the program, may take
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, help = help("Milliseconds that one request may take, waiting included", &limits::WALL_TIMEOUT_MS))]
+    #[arg(value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     wall_timeout_ms: Option<u64>,
 }
 
@@ -67,6 +71,7 @@ impl Alone {
             grants: Grants {
                 allowed_outbound: self.allow.clone(),
                 env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
+                vars: self.var.iter().cloned().collect::<BTreeMap<_, _>>(),
                 dirs: dirs?,
                 clock,
                 ..Grants::default()
@@ -83,6 +88,22 @@ impl Alone {
         };
         Ok((bytes, options))
     }
+}
+
+/// Why a component does not run; `hint` says what else to do with one of another world.
+pub(crate) fn failure(error: StandaloneError, hint: &str) -> Failure {
+    let of_world = error.code == "wrong-world";
+    let failure = Failure::new(error.code, error.message);
+    if of_world {
+        failure.hint(hint)
+    } else {
+        failure
+    }
+}
+
+/// The help of a limit, with what holds where it is not given.
+pub(crate) fn help(what: &str, absent: &dyn std::fmt::Display) -> String {
+    format!("{what} [default: {absent}]")
 }
 
 /// A directory of the command line: relative to here, and writable unless it says otherwise.

@@ -9,8 +9,8 @@ use realm_node::{Client, Identity};
 use realm_store::folder::{FolderError, Places, RealmFolder, discover};
 
 use crate::failure::Failure;
-use crate::owner;
 use crate::signals::Signals;
+use crate::{files, owner};
 
 /// The global part of the command line, as meant.
 pub(crate) struct Context {
@@ -83,7 +83,13 @@ impl Context {
 
     /// The owner key; asks for its passphrase if it has one.
     pub(crate) async fn owner_key(&self) -> Result<SecretKey, Failure> {
-        owner::load(&self.folder()?.owner_key()).await
+        let folder = self.folder()?;
+        // Who can put files there could have planted the key.
+        folder.check_safe().map_err(|error| {
+            let hint = "`chown` the folder to the user who signs, and `chmod go-w` it";
+            files::failure(&error).hint(hint)
+        })?;
+        owner::load(&folder.owner_key()).await
     }
 
     /// Where the realm stands: by the agent, or by its log if no agent runs.

@@ -43,13 +43,13 @@ pub(crate) fn is_missing(error: &FolderError) -> bool {
 pub(crate) fn failure(error: &FolderError) -> Failure {
     let code = match error {
         FolderError::TooLarge { .. } => "oversized",
+        FolderError::Unsafe { .. } => "bad-realm-folder",
+        FolderError::TooOpen { .. } => "key-exposed",
         FolderError::Io { .. }
         | FolderError::Missing { .. }
         | FolderError::Occupied { .. }
         | FolderError::Exists { .. }
         | FolderError::NotAFile { .. }
-        | FolderError::TooOpen { .. }
-        | FolderError::Unsafe { .. }
         | FolderError::Locked { .. } => "no-file",
     };
     Failure::from_error(code, error)

@@ -8,9 +8,9 @@ use realm_control::changes::{Change, changes};
 use realm_model::api::Heads;
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::entry::ManifestBody;
-use realm_model::inspection::WasmKind;
+use realm_model::inspection::{Inspection, WasmKind};
 use realm_model::lock::{Lock, Pin, version_after};
-use realm_model::manifest::{Manifest, Source};
+use realm_model::manifest::{ComponentSpec, Manifest, Serve, Source, World};
 use realm_model::name::ComponentName;
 use realm_store::blobs::BLOB_BYTES_MAX;
 use realm_store::fetch::{FetchError, resolve};
@@ -202,18 +202,18 @@ async fn pin_all(
     lock: &mut Lock,
 ) -> Result<Vec<Upload>, Failure> {
     let (mut uploads, mut failures) = (Vec::new(), Vec::new());
-    let mut seen: BTreeMap<&Source, Option<Pin>> = BTreeMap::new();
+    let mut seen: BTreeMap<&Source, Option<Found>> = BTreeMap::new();
     for (name, component) in &manifest.components {
         let found = match seen.get(&component.source) {
             Some(found) => *found,
             None => match pin(name, &component.source, folder, known).await {
-                Ok((pin, only_here)) => {
+                Ok((found, only_here)) => {
                     uploads.extend(only_here.map(|path| Upload {
                         component: name.clone(),
-                        pin,
+                        pin: found.pin,
                         path,
                     }));
-                    Some(pin)
+                    Some(found)
                 }
                 Err(failure) => {
                     failures.push(failure);
@@ -222,10 +222,22 @@ async fn pin_all(
             },
         };
         seen.insert(&component.source, found);
-        lock.components.extend(found.map(|pin| (name.clone(), pin)));
+        let Some(Found { pin, world }) = found else {
+            continue;
+        };
+        failures.extend(world.and_then(|world| check_world(name, component, world).err()));
+        lock.components.insert(name.clone(), pin);
     }
     first_after_reporting(failures)?;
     Ok(uploads)
+}
+
+/// What a look at a source gave.
+#[derive(Clone, Copy)]
+struct Found {
+    pin: Pin,
+    /// What the bytes are for, where they were at hand and it is plain.
+    world: Option<World>,
 }
 
 /// The pin of a source, and the file that nobody else has, if it is one.
@@ -234,14 +246,14 @@ async fn pin(
     source: &Source,
     folder: &Path,
     known: Option<&Lock>,
-) -> Result<(Pin, Option<PathBuf>), Failure> {
+) -> Result<(Found, Option<PathBuf>), Failure> {
     // A pinned source names its digest: what is known of it needs no download.
     let known = source.pinned().and_then(|digest| {
         let pin = *known?.components.get(name)?;
         (pin.digest == digest).then_some(pin)
     });
     if let Some(pin) = known {
-        return Ok((pin, None));
+        return Ok((Found { pin, world: None }, None));
     }
     let (pin, bytes) = resolve(source, folder, BLOB_BYTES_MAX)
         .await
@@ -249,13 +261,13 @@ async fn pin(
             source_failure(&error, "the path is relative to the manifest")
                 .context(format!("failed to resolve the source of `{name}`"))
         })?;
-    check_component(name, &bytes)?;
+    let world = check_component(name, &bytes)?;
     // Nodes fetch from where they can reach it themselves; a file is only here.
     let only_here = match source {
         Source::File { path } => Some(folder.join(path)),
         Source::Http { .. } | Source::Later { .. } => None,
     };
-    Ok((pin, only_here))
+    Ok((Found { pin, world }, only_here))
 }
 
 /// A source that gives no bytes, with what to do about it.
@@ -280,8 +292,12 @@ pub(crate) fn source_failure(error: &FetchError, relative_to: &str) -> Failure {
 }
 
 /// Refuses bytes that no version of realm can run, before they are signed. What this version lacks
-/// is only remarked: the nodes may run a newer one.
-pub(crate) fn check_component(name: &ComponentName, bytes: &[u8]) -> Result<(), Failure> {
+/// is only remarked: the nodes may run a newer one. Returns what the bytes are for, where they are
+/// for one thing alone.
+pub(crate) fn check_component(
+    name: &ComponentName,
+    bytes: &[u8],
+) -> Result<Option<World>, Failure> {
     let inspection =
         realm_host::inspect(bytes).map_err(|error| {
             Failure::from_error("not-wasm", &error)
@@ -308,7 +324,45 @@ pub(crate) fn check_component(name: &ComponentName, bytes: &[u8]) -> Result<(), 
             output::yellow("warning:")
         ));
     }
-    Ok(())
+    Ok(world_of(&inspection))
+}
+
+/// `None` for bytes that export nothing that realm calls, or both a handler and a command.
+fn world_of(inspection: &Inspection) -> Option<World> {
+    let answers = inspection.serve == Some(Serve::Http);
+    match (answers, inspection.command_export) {
+        (true, false) => Some(World::Http),
+        (false, true) => Some(World::Command),
+        (true, true) | (false, false) => None,
+    }
+}
+
+/// Refuses bytes that are for something else than `serve` and `world` say: the node would find
+/// that out as `wrong-world`, after it was signed.
+pub(crate) fn check_world(
+    name: &ComponentName,
+    spec: &ComponentSpec,
+    exported: World,
+) -> Result<(), Failure> {
+    let by_serve = spec.serve.map(|serve| match serve {
+        Serve::Http => World::Http,
+        Serve::Cgi | Serve::Socket | Serve::Service | Serve::Job => World::Command,
+    });
+    let Some(wanted) = by_serve.or(spec.world) else {
+        return Ok(());
+    };
+    let (message, hint) = match (wanted, exported) {
+        (World::Http, World::Http) | (World::Command, World::Command) => return Ok(()),
+        (World::Http, World::Command) => (
+            "is to answer as an HTTP handler, and its bytes are a command (`wasi:cli/run`)",
+            "write `serve = \"cgi\"` (a run per request), `\"socket\"`, `\"service\"` or `\"job\"`, and `world = \"wasi:cli/command\"` or none",
+        ),
+        (World::Command, World::Http) => (
+            "is to run as a command, and its bytes are an HTTP handler (`wasi:http`)",
+            "write `serve = \"http\"`, or leave out `serve`, `listen`, `schedule` and `world`",
+        ),
+    };
+    Err(Failure::new("wrong-world", format!("`{name}` {message}")).hint(hint))
 }
 
 /// Reports all failures and returns one that stands for them.

@@ -15,7 +15,7 @@ use realm_store::fetch::resolve;
 use crate::commands::apply;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::resolve::{check_component, in_force, source_failure};
+use crate::resolve::{check_component, check_world, in_force, source_failure};
 use crate::sign::Signed;
 use crate::upload::Upload;
 use crate::{files, output, progress, sign};
@@ -52,7 +52,12 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             .map_err(|error| {
                 source_failure(&error, "the path is relative to the current folder")
             })?;
-        check_component(&args.component, &bytes)?;
+        let world = check_component(&args.component, &bytes)?;
+        let wanted = in_force(&heads)?
+            .and_then(|(mut manifest, _)| manifest.components.remove(&args.component));
+        if let (Some(spec), Some(world)) = (wanted, world) {
+            check_world(&args.component, &spec, world)?;
+        }
         let body = push_body(&heads, &args.component, pin)?;
         drop(bytes);
         // Also where the pin stays: the agent may lack the bytes.

@@ -6,7 +6,7 @@ use realm_model::grants::ClockGrant;
 use realm_model::limits::Limits;
 use realm_node::standalone;
 
-use crate::alone::Alone;
+use crate::alone::{Alone, failure, help};
 use crate::failure::Failure;
 
 /// Memory of a program by default: it is one, and its user sits before it.
@@ -16,6 +16,11 @@ const MEMORY_MAX_MB: u64 = 4_096;
 ///
 /// Exit code, stdin, stdout and stderr pass through. It reaches nothing that is not named here.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("memory_max_mb", |arg| arg.help(help("MiB of memory", &MEMORY_MAX_MB))))]
+// It is the same, and keeps its place among those that are not.
+#[command(mut_arg("fuel_per_sec", |arg| arg))]
+#[command(mut_arg("epoch_timeout_ms", |arg| arg.help(help("Milliseconds that it may run, waiting not counted", &"no end"))))]
+#[command(mut_arg("wall_timeout_ms", |arg| arg.help(help("Milliseconds that it may take, waiting included", &"no end"))))]
 pub(crate) struct Args {
     #[command(flatten)]
     alone: Alone,
@@ -37,7 +42,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     super::agent::on_runtime(async {
         let code = standalone::run(bytes, options, args.args).await;
         Ok(ExitCode::from(code.map_err(|error| {
-            Failure::new(error.code, error.message)
+            failure(error, "`realm serve FILE` serves an HTTP handler; `realm inspect FILE` shows what it exports")
         })?))
     })
 }

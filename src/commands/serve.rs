@@ -7,7 +7,7 @@ use realm_model::grants::ClockGrant;
 use realm_model::limits::Limits;
 use realm_node::standalone;
 
-use crate::alone::Alone;
+use crate::alone::{Alone, failure};
 use crate::failure::Failure;
 use crate::output;
 use crate::signals::Signals;
@@ -27,6 +27,10 @@ pub(crate) struct Args {
     #[arg(long)]
     reuse: bool,
 
+    /// Give a command an argument; repeatable
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    arg: Vec<String>,
+
     #[command(flatten)]
     alone: Alone,
 }
@@ -34,6 +38,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
     let (bytes, mut options) = args.alone.options(Limits::default(), ClockGrant::Coarse)?;
     options.reuse = args.reuse;
+    options.grants.args = args.arg;
     super::agent::on_runtime(async {
         let mut signals = Signals::catch()?;
         let announce = |address| output::note(&format!("Serving HTTP on http://{address}/"));
@@ -42,7 +47,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         };
         standalone::serve(bytes, options, args.addr, announce, until)
             .await
-            .map_err(|error| Failure::new(error.code, error.message))?;
+            .map_err(|error| failure(error, "`realm inspect FILE` shows what it exports"))?;
         Ok(ExitCode::SUCCESS)
     })
 }

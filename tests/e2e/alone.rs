@@ -3,7 +3,9 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::Stdio;
 
-use realm_test_guests::{CGI_HELLO, ECHO, FILES, HELLO, LIBRARY, P3_COMMAND, PROGRAM, SPIN};
+use realm_test_guests::{
+    CGI_ENV, CGI_HELLO, CONFIG, ECHO, FILES, HELLO, LIBRARY, P3_COMMAND, PROGRAM, SPIN,
+};
 
 use crate::support::{Realm, Said, get, said};
 
@@ -107,7 +109,12 @@ fn run_gives_the_network_that_is_named_and_no_other() {
 fn run_refuses_what_is_no_program_by_name() {
     let realm = Realm::empty();
     realm.guest(LIBRARY, "library.wasm");
-    realm.run(&["run", "library.wasm"]).fails(1, "wrong-world");
+    let said = realm.run(&["run", "library.wasm"]).fails(1, "wrong-world");
+    assert!(
+        said.stderr.contains("hint: `realm serve FILE`"),
+        "{}",
+        said.stderr
+    );
     std::fs::write(realm.path("module.wasm"), b"\0asm\x01\0\0\0").unwrap();
     realm
         .run(&["run", "module.wasm"])
@@ -183,6 +190,16 @@ async fn serve_holds_to_the_limits_and_grants_of_the_command_line() {
     realm.guest(SPIN, "spin.wasm");
     let (child, url) = serve(&realm, &["--epoch-timeout-ms", "50", "spin.wasm"]);
     assert_eq!(get(&format!("{url}spin")).await.0, 504);
+    interrupt(child);
+
+    realm.guest(CONFIG, "config.wasm");
+    let (child, url) = serve(&realm, &["--var", "db url=a=b", "config.wasm"]);
+    assert_eq!(get(&url).await.1.trim(), r#"{"db url":"a=b"}"#);
+    interrupt(child);
+    realm.guest(CGI_ENV, "env.wasm");
+    let (child, url) = serve(&realm, &["--arg", "--fast", "--arg", "", "env.wasm"]);
+    let seen = get(&url).await.1;
+    assert!(seen.contains(r#""args":["env","--fast",""]"#), "{seen}");
     interrupt(child);
 
     realm.guest(FILES, "files.wasm");

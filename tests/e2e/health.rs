@@ -37,8 +37,12 @@ async fn a_path_is_asked_and_a_bad_answer_means_backoff() {
     other
         .run(&["apply", "--yes", "--timeout", "3s"])
         .fails(1, "not-running");
-    let waiting = other.component("app").await;
-    assert_eq!(waiting.state, ComponentState::Backoff);
+    // Between two tries: a look may fall into one.
+    let waiting = eventually("it waits for the next try", async || {
+        let app = other.component("app").await;
+        (app.state == ComponentState::Backoff).then_some(app)
+    })
+    .await;
     assert!(waiting.waiting_on[0].message.contains("503"), "{waiting:?}");
     assert_eq!(get(&agent.url("/")).await.0, 503, "nothing to serve it");
     // It is tried again and again, and each try is counted.

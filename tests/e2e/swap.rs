@@ -1,6 +1,8 @@
 //! A new version replaces the old one under load, and a bad one does not.
 
-use realm_test_guests::{BAD_IMPORT, HEALTH_BAD, HELLO, LIBRARY, TRAP, VERSION_A, VERSION_B};
+use realm_test_guests::{
+    BAD_IMPORT, CGI_HELLO, HEALTH_BAD, HELLO, LIBRARY, TRAP, VERSION_A, VERSION_B,
+};
 
 use crate::support::{Load, Realm, get};
 
@@ -169,6 +171,56 @@ async fn bytes_that_do_not_compile_leave_the_old_one_serving() {
         "compile-failed",
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_of_another_world_are_not_even_signed() {
+    let realm = Realm::new();
+    realm.guest(CGI_HELLO, "command.wasm");
+    realm.app(HELLO, "serve = \"http\"");
+    let _agent = realm.agent();
+    let refused = |args: &[&str], hint: &str| {
+        let said = realm.run(args).fails(1, "wrong-world");
+        assert!(said.stderr.contains(hint), "{}", said.stderr);
+    };
+    let apply = ["apply", "--yes", "--no-wait"];
+    for key in [
+        "serve = \"cgi\"",
+        "serve = \"socket\"",
+        "world = \"wasi:cli/command\"",
+    ] {
+        realm.app(HELLO, key);
+        refused(&apply, "write `serve = \"http\"`");
+    }
+    for key in ["serve = \"http\"", "world = \"wasi:http/proxy\""] {
+        realm.app(CGI_HELLO, key);
+        refused(&apply, "write `serve = \"cgi\"`");
+    }
+    assert_eq!(realm.heads().await.version, 0);
+    realm.app(HELLO, "serve = \"http\"");
+    realm.run(&apply).ok();
+    refused(&["push", "app", "command.wasm"], "write `serve = \"cgi\"`");
+    assert_eq!(realm.heads().await.version, 1);
+    // Where nothing is written, the bytes decide.
+    realm.app(HELLO, "");
+    realm.run(&apply).ok();
+    realm
+        .run(&["push", "app", "command.wasm", "--no-wait"])
+        .ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_gives_no_answer_is_not_taken_for_missing_bytes() {
+    let realm = Realm::new();
+    let _agent = realm.agent();
+    let digest = realm_model::digest::Digest::of(b"bytes");
+    assert!(!realm.client().has(&digest).await.unwrap());
+    std::fs::rename(realm.path(".realm/blobs"), realm.path("elsewhere")).unwrap();
+    realm.write(".realm/blobs", "no folder");
+    match realm.client().has(&digest).await {
+        Err(realm_node::ClientError::Refused(error)) => assert_eq!(error.code, "store-failed"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

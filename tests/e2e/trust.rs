@@ -83,6 +83,7 @@ fn keys_are_private_and_have_a_spoken_form() {
 
 #[test]
 fn an_exposed_or_missing_owner_key_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
     let realm = Realm::new();
     realm.app(HELLO, "");
     let _agent = realm.agent();
@@ -97,6 +98,15 @@ fn an_exposed_or_missing_owner_key_is_refused() {
     chmod("644");
     realm.run(&["apply", "--yes"]).fails(1, "key-exposed");
     chmod("600");
+    // A key that others could have put there signs nothing.
+    let folder = |bits: u32| {
+        let mode = std::fs::Permissions::from_mode(bits);
+        std::fs::set_permissions(realm.path(".realm"), mode).unwrap();
+    };
+    folder(0o770);
+    let said = realm.run(&["apply", "--yes"]).fails(1, "bad-realm-folder");
+    assert!(said.stderr.contains("chmod go-w"), "{}", said.stderr);
+    folder(0o700);
     std::fs::rename(&key, realm.path("elsewhere")).unwrap();
     realm.run(&["apply", "--yes"]).fails(1, "no-owner-key");
 }

@@ -71,9 +71,10 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
             .filter_map(|name| Name::parse(name))
             .any(|name| test(&name))
     };
+    let command_export = named(|name| is_run(name).is_some());
     let serve = if named(|name| is_http(name).is_some()) {
         Some(Serve::Http)
-    } else if named(|name| is_run(name).is_some()) {
+    } else if command_export {
         Some(Serve::Cgi)
     } else {
         None
@@ -95,6 +96,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
             })
             .collect(),
         serve,
+        command_export,
         health_export,
         exports: exports
             .iter()

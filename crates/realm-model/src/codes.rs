@@ -37,6 +37,7 @@ codes! {
     BAD_SECRET = "bad-secret", "error", "a secret that is not a ciphertext";
     DUPLICATE_VALUE = "duplicate-value", "error", "a list names one thing twice";
     DUPLICATE_ROUTE = "duplicate-route", "error", "one host and path is routed twice on the same nodes";
+    DUPLICATE_PORT = "duplicate-port", "error", "two servers insist on one port of the same nodes";
     REPLICAS_DISAGREE = "replicas-disagree", "error", "two routes of one component on the same nodes name different replicas";
     UNKNOWN_COMPONENT = "unknown-component", "error", "a route names a component that is not under `[components]`";
     UNKNOWN_SECRET = "unknown-secret", "error", "a component names a secret that is not under `[secrets]`";

@@ -20,6 +20,9 @@ pub struct Inspection {
     pub exports: Vec<String>,
     /// How realm would invoke it; `None` if it exports nothing that realm calls.
     pub serve: Option<Serve>,
+    /// Whether it exports a command (`wasi:cli/run`), be it beside an HTTP handler.
+    #[serde(default)]
+    pub command_export: bool,
     /// Whether it exports the health function.
     pub health_export: bool,
     /// Why no version of realm runs it; `None`: it may.

@@ -111,7 +111,7 @@ pub static ROOT: Section = Section {
             name: "tags",
             kind: Kind::Texts(NAME),
             absent: Absent::Means("none"),
-            doc: "Tags that the operator proposes",
+            doc: "Tags that the operator proposes. Read and kept; without effect in this version: `routing.\"tag:NAME\"` goes by the tags of `[nodes]`",
         },
         Key {
             name: "trusted_proxies",

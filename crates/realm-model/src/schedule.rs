@@ -20,6 +20,8 @@ use crate::text::one_line;
 pub const DEFAULT_TIMEZONE: &str = "UTC";
 /// A cron form longer than this is no schedule that a person wrote: `0,1,2,…,59` has 170.
 const CRON_BYTES_MAX: usize = 256;
+/// Characters of a form that a message repeats.
+const SHOWN_CHARS_MAX: usize = 80;
 /// The longest name of a zone has 32 bytes.
 const TIMEZONE_BYTES_MAX: usize = 64;
 /// Where the search for a first time begins: 2024 is a leap year, so that the 29th of February is found.
@@ -44,7 +46,7 @@ pub enum ScheduleError {
     Cron {
         /// As written, cut.
         cron: String,
-        /// What the parser says.
+        /// What is wrong with it.
         reason: String,
     },
     /// Not a name of the time zone database.
@@ -60,34 +62,21 @@ impl Schedule {
     /// before them, or a word like `@daily`; the zone is a name like `Europe/Berlin`.
     ///
     /// # Errors
-    /// Anything else, and a form that matches no time.
-    pub fn new(cron: &str, timezone: &str) -> Result<Self, ScheduleError> {
-        let shown = one_line(cron, 80);
-        let refused = |reason: String| ScheduleError::Cron {
-            cron: shown.clone(),
-            reason,
+    /// Anything else, and a form that matches no time: every reason that was found.
+    pub fn new(cron: &str, timezone: &str) -> Result<Self, Vec<ScheduleError>> {
+        let (times, zone) = match (times(cron), zone(timezone)) {
+            (Ok(times), Ok(zone)) => (times, zone),
+            (times, zone) => return Err(times.err().into_iter().chain(zone.err()).collect()),
         };
-        if cron.len() > CRON_BYTES_MAX || !cron.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-            return Err(refused(format!(
-                "it has other characters than those of ASCII, or more than {CRON_BYTES_MAX} of them"
-            )));
-        }
-        let parser = CronParser::builder()
-            .seconds(Seconds::Optional)
-            .year(Year::Disallowed)
-            .build();
-        let times = parser
-            .parse(cron)
-            .map_err(|error| refused(one_line(&error.to_string(), 200)))?;
         let schedule = Self {
             cron: cron.to_owned(),
             timezone: timezone.to_owned(),
             times,
-            zone: zone(timezone)?,
+            zone,
         };
         match schedule.next_after(SEARCH_FROM_MS) {
             Some(time) if time < SEARCH_FROM_MS + SEARCH_MS_MAX => Ok(schedule),
-            Some(_) | None => Err(ScheduleError::Never(shown)),
+            Some(_) | None => Err(vec![ScheduleError::Never(one_line(cron, SHOWN_CHARS_MAX))]),
         }
     }
 
@@ -123,6 +112,61 @@ impl Schedule {
         let time = Timestamp::from_millisecond(i64::try_from(unix_ms).ok()?).ok()?;
         Some(time.to_zoned(self.zone.clone()))
     }
+}
+
+/// The fields of a cron form: what each is, and what it may hold.
+const FIELDS: [(&str, &str); 6] = [
+    ("second", "0 to 59"),
+    ("minute", "0 to 59"),
+    ("hour", "0 to 23"),
+    ("day of the month", "1 to 31"),
+    ("month", "1 to 12, or JAN to DEC"),
+    ("day of the week", "0 to 7, or SUN to SAT"),
+];
+
+fn times(cron: &str) -> Result<Cron, ScheduleError> {
+    let refused = |reason: String| ScheduleError::Cron {
+        cron: one_line(cron, SHOWN_CHARS_MAX),
+        reason,
+    };
+    if cron.len() > CRON_BYTES_MAX || !cron.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return Err(refused(format!(
+            "it has other characters than those of ASCII, or more than {CRON_BYTES_MAX} of them"
+        )));
+    }
+    parse(cron).ok_or_else(|| refused(fault(cron)))
+}
+
+fn parse(cron: &str) -> Option<Cron> {
+    let parser = CronParser::builder()
+        .seconds(Seconds::Optional)
+        .year(Year::Disallowed)
+        .build();
+    parser.parse(cron).ok()
+}
+
+/// What is wrong with a cron form that does not parse, in words of its writer: the parser's own
+/// speak of its insides. Each field is tried alone.
+fn fault(cron: &str) -> String {
+    if cron.contains('@') {
+        return "the words are @yearly, @annually, @monthly, @weekly, @daily and @hourly"
+            .to_owned();
+    }
+    let fields: Vec<&str> = cron.split_whitespace().collect();
+    let kinds = match fields.len() {
+        5 => &FIELDS[1..],
+        6 => &FIELDS[..],
+        count => return format!("it has {count} fields, expected 5, or 6 that begin with seconds"),
+    };
+    for (at, (field, (kind, range))) in fields.iter().zip(kinds).enumerate() {
+        let mut alone = vec!["*"; fields.len()];
+        alone[at] = field;
+        if parse(&alone.join(" ")).is_none() {
+            let field = one_line(field, SHOWN_CHARS_MAX);
+            return format!("`{field}` is no {kind}, which is {range}, a list, a range or a step");
+        }
+    }
+    "its fields do not go together".to_owned()
 }
 
 fn zone(name: &str) -> Result<TimeZone, ScheduleError> {
@@ -290,11 +334,36 @@ mod tests {
             ("0 3 * * *", "", "is not a time zone"),
             ("0 3 * * *", "../../etc/passwd", "is not a time zone"),
         ] {
-            let error = Schedule::new(cron, timezone).expect_err(cron).to_string();
-            assert!(error.contains(expected), "{cron:?}: {error}");
+            let errors = Schedule::new(cron, timezone).expect_err(cron);
+            let [error] = errors.as_slice() else {
+                panic!("{cron:?} {timezone:?}: {errors:?}");
+            };
+            assert!(error.to_string().contains(expected), "{cron:?}: {error}");
         }
+        let both = Schedule::new("60 * * * *", "Berlin").expect_err("both are wrong");
+        assert_eq!(both.len(), 2, "{both:?}");
         let long = "0".repeat(CRON_BYTES_MAX + 1);
         assert!(Schedule::new(&long, "UTC").is_err());
+    }
+
+    #[test]
+    fn a_fault_is_told_in_words_of_its_writer() {
+        for (cron, expected) in [
+            ("60 * * * *", "`60` is no minute, which is 0 to 59"),
+            ("* 24 * * *", "`24` is no hour, which is 0 to 23"),
+            ("* * 32 * *", "`32` is no day of the month"),
+            ("* * * 13 *", "`13` is no month"),
+            ("* * * * MOO", "`MOO` is no day of the week"),
+            ("61 * * * * *", "`61` is no second"),
+            ("0 3 * *", "it has 4 fields, expected 5, or 6"),
+            ("", "it has 0 fields"),
+            ("@dayly", "the words are @yearly"),
+        ] {
+            let errors = Schedule::new(cron, "UTC").expect_err(cron);
+            let text = errors[0].to_string();
+            assert!(text.contains(expected), "{cron:?}: {text}");
+            assert!(!text.contains("omponent"), "{cron:?}: {text}");
+        }
     }
 
     proptest! {

@@ -177,7 +177,18 @@ async fn has(State(api): State<Api>, Path(digest): Path<String>) -> Result<Statu
     // Bytes that rotted on the disk are as good as none: the uploader sends them again.
     match api.blobs.verify(&digest).await {
         Ok(_) => Ok(StatusCode::OK),
-        Err(_) => Ok(StatusCode::NOT_FOUND),
+        Err(
+            BlobError::Missing(_)
+            | BlobError::Damaged { .. }
+            | BlobError::Mismatch { .. }
+            | BlobError::TooLarge { .. },
+        ) => Ok(StatusCode::NOT_FOUND),
+        Err(error @ (BlobError::Io { .. } | BlobError::Receive(_))) => Err(failed(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "store-failed",
+            &with_causes(&error),
+            Some("look at the disk that holds `blobs/` of the realm folder"),
+        )),
     }
 }
 

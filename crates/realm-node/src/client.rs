@@ -92,12 +92,13 @@ impl Client {
     /// Whether the agent holds the bytes of a digest.
     pub async fn has(&self, digest: &Digest) -> Result<bool, ClientError> {
         let path = format!("/v1/blobs/{digest}");
-        let request = self.send(Method::HEAD, &path, full(Vec::new()));
+        // Not HEAD: an answer to that says nothing of what went wrong.
+        let request = self.send(Method::GET, &path, full(Vec::new()));
         let response = within(request).await?;
         match response.status() {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
-            status => Err(ClientError::Answer(format!("status {status}").into())),
+            _ => Err(refusal(response).await),
         }
     }
 

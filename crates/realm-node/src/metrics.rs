@@ -207,6 +207,30 @@ impl Page<'_> {
             "Version of the desired state in force.",
             self.node.version as f64,
         ));
+        self.replicas(families);
+        self.components(families);
+        families.push(counters(
+            "realm_refusals_total",
+            "Refused entries and uploads by code.",
+            RefusalCode::ALL.iter().map(|code| {
+                let count = self.node.refusals.get(code).copied().unwrap_or_default();
+                (vec![label("code", code.as_str())], count)
+            }),
+        ));
+        families.push(counters(
+            "realm_plans_total",
+            "Plans that the agent made; each looks at every component.",
+            std::iter::once((Vec::new(), self.node.plans)),
+        ));
+        families.push(gauge(
+            "realm_p2p_links",
+            "Connections to other nodes of the realm.",
+            // A realm of one node has none.
+            0.0,
+        ));
+    }
+
+    fn replicas(&self, families: &mut Vec<MetricFamily>) {
         families.push(gauges(
             "realm_replicas_wanted",
             "Replicas that the manifest wants on this node.",
@@ -232,6 +256,9 @@ impl Page<'_> {
                 (labels, f64::from(*in_flight))
             }),
         ));
+    }
+
+    fn components(&self, families: &mut Vec<MetricFamily>) {
         families.push(gauges(
             "realm_programs_running",
             "Servers, services and jobs that run at this moment.",
@@ -265,25 +292,6 @@ impl Page<'_> {
             STATES
                 .iter()
                 .map(|(state, name)| (vec![label("state", name)], count(*state))),
-        ));
-        families.push(counters(
-            "realm_refusals_total",
-            "Refused entries and uploads by code.",
-            RefusalCode::ALL.iter().map(|code| {
-                let count = self.node.refusals.get(code).copied().unwrap_or_default();
-                (vec![label("code", code.as_str())], count)
-            }),
-        ));
-        families.push(counters(
-            "realm_plans_total",
-            "Plans that the agent made; each looks at every component.",
-            std::iter::once((Vec::new(), self.node.plans)),
-        ));
-        families.push(gauge(
-            "realm_p2p_links",
-            "Connections to other nodes of the realm.",
-            // A realm of one node has none.
-            0.0,
         ));
     }
 

@@ -68,24 +68,8 @@ impl Node {
         let (journal, ledger) = Journal::open(&config.folder)?;
         let node = name(&config, &ledger, &key)?;
         let traffic = Traffic::default();
-        let edge = realm_edge::spawn(
-            realm_edge::Config {
-                listen: config.node.listen.http.clone(),
-                trusted_proxies: config.node.trusted_proxies.clone(),
-                workers: crate::machine::serving_threads(),
-                limits: realm_edge::EdgeLimits {
-                    files_max: getrlimit(Resource::Nofile).current,
-                    ..Default::default()
-                },
-            },
-            Arc::new(traffic.clone()),
-        )
-        .await?;
-        let urls: Vec<String> = edge
-            .addresses()
-            .iter()
-            .map(|address| format!("http://{address}"))
-            .collect();
+        let edge = realm_edge::spawn(edge_config(&config), Arc::new(traffic.clone())).await?;
+        let urls = urls(&edge);
         #[cfg(test)]
         let events_for_tests = events.clone();
         let blobs = Blobs::open(config.folder.blobs()).map_err(NodeError::Blobs)?;
@@ -227,6 +211,25 @@ fn name(
             Err(NodeError::NameTaken { name: proposed })
         }
         None => Ok(proposed),
+    }
+}
+
+fn urls(edge: &realm_edge::Handle) -> Vec<String> {
+    let addresses = edge.addresses().iter();
+    addresses
+        .map(|address| format!("http://{address}"))
+        .collect()
+}
+
+fn edge_config(config: &Config) -> realm_edge::Config {
+    realm_edge::Config {
+        listen: config.node.listen.http.clone(),
+        trusted_proxies: config.node.trusted_proxies.clone(),
+        workers: crate::machine::serving_threads(),
+        limits: realm_edge::EdgeLimits {
+            files_max: getrlimit(Resource::Nofile).current,
+            ..Default::default()
+        },
     }
 }
 

@@ -34,10 +34,10 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         &["bad-name 3:9", "bad-name 3:20", "bad-name 4:10"],
     ),
     (
-        "[components.a]\nsource = 'file:a'\nrestart = 'alway'\nargs = [\"a\\u0000\"]",
+        "[components.a]\nsource = 'file:a'\nserve = 'service'\nrestart = 'alway'\nargs = [\"a\\u0000\"]",
         &[
-            "bad-value 3:11 | did you mean `\"always\"`?",
-            "bad-value 4:9",
+            "bad-value 4:11 | did you mean `\"always\"`?",
+            "bad-value 5:9",
         ],
     ),
     (
@@ -83,6 +83,38 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         &["no-effect 4:1", "no-effect 5:1"],
     ),
     (
+        "[components.a]\nsource = 'file:a'\nserve = 'service'\nepoch_timeout_ms = 5\nmax_concurrency = 1\nmax_request_bytes = 1\nreuse = true\nwall_timeout_ms = 5",
+        &[
+            "no-effect 4:1",
+            "no-effect 5:1",
+            "no-effect 6:1",
+            "no-effect 7:1",
+            "no-effect 8:1",
+        ],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nserve = 'job'\nepoch_timeout_ms = 5\nmax_concurrency = 1\nmax_request_bytes = 1\nwall_timeout_ms = 5",
+        &["no-effect 4:1", "no-effect 5:1", "no-effect 6:1"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nserve = 'socket'\nepoch_timeout_ms = 5\nmax_concurrency = 1\nmax_request_bytes = 1\nrestart = 'never'",
+        &["no-effect 4:1"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nrestart = 'never'\n[components.b]\nsource = 'file:b'\nworld = 'wasi:cli/command'\nrestart = 'never'",
+        &["no-effect 3:1"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nserve = 'sockt'\nrestart = 'never'",
+        &["bad-value 3:9 | did you mean `\"socket\"`?"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nlisten = 80\n[components.b]\nsource = 'file:b'\nlisten = 80\n[routing]\n'*' = [{ path = '/a', component = 'a' }, { path = '/b', component = 'b' }]",
+        &[
+            "duplicate-port 6:10 | give it another port, or let it read the port from `PORT` and leave `listen` out",
+        ],
+    ),
+    (
         "[components.a]\nsource = 'file:a'\nserve = 'socket'\nhealth = 'export'",
         &["serve-mismatch 4:1 | write `health = \"/healthz\"`, a path that it answers"],
     ),
@@ -105,6 +137,10 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
     (
         "[components.a]\nsource = 'file:a'\nschedule = { cron = '@daily', timezone = 'Berlin' }",
         &["bad-schedule 3:42 | a name like `Europe/Berlin`, or `UTC`"],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nschedule = { cron = '60 * * * *', timezone = 'Berlin' }",
+        &["bad-schedule 3:21", "bad-schedule 3:46"],
     ),
     (
         "[components.a]\nsource = 'file:a'\nschedule = { timezone = 'UTC' }",

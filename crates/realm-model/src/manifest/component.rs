@@ -38,7 +38,6 @@ pub(super) fn read(
         source: source?,
     };
     runs::check_health(report, &fields, &spec);
-    runs::check_reuse(report, &fields, &spec);
     Some(spec)
 }
 

@@ -15,6 +15,7 @@ mod runs;
 mod schema;
 mod source;
 mod value;
+mod whole;
 
 #[cfg(test)]
 mod cases;

@@ -10,7 +10,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::value::{ValueError, plain_name};
 use super::{COMPONENTS_MAX, Manifest, NodeSelector, NodeSpec, RouteSpec, keys};
-use super::{ComponentSpec, address, component, host, path, runs};
+use super::{ComponentSpec, address, component, host, path, runs, whole};
 use crate::codes;
 use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, text_of, wrong_type};
 use crate::key::PublicKey;
@@ -32,7 +32,8 @@ pub(super) fn manifest(report: &mut Report<'_>, document: &DeTable<'_>) -> Manif
     if let Some(span) = root.key_span("components") {
         fits(report, "components", entries.len(), COMPONENTS_MAX, span);
     }
-    for (key, value) in entries.into_iter().take(COMPONENTS_MAX) {
+    let entries = &entries[..entries.len().min(COMPONENTS_MAX)];
+    for (key, value) in entries.iter().copied() {
         let Some(name) = read_name::<ComponentName>(report, key) else {
             continue;
         };
@@ -47,14 +48,16 @@ pub(super) fn manifest(report: &mut Report<'_>, document: &DeTable<'_>) -> Manif
     };
     let routing = read_routing(report, &root, &nodes, &known);
     runs::infer_services(&mut components, &routing);
-    Manifest {
+    let manifest = Manifest {
         version: root.integer(report, "version"),
         owner: read_owner(report, &root),
         nodes,
         components,
         routing,
         secrets: secrets.values,
-    }
+    };
+    whole::check(report, entries, &manifest);
+    manifest
 }
 
 /// A key that is a name.

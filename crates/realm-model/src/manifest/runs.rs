@@ -141,12 +141,14 @@ fn read_schedule(
         let timezone = timezone.as_deref().unwrap_or(DEFAULT_TIMEZONE);
         return match Schedule::new(&cron, timezone) {
             Ok(schedule) => Some(schedule),
-            Err(error) => {
-                let key = match &error {
-                    ScheduleError::Timezone(_) => "timezone",
-                    ScheduleError::Cron { .. } | ScheduleError::Never(_) => "cron",
-                };
-                report.value_error(table.value_span(key), refused(&error));
+            Err(errors) => {
+                for error in errors {
+                    let key = match &error {
+                        ScheduleError::Timezone(_) => "timezone",
+                        ScheduleError::Cron { .. } | ScheduleError::Never(_) => "cron",
+                    };
+                    report.value_error(table.value_span(key), refused(&error));
+                }
                 None
             }
         };
@@ -155,8 +157,10 @@ fn read_schedule(
     let (text, span) = text_of(report, value, &expected)?;
     match Schedule::new(text, DEFAULT_TIMEZONE) {
         Ok(schedule) => Some(schedule),
-        Err(error) => {
-            report.value_error(span, refused(&error));
+        Err(errors) => {
+            for error in errors {
+                report.value_error(span.clone(), refused(&error));
+            }
             None
         }
     }
@@ -204,14 +208,6 @@ fn read_restart(
         );
     }
     policy
-}
-
-/// Who has instances that could serve again: a command ends with what it does.
-pub(super) fn check_reuse(report: &mut Report<'_>, fields: &Fields<'_, '_>, spec: &ComponentSpec) {
-    if spec.reuse && (spec.mode() != Mode::Answers || spec.serve == Some(Serve::Cgi)) {
-        let message = "`reuse` has no effect here: a command runs once in each of its instances";
-        without_effect(report, fields, "reuse", message);
-    }
 }
 
 /// Who can be asked for its health.

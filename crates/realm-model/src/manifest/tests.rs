@@ -122,6 +122,63 @@ fn every_key_is_read() {
     }
 }
 
+/// Two servers that insist on one port, with these nodes and lists of routes.
+fn servers(routing: &str) -> String {
+    format!(
+        "[components]\na = {{ source = 'file:a', listen = 80 }}\nb = {{ source = 'file:b', listen = 80 }}\n\
+         [nodes.n]\ntags = ['x', 'y']\n[nodes.m]\ntags = ['z']\n[routing]\n{routing}\n"
+    )
+}
+
+#[test]
+fn one_port_is_refused_to_two_servers_of_one_node_alone() {
+    let (a, b) = (
+        "{ path = '/a', component = 'a' }",
+        "{ path = '/b', component = 'b' }",
+    );
+    let check_ports = |lists: &[(&str, &str)], refused: bool| {
+        let routing: Vec<String> = lists
+            .iter()
+            .map(|(selector, routes)| format!("'{selector}' = [{routes}]"))
+            .collect();
+        let expected: &[&str] = if refused {
+            &["duplicate-port 3:35"]
+        } else {
+            &[]
+        };
+        check(&servers(&routing.join("\n")), expected);
+    };
+    for (of_a, of_b, refused) in [
+        ("n", "m", false),
+        ("n", "tag:z", false),
+        ("tag:x", "tag:z", false),
+        ("*", "n", true),
+        ("*", "tag:z", true),
+        ("n", "tag:y", true),
+        ("tag:x", "tag:y", true),
+        ("tag:y", "n", true),
+    ] {
+        check_ports(&[(of_a, a), (of_b, b)], refused);
+        check_ports(&[(of_b, a), (of_a, b)], refused);
+    }
+    for selector in ["*", "n", "tag:x"] {
+        check_ports(&[(selector, &format!("{a}, {b}"))], true);
+    }
+    // Without a route it does not run.
+    check_ports(&[("*", a)], false);
+    // A node that is made an exception runs the one in place of the other.
+    let instead = "{ path = '/a', component = 'b' }";
+    check_ports(&[("*", a), ("n", instead)], false);
+    check_ports(&[("tag:x", a), ("n", instead)], false);
+    check_ports(
+        &[
+            ("*", &format!("{a}, {{ path = '/c', component = 'a' }}")),
+            ("n", instead),
+        ],
+        true,
+    );
+}
+
 #[test]
 fn an_empty_text_is_an_empty_manifest() {
     assert_eq!(good(""), Manifest::default());
