@@ -85,7 +85,8 @@ pub(crate) fn behaviour(
     let me = keys.public().to_peer_id();
     let limits = &config.limits;
     // What only nodes of a realm do among themselves: a command line has none of it.
-    let is_node = names.realm().is_some() && !config.listen.is_empty();
+    let can_be_reached = !config.listen.is_empty() || config.nat == Nat::Behind;
+    let is_node = names.realm().is_some() && can_be_reached;
     let node = |wanted: bool| is_node && wanted;
     let hints = if is_node {
         hints::behaviour(keys, names)?

@@ -26,6 +26,13 @@ impl Bucket {
         }
     }
 
+    /// Whether it is as if it had never been used.
+    pub(crate) fn is_full(&self, now_ms: u64) -> bool {
+        let passed_ms = now_ms.saturating_sub(self.at_ms);
+        let grown = passed_ms.saturating_mul(u64::from(self.rate.per_second));
+        self.milli.saturating_add(grown) >= u64::from(self.rate.burst) * 1_000
+    }
+
     /// Takes one token; false when there is none.
     pub(crate) fn take(&mut self, now_ms: u64) -> bool {
         let passed_ms = now_ms.saturating_sub(self.at_ms);

@@ -25,7 +25,8 @@ pub struct Config {
     pub seed: Zeroizing<[u8; 32]>,
     /// The realm's id as it stands in protocol names; none before a node has joined.
     pub realm: Option<String>,
-    /// Addresses to listen on, such as `/ip4/0.0.0.0/udp/4433/quic-v1`; none for a command line.
+    /// Addresses to listen on, such as `/ip4/0.0.0.0/udp/4433/quic-v1`. Without any, and without
+    /// [`Nat::Behind`], this is no node but a caller: no hints, no look-ups, no relays.
     pub listen: Vec<String>,
     /// Addresses under which others reach this node, where they differ from those it listens on.
     pub announce: Vec<String>,
@@ -73,6 +74,9 @@ pub struct Limits {
     pub strangers_per_source_max: usize,
     /// New connections of strangers, from all together: a handshake costs about a millisecond.
     pub strangers_rate: Rate,
+    /// Handshakes with one address, whoever it is: each costs about a millisecond of a core. A rack
+    /// of a hundred nodes that wakes up behind one address fits.
+    pub handshakes_per_source_rate: Rate,
     /// How long a stranger's connection may live: a join request is one exchange.
     pub stranger_time_max: Duration,
     /// Connections in their handshake, not yet known by key.
@@ -114,6 +118,10 @@ impl Default for Limits {
             strangers_rate: Rate {
                 per_second: 20,
                 burst: 64,
+            },
+            handshakes_per_source_rate: Rate {
+                per_second: 50,
+                burst: 500,
             },
             stranger_time_max: Duration::from_secs(60),
             pending_incoming_max: 128,

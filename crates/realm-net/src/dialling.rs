@@ -1,6 +1,8 @@
 //! Makes connections and tends those that stand: dials what is missing, closes what is dead, stale,
 //! needless or too old, and keeps reservations at relays.
 
+use std::collections::BTreeSet;
+
 use libp2p::Multiaddr;
 use libp2p::TransportError;
 use libp2p::multiaddr::Protocol as Part;
@@ -12,6 +14,7 @@ use crate::book::{self, Kind};
 use crate::class::Class;
 use crate::commands::refuse;
 use crate::event::{DownReason, Event, How, count};
+use crate::live::Peer;
 use crate::swarm::{Dial, Net};
 use crate::{Error, identity, mesh};
 
@@ -25,6 +28,8 @@ const LOOK_UP_MS: u64 = 30_000;
 /// with each cut, since a peer to whom we are a stranger does not subscribe either.
 const DEAF_MS: u64 = 4_000;
 const DEAF_DOUBLINGS_MAX: u32 = 4;
+/// Peers cut off in one tick: in a storm, more would make it worse.
+const CUTS_PER_TICK: usize = 1;
 /// A connection to a member outside the mesh, made for a request, ends when unused that long.
 const UNUSED_MS: u64 = 60_000;
 /// Relays at which a node behind a NAT can be found: one may fail.
@@ -120,31 +125,49 @@ impl Net<'_> {
         self.cut_deaf(now_ms);
     }
 
+    /// Asks gossip who has subscribed; it knows best, over connections that come and go.
+    pub(crate) fn subscribed(&mut self) {
+        let Some(hints) = self.parts.swarm.behaviour_mut().hints.inner() else {
+            return;
+        };
+        let peers = hints.all_peers().filter(|(_, topics)| !topics.is_empty());
+        let peers: BTreeSet<_> = peers
+            .filter_map(|(peer, _)| identity::key_of(peer))
+            .collect();
+        for (key, peer) in &mut self.parts.live.peers {
+            let subscribed = peers.contains(key);
+            if subscribed {
+                self.parts.cuts.remove(key);
+            }
+            self.parts.changed |= subscribed != peer.subscribed;
+            peer.subscribed = subscribed;
+        }
+    }
+
     fn cut_deaf(&mut self, now_ms: u64) {
         if self.parts.swarm.behaviour_mut().hints.inner().is_none() {
             return;
         }
-        let deaf: Vec<PublicKey> = self
+        self.subscribed();
+        let is_deaf = |key: &PublicKey, peer: &Peer| {
+            let cuts = self.parts.cuts.get(key).copied().unwrap_or(0);
+            let patience_ms = DEAF_MS << cuts.min(DEAF_DOUBLINGS_MAX);
+            let (Some(best), Some(since_ms)) = (peer.best(), peer.since_ms()) else {
+                return false;
+            };
+            // It answered pings all that time: it is there and not overloaded, it has not subscribed.
+            best.class == Class::Member
+                && !peer.subscribed
+                && now_ms.saturating_sub(since_ms) > patience_ms
+                && (!best.pings || best.sign_ms.saturating_sub(since_ms) > patience_ms / 2)
+        };
+        let peers = self
             .parts
             .live
             .peers
             .iter()
-            .filter(|(key, peer)| {
-                let cuts = self
-                    .parts
-                    .cuts
-                    .get(key)
-                    .copied()
-                    .unwrap_or(0)
-                    .min(DEAF_DOUBLINGS_MAX);
-                let is_member = peer.best().is_some_and(|conn| conn.class == Class::Member);
-                let up_ms = peer
-                    .since_ms()
-                    .map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
-                is_member && !peer.subscribed && up_ms > DEAF_MS << cuts
-            })
-            .map(|(key, _)| *key)
-            .collect();
+            .filter(|(key, peer)| is_deaf(key, peer));
+        let deaf: Vec<PublicKey> = peers.map(|(key, _)| *key).take(CUTS_PER_TICK).collect();
         for peer in deaf {
             count(&self.kept.counters.cuts);
             *self.parts.cuts.entry(peer).or_default() += 1;
@@ -168,7 +191,9 @@ impl Net<'_> {
         for peer in self.kept.book.attempts() {
             self.advance(&peer, now_ms);
         }
-        if let Some(peer) = self.kept.book.next_look_up(&missing, now_ms, LOOK_UP_MS) {
+        // Without a member to ask, a look-up would end with nothing, and wait for its next turn.
+        let asks = self.parts.live.peers.values().any(|peer| peer.subscribed);
+        if asks && let Some(peer) = self.kept.book.next_look_up(&missing, now_ms, LOOK_UP_MS) {
             let id = identity::peer_id(&peer);
             if let Some(kad) = self.parts.swarm.behaviour_mut().kad.inner() {
                 kad.get_closest_peers(id);

@@ -23,6 +23,9 @@ use crate::bucket::Bucket;
 use crate::class::{Class, Classes};
 use crate::identity;
 
+/// Sources whose handshakes are counted.
+const SOURCES_MAX: usize = 4_096;
+
 /// Why a connection is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
@@ -38,6 +41,8 @@ pub(crate) enum Denied {
     Source,
     #[error("too many new strangers")]
     Rate,
+    #[error("too many handshakes with its address")]
+    Handshakes,
 }
 
 /// Part of an address by which strangers are counted.
@@ -59,6 +64,7 @@ pub(crate) struct Door {
     classes: Classes,
     limits: Limits,
     strangers: Bucket,
+    handshakes: HashMap<Source, Bucket>,
     begun: Instant,
     standing: HashMap<ConnectionId, Standing>,
     /// Dials that the agent or a person asked for, to whomever.
@@ -71,6 +77,7 @@ impl Door {
             me,
             classes,
             strangers: Bucket::new(limits.strangers_rate, 0),
+            handshakes: HashMap::new(),
             limits: limits.clone(),
             begun: Instant::now(),
             standing: HashMap::new(),
@@ -88,6 +95,27 @@ impl Door {
             .values()
             .filter(|standing| matches(standing))
             .count()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Before anybody is known: the machine that asks may not make this one compute without end.
+    fn may_shake(&mut self, remote: &Multiaddr) -> bool {
+        let now_ms = self.now_ms();
+        if self.handshakes.len() >= SOURCES_MAX {
+            self.handshakes.retain(|_, bucket| !bucket.is_full(now_ms));
+        }
+        // With more sources than that at once, each of them is held to be a new one.
+        if self.handshakes.len() >= SOURCES_MAX {
+            self.handshakes.clear();
+        }
+        let rate = self.limits.handshakes_per_source_rate;
+        let bucket = self.handshakes.entry(source_of(remote));
+        bucket
+            .or_insert_with(|| Bucket::new(rate, now_ms))
+            .take(now_ms)
     }
 
     fn judge(
@@ -109,7 +137,9 @@ impl Door {
             Class::Client => self.limits.clients_max,
             Class::Stranger => self.limits.strangers_max,
         };
-        if self.count(|standing| standing.class == class) >= max {
+        // Strangers that this node dials are few, and it chose them.
+        let chosen = class == Class::Stranger && remote.is_none();
+        if !chosen && self.count(|standing| standing.class == class) >= max {
             return Err(Denied::Full);
         }
         if source.is_some() {
@@ -117,7 +147,7 @@ impl Door {
             if same >= self.limits.strangers_per_source_max {
                 return Err(Denied::Source);
             }
-            let now_ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let now_ms = self.now_ms();
             if !self.strangers.take(now_ms) {
                 return Err(Denied::Rate);
             }
@@ -145,6 +175,19 @@ fn source_of(address: &Multiaddr) -> Source {
 impl NetworkBehaviour for Door {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        if self.may_shake(remote) {
+            Ok(())
+        } else {
+            Err(ConnectionDenied::new(Denied::Handshakes))
+        }
+    }
 
     fn handle_established_inbound_connection(
         &mut self,

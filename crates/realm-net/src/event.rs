@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use libp2p::PeerId;
 use libp2p::gossipsub::MessageId;
-use libp2p::request_response::ResponseChannel;
+use libp2p::request_response::{InboundRequestId, ResponseChannel};
 use realm_model::key::PublicKey;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -159,22 +159,35 @@ pub enum Verdict {
     Reject,
 }
 
+/// An answer on its way to the loop.
+pub(crate) struct Answered {
+    pub(crate) request: InboundRequestId,
+    pub(crate) channel: ResponseChannel<Answer>,
+    pub(crate) answer: Answer,
+}
+
 /// Takes the answer of one request.
 pub struct Reply {
+    pub(crate) request: InboundRequestId,
     pub(crate) channel: Option<ResponseChannel<Answer>>,
-    pub(crate) answers: mpsc::UnboundedSender<(ResponseChannel<Answer>, Answer)>,
+    pub(crate) answers: mpsc::UnboundedSender<Answered>,
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
 impl Reply {
-    /// Sends the answer, at most 9 MiB.
+    /// Sends the answer, at most 9 MiB; a longer one, or one too many, becomes "busy".
     pub fn send(mut self, bytes: Vec<u8>) {
         self.end(Answer::Body(bytes));
     }
 
     fn end(&mut self, answer: Answer) {
         if let Some(channel) = self.channel.take() {
-            let _ = self.answers.send((channel, answer));
+            let request = self.request;
+            let _ = self.answers.send(Answered {
+                request,
+                channel,
+                answer,
+            });
         }
     }
 }
@@ -240,7 +253,7 @@ macro_rules! figures {
 }
 
 figures! {
-    /// Connections that were denied, by class, source or count.
+    /// Connections that were not taken: denied, or broken in their handshake.
     connections_denied,
     /// Dials that failed.
     dials_failed,

@@ -9,11 +9,11 @@ use libp2p::{
 };
 
 use crate::behaviour::BehaviourEvent;
-use crate::book::{Kind, Source, ip_of};
+use crate::book::{Kind, Source, ip_of, kind};
 use crate::class::{Class, Topic};
 use crate::codec::Answer;
 use crate::dialling::is_direct;
-use crate::event::{DownReason, Event, Hint, HintId, Reply, count};
+use crate::event::{Answered, DownReason, Event, Hint, HintId, Reply, count};
 use crate::hints::MEMBER_SCORE;
 use crate::live::Conn;
 use crate::stream::{Incoming, refuse};
@@ -284,13 +284,24 @@ impl Net<'_> {
         };
         let addresses: Vec<_> = addresses
             .into_iter()
-            .filter(|address| crate::book::kind(address).is_some())
+            .filter(|address| kind(address).is_some())
             .take(FOUND_MAX)
             .collect();
         if addresses.is_empty() {
             return;
         }
         if self.kept.classes.of_key(&key) == Class::Member {
+            // Whom we hold a connection to, we name to others.
+            let direct = addresses
+                .iter()
+                .filter(|one| kind(one) < Some(Kind::Relay))
+                .cloned();
+            let connected = self.parts.live.best(&key).is_some();
+            if connected && let Some(kad) = self.parts.swarm.behaviour_mut().kad.inner() {
+                for address in direct {
+                    kad.add_address(peer, address);
+                }
+            }
             self.kept.book.learn(key, Source::Found, addresses.clone());
         }
         let addresses = addresses.iter().map(ToString::to_string).collect();
@@ -307,12 +318,12 @@ impl Net<'_> {
                 peer,
                 message:
                     Message::Request {
-                        request, channel, ..
+                        request_id,
+                        request,
+                        channel,
                     },
                 ..
-            } => {
-                self.asked(&peer, request, channel);
-            }
+            } => self.asked(&peer, request_id, request, channel),
             Told::Message {
                 message:
                     Message::Response {
@@ -343,13 +354,16 @@ impl Net<'_> {
                     }));
                 }
             }
-            Told::InboundFailure { .. } | Told::ResponseSent { .. } => {}
+            Told::InboundFailure { request_id, .. } | Told::ResponseSent { request_id, .. } => {
+                self.parts.answering.remove(&request_id);
+            }
         }
     }
 
     fn asked(
         &mut self,
         peer: &PeerId,
+        request: request_response::InboundRequestId,
         bytes: Vec<u8>,
         channel: request_response::ResponseChannel<Answer>,
     ) {
@@ -370,6 +384,7 @@ impl Net<'_> {
             Some(room) if may => {
                 let answers = self.parts.answers.clone();
                 let reply = Reply {
+                    request,
                     channel: Some(channel),
                     answers,
                     _room: room,
@@ -378,7 +393,12 @@ impl Net<'_> {
             }
             Some(_) | None => {
                 count(&self.kept.counters.requests_refused);
-                let _ = self.parts.answers.send((channel, Answer::Busy));
+                let answer = Answer::Busy;
+                let _ = self.parts.answers.send(Answered {
+                    request,
+                    channel,
+                    answer,
+                });
             }
         }
     }
@@ -402,15 +422,7 @@ impl Net<'_> {
                     self.report(&id, MessageAcceptance::Ignore);
                 }
             }
-            gossipsub::Event::Subscribed { peer_id, .. } => {
-                if let Some(key) = identity::key_of(&peer_id)
-                    && let Some(peer) = self.parts.live.peers.get_mut(&key)
-                {
-                    peer.subscribed = true;
-                    self.parts.cuts.remove(&key);
-                    self.parts.changed = true;
-                }
-            }
+            gossipsub::Event::Subscribed { .. } => self.subscribed(),
             gossipsub::Event::SlowPeer { peer_id, .. } => {
                 tracing::debug!(%peer_id, "a neighbour takes hints too slowly");
             }

@@ -33,6 +33,8 @@ pub(crate) struct Gated<B: NetworkBehaviour> {
     /// Got a handler of the behaviour, but the swarm has not told whether the connection came up.
     expected: HashSet<ConnectionId>,
     admitted: HashMap<PeerId, Vec<ConnectionId>>,
+    /// The same connections: the relay names one with the peer of another.
+    ids: HashSet<ConnectionId>,
 }
 
 impl<B: NetworkBehaviour> Gated<B> {
@@ -44,6 +46,7 @@ impl<B: NetworkBehaviour> Gated<B> {
             passes,
             expected: HashSet::new(),
             admitted: HashMap::new(),
+            ids: HashSet::new(),
         }
     }
 
@@ -60,8 +63,8 @@ impl<B: NetworkBehaviour> Gated<B> {
         }
     }
 
-    fn is_admitted(&self, peer: &PeerId, id: ConnectionId) -> bool {
-        self.admitted.get(peer).is_some_and(|ids| ids.contains(&id))
+    fn is_admitted(&self, id: ConnectionId) -> bool {
+        self.ids.contains(&id)
     }
 
     fn established(&mut self, event: ConnectionEstablished<'_>) {
@@ -71,6 +74,7 @@ impl<B: NetworkBehaviour> Gated<B> {
         let ids = self.admitted.entry(event.peer_id).or_default();
         let other_established = ids.len();
         ids.push(event.connection_id);
+        self.ids.insert(event.connection_id);
         self.open
             .on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
                 other_established,
@@ -88,6 +92,7 @@ impl<B: NetworkBehaviour> Gated<B> {
         if remaining_established == before {
             return;
         }
+        self.ids.remove(&event.connection_id);
         if remaining_established == 0 {
             self.admitted.remove(&event.peer_id);
         }
@@ -109,7 +114,7 @@ impl<B: NetworkBehaviour> Gated<B> {
             return Some(event);
         };
         let id = match handler {
-            NotifyHandler::One(id) => self.is_admitted(&peer_id, id).then_some(id),
+            NotifyHandler::One(id) => self.is_admitted(id).then_some(id),
             NotifyHandler::Any => self
                 .admitted
                 .get(&peer_id)
@@ -179,7 +184,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gated<B> {
             return self.closed(event);
         }
         if let FromSwarm::AddressChange(change) = event
-            && !self.is_admitted(&change.peer_id, change.connection_id)
+            && !self.is_admitted(change.connection_id)
         {
             return;
         }
@@ -199,7 +204,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gated<B> {
         id: ConnectionId,
         event: THandlerOutEvent<Self>,
     ) {
-        if self.is_admitted(&peer, id) {
+        if self.is_admitted(id) {
             self.open.on_connection_handler_event(peer, id, event);
         }
     }

@@ -21,6 +21,8 @@ pub(crate) const EVENTS_MAX: usize = 1_024;
 /// Bytes of hints and of requests that wait for the agent.
 const HINT_BYTES_WAITING_MAX: usize = 4 * 1024 * 1024;
 const REQUEST_BYTES_WAITING_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of answers that peers have not read yet, of all together: a few of the largest.
+const ANSWER_BYTES_WAITING_MAX: usize = 32 * 1024 * 1024;
 
 pub(crate) struct Kept {
     pub(crate) config: Config,
@@ -37,6 +39,7 @@ pub(crate) struct Kept {
     pub(crate) views: watch::Sender<Arc<Vec<PeerView>>>,
     pub(crate) hint_room: Arc<Semaphore>,
     pub(crate) request_room: Arc<Semaphore>,
+    pub(crate) answer_room: Arc<Semaphore>,
     events: mpsc::Sender<Event>,
     /// Peers that the agent believes to be up.
     up: BTreeMap<PublicKey, Class>,
@@ -71,6 +74,7 @@ impl Kept {
             views,
             hint_room: Arc::new(Semaphore::new(HINT_BYTES_WAITING_MAX)),
             request_room: Arc::new(Semaphore::new(REQUEST_BYTES_WAITING_MAX)),
+            answer_room: Arc::new(Semaphore::new(ANSWER_BYTES_WAITING_MAX)),
             events,
             up: BTreeMap::new(),
             owed: VecDeque::new(),

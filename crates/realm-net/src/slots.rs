@@ -117,4 +117,9 @@ impl Slots {
             peer.seen_ms > middle || peer.streams.available_permits() < peer.streams_max
         });
     }
+
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.peers.len()
+    }
 }

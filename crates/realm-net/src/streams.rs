@@ -188,6 +188,8 @@ impl ConnectionHandler for Handler {
     }
 
     fn on_behaviour_event(&mut self, open: Open) {
+        #[cfg(test)]
+        assert!(open.protocol != crate::tests::PANIC, "planted");
         if self.opens.len() + self.opening >= OPENING_MAX {
             let _ = open.reply.send(Err(Error::Refused(Refusal::Busy)));
         } else {

@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use libp2p::core::transport::ListenerId;
-use libp2p::request_response::{OutboundRequestId, ResponseChannel};
+use libp2p::request_response::{InboundRequestId, OutboundRequestId};
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, Swarm};
 use realm_model::key::PublicKey;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use crate::behaviour::{Behaviour, behaviour};
 use crate::book::Kind;
 use crate::class::Class;
-use crate::codec::Answer;
-use crate::event::PeerView;
+use crate::codec::{Answer, RESPONSE_BYTES_MAX};
+use crate::event::{Answered, PeerView, count};
 use crate::handle::{Command, DialReply, RequestReply};
 use crate::kept::Kept;
 use crate::live::Live;
@@ -35,6 +35,9 @@ const TICK: Duration = Duration::from_millis(250);
 const STOOD_STILL_MS: u64 = 1_500;
 /// How often views are published for their round-trip times alone.
 const VIEW_MS: u64 = 1_000;
+
+/// How long peers are told good-bye.
+const PARTING_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Why the loop ended.
 pub(crate) enum End {
@@ -68,6 +71,8 @@ pub(crate) struct Parts {
     pub(crate) slots: Slots,
     pub(crate) dials: HashMap<ConnectionId, Dial>,
     pub(crate) requests: HashMap<OutboundRequestId, RequestReply>,
+    /// Room that answers take until the peer has read them.
+    pub(crate) answering: HashMap<InboundRequestId, OwnedSemaphorePermit>,
     pub(crate) waiting: BTreeMap<PublicKey, Vec<(u64, Work)>>,
     /// How often a peer was cut off since it did not subscribe.
     pub(crate) cuts: BTreeMap<PublicKey, u32>,
@@ -78,9 +83,9 @@ pub(crate) struct Parts {
     /// Members that offer to relay.
     pub(crate) relays: BTreeSet<PublicKey>,
     pub(crate) behind_nat: bool,
-    pub(crate) answers: mpsc::UnboundedSender<(ResponseChannel<Answer>, Answer)>,
+    pub(crate) answers: mpsc::UnboundedSender<Answered>,
     /// Not bounded, since what it holds is: a reply per request under way.
-    answered: mpsc::UnboundedReceiver<(ResponseChannel<Answer>, Answer)>,
+    answered: mpsc::UnboundedReceiver<Answered>,
     pub(crate) next_listen_ms: u64,
     pub(crate) next_improve_ms: u64,
     ticked_ms: u64,
@@ -114,6 +119,7 @@ impl<'a> Net<'a> {
             slots: Slots::new(&kept.config.limits),
             dials: HashMap::new(),
             requests: HashMap::new(),
+            answering: HashMap::new(),
             waiting: BTreeMap::new(),
             cuts: BTreeMap::new(),
             listeners: HashMap::new(),
@@ -154,19 +160,56 @@ impl<'a> Net<'a> {
                         return End::Stopped(None);
                     };
                     if let Some(end) = self.command(command) {
+                        self.part().await;
                         return end;
                     }
                 }
-                Some((channel, answer)) = self.parts.answered.recv() => {
-                    if let Some(requests) = self.parts.swarm.behaviour_mut().requests.inner() {
-                        // The peer may have gone meanwhile.
-                        let _ = requests.send_response(channel, answer);
-                    }
-                }
+                Some(answered) = self.parts.answered.recv() => self.answer(answered),
                 event = self.parts.swarm.select_next_some() => self.event(event),
                 _ = tick.tick() => self.tick(),
                 () = alarm.rung() => return End::Broken("a task of a connection".to_owned()),
             }
+        }
+    }
+
+    /// Says good-bye, so that peers need not find out by silence.
+    async fn part(&mut self) {
+        let peers: Vec<_> = self.parts.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _ = self.parts.swarm.disconnect_peer_id(peer);
+        }
+        let closing = async {
+            while self.parts.swarm.connected_peers().next().is_some() {
+                self.parts.swarm.select_next_some().await;
+            }
+        };
+        let _ = tokio::time::timeout(PARTING_TIME_MAX, closing).await;
+    }
+
+    fn answer(&mut self, answered: Answered) {
+        let Answered {
+            request,
+            channel,
+            mut answer,
+        } = answered;
+        if let Answer::Body(bytes) = &answer {
+            let size = u32::try_from(bytes.len().max(1)).unwrap_or(u32::MAX);
+            let room = self.kept.answer_room.clone().try_acquire_many_owned(size);
+            match room {
+                Ok(room) if bytes.len() <= RESPONSE_BYTES_MAX => {
+                    self.parts.answering.insert(request, room);
+                }
+                Ok(_) | Err(_) => {
+                    count(&self.kept.counters.requests_refused);
+                    answer = Answer::Busy;
+                }
+            }
+        }
+        if let Some(requests) = self.parts.swarm.behaviour_mut().requests.inner()
+            && requests.send_response(channel, answer).is_err()
+        {
+            // The peer has gone meanwhile, and nothing more is told of its request.
+            self.parts.answering.remove(&request);
         }
     }
 
