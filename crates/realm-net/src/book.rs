@@ -329,3 +329,137 @@ pub(crate) const fn name(kind: Kind) -> &'static str {
         Kind::Relay => "relay",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use realm_model::key::SecretKey;
+
+    use super::*;
+
+    const QUIC: &str = "/ip4/192.0.2.1/udp/4433/quic-v1";
+    const TCP: &str = "/ip4/192.0.2.1/tcp/4433";
+
+    fn key(seed: u8) -> PublicKey {
+        SecretKey::from_seed(&[seed; 32]).public()
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<Multiaddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn book(texts: &[&str]) -> (Book, PublicKey) {
+        let (me, other) = (key(1).min(key(2)), key(1).max(key(2)));
+        let mut book = Book::default();
+        book.retain(me, &BTreeSet::from([me, other]), 0);
+        book.learn(other, Source::Told, addresses(texts));
+        (book, other)
+    }
+
+    #[test]
+    fn quic_has_a_head_start_and_tcp_follows() {
+        let (mut book, peer) = book(&[TCP, QUIC]);
+        book.begin(&peer, 0, false);
+        assert_eq!(book.step(&peer, 0, None), Some(addresses(&[QUIC])));
+        assert_eq!(book.step(&peer, STAGE_MS - 1, None), None);
+        assert_eq!(book.step(&peer, STAGE_MS, None), Some(addresses(&[TCP])));
+        assert_eq!(book.step(&peer, STAGE_MS, None), None);
+        assert!(book.is_trying(&peer));
+    }
+
+    #[test]
+    fn a_stage_that_failed_is_not_waited_for() {
+        let (mut book, peer) = book(&[TCP, QUIC]);
+        book.begin(&peer, 0, false);
+        book.step(&peer, 0, None);
+        book.failed(&peer, Some(Kind::Quic), "swallowed".to_owned());
+        assert_eq!(book.step(&peer, 1, None), Some(addresses(&[TCP])));
+        book.connected(&peer, Kind::Tcp);
+        assert_eq!(
+            book.trouble(&peer, Some(Kind::Tcp)).as_deref(),
+            Some("quic: swallowed")
+        );
+    }
+
+    #[test]
+    fn waits_grow_to_eight_seconds_and_never_end() {
+        let (mut book, peer) = book(&[TCP]);
+        let (mut now_ms, mut waits) = (0, Vec::new());
+        for _ in 0..50 {
+            let begun_ms = now_ms;
+            while !book.is_trying(&peer) {
+                book.begin(&peer, now_ms, false);
+                now_ms += 50;
+            }
+            waits.push(now_ms - begun_ms);
+            book.step(&peer, now_ms, None).unwrap();
+            book.failed(&peer, Some(Kind::Tcp), "refused".to_owned());
+            assert_eq!(book.step(&peer, now_ms, None), None);
+        }
+        assert!(waits[0] <= 50 && waits[1] <= 700, "{waits:?}");
+        assert!(waits.iter().all(|wait_ms| *wait_ms <= 10_100), "{waits:?}");
+        assert!(waits[49] >= 8_000, "{waits:?}");
+    }
+
+    #[test]
+    fn only_better_ways_are_tried_where_one_stands() {
+        let (mut book, peer) = book(&[TCP, QUIC]);
+        book.begin(&peer, 0, true);
+        assert_eq!(
+            book.step(&peer, 0, Some(Kind::Tcp)),
+            Some(addresses(&[QUIC]))
+        );
+        assert_eq!(book.step(&peer, 10_000, Some(Kind::Tcp)), None);
+    }
+
+    #[test]
+    fn a_source_replaces_itself_alone_and_nothing_grows() {
+        let (mut book, peer) = book(&[TCP]);
+        book.learn(peer, Source::Worked, addresses(&[QUIC]));
+        book.learn(peer, Source::Told, Vec::new());
+        assert_eq!(book.best(&peer), Some(Kind::Quic));
+        let many = |start: u16| {
+            (start..start + 100)
+                .map(|port| format!("/ip4/192.0.2.1/tcp/{port}").parse().unwrap())
+                .collect()
+        };
+        book.learn(peer, Source::Found, many(1_000));
+        book.learn(peer, Source::Told, many(2_000));
+        assert_eq!(book.entries[&peer].addresses.len(), ADDRESSES_MAX);
+        assert!(
+            book.entries[&peer]
+                .addresses
+                .iter()
+                .any(|(from, _, _)| *from == Source::Told)
+        );
+        book.learn(key(9), Source::Found, many(1));
+        assert!(!book.has_addresses(&key(9)), "no member");
+    }
+
+    #[test]
+    fn what_cannot_be_dialled_is_no_address() {
+        for (text, expected) in [
+            (QUIC, Some(Kind::Quic)),
+            (TCP, Some(Kind::Tcp)),
+            ("/dns4/bm-01/udp/443/quic-v1", Some(Kind::Quic)),
+            ("/ip4/0.0.0.0/tcp/1", None),
+            ("/ip6/::/udp/1/quic-v1", None),
+            ("/ip4/255.255.255.255/tcp/1", None),
+            ("/ip4/224.0.0.251/udp/1/quic-v1", None),
+            ("/ip4/192.0.2.1/tcp/0", None),
+            ("/ip4/192.0.2.1/udp/443", None),
+            ("/ip4/192.0.2.1", None),
+        ] {
+            assert_eq!(kind(&text.parse().unwrap()), expected, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_address_or_not(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(address) = Multiaddr::try_from(bytes) {
+                let _ = kind(&bare(address));
+            }
+        }
+    }
+}

@@ -250,3 +250,97 @@ impl Live {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use realm_model::key::SecretKey;
+
+    use super::*;
+
+    fn key(seed: u8) -> PublicKey {
+        SecretKey::from_seed(&[seed; 32]).public()
+    }
+
+    fn conn(id: usize, address: &str, since_ms: u64, sign_ms: u64) -> Conn {
+        let endpoint = ConnectedPoint::Listener {
+            local_addr: "/ip4/192.0.2.9/tcp/1".parse().unwrap(),
+            send_back_addr: address.parse().unwrap(),
+        };
+        let id = ConnectionId::new_unchecked(id);
+        Conn {
+            sign_ms,
+            ..Conn::new(id, Class::Member, &endpoint, since_ms)
+        }
+    }
+
+    const QUIC: &str = "/ip4/192.0.2.1/udp/1/quic-v1";
+    const TCP: &str = "/ip4/192.0.2.1/tcp/1";
+
+    fn live(conns: Vec<Conn>) -> Live {
+        let mut live = Live::default();
+        conns.into_iter().for_each(|conn| live.add(key(2), conn));
+        live
+    }
+
+    #[test]
+    fn silence_has_a_limit_unless_this_process_stood_still() {
+        let mut live = live(vec![conn(1, QUIC, 0, 1_000)]);
+        assert_eq!(live.silent(1_000 + SILENCE_MS_MAX), []);
+        assert_eq!(live.silent(1_001 + SILENCE_MS_MAX).len(), 1);
+        live.forgive(30_000);
+        assert_eq!(live.silent(31_000), []);
+    }
+
+    #[test]
+    fn an_older_connection_that_shows_no_life_beside_a_newer_is_suspect() {
+        let check = |older_sign_ms: u64, now_ms: u64, expected: bool| {
+            let live = live(vec![
+                conn(1, QUIC, 0, older_sign_ms),
+                conn(2, QUIC, 5_000, 5_100),
+            ]);
+            assert_eq!(
+                !live.suspect(now_ms).is_empty(),
+                expected,
+                "{older_sign_ms} {now_ms}"
+            );
+        };
+        check(4_000, 5_000 + SUSPECT_MS_MAX, false);
+        check(4_000, 5_001 + SUSPECT_MS_MAX, true);
+        check(5_001, 60_000, false);
+    }
+
+    #[test]
+    fn one_side_closes_the_worse_of_two_connections_when_nobody_uses_it() {
+        let two = || vec![conn(1, TCP, 0, 0), conn(2, QUIC, 0, 0)];
+        let (low, high) = (key(1).min(key(2)), key(1).max(key(2)));
+        let mut live = Live::default();
+        two().into_iter().for_each(|conn| live.add(high, conn));
+        assert_eq!(live.needless(&low, TIDY_MS), []);
+        assert_eq!(
+            live.needless(&low, TIDY_MS + 1),
+            [(high, ConnectionId::new_unchecked(1))]
+        );
+        let stream = live.peers[&high].conns[0].in_use.clone();
+        assert_eq!(live.needless(&low, TIDY_MS + 1), []);
+        drop(stream);
+        let mut live = Live::default();
+        two().into_iter().for_each(|conn| live.add(low, conn));
+        assert_eq!(live.needless(&high, TIDY_MS + 1), []);
+    }
+
+    #[test]
+    fn the_way_is_read_off_the_addresses() {
+        let relay = identity::peer_id(&key(7));
+        let (local, remote) = (
+            format!("/ip4/192.0.2.1/tcp/1/p2p/{relay}/p2p-circuit"),
+            format!("/p2p/{}", identity::peer_id(&key(2))),
+        );
+        let endpoint = ConnectedPoint::Listener {
+            local_addr: local.parse().unwrap(),
+            send_back_addr: remote.parse().unwrap(),
+        };
+        assert_eq!(how(&endpoint), How::Relay { via: Some(key(7)) });
+        assert_eq!(conn(1, QUIC, 0, 0).how, How::Quic);
+        assert_eq!(conn(1, TCP, 0, 0).how, How::Tcp);
+    }
+}

@@ -1,13 +1,17 @@
 //! Starts the network, and starts it anew after a panic, with the same members, addresses and ports.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol as Part;
 use realm_model::key::SecretKey;
 use tokio::sync::{mpsc, watch};
 
+use crate::book::ip_of;
 use crate::event::{Event, count};
 use crate::handle::{Command, Handle};
 use crate::kept::{EVENTS_MAX, Kept};
@@ -19,6 +23,9 @@ const COMMANDS_MAX: usize = 1_024;
 /// Pauses before a restart: something that panics again and again must not take a core.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_LAST: Duration = Duration::from_secs(5);
+/// How long the ports of a swarm that ended are waited for, and how often they are looked at.
+const RELEASE_TIME_MAX: Duration = Duration::from_secs(2);
+const RELEASE_LOOK: Duration = Duration::from_millis(20);
 /// After that long without a panic the pauses begin anew.
 const CALM: Duration = Duration::from_secs(60);
 
@@ -53,6 +60,7 @@ async fn supervise(mut kept: Kept, mut inbox: mpsc::Receiver<Command>, first: cr
         let end = AssertUnwindSafe(life).catch_unwind().await;
         kept.tell_all_down();
         kept.book.restart();
+        released(&kept.listen.clone()).await;
         match end {
             Ok(End::Stopped(done)) => {
                 if let Some(done) = done {
@@ -67,6 +75,26 @@ async fn supervise(mut kept: Kept, mut inbox: mpsc::Receiver<Command>, first: cr
             }
         }
     }
+}
+
+/// Waits until the ports of a swarm that is gone can be bound again: its tasks end a little later.
+async fn released(listened: &[Multiaddr]) {
+    let udp: Vec<SocketAddr> = listened.iter().filter_map(udp_of).collect();
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < RELEASE_TIME_MAX && !udp.iter().all(|at| UdpSocket::bind(at).is_ok()) {
+        tokio::time::sleep(RELEASE_LOOK).await;
+    }
+}
+
+fn udp_of(address: &Multiaddr) -> Option<SocketAddr> {
+    let ip = address.iter().find_map(|part| ip_of(&part))?;
+    address.iter().find_map(|part| {
+        if let Part::Udp(port) = part {
+            Some(SocketAddr::new(ip, port))
+        } else {
+            None
+        }
+    })
 }
 
 async fn once(

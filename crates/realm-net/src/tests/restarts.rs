@@ -50,3 +50,63 @@ async fn a_panic_is_told_as_the_end_of_each_connection() {
     a.net.send(Command::Test(TestCommand::Panic)).await.unwrap();
     assert_eq!(a.down(key(2)).await, DownReason::Restarted);
 }
+
+/// libp2p runs each connection in a task; when one panics, the swarm would wait for it for ever.
+#[tokio::test]
+async fn a_panic_in_a_connection_restarts_the_network_as_well() {
+    let (mut a, mut b) = pair().await;
+    let (reply, _) = tokio::sync::oneshot::channel();
+    let raw = TestCommand::Raw {
+        peer: key(2),
+        name: super::PANIC,
+        reply,
+    };
+    a.net.send(Command::Test(raw)).await.unwrap();
+    assert_eq!(a.down(key(2)).await, DownReason::Restarted);
+    b.down(key(1)).await;
+    a.hears(key(2)).await;
+    b.hears(key(1)).await;
+}
+
+#[tokio::test]
+async fn a_stopped_network_says_good_bye_and_gives_its_ports_back() {
+    let (a, mut b) = pair().await;
+    let begun = std::time::Instant::now();
+    a.net.stop().await;
+    b.down(key(1)).await;
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(matches!(
+        a.net.request(key(2), vec![1]).await,
+        Err(crate::Error::Stopped)
+    ));
+    let ports: Vec<&str> = a.addresses.iter().map(String::as_str).collect();
+    let again = Node::start(config(1, &ports)).await;
+    assert_eq!(again.addresses.len(), 2);
+}
+
+#[tokio::test]
+async fn a_node_that_joins_a_realm_speaks_its_protocols() {
+    let a = Node::node(1).await;
+    a.net.admit(members([1, 2])).await.unwrap();
+    let mut b = Node::start(crate::Config {
+        realm: None,
+        ..config(2, &[QUIC, TCP])
+    })
+    .await;
+    b.net.admit(members([1, 2])).await.unwrap();
+    assert!(
+        b.net
+            .set_realm(Some("not a / realm".to_owned()))
+            .await
+            .is_err()
+    );
+    b.net.set_realm(Some("test".to_owned())).await.unwrap();
+    b.knows(&a);
+    b.up(key(1)).await;
+    a.hears(key(2)).await;
+    b.hears(key(1)).await;
+}
