@@ -6,7 +6,7 @@ use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use realm_model::key::PublicKey;
 
-use crate::book::Source;
+use crate::book::{Kind, Source};
 use crate::class::{Admission, Class, Names, Topic};
 use crate::event::{DownReason, HintId, Verdict, count};
 use crate::handle::{Command, DialReply};
@@ -163,6 +163,11 @@ impl Net<'_> {
                 .iter()
                 .any(|conn| conn.class != class);
             if differs {
+                // Where it was reached as a stranger, it is reached as a member.
+                let conns = self.parts.live.peers[&peer].conns.iter();
+                let dialled = conns.filter(|conn| conn.dialled && conn.kind() != Kind::Relay);
+                let worked = dialled.map(|conn| conn.address.clone()).collect();
+                self.kept.book.learn(peer, Source::Worked, worked);
                 self.close_peer(&peer, DownReason::ClassChanged);
                 self.kept.book.again(&peer, now_ms, 0);
             }

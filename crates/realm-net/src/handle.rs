@@ -40,7 +40,7 @@ pub trait Transport: Clone + Send + Sync + 'static {
     fn admit(&self, admission: Admission) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Says where a member may be reached, in place of what was said before. What is not an address
-    /// is left out; at most 16 are kept.
+    /// is left out; at most 16 are kept. What is said of others than members is forgotten: admit first.
     fn addresses(&self, peer: PublicKey, addresses: Vec<String>) -> Result<(), Error>;
 
     /// Connects to whoever is at an address, or to the key that it names, and returns the key.

@@ -281,3 +281,53 @@ async fn the_largest_hint_arrives() {
     });
     assert_eq!(hint.await.bytes.len(), 60 * 1024);
 }
+
+#[tokio::test]
+async fn case_22_hints_of_one_neighbour_are_taken_at_a_rate() {
+    let mut settings = config(1, &[QUIC]);
+    settings.limits.hints_rate = Rate {
+        per_second: 1,
+        burst: 20,
+    };
+    let (a, b) = (Node::start(settings).await, Node::node(2).await);
+    a.net.admit(members([1, 2])).await.unwrap();
+    b.net.admit(members([1, 2])).await.unwrap();
+    a.knows(&b);
+    b.hears(key(1)).await;
+    let begun = std::time::Instant::now();
+    for number in 0u8..100 {
+        b.net.publish(Topic::Heads, vec![number]).unwrap();
+    }
+    let mut figures = a.net.figures();
+    while figures.hints_taken + figures.hints_dropped < 100 {
+        assert!(begun.elapsed() < PATIENCE, "{figures:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        figures = a.net.figures();
+    }
+    let allowed = 20 + begun.elapsed().as_secs() + 1;
+    assert!(
+        figures.hints_taken >= 20 && figures.hints_taken <= allowed,
+        "{figures:?}"
+    );
+}
+
+/// A neighbour whose hints are wrong is not listened to any more, but for one now and then.
+#[tokio::test]
+async fn case_22_who_passes_on_wrong_hints_is_soon_not_heard() {
+    let (mut a, b) = pair().await;
+    let net = a.net.clone();
+    tokio::spawn(async move {
+        while let Some(event) = a.events.recv().await {
+            if let Event::Hint(hint) = event {
+                a.net.verdict(hint.id(), crate::Verdict::Reject);
+            }
+        }
+    });
+    for number in 0u8..100 {
+        b.net.publish(Topic::Heads, vec![number]).unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let figures = net.figures();
+    assert!((3..=12).contains(&figures.hints_taken), "{figures:?}");
+    assert_eq!(figures.hints_rejected, figures.hints_taken);
+}
