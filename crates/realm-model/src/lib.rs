@@ -12,6 +12,7 @@ pub mod block;
 pub mod digest;
 pub mod key;
 pub mod name;
+pub mod peer_id;
 pub mod refusal;
 pub mod text;
 
@@ -29,6 +30,8 @@ pub mod grants;
 pub mod limits;
 pub mod route;
 pub mod schedule;
+
+pub mod address;
 
 pub mod action;
 pub mod inspection;
