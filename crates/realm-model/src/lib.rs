@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 pub mod block;
+mod cbor;
 pub mod digest;
 pub mod key;
 pub mod name;
@@ -32,6 +33,7 @@ pub mod route;
 pub mod schedule;
 
 pub mod address;
+pub mod ticket;
 
 pub mod action;
 pub mod inspection;
