@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 mod authority;
+mod bucket;
 mod desired;
 mod ledger;
 mod revision;
@@ -16,6 +17,7 @@ mod text;
 
 pub mod backoff;
 pub mod changes;
+pub mod pending;
 mod plan;
 pub mod restart;
 mod view;

@@ -33,6 +33,7 @@ pub mod route;
 pub mod schedule;
 
 pub mod address;
+pub mod join;
 pub mod ticket;
 
 pub mod action;
