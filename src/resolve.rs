@@ -287,6 +287,12 @@ pub(crate) fn source_failure(error: &FetchError, relative_to: &str) -> Failure {
         | FetchError::Http { .. }
         | FetchError::Status { .. }
         | FetchError::OtherPin { .. }
+        | FetchError::Peer { .. }
+        | FetchError::Silent { .. }
+        | FetchError::Short { .. }
+        | FetchError::WrongPart { .. }
+        | FetchError::NoSource { .. }
+        | FetchError::All { .. }
         | FetchError::Keep { .. } => failure,
     }
 }
