@@ -6,5 +6,8 @@ scripts/wasm-target.sh
 need_cargo_tool cargo-nextest 0.9.143
 # Checks /metrics as Prometheus reads it.
 need_package promtool prometheus
+# A machine of its own for install.sh, and the judge of its unit.
+need_package unshare util-linux
+need_package systemd-analyze systemd
 # Gives the tests a terminal.
 need_package script bsdutils

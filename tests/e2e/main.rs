@@ -14,6 +14,7 @@ mod compile;
 mod crash;
 mod examples;
 mod health;
+mod install;
 mod languages;
 mod limits;
 mod logging;
