@@ -267,7 +267,8 @@ proptest! {
     // However strangers come, whoever was first in its network and keeps asking stays listed.
     #[test]
     fn the_first_of_a_network_stays(
-        strangers in proptest::collection::vec((1u32..400, 1u32..120, 0u64..20_000), 1..600),
+        strangers in proptest::collection::vec(
+            (1u32..2_000, prop_oneof![1u32..9, 1u32..5_000], 0u64..3_000), 1..600),
     ) {
         let mut pending = Pending::default();
         prop_assert_eq!(join(&mut pending, 0, 0, 0), Ok(true));

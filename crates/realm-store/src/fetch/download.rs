@@ -118,6 +118,11 @@ pub(super) async fn download<F: Files>(
         suspects: Vec::new(),
         faults: Vec::new(),
     };
+    if blobs.verify_pin(pin).await.is_ok() {
+        // Another fetch completed between the caller's look and this download.
+        let _ = download.on_disk(Partial::remove).await;
+        return Ok(Fetched::default());
+    }
     download.remember(None).await;
     if download.size == pin.size && pin.size > 0 {
         // It was stopped right before it got its name.
