@@ -150,8 +150,9 @@ impl Ledger {
                 }
                 let dropped = branch.split_off(depth);
                 out.extend(dropped.iter().map(|index| links[*index].head.hash));
-                out.remove(&link.head.hash);
             }
+            // It may have been dropped before: what came back counts again, and what follows it.
+            out.remove(&link.head.hash);
             branch.push(index);
         }
         Ok(branch)
