@@ -14,6 +14,7 @@ pub mod key;
 pub mod name;
 pub mod refusal;
 pub mod text;
+mod wire;
 
 pub mod codes;
 pub mod diagnostic;
@@ -33,6 +34,8 @@ pub mod schedule;
 pub mod action;
 pub mod inspection;
 pub mod observed;
+pub mod record;
+pub mod sync;
 
 pub mod api;
 pub mod view;
