@@ -18,6 +18,8 @@ mod text;
 pub mod backoff;
 pub mod changes;
 mod plan;
+pub mod reach;
+pub mod records;
 pub mod restart;
 mod view;
 
