@@ -21,6 +21,7 @@ mod plan;
 pub mod reach;
 pub mod records;
 pub mod restart;
+pub mod sync;
 mod view;
 
 pub use authority::{ApprovedNode, Authority, CLOCK_TOLERANCE_S, OwnerSet, PlacedFence, Role};
@@ -36,5 +37,7 @@ pub use view::{Here, view};
 
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod sim_net;
 #[cfg(test)]
 mod testing;
