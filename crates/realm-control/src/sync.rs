@@ -225,8 +225,9 @@ pub enum Output {
 /// What an [`Output::Read`] wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReadWhat {
-    /// Entries of `chain` from sequence number `from` on: at most `n_max`, and no further one once
-    /// they have `bytes_max` bytes; the first one however large it is.
+    /// Entries that count of `chain`, from sequence number `from` on: at most `n_max`, and
+    /// together at most `bytes_max` bytes; the first one however large it is. A log also holds
+    /// entries that were abandoned: [`Ledger::hash_at`] tells which one counts.
     Entries {
         /// The chain.
         chain: ChainId,

@@ -113,7 +113,14 @@ fn case_10_and_11_two_entries_at_one_place_freeze_the_chain_until_it_is_resolved
         for_ms: 20_000,
     };
     world.step_at(4_000, cut);
-    world.step_at(15_000, Step::Equivocate { one: 0, other: 6 });
+    world.step_at(
+        15_000,
+        Step::Equivocate {
+            one: 0,
+            other: 6,
+            authority: false,
+        },
+    );
     world.run(24_000);
     let frozen = |world: &World| {
         let stands = |node: &&super::SimNode| {

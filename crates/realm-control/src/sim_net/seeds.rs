@@ -52,6 +52,7 @@ fn small(seed: u64, planted: Option<Planted>, prints: bool) -> Result<(), String
             6 => Step::Equivocate {
                 one: node,
                 other: (node + 1) % n,
+                authority: below(2) == 0,
             },
             _ => Step::Cut {
                 below: 1 + node.min(n - 2),
@@ -75,8 +76,14 @@ fn small(seed: u64, planted: Option<Planted>, prints: bool) -> Result<(), String
     world.run(last + CONVERGED_MS);
     let mut wrong = wrong(&world);
     if wrong.is_none() && equivocated && seed.is_multiple_of(2) {
-        world.step_at(world.now_ms + 1, Step::Resolve);
-        world.run(world.now_ms + CONVERGED_MS);
+        // Both chains may have forked.
+        for _ in 0..2 {
+            world.step_at(world.now_ms + 1, Step::Resolve);
+            world.run(world.now_ms + CONVERGED_MS);
+            if still_frozen(&world).is_none() {
+                break;
+            }
+        }
         wrong = self::wrong(&world).or_else(|| still_frozen(&world));
     }
     wrong.map_or(Ok(()), |why| Err(format!("seed {seed}: {why}")))

@@ -1,11 +1,13 @@
 //! What happens to a world: entries, crashes, partitions, an owner who signs twice.
 
-use realm_model::entry::{Body, ChainId, Fence, Head, NamespaceName, Payload, Resolve};
+use realm_model::entry::{
+    Body, ChainId, Fence, ForkProof, Head, NamespaceName, Payload, Recover, Resolve, TwoEntries,
+};
 
 use super::world::Event;
 use super::{Step, World};
 use crate::sync::{Input, Verdict};
-use crate::testing::{chain_of, restart};
+use crate::testing::{approval, restart};
 
 /// After this a dead connection is noticed.
 pub(super) const NOTICED_MS: u64 = 7_000;
@@ -34,7 +36,11 @@ impl World {
                     }
                 }
             }
-            Step::Equivocate { one, other } => self.equivocate(one, other),
+            Step::Equivocate {
+                one,
+                other,
+                authority,
+            } => self.equivocate(one, other, authority),
             Step::Resolve => self.resolve(),
             Step::Calm => {
                 for node in &mut self.nodes {
@@ -93,7 +99,7 @@ impl World {
         }
     }
 
-    fn equivocate(&mut self, one: usize, other: usize) {
+    fn equivocate(&mut self, one: usize, other: usize, authority: bool) {
         for i in [one, other] {
             let running = self.nodes[i].running.as_ref();
             let ready = running.filter(|r| r.ledger.heads() == self.realm.ledger.heads());
@@ -101,52 +107,67 @@ impl World {
                 return;
             }
         }
-        let (a, b) = (restart("orders", &[]), restart("orders", &["node-0"]));
+        let bodies = if authority {
+            [approval("here", &[]), approval("there", &[])]
+        } else {
+            [restart("orders", &[]), restart("orders", &["node-0"])]
+        };
         let sign = |body: Body| self.realm.sign(&self.realm.payload(body));
-        let ((chain, a), (_, b)) = (sign(a), sign(b));
+        let [(chain, a), (_, b)] = bodies.map(sign);
         self.submit_at(one, chain, a);
         self.submit_at(other, chain, b);
     }
 
-    /// The owner decides for the entry that the first honest node has.
+    /// The owner ends the forks of one chain, at the first honest node that holds a proof and has
+    /// one of the two entries.
     fn resolve(&mut self) {
-        let chain = ChainId::DEFAULT;
-        let node = self.nodes.iter().position(|node| {
-            let running = node.running.as_ref().filter(|_| !node.byzantine);
-            running.is_some_and(|r| {
-                let mut frozen = r.ledger.frozen();
-                frozen.any(|(_, frozen)| r.ledger.head(chain).seq >= frozen.seq)
-            })
+        let frozen = self.nodes.iter().enumerate().find_map(|(i, node)| {
+            let running = node.running.as_ref().filter(|_| !node.byzantine)?;
+            let ledger = &running.ledger;
+            let mut frozen = ledger.frozen();
+            let here = frozen.find(|(chain, frozen)| ledger.head(*chain).seq >= frozen.seq)?;
+            Some((i, here.0, here.1.seq))
         });
-        let Some(i) = node else {
+        let Some((i, chain, seq)) = frozen else {
             return;
         };
-        let ledger = &self.nodes[i].running.as_ref().expect("it runs").ledger;
-        let (_, frozen) = ledger.frozen().next().expect("it stands still");
-        let at = |seq| Head {
+        let node = &self.nodes[i];
+        let ledger = &node.running.as_ref().expect("it runs").ledger;
+        let at = |chain, seq| Head {
             seq,
             hash: ledger.hash_at(chain, seq).expect("it is there"),
         };
-        let (base, head) = (at(frozen.seq - 1), at(frozen.seq));
-        let fence = Fence {
+        let last = ledger.head(ChainId::DEFAULT);
+        let fence = |base, head| Fence {
             namespace: NamespaceName::DEFAULT,
             base,
             head,
         };
-        let body = Body::Resolve(Resolve { fence });
-        let authority = ledger.head(ChainId::Authority);
+        let (parent, body) = if chain == ChainId::Authority {
+            let proof = ForkProof::from_bytes(ledger.realm(), &node.disk.proofs[&chain]);
+            let proof = proof.expect("as it was kept");
+            let [first, second] = proof.entries().map(|entry| entry.to_vec().into());
+            let recover = Recover {
+                owners: vec![self.realm.owner.public()],
+                threshold: 1,
+                recovery: Vec::new(),
+                fences: vec![fence(last, last)],
+                fork: Some(TwoEntries { first, second }),
+            };
+            (at(chain, seq - 1), Body::Recover(recover))
+        } else {
+            let fence = fence(at(chain, seq - 1), at(chain, seq));
+            let resolve = Body::Resolve(Resolve { fence });
+            (ledger.head(ChainId::Authority), resolve)
+        };
         let payload = Payload {
-            seq: authority.seq + 1,
-            prev: authority.hash,
-            authority,
+            seq: parent.seq + 1,
+            prev: parent.hash,
+            authority: parent,
             ..self.realm.payload(body)
         };
-        let bytes = payload.sign(
-            self.realm.ledger.realm(),
-            chain_of(&payload.body),
-            &self.realm.owner,
-        );
+        let (_, bytes) = self.realm.sign(&payload);
         let done = self.submit_at(i, ChainId::Authority, bytes);
-        self.print(|| format!("resolved: {done}"));
+        self.print(|| format!("resolved {chain}: {done}"));
     }
 }

@@ -42,8 +42,12 @@ pub(crate) enum Step {
         for_ms: u64,
     },
     /// The owner signs two entries for one place, one for each of two nodes.
-    Equivocate { one: usize, other: usize },
-    /// The owners end the fork of the default namespace.
+    Equivocate {
+        one: usize,
+        other: usize,
+        authority: bool,
+    },
+    /// The owners end a fork.
     Resolve,
     /// Links lose nothing any longer.
     Calm,

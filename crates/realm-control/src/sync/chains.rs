@@ -48,6 +48,14 @@ pub(super) fn head(ledger: &Ledger, chain: ChainId) -> Head {
     ledger.head(chain)
 }
 
+/// The last place at which a peer's entry may have to be judged against what is here: a chain may
+/// stand still at a place of which this node has neither entry.
+pub(super) fn contested_up_to(ledger: &Ledger, chain: ChainId) -> u64 {
+    let mut frozen = ledger.frozen().filter(|(frozen, _)| *frozen == chain);
+    let frozen = frozen.next().map_or(0, |(_, frozen)| frozen.seq);
+    head(ledger, chain).seq.max(frozen)
+}
+
 pub(super) fn is_known(ledger: &Ledger, chain: ChainId) -> bool {
     ledger.heads().contains_key(&chain)
 }

@@ -73,6 +73,10 @@ impl Sync {
                 Relation::Same | Relation::Behind => {}
                 Relation::Ahead | Relation::Diverged if self.stands_still(chain, turn) => {}
                 Relation::Diverged => self.search(peer, chain, head.seq, turn),
+                // What they have may be the recovery of a chain that stands still here.
+                Relation::Ahead if chains::fork(turn.ledger, chain).is_some() => {
+                    self.search(peer, chain, head.seq, turn);
+                }
                 Relation::Ahead => {
                     missing.push(chain);
                     self.fetch(peer, chain, head, turn);
@@ -95,7 +99,7 @@ impl Sync {
         seq_max: u64,
         turn: &mut Turn<'_>,
     ) {
-        let high = seq_max.min(chains::head(turn.ledger, chain).seq);
+        let high = seq_max.min(chains::contested_up_to(turn.ledger, chain));
         let now_ms = turn.now_ms;
         let rests = self
             .peers
@@ -140,10 +144,10 @@ impl Sync {
         for (n, hash) in hashes.iter().enumerate() {
             let seq = place(n);
             // The chain here may have become shorter since.
-            let Some(ours) = chains::hash_at(turn.ledger, chain, seq) else {
+            if seq > chains::contested_up_to(turn.ledger, chain) {
                 break;
-            };
-            if ours != *hash {
+            }
+            if chains::hash_at(turn.ledger, chain, seq) != Some(*hash) {
                 found = Some(Head { seq, hash: *hash });
                 break;
             }

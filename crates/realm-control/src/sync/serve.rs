@@ -113,7 +113,10 @@ impl Sync {
             return;
         };
         let answer = match items {
-            ReadItems::Entries(entries) => Answer::Entries(entries),
+            ReadItems::Entries(mut entries) => {
+                cut_to_page(&mut entries);
+                Answer::Entries(entries)
+            }
             ReadItems::Proof(proof) => Answer::Fork(proof),
         };
         self.reply_to(from, id, &answer, turn);
@@ -135,6 +138,17 @@ impl Sync {
         }
         turn.out.push(Output::Reply { id, bytes });
     }
+}
+
+/// Who asked takes a page, or one entry of any size.
+fn cut_to_page(entries: &mut Vec<Vec<u8>>) {
+    let mut bytes = 0;
+    let fits = |entry: &&Vec<u8>| {
+        bytes += entry.len();
+        bytes <= PAGE_BYTES_MAX
+    };
+    let n = entries.iter().take(ENTRIES_MAX).take_while(fits).count();
+    entries.truncate(n.max(1));
 }
 
 fn reply(id: u64, answer: &Answer, turn: &mut Turn<'_>) {
