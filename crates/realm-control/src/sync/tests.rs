@@ -157,7 +157,15 @@ fn case_3_a_gap_waits_and_is_asked_for() {
         panic!("{out:?}");
     };
     assert_eq!((*to, *from), (bench.peer(1), entries[0].0.seq));
-    // Sixteen wait; one far ahead does not.
+    // Sixteen wait; those far ahead do not, and take no room from the others.
+    for n in 0..16 {
+        let seq = entries[19].0.seq + 1_000 + n;
+        let far = Head {
+            seq,
+            ..entries[19].0
+        };
+        bench.hint(3, entry(&(far, vec![0; 8])));
+    }
     for entry_ in &entries[2..19] {
         bench.hint(2, entry(entry_));
     }
