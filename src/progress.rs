@@ -63,7 +63,7 @@ pub(crate) async fn finish(
 /// What is in force already, in the words of an answer to an entry.
 pub(crate) const fn in_force(heads: &Heads) -> Accepted {
     Accepted {
-        chain: ChainId::Default,
+        chain: ChainId::DEFAULT,
         head: heads.default,
         version: heads.version,
     }

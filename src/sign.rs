@@ -35,7 +35,7 @@ pub(crate) fn sign(heads: &Heads, key: &SecretKey, body: Body) -> Result<Signed,
         created_unix_s: now_unix_ms() / 1_000,
         body,
     };
-    let chain = ChainId::Default;
+    let chain = ChainId::DEFAULT;
     let signature = key.sign(&payload.message(heads.realm, chain));
     Ok(Signed {
         entry: payload.with_signatures(heads.realm, chain, &[(key.public(), signature)]),
@@ -49,6 +49,6 @@ pub(crate) async fn submit(
     signed: &Signed,
 ) -> Result<Accepted, Failure> {
     Ok(client
-        .submit(ChainId::Default, signed.entry.clone())
+        .submit(ChainId::DEFAULT, signed.entry.clone())
         .await?)
 }

@@ -51,7 +51,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
     let lock = Lock::parse(&lock_text)
         .map_err(|error| Failure::from_error("invalid-lock", &error).exit(exit::REFUSED))?;
     let file = read_signature(&args.manifest)?;
-    if file.chain != ChainId::Default {
+    if file.chain != ChainId::DEFAULT {
         return Err(
             Failure::new("wrong-chain", "the signature was made for another chain")
                 .exit(exit::REFUSED),

@@ -60,7 +60,7 @@ async fn kill_9_during_submissions_keeps_exactly_what_was_acknowledged() {
                         nodes: Vec::new(),
                     }),
                 };
-                let chain = realm_model::entry::ChainId::Default;
+                let chain = realm_model::entry::ChainId::DEFAULT;
                 let entry = payload.sign(heads.realm, chain, &owner);
                 match client.submit(chain, entry).await {
                     Ok(accepted) => {

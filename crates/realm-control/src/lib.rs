@@ -11,6 +11,7 @@
 mod authority;
 mod desired;
 mod ledger;
+mod namespace;
 mod revision;
 mod text;
 
@@ -20,10 +21,14 @@ mod plan;
 pub mod restart;
 mod view;
 
-pub use authority::{ApprovedNode, Authority};
+pub use authority::{ApprovedNode, Authority, CLOCK_TOLERANCE_S, OwnerSet, PlacedFence, Role};
 pub use changes::{Change, changes};
-pub use desired::{Desired, Restarts};
-pub use ledger::{Admitted, Ledger, check_files};
+pub use desired::Desired;
+pub use ledger::{
+    Admitted, Applied, CheckError, Fork, Frozen, Held, Ledger, Records, ReplayError, Replayed,
+    check_files,
+};
+pub use namespace::{NamespaceState, Restarts};
 pub use plan::{DRAIN_GRACE_MS, plan, wake_at};
 pub use view::{Here, view};
 

@@ -3,21 +3,22 @@
 
 use realm_model::digest::Digest;
 use realm_model::entry::{
-    ApproveNode, Body, ChainId, Head, ManifestBody, Payload, PushBody, RestartBody, RevokeNode,
-    VerifiedEntry, found_realm,
+    ApproveNode, Body, ChainId, Head, ManifestBody, NamespaceName, Payload, PushBody, RestartBody,
+    RevokeNode, VerifiedEntry, found_realm,
 };
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::lock::{Lock, Pin};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::refusal::Refusal;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Records};
 
 /// A realm with one owner; entries are signed for the place that the ledger has for them.
 #[derive(Clone)]
 pub(crate) struct Realm {
     pub(crate) ledger: Ledger,
     pub(crate) owner: SecretKey,
+    pub(crate) genesis: Vec<u8>,
     /// Every admitted entry in order.
     pub(crate) entries: Vec<(ChainId, Vec<u8>)>,
 }
@@ -26,10 +27,11 @@ impl Realm {
     pub(crate) fn found() -> Self {
         let owner = key("owner");
         let (realm, genesis) = found_realm(&owner, [7; 32], 0);
-        let genesis = VerifiedEntry::genesis(&genesis, Some(realm)).expect("a genesis");
+        let first = VerifiedEntry::genesis(&genesis, Some(realm)).expect("a genesis");
         Self {
-            ledger: Ledger::found(genesis),
+            ledger: Ledger::found(first),
             owner,
+            genesis,
             entries: Vec::new(),
         }
     }
@@ -64,11 +66,34 @@ impl Realm {
     }
 
     pub(crate) fn take(&mut self, chain: ChainId, bytes: Vec<u8>) -> Result<Head, Refusal> {
-        let admitted = self.ledger.check(chain, &bytes)?;
+        let checked = self.ledger.check(chain, &bytes, None);
+        let admitted = checked.map_err(|error| error.refusal())?;
         let head = admitted.entry().head();
-        self.ledger.apply(admitted);
+        let applied = self.ledger.apply(admitted);
         self.entries.push((chain, bytes));
+        if applied.rebuild {
+            self.replay();
+        }
         Ok(head)
+    }
+
+    /// Folds the log anew, as a node does after a restart.
+    pub(crate) fn replay(&mut self) {
+        let marks = self.ledger.chains();
+        let marks = marks
+            .map(|chain| (chain, self.ledger.in_force(chain)))
+            .collect();
+        let replayed = Ledger::replay(&self.records(), &marks);
+        self.ledger = replayed.expect("what was admitted").ledger;
+    }
+
+    /// The logs.
+    pub(crate) fn records(&self) -> Records {
+        let mut records: Records = [(ChainId::Authority, vec![self.genesis.clone()])].into();
+        for (chain, bytes) in &self.entries {
+            records.entry(*chain).or_default().push(bytes.clone());
+        }
+        records
     }
 
     /// Applies a manifest with the builds named; the version is the next one.
@@ -81,7 +106,7 @@ impl Realm {
     /// A push of another build on top of what is in force.
     pub(crate) fn push_body(&self, component: &str, build: &str) -> PushBody {
         let desired = self.ledger.desired();
-        let mut lock = desired.lock.clone();
+        let mut lock = Lock::clone(&desired.lock);
         lock.version += 1;
         lock.components
             .insert(component_name(component), pin(build));
@@ -95,10 +120,7 @@ impl Realm {
 }
 
 pub(crate) fn chain_of(body: &Body) -> ChainId {
-    match body {
-        Body::Genesis(_) | Body::ApproveNode(_) | Body::RevokeNode(_) => ChainId::Authority,
-        Body::Manifest(_) | Body::Push(_) | Body::Restart(_) => ChainId::Default,
-    }
+    body.chain(NamespaceName::DEFAULT)
 }
 
 pub(crate) fn manifest_body(manifest: &str, version: u64, builds: &[(&str, &str)]) -> Body {

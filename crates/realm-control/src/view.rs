@@ -74,6 +74,7 @@ fn components(
             let routes = routes.remove(name).unwrap_or_default();
             let mut waiting_on = report.map_or_else(Vec::new, |r| r.waiting_on.clone());
             waiting_on.extend(absent.remove(name).unwrap_or_default());
+            waiting_on.extend(taken(desired, name));
             ComponentView {
                 name: name.clone(),
                 state: state(report),
@@ -89,6 +90,19 @@ fn components(
         .collect()
 }
 
+/// Namespaces that want the same name, and do not get it.
+fn taken(desired: &Desired, name: &ComponentName) -> Option<WaitingOn> {
+    let owner = desired.namespace_of(name)?;
+    let others: Vec<String> = desired.displaced(name).map(|n| format!("`{n}`")).collect();
+    (!others.is_empty()).then(|| WaitingOn {
+        code: "name-taken".to_owned(),
+        message: format!(
+            "namespace `{owner}` has the name; {} gets no component of it",
+            others.join(", ")
+        ),
+    })
+}
+
 fn state(report: Option<&ComponentReport>) -> ComponentState {
     let Some(report) = report else {
         return ComponentState::Idle;
@@ -96,6 +110,11 @@ fn state(report: Option<&ComponentReport>) -> ComponentState {
     let waits = |code: &str| report.waiting_on.first().is_some_and(|w| w.code == code);
     if waits("not-approved") {
         return ComponentState::Failed;
+    }
+    let withheld = ["drained", "cordoned", "approval-expired"];
+    let runs = report.healthy > 0 || report.old > 0;
+    if !runs && withheld.into_iter().any(waits) {
+        return ComponentState::Idle;
     }
     let Some(mode) = report.mode else {
         return ComponentState::Draining;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use realm_control::{Here, Ledger, plan, view, wake_at};
 use realm_model::api::{Accepted, Heads};
-use realm_model::entry::ChainId;
+use realm_model::entry::{ChainId, NamespaceName};
 use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
 use realm_model::observed::{Millis, Observed};
@@ -184,11 +184,11 @@ impl Core {
     fn submit(&mut self, chain: ChainId, bytes: &[u8]) -> Result<Accepted, Refusal> {
         let admitted = self
             .ledger
-            .check(chain, bytes)
-            .map_err(|refusal| self.refuse(refusal))?;
+            .check(chain, bytes, Some(unix_ms() / 1_000))
+            .map_err(|error| self.refuse(error.refusal()))?;
         self.executor.settle();
         // Waits for the disk; other tasks of this thread move elsewhere meanwhile.
-        let appended = tokio::task::block_in_place(|| self.journal.append(admitted.entry()));
+        let appended = tokio::task::block_in_place(|| self.journal.append(&admitted));
         if let Err(error) = appended {
             let reason = crate::error::with_causes(&error);
             return Err(self.refuse(Refusal::new(RefusalCode::NotDurable, reason)));
@@ -201,13 +201,29 @@ impl Core {
             kind = entry.payload().body.kind(),
             "entry accepted"
         );
-        self.ledger.apply(admitted);
+        if self.ledger.apply(admitted).rebuild {
+            self.rebuild()?;
+        }
         self.with_world(|executor, world| executor.forget_what_left(world));
+        let namespace = chain.namespace().unwrap_or(NamespaceName::DEFAULT);
+        let state = self.ledger.desired().namespaces.get(&namespace);
         Ok(Accepted {
             chain,
             head,
-            version: self.ledger.desired().version,
+            version: state.map_or(0, |state| state.version),
         })
+    }
+
+    /// The entry that was written down ends a history: what is in force follows from the logs.
+    fn rebuild(&mut self) -> Result<(), Refusal> {
+        let rebuilt = tokio::task::block_in_place(|| self.journal.rebuild());
+        let ledger = rebuilt.map_err(|error| {
+            let reason = crate::error::with_causes(&error);
+            self.refuse(Refusal::new(RefusalCode::NotDurable, reason))
+        })?;
+        self.ledger = ledger;
+        self.executor.rewound();
+        Ok(())
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Refusal {

@@ -140,9 +140,11 @@ fn fill(founding: &Founding<'_>, temporary: &Path) -> Result<RealmId, FoundError
         }),
     };
     let bytes = approval.sign(realm, ChainId::Authority, founding.owner);
-    let admitted = ledger.check(ChainId::Authority, &bytes)?;
-    journal.append(admitted.entry())?;
-    ledger.apply(admitted);
+    let checked = ledger.check(ChainId::Authority, &bytes, None);
+    let admitted = checked.map_err(|error| error.refusal())?;
+    journal.append(&admitted)?;
+    let applied = ledger.apply(admitted);
+    debug_assert!(!applied.rebuild, "a new realm has nothing to abandon");
     Ok(realm)
 }
 

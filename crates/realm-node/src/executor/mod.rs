@@ -217,6 +217,11 @@ impl Executor {
         world.observed.routes = table;
     }
 
+    /// Takes plans again that were made from fewer entries: the owners ended a history.
+    pub(crate) fn rewound(&mut self) {
+        self.fence = Fence::default();
+    }
+
     /// Waits until the disk knows who serves: from the next entry on nothing else tells.
     pub(crate) fn settle(&self) {
         self.serving.settle();

@@ -58,8 +58,8 @@ async fn apply(client: &Client, owner: &SecretKey, app: Vec<u8>) {
             lock: lock.to_text(),
         }),
     };
-    let entry = payload.sign(heads.realm, ChainId::Default, owner);
-    client.submit(ChainId::Default, entry).await.unwrap();
+    let entry = payload.sign(heads.realm, ChainId::DEFAULT, owner);
+    client.submit(ChainId::DEFAULT, entry).await.unwrap();
 }
 
 /// GETs `/`; the first line of the answer.
