@@ -3,8 +3,8 @@
 
 use realm_model::digest::Digest;
 use realm_model::entry::{
-    ApproveNode, Body, ChainId, Head, ManifestBody, NamespaceName, Payload, PushBody, RestartBody,
-    RevokeNode, VerifiedEntry, found_realm,
+    ApproveNode, Body, ChainId, Delegate, Fence, Head, ManifestBody, NamespaceName, Payload,
+    PushBody, RestartBody, RevokeNode, VerifiedEntry, found_realm,
 };
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::lock::{Lock, Pin};
@@ -75,6 +75,64 @@ impl Realm {
             self.replay();
         }
         Ok(head)
+    }
+
+    /// The next payload of any chain.
+    pub(crate) fn payload_in(&self, chain: ChainId, body: Body) -> Payload {
+        let head = self.ledger.head(chain);
+        Payload {
+            seq: head.seq + 1,
+            prev: head.hash,
+            authority: self.ledger.head(ChainId::Authority),
+            created_unix_s: 0,
+            body,
+        }
+    }
+
+    /// The bytes of an entry, signed by all of these.
+    pub(crate) fn signed(&self, chain: ChainId, payload: &Payload, keys: &[&SecretKey]) -> Vec<u8> {
+        let id = self.ledger.realm();
+        let message = payload.message(id, chain);
+        let signatures: Vec<_> = keys
+            .iter()
+            .map(|key| (key.public(), key.sign(&message)))
+            .collect();
+        payload.with_signatures(id, chain, &signatures)
+    }
+
+    /// Signs what comes next on a chain, and takes it.
+    pub(crate) fn submit_by(
+        &mut self,
+        keys: &[&SecretKey],
+        chain: ChainId,
+        body: Body,
+    ) -> Result<Head, Refusal> {
+        let bytes = self.signed(chain, &self.payload_in(chain, body), keys);
+        self.take(chain, bytes)
+    }
+
+    /// Where a namespace stands here.
+    pub(crate) fn fence(&self, name: NamespaceName) -> Fence {
+        let head = self.ledger.head(ChainId::Namespace(name));
+        Fence {
+            namespace: name,
+            base: head,
+            head,
+        }
+    }
+
+    /// Takes a manifest into a namespace; the version is the next one there.
+    pub(crate) fn apply_in(
+        &mut self,
+        name: NamespaceName,
+        signer: &SecretKey,
+        manifest: &str,
+        builds: &[(&str, &str)],
+    ) -> Result<Head, Refusal> {
+        let states = &self.ledger.desired().namespaces;
+        let version = states.get(&name).map_or(0, |state| state.version) + 1;
+        let body = manifest_body(manifest, version, builds);
+        self.submit_by(&[signer], ChainId::Namespace(name), body)
     }
 
     /// Folds the log anew, as a node does after a restart.
@@ -188,4 +246,25 @@ pub(crate) fn node_name(name: &str) -> NodeName {
 
 pub(crate) fn component_name(name: &str) -> ComponentName {
     name.parse().expect("a component name")
+}
+
+pub(crate) fn namespace(name: &str) -> NamespaceName {
+    name.parse().expect("a namespace")
+}
+
+/// A delegation of a new namespace, of which everything is within the scope.
+pub(crate) fn delegation(name: &str, key: PublicKey) -> Delegate {
+    Delegate {
+        namespace: namespace(name),
+        key,
+        apps: vec!["*".to_owned()],
+        hosts: Vec::new(),
+        tags: Vec::new(),
+        capabilities: Vec::new(),
+        may_exec: false,
+        may_approve: false,
+        fences: Vec::new(),
+        replicas_max: None,
+        not_after_unix_s: None,
+    }
 }
