@@ -307,4 +307,6 @@ mod runs;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]
+mod standing;
+#[cfg(test)]
 mod story;

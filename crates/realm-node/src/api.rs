@@ -434,11 +434,16 @@ impl From<Refusal> for Failed {
             | RefusalCode::BadSignature
             | RefusalCode::WrongOwner
             | RefusalCode::WrongRealm
-            | RefusalCode::WrongChain => StatusCode::FORBIDDEN,
+            | RefusalCode::WrongChain
+            | RefusalCode::OutOfScope
+            | RefusalCode::Expired => StatusCode::FORBIDDEN,
             RefusalCode::Stale
             | RefusalCode::Replayed
             | RefusalCode::Gap
-            | RefusalCode::WrongParent => StatusCode::CONFLICT,
+            | RefusalCode::WrongParent
+            | RefusalCode::Forked
+            | RefusalCode::Frozen
+            | RefusalCode::Abandoned => StatusCode::CONFLICT,
             RefusalCode::NeedsNewerAgent
             | RefusalCode::InvalidManifest
             | RefusalCode::InvalidLock

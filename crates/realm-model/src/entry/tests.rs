@@ -103,7 +103,76 @@ pub(super) fn bodies() -> Vec<Body> {
             lock: "version = 2\n".to_owned(),
         }),
         restart(),
+        Body::SetNode(SetNode {
+            key: key(3).public(),
+            cordoned: true,
+            drained: false,
+        }),
+        Body::ApproveUntil(ApproveUntil {
+            key: key(3).public(),
+            name: "bm-01".parse().expect("a name"),
+            tags: vec!["metal".to_owned()],
+            not_after_unix_s: 1_800_000_000,
+        }),
+        Body::Rotate(Rotate {
+            owners: vec![key(1).public(), key(2).public()],
+            threshold: 2,
+            recovery: vec![key(4).public()],
+            fences: vec![fence("default")],
+        }),
+        delegation(None, None),
+        delegation(Some(3), Some(1_800_000_000)),
+        Body::Undelegate(Undelegate {
+            namespace: "team-a".parse().expect("a name"),
+            fences: vec![fence("team-a")],
+        }),
+        Body::Resolve(Resolve {
+            fence: fence("team-a"),
+        }),
+        recovery(None),
+        recovery(Some(TwoEntries {
+            first: vec![1, 2].into(),
+            second: vec![3].into(),
+        })),
     ]
+}
+
+fn fence(name: &str) -> Fence {
+    let head = |seed: u8| Head {
+        seq: u64::from(seed),
+        hash: digest(seed),
+    };
+    Fence {
+        namespace: name.parse().expect("a name"),
+        base: head(4),
+        head: head(5),
+    }
+}
+
+fn delegation(replicas_max: Option<u32>, not_after_unix_s: Option<u64>) -> Body {
+    Body::Delegate(Delegate {
+        namespace: "team-a".parse().expect("a name"),
+        key: key(5).public(),
+        apps: vec!["shop-*".to_owned()],
+        hosts: vec!["*.example.com".to_owned()],
+        tags: vec!["metal".to_owned()],
+        capabilities: vec!["env".to_owned()],
+        may_exec: true,
+        may_approve: false,
+        fences: vec![fence("team-a")],
+        replicas_max,
+        not_after_unix_s,
+    })
+}
+
+fn recovery(fork: Option<TwoEntries>) -> Body {
+    Body::Recover(Recover {
+        owners: vec![key(6).public()],
+        threshold: 1,
+        recovery: vec![key(4).public()],
+        fences: vec![fence("default")],
+        fork,
+    })
 }
 
 #[test]

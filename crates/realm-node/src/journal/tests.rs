@@ -207,7 +207,7 @@ fn files_of(folder: &RealmFolder) -> Vec<(std::path::PathBuf, Option<Vec<u8>>)> 
 
 #[test]
 fn a_lost_mark_is_damage_and_no_shorter_history() {
-    for chain in ALWAYS {
+    for chain in super::ALWAYS {
         let (_real, folder) = real_realm();
         open_both(&folder, |error| assert!(error.is_none(), "{error:?}"));
         // One copy is enough, and the other is written again.
@@ -252,7 +252,7 @@ fn a_shorter_log_without_its_marks_does_not_open() {
     });
     assert!(!folder.marks().exists());
     // Without any log it is no realm at all.
-    for chain in ALWAYS {
+    for chain in super::ALWAYS {
         std::fs::remove_file(folder.log(chain)).unwrap();
     }
     open_both(&folder, |error| {
@@ -268,7 +268,7 @@ fn the_marks_of_another_realm_do_not_vouch() {
     let (_other_place, other) = folder();
     let (_, genesis) = found_realm(&owner(), [8; 32], 0);
     Journal::begin(&other, &genesis).unwrap();
-    for chain in ALWAYS {
+    for chain in super::ALWAYS {
         let (_real, folder) = real_realm();
         for copy in COPIES {
             let name = format!("{}.{copy}", chain.as_str());

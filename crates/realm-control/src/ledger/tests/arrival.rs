@@ -107,10 +107,17 @@ impl Story {
 
     /// The namespace goes to the owners, or to the delegate again.
     fn turn(&mut self) {
-        let (_, signer) = team();
+        let (chain, signer) = team();
         let name = namespace("team-a");
         let fences = vec![self.realm.fence(name)];
         let held = self.realm.ledger.authority().delegates.contains_key(&name);
+        if held {
+            // The delegate goes on beyond the fence, with the date of before.
+            let body = manifest_body(ORDERS, 2_000, &[("orders", "evil")]);
+            let payload = self.realm.payload_in(chain, body);
+            let bytes = self.realm.signed(chain, &payload, &[&signer]);
+            self.beside.push((chain, bytes));
+        }
         let body = if held {
             Body::Undelegate(Undelegate {
                 namespace: name,

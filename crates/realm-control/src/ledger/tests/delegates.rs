@@ -249,9 +249,12 @@ fn of_two_namespaces_the_earlier_one_has_the_name_and_the_route() {
         &observed,
         realm_model::observed::Millis(0),
     );
-    let table = plan.actions.iter().find_map(|action| match action {
-        realm_model::action::Action::Route(table) => Some(table),
-        _ => None,
+    let table = plan.actions.iter().find_map(|action| {
+        if let realm_model::action::Action::Route(table) = action {
+            Some(table)
+        } else {
+            None
+        }
     });
     let routes = &table.expect("a table").routes;
     let of = |path: &str| {

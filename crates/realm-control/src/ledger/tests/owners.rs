@@ -200,7 +200,7 @@ fn a_recovery_key_abandons_what_a_stolen_key_signed() {
         Some(RefusalCode::WrongOwner)
     );
     let entry = realm.signed(AUTHORITY, &payload, &[&safe]);
-    let mut other = before.clone();
+    let mut other = before;
     for one in [&mut realm, &mut other] {
         one.take(AUTHORITY, entry.clone())
             .expect("the recovery key");
@@ -281,7 +281,7 @@ fn case_10_a_fork_of_the_authority_chain_ends_with_a_recovery() {
     }
     let fork = Some(TwoEntries {
         first: x.clone().into(),
-        second: y.clone().into(),
+        second: y.into(),
     });
     let same = Some(TwoEntries {
         first: x.clone().into(),
