@@ -57,7 +57,8 @@ impl Ledger {
     /// allowed to sign there, then what it says.
     ///
     /// `now_unix_s` is for entries that somebody submits here and now: then a signer whose time is over
-    /// by this node's clock is refused. What comes from other nodes is not judged by a clock.
+    /// by this node's clock is refused, and one who comes second with an entry for the same place is
+    /// `stale`. What comes from other nodes is not judged by a clock, and may show a fork.
     ///
     /// An authority head that this ledger has not reached is a `gap` (the entries before it are
     /// missing here), one with another hash is a `wrong-parent` (two histories), and one older
@@ -83,9 +84,15 @@ impl Ledger {
             ));
         }
         let signed = opened.signed(&self.signers_ever(chain))?;
-        match chain {
+        let place = signed.head();
+        let checked = match chain {
             ChainId::Authority => self.check_authority(steps, signed, now_unix_s),
             ChainId::Namespace(name) => self.check_wanted(name, steps, signed, now_unix_s),
+        };
+        match checked {
+            // Somebody else was first at this node: whoever signs again, on top of that, makes no fork.
+            Err(CheckError::Forked(_)) if now_unix_s.is_some() => Err(stale(place, steps).into()),
+            checked => checked,
         }
     }
 
@@ -410,13 +417,7 @@ fn find(steps: &Steps, signed: &Signed<'_>) -> Result<Place, Refusal> {
     let (place, tip) = (signed.head(), steps.head());
     let follows = |seq: u64| steps.hash_at(seq) == Some(signed.prev());
     if place.seq == 0 || place.seq <= tip.seq && !follows(place.seq - 1) {
-        return Err(Refusal::new(
-            RefusalCode::Stale,
-            format!(
-                "entry {} is not above {}, the last one here",
-                place.seq, tip.seq
-            ),
-        ));
+        return Err(stale(place, steps));
     }
     // `tip.seq + 1` cannot wrap: a tip at u64::MAX would have needed 2^64 accepted entries.
     if place.seq > tip.seq.saturating_add(1) {
@@ -441,6 +442,17 @@ fn find(steps: &Steps, signed: &Signed<'_>) -> Result<Place, Refusal> {
         ));
     }
     Ok(Place::Next)
+}
+
+fn stale(place: Head, steps: &Steps) -> Refusal {
+    Refusal::new(
+        RefusalCode::Stale,
+        format!(
+            "entry {} is not above {}, the last one here",
+            place.seq,
+            steps.head().seq
+        ),
+    )
 }
 
 fn parent(steps: &Steps, place: Head) -> Head {

@@ -579,37 +579,6 @@ fn random_body(realm: &Realm, kind: u8, which: u8) -> Body {
     }
 }
 
-/// An entry of a kind that no agent knows yet, well signed.
-fn unknown_kind(realm: &Realm, chain: ChainId, payload: &Payload) -> Vec<u8> {
-    let id = realm.ledger.realm();
-    let known = payload.to_bytes();
-    let mut unknown = known.clone();
-    // The kind of a restart of `orders` stands before its body of nine bytes and their length.
-    let at = known.len() - 11;
-    assert_eq!(known[at], 18);
-    unknown[at] = 19;
-    let digest = id.digest();
-    let parts: [&[u8]; 4] = [
-        b"realm.entry.v1",
-        digest.as_bytes(),
-        chain.as_str().as_bytes(),
-        &unknown,
-    ];
-    let lengths = parts.map(|part| (part.len() as u64).to_le_bytes());
-    let message: Vec<u8> = parts
-        .iter()
-        .zip(&lengths)
-        .flat_map(|(part, length)| [length.as_slice(), part].concat())
-        .collect();
-    let mut bytes = realm.signed(chain, payload, &[&realm.owner]);
-    let place = bytes.windows(known.len()).position(|part| part == known);
-    let place = place.expect("the payload is in it");
-    bytes[place..place + known.len()].copy_from_slice(&unknown);
-    let signature = bytes.len() - 64;
-    bytes[signature..].copy_from_slice(realm.owner.sign(&message).as_bytes());
-    bytes
-}
-
 fn admitted(realm: &mut Realm, body: Body) {
     if let Err(refusal) = realm.submit(body) {
         panic!("refused: {} {refusal}", refusal.code);

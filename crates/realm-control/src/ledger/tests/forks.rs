@@ -108,6 +108,22 @@ fn case_10_and_11_two_entries_at_one_place_freeze_the_chain_until_it_is_resolved
     }
 }
 
+/// Case 11: of two who push to one node, the second is told to look first; nothing freezes.
+#[test]
+fn case_11_the_second_push_to_one_node_is_stale() {
+    let (mut realm, [left, right]) = forked();
+    realm.take(OWN, left).expect("the first");
+    let second = realm
+        .ledger
+        .check(OWN, &right, Some(0))
+        .expect_err("too late");
+    assert_eq!(second.refusal().code, RefusalCode::Stale);
+    let other = realm.ledger.check(OWN, &right, None).expect_err("a fork");
+    assert!(matches!(other, CheckError::Forked(_)));
+    assert_eq!(realm.ledger.frozen().count(), 0);
+    realm.submit(restart("orders", &[])).expect("it goes on");
+}
+
 /// The log of a node gives the state that it has in memory.
 pub(super) fn check_replay(realm: &Realm) {
     let mut again = realm.clone();
@@ -249,7 +265,7 @@ fn case_34_an_unknown_kind_stops_the_chain_and_nothing_else() {
     realm.apply(ORDERS, &[("orders", "1")]);
     for chain in [ChainId::Authority, OWN] {
         let payload = realm.payload_in(chain, restart("orders", &[]));
-        let bytes = super::unknown_kind(&realm, chain, &payload);
+        let bytes = unknown_kind(&realm, chain, &payload);
         let before = realm.ledger.desired().clone();
         assert_eq!(
             code(realm.take(chain, bytes)),
@@ -258,6 +274,37 @@ fn case_34_an_unknown_kind_stops_the_chain_and_nothing_else() {
         assert_eq!(realm.ledger.desired(), &before);
     }
     realm.submit(restart("orders", &[])).expect("it goes on");
+}
+
+/// An entry of a kind that no agent knows yet, well signed.
+fn unknown_kind(realm: &Realm, chain: ChainId, payload: &Payload) -> Vec<u8> {
+    let id = realm.ledger.realm();
+    let known = payload.to_bytes();
+    let mut unknown = known.clone();
+    // The kind of a restart of `orders` stands before its body of nine bytes and their length.
+    let at = known.len() - 11;
+    assert_eq!(known[at], 18);
+    unknown[at] = 19;
+    let digest = id.digest();
+    let parts: [&[u8]; 4] = [
+        b"realm.entry.v1",
+        digest.as_bytes(),
+        chain.as_str().as_bytes(),
+        &unknown,
+    ];
+    let lengths = parts.map(|part| (part.len() as u64).to_le_bytes());
+    let message: Vec<u8> = parts
+        .iter()
+        .zip(&lengths)
+        .flat_map(|(part, length)| [length.as_slice(), part].concat())
+        .collect();
+    let mut bytes = realm.signed(chain, payload, &[&realm.owner]);
+    let place = bytes.windows(known.len()).position(|part| part == known);
+    let place = place.expect("the payload is in it");
+    bytes[place..place + known.len()].copy_from_slice(&unknown);
+    let signature = bytes.len() - 64;
+    bytes[signature..].copy_from_slice(realm.owner.sign(&message).as_bytes());
+    bytes
 }
 
 /// What a stolen key signs with an old date never takes force, not even where its end is not known yet.
