@@ -36,7 +36,7 @@ use crate::namespace::NamespaceState;
 pub use check::{CheckError, Fork};
 pub use files::check_files;
 pub use fork::{Frozen, Held};
-pub use replay::{Records, ReplayError, Replayed};
+pub use replay::{Logs, ReplayError, Replayed};
 use steps::Steps;
 
 /// The folded state of a realm's chains.

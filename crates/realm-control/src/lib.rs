@@ -25,7 +25,7 @@ pub use authority::{ApprovedNode, Authority, CLOCK_TOLERANCE_S, OwnerSet, Placed
 pub use changes::{Change, changes};
 pub use desired::Desired;
 pub use ledger::{
-    Admitted, Applied, CheckError, Fork, Frozen, Held, Ledger, Records, ReplayError, Replayed,
+    Admitted, Applied, CheckError, Fork, Frozen, Held, Ledger, Logs, ReplayError, Replayed,
     check_files,
 };
 pub use namespace::{NamespaceState, Restarts};

@@ -11,7 +11,7 @@ use realm_model::lock::{Lock, Pin};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::refusal::Refusal;
 
-use crate::ledger::{Ledger, Records};
+use crate::ledger::{Ledger, Logs};
 
 /// A realm with one owner; entries are signed for the place that the ledger has for them.
 #[derive(Clone)]
@@ -146,8 +146,8 @@ impl Realm {
     }
 
     /// The logs.
-    pub(crate) fn records(&self) -> Records {
-        let mut records: Records = [(ChainId::Authority, vec![self.genesis.clone()])].into();
+    pub(crate) fn records(&self) -> Logs {
+        let mut records: Logs = [(ChainId::Authority, vec![self.genesis.clone()])].into();
         for (chain, bytes) in &self.entries {
             records.entry(*chain).or_default().push(bytes.clone());
         }

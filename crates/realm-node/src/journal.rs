@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use realm_control::{Admitted, Ledger, Records, ReplayError};
+use realm_control::{Admitted, Ledger, Logs, ReplayError};
 use realm_model::entry::{ChainId, VerifiedEntry};
 use realm_model::refusal::Refusal;
 use realm_store::files::{Files, RealFiles};
@@ -140,7 +140,7 @@ impl<F: Files> Journal<F> {
             logs: BTreeMap::new(),
             marks,
         };
-        let mut records = Records::new();
+        let mut records = Logs::new();
         for chain in chains {
             records.insert(chain, journal.open_log(chain)?);
         }
@@ -221,7 +221,7 @@ fn read_logs<F: Files>(
     folder: &RealmFolder,
     marks: &Marks<F>,
     chains: BTreeSet<ChainId>,
-) -> Result<Records, JournalError> {
+) -> Result<Logs, JournalError> {
     let read = |chain: ChainId| {
         let read = Log::<F>::read(files, &folder.log(chain), marks.floor(chain));
         let recovered = read.map_err(|source| JournalError::Log { chain, source })?;
@@ -257,7 +257,7 @@ fn check_marks<F: Files>(
 /// Checks every record as if it came from a stranger.
 fn replay<F: Files>(
     folder: &RealmFolder,
-    records: &Records,
+    records: &Logs,
     marks: &Marks<F>,
 ) -> Result<Ledger, JournalError> {
     let in_force = records.keys();

@@ -13,14 +13,14 @@ use crate::authority::Verdict;
 use crate::namespace::NamespaceState;
 
 /// The records of each chain's log, in order; the authority chain's first one is the genesis.
-pub type Records = BTreeMap<ChainId, Vec<Vec<u8>>>;
+pub type Logs = BTreeMap<ChainId, Vec<Vec<u8>>>;
 
 /// What the logs say.
 #[derive(Debug)]
 pub struct Replayed {
     /// The state. No chain stands still yet: hold the kept proofs again ([`Ledger::hold`]).
     pub ledger: Ledger,
-    /// Records that do not count any longer.
+    /// Logs that do not count any longer.
     pub left_out: u64,
 }
 
@@ -65,7 +65,7 @@ impl Ledger {
     /// Folds the logs. `marks` are the entries that were in force last ([`Ledger::in_force`]): each
     /// must be in its log, and a chain that is below a fence goes on from there.
     pub fn replay(
-        records: &Records,
+        records: &Logs,
         marks: &BTreeMap<ChainId, Head>,
     ) -> Result<Replayed, ReplayError> {
         let mut ledger = replay_authority(records)?;
@@ -234,7 +234,7 @@ impl Ledger {
 }
 
 /// Folds the authority chain: a recovery puts an end to what stood at its place.
-fn replay_authority(records: &Records) -> Result<Ledger, ReplayError> {
+fn replay_authority(records: &Logs) -> Result<Ledger, ReplayError> {
     let chain = ChainId::Authority;
     let empty = Vec::new();
     let records = records.get(&chain).unwrap_or(&empty);

@@ -348,3 +348,80 @@ fn a_recovery_key_signs_nothing_else_and_each_key_is_one_thing() {
         Some(Role::Node(node_name("here")))
     );
 }
+
+/// Who was an owner, or may no longer approve, makes no fork of what came before.
+#[test]
+fn who_lost_its_power_cannot_freeze_the_authority_chain() {
+    let mut realm = Realm::of_one_node();
+    let (old, new) = (realm.owner.clone(), key("new"));
+    let beside = |realm: &Realm, body: Body, keys: &[&SecretKey]| {
+        realm.signed(AUTHORITY, &realm.payload_in(AUTHORITY, body), keys)
+    };
+    let before = beside(&realm, approval("evil", &[]), &[&old]);
+    realm.submit(approval("x", &[])).expect("an approval");
+    let at_rotation = beside(&realm, approval("evil", &[]), &[&old]);
+    let thief = key("thief");
+    let rival = rotate(&[&thief], 1, &[], own_fence(&realm));
+    let rival = beside(&realm, rival, &[&old, &thief]);
+    let body = rotate(&[&new], 1, &[], own_fence(&realm));
+    realm
+        .submit_by(&[&old, &new], AUTHORITY, body)
+        .expect("both signed");
+    for bytes in [before, at_rotation] {
+        let taken = realm.take(AUTHORITY, bytes);
+        assert_eq!(code(taken), Some(RefusalCode::Abandoned));
+    }
+    // Two rotations of one place are a fork for as long as no other one follows.
+    let Err(CheckError::Forked(fork)) = realm.ledger.check(AUTHORITY, &rival, None) else {
+        panic!("a fork");
+    };
+    let proof = super::forks::prove(&realm, &fork);
+    let mut later = realm.clone();
+    assert_eq!(realm.ledger.hold(&proof), Ok(crate::ledger::Held::Frozen));
+    let (newest, body) = (
+        key("newest"),
+        rotate(&[&key("newest")], 1, &[], own_fence(&later)),
+    );
+    later
+        .submit_by(&[&new, &newest], AUTHORITY, body)
+        .expect("both signed");
+    assert_eq!(
+        code(later.take(AUTHORITY, rival)),
+        Some(RefusalCode::Abandoned)
+    );
+    assert_eq!(later.ledger.hold(&proof), Ok(crate::ledger::Held::Settled));
+}
+
+/// An approval by a delegate gives way to what the owners signed, and makes no fork of it.
+#[test]
+fn an_approval_by_a_delegate_weighs_less_than_the_owners_word() {
+    let mut realm = Realm::of_one_node();
+    let (owner, helper) = (realm.owner.clone(), key("helper"));
+    let mut body = delegation("helpers", helper.public());
+    body.may_approve = true;
+    realm.submit(Body::Delegate(body)).expect("a delegate");
+    let sign = |realm: &Realm, node: &str, key: &SecretKey| {
+        realm.signed(
+            AUTHORITY,
+            &realm.payload_in(AUTHORITY, approval(node, &[])),
+            &[key],
+        )
+    };
+    let (theirs, ours) = (sign(&realm, "a", &helper), sign(&realm, "b", &owner));
+    let mut owners_first = realm.clone();
+    owners_first
+        .take(AUTHORITY, ours.clone())
+        .expect("the owner");
+    let refused = owners_first.take(AUTHORITY, theirs.clone());
+    assert_eq!(code(refused), Some(RefusalCode::Abandoned));
+    realm.take(AUTHORITY, theirs).expect("the delegate");
+    let Err(CheckError::Forked(fork)) = realm.ledger.check(AUTHORITY, &ours, None) else {
+        panic!("a fork");
+    };
+    let proof = super::forks::prove(&realm, &fork);
+    assert_eq!(
+        owners_first.ledger.hold(&proof),
+        Ok(crate::ledger::Held::Settled)
+    );
+    assert_eq!(realm.ledger.hold(&proof), Ok(crate::ledger::Held::Frozen));
+}
