@@ -35,4 +35,6 @@ pub mod inspection;
 pub mod observed;
 
 pub mod api;
+pub mod frame;
+pub mod request;
 pub mod view;
