@@ -22,6 +22,8 @@ Exit codes:
 
 Environment:
   REALM_DIR              the realm folder (like --realm)
+  REALM_NODE             the node to talk to (like --node)
+  REALM_KEY              the file of the key to act with (like --key)
   REALM_PASSPHRASE_FILE  a file with the owner key's passphrase
   REALM_LOG              log filter of the agent, e.g. `info` or `realm_node=debug`
   NO_COLOR               no colours";
@@ -34,6 +36,14 @@ pub(crate) struct Cli {
     /// Realm folder; absent: `.realm` here or in a parent folder, else the one of this user
     #[arg(long, value_name = "DIR", global = true, env = "REALM_DIR")]
     pub(crate) realm: Option<PathBuf>,
+
+    /// The node to talk to: its name, or `HOST:PORT#KEY`; absent: the agent of the realm folder
+    #[arg(long, value_name = "NODE", global = true, env = "REALM_NODE")]
+    pub(crate) node: Option<String>,
+
+    /// File of the key to act with; absent: the owner key of the realm folder
+    #[arg(long, value_name = "FILE", global = true, env = "REALM_KEY")]
+    pub(crate) key: Option<PathBuf>,
 
     /// Print JSON on stdout instead of text
     #[arg(long, global = true)]
@@ -58,6 +68,8 @@ pub(crate) enum Verb {
     Push(commands::push::Args),
     Restart(commands::restart::Args),
     Logs(commands::logs::Args),
+    Exec(commands::exec::Args),
+    Audit(commands::audit::Args),
     Inspect(commands::inspect::Args),
     Doctor(commands::doctor::Args),
     Run(commands::run::Args),

@@ -15,6 +15,7 @@ mod files;
 mod output;
 mod owner;
 mod progress;
+mod reach;
 mod resolve;
 mod sign;
 mod signals;

@@ -51,6 +51,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             output::note(&format!("answering on {url}"));
         }
         output::note(&format!("metrics on {}/metrics", node.admin_url()));
+        if let Some(address) = node.api_address() {
+            output::note(&format!("control API on {address}"));
+        }
         signals.next().await;
         stop(node, &mut signals).await;
         Ok(ExitCode::SUCCESS)

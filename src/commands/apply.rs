@@ -62,7 +62,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             ));
             return Ok(ExitCode::SUCCESS);
         }
-        let client = context.client()?;
+        let client = context.client().await?;
         // Who is not running cannot be asked to agree: first see that somebody listens.
         client.heads().await?;
         confirm("Sign and apply this?", args.yes).await?;
@@ -112,7 +112,7 @@ async fn unchanged(
     if args.sign_only.is_some() {
         return Ok(ExitCode::SUCCESS);
     }
-    let client = context.client()?;
+    let client = context.client().await?;
     bring_bytes(&client, proposal).await?;
     let in_force = progress::in_force(heads);
     progress::finish(&client, &in_force, None, &args.wait, context.json()).await

@@ -13,9 +13,11 @@ pub(crate) mod restart;
 pub(crate) mod submit;
 pub(crate) mod verify;
 
+pub(crate) mod exec;
 pub(crate) mod run;
 pub(crate) mod serve;
 
+pub(crate) mod audit;
 pub(crate) mod doctor;
 pub(crate) mod inspect;
 pub(crate) mod logs;
@@ -36,7 +38,7 @@ use crate::failure::Failure;
 
 /// Runs the verb.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let context = Context::new(cli.realm, cli.json);
+    let context = Context::new(cli.realm, cli.json, cli.node, cli.key);
     match cli.verb {
         Verb::Init(args) => init::run(&context, args),
         Verb::Key(args) => key::run(&context, &args),
@@ -50,8 +52,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Push(args) => push::run(&context, args),
         Verb::Restart(args) => restart::run(&context, args),
         Verb::Logs(args) => logs::run(&context, args),
+        Verb::Audit(args) => audit::run(&context, &args),
+        Verb::Exec(args) => exec::run(&context, args),
         Verb::Inspect(args) => inspect::run(&context, &args),
-        Verb::Run(args) => run::run(args),
+        Verb::Run(args) => run::run(&context, args),
         Verb::Serve(args) => serve::run(args),
         Verb::Doctor(args) => doctor::run(&context, &args),
         Verb::Schema(args) => schema::run(&args),

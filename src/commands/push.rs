@@ -41,8 +41,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    let client = context.client()?;
     context.block_on(async {
+        let client = context.client().await?;
         let heads = client.heads().await?;
         let source = Source::File {
             path: args.file.display().to_string(),

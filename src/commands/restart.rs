@@ -27,8 +27,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    let client = context.client()?;
     context.block_on(async {
+        let client = context.client().await?;
         let key = context.owner_key().await?;
         let heads = client.heads().await?;
         let body = Body::Restart(RestartBody {

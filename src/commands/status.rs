@@ -25,11 +25,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
-    let client = context.client()?;
     if args.watch {
-        return context.watch(watch(client, context.json()));
+        return context.watch(async { watch(context.client().await?, context.json()).await });
     }
-    let status = context.block_on(async { Ok(client.status().await?) })?;
+    let status = context.block_on(async { Ok(context.client().await?.status().await?) })?;
     if context.json() {
         output::json(&status)?;
     } else {

@@ -32,8 +32,8 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
     let chain = ChainId::of(&args.chain).ok_or_else(|| {
         Failure::new("usage", format!("no chain `{}`", args.chain)).exit(exit::USAGE)
     })?;
-    let client = context.client()?;
-    let accepted = context.block_on(async { Ok(client.submit(chain, entry).await?) })?;
+    let accepted =
+        context.block_on(async { Ok(context.client().await?.submit(chain, entry).await?) })?;
     if context.json() {
         output::json(&accepted)?;
     } else {

@@ -58,7 +58,7 @@ async fn live(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
             .unwrap_or_else(|| PathBuf::from(".realm"));
         init::make_quietly(folder, args.name.clone()).await?;
     }
-    let client = context.client()?;
+    let client = context.local_client()?;
     if client.is_running().await {
         output::note("an agent of this realm runs already: applying to it");
         let status = tokio::select! {

@@ -30,7 +30,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
 
     Commands:
       init         Make a new realm: an owner key, a node key, and a realm folder
-      key          Show the owner key of this realm folder
+      key          Show the owner key of this realm folder, or make certificates of it
       up           Make a realm here if there is none, start its agent, and apply a manifest
       agent        Run the agent of this realm folder until interrupted
       apply        Sign the manifest with the owner key and put it in force
@@ -41,6 +41,8 @@ fn help_is_one_page_and_names_the_exit_codes() {
       push         Upload new bytes for a component and put them in force
       restart      Start a component's replicas afresh
       logs         Print what a component wrote to stdout and stderr
+      exec         Run a command on a node
+      audit        Show who changed or ran what on the node: the newest 1,000, since its agent started
       inspect      Show what a WebAssembly file imports and exports, and how realm would run it
       doctor       Look at this machine and the realm folder, and say what to mend
       run          Run a command component or a preview-1 module, without a realm
@@ -52,6 +54,10 @@ fn help_is_one_page_and_names_the_exit_codes() {
     Options:
           --realm <DIR>  Realm folder; absent: `.realm` here or in a parent folder, else the one of this
                          user [env: REALM_DIR=]
+          --node <NODE>  The node to talk to: its name, or `HOST:PORT#KEY`; absent: the agent of the
+                         realm folder [env: REALM_NODE=]
+          --key <FILE>   File of the key to act with; absent: the owner key of the realm folder [env:
+                         REALM_KEY=]
           --json         Print JSON on stdout instead of text
       -h, --help         Print help
       -V, --version      Print version
@@ -68,6 +74,8 @@ fn help_is_one_page_and_names_the_exit_codes() {
 
     Environment:
       REALM_DIR              the realm folder (like --realm)
+      REALM_NODE             the node to talk to (like --node)
+      REALM_KEY              the file of the key to act with (like --key)
       REALM_PASSPHRASE_FILE  a file with the owner key's passphrase
       REALM_LOG              log filter of the agent, e.g. `info` or `realm_node=debug`
       NO_COLOR               no colours
@@ -85,6 +93,8 @@ fn help_is_one_page_and_names_the_exit_codes() {
         "push",
         "restart",
         "logs",
+        "exec",
+        "audit",
         "inspect",
         "doctor",
         "run",

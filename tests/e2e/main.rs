@@ -25,6 +25,7 @@ mod modules;
 mod neighbourhood;
 #[path = "../neighbours/mod.rs"]
 mod neighbours;
+mod remote;
 mod serving;
 mod session;
 mod signals;

@@ -90,6 +90,8 @@ impl Realm {
             .args(args)
             .current_dir(self.folder.path())
             .env_remove("REALM_DIR")
+            .env_remove("REALM_NODE")
+            .env_remove("REALM_KEY")
             .env_remove("REALM_PASSPHRASE_FILE")
             .env_remove("REALM_LOG")
             .env("NO_COLOR", "1")
@@ -287,6 +289,11 @@ pub(crate) fn ended(child: &mut Child) -> ExitStatus {
 }
 
 impl Agent {
+    /// Waits for a line of its stderr with this text, and returns what follows it.
+    pub(crate) fn after(&self, text: &str) -> String {
+        self.running.stderr.after(text)
+    }
+
     /// Starts an agent and waits until it says where it listens.
     pub(crate) fn start(command: Command) -> Self {
         let running = Running::start(command);

@@ -63,6 +63,34 @@ pub struct Uploaded {
     pub size: u64,
 }
 
+/// Who changed or ran what on a node: the newest, in the agent's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditPage {
+    /// The oldest first.
+    pub entries: Vec<AuditEntry>,
+}
+
+/// One call or command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Position since the agent started; a gap at the beginning is what was forgotten.
+    pub seq: u64,
+    /// The caller's key; `local`: the agent's user on this machine.
+    pub caller: String,
+    /// The caller's role.
+    pub role: String,
+    /// `submit`, `upload`, `exec` or `run`.
+    pub call: String,
+    /// The path, or the command, made printable and cut.
+    pub what: String,
+    /// Milliseconds since 1970 by the node's clock.
+    pub began_unix_ms: u64,
+    /// Null while it runs.
+    pub ended_unix_ms: Option<u64>,
+    /// The exit code, the code of an error, or the status of the answer; null while it runs.
+    pub outcome: Option<String>,
+}
+
 /// One line of a guest's stdout or stderr, or a marker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {

@@ -3,11 +3,14 @@
 //! A frame is a kind (1 byte), a length (4 bytes, big endian) and that many bytes. Each of the three
 //! byte streams has a window: its reader says how much more it takes. Not here: processes, sockets.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::api::ApiError;
+use crate::digest::Digest;
+use crate::name::ComponentName;
 use crate::text::cut;
 
 /// The payload of a frame at most.
@@ -88,6 +91,41 @@ pub struct FrameReader {
 pub struct ExecRequest {
     /// One word: a line for the node's shell. Several: a program and its arguments.
     pub command: Vec<String>,
+}
+
+/// What `POST /v1/run` asks for: a component whose bytes are on the node, and what it may reach and
+/// use there. Nothing is granted that is not named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    /// Its first argument, and its name in messages.
+    pub name: ComponentName,
+    /// Its bytes.
+    pub digest: Digest,
+    /// Its other arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Environment variables.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Rules, as of `allowed_outbound`.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    /// Directories of the node, as of `dirs`.
+    #[serde(default)]
+    pub dirs: Vec<String>,
+    /// MiB of memory.
+    #[serde(default)]
+    pub memory_max_mb: Option<u64>,
+    /// Fuel units per second.
+    #[serde(default)]
+    pub fuel_per_sec: Option<u64>,
+    /// Milliseconds that it may run.
+    #[serde(default)]
+    pub epoch_timeout_ms: Option<u64>,
+    /// Milliseconds that it may take.
+    #[serde(default)]
+    pub wall_timeout_ms: Option<u64>,
 }
 
 const STDIN: u8 = 0;

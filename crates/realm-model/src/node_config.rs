@@ -24,6 +24,12 @@ pub const NODE_CONFIG_BYTES_MAX: usize = 64 * 1024;
 /// default. Each is made when a component first needs it.
 pub const INSTANCES_MAX: u32 = 2_500;
 
+/// `exec.max_seconds` at most: a day. What runs for longer is a service.
+pub const EXEC_SECONDS_MAX: u32 = 86_400;
+
+/// `exec.max_at_once` at most: each holds a thread, three pipes and up to a mebibyte.
+pub const EXEC_AT_ONCE_MAX: u32 = 64;
+
 /// The settings of one node. Every key is optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -36,6 +42,8 @@ pub struct NodeConfig {
     pub listen: Listeners,
     /// What guests may reach at most.
     pub guests: GuestPolicy,
+    /// What callers may run on this machine.
+    pub exec: ExecPolicy,
     /// Proxies whose `Forwarded` and `X-Forwarded-*` headers are believed (IP addresses).
     pub trusted_proxies: Vec<std::net::IpAddr>,
 }
@@ -48,6 +56,49 @@ pub struct Listeners {
     pub http: Vec<SocketAddr>,
     /// `/metrics` and health of the agent; loopback unless the operator opens it.
     pub admin: SocketAddr,
+    /// The control API over mutual TLS; `None`: not at all.
+    pub api: Option<SocketAddr>,
+}
+
+/// What callers may run on this machine, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExecPolicy {
+    /// Who may run commands of the machine; empty: nobody.
+    pub allow: Vec<ExecCaller>,
+    /// Who may run components, within limits and grants; empty: nobody.
+    pub run: Vec<ExecCaller>,
+    /// The user that commands run as; `None`: the agent's.
+    pub user: Option<String>,
+    /// The shell of commands that are one word.
+    pub shell: String,
+    /// How long a command may run.
+    pub max_seconds: u32,
+    /// Commands and components of callers at once.
+    pub max_at_once: u32,
+}
+
+/// Somebody who may run something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExecCaller {
+    /// The owners of the realm.
+    Owner,
+    /// Delegates whose scope says so.
+    Delegates,
+}
+
+impl Default for ExecPolicy {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            run: Vec::new(),
+            user: None,
+            shell: "/bin/sh".to_owned(),
+            max_seconds: 3_600,
+            max_at_once: 4,
+        }
+    }
 }
 
 /// The widest that any grant on this node can be.
@@ -69,6 +120,7 @@ impl Default for Listeners {
         Self {
             http: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)),
+            api: None,
         }
     }
 }
@@ -94,6 +146,22 @@ const SOCKET: Form = Form {
     expected: "an IP address and a port, like `127.0.0.1:8080` or `[::]:80`",
     pattern: "^([0-9.]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$",
     example: "127.0.0.1:8080",
+};
+
+const CALLER: Form = Form {
+    expected: "`owner` or `delegates`",
+    pattern: "^(owner|delegates)$",
+    example: "owner",
+};
+const USER: Form = Form {
+    expected: "the name or the number of a user",
+    pattern: "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$",
+    example: "deploy",
+};
+const PROGRAM: Form = Form {
+    expected: "an absolute path",
+    pattern: "^/",
+    example: "/bin/bash",
 };
 
 /// The whole file.
@@ -135,6 +203,12 @@ pub static ROOT: Section = Section {
             absent: Absent::Means("nothing is opened, as below"),
             doc: "What guests may reach at most",
         },
+        Key {
+            name: "exec",
+            kind: Kind::Table(&EXEC),
+            absent: Absent::Means("nobody may run anything, as below"),
+            doc: "What callers of the control API may run on this machine",
+        },
     ],
 };
 
@@ -154,6 +228,62 @@ pub static LISTEN: Section = Section {
             kind: Kind::Text(SOCKET),
             absent: Absent::Word("127.0.0.1:9180"),
             doc: "`/metrics` and the health of the agent",
+        },
+        Key {
+            name: "api",
+            kind: Kind::Text(SOCKET),
+            absent: Absent::Means("not at all"),
+            doc: "The control API over mutual TLS, for keys with a role in the realm",
+        },
+    ],
+};
+
+/// `[exec]`.
+pub static EXEC: Section = Section {
+    title: "[exec]",
+    doc: "What callers of the control API may run on this machine.",
+    keys: &[
+        Key {
+            name: "allow",
+            kind: Kind::Texts(CALLER),
+            absent: Absent::Means("nobody"),
+            doc: "Who may run commands (`realm exec`): `owner`, and `delegates` whose scope says so",
+        },
+        Key {
+            name: "run",
+            kind: Kind::Texts(CALLER),
+            absent: Absent::Means("nobody"),
+            doc: "Who may run components within limits and grants (`realm run --node`)",
+        },
+        Key {
+            name: "user",
+            kind: Kind::Text(USER),
+            absent: Absent::Means("the user of the agent"),
+            doc: "The user that commands run as; another one needs an agent that runs as root",
+        },
+        Key {
+            name: "shell",
+            kind: Kind::Text(PROGRAM),
+            absent: Absent::Word("/bin/sh"),
+            doc: "Gets a command that is one word, after `-c`",
+        },
+        Key {
+            name: "max_seconds",
+            kind: Kind::Integer {
+                min: 1,
+                max: EXEC_SECONDS_MAX as u64,
+            },
+            absent: Absent::Number(3_600),
+            doc: "A command or component that runs for longer is killed",
+        },
+        Key {
+            name: "max_at_once",
+            kind: Kind::Integer {
+                min: 1,
+                max: EXEC_AT_ONCE_MAX as u64,
+            },
+            absent: Absent::Number(4),
+            doc: "Commands and components of callers at once",
         },
     ],
 };
@@ -206,7 +336,7 @@ pub static GUESTS: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 3] = [&ROOT, &LISTEN, &GUESTS];
+pub static SECTIONS: [&Section; 4] = [&ROOT, &LISTEN, &GUESTS, &EXEC];
 
 /// Parses and validates the text of a `node.toml`.
 ///
@@ -243,6 +373,7 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
         tags: without_duplicates(report, "tags", tags),
         listen: read_listeners(report, &root),
         guests: read_guests(report, &root),
+        exec: read_exec(report, &root),
         trusted_proxies: without_places(proxies),
     }
 }
@@ -270,7 +401,41 @@ fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Listeners {
     if let Some(admin) = listen.text(report, "admin", socket) {
         listeners.admin = admin;
     }
+    listeners.api = listen.text(report, "api", socket);
     listeners
+}
+
+fn read_exec(report: &mut Report<'_>, root: &Fields<'_, '_>) -> ExecPolicy {
+    let defaults = ExecPolicy::default();
+    let Some(exec) = section(report, root, "exec", &EXEC) else {
+        return defaults;
+    };
+    let caller = |text: &str| match text {
+        "owner" => Ok(ExecCaller::Owner),
+        "delegates" => Ok(ExecCaller::Delegates),
+        _ => Err(bad(text, CALLER.expected)),
+    };
+    let allow = exec.texts(report, "allow", caller);
+    let run = exec.texts(report, "run", caller);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let user = exec.text(report, "user", |text| {
+        let fits = (1..=32).contains(&text.len()) && !text.starts_with(['-', '.']);
+        match fits && text.chars().all(plain) {
+            true => Ok(text.to_owned()),
+            false => Err(bad(text, USER.expected)),
+        }
+    });
+    let shell = exec.text(report, "shell", |text| {
+        directory(text).map_err(|_| bad(text, PROGRAM.expected))
+    });
+    ExecPolicy {
+        allow: without_places(allow),
+        run: without_places(run),
+        user,
+        shell: shell.unwrap_or(defaults.shell),
+        max_seconds: exec.number_u32(report, "max_seconds"),
+        max_at_once: exec.number_u32(report, "max_at_once"),
+    }
 }
 
 fn read_guests(report: &mut Report<'_>, root: &Fields<'_, '_>) -> GuestPolicy {
@@ -324,106 +489,4 @@ fn bad(text: &str, expected: &str) -> ValueError {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn good(text: &str) -> NodeConfig {
-        let (config, problems) = parse(text);
-        assert_eq!(problems, [], "{text}");
-        config.expect("no problems")
-    }
-
-    fn refused(text: &str, expected: &[(&str, usize, usize)]) {
-        let (config, problems) = parse(text);
-        let seen: Vec<_> = problems
-            .iter()
-            .map(|problem| (problem.code, problem.line, problem.column))
-            .collect();
-        assert_eq!(seen, expected, "{text}: {problems:#?}");
-        assert_eq!(config, None, "{text}");
-    }
-
-    #[test]
-    fn an_empty_file_is_the_default() {
-        assert_eq!(good(""), NodeConfig::default());
-        assert_eq!(good("[listen]\n[guests]\n"), NodeConfig::default());
-    }
-
-    #[test]
-    fn every_key_is_read() {
-        let config = good(FULL);
-        assert_eq!(config.name, Some("bm-01".parse().expect("a name")));
-        assert_eq!(config.tags, ["metal"]);
-        assert_eq!(
-            config.trusted_proxies,
-            ["10.0.0.1".parse::<std::net::IpAddr>().expect("an address")]
-        );
-        assert_eq!(config.listen.http.len(), 2);
-        assert_eq!(config.listen.admin.to_string(), "127.0.0.1:9000");
-        assert_eq!(config.guests.dirs, ["/srv"]);
-        assert_eq!(config.guests.private_ranges, ["10.0.0.0/8", "::1"]);
-        assert_eq!(config.guests.tls_roots, ["/etc/ssl/company.pem"]);
-        assert_eq!(config.guests.instances_max, 200);
-    }
-
-    const FULL: &str = r#"
-name = "bm-01"
-tags = ["metal"]
-trusted_proxies = ["10.0.0.1"]
-[listen]
-http = ["0.0.0.0:80", "[::]:8080"]
-admin = "127.0.0.1:9000"
-[guests]
-dirs = ["/srv/"]
-private_ranges = ["10.0.0.0/8", "::1"]
-tls_roots = ["/etc/ssl/company.pem"]
-instances_max = 200
-"#;
-
-    #[test]
-    fn every_problem_is_told_with_its_place() {
-        refused(
-            "nam = 'a'\nname = 'a b'\ntags = ['x', 'x']\ntrusted_proxies = ['proxy']\n",
-            &[
-                (codes::UNKNOWN_KEY, 1, 1),
-                (codes::BAD_NAME, 2, 8),
-                (codes::DUPLICATE_VALUE, 3, 14),
-                (codes::BAD_VALUE, 4, 20),
-            ],
-        );
-        refused(
-            "[listen]\nhttp = [':80']\nadmin = 9180\n[guests]\ndirs = ['srv']\nprivate_ranges = ['10.0.0.1/8']\ninstances_max = 0\ntls_roots = ['ca.pem']\n",
-            &[
-                (codes::BAD_VALUE, 2, 9),
-                (codes::WRONG_TYPE, 3, 9),
-                (codes::BAD_DIR, 5, 9),
-                (codes::BAD_VALUE, 6, 19),
-                (codes::OUT_OF_RANGE, 7, 17),
-                (codes::BAD_VALUE, 8, 14),
-            ],
-        );
-        refused(
-            &"#".repeat(NODE_CONFIG_BYTES_MAX + 1),
-            &[(codes::TOO_LARGE, 1, 1)],
-        );
-        refused("listen = 1", &[(codes::WRONG_TYPE, 1, 10)]);
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_gives_an_answer(text in "(\\PC|\n){0,200}") {
-            let (config, problems) = parse(&text);
-            prop_assert!(config.is_some() || !problems.is_empty());
-        }
-
-        #[test]
-        fn a_changed_file_gives_an_answer(at in 0..FULL.len(), with in "\\PC{0,3}", cut in 0usize..9) {
-            let end = (at + cut).min(FULL.len());
-            let text = format!("{}{with}{}", &FULL[..at], &FULL[end..]);
-            let (config, problems) = parse(&text);
-            prop_assert!(config.is_some() || !problems.is_empty());
-        }
-    }
-}
+mod tests;

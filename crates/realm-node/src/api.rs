@@ -1,7 +1,7 @@
-//! The control API: HTTP with JSON, on the Unix socket. Described in docs/api.md.
+//! The control API: HTTP with JSON, by several mouths. Described in docs/openapi.yaml.
 //!
-//! The socket's permissions say who may *look* and hand things over; what may *change* is decided
-//! by signature alone.
+//! Who calls and may what is decided before (`access`); what may *change* is decided by the
+//! signatures of entries alone.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodFilter, MethodRouter, get, on};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http_body_util::BodyExt as _;
@@ -27,9 +27,12 @@ use realm_store::blobs::{BLOB_BYTES_MAX, BlobError, BoxError};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::access::{Call, Gate, authorize};
+use crate::audit::Audit;
 use crate::error::with_causes;
 use crate::event::Event;
 use crate::page::MetricsPage;
+use crate::remote::{Sessions, exec, run};
 use crate::rings::{Ring, Rings};
 
 /// Log readers at once: each holds a connection and a batch of lines.
@@ -51,13 +54,16 @@ pub(crate) struct Api {
     pub(crate) blobs: realm_store::blobs::Blobs,
     pub(crate) rings: Rings,
     pub(crate) page: MetricsPage,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) audit: Audit,
+    pub(crate) sessions: Sessions,
     log_readers: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     scrapes: Arc<Semaphore>,
 }
 
 /// An error on its way out.
-struct Failed(StatusCode, ApiError);
+pub(crate) struct Failed(StatusCode, ApiError);
 
 impl Api {
     pub(crate) fn new(
@@ -65,28 +71,34 @@ impl Api {
         blobs: realm_store::blobs::Blobs,
         rings: Rings,
         page: MetricsPage,
+        gate: Arc<Gate>,
+        sessions: Sessions,
     ) -> Self {
         Self {
             events,
             blobs,
             rings,
             page,
+            gate,
+            audit: Audit::default(),
+            sessions,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)),
         }
     }
 
-    /// The routes of the socket.
+    /// The routes of every mouth: the calls of the table, each behind the gate.
     pub(crate) fn router(self) -> Router {
-        Router::new()
-            .route("/v1/status", get(status))
-            .route("/v1/heads", get(heads))
-            .route("/v1/entries/{chain}", post(submit))
-            // `get` answers HEAD as well; the bytes themselves are not given out.
-            .route("/v1/blobs/{digest}", put(upload).get(has))
-            .route("/v1/logs/{component}", get(logs))
-            .route("/metrics", get(metrics))
+        let mut router = Router::new();
+        for call in Call::ALL {
+            let (method, path) = call.route();
+            // A method of the table is one that axum routes.
+            let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::GET);
+            let gate = axum::middleware::from_fn_with_state((self.clone(), call), authorize);
+            router = router.route(path, handler(call, filter).layer(gate));
+        }
+        router
             .fallback(nothing)
             .method_not_allowed_fallback(wrong_method)
             .with_state(self)
@@ -101,7 +113,7 @@ impl Api {
             .with_state(self)
     }
 
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         question: impl FnOnce(oneshot::Sender<T>) -> Event,
     ) -> Result<T, Failed> {
@@ -120,6 +132,25 @@ impl Api {
             .map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
     }
+}
+
+fn handler(call: Call, filter: MethodFilter) -> MethodRouter<Api> {
+    match call {
+        Call::Status => on(filter, status),
+        Call::Heads => on(filter, heads),
+        Call::Submit => on(filter, submit),
+        Call::HasBlob => on(filter, has),
+        Call::PutBlob => on(filter, upload),
+        Call::Logs => on(filter, logs),
+        Call::Exec => on(filter, exec),
+        Call::Run => on(filter, run),
+        Call::Audit => on(filter, audit),
+        Call::Metrics => on(filter, metrics),
+    }
+}
+
+async fn audit(State(api): State<Api>) -> Response {
+    Json(api.audit.page()).into_response()
 }
 
 /// Whether the loop answers: the process alone proves nothing.
@@ -379,7 +410,7 @@ async fn nothing() -> Failed {
 }
 
 /// Reads a body up to `bytes_max`; what is longer is cut there.
-async fn read_capped(mut body: Body, bytes_max: usize) -> Result<Vec<u8>, Failed> {
+pub(crate) async fn read_capped(mut body: Body, bytes_max: usize) -> Result<Vec<u8>, Failed> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -413,7 +444,7 @@ fn parse_digest(text: &str) -> Result<Digest, Failed> {
         })
 }
 
-fn failed(status: StatusCode, code: &str, message: &str, hint: Option<&str>) -> Failed {
+pub(crate) fn failed(status: StatusCode, code: &str, message: &str, hint: Option<&str>) -> Failed {
     Failed(
         status,
         ApiError {

@@ -4,7 +4,7 @@
 //! is here is the order between them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use realm_control::{Here, Ledger, plan, view, wake_at};
 use realm_model::api::{Accepted, Heads};
@@ -16,11 +16,13 @@ use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::StatusView;
 use tokio::sync::mpsc;
 
+use crate::access::Role;
 use crate::event::Event;
 use crate::executor::{Executor, World};
 use crate::journal::Journal;
 use crate::metrics::NodeFigures;
 use crate::pace::Pace;
+use crate::unix_ms;
 
 /// Plans in a row for one event. Each must act, and two or three reach a plan that waits for an
 /// event; a plan that never settles is a bug, which must not take a core.
@@ -163,6 +165,10 @@ impl Core {
             // Questions change nothing: no plan follows.
             Event::AskStatus(reply) => return drop(reply.send(self.settled().status())),
             Event::AskHeads(reply) => return drop(reply.send(self.heads())),
+            Event::AskRole { key, reply } => {
+                let _ = reply.send(self.role_of(&key));
+                return;
+            }
             Event::AskAlive(reply) => {
                 let _ = reply.send(());
                 return;
@@ -304,6 +310,12 @@ impl Core {
         heads(&self.ledger, &self.node, self.node_key)
     }
 
+    /// What the authority chain says of a key.
+    fn role_of(&self, key: &PublicKey) -> Option<Role> {
+        let role = self.ledger.authority().role_of(key, unix_ms() / 1_000);
+        role.map(|role| Role::from(&role))
+    }
+
     fn figures(&self) -> NodeFigures {
         let status = self.status();
         let desired = self.ledger.desired();
@@ -361,12 +373,6 @@ pub(crate) fn heads(ledger: &Ledger, node: &NodeName, node_key: PublicKey) -> He
             .get(node)
             .is_some_and(|node| node.key == node_key),
     }
-}
-
-/// The clock on the wall, for schedules.
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_or_never(wait: Option<Duration>) {

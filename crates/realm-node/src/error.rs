@@ -49,6 +49,18 @@ pub enum NodeError {
         #[source]
         source: std::io::Error,
     },
+    /// The control API cannot be served over TCP.
+    #[error("cannot listen on {address} for the control API")]
+    Api {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The node's certificate cannot be made.
+    #[error("the control API cannot be served over TLS")]
+    Tls(#[from] crate::tls::TlsError),
     /// Another node has this name.
     #[error("the name `{name}` belongs to another node of this realm")]
     NameTaken {
@@ -70,7 +82,11 @@ impl NodeError {
             Self::Journal(_) => "log-damaged",
             Self::Blobs(_) => "store-unusable",
             Self::Host(_) => "engine",
-            Self::Edge(_) | Self::Admin { .. } | Self::Socket { .. } => "cannot-listen",
+            Self::Edge(_)
+            | Self::Admin { .. }
+            | Self::Api { .. }
+            | Self::Tls(_)
+            | Self::Socket { .. } => "cannot-listen",
             Self::NameTaken { .. } => "name-taken",
             Self::Panicked(_) => "internal",
         }
@@ -97,12 +113,14 @@ impl NodeError {
             Self::Admin { .. } => {
                 Some("choose another address: `--admin 127.0.0.1:0`, or [listen] in node.toml")
             }
+            Self::Api { .. } => Some("choose another address: `api` under [listen] in node.toml"),
             Self::NameTaken { .. } => Some("choose another `name` in node.toml"),
             Self::Folder(_)
             | Self::Identity(_)
             | Self::Blobs(_)
             | Self::Host(_)
             | Self::Socket { .. }
+            | Self::Tls(_)
             | Self::Panicked(_) => None,
         }
     }

@@ -6,11 +6,13 @@ use realm_control::restart::End;
 use realm_model::api::{Accepted, Heads};
 use realm_model::digest::Digest;
 use realm_model::entry::ChainId;
+use realm_model::key::PublicKey;
 use realm_model::observed::{Artifact, ReplicaId};
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::StatusView;
 use tokio::sync::oneshot;
 
+use crate::access::Role;
 use crate::compile::CompileFailure;
 use crate::metrics::NodeFigures;
 use crate::replica::Started;
@@ -65,6 +67,11 @@ pub(crate) enum Event {
     AskStatus(oneshot::Sender<StatusView>),
     /// Somebody asks what to sign on.
     AskHeads(oneshot::Sender<Heads>),
+    /// The gate of the API asks what a key may do.
+    AskRole {
+        key: PublicKey,
+        reply: oneshot::Sender<Option<Role>>,
+    },
     /// Somebody asks whether the loop goes round.
     AskAlive(oneshot::Sender<()>),
     /// Shows that the loop survives a panic.

@@ -8,10 +8,12 @@
 
 mod client;
 mod config;
+mod connect;
 mod error;
 mod identity;
 mod node;
 mod socket;
+mod tls;
 
 pub mod doctor;
 pub mod found;
@@ -32,23 +34,31 @@ mod rings;
 mod run;
 mod serving;
 
+mod access;
 mod api;
+mod audit;
 mod listen;
 mod machine;
 mod metrics;
 mod page;
+mod remote;
 mod traffic;
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use realm_model::api::Heads;
 use realm_store::folder::RealmFolder;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Signer};
 pub use compile::{COMPILE_VERB, CompileFailure, compile_child};
 pub use config::{Config, ConfigError};
+pub use connect::{Connect, Connecting, Stream, Tls};
 pub use error::NodeError;
 pub use identity::{Identity, IdentityError};
 pub use journal::JournalError;
 pub use node::Node;
+pub use remote::{Terminal, attach};
+pub use tls::{PemPair, TlsError, pem_pair};
 
 /// Where the realm stands by the log in its folder, for when no agent runs. Changes nothing.
 pub fn offline_heads(folder: &RealmFolder) -> Result<Heads, IdentityError> {
@@ -60,6 +70,12 @@ pub fn offline_heads(folder: &RealmFolder) -> Result<Heads, IdentityError> {
         &name.unwrap_or_else(found::host_name),
         key,
     ))
+}
+
+/// The clock on the wall, in milliseconds since 1970.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Chooses the cryptography of TLS for the whole process; call it once, first.

@@ -50,6 +50,10 @@ pub(crate) struct Page<'a> {
     pub(crate) unrouted: &'a TrafficFigures,
     pub(crate) connections: usize,
     pub(crate) resident_bytes: u64,
+    /// Calls of the API that the gate refused, by code.
+    pub(crate) denied: &'a BTreeMap<&'static str, u64>,
+    /// Commands of callers by call and outcome.
+    pub(crate) sessions: &'a BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl Page<'_> {
@@ -59,6 +63,7 @@ impl Page<'_> {
         self.wasm(&mut families);
         self.requests(&mut families);
         self.realm(&mut families);
+        self.api(&mut families);
         self.code(&mut families);
         self.machine(&mut families);
         families.retain(|family| !family.get_metric().is_empty());
@@ -198,6 +203,23 @@ impl Page<'_> {
             "realm_http_connections",
             "Connections that are open at the edge.",
             self.connections as f64,
+        ));
+    }
+
+    fn api(&self, families: &mut Vec<MetricFamily>) {
+        families.push(counters(
+            "realm_api_refusals_total",
+            "Calls of the control API that were refused for who asked, or how.",
+            self.denied
+                .iter()
+                .map(|(code, count)| (vec![label("code", code)], *count)),
+        ));
+        families.push(counters(
+            "realm_api_sessions_total",
+            "Commands and components that callers ran here, ended.",
+            self.sessions.iter().map(|((call, outcome), count)| {
+                (vec![label("call", call), label("outcome", outcome)], *count)
+            }),
         ));
     }
 

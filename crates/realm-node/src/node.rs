@@ -1,6 +1,7 @@
 //! A running node: starts every part, introduces them to each other, stops them in order.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::access::{Gate, Mouth};
 use crate::api::Api;
 use crate::compile::Compiler;
 use crate::config::Config;
@@ -27,10 +29,11 @@ use crate::identity::node_key;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
 use crate::keeper::CompiledFiles;
-use crate::listen::serve;
+use crate::listen::{MutualTls, serve};
 use crate::machine::Machine;
 use crate::pace::Pace;
 use crate::page::MetricsPage;
+use crate::remote::{Guests, Sessions};
 use crate::rings::Rings;
 use crate::serving::Serving;
 use crate::traffic::Traffic;
@@ -46,7 +49,7 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 pub struct Node {
     edge: realm_edge::Handle,
     urls: Vec<String>,
-    admin_url: String,
+    listening: Listening,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
     #[cfg(test)]
@@ -93,6 +96,14 @@ impl Node {
         let rings = Rings::default();
         let serving = Serving::new(&config.folder);
         let jobs = Jobs::open(&config.folder);
+        let gate = Arc::new(Gate::new(ledger.authority().realm, key.public()));
+        let compiler = Compiler::new(config.executable.clone(), config.folder.clone());
+        let guests = Guests {
+            host: host.clone(),
+            compiler: compiler.clone(),
+            blobs: blobs.clone(),
+        };
+        let sessions = Sessions::new(config.node.exec.clone(), guests);
         let mut observed = serving.observed(ledger.desired(), &node, Millis(0));
         jobs.observe(&mut observed, ledger.desired(), &node);
         let core = Core {
@@ -105,7 +116,7 @@ impl Node {
             executor: Executor::new(Means {
                 host,
                 edge: edge.clone(),
-                compiler: Compiler::new(config.executable.clone(), config.folder.clone()),
+                compiler,
                 blobs: blobs.clone(),
                 rings: rings.clone(),
                 traffic: traffic.clone(),
@@ -126,15 +137,17 @@ impl Node {
             machine: Arc::new(Machine::new(config.folder.root())),
             traffic,
             edge: edge.clone(),
+            gate: Arc::clone(&gate),
+            sessions: sessions.clone(),
         };
-        let api = Api::new(events, blobs, rings, page);
+        let api = Api::new(events, blobs, rings, page, gate, sessions);
         let (stop, stopping) = watch::channel(false);
-        let (mut tasks, admin_url) = listen(&config, api, &stopping).await?;
+        let (mut tasks, listening) = listen(&config, &key, api, &stopping).await?;
         tasks.push(tokio::spawn(run(config.folder, core, receiver, stopping)));
         Ok(Self {
             edge,
             urls,
-            admin_url,
+            listening,
             stop,
             tasks,
             #[cfg(test)]
@@ -150,7 +163,12 @@ impl Node {
 
     /// Base URL of the admin listener.
     pub fn admin_url(&self) -> &str {
-        &self.admin_url
+        &self.listening.admin_url
+    }
+
+    /// Where the control API is served over mutual TLS, if it is.
+    pub fn api_address(&self) -> Option<SocketAddr> {
+        self.listening.api_address
     }
 
     /// Stops: no new connections, requests in flight finish (30 s at most), then everything ends.
@@ -253,11 +271,18 @@ fn host(
     }
 }
 
+/// Where the node listens beside the edge.
+struct Listening {
+    admin_url: String,
+    api_address: Option<SocketAddr>,
+}
+
 async fn listen(
     config: &Config,
+    key: &SecretKey,
     api: Api,
     stopping: &watch::Receiver<bool>,
-) -> Result<(Vec<JoinHandle<()>>, String), NodeError> {
+) -> Result<(Vec<JoinHandle<()>>, Listening), NodeError> {
     let path = config.folder.socket();
     let socket = crate::socket::bind(&path).map_err(|source| NodeError::Socket { path, source })?;
     let address = config.node.listen.admin;
@@ -266,11 +291,29 @@ async fn listen(
         .map_err(|source| NodeError::Admin { address, source })?;
     let admin_url = format!("http://{}", admin.local_addr().unwrap_or(address));
     let (router, admin_router) = (api.clone().router(), api.admin_router());
-    let tasks = vec![
-        tokio::spawn(serve(socket, router, stopping.clone())),
-        tokio::spawn(serve(admin, admin_router, stopping.clone())),
+    let mut tasks = vec![
+        tokio::spawn(serve(
+            socket,
+            router.clone(),
+            Mouth::Socket,
+            stopping.clone(),
+        )),
+        tokio::spawn(serve(admin, admin_router, Mouth::Relayed, stopping.clone())),
     ];
-    Ok((tasks, admin_url))
+    let mut api_address = None;
+    if let Some(address) = config.node.listen.api {
+        let cannot = |source| NodeError::Api { address, source };
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.map_err(cannot)?;
+        api_address = Some(listener.local_addr().map_err(cannot)?);
+        let way = MutualTls(Arc::new(crate::tls::server(key)?));
+        tasks.push(tokio::spawn(serve(listener, router, way, stopping.clone())));
+    }
+    let listening = Listening {
+        admin_url,
+        api_address,
+    };
+    Ok((tasks, listening))
 }
 
 /// Every connection and every loaded component holds a file descriptor; the soft limit of most
