@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use realm_model::digest::Digest;
+use realm_model::entry::{Body, ChainId, Delegate, Fence, Payload, Undelegate};
 use realm_model::key::SecretKey;
 use realm_model::request::{AUTH_HEADER, Asked, SignedRequest, TIME_HEADER};
 use realm_test_guests::{HELLO, PROGRAM, SPIN};
@@ -457,4 +458,91 @@ fn components_of_callers_are_off_unless_the_node_says_otherwise() {
         .run(&["--node", "node-1", "run", "program.wasm"])
         .fails(3, "run-off");
     assert!(off.stderr.contains("exec.run"), "{}", off.stderr);
+}
+
+/// Puts an entry of the owner into the authority chain.
+async fn decree(realm: &Realm, body: Body) {
+    let heads = realm.heads().await;
+    let payload = Payload {
+        seq: heads.authority.seq + 1,
+        prev: heads.authority.hash,
+        authority: heads.authority,
+        created_unix_s: 0,
+        body,
+    };
+    let entry = payload.sign(heads.realm, ChainId::Authority, &realm.owner());
+    std::fs::write(realm.path("entry"), entry).unwrap();
+    realm.run(&["submit", "entry", "--chain", "authority"]).ok();
+}
+
+#[tokio::test]
+async fn case_32_delegates_run_what_their_scope_and_the_node_allow_until_it_is_taken_back() {
+    let realm = Realm::new();
+    let allow = "[listen]\napi = \"127.0.0.1:0\"\n[exec]\nallow = [\"delegates\"]\n";
+    realm.write(".realm/node.toml", &format!("name = \"node-1\"\n{allow}"));
+    let agent = realm.agent();
+    let address = agent.after("control API on ").trim().to_owned();
+    let node = format!("{address}#{}", node_key(&realm));
+    let heads = realm.heads().await;
+    let delegate = async |name: &str, seed: u8, apps: &[&str], may_exec: bool| {
+        let key = SecretKey::from_seed(&[seed; 32]);
+        realm.write(name, key.to_text().as_str());
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(realm.path(name), private).unwrap();
+        let body = Delegate {
+            namespace: name.parse().unwrap(),
+            key: key.public(),
+            apps: apps.iter().map(|app| (*app).to_owned()).collect(),
+            hosts: Vec::new(),
+            tags: Vec::new(),
+            capabilities: Vec::new(),
+            may_exec,
+            may_approve: false,
+            fences: Vec::new(),
+            replicas_max: None,
+            not_after_unix_s: None,
+        };
+        decree(&realm, Body::Delegate(body)).await;
+    };
+    delegate("builder", 11, &["*"], false).await;
+    delegate("operator", 12, &[], true).await;
+    delegate("reader", 13, &[], false).await;
+    let with = |key: &str, args: &[&str]| {
+        let mut command = realm.command(&[&["--node", &node, "--key", key], args].concat());
+        command.env("REALM_DIR", "nowhere");
+        command
+    };
+    let run = |key: &str, args: &[&str]| said(with(key, args));
+    let there = |command: &str| -> Vec<String> {
+        ["exec", &node, "--", command].map(str::to_owned).to_vec()
+    };
+    let exec = |key: &str, command: &str| {
+        let words = there(command);
+        with(key, &words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    run("reader", &["status"]).ok();
+    run("reader", &["audit"]).fails(3, "forbidden");
+    run("reader", &["submit", "entry"]).fails(3, "forbidden");
+    said(exec("reader", "true")).fails(3, "forbidden");
+    said(exec("builder", "true")).fails(3, "forbidden");
+    // The owner is not on this node's list.
+    said(exec(".realm/owner.key", "true")).fails(3, "forbidden");
+    assert_eq!(said(exec("operator", "echo hello")).ok().stdout, "hello\n");
+    // Taken back while a command runs: it ends, and no other begins.
+    let running = Running::start(exec("operator", "echo $$; sleep 1000"));
+    let process = running.stdout.next().unwrap();
+    let origin = heads.realm.origin();
+    let fence = Fence {
+        namespace: "operator".parse().unwrap(),
+        base: origin,
+        head: origin,
+    };
+    let end = Undelegate {
+        namespace: "operator".parse().unwrap(),
+        fences: vec![fence],
+    };
+    decree(&realm, Body::Undelegate(end)).await;
+    said(exec("operator", "true")).fails(3, "unauthorized");
+    assert!(running.stderr.after("error[").starts_with("forbidden]"));
+    gone(&process);
 }
