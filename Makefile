@@ -1,11 +1,13 @@
 # One line each: what happens is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: build run test bench lint guests release fmt clean help
+.PHONY: build run demo-nodes test bench lint guests release fmt clean help
 
 build: ## build the host and the examples
 	@scripts/build.sh
 run: ## build all, and serve the examples on http://127.0.0.1:8080/
 	@scripts/run.sh
+demo-nodes: ## three agents become one realm; one is killed and comes back
+	@scripts/demo-nodes.sh
 test: ## run every test there is, and install what they need
 	@scripts/test.sh
 lint: ## check format, lints, licenses and sources
@@ -21,4 +23,4 @@ fmt: ## format all code
 clean: ## remove what was built; keys and state in .realm stay
 	@scripts/clean.sh
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -3,6 +3,9 @@
 . "$(dirname "$0")/common.sh"
 
 for script in scripts/*.sh .ci/run; do bash -n "$script"; done
+# install.sh runs in whatever `sh` a machine has.
+need_package shellcheck shellcheck
+shellcheck --shell=sh install.sh
 scripts/fmt.sh --check
 scripts/wasm-target.sh
 cargo clippy --locked --workspace --all-targets -- -D warnings

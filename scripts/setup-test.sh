@@ -6,5 +6,10 @@ scripts/wasm-target.sh
 need_cargo_tool cargo-nextest 0.9.143
 # Checks /metrics as Prometheus reads it.
 need_package promtool prometheus
+# A machine of its own for install.sh, and the judge of its unit.
+need_package unshare util-linux
+# Networks of nodes that only a test sees, and can cut.
+need_package ip iproute2
+need_package systemd-analyze systemd
 # Gives the tests a terminal.
 need_package script bsdutils

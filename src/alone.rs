@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use realm_model::digest::Digest;
+use realm_model::frame::RunRequest;
 use realm_model::grants::{ClockGrant, DirGrant, Grants, OutboundRule};
 use realm_model::limits::{self, Limits};
 use realm_model::manifest::parse_dir;
+use realm_model::name::ComponentName;
 use realm_node::standalone::{Options, StandaloneError};
 use realm_store::blobs::BLOB_BYTES_MAX;
 
@@ -64,10 +67,8 @@ impl Alone {
     ) -> Result<(Vec<u8>, Options), Failure> {
         let bytes = files::read(&self.file, BLOB_BYTES_MAX)?;
         let dirs: Result<Vec<DirGrant>, Failure> = self.dir.iter().map(|dir| grant(dir)).collect();
-        let stem = self.file.file_stem().unwrap_or_default().to_string_lossy();
-        let unnamed = || "component".parse().expect("`component` is a name");
         let options = Options {
-            name: stem.parse().unwrap_or_else(|_| unnamed()),
+            name: self.name(),
             grants: Grants {
                 allowed_outbound: self.allow.clone(),
                 env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
@@ -106,6 +107,39 @@ pub(crate) fn help(what: &str, absent: &dyn std::fmt::Display) -> String {
     format!("{what} [default: {absent}]")
 }
 
+impl Alone {
+    /// The bytes of the file, and what is asked of a node.
+    pub(crate) fn for_node(&self, args: Vec<String>) -> Result<(Vec<u8>, RunRequest), Failure> {
+        if self.inherit_network {
+            let message = "`--inherit-network` is for this machine alone";
+            return Err(Failure::new("usage", message)
+                .hint("`--allow RULE` names what it may reach on the node")
+                .exit(exit::USAGE));
+        }
+        let bytes = files::read(&self.file, BLOB_BYTES_MAX)?;
+        let asked = RunRequest {
+            name: self.name(),
+            digest: Digest::of(&bytes),
+            args,
+            env: self.env.iter().cloned().collect(),
+            allow: self.allow.iter().map(ToString::to_string).collect(),
+            dirs: self.dir.iter().map(|dir| with_mode(dir)).collect(),
+            memory_max_mb: self.memory_max_mb,
+            fuel_per_sec: self.fuel_per_sec,
+            epoch_timeout_ms: self.epoch_timeout_ms,
+            wall_timeout_ms: self.wall_timeout_ms,
+        };
+        Ok((bytes, asked))
+    }
+
+    /// The component's name: that of the file, where it can be one.
+    fn name(&self) -> ComponentName {
+        let stem = self.file.file_stem().unwrap_or_default().to_string_lossy();
+        let unnamed = || "component".parse().expect("`component` is a name");
+        stem.parse().unwrap_or_else(|_| unnamed())
+    }
+}
+
 /// A directory of the command line: relative to here, and writable unless it says otherwise.
 fn grant(text: &str) -> Result<DirGrant, Failure> {
     let usage = |message: String| {
@@ -117,12 +151,17 @@ fn grant(text: &str) -> Result<DirGrant, Failure> {
         return Err(usage(format!("`{text}` names no directory of the guest")));
     };
     let host = std::path::absolute(host)?;
-    let mode = if rest.ends_with("::ro") || rest.ends_with("::rw") {
-        ""
+    let text = with_mode(&format!("{}::{rest}", host.display()));
+    parse_dir(&text).map_err(|error| usage(error.message))
+}
+
+/// On the command line a directory may be written to, unless it says otherwise.
+fn with_mode(dir: &str) -> String {
+    if dir.ends_with("::ro") || dir.ends_with("::rw") {
+        dir.to_owned()
     } else {
-        "::rw"
-    };
-    parse_dir(&format!("{}::{rest}{mode}", host.display())).map_err(|error| usage(error.message))
+        format!("{dir}::rw")
+    }
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {

@@ -3,24 +3,41 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use realm_model::api::Heads;
+use realm_model::entry::NamespaceName;
 use realm_model::key::SecretKey;
 use realm_node::{Client, Identity};
 use realm_store::folder::{FolderError, Places, RealmFolder, discover};
+use tokio::sync::OnceCell;
 
 use crate::failure::Failure;
+use crate::sign::Standing;
 use crate::signals::Signals;
-use crate::{files, owner};
+use crate::{files, owner, reach};
 
 /// The global part of the command line, as meant.
 pub(crate) struct Context {
     realm: Option<PathBuf>,
     json: bool,
+    node: Option<String>,
+    key_file: Option<PathBuf>,
+    // A passphrase is asked for once.
+    key: OnceCell<SecretKey>,
 }
 
 impl Context {
-    pub(crate) fn new(realm: Option<PathBuf>, json: bool) -> Self {
-        Self { realm, json }
+    pub(crate) fn new(
+        realm: Option<PathBuf>,
+        json: bool,
+        node: Option<String>,
+        key_file: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            realm,
+            json,
+            node,
+            key_file,
+            key: OnceCell::new(),
+        }
     }
 
     /// Whether stdout carries JSON.
@@ -69,8 +86,21 @@ impl Context {
     }
 
     /// A client of the agent of this realm folder.
-    pub(crate) fn client(&self) -> Result<Client, Failure> {
+    pub(crate) fn local_client(&self) -> Result<Client, Failure> {
         Ok(Client::new(&self.folder()?.socket()))
+    }
+
+    /// A client of the node that was named, else of the agent of this realm folder.
+    pub(crate) async fn client(&self) -> Result<Client, Failure> {
+        match &self.node {
+            Some(node) => reach::client(self, node).await,
+            None => self.local_client(),
+        }
+    }
+
+    /// The node that was named.
+    pub(crate) fn node(&self) -> Option<&str> {
+        self.node.as_deref()
     }
 
     /// Who this realm and this node are.
@@ -81,25 +111,40 @@ impl Context {
         })
     }
 
-    /// The owner key; asks for its passphrase if it has one.
+    /// The key to act with, by default the owner's; asks for its passphrase if it has one.
     pub(crate) async fn owner_key(&self) -> Result<SecretKey, Failure> {
-        let folder = self.folder()?;
-        // Who can put files there could have planted the key.
-        folder.check_safe().map_err(|error| {
-            let hint = "`chown` the folder to the user who signs, and `chmod go-w` it";
-            files::failure(&error).hint(hint)
-        })?;
-        owner::load(&folder.owner_key()).await
+        let load = async || match &self.key_file {
+            Some(file) => owner::load(file).await,
+            None => {
+                let folder = self.folder()?;
+                // Who can put files there could have planted the key.
+                folder.check_safe().map_err(|error| {
+                    let hint = "`chown` the folder to the user who signs, and `chmod go-w` it";
+                    files::failure(&error).hint(hint)
+                })?;
+                owner::load(&folder.owner_key()).await
+            }
+        };
+        self.key.get_or_try_init(load).await.cloned()
     }
 
-    /// Where the realm stands: by the agent, or by its log if no agent runs.
-    pub(crate) async fn heads(&self) -> Result<Heads, Failure> {
-        match self.client()?.heads().await {
+    /// Where a namespace stands: by the agent, or by its log if no agent runs.
+    pub(crate) async fn standing(&self, namespace: NamespaceName) -> Result<Standing, Failure> {
+        let heads = match self.client().await?.heads_of(namespace).await {
             Err(realm_node::ClientError::NotRunning { .. }) => {
-                realm_node::offline_heads(&self.folder()?)
-                    .map_err(|error| Failure::from_error("bad-realm-folder", &error))
+                realm_node::offline_heads(&self.folder()?, Some(namespace))
+                    .map_err(|error| Failure::from_error("bad-realm-folder", &error))?
             }
-            answer => Ok(answer?),
+            answer => answer?,
+        };
+        Standing::of(heads, namespace)
+    }
+
+    /// The file of the key to act with.
+    pub(crate) fn key_path(&self) -> Result<PathBuf, Failure> {
+        match &self.key_file {
+            Some(file) => Ok(file.clone()),
+            None => Ok(self.folder()?.owner_key()),
         }
     }
 
@@ -118,6 +163,19 @@ impl Context {
     ) -> Result<ExitCode, Failure> {
         Ok(until_signal(verb)?.unwrap_or(ExitCode::SUCCESS))
     }
+}
+
+/// Runs a verb to its end on a small runtime; signals are the verb's.
+pub(crate) fn on_small_runtime<T>(
+    verb: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(verb);
+    // Standard input that nobody ends still blocks a thread.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Runs `verb` to its end, or until SIGINT or SIGTERM: then it gives nothing.

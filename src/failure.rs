@@ -137,6 +137,12 @@ impl From<ClientError> for Failure {
             ClientError::NotRunning { .. } => Self::from_error("no-agent", &error)
                 .hint("start one: `realm up` (with a manifest) or `realm agent`")
                 .exit(exit::NO_AGENT),
+            ClientError::Unreachable { .. } => Self::from_error("no-agent", &error)
+                .hint("look at the address, the key after `#`, and `listen.api` in the node's node.toml")
+                .exit(exit::NO_AGENT),
+            ClientError::AnotherNode { .. } => {
+                Self::from_error("wrong-target", &error).exit(exit::REFUSED)
+            }
             ClientError::Refused(answer) => Self {
                 exit: exit_of(&answer.code),
                 code: answer.code,
@@ -144,6 +150,7 @@ impl From<ClientError> for Failure {
                 causes: Vec::new(),
                 hint: answer.hint,
             },
+            ClientError::Output(_) => Self::from_error("broken-pipe", &error),
             ClientError::Timeout => Self::from_error("agent-timeout", &error)
                 .hint("the agent may be busy or stopped: look at its output")
                 .exit(exit::NO_AGENT),
@@ -156,9 +163,21 @@ impl From<ClientError> for Failure {
     }
 }
 
+/// Codes of calls that were judged by who asked, or how.
+const DENIALS: [&str; 7] = [
+    "unauthorized",
+    "forbidden",
+    "replayed-request",
+    "wrong-target",
+    "clock",
+    "exec-off",
+    "run-off",
+];
+
 /// Only who was judged is refused: an agent that is stopping or busy judged nothing.
 fn exit_of(code: &str) -> u8 {
-    if RefusalCode::ALL.iter().any(|known| known.as_str() == code) {
+    let refused = RefusalCode::ALL.iter().any(|known| known.as_str() == code);
+    if refused || DENIALS.contains(&code) {
         exit::REFUSED
     } else if code == "stopping" {
         exit::NO_AGENT
@@ -193,6 +212,7 @@ mod tests {
         for code in RefusalCode::ALL {
             check(code.as_str(), exit::REFUSED);
         }
+        check("exec-off", exit::REFUSED);
         check("stopping", exit::NO_AGENT);
         check("too-many-readers", exit::FAILED);
         check("internal", exit::FAILED);

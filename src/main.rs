@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod alone;
+mod authority;
 mod blocking;
 mod cli;
 mod commands;
@@ -12,9 +13,11 @@ mod context;
 mod diagnostics;
 mod failure;
 mod files;
+mod key_files;
 mod output;
 mod owner;
 mod progress;
+mod reach;
 mod resolve;
 mod sign;
 mod signals;

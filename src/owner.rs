@@ -81,7 +81,8 @@ pub(crate) async fn load(path: &Path) -> Result<SecretKey, Failure> {
     })
 }
 
-fn is_sealed(text: &str) -> bool {
+/// Whether the text of a key file wants a passphrase.
+pub(crate) fn is_sealed(text: &str) -> bool {
     text.trim_start().starts_with(SEALED_MARK)
 }
 

@@ -1,17 +1,18 @@
 //! Waits until the nodes run what was applied, and says what they wait on meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use realm_model::api::{Accepted, Heads};
-use realm_model::entry::{ChainId, Head};
+use realm_model::api::Accepted;
+use realm_model::entry::ChainId;
 use realm_model::name::ComponentName;
 use realm_model::view::{ComponentState, ComponentView, StatusView};
 use realm_node::Client;
 
 use crate::failure::Failure;
 use crate::output;
+use crate::sign::Standing;
 
 /// Often enough to look alive, seldom enough to cost nothing.
 const INTERVAL: Duration = Duration::from_millis(150);
@@ -43,17 +44,17 @@ enum Progress {
     Underway,
 }
 
-/// The end of a verb that changed something, `of` one component or of any: waits as `wait_for`
+/// The end of a verb that changed something, `of` some components or of any: waits as `wait_for`
 /// says, or prints what is in force.
 pub(crate) async fn finish(
     client: &Client,
     in_force: &Accepted,
-    of: Option<&ComponentName>,
+    of: Option<&BTreeSet<ComponentName>>,
     wait_for: &Wait,
     json: bool,
 ) -> Result<ExitCode, Failure> {
     if !wait_for.no_wait {
-        wait(client, in_force.head, of, wait_for.timeout, json).await?;
+        wait(client, in_force, of, wait_for.timeout, json).await?;
     } else if json {
         output::json(in_force)?;
     }
@@ -61,22 +62,22 @@ pub(crate) async fn finish(
 }
 
 /// What is in force already, in the words of an answer to an entry.
-pub(crate) const fn in_force(heads: &Heads) -> Accepted {
+pub(crate) const fn in_force(standing: &Standing) -> Accepted {
     Accepted {
-        chain: ChainId::Default,
-        head: heads.default,
-        version: heads.version,
+        chain: standing.chain(),
+        head: standing.head,
+        version: standing.version,
     }
 }
 
-/// Waits until every component, or the one that is named, is as wanted at `head` or later.
+/// Waits until every component, or those that are named, are as wanted by `in_force` or later.
 ///
 /// A component that failed for good ends the wait with an error; what still waits when `timeout`
 /// is over does too. Running apps are not touched in either case.
 pub(crate) async fn wait(
     client: &Client,
-    head: Head,
-    of: Option<&ComponentName>,
+    in_force: &Accepted,
+    of: Option<&BTreeSet<ComponentName>>,
     timeout: Duration,
     json: bool,
 ) -> Result<StatusView, Failure> {
@@ -85,15 +86,18 @@ pub(crate) async fn wait(
     loop {
         let asked = Instant::now();
         let mut status = client.status().await?;
-        if let Some(name) = of {
+        if let Some(names) = of {
             // What others wait for has nothing to do with this verb.
             status
                 .components
-                .retain(|component| component.name == *name);
+                .retain(|component| names.contains(&component.name));
         }
         let pause = (asked.elapsed() * LOOK_PART).clamp(INTERVAL, INTERVAL_MAX);
         let underway = show(&status, &mut shown, start, json);
-        if status.head.seq >= head.seq && underway == 0 {
+        // The status has the head of the owners' namespace alone; the node that took an entry of
+        // another one has it in force.
+        let here = in_force.chain != ChainId::DEFAULT || status.head.seq >= in_force.head.seq;
+        if here && underway == 0 {
             let failed = failed(&status);
             if json {
                 output::json(&status)?;

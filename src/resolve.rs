@@ -1,11 +1,10 @@
 //! From a manifest on disk to what would be signed: parsed, every source pinned, compared with
 //! what is in force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use realm_control::changes::{Change, changes};
-use realm_model::api::Heads;
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::entry::ManifestBody;
 use realm_model::inspection::{Inspection, WasmKind};
@@ -20,6 +19,7 @@ use crate::diagnostics;
 use crate::failure::{Failure, exit};
 use crate::files::read_text;
 use crate::output;
+use crate::sign::Standing;
 use crate::upload::Upload;
 
 /// What `apply` would sign, and what that changes.
@@ -28,6 +28,8 @@ pub(crate) struct Proposal {
     pub(crate) body: ManifestBody,
     pub(crate) version: u64,
     pub(crate) changes: Vec<Change>,
+    /// The components to wait for; `None`: all.
+    pub(crate) awaited: Option<BTreeSet<ComponentName>>,
     /// Files that the agent must have, since it cannot fetch them itself.
     pub(crate) uploads: Vec<Upload>,
 }
@@ -43,10 +45,14 @@ struct ProblemsJson<'a> {
 
 impl Proposal {
     /// Reads and resolves the manifest at `path` against what is in force.
-    pub(crate) async fn make(path: &Path, heads: &Heads, json: bool) -> Result<Self, Failure> {
+    pub(crate) async fn make(
+        path: &Path,
+        standing: &Standing,
+        json: bool,
+    ) -> Result<Self, Failure> {
         let (text, manifest) = read_manifest(path, json)?;
         if let Some(owner) = manifest.owner
-            && !heads.owners.contains(&owner)
+            && !standing.owners.contains(&owner)
         {
             return Err(Failure::new(
                 "wrong-owner",
@@ -58,9 +64,9 @@ impl Proposal {
             .hint("put the output of `realm key show` into `[owner] pubkey`")
             .exit(exit::REFUSED));
         }
-        let before = in_force(heads)?;
+        let before = in_force(standing)?;
         let mut lock = Lock {
-            version: next_version(&manifest, heads)?,
+            version: next_version(&manifest, standing)?,
             ..Lock::default()
         };
         let folder = path.parent().unwrap_or(Path::new("."));
@@ -78,18 +84,20 @@ impl Proposal {
             },
             version: lock.version,
             changes,
+            awaited: standing.awaited(&manifest),
             uploads,
         };
         // The same version is fine for what is in force already, and for nothing else.
-        if proposal.version <= heads.version && proposal.differs(heads) {
-            return Err(stale(proposal.version, heads.version));
+        if proposal.version <= standing.version && proposal.differs(standing) {
+            return Err(stale(proposal.version, standing.version));
         }
         Ok(proposal)
     }
 
     /// Whether what would be signed differs from what is in force, be it in a comment.
-    pub(crate) fn differs(&self, heads: &Heads) -> bool {
-        !self.changes.is_empty() || heads.manifest.as_deref() != Some(self.body.manifest.as_str())
+    pub(crate) fn differs(&self, standing: &Standing) -> bool {
+        !self.changes.is_empty()
+            || standing.manifest.as_deref() != Some(self.body.manifest.as_str())
     }
 
     /// The beginning of the plan, for who is asked to agree.
@@ -153,8 +161,8 @@ pub(crate) fn read_manifest(path: &Path, json: bool) -> Result<(String, Manifest
 }
 
 /// The manifest and lock in force.
-pub(crate) fn in_force(heads: &Heads) -> Result<Option<(Manifest, Lock)>, Failure> {
-    let (Some(manifest), Some(lock)) = (&heads.manifest, &heads.lock) else {
+pub(crate) fn in_force(standing: &Standing) -> Result<Option<(Manifest, Lock)>, Failure> {
+    let (Some(manifest), Some(lock)) = (&standing.manifest, &standing.lock) else {
         return Ok(None);
     };
     let lock = Lock::parse(lock).map_err(|error| Failure::from_error("agent-answer", &error))?;
@@ -168,16 +176,19 @@ pub(crate) fn in_force(heads: &Heads) -> Result<Option<(Manifest, Lock)>, Failur
     }
 }
 
-fn next_version(manifest: &Manifest, heads: &Heads) -> Result<u64, Failure> {
-    let next = version_after(heads.version).ok_or_else(|| {
-        Failure::new("stale", format!("no version comes after {}", heads.version))
+fn next_version(manifest: &Manifest, standing: &Standing) -> Result<u64, Failure> {
+    let next = version_after(standing.version).ok_or_else(|| {
+        Failure::new(
+            "stale",
+            format!("no version comes after {}", standing.version),
+        )
     })?;
     match manifest.version {
         None => Ok(next),
         // The same text again is no new version: the caller finds that nothing changed.
-        Some(version) if version == heads.version => Ok(version),
-        Some(version) if version > heads.version => Ok(version),
-        Some(version) => Err(stale(version, heads.version)),
+        Some(version) if version == standing.version => Ok(version),
+        Some(version) if version > standing.version => Ok(version),
+        Some(version) => Err(stale(version, standing.version)),
     }
 }
 
@@ -287,6 +298,12 @@ pub(crate) fn source_failure(error: &FetchError, relative_to: &str) -> Failure {
         | FetchError::Http { .. }
         | FetchError::Status { .. }
         | FetchError::OtherPin { .. }
+        | FetchError::Peer { .. }
+        | FetchError::Silent { .. }
+        | FetchError::Short { .. }
+        | FetchError::WrongPart { .. }
+        | FetchError::NoSource { .. }
+        | FetchError::All { .. }
         | FetchError::Keep { .. } => failure,
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+const SECONDS_PER_DAY: u64 = 86_400;
+
 /// Milliseconds since 1970 of `text`: a time span before now, or an RFC 3339 timestamp.
 pub(crate) fn parse_since(text: &str) -> Result<u64, String> {
     if let Ok(span) = text.parse::<jiff::SignedDuration>() {
@@ -19,6 +21,24 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| format!("`{text}` is not a time span such as `90s` or `2m`"))?;
     Duration::try_from(span).map_err(|_| format!("`{text}` is negative"))
+}
+
+/// A time span that may be long: also `90d` and `12w`, by days of 24 hours.
+pub(crate) fn parse_lifetime(text: &str) -> Result<Duration, String> {
+    let days = match (text.strip_suffix('d'), text.strip_suffix('w')) {
+        (Some(days), _) => days.parse::<u32>().ok(),
+        (None, Some(weeks)) => weeks
+            .parse::<u32>()
+            .ok()
+            .and_then(|weeks| weeks.checked_mul(7)),
+        (None, None) => None,
+    };
+    match days {
+        Some(days) => Ok(Duration::from_secs(u64::from(days) * SECONDS_PER_DAY)),
+        None => {
+            parse_duration(text).map_err(|error| format!("{error}, nor one such as `90d` or `12w`"))
+        }
+    }
 }
 
 /// Milliseconds since 1970.
@@ -51,6 +71,11 @@ mod tests {
         assert!(parse_since("yesterday").is_err());
         assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
         assert!(parse_duration("-1s").is_err());
+        assert_eq!(parse_lifetime("90d"), Ok(Duration::from_secs(7_776_000)));
+        assert_eq!(parse_lifetime("2w"), Ok(Duration::from_secs(1_209_600)));
+        assert_eq!(parse_lifetime("36h"), Ok(Duration::from_secs(129_600)));
+        assert!(parse_lifetime("-1d").is_err());
+        assert!(parse_lifetime("9999999999w").is_err());
         assert_eq!(timestamp(1_000), "1970-01-01T00:00:01.000Z");
     }
 

@@ -2,16 +2,26 @@
 
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use realm_node::{Config, Node};
+use realm_model::key::PublicKey;
+use realm_model::name::NodeName;
+use realm_node::joining::{Joiner, Joining, is_joining, prepare};
+use realm_node::{Config, Node, NodeError};
 use tracing_subscriber::EnvFilter;
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output;
 use crate::signals::Signals;
+use crate::{output, owner};
+
+/// What libraries say of their own doings is for those who ask for it.
+const LOG_FILTER: &str = "info,h2=error,libp2p=error,libp2p_swarm=error,libp2p_kad=error,libp2p_gossipsub=error,libp2p_mdns=error,quinn=error,quinn_proto=error,netlink_proto=error";
+
+/// The same, where the agent runs under what a person watches.
+pub(crate) const LOG_FILTER_QUIET: &str = "warn,h2=error,libp2p=error,libp2p_swarm=error,libp2p_kad=error,libp2p_gossipsub=error,libp2p_mdns=error,quinn=error,quinn_proto=error,netlink_proto=error";
 
 /// After the drain, nothing is left that matters.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -24,6 +34,21 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Args {
     #[command(flatten)]
     listen: Listen,
+
+    /// If there is no realm here, make a node key and wait for an owner who takes this machine
+    ///
+    /// The owner calls on it with `realm peer add ADDRESS`, and approves it. Compare the six words
+    /// on both sides: whoever approves this machine first decides what runs on it.
+    #[arg(long)]
+    wait_for_owner: bool,
+
+    /// With `--wait-for-owner`: the key of the owner whose realm alone is joined
+    #[arg(long, value_name = "KEY", requires = "wait_for_owner")]
+    owner: Option<PublicKey>,
+
+    /// With `--wait-for-owner`: the name that this node proposes; absent: the host name
+    #[arg(long, value_name = "NODE", requires = "wait_for_owner")]
+    name: Option<NodeName>,
 }
 
 /// Listeners, over what node.toml says.
@@ -37,24 +62,104 @@ pub(crate) struct Listen {
     #[arg(long, value_name = "ADDR:PORT")]
     admin: Option<SocketAddr>,
 
+    /// Meet other nodes here instead of where node.toml says; repeatable; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT")]
+    p2p: Vec<SocketAddr>,
+
     /// Log lines as JSON
     #[arg(long)]
     log_json: bool,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    start_logging(&args.listen, "info,h2=error");
+    start_logging(&args.listen, LOG_FILTER);
+    if args.wait_for_owner && context.find_folder()?.is_none() {
+        wait_for_owner(context, &args)?;
+    }
     on_runtime(async {
         let mut signals = Signals::catch()?;
+        if !join(context, &args.listen, &mut signals).await? {
+            return Ok(ExitCode::SUCCESS);
+        }
         let node = start(context, &args.listen).await?;
         for url in node.urls() {
             output::note(&format!("answering on {url}"));
         }
         output::note(&format!("metrics on {}/metrics", node.admin_url()));
+        if let Some(address) = node.api_address() {
+            output::note(&format!("control API on {address}"));
+        }
         signals.next().await;
         stop(node, &mut signals).await;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Makes the realm folder of a machine that waits for an owner.
+fn wait_for_owner(context: &Context, args: &Args) -> Result<(), Failure> {
+    let folder = context
+        .named_folder()
+        .cloned()
+        .unwrap_or_else(|| PathBuf::from(".realm"));
+    let node = owner::generate()?;
+    prepare(&Joiner {
+        folder: folder.clone(),
+        node: &node,
+        name: args
+            .name
+            .clone()
+            .unwrap_or_else(realm_node::found::host_name),
+        tags: Vec::new(),
+        ticket: None,
+        owner: args.owner,
+    })
+    .map_err(|error| {
+        Failure::from_error("not-made", &error).context(format!(
+            "failed to make the realm folder `{}`",
+            folder.display()
+        ))
+    })
+}
+
+/// Joins a realm first, if this machine waits for that; `false`: a signal ended it.
+async fn join(context: &Context, listen: &Listen, signals: &mut Signals) -> Result<bool, Failure> {
+    if !is_joining(&context.folder()?) {
+        return Ok(true);
+    }
+    let config = configure(context, listen)?;
+    let key = realm_node::node_key_of(&config.folder)
+        .map_err(|error| Failure::from_error("bad-realm-folder", &error))?;
+    output::note(&format!(
+        "this machine is no node yet\nkey   {key}\nwords {}",
+        key.words().join(" ")
+    ));
+    let mut last = None;
+    let tell = |news: Joining| {
+        // What is tried again every few seconds is told once.
+        if last.as_ref() != Some(&news) {
+            output::note(&told(&news));
+            last = Some(news);
+        }
+    };
+    tokio::select! {
+        joined = realm_node::joining::join(&config, tell) => {
+            joined.map_err(|error| failed(&error))?;
+            Ok(true)
+        }
+        () = signals.next() => Ok(false),
+    }
+}
+
+fn told(news: &Joining) -> String {
+    match news {
+        Joining::Listening(address) => format!("nodes meet it on {address}"),
+        Joining::Offered(realm) => format!("{realm} offers to take it"),
+        Joining::Pending(realm) => {
+            format!("asked to join {realm}: its owner decides (`realm nodes approve`)")
+        }
+        Joining::Trouble(what) => format!("{what}; trying on"),
+        Joining::Joined(realm, name) => format!("joined {realm} as `{name}`"),
+    }
 }
 
 /// Runs an agent's life on all cores.
@@ -72,6 +177,20 @@ pub(crate) fn on_runtime(
 
 /// Starts the node of this realm folder.
 pub(crate) async fn start(context: &Context, listen: &Listen) -> Result<Node, Failure> {
+    let config = configure(context, listen)?;
+    Node::start(config).await.map_err(|error| failed(&error))
+}
+
+fn failed(error: &NodeError) -> Failure {
+    let failure = Failure::from_error(error.code(), error);
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// node.toml, and over it what the command line says.
+fn configure(context: &Context, listen: &Listen) -> Result<Config, Failure> {
     let folder = context.folder()?;
     let mut config = Config::load(folder).map_err(|problem| match problem {
         realm_node::ConfigError::Invalid {
@@ -95,14 +214,10 @@ pub(crate) async fn start(context: &Context, listen: &Listen) -> Result<Node, Fa
     if let Some(admin) = listen.admin {
         config.node.listen.admin = admin;
     }
-    Node::start(config).await.map_err(|error| {
-        let hint = error.hint();
-        let failure = Failure::from_error(error.code(), &error);
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
-    })
+    if !listen.p2p.is_empty() {
+        config.node.p2p.listen.clone_from(&listen.p2p);
+    }
+    Ok(config)
 }
 
 /// Sends log lines to stderr, as `REALM_LOG` or `default` filters them.

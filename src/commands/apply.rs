@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use realm_model::api::{Accepted, Heads};
+use realm_model::api::Accepted;
 use realm_model::entry::Body;
 use realm_model::key::SecretKey;
 use realm_node::Client;
@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::files::write;
 use crate::resolve::Proposal;
-use crate::sign::{self, Signed};
+use crate::sign::{self, Signed, Standing};
 use crate::{output, progress};
 
 /// Sign the manifest with the owner key and put it in force
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     yes: bool,
 
     #[command(flatten)]
+    of: sign::Of,
+
+    #[command(flatten)]
     wait: progress::Wait,
 
     /// Write the signed entry into a file instead of submitting it (for `realm submit`)
@@ -42,49 +45,60 @@ pub(crate) struct Args {
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     context.block_on(async {
-        let heads = context.heads().await?;
-        let proposal = Proposal::make(&args.manifest, &heads, context.json()).await?;
-        if !proposal.differs(&heads) {
-            return unchanged(context, &heads, &proposal, &args).await;
+        let standing = context.standing(args.of.namespace).await?;
+        let proposal = Proposal::make(&args.manifest, &standing, context.json()).await?;
+        if !proposal.differs(&standing) {
+            return unchanged(context, &standing, &proposal, &args).await;
         }
         output::note(&proposal.shown());
         if let Some(path) = &args.sign_only {
             let signed = sign::sign(
-                &heads,
+                &standing,
                 &context.owner_key().await?,
                 Body::Manifest(proposal.body.clone()),
             )?;
             write_beside(&proposal, &signed)?;
             write(path, &signed.entry)?;
             output::note(&format!(
-                "signed, not submitted: `realm submit {}`",
-                path.display()
+                "signed, not submitted: `realm submit {}{}`",
+                path.display(),
+                match standing.namespace.is_default() {
+                    true => String::new(),
+                    false => format!(" --chain {}", standing.namespace),
+                }
             ));
             return Ok(ExitCode::SUCCESS);
         }
-        let client = context.client()?;
+        let client = context.client().await?;
         // Who is not running cannot be asked to agree: first see that somebody listens.
         client.heads().await?;
         confirm("Sign and apply this?", args.yes).await?;
         let key = context.owner_key().await?;
-        let accepted = put_in_force(&client, &heads, &key, &proposal).await?;
+        let accepted = put_in_force(&client, &standing, &key, &proposal).await?;
         output::note(&format!(
             "version {} is in force, as entry {}",
             accepted.version, accepted.head.seq
         ));
-        progress::finish(&client, &accepted, None, &args.wait, context.json()).await
+        progress::finish(
+            &client,
+            &accepted,
+            proposal.awaited.as_ref(),
+            &args.wait,
+            context.json(),
+        )
+        .await
     })
 }
 
 /// Uploads what is missing, signs, submits, and writes the lock and the signature beside the manifest.
 pub(crate) async fn put_in_force(
     client: &Client,
-    heads: &Heads,
+    standing: &Standing,
     key: &SecretKey,
     proposal: &Proposal,
 ) -> Result<Accepted, Failure> {
     bring_bytes(client, proposal).await?;
-    let signed = sign::sign(heads, key, Body::Manifest(proposal.body.clone()))?;
+    let signed = sign::sign(standing, key, Body::Manifest(proposal.body.clone()))?;
     let accepted = sign::submit(client, &signed).await?;
     // Only what was accepted is written beside the manifest: a refused entry leaves no trace.
     write_beside(proposal, &signed)?;
@@ -101,21 +115,28 @@ pub(crate) async fn bring_bytes(client: &Client, proposal: &Proposal) -> Result<
 
 async fn unchanged(
     context: &Context,
-    heads: &Heads,
+    standing: &Standing,
     proposal: &Proposal,
     args: &Args,
 ) -> Result<ExitCode, Failure> {
     output::note(&format!(
         "nothing to change: version {} is in force",
-        heads.version
+        standing.version
     ));
     if args.sign_only.is_some() {
         return Ok(ExitCode::SUCCESS);
     }
-    let client = context.client()?;
+    let client = context.client().await?;
     bring_bytes(&client, proposal).await?;
-    let in_force = progress::in_force(heads);
-    progress::finish(&client, &in_force, None, &args.wait, context.json()).await
+    let in_force = progress::in_force(standing);
+    progress::finish(
+        &client,
+        &in_force,
+        proposal.awaited.as_ref(),
+        &args.wait,
+        context.json(),
+    )
+    .await
 }
 
 fn write_beside(proposal: &Proposal, signed: &Signed) -> Result<(), Failure> {

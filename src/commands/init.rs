@@ -1,6 +1,6 @@
 //! `realm init`: a new realm with its owner key, and this machine as its first node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use realm_model::name::NodeName;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::context::{Context, user_place};
 use crate::failure::{Failure, exit};
 use crate::time::now_unix_ms;
-use crate::{blocking, output, owner};
+use crate::{blocking, key_files, output, owner};
 
 /// Make a new realm: an owner key, a node key, and a realm folder
 ///
@@ -25,6 +25,10 @@ pub(crate) struct Args {
     /// Seal the owner key with a passphrase
     #[arg(long)]
     passphrase: bool,
+
+    /// Make a recovery key as well, in this file: it can take the realm back from a thief
+    #[arg(long, value_name = "FILE")]
+    recovery: Option<PathBuf>,
 
     /// Make the realm of this user (in `$XDG_DATA_HOME/realm`) instead of one in `.realm` here
     #[arg(long)]
@@ -58,7 +62,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         })?,
         (None, false) => PathBuf::from(".realm"),
     };
-    let made = context.block_on(make(folder, args.name, args.passphrase))?;
+    let recovery = args.recovery.as_deref();
+    let made = context.block_on(make(folder, args.name, args.passphrase, recovery))?;
     if context.json() {
         output::json(&made)?;
     } else {
@@ -70,6 +75,12 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             made.words.join(" "),
             made.node
         ));
+        if let Some(file) = recovery {
+            output::note(&format!(
+                "`{}` has the recovery key: move it offline, away from the owner key",
+                file.display()
+            ));
+        }
         output::note("keep a copy of the owner key offline; next: `realm up realm.toml`");
     }
     Ok(ExitCode::SUCCESS)
@@ -77,13 +88,18 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
 
 /// Makes a realm folder for a new realm; also what `realm up` does when there is none.
 pub(crate) async fn make_quietly(folder: PathBuf, name: Option<NodeName>) -> Result<(), Failure> {
-    let made = make(folder, name, false).await?;
+    let made = make(folder, name, false, None).await?;
     output::note(&format!("made {} in {}", made.realm, made.folder));
     output::note(&format!("owner key {} (keep a copy offline)", made.owner));
     Ok(())
 }
 
-async fn make(folder: PathBuf, name: Option<NodeName>, sealed: bool) -> Result<Made, Failure> {
+async fn make(
+    folder: PathBuf,
+    name: Option<NodeName>,
+    sealed: bool,
+    recovery: Option<&Path>,
+) -> Result<Made, Failure> {
     if folder.symlink_metadata().is_ok() {
         return Err(
             Failure::new("exists", format!("`{}` is there already", folder.display()))
@@ -100,6 +116,11 @@ async fn make(folder: PathBuf, name: Option<NodeName>, sealed: bool) -> Result<M
         Ok((owner, text))
     })
     .await?;
+    // The file first: a key that counts and is lost would be of no use to anybody.
+    let recovery = match recovery {
+        Some(file) => Some(key_files::make(file, false).await?.public),
+        None => None,
+    };
     let name = match name {
         Some(name) => name,
         None => realm_node::found::host_name(),
@@ -109,6 +130,7 @@ async fn make(folder: PathBuf, name: Option<NodeName>, sealed: bool) -> Result<M
         owner: &owner,
         owner_file,
         node: &owner::generate()?,
+        recovery,
         nonce: *owner::random()?,
         name: name.clone(),
         created_unix_s: now_unix_ms() / 1_000,

@@ -30,9 +30,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    let client = context.client()?;
     let json = context.json();
     let show = async {
+        let client = context.client().await?;
         let lines = client
             .logs(&args.component, args.since, args.follow)
             .await?;

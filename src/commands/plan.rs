@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::failure::{Failure, exit};
-use crate::output;
 use crate::resolve::{Proposal, read_manifest};
+use crate::{output, sign};
 
 /// Show what `apply` would change (+ added, ~ changed, - removed)
 ///
@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// The manifest
     #[arg(default_value = "realm.toml")]
     manifest: PathBuf,
+
+    #[command(flatten)]
+    of: sign::Of,
 }
 
 #[derive(Serialize)]
@@ -30,32 +33,32 @@ struct PlanJson<'a> {
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     context.block_on(async {
-        let heads = match context.heads().await {
-            Ok(heads) => heads,
+        let standing = match context.standing(args.of.namespace).await {
+            Ok(standing) => standing,
             Err(failure) => {
                 // Without a realm there is nothing to compare with, but mistakes can be told.
                 read_manifest(&args.manifest, context.json())?;
                 return Err(failure);
             }
         };
-        let proposal = Proposal::make(&args.manifest, &heads, context.json()).await?;
+        let proposal = Proposal::make(&args.manifest, &standing, context.json()).await?;
         if context.json() {
             output::json(&PlanJson {
-                version_in_force: heads.version,
+                version_in_force: standing.version,
                 version: proposal.version,
                 changes: &proposal.changes,
             })?;
         } else {
-            output::data(&if proposal.differs(&heads) {
+            output::data(&if proposal.differs(&standing) {
                 proposal.text()
             } else {
                 format!(
                     "plan: nothing to change, version {} is in force",
-                    heads.version
+                    standing.version
                 )
             });
         }
-        Ok(if proposal.differs(&heads) {
+        Ok(if proposal.differs(&standing) {
             ExitCode::from(exit::CHANGES)
         } else {
             ExitCode::SUCCESS

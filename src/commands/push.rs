@@ -1,9 +1,9 @@
 //! `realm push`: new bytes for one component, without touching the manifest.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use realm_model::api::Heads;
 use realm_model::digest::Digest;
 use realm_model::entry::{Body, PushBody};
 use realm_model::lock::{Pin, version_after};
@@ -16,7 +16,7 @@ use crate::commands::apply;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::resolve::{check_component, check_world, in_force, source_failure};
-use crate::sign::Signed;
+use crate::sign::{Signed, Standing};
 use crate::upload::Upload;
 use crate::{files, output, progress, sign};
 
@@ -37,13 +37,16 @@ pub(crate) struct Args {
     manifest: PathBuf,
 
     #[command(flatten)]
+    of: sign::Of,
+
+    #[command(flatten)]
     wait: progress::Wait,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    let client = context.client()?;
     context.block_on(async {
-        let heads = client.heads().await?;
+        let client = context.client().await?;
+        let standing = Standing::fetch(&client, args.of.namespace).await?;
         let source = Source::File {
             path: args.file.display().to_string(),
         };
@@ -53,12 +56,12 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
                 source_failure(&error, "the path is relative to the current folder")
             })?;
         let world = check_component(&args.component, &bytes)?;
-        let wanted = in_force(&heads)?
+        let wanted = in_force(&standing)?
             .and_then(|(mut manifest, _)| manifest.components.remove(&args.component));
         if let (Some(spec), Some(world)) = (wanted, world) {
             check_world(&args.component, &spec, world)?;
         }
-        let body = push_body(&heads, &args.component, pin)?;
+        let body = push_body(&standing, &args.component, pin)?;
         drop(bytes);
         // Also where the pin stays: the agent may lack the bytes.
         let upload = Upload {
@@ -67,33 +70,34 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             path: args.file.clone(),
         };
         upload.bring(&client).await?;
-        let of = Some(&args.component);
+        let of = BTreeSet::from([args.component.clone()]);
         let Some(body) = body else {
             output::note(&format!(
                 "nothing to change: `{}` is pinned to these bytes",
                 args.component
             ));
-            let in_force = progress::in_force(&heads);
-            return progress::finish(&client, &in_force, of, &args.wait, context.json()).await;
+            let in_force = progress::in_force(&standing);
+            return progress::finish(&client, &in_force, Some(&of), &args.wait, context.json())
+                .await;
         };
         let key = context.owner_key().await?;
-        let signed = sign::sign(&heads, &key, Body::Push(body.clone()))?;
+        let signed = sign::sign(&standing, &key, Body::Push(body.clone()))?;
         let accepted = sign::submit(&client, &signed).await?;
-        follow_locally(&args.manifest, &heads, &body, &signed)?;
+        follow_locally(&args.manifest, &standing, &body, &signed)?;
         output::note(&format!(
             "`{}` is {} from version {} on",
             args.component, pin.digest, accepted.version
         ));
-        progress::finish(&client, &accepted, of, &args.wait, context.json()).await
+        progress::finish(&client, &accepted, Some(&of), &args.wait, context.json()).await
     })
 }
 
 fn push_body(
-    heads: &Heads,
+    standing: &Standing,
     component: &ComponentName,
     pin: Pin,
 ) -> Result<Option<PushBody>, Failure> {
-    let (Some((_, mut lock)), Some(text)) = (in_force(heads)?, &heads.manifest) else {
+    let (Some((_, mut lock)), Some(text)) = (in_force(standing)?, &standing.manifest) else {
         return Err(
             Failure::new("nothing-applied", "no manifest is in force yet")
                 .hint("`realm apply realm.toml` comes first"),
@@ -122,7 +126,7 @@ fn push_body(
 /// Writes realm.lock and realm.toml.sig beside the manifest if that is the one in force.
 fn follow_locally(
     manifest: &Path,
-    heads: &Heads,
+    standing: &Standing,
     body: &PushBody,
     signed: &Signed,
 ) -> Result<(), Failure> {
@@ -130,7 +134,7 @@ fn follow_locally(
         return Ok(());
     }
     let here = files::read_text(manifest).ok();
-    if here.is_none() || here != heads.manifest {
+    if here.is_none() || here != standing.manifest {
         output::note(&format!(
             "`{}` is not the manifest in force: its realm.lock stays as it is",
             manifest.display()

@@ -1,5 +1,6 @@
 //! `realm restart`: a signed restart of a component.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use realm_model::entry::{Body, RestartBody};
@@ -7,6 +8,7 @@ use realm_model::name::{ComponentName, NodeName};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::sign::Standing;
 use crate::{output, progress, sign};
 
 /// Start a component's replicas afresh
@@ -23,25 +25,28 @@ pub(crate) struct Args {
     nodes: Vec<NodeName>,
 
     #[command(flatten)]
+    of: sign::Of,
+
+    #[command(flatten)]
     wait: progress::Wait,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    let client = context.client()?;
     context.block_on(async {
+        let client = context.client().await?;
         let key = context.owner_key().await?;
-        let heads = client.heads().await?;
+        let standing = Standing::fetch(&client, args.of.namespace).await?;
         let body = Body::Restart(RestartBody {
             component: args.component.clone(),
             nodes: args.nodes,
         });
-        let signed = sign::sign(&heads, &key, body)?;
+        let signed = sign::sign(&standing, &key, body)?;
         let accepted = sign::submit(&client, &signed).await?;
         output::note(&format!(
             "restart of `{}` is entry {}",
             args.component, accepted.head.seq
         ));
-        let of = Some(&args.component);
-        progress::finish(&client, &accepted, of, &args.wait, context.json()).await
+        let of = BTreeSet::from([args.component]);
+        progress::finish(&client, &accepted, Some(&of), &args.wait, context.json()).await
     })
 }

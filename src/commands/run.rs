@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
+use bytes::Bytes;
 use realm_model::grants::ClockGrant;
 use realm_model::limits::Limits;
 use realm_node::standalone;
 
 use crate::alone::{Alone, failure, help};
+use crate::context::{Context, on_small_runtime};
 use crate::failure::Failure;
 
 /// Memory of a program by default: it is one, and its user sits before it.
@@ -14,7 +16,9 @@ const MEMORY_MAX_MB: u64 = 4_096;
 
 /// Run a command component or a preview-1 module, without a realm
 ///
-/// Exit code, stdin, stdout and stderr pass through. It reaches nothing that is not named here.
+/// Exit code, stdin, stdout and stderr pass through. It reaches nothing that is not named here. With
+/// --node it runs on that node, if `[exec] run` in its node.toml says so: directories are the node's,
+/// the memory is 128 MiB unless it is named, and the clock is coarse.
 #[derive(Debug, clap::Args)]
 #[command(mut_arg("memory_max_mb", |arg| arg.help(help("MiB of memory", &MEMORY_MAX_MB))))]
 // It is the same, and keeps its place among those that are not.
@@ -30,7 +34,10 @@ pub(crate) struct Args {
     args: Vec<String>,
 }
 
-pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    if context.node().is_some() {
+        return on_node(context, args);
+    }
     let defaults = Limits {
         memory_max_mb: MEMORY_MAX_MB,
         // A program runs for as long as it runs.
@@ -44,5 +51,21 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
         Ok(ExitCode::from(code.map_err(|error| {
             failure(error, "`realm serve FILE` serves an HTTP handler; `realm inspect FILE` shows what it exports")
         })?))
+    })
+}
+
+/// Brings the bytes to the node, and runs them there.
+fn on_node(context: &Context, args: Args) -> Result<ExitCode, Failure> {
+    let (bytes, asked) = args.alone.for_node(args.args)?;
+    on_small_runtime(async {
+        let client = context.client().await?;
+        let signer = client.signer(context.owner_key().await?).await?;
+        if !client.has(&asked.digest).await? {
+            let bytes = Bytes::from(bytes);
+            let once = futures_util::stream::once(async { Ok(bytes) });
+            client.upload(&asked.digest, once).await?;
+        }
+        let stream = client.run(&signer, &asked).await?;
+        super::exec::talk(stream).await
     })
 }

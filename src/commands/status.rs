@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use realm_model::view::{ComponentView, StatusView};
+use realm_model::view::{ComponentState, ComponentView, StatusView};
 use realm_node::Client;
 
+use crate::commands::nodes;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::{output, progress};
@@ -25,11 +26,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
-    let client = context.client()?;
     if args.watch {
-        return context.watch(watch(client, context.json()));
+        return context.watch(async { watch(context.client().await?, context.json()).await });
     }
-    let status = context.block_on(async { Ok(client.status().await?) })?;
+    let status = context.block_on(async { Ok(context.client().await?.status().await?) })?;
     if context.json() {
         output::json(&status)?;
     } else {
@@ -87,12 +87,32 @@ fn text(status: &StatusView) -> String {
     if status.components.is_empty() {
         text.push_str("nothing is applied yet: `realm apply realm.toml`\n");
     } else {
-        let header = ["COMPONENT", "STATE", "READY", "DIGEST", "ROUTES", "WHY"];
-        text.push_str(&output::table(
-            &header,
-            status.components.iter().map(row).collect(),
-        ));
+        let alone = status.nodes.iter().all(|node| node.here);
+        let mut header = vec!["COMPONENT", "STATE", "READY", "DIGEST", "ROUTES", "WHY"];
+        if !alone {
+            header.insert(3, "NODES");
+        }
+        let rows = status
+            .components
+            .iter()
+            .map(|component| row(component, alone));
+        text.push_str(&output::table(&header, rows.collect()));
         text.push('\n');
+    }
+    if status.nodes.iter().any(|node| !node.here) || !status.pending.is_empty() {
+        text.push('\n');
+        text.push_str(&nodes::text(status));
+        text.push('\n');
+    }
+    for alarm in &status.alarms {
+        text.push_str(&format!(
+            "\n{} {}: {} (says {})\n  hint: {}\n",
+            output::red("alarm"),
+            alarm.code,
+            alarm.message,
+            alarm.node,
+            alarm.hint
+        ));
     }
     if !status.refusals.is_empty() {
         let refusals: Vec<String> = status
@@ -105,29 +125,68 @@ fn text(status: &StatusView) -> String {
             refusals.join(", ")
         ));
     }
-    for node in status.nodes.iter().filter(|node| !node.here) {
-        let why = if node.key.is_some() {
-            "not connected"
-        } else {
-            "not approved"
-        };
-        text.push_str(&format!("\nnode {}: {why}", node.name));
-    }
     text.trim_end().to_owned()
 }
 
-fn row(component: &ComponentView) -> Vec<String> {
-    vec![
+/// A component over all nodes: what is wanted and healthy everywhere, and the first reason why it is
+/// not as wanted.
+fn row(component: &ComponentView, alone: bool) -> Vec<String> {
+    let everywhere = component.nodes.values();
+    // Nodes say what they like: the sum of two has more bits than either.
+    let (wanted, healthy) = everywhere.fold((0_u64, 0_u64), |(wanted, healthy), node| {
+        (
+            wanted + u64::from(node.wanted),
+            healthy + u64::from(node.healthy),
+        )
+    });
+    let elsewhere = component
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.healthy < node.wanted);
+    let why = component
+        .waiting_on
+        .first()
+        .map(|waiting| waiting.message.clone())
+        .or_else(|| {
+            elsewhere
+                .filter_map(|(name, node)| Some(format!("{name}: {}", node.why.as_ref()?)))
+                .next()
+        });
+    let mut row = vec![
         component.name.to_string(),
-        progress::state(component.state),
-        format!("{}/{}", component.healthy, component.wanted),
+        progress::state(overall(component)),
+        format!("{healthy}/{wanted}"),
         component
             .digest
             .map_or_else(|| "-".to_owned(), |digest| digest.short()),
         component.routes.join(" "),
-        component
-            .waiting_on
-            .first()
-            .map_or_else(String::new, |waiting| waiting.message.clone()),
-    ]
+        why.unwrap_or_default(),
+    ];
+    if !alone {
+        let nodes: Vec<&str> = component.nodes.keys().map(|name| name.as_str()).collect();
+        row.insert(3, nodes.join(","));
+    }
+    row
+}
+
+/// The state over all nodes: that of the node that answers, if it has one; else the others' if they
+/// agree, and otherwise that some of it is missing.
+fn overall(component: &ComponentView) -> ComponentState {
+    if component.state != ComponentState::Idle {
+        return component.state;
+    }
+    let mut states: Vec<ComponentState> = component
+        .nodes
+        .values()
+        .filter_map(|node| node.state)
+        .collect();
+    states.dedup();
+    match (
+        states.as_slice(),
+        component.nodes.values().any(|node| node.state.is_none()),
+    ) {
+        ([one], false) => *one,
+        ([], false) => ComponentState::Idle,
+        (_, _) => ComponentState::Degraded,
+    }
 }

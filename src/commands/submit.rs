@@ -23,21 +23,17 @@ pub(crate) struct Args {
     file: PathBuf,
 
     /// The chain that it extends
-    #[arg(long, value_name = "CHAIN", default_value = "default", value_parser = ["default", "authority"])]
+    #[arg(long, value_name = "CHAIN", default_value = "default")]
     chain: String,
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
     let entry = files::read(&args.file, FILE_BYTES_MAX)?;
-    let chain = match args.chain.as_str() {
-        "authority" => ChainId::Authority,
-        "default" => ChainId::Default,
-        other => {
-            return Err(Failure::new("usage", format!("no chain `{other}`")).exit(exit::USAGE));
-        }
-    };
-    let client = context.client()?;
-    let accepted = context.block_on(async { Ok(client.submit(chain, entry).await?) })?;
+    let chain = ChainId::of(&args.chain).ok_or_else(|| {
+        Failure::new("usage", format!("no chain `{}`", args.chain)).exit(exit::USAGE)
+    })?;
+    let accepted =
+        context.block_on(async { Ok(context.client().await?.submit(chain, entry).await?) })?;
     if context.json() {
         output::json(&accepted)?;
     } else {

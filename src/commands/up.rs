@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use realm_model::entry::NamespaceName;
 use realm_model::name::NodeName;
 use realm_model::view::{ComponentState, StatusView};
 use realm_node::Client;
@@ -13,6 +14,7 @@ use crate::confirm::confirm;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::resolve::Proposal;
+use crate::sign::Standing;
 use crate::signals::Signals;
 use crate::{output, progress};
 
@@ -43,7 +45,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    agent::start_logging(&args.listen, "warn,h2=error");
+    agent::start_logging(&args.listen, agent::LOG_FILTER_QUIET);
     // A mistake in the manifest is told before anything is made or started.
     crate::resolve::read_manifest(&args.manifest, context.json())?;
     agent::on_runtime(live(context, &args))
@@ -58,7 +60,7 @@ async fn live(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
             .unwrap_or_else(|| PathBuf::from(".realm"));
         init::make_quietly(folder, args.name.clone()).await?;
     }
-    let client = context.client()?;
+    let client = context.local_client()?;
     if client.is_running().await {
         output::note("an agent of this realm runs already: applying to it");
         let status = tokio::select! {
@@ -95,27 +97,27 @@ async fn live(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
 }
 
 async fn bring_up(context: &Context, client: &Client, args: &Args) -> Result<StatusView, Failure> {
-    let heads = client.heads().await?;
-    let proposal = Proposal::make(&args.manifest, &heads, context.json()).await?;
-    let head = if proposal.differs(&heads) {
+    let standing = Standing::of(client.heads().await?, NamespaceName::DEFAULT)?;
+    let proposal = Proposal::make(&args.manifest, &standing, context.json()).await?;
+    let in_force = if proposal.differs(&standing) {
         output::note(&proposal.shown());
         confirm("Sign and apply this?", !args.ask).await?;
         let key = context.owner_key().await?;
-        let accepted = apply::put_in_force(client, &heads, &key, &proposal).await?;
+        let accepted = apply::put_in_force(client, &standing, &key, &proposal).await?;
         output::note(&format!(
             "version {} is signed and in force",
             accepted.version
         ));
-        accepted.head
+        accepted
     } else {
         output::note(&format!(
             "version {} is in force; going on with it",
-            heads.version
+            standing.version
         ));
         apply::bring_bytes(client, &proposal).await?;
-        heads.default
+        progress::in_force(&standing)
     };
-    progress::wait(client, head, None, args.timeout, false).await
+    progress::wait(client, &in_force, None, args.timeout, false).await
 }
 
 fn print(context: &Context, status: &StatusView) -> Result<(), Failure> {

@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::failure::{Failure, exit};
 use crate::files::read_text;
 use crate::resolve::read_manifest;
-use crate::{output, time};
+use crate::{output, sign, time};
 
 /// Check a manifest and its signature, without an agent
 ///
@@ -27,7 +27,11 @@ pub(crate) struct Args {
     #[arg(default_value = "realm.toml")]
     manifest: PathBuf,
 
-    /// The key that must have signed; absent: an owner of this realm folder
+    #[command(flatten)]
+    of: sign::Of,
+
+    /// The key that must have signed; absent: an owner of this realm folder, or the delegate of the
+    /// namespace
     #[arg(long, value_name = "KEY")]
     owner: Option<PublicKey>,
 }
@@ -44,18 +48,20 @@ struct Verified {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
-    let owners = owners(context, args)?;
+    let (owners, signers) = signers(context, args)?;
     let (text, manifest) = read_manifest(&args.manifest, context.json())?;
     let lock_text = read_text(&lock_path(&args.manifest))
         .map_err(|failure| failure.hint("`realm apply` writes it"))?;
     let lock = Lock::parse(&lock_text)
         .map_err(|error| Failure::from_error("invalid-lock", &error).exit(exit::REFUSED))?;
     let file = read_signature(&args.manifest)?;
-    if file.chain != ChainId::Default {
-        return Err(
-            Failure::new("wrong-chain", "the signature was made for another chain")
-                .exit(exit::REFUSED),
-        );
+    if file.chain != ChainId::Namespace(args.of.namespace) {
+        return Err(Failure::new(
+            "wrong-chain",
+            format!("the signature was made for chain `{}`", file.chain),
+        )
+        .hint("`--namespace NAME` names another namespace than the owners'")
+        .exit(exit::REFUSED));
     }
     // What an agent checks. A push raises the version of the lock alone.
     let manifest = match file.pushed {
@@ -71,10 +77,10 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
             .hint("the manifest or realm.lock changed after it was signed: `realm plan` shows what, `realm apply` signs it")
             .exit(exit::REFUSED)
     })?;
-    if !owners.contains(&file.key) {
+    if !signers.contains(&file.key) {
         return Err(Failure::new(
             "wrong-owner",
-            format!("signed by {}, which is no owner here", file.key),
+            format!("signed by {}, who does not sign here", file.key),
         )
         .hint("compare with `realm key show`")
         .exit(exit::REFUSED));
@@ -92,18 +98,22 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
     report(context, args, &lock, &file)
 }
 
-fn owners(context: &Context, args: &Args) -> Result<Vec<PublicKey>, Failure> {
+/// The owners, and who signs: they, or the delegate of the namespace.
+fn signers(context: &Context, args: &Args) -> Result<(Vec<PublicKey>, Vec<PublicKey>), Failure> {
     if let Some(owner) = args.owner {
-        return Ok(vec![owner]);
+        return Ok((vec![owner], vec![owner]));
     }
-    match context.find_folder()? {
-        Some(_) => Ok(context.identity()?.owners),
-        None => Err(Failure::new(
+    let Some(folder) = context.find_folder()? else {
+        return Err(Failure::new(
             "no-owner",
             "there is no realm folder that says who the owner is",
         )
-        .hint("name the key: `realm verify --owner ed25519:…`")),
-    }
+        .hint("name the key: `realm verify --owner ed25519:…`"));
+    };
+    let heads = realm_node::offline_heads(&folder, None)
+        .map_err(|error| Failure::from_error("bad-realm-folder", &error))?;
+    let standing = sign::Standing::of(heads, args.of.namespace)?;
+    Ok((standing.owners, standing.signers))
 }
 
 fn read_signature(manifest: &Path) -> Result<SignatureFile, Failure> {

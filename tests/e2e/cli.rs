@@ -28,30 +28,51 @@ fn help_is_one_page_and_names_the_exit_codes() {
 
     Usage: realm [OPTIONS] <COMMAND>
 
-    Commands:
+    Begin:
       init         Make a new realm: an owner key, a node key, and a realm folder
-      key          Show the owner key of this realm folder
       up           Make a realm here if there is none, start its agent, and apply a manifest
       agent        Run the agent of this realm folder until interrupted
+      invite       Print a ticket with which another machine asks to join
+      join         Make this machine ask to join the realm of a ticket
+      doctor       Look at this machine and the realm folder, and say what to mend
+
+    Say what runs:
       apply        Sign the manifest with the owner key and put it in force
       plan         Show what `apply` would change (+ added, ~ changed, - removed)
-      verify       Check a manifest and its signature, without an agent
-      submit       Submit an entry that was signed on another machine
-      status       Show what runs, and in one line per component why something does not
       push         Upload new bytes for a component and put them in force
       restart      Start a component's replicas afresh
+      verify       Check a manifest and its signature, without an agent
+      submit       Submit an entry that was signed on another machine
+      schema       Print the JSON schema of realm.toml, for editors
+
+    Look:
+      status       Show what runs, and in one line per component why something does not
       logs         Print what a component wrote to stdout and stderr
+      audit        Show who changed or ran what on the node: the newest 1,000, since its agent started
       inspect      Show what a WebAssembly file imports and exports, and how realm would run it
-      doctor       Look at this machine and the realm folder, and say what to mend
+      node         Show this machine as a node
+      version      Print the version of realm and of what it runs components with
+
+    Say who may:
+      nodes        Show the nodes of the realm, and say which may belong to it
+      peer         Introduce the agent to another machine
+      delegate     Give namespaces to others, and say who may look
+      key          Show, make and change keys: the owner's, and those that can take the realm back
+      resolve      Show chains that have two histories, and say which of them holds
+
+    Run:
+      exec         Run a command on a node
       run          Run a command component or a preview-1 module, without a realm
       serve        Serve an HTTP component or a command over HTTP, without a realm
-      schema       Print the JSON schema of realm.toml, for editors
       completions  Print a completion script for a shell
-      version      Print the version of realm and of what it runs components with
 
     Options:
           --realm <DIR>  Realm folder; absent: `.realm` here or in a parent folder, else the one of this
                          user [env: REALM_DIR=]
+          --node <NODE>  The node to talk to: its name, or `HOST:PORT#KEY`; absent: the agent of the
+                         realm folder [env: REALM_NODE=]
+          --key <FILE>   File of the key to act with; absent: the owner key of the realm folder [env:
+                         REALM_KEY=]
           --json         Print JSON on stdout instead of text
       -h, --help         Print help
       -V, --version      Print version
@@ -68,6 +89,8 @@ fn help_is_one_page_and_names_the_exit_codes() {
 
     Environment:
       REALM_DIR              the realm folder (like --realm)
+      REALM_NODE             the node to talk to (like --node)
+      REALM_KEY              the file of the key to act with (like --key)
       REALM_PASSPHRASE_FILE  a file with the owner key's passphrase
       REALM_LOG              log filter of the agent, e.g. `info` or `realm_node=debug`
       NO_COLOR               no colours
@@ -85,6 +108,8 @@ fn help_is_one_page_and_names_the_exit_codes() {
         "push",
         "restart",
         "logs",
+        "exec",
+        "audit",
         "inspect",
         "doctor",
         "run",

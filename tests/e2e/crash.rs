@@ -60,7 +60,7 @@ async fn kill_9_during_submissions_keeps_exactly_what_was_acknowledged() {
                         nodes: Vec::new(),
                     }),
                 };
-                let chain = realm_model::entry::ChainId::Default;
+                let chain = realm_model::entry::ChainId::DEFAULT;
                 let entry = payload.sign(heads.realm, chain, &owner);
                 match client.submit(chain, entry).await {
                     Ok(accepted) => {
@@ -137,7 +137,15 @@ async fn a_clean_stop_finishes_what_is_in_flight() {
 async fn a_second_agent_on_one_folder_is_refused() {
     let realm = Realm::new();
     let _agent = realm.agent();
-    let second = realm.run(&["agent", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let second = realm.run(&[
+        "agent",
+        "--http",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--p2p",
+        "127.0.0.1:0",
+    ]);
     second.fails(1, "already-running");
 }
 
@@ -155,13 +163,29 @@ async fn damage_in_the_middle_of_the_log_is_reported_and_left_alone() {
     damaged[40] ^= 1;
     std::fs::write(&path, &damaged).unwrap();
     realm
-        .run(&["agent", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .run(&[
+            "agent",
+            "--http",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--p2p",
+            "127.0.0.1:0",
+        ])
         .fails(1, "log-damaged");
     assert_eq!(std::fs::read(&path).unwrap(), damaged);
     // A history that ends too early is damage as well: the mark knows better.
     std::fs::write(&path, &good[..good.len() / 2]).unwrap();
     realm
-        .run(&["agent", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .run(&[
+            "agent",
+            "--http",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--p2p",
+            "127.0.0.1:0",
+        ])
         .fails(1, "log-damaged");
     std::fs::write(&path, &good).unwrap();
     let agent = realm.agent();

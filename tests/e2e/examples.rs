@@ -38,6 +38,8 @@ async fn up_serves_every_example() {
         "127.0.0.1:0",
         "--admin",
         "127.0.0.1:0",
+        "--p2p",
+        "127.0.0.1:0",
         "--timeout",
         "5m",
     ]));

@@ -4,7 +4,14 @@ use realm_test_guests::HELLO;
 
 use crate::support::{Agent, Realm, Running};
 
-const ANYWHERE: [&str; 4] = ["--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+const ANYWHERE: [&str; 6] = [
+    "--http",
+    "127.0.0.1:0",
+    "--admin",
+    "127.0.0.1:0",
+    "--p2p",
+    "127.0.0.1:0",
+];
 
 fn agent(realm: &Realm, filter: &str, more: &[&str]) -> Agent {
     let mut command = realm.command(&[&["agent"], &ANYWHERE[..], more].concat());

@@ -6,25 +6,39 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod guest_net;
+mod lab;
+mod realms;
 mod support;
 
 mod alone;
+mod belonging;
 mod cli;
 mod compile;
 mod crash;
+mod damage;
+mod deaths;
+mod elsewhere;
 mod examples;
 mod health;
+mod install;
+mod keys;
 mod languages;
+mod lies;
 mod limits;
 mod logging;
 mod logs;
+mod malice;
 mod manifest;
 mod many;
+mod meeting;
 mod metrics;
 mod modules;
 mod neighbourhood;
 #[path = "../neighbours/mod.rs"]
 mod neighbours;
+mod partition;
+mod remote;
 mod serving;
 mod session;
 mod signals;

@@ -86,12 +86,11 @@ source = "file:./b.wasm"
         };
         assert_eq!(answer.text().await.unwrap(), expected, "{host}");
     }
+    let status = realm.run(&["status"]).ok().stdout;
+    let elsewhere = status.lines().find(|line| line.starts_with("elsewhere"));
     assert!(
-        realm
-            .run(&["status"])
-            .ok()
-            .stdout
-            .contains("node elsewhere: not approved")
+        elsewhere.is_some_and(|line| line.contains("not approved")),
+        "{status}"
     );
 }
 

@@ -4,7 +4,15 @@ use realm_test_guests::PARK;
 
 use crate::support::{Realm, Running, get};
 
-const AGENT: [&str; 5] = ["agent", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+const AGENT: [&str; 7] = [
+    "agent",
+    "--http",
+    "127.0.0.1:0",
+    "--admin",
+    "127.0.0.1:0",
+    "--p2p",
+    "127.0.0.1:0",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_wait_for_requests() {
@@ -49,8 +57,15 @@ async fn a_signal_while_up_waits_is_a_clean_end() {
         realm_test_guests::SLOW_START,
         "health = \"/\"\nenv = { BURN_MS = \"600000\" }\nepoch_timeout_ms = 600_000\nwall_timeout_ms = 600_000",
     );
-    let up =
-        Running::start(realm.command(&["up", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]));
+    let up = Running::start(realm.command(&[
+        "up",
+        "--http",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--p2p",
+        "127.0.0.1:0",
+    ]));
     up.stderr.after("version 1 is signed and in force");
     let ended = up.interrupt();
     assert!(ended.success(), "{ended}");

@@ -18,6 +18,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A folder with a realm in it.
 pub(crate) struct Realm {
     folder: TempDir,
+    /// Where this process sees the folder, if elsewhere.
+    seen: Option<PathBuf>,
 }
 
 /// What a verb printed, and its exit code.
@@ -58,11 +60,20 @@ impl Realm {
     pub(crate) fn empty() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
+            seen: None,
         }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.seen
+            .as_deref()
+            .unwrap_or(self.folder.path())
+            .join(name)
+    }
+
+    /// Its files are seen here from now on.
+    pub(crate) fn see_at(&mut self, folder: PathBuf) {
+        self.seen = Some(folder);
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) {
@@ -90,6 +101,8 @@ impl Realm {
             .args(args)
             .current_dir(self.folder.path())
             .env_remove("REALM_DIR")
+            .env_remove("REALM_NODE")
+            .env_remove("REALM_KEY")
             .env_remove("REALM_PASSPHRASE_FILE")
             .env_remove("REALM_LOG")
             .env("NO_COLOR", "1")
@@ -104,7 +117,15 @@ impl Realm {
 
     /// Starts the agent on free ports and waits until it listens.
     pub(crate) fn agent(&self) -> Agent {
-        Agent::start(self.command(&["agent", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"]))
+        Agent::start(self.command(&[
+            "agent",
+            "--http",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--p2p",
+            "127.0.0.1:0",
+        ]))
     }
 
     pub(crate) fn client(&self) -> realm_node::Client {
@@ -287,9 +308,18 @@ pub(crate) fn ended(child: &mut Child) -> ExitStatus {
 }
 
 impl Agent {
+    /// Waits for a line of its stderr with this text, and returns what follows it.
+    pub(crate) fn after(&self, text: &str) -> String {
+        self.running.stderr.after(text)
+    }
+
     /// Starts an agent and waits until it says where it listens.
     pub(crate) fn start(command: Command) -> Self {
-        let running = Running::start(command);
+        Self::of(Running::start(command))
+    }
+
+    /// Waits until an agent that was started says where it listens.
+    pub(crate) fn of(running: Running) -> Self {
         let url = running.stderr.after("answering on ").trim().to_owned();
         let metrics_url = running.stderr.after("metrics on ").trim().to_owned();
         Self {

@@ -13,6 +13,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("realm-store", &["realm-model"]),
     ("realm-host", &["realm-model"]),
     ("realm-edge", &["realm-model"]),
+    ("realm-net", &["realm-model"]),
     (
         "realm-node",
         &[
@@ -21,6 +22,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "realm-store",
             "realm-host",
             "realm-edge",
+            "realm-net",
         ],
     ),
     (
@@ -56,6 +58,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["realm-model"]),
     ("croner", &["realm-model"]),
     ("reqwest", &["realm-store"]),
+    ("libp2p", &["realm-net"]),
     ("axum", &["realm-node"]),
     ("prometheus", &["realm-node"]),
     ("sysinfo", &["realm-node"]),

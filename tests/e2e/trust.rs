@@ -168,7 +168,7 @@ async fn verify_tells_good_from_changed_from_foreign() {
 async fn an_unsigned_entry_is_refused() {
     let (realm, agent) = serving().await;
     let (id, payload) = next(&realm).await;
-    let entry = payload.with_signatures(id, ChainId::Default, &[]);
+    let entry = payload.with_signatures(id, ChainId::DEFAULT, &[]);
     refused(&realm, &agent, &entry, "unsigned").await;
 }
 
@@ -176,13 +176,13 @@ async fn an_unsigned_entry_is_refused() {
 async fn a_tampered_entry_is_refused() {
     let (realm, agent) = serving().await;
     let (id, payload) = next(&realm).await;
-    let entry = payload.sign(id, ChainId::Default, &realm.owner());
+    let entry = payload.sign(id, ChainId::DEFAULT, &realm.owner());
     let other = Payload {
         created_unix_s: 1,
         ..payload
     };
     let signature = realm.owner().sign(&other.message(id, ChainId::Authority));
-    let wrong = other.with_signatures(id, ChainId::Default, &[(realm.owner().public(), signature)]);
+    let wrong = other.with_signatures(id, ChainId::DEFAULT, &[(realm.owner().public(), signature)]);
     refused(&realm, &agent, &wrong, "bad-signature").await;
     // One bit in the middle of the payload.
     let mut flipped = entry.clone();
@@ -198,7 +198,7 @@ async fn another_owners_entry_is_refused() {
     let (realm, agent) = serving().await;
     let (id, payload) = next(&realm).await;
     let stranger = SecretKey::from_seed(&[7; 32]);
-    let entry = payload.sign(id, ChainId::Default, &stranger);
+    let entry = payload.sign(id, ChainId::DEFAULT, &stranger);
     refused(&realm, &agent, &entry, "wrong-owner").await;
     // A manifest that names another owner.
     let manifest = format!(
@@ -214,7 +214,7 @@ async fn another_owners_entry_is_refused() {
             .read("realm.lock")
             .replace("version = 1", "version = 2"),
     });
-    let entry = Payload { body, ..payload }.sign(id, ChainId::Default, &realm.owner());
+    let entry = Payload { body, ..payload }.sign(id, ChainId::DEFAULT, &realm.owner());
     refused(&realm, &agent, &entry, "wrong-owner").await;
 }
 
@@ -223,7 +223,7 @@ async fn another_realms_entry_is_refused() {
     let (realm, agent) = serving().await;
     let (_, payload) = next(&realm).await;
     let other = RealmId::new(realm_model::digest::Digest::of(b"another realm"));
-    let entry = payload.sign(other, ChainId::Default, &realm.owner());
+    let entry = payload.sign(other, ChainId::DEFAULT, &realm.owner());
     refused(&realm, &agent, &entry, "wrong-realm").await;
 }
 
@@ -239,7 +239,7 @@ async fn another_chains_entry_is_refused() {
 async fn a_replayed_entry_is_refused() {
     let (realm, agent) = serving().await;
     let (id, payload) = next(&realm).await;
-    let entry = payload.sign(id, ChainId::Default, &realm.owner());
+    let entry = payload.sign(id, ChainId::DEFAULT, &realm.owner());
     submit(&realm, &entry).ok();
     refused(&realm, &agent, &entry, "replayed").await;
 }
@@ -248,12 +248,12 @@ async fn a_replayed_entry_is_refused() {
 async fn a_stale_entry_is_refused() {
     let (realm, agent) = serving().await;
     let (id, payload) = next(&realm).await;
-    let first = payload.sign(id, ChainId::Default, &realm.owner());
+    let first = payload.sign(id, ChainId::DEFAULT, &realm.owner());
     let second = Payload {
         created_unix_s: 9,
         ..payload
     }
-    .sign(id, ChainId::Default, &realm.owner());
+    .sign(id, ChainId::DEFAULT, &realm.owner());
     submit(&realm, &first).ok();
     // Another entry at the same place: somebody else signed meanwhile.
     refused(&realm, &agent, &second, "stale").await;
@@ -277,7 +277,7 @@ async fn a_manifest_with_an_old_version_is_refused() {
         manifest: older,
         lock,
     });
-    let entry = Payload { body, ..payload }.sign(id, ChainId::Default, &realm.owner());
+    let entry = Payload { body, ..payload }.sign(id, ChainId::DEFAULT, &realm.owner());
     refused(&realm, &agent, &entry, "stale").await;
 }
 
@@ -290,7 +290,7 @@ async fn a_gap_is_refused() {
             seq,
             ..payload.clone()
         }
-        .sign(id, ChainId::Default, &realm.owner());
+        .sign(id, ChainId::DEFAULT, &realm.owner());
         refused(&realm, &agent, &entry, "gap").await;
     }
     let parent = realm_model::digest::Digest::of(b"another history");
@@ -298,7 +298,7 @@ async fn a_gap_is_refused() {
         prev: parent,
         ..payload
     }
-    .sign(id, ChainId::Default, &realm.owner());
+    .sign(id, ChainId::DEFAULT, &realm.owner());
     refused(&realm, &agent, &entry, "wrong-parent").await;
 }
 

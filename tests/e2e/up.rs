@@ -4,7 +4,15 @@ use realm_test_guests::{HELLO, VERSION_A};
 
 use crate::support::{Agent, Realm, Running, get, said};
 
-const UP: [&str; 5] = ["up", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+const UP: [&str; 7] = [
+    "up",
+    "--http",
+    "127.0.0.1:0",
+    "--admin",
+    "127.0.0.1:0",
+    "--p2p",
+    "127.0.0.1:0",
+];
 
 /// Starts `realm up` and waits for the table of URLs; returns the one of `app`.
 fn up(realm: &Realm) -> (Running, String) {
@@ -72,10 +80,26 @@ async fn a_taken_port_is_a_clear_error() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     realm
-        .run(&["agent", "--http", &address, "--admin", "127.0.0.1:0"])
+        .run(&[
+            "agent",
+            "--http",
+            &address,
+            "--admin",
+            "127.0.0.1:0",
+            "--p2p",
+            "127.0.0.1:0",
+        ])
         .fails(1, "cannot-listen");
     let other = realm
-        .run(&["agent", "--http", "127.0.0.1:0", "--admin", &address])
+        .run(&[
+            "agent",
+            "--http",
+            "127.0.0.1:0",
+            "--admin",
+            &address,
+            "--p2p",
+            "127.0.0.1:0",
+        ])
         .fails(1, "cannot-listen");
     assert!(other.stderr.contains("--admin"), "{}", other.stderr);
 }
@@ -95,6 +119,8 @@ async fn a_realm_folder_with_a_very_long_path_works() {
         "--http",
         "127.0.0.1:0",
         "--admin",
+        "127.0.0.1:0",
+        "--p2p",
         "127.0.0.1:0",
     ]));
     realm.run(&["apply", "--yes", "--realm", &folder]).ok();

@@ -1,12 +1,23 @@
-//! The folded authority chain: who owns the realm, and which node's key acts under which name.
-//! Not how an entry gets admitted: that is the ledger's.
+//! The folded authority chain: who owns the realm, who may sign for which namespace, and which node's
+//! key acts under which name, at its head and at any entry before. Not how an entry gets admitted: that
+//! is the ledger's.
+
+mod fences;
+mod roles;
 
 use std::collections::BTreeMap;
 
-use realm_model::digest::Digest;
-use realm_model::entry::{ApproveNode, Genesis, Head, RealmId};
+use realm_model::entry::{Delegate, Genesis, Head, NamespaceName, RealmId, SetNode};
 use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
+
+pub use fences::PlacedFence;
+pub(crate) use fences::Verdict;
+pub use roles::Role;
+pub(crate) use roles::is_over;
+
+/// Seconds that two clocks may differ before an end in time counts.
+pub const CLOCK_TOLERANCE_S: u64 = 600;
 
 /// A node that the owners approved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +26,53 @@ pub struct ApprovedNode {
     pub key: PublicKey,
     /// Tags the owners vouch for.
     pub tags: Vec<String>,
+    /// When the approval ends, in seconds since 1970; `None`: it does not.
+    pub not_after_unix_s: Option<u64>,
+    /// The authority entry since which nothing new starts there.
+    pub cordoned: Option<u64>,
+    /// Whether nothing shall run there.
+    pub drained: bool,
+}
+
+/// Who signs for the realm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerSet {
+    /// Keys that may sign entries.
+    pub owners: Vec<PublicKey>,
+    /// How many of them must sign each.
+    pub threshold: u32,
+    /// Keys that are kept offline: each alone may resolve and recover.
+    pub recovery: Vec<PublicKey>,
+}
+
+/// What a key is to the realm, as far as keys have to differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Owner,
+    Recovery,
+    Node,
+    Delegate,
+}
+
+impl Part {
+    /// Whether it has nothing to do with owning the realm.
+    pub(crate) const fn is_other(self) -> bool {
+        match self {
+            Self::Owner | Self::Recovery => false,
+            Self::Node | Self::Delegate => true,
+        }
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Owner => "an owner's key",
+            Self::Recovery => "a recovery key",
+            Self::Node => "a node's key",
+            Self::Delegate => "a delegate's key",
+        })
+    }
 }
 
 /// Who may sign, and which nodes belong to the realm.
@@ -26,27 +84,45 @@ pub struct Authority {
     pub owners: Vec<PublicKey>,
     /// How many of them must sign each.
     pub threshold: u32,
+    /// Keys that are kept offline.
+    pub recovery: Vec<PublicKey>,
     /// Approved nodes by name; no key stands here twice.
     pub nodes: BTreeMap<NodeName, ApprovedNode>,
+    /// Delegates by namespace; no key stands here twice.
+    pub delegates: BTreeMap<NamespaceName, Delegate>,
     /// The last entry.
     pub head: Head,
-    /// Hash of each entry by sequence number, the genesis first.
-    hashes: Vec<Digest>,
-    /// Name → (sequence number, whether it was approved from there on), ascending.
-    tenures: BTreeMap<NodeName, Vec<(u64, bool)>>,
+    /// (Sequence number, owners from there on), ascending.
+    owner_sets: Vec<(u64, OwnerSet)>,
+    /// Name → (sequence number, what was approved from there on), ascending.
+    tenures: BTreeMap<NodeName, Vec<(u64, Option<ApprovedNode>)>>,
+    /// Namespace → (sequence number, who signs from there on; `None`: the owners), ascending.
+    writers: BTreeMap<NamespaceName, Vec<(u64, Option<Delegate>)>>,
+    /// Namespace → where it stood, ascending.
+    fences: BTreeMap<NamespaceName, Vec<PlacedFence>>,
 }
 
 impl Authority {
     pub(crate) fn found(genesis: &Genesis, head: Head) -> Self {
-        Self {
+        let mut authority = Self {
             realm: RealmId::new(head.hash),
+            owners: Vec::new(),
+            threshold: 0,
+            recovery: Vec::new(),
+            nodes: BTreeMap::new(),
+            delegates: BTreeMap::new(),
+            head,
+            owner_sets: Vec::new(),
+            tenures: BTreeMap::new(),
+            writers: [(NamespaceName::DEFAULT, vec![(0, None)])].into(),
+            fences: BTreeMap::new(),
+        };
+        authority.set_owners(OwnerSet {
             owners: genesis.owners.clone(),
             threshold: genesis.threshold,
-            nodes: BTreeMap::new(),
-            head,
-            hashes: vec![head.hash],
-            tenures: BTreeMap::new(),
-        }
+            recovery: Vec::new(),
+        });
+        authority
     }
 
     /// The name under which `key` is approved.
@@ -56,52 +132,147 @@ impl Authority {
             .find_map(|(name, node)| (node.key == *key).then_some(name))
     }
 
-    /// The hash of the entry at `seq`, if that entry is here.
-    pub fn hash_at(&self, seq: u64) -> Option<Digest> {
-        let index = usize::try_from(seq).ok()?;
-        self.hashes.get(index).copied()
-    }
-
     /// Whether a node of this name was approved when `seq` was the last entry. Answers about the
     /// past stay as they are, whatever follows: so every node judges an old entry alike.
     pub fn was_approved(&self, name: &NodeName, seq: u64) -> bool {
-        self.tenures.get(name).is_some_and(|turns| {
-            let turn = turns.iter().rev().find(|(from, _)| *from <= seq);
-            turn.is_some_and(|(_, approved)| *approved)
-        })
+        self.node_at(name, seq).is_some()
     }
 
-    pub(crate) fn approve(&mut self, approval: &ApproveNode, head: Head) {
-        self.advance(head);
-        self.remove(&approval.key);
-        let node = ApprovedNode {
-            key: approval.key,
-            tags: approval.tags.clone(),
-        };
-        self.nodes.insert(approval.name.clone(), node);
-        self.turn(&approval.name, true);
+    /// The node of this name when `seq` was the last entry.
+    pub fn node_at(&self, name: &NodeName, seq: u64) -> Option<&ApprovedNode> {
+        at(self.tenures.get(name)?, seq)?.as_ref()
     }
 
-    pub(crate) fn revoke(&mut self, key: &PublicKey, head: Head) {
-        self.advance(head);
-        self.remove(key);
+    /// Who owned the realm when `seq` was the last entry.
+    pub fn owners_at(&self, seq: u64) -> &OwnerSet {
+        at(&self.owner_sets, seq).expect("the genesis names owners")
     }
 
-    fn remove(&mut self, key: &PublicKey) {
-        if let Some(name) = self.name_of(key).cloned() {
-            self.nodes.remove(&name);
-            self.turn(&name, false);
-        }
+    /// Who signed for a namespace when `seq` was the last entry; `None`: the owners.
+    pub fn delegate_at(&self, namespace: NamespaceName, seq: u64) -> Option<&Delegate> {
+        at(self.writers.get(&namespace)?, seq)?.as_ref()
     }
 
-    fn turn(&mut self, name: &NodeName, approved: bool) {
-        let turns = self.tenures.entry(name.clone()).or_default();
-        // Of two turns at one entry (approved anew) the last one counts.
-        turns.push((self.head.seq, approved));
+    /// Whether there was such a namespace when `seq` was the last entry.
+    pub fn has_namespace_at(&self, namespace: NamespaceName, seq: u64) -> bool {
+        let turns = self.writers.get(&namespace);
+        turns.is_some_and(|turns| at(turns, seq).is_some())
     }
 
-    fn advance(&mut self, head: Head) {
+    /// Every namespace that there ever was, the owners' first.
+    pub fn namespaces(&self) -> impl Iterator<Item = NamespaceName> {
+        self.writers.keys().copied()
+    }
+
+    /// Namespaces for which the owners signed when `seq` was the last entry.
+    pub(crate) fn owned_at(&self, seq: u64) -> impl Iterator<Item = NamespaceName> {
+        let writers = self.writers.iter();
+        writers
+            .filter(move |(_, turns)| matches!(at(turns, seq), Some(None)))
+            .map(|(name, _)| *name)
+    }
+
+    /// Whether the owners changed after `seq`.
+    pub(crate) fn owners_changed_after(&self, seq: u64) -> bool {
+        let last = self.owner_sets.last();
+        last.is_some_and(|(changed, _)| *changed > seq)
+    }
+
+    /// Every owner's and recovery key that there ever was.
+    pub(crate) fn owners_ever(&self) -> impl Iterator<Item = PublicKey> {
+        let sets = self.owner_sets.iter();
+        sets.flat_map(|(_, set)| set.owners.iter().chain(&set.recovery).copied())
+    }
+
+    /// Every delegate that there ever was, of one namespace or of all.
+    pub(crate) fn delegates_ever(
+        &self,
+        namespace: Option<NamespaceName>,
+    ) -> impl Iterator<Item = &Delegate> {
+        let writers = self.writers.iter();
+        writers
+            .filter(move |(name, _)| namespace.is_none_or(|only| only == **name))
+            .flat_map(|(_, turns)| turns)
+            .filter_map(|(_, delegate)| delegate.as_ref())
+    }
+
+    pub(crate) fn advance(&mut self, head: Head) {
         self.head = head;
-        self.hashes.push(head.hash);
     }
+
+    /// Approves a key under a name. What was set for the node of this key stays.
+    pub(crate) fn approve(&mut self, name: &NodeName, node: ApprovedNode) {
+        let before = self.remove(&node.key);
+        let node = ApprovedNode {
+            cordoned: before.as_ref().and_then(|node| node.cordoned),
+            drained: before.is_some_and(|node| node.drained),
+            ..node
+        };
+        self.put(name.clone(), node);
+    }
+
+    pub(crate) fn set_node(&mut self, setting: &SetNode) {
+        let Some(name) = self.name_of(&setting.key).cloned() else {
+            return;
+        };
+        let Some(mut node) = self.nodes.get(&name).cloned() else {
+            return;
+        };
+        node.cordoned = setting
+            .cordoned
+            .then(|| node.cordoned.unwrap_or(self.head.seq));
+        node.drained = setting.drained;
+        self.put(name, node);
+    }
+
+    /// Ends the approval of a key.
+    pub(crate) fn remove(&mut self, key: &PublicKey) -> Option<ApprovedNode> {
+        let name = self.name_of(key).cloned()?;
+        let turn = (self.head.seq, None);
+        self.tenures.entry(name.clone()).or_default().push(turn);
+        self.nodes.remove(&name)
+    }
+
+    pub(crate) fn set_owners(&mut self, set: OwnerSet) {
+        self.owners = set.owners.clone();
+        self.threshold = set.threshold;
+        self.recovery = set.recovery.clone();
+        self.owner_sets.push((self.head.seq, set));
+    }
+
+    pub(crate) fn set_writer(&mut self, namespace: NamespaceName, delegate: Option<Delegate>) {
+        let turn = (self.head.seq, delegate.clone());
+        self.writers.entry(namespace).or_default().push(turn);
+        match delegate {
+            Some(delegate) => self.delegates.insert(namespace, delegate),
+            None => self.delegates.remove(&namespace),
+        };
+    }
+
+    fn put(&mut self, name: NodeName, node: ApprovedNode) {
+        // Of two turns at one entry (approved anew) the last one counts.
+        let turn = (self.head.seq, Some(node.clone()));
+        self.tenures.entry(name.clone()).or_default().push(turn);
+        self.nodes.insert(name, node);
+    }
+
+    /// What a key is already: each key is one thing to the realm.
+    pub(crate) fn parts_of(&self, key: &PublicKey) -> Vec<Part> {
+        let delegates = &mut self.delegates.values();
+        [
+            (Part::Owner, self.owners.contains(key)),
+            (Part::Recovery, self.recovery.contains(key)),
+            (Part::Node, self.name_of(key).is_some()),
+            (Part::Delegate, delegates.any(|one| one.key == *key)),
+        ]
+        .into_iter()
+        .filter_map(|(part, is)| is.then_some(part))
+        .collect()
+    }
+}
+
+/// What held when `seq` was the last entry, of what holds from a sequence number on.
+fn at<T>(turns: &[(u64, T)], seq: u64) -> Option<&T> {
+    let turn = turns.iter().rev().find(|(from, _)| *from <= seq);
+    turn.map(|(_, value)| value)
 }

@@ -1,103 +1,106 @@
-//! The folded namespace chain: what shall run. Not where, and not how to get there: that is `plan`.
+//! What shall run in the realm: all namespaces together. Where two want one name, the earlier namespace
+//! has it: the owners' own first, then by name. Not where things run: that is `plan`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use realm_model::digest::Digest;
-use realm_model::entry::{Head, RestartBody};
+use realm_model::entry::{Head, NamespaceName};
 use realm_model::lock::{Lock, Pin};
 use realm_model::manifest::{ComponentSpec, Manifest};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::Revision;
 
-use crate::revision::{revision, settings_digest};
+use crate::namespace::NamespaceState;
 
-/// Settings that a component had before, and restarts, that are remembered: an old replica is at most a few steps behind.
-const LINEAGE_MAX: usize = 8;
-
-/// What the realm shall run.
+/// What the realm shall run. `version`, `head` and the texts are those of the owners' namespace;
+/// `manifest` and `lock` are of all together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
     /// The version in force; 0: nothing was applied yet.
     pub version: u64,
     /// The last entry of the namespace chain.
     pub head: Head,
-    /// The manifest in force.
+    /// Everything that is wanted.
     pub manifest: Option<Arc<Manifest>>,
-    /// Its text, byte for byte.
+    /// The text of the owners' manifest, byte for byte.
     pub manifest_text: Option<Arc<str>>,
-    /// The pins in force.
-    pub lock: Lock,
-    /// Their text, byte for byte.
+    /// The pins of everything that is wanted.
+    pub lock: Arc<Lock>,
+    /// The text of the owners' lock, byte for byte.
     pub lock_text: Option<Arc<str>>,
-    /// Restarts of each component; those of a component that left the manifest are forgotten.
-    pub restarts: BTreeMap<ComponentName, Restarts>,
-    /// Component → the settings it had, the newest last.
-    lineage: BTreeMap<ComponentName, Vec<Settings>>,
-}
-
-/// What a component ran with from one version on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Settings {
-    version: u64,
-    digest: Digest,
-    /// The revision before any restart: what nearly every look at a component asks for.
-    first: Revision,
-    spec: Arc<ComponentSpec>,
-    pin: Pin,
-}
-
-/// How often a component was restarted by its owner.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Restarts {
-    /// On all nodes.
-    pub everywhere: u64,
-    /// On single nodes, in addition.
-    pub nodes: BTreeMap<NodeName, u64>,
-}
-
-impl Settings {
-    fn revision(&self, restarts: u64) -> Revision {
-        match restarts {
-            0 => self.first,
-            restarts => revision(self.digest, restarts),
-        }
-    }
-}
-
-impl Restarts {
-    /// Restarts that concern `node`: each raises this by one, so that it never comes back to an
-    /// earlier number.
-    pub fn on(&self, node: &NodeName) -> u64 {
-        self.everywhere + self.nodes.get(node).copied().unwrap_or_default()
-    }
+    /// Each namespace as its chain says, the owners' first.
+    pub namespaces: BTreeMap<NamespaceName, NamespaceState>,
+    /// What each namespace wants and gets, in order of precedence.
+    parts: Vec<Arc<Manifest>>,
 }
 
 impl Desired {
-    /// Nothing, before the first entry of the namespace chain.
+    /// Nothing, before the first entry.
     pub(crate) fn nothing(origin: Head) -> Self {
-        Self {
+        let mut desired = Self {
             version: 0,
             head: origin,
             manifest: None,
             manifest_text: None,
-            lock: Lock::default(),
+            lock: Arc::default(),
             lock_text: None,
-            restarts: BTreeMap::new(),
-            lineage: BTreeMap::new(),
-        }
+            namespaces: BTreeMap::new(),
+            parts: Vec::new(),
+        };
+        desired.set(NamespaceName::DEFAULT, NamespaceState::nothing(origin));
+        desired
+    }
+
+    /// Puts a namespace into force as it stands.
+    pub(crate) fn set(&mut self, name: NamespaceName, state: NamespaceState) {
+        self.namespaces.insert(name, state);
+        self.merge();
+    }
+
+    /// Takes a namespace out to change it. What is merged is as it was until [`Desired::set`].
+    pub(crate) fn take(&mut self, name: NamespaceName) -> NamespaceState {
+        self.namespaces
+            .remove(&name)
+            .expect("it is put back at once")
+    }
+
+    /// Raised by every entry of any namespace that takes effect.
+    pub fn generation(&self) -> u64 {
+        self.namespaces.values().map(|state| state.head.seq).sum()
+    }
+
+    /// What each namespace wants and gets, in order of precedence: on one node, of two routes of one
+    /// host and path that of the earlier one counts.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = &Manifest> {
+        self.parts.iter().map(|part| &**part)
+    }
+
+    /// The namespace that has the component.
+    pub fn namespace_of(&self, component: &ComponentName) -> Option<NamespaceName> {
+        let mut namespaces = self.namespaces.iter();
+        namespaces
+            .find(|(_, state)| state.has(component))
+            .map(|(name, _)| *name)
+    }
+
+    /// Namespaces that want the component and do not get it, because an earlier one has the name.
+    pub fn displaced(&self, component: &ComponentName) -> impl Iterator<Item = NamespaceName> {
+        let namespaces = self.namespaces.iter();
+        namespaces
+            .filter(|(_, state)| state.has(component))
+            .skip(1)
+            .map(|(name, _)| *name)
     }
 
     /// How often `component` was restarted on `node`.
     pub fn restarts_on(&self, component: &ComponentName, node: &NodeName) -> u64 {
-        let restarts = self.restarts.get(component);
-        restarts.map_or(0, |restarts| restarts.on(node))
+        let state = self.state_of(component);
+        state.map_or(0, |state| state.restarts_on(component, node))
     }
 
     /// The revision of `component` that shall run on `node`; `None` if it is not in the manifest.
     pub fn revision_of(&self, component: &ComponentName, node: &NodeName) -> Option<Revision> {
-        let settings = self.lineage.get(component)?.last()?;
-        Some(settings.revision(self.restarts_on(component, node)))
+        self.state_of(component)?.revision_of(component, node)
     }
 
     /// The version that brought a revision of `component` that `node` runs; `None` if that was
@@ -108,9 +111,8 @@ impl Desired {
         node: &NodeName,
         revision: Revision,
     ) -> Option<u64> {
-        let mut past = self.past(component, node);
-        past.find(|(past, _)| *past == revision)
-            .map(|(_, settings)| settings.version)
+        let state = self.state_of(component)?;
+        state.version_of(component, node, revision)
     }
 
     /// What a revision of `component` runs with on `node`; `None` if that was too long ago. So an
@@ -121,9 +123,8 @@ impl Desired {
         node: &NodeName,
         revision: Revision,
     ) -> Option<(&ComponentSpec, Pin)> {
-        let mut past = self.past(component, node);
-        past.find(|(past, _)| *past == revision)
-            .map(|(_, settings)| (&*settings.spec, settings.pin))
+        let state = self.state_of(component)?;
+        state.settings_of(component, node, revision)
     }
 
     /// Orders revisions of `component` on `node` by when they were wanted last: 0 is the one
@@ -134,80 +135,99 @@ impl Desired {
         node: &NodeName,
         revision: Revision,
     ) -> usize {
-        let mut past = self.past(component, node);
-        past.position(|(past, _)| past == revision)
-            .unwrap_or(usize::MAX)
-    }
-
-    /// Revisions that `component` had on `node`, the newest first, with the settings of each.
-    /// Some of them never were: settings and restarts are remembered apart.
-    fn past(
-        &self,
-        component: &ComponentName,
-        node: &NodeName,
-    ) -> impl Iterator<Item = (Revision, &Settings)> {
-        let lineage = self.lineage.get(component);
-        let restarts = self.restarts_on(component, node);
-        let counts = (0..=restarts).rev().take(LINEAGE_MAX);
-        counts.flat_map(move |count| {
-            let settings = lineage.into_iter().flatten().rev();
-            settings.map(move |settings| (settings.revision(count), settings))
-        })
+        let state = self.state_of(component);
+        state.map_or(usize::MAX, |state| state.age_of(component, node, revision))
     }
 
     /// The pin of `component`.
     pub fn pin(&self, component: &ComponentName) -> Option<Pin> {
-        self.lock.components.get(component).copied()
+        self.state_of(component)?.pin(component)
     }
 
-    pub(crate) fn set_manifest(&mut self, manifest: Arc<Manifest>, text: Arc<str>) {
-        self.restarts
-            .retain(|component, _| manifest.components.contains_key(component));
-        self.lineage
-            .retain(|component, _| manifest.components.contains_key(component));
-        self.manifest = Some(manifest);
-        self.manifest_text = Some(text);
+    /// The authority head that was seen when the component came.
+    pub(crate) fn since(&self, component: &ComponentName) -> Option<u64> {
+        self.state_of(component)?.since(component)
     }
 
-    pub(crate) fn set_lock(&mut self, lock: Lock, text: Arc<str>, head: Head) {
-        self.version = lock.version;
-        self.lock = lock;
-        self.lock_text = Some(text);
-        self.head = head;
-        let Some(manifest) = &self.manifest else {
+    fn state_of(&self, component: &ComponentName) -> Option<&NamespaceState> {
+        self.namespaces.values().find(|state| state.has(component))
+    }
+
+    fn merge(&mut self) {
+        if let Some(own) = self.namespaces.get(&NamespaceName::DEFAULT) {
+            self.version = own.version;
+            self.head = own.head;
+            self.manifest_text = own.manifest_text.clone();
+            self.lock_text = own.lock_text.clone();
+        }
+        let mut states = self
+            .namespaces
+            .values()
+            .filter(|state| state.manifest.is_some());
+        let (first, more) = (states.next(), states.next().is_some());
+        // Nearly every realm has one: a node of thousands of components holds it once.
+        if let (Some(only), false) = (first, more) {
+            self.manifest = only.manifest.clone();
+            self.lock = Arc::clone(&only.lock);
+            self.parts = self.manifest.iter().cloned().collect();
             return;
-        };
-        for (component, spec) in &manifest.components {
-            let Some(pin) = self.lock.components.get(component) else {
-                continue;
-            };
-            let digest = settings_digest(spec, *pin);
-            let lineage = self.lineage.entry(component.clone()).or_default();
-            if lineage.last().is_none_or(|last| last.digest != digest) {
-                lineage.push(Settings {
-                    version: self.version,
-                    digest,
-                    first: revision(digest, 0),
-                    spec: Arc::new(spec.clone()),
-                    pin: *pin,
-                });
-            }
-            if lineage.len() > LINEAGE_MAX {
-                lineage.remove(0);
-            }
         }
+        let parts: Vec<Arc<Manifest>> = self
+            .namespaces
+            .iter()
+            .filter_map(|(name, state)| Some(self.part(*name, state.manifest.as_ref()?)))
+            .collect();
+        self.manifest = union(&parts).map(Arc::new);
+        self.lock = Arc::new(self.all_pins());
+        self.parts = parts;
     }
 
-    pub(crate) fn restart(&mut self, restart: &RestartBody, head: Head) {
-        self.head = head;
-        let restarts = self.restarts.entry(restart.component.clone()).or_default();
-        if restart.nodes.is_empty() {
-            restarts.everywhere += 1;
+    /// What a namespace wants, without the components whose names an earlier one has.
+    fn part(&self, name: NamespaceName, manifest: &Arc<Manifest>) -> Arc<Manifest> {
+        let gets = |component: &ComponentName| self.namespace_of(component) == Some(name);
+        if manifest.components.keys().all(gets) {
+            return Arc::clone(manifest);
         }
-        // A node that is named twice is restarted once.
-        let nodes: std::collections::BTreeSet<_> = restart.nodes.iter().collect();
-        for node in nodes {
-            *restarts.nodes.entry(node.clone()).or_default() += 1;
+        let mut part = Manifest::clone(manifest);
+        part.components.retain(|component, _| gets(component));
+        for routes in part.routing.values_mut() {
+            routes.retain(|route| gets(&route.component));
+        }
+        Arc::new(part)
+    }
+
+    fn all_pins(&self) -> Lock {
+        let mut lock = Lock {
+            version: self.version,
+            ..Lock::default()
+        };
+        for state in self.namespaces.values() {
+            for (component, pin) in &state.lock.components {
+                lock.components.entry(component.clone()).or_insert(*pin);
+            }
+        }
+        lock
+    }
+}
+
+/// Manifests that have no component in common, as one; what is the owners' alone (nodes, owner, version)
+/// comes from the first that says it.
+fn union(parts: &[Arc<Manifest>]) -> Option<Manifest> {
+    let (first, rest) = parts.split_first()?;
+    let mut all = Manifest::clone(first);
+    for part in rest {
+        let components = part.components.iter();
+        all.components
+            .extend(components.map(|(name, spec)| (name.clone(), spec.clone())));
+        for (selector, routes) in &part.routing {
+            let list = all.routing.entry(selector.clone()).or_default();
+            list.extend(routes.iter().cloned());
+        }
+        for (name, node) in &part.nodes {
+            all.nodes
+                .entry(name.clone())
+                .or_insert_with(|| node.clone());
         }
     }
+    Some(all)
 }

@@ -9,25 +9,37 @@
 #![warn(missing_docs)]
 
 mod authority;
+mod bucket;
 mod desired;
 mod ledger;
+mod namespace;
 mod revision;
 mod text;
 
 pub mod backoff;
 pub mod changes;
+pub mod pending;
 mod plan;
+pub mod reach;
+pub mod records;
 pub mod restart;
+pub mod sync;
 mod view;
 
-pub use authority::{ApprovedNode, Authority};
+pub use authority::{ApprovedNode, Authority, CLOCK_TOLERANCE_S, OwnerSet, PlacedFence, Role};
 pub use changes::{Change, changes};
-pub use desired::{Desired, Restarts};
-pub use ledger::{Admitted, Ledger, check_files};
+pub use desired::Desired;
+pub use ledger::{
+    Admitted, Applied, CheckError, Fork, Frozen, Held, Ledger, Logs, ReplayError, Replayed,
+    check_files,
+};
+pub use namespace::{NamespaceState, Restarts};
 pub use plan::{DRAIN_GRACE_MS, plan, wake_at};
-pub use view::{Here, view};
+pub use view::{Across, Here, across, view};
 
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod sim_net;
 #[cfg(test)]
 mod testing;

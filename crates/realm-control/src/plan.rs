@@ -101,10 +101,11 @@ pub fn plan(
     now: Millis,
 ) -> Plan {
     let mut plan = Plan {
-        generation: desired.head.seq,
+        generation: desired.generation(),
         ..Plan::default()
     };
-    let Some(here) = WantedHere::of(desired, authority, node) else {
+    let unix_ms = observed.unix_ms_at_zero.saturating_add(now.0);
+    let Some(here) = WantedHere::of(desired, authority, node, unix_ms / 1_000) else {
         return plan;
     };
     let mut table = RouteTable {
@@ -112,9 +113,8 @@ pub fn plan(
         ..RouteTable::default()
     };
     let mut steps = Steps::default();
-    let unix_ms = observed.unix_ms_at_zero.saturating_add(now.0);
     for (component, replicas) in concerned(&here, observed) {
-        let wanted = here.to_run(component);
+        let wanted = here.to_run(component, desired, !replicas.is_empty());
         let old = |id: &ReplicaId| wanted.is_none_or(|wanted| wanted.revision != id.revision);
         let ids = replicas.iter().map(|(id, _)| *id);
         let revisions: BTreeSet<Revision> =
@@ -306,5 +306,7 @@ mod properties;
 mod runs;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod standing;
 #[cfg(test)]
 mod story;

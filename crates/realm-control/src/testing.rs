@@ -3,21 +3,22 @@
 
 use realm_model::digest::Digest;
 use realm_model::entry::{
-    ApproveNode, Body, ChainId, Head, ManifestBody, Payload, PushBody, RestartBody, RevokeNode,
-    VerifiedEntry, found_realm,
+    ApproveNode, Body, ChainId, Delegate, Fence, Head, ManifestBody, NamespaceName, Payload,
+    PushBody, RestartBody, RevokeNode, VerifiedEntry, found_realm,
 };
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::lock::{Lock, Pin};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::refusal::Refusal;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Logs};
 
 /// A realm with one owner; entries are signed for the place that the ledger has for them.
 #[derive(Clone)]
 pub(crate) struct Realm {
     pub(crate) ledger: Ledger,
     pub(crate) owner: SecretKey,
+    pub(crate) genesis: Vec<u8>,
     /// Every admitted entry in order.
     pub(crate) entries: Vec<(ChainId, Vec<u8>)>,
 }
@@ -26,10 +27,11 @@ impl Realm {
     pub(crate) fn found() -> Self {
         let owner = key("owner");
         let (realm, genesis) = found_realm(&owner, [7; 32], 0);
-        let genesis = VerifiedEntry::genesis(&genesis, Some(realm)).expect("a genesis");
+        let first = VerifiedEntry::genesis(&genesis, Some(realm)).expect("a genesis");
         Self {
-            ledger: Ledger::found(genesis),
+            ledger: Ledger::found(first),
             owner,
+            genesis,
             entries: Vec::new(),
         }
     }
@@ -64,11 +66,92 @@ impl Realm {
     }
 
     pub(crate) fn take(&mut self, chain: ChainId, bytes: Vec<u8>) -> Result<Head, Refusal> {
-        let admitted = self.ledger.check(chain, &bytes)?;
+        let checked = self.ledger.check(chain, &bytes, None);
+        let admitted = checked.map_err(|error| error.refusal())?;
         let head = admitted.entry().head();
-        self.ledger.apply(admitted);
+        let applied = self.ledger.apply(admitted);
         self.entries.push((chain, bytes));
+        if applied.rebuild {
+            self.replay();
+        }
         Ok(head)
+    }
+
+    /// The next payload of any chain.
+    pub(crate) fn payload_in(&self, chain: ChainId, body: Body) -> Payload {
+        let head = self.ledger.head(chain);
+        Payload {
+            seq: head.seq + 1,
+            prev: head.hash,
+            authority: self.ledger.head(ChainId::Authority),
+            created_unix_s: 0,
+            body,
+        }
+    }
+
+    /// The bytes of an entry, signed by all of these.
+    pub(crate) fn signed(&self, chain: ChainId, payload: &Payload, keys: &[&SecretKey]) -> Vec<u8> {
+        let id = self.ledger.realm();
+        let message = payload.message(id, chain);
+        let signatures: Vec<_> = keys
+            .iter()
+            .map(|key| (key.public(), key.sign(&message)))
+            .collect();
+        payload.with_signatures(id, chain, &signatures)
+    }
+
+    /// Signs what comes next on a chain, and takes it.
+    pub(crate) fn submit_by(
+        &mut self,
+        keys: &[&SecretKey],
+        chain: ChainId,
+        body: Body,
+    ) -> Result<Head, Refusal> {
+        let bytes = self.signed(chain, &self.payload_in(chain, body), keys);
+        self.take(chain, bytes)
+    }
+
+    /// Where a namespace stands here.
+    pub(crate) fn fence(&self, name: NamespaceName) -> Fence {
+        let head = self.ledger.head(ChainId::Namespace(name));
+        Fence {
+            namespace: name,
+            base: head,
+            head,
+        }
+    }
+
+    /// Takes a manifest into a namespace; the version is the next one there.
+    pub(crate) fn apply_in(
+        &mut self,
+        name: NamespaceName,
+        signer: &SecretKey,
+        manifest: &str,
+        builds: &[(&str, &str)],
+    ) -> Result<Head, Refusal> {
+        let states = &self.ledger.desired().namespaces;
+        let version = states.get(&name).map_or(0, |state| state.version) + 1;
+        let body = manifest_body(manifest, version, builds);
+        self.submit_by(&[signer], ChainId::Namespace(name), body)
+    }
+
+    /// Folds the log anew, as a node does after a restart.
+    pub(crate) fn replay(&mut self) {
+        let marks = self.ledger.chains();
+        let marks = marks
+            .map(|chain| (chain, self.ledger.in_force(chain)))
+            .collect();
+        let replayed = Ledger::replay(&self.records(), &marks);
+        self.ledger = replayed.expect("what was admitted").ledger;
+    }
+
+    /// The logs.
+    pub(crate) fn records(&self) -> Logs {
+        let mut records: Logs = [(ChainId::Authority, vec![self.genesis.clone()])].into();
+        for (chain, bytes) in &self.entries {
+            records.entry(*chain).or_default().push(bytes.clone());
+        }
+        records
     }
 
     /// Applies a manifest with the builds named; the version is the next one.
@@ -81,7 +164,7 @@ impl Realm {
     /// A push of another build on top of what is in force.
     pub(crate) fn push_body(&self, component: &str, build: &str) -> PushBody {
         let desired = self.ledger.desired();
-        let mut lock = desired.lock.clone();
+        let mut lock = Lock::clone(&desired.lock);
         lock.version += 1;
         lock.components
             .insert(component_name(component), pin(build));
@@ -95,10 +178,7 @@ impl Realm {
 }
 
 pub(crate) fn chain_of(body: &Body) -> ChainId {
-    match body {
-        Body::Genesis(_) | Body::ApproveNode(_) | Body::RevokeNode(_) => ChainId::Authority,
-        Body::Manifest(_) | Body::Push(_) | Body::Restart(_) => ChainId::Default,
-    }
+    body.chain(NamespaceName::DEFAULT)
 }
 
 pub(crate) fn manifest_body(manifest: &str, version: u64, builds: &[(&str, &str)]) -> Body {
@@ -166,4 +246,25 @@ pub(crate) fn node_name(name: &str) -> NodeName {
 
 pub(crate) fn component_name(name: &str) -> ComponentName {
     name.parse().expect("a component name")
+}
+
+pub(crate) fn namespace(name: &str) -> NamespaceName {
+    name.parse().expect("a namespace")
+}
+
+/// A delegation of a new namespace, of which everything is within the scope.
+pub(crate) fn delegation(name: &str, key: PublicKey) -> Delegate {
+    Delegate {
+        namespace: namespace(name),
+        key,
+        apps: vec!["*".to_owned()],
+        hosts: Vec::new(),
+        tags: Vec::new(),
+        capabilities: Vec::new(),
+        may_exec: false,
+        may_approve: false,
+        fences: Vec::new(),
+        replicas_max: None,
+        not_after_unix_s: None,
+    }
 }

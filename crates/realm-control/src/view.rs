@@ -1,17 +1,20 @@
 //! The one read model: desired state, authority and the plan's reports as one [`StatusView`].
 //! Decides nothing, and does not know how it is drawn.
 
+mod across;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::action::{ComponentReport, Plan, WaitingOn};
 use realm_model::manifest::{Manifest, Mode, NodeSelector, RouteSpec};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::refusal::RefusalCode;
-use realm_model::view::{ComponentState, ComponentView, NodeView, StatusView};
+use realm_model::view::{ComponentState, ComponentView, NodeView, ReachView, StatusView};
 
 use crate::authority::Authority;
 use crate::desired::Desired;
 use crate::plan::selects;
+pub use across::{Across, across};
 
 /// What only the node that answers knows.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +45,8 @@ pub fn view(desired: &Desired, authority: &Authority, plan: &Plan, here: &Here<'
         urls: here.urls.to_vec(),
         components: components(desired, authority, plan, here),
         nodes: nodes(desired.manifest.as_deref(), authority, here.node),
+        pending: Vec::new(),
+        alarms: Vec::new(),
         refusals: refusals
             .map(|(code, number)| (code.to_string(), *number))
             .collect(),
@@ -74,6 +79,7 @@ fn components(
             let routes = routes.remove(name).unwrap_or_default();
             let mut waiting_on = report.map_or_else(Vec::new, |r| r.waiting_on.clone());
             waiting_on.extend(absent.remove(name).unwrap_or_default());
+            waiting_on.extend(taken(desired, name));
             ComponentView {
                 name: name.clone(),
                 state: state(report),
@@ -84,9 +90,23 @@ fn components(
                 routes,
                 waiting_on,
                 restarts: here.restarts.get(name).copied().unwrap_or_default(),
+                nodes: BTreeMap::new(),
             }
         })
         .collect()
+}
+
+/// Namespaces that want the same name, and do not get it.
+fn taken(desired: &Desired, name: &ComponentName) -> Option<WaitingOn> {
+    let owner = desired.namespace_of(name)?;
+    let others: Vec<String> = desired.displaced(name).map(|n| format!("`{n}`")).collect();
+    (!others.is_empty()).then(|| WaitingOn {
+        code: "name-taken".to_owned(),
+        message: format!(
+            "namespace `{owner}` has the name; {} gets no component of it",
+            others.join(", ")
+        ),
+    })
 }
 
 fn state(report: Option<&ComponentReport>) -> ComponentState {
@@ -96,6 +116,11 @@ fn state(report: Option<&ComponentReport>) -> ComponentState {
     let waits = |code: &str| report.waiting_on.first().is_some_and(|w| w.code == code);
     if waits("not-approved") {
         return ComponentState::Failed;
+    }
+    let withheld = ["drained", "cordoned", "approval-expired"];
+    let runs = report.healthy > 0 || report.old > 0;
+    if !runs && withheld.into_iter().any(waits) {
+        return ComponentState::Idle;
     }
     let Some(mode) = report.mode else {
         return ComponentState::Draining;
@@ -204,6 +229,12 @@ fn nodes(manifest: Option<&Manifest>, authority: &Authority, here: &NodeName) ->
                 key: approved.map(|node| node.key),
                 tags,
                 here: name == here,
+                vouched_tags: approved.map_or_else(Vec::new, |node| node.tags.clone()),
+                cordoned: approved.is_some_and(|node| node.cordoned.is_some()),
+                drained: approved.is_some_and(|node| node.drained),
+                not_after_unix_s: approved.and_then(|node| node.not_after_unix_s),
+                reach: ReachView::default(),
+                said: None,
             }
         })
         .collect()

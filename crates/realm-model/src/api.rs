@@ -1,9 +1,11 @@
 //! What the control API carries (JSON over HTTP on the Unix socket). Described in docs/api.md.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::entry::{ChainId, Head, RealmId};
+use crate::entry::{ChainId, Delegate, Head, NamespaceName, RealmId};
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
 
@@ -52,6 +54,208 @@ pub struct Heads {
     pub node_key: PublicKey,
     /// Whether that node is approved.
     pub approved: bool,
+    /// How many owners must sign each entry.
+    #[serde(default = "one")]
+    pub threshold: u32,
+    /// Keys that are kept offline, to recover and resolve.
+    #[serde(default)]
+    pub recovery: Vec<PublicKey>,
+    /// Every namespace, that of the owners included.
+    #[serde(default)]
+    pub namespaces: BTreeMap<NamespaceName, NamespaceHead>,
+    /// Who signs for a namespace in place of the owners, or may look.
+    #[serde(default)]
+    pub delegates: Vec<DelegateView>,
+    /// Chains that stand still, because they have two histories.
+    #[serde(default)]
+    pub forks: Vec<ForkHeads>,
+}
+
+/// Of agents from before there was more than one.
+const fn one() -> u32 {
+    1
+}
+
+/// Where a namespace stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceHead {
+    /// The last entry of its chain.
+    pub head: Head,
+    /// Version in force; 0: nothing was applied yet.
+    pub version: u64,
+    /// The manifest in force, byte for byte; only of the namespace that was asked for.
+    pub manifest: Option<String>,
+    /// The lock in force, byte for byte; only of the namespace that was asked for.
+    pub lock: Option<String>,
+}
+
+/// A delegate, as its entry says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelegateView {
+    /// The namespace.
+    pub namespace: NamespaceName,
+    /// The key that signs for it.
+    pub key: PublicKey,
+    /// `delegate`, or `reader`: without components and powers.
+    pub role: String,
+    /// Names of components, `*` for any characters.
+    pub apps: Vec<String>,
+    /// Hosts of routes; empty: any.
+    pub hosts: Vec<String>,
+    /// Tags of nodes; empty: any node.
+    pub tags: Vec<String>,
+    /// What its manifests may grant.
+    pub capabilities: Vec<String>,
+    /// Replicas that one route may ask for; null: any number.
+    pub replicas_max: Option<u32>,
+    /// Whether it may run commands on nodes.
+    pub may_exec: bool,
+    /// Whether it may approve nodes.
+    pub may_approve: bool,
+    /// The end, in seconds since 1970; null: none.
+    pub not_after_unix_s: Option<u64>,
+}
+
+impl From<&Delegate> for DelegateView {
+    fn from(delegate: &Delegate) -> Self {
+        let Delegate {
+            namespace,
+            key,
+            apps,
+            hosts,
+            tags,
+            capabilities,
+            may_exec,
+            may_approve,
+            fences: _,
+            replicas_max,
+            not_after_unix_s,
+        } = delegate;
+        let role = if delegate.is_reader() {
+            "reader"
+        } else {
+            "delegate"
+        };
+        Self {
+            namespace: *namespace,
+            key: *key,
+            role: role.to_owned(),
+            apps: apps.clone(),
+            hosts: hosts.clone(),
+            tags: tags.clone(),
+            capabilities: capabilities.clone(),
+            replicas_max: *replicas_max,
+            may_exec: *may_exec,
+            may_approve: *may_approve,
+            not_after_unix_s: *not_after_unix_s,
+        }
+    }
+}
+
+/// A chain that stands still, and the two entries of one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkHeads {
+    /// The chain.
+    pub chain: ChainId,
+    /// The place.
+    pub seq: u64,
+    /// The two entries.
+    pub heads: [Head; 2],
+}
+
+/// The two entries that prove that a chain has two histories.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForkView {
+    /// The chain.
+    pub chain: ChainId,
+    /// The two, with their bytes; the one with the lower hash first.
+    pub entries: [EntryView; 2],
+}
+
+/// Entries of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntriesPage {
+    /// The chain.
+    pub chain: ChainId,
+    /// In order, without gaps and without their bytes.
+    pub entries: Vec<EntryView>,
+    /// The last entry of the chain; there are more after these if it is none of them.
+    pub head: Head,
+}
+
+/// An entry, as a person reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryView {
+    /// Its place.
+    pub seq: u64,
+    /// SHA-256 of its payload.
+    pub hash: Digest,
+    /// SHA-256 of the payload before it.
+    pub prev: Digest,
+    /// The authority head that its signer saw.
+    pub authority: Head,
+    /// Its kind in a word.
+    pub kind: String,
+    /// The namespace that it gives away, takes back or settles.
+    #[serde(default)]
+    pub namespace: Option<NamespaceName>,
+    /// What it says, in words.
+    pub says: String,
+    /// Seconds since 1970 by the signer's clock.
+    pub created_unix_s: u64,
+    /// Whose signatures it has.
+    pub signers: Vec<PublicKey>,
+    /// Whether it is in the chain of the node that answers.
+    pub here: bool,
+    /// Its exact bytes in base64; null in a list.
+    pub bytes: Option<String>,
+}
+
+/// What a ticket of this realm is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invitation {
+    /// The realm.
+    pub realm: RealmId,
+    /// The head of its authority chain.
+    pub floor: Head,
+    /// Where its nodes answer, the one that is asked first; multiaddrs with the node's key.
+    pub addresses: Vec<String>,
+}
+
+/// A request to call on a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddPeer {
+    /// Where it is, as a multiaddr.
+    pub address: String,
+}
+
+/// What a call on a machine found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerAdded {
+    /// The address.
+    pub address: String,
+    /// In one word.
+    pub outcome: PeerOutcome,
+    /// The key of whoever is there.
+    pub key: Option<PublicKey>,
+    /// The name of a member.
+    pub name: Option<NodeName>,
+    /// Why not.
+    pub why: Option<String>,
+}
+
+/// How a call on a machine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerOutcome {
+    /// A node of this realm.
+    Member,
+    /// A machine without a realm, which asks to join this one.
+    Offered,
+    /// A machine that does not take this realm.
+    Declined,
+    /// Nobody answered; a node of the realm there is found later.
+    Unreached,
 }
 
 /// The answer to an upload.
@@ -61,6 +265,34 @@ pub struct Uploaded {
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
+}
+
+/// Who changed or ran what on a node: the newest, in the agent's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditPage {
+    /// The oldest first.
+    pub entries: Vec<AuditEntry>,
+}
+
+/// One call or command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// Position since the agent started; a gap at the beginning is what was forgotten.
+    pub seq: u64,
+    /// The caller's key; `local`: the agent's user on this machine.
+    pub caller: String,
+    /// The caller's role.
+    pub role: String,
+    /// `submit`, `upload`, `exec` or `run`.
+    pub call: String,
+    /// The path, or the command, made printable and cut.
+    pub what: String,
+    /// Milliseconds since 1970 by the node's clock.
+    pub began_unix_ms: u64,
+    /// Null while it runs.
+    pub ended_unix_ms: Option<u64>,
+    /// The exit code, the code of an error, or the status of the answer; null while it runs.
+    pub outcome: Option<String>,
 }
 
 /// One line of a guest's stdout or stderr, or a marker.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::manifest::{ComponentSpec, Mode};
+
 /// The clocks a guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -94,4 +96,113 @@ pub struct PortRange {
     pub first: u16,
     /// Last allowed port.
     pub last: u16,
+}
+
+/// A thing that a component may be given, as a delegate's scope names it: stable words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Capability {
+    /// Requests over http and https.
+    OutboundHttp,
+    /// Sockets, and whatever else goes out.
+    Sockets,
+    /// Targets that may be on a private network: addresses, and any host at all.
+    PrivateNetwork,
+    /// Environment variables.
+    Env,
+    /// Directories, to read.
+    Dirs,
+    /// Directories, to write.
+    DirsWrite,
+    /// The precise clock.
+    PreciseClock,
+    /// Secrets.
+    Secrets,
+    /// A port of its own.
+    Listen,
+    /// To run by itself, on every node: services and jobs.
+    RunAlone,
+}
+
+impl Capability {
+    /// Every capability, for documentation.
+    pub const ALL: [Self; 10] = [
+        Self::OutboundHttp,
+        Self::Sockets,
+        Self::PrivateNetwork,
+        Self::Env,
+        Self::Dirs,
+        Self::DirsWrite,
+        Self::PreciseClock,
+        Self::Secrets,
+        Self::Listen,
+        Self::RunAlone,
+    ];
+
+    /// The stable spelling.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OutboundHttp => "outbound-http",
+            Self::Sockets => "sockets",
+            Self::PrivateNetwork => "private-network",
+            Self::Env => "env",
+            Self::Dirs => "dirs",
+            Self::DirsWrite => "dirs-write",
+            Self::PreciseClock => "precise-clock",
+            Self::Secrets => "secrets",
+            Self::Listen => "listen",
+            Self::RunAlone => "run-alone",
+        }
+    }
+
+    /// The capability of a spelling.
+    pub fn of_name(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == text)
+    }
+
+    /// What a component wants.
+    pub fn of(spec: &ComponentSpec) -> std::collections::BTreeSet<Self> {
+        let Grants {
+            allowed_outbound,
+            env,
+            vars: _,
+            args: _,
+            dirs,
+            clock,
+            secrets,
+        } = &spec.grants;
+        let http = |rule: &OutboundRule| {
+            let scheme = rule.scheme.as_deref();
+            matches!(scheme, Some("http" | "https"))
+        };
+        let private = |rule: &OutboundRule| match &rule.host {
+            OutboundHost::Any | OutboundHost::Block { .. } => true,
+            OutboundHost::Below(_) | OutboundHost::Name(_) => false,
+        };
+        let alone = match spec.mode() {
+            Mode::Answers | Mode::Server => false,
+            Mode::Service | Mode::Once | Mode::Scheduled => true,
+        };
+        let rules = allowed_outbound;
+        [
+            (Self::OutboundHttp, rules.iter().any(http)),
+            (Self::Sockets, !rules.iter().all(http)),
+            (Self::PrivateNetwork, rules.iter().any(private)),
+            (Self::Env, !env.is_empty()),
+            (Self::Dirs, !dirs.is_empty()),
+            (Self::DirsWrite, dirs.iter().any(|dir| dir.writable)),
+            (Self::PreciseClock, *clock == ClockGrant::Precise),
+            (Self::Secrets, !secrets.is_empty()),
+            (Self::Listen, spec.listen.is_some()),
+            (Self::RunAlone, alone),
+        ]
+        .into_iter()
+        .filter_map(|(capability, wants)| wants.then_some(capability))
+        .collect()
+    }
+}
+
+impl std::fmt::Display for Capability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }

@@ -114,6 +114,11 @@ impl SecretKey {
         Signature(self.0.sign(message).to_bytes())
     }
 
+    /// The 32-byte seed, for libraries that sign by themselves: TLS.
+    pub fn seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_bytes())
+    }
+
     /// The text of a key file: `ed25519-secret:` and base58 of the seed.
     pub fn to_text(&self) -> Zeroizing<String> {
         let seed = Zeroizing::new(self.0.to_bytes());

@@ -9,9 +9,11 @@
 #![warn(missing_docs)]
 
 pub mod block;
+mod cbor;
 pub mod digest;
 pub mod key;
 pub mod name;
+pub mod peer_id;
 pub mod refusal;
 pub mod text;
 
@@ -24,15 +26,24 @@ pub mod manifest;
 pub mod node_config;
 pub mod section;
 pub mod signature_file;
+mod wire;
 
 pub mod grants;
 pub mod limits;
 pub mod route;
 pub mod schedule;
 
+pub mod address;
+pub mod join;
+pub mod ticket;
+
 pub mod action;
 pub mod inspection;
 pub mod observed;
+pub mod record;
+pub mod sync;
 
 pub mod api;
+pub mod frame;
+pub mod request;
 pub mod view;

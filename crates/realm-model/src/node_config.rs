@@ -3,7 +3,9 @@
 //! [`parse`] turns text into a [`NodeConfig`] and every problem at once. Not here: where the file
 //! lies, and what the node does with it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+mod keys;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
@@ -14,7 +16,9 @@ use crate::diagnostic::Diagnostic;
 use crate::fields::{Fields, Report, cut};
 use crate::manifest::{ValueError, directory, plain_name, without_duplicates, without_places};
 use crate::name::NodeName;
-use crate::section::{Absent, Form, Key, Kind, Section};
+use crate::section::Section;
+pub use keys::SECTIONS;
+use keys::{CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PROGRAM, ROOT, SOCKET, USER};
 
 /// A `node.toml` larger than this is refused before it is parsed: an honest one has a few lines.
 pub const NODE_CONFIG_BYTES_MAX: usize = 64 * 1024;
@@ -23,6 +27,12 @@ pub const NODE_CONFIG_BYTES_MAX: usize = 64 * 1024;
 /// 2,500 slots take about 40,000 of the 65,530 memory mappings that Linux gives a process by
 /// default. Each is made when a component first needs it.
 pub const INSTANCES_MAX: u32 = 2_500;
+
+/// `exec.max_seconds` at most: a day. What runs for longer is a service.
+pub const EXEC_SECONDS_MAX: u32 = 86_400;
+
+/// `exec.max_at_once` at most: each holds a thread, three pipes and up to a mebibyte.
+pub const EXEC_AT_ONCE_MAX: u32 = 64;
 
 /// The settings of one node. Every key is optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -36,9 +46,32 @@ pub struct NodeConfig {
     pub listen: Listeners,
     /// What guests may reach at most.
     pub guests: GuestPolicy,
+    /// What callers may run on this machine.
+    pub exec: ExecPolicy,
     /// Proxies whose `Forwarded` and `X-Forwarded-*` headers are believed (IP addresses).
     pub trusted_proxies: Vec<std::net::IpAddr>,
+    /// How the node meets the other nodes of its realm.
+    pub p2p: Peering,
 }
+
+/// How the node meets the other nodes of its realm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Peering {
+    /// Where other nodes reach this one: QUIC on the UDP port, and TCP on the same number. None: the
+    /// node is alone.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses under which others reach it from outside, when they are not those it listens on.
+    pub announce: Vec<String>,
+    /// Whether nodes of the realm are looked for on the local network.
+    pub mdns: bool,
+    /// Whether the node passes on connections for approved nodes that cannot be reached directly.
+    pub relay: bool,
+}
+
+/// The port on which nodes meet, UDP and TCP, where nothing else is said: one that needs no privilege,
+/// and that no common server listens on.
+pub const P2P_PORT: u16 = 4747;
 
 /// Addresses of the listeners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +81,49 @@ pub struct Listeners {
     pub http: Vec<SocketAddr>,
     /// `/metrics` and health of the agent; loopback unless the operator opens it.
     pub admin: SocketAddr,
+    /// The control API over mutual TLS; `None`: not at all.
+    pub api: Option<SocketAddr>,
+}
+
+/// What callers may run on this machine, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExecPolicy {
+    /// Who may run commands of the machine; empty: nobody.
+    pub allow: Vec<ExecCaller>,
+    /// Who may run components, within limits and grants; empty: nobody.
+    pub run: Vec<ExecCaller>,
+    /// The user that commands run as; `None`: the agent's.
+    pub user: Option<String>,
+    /// The shell of commands that are one word.
+    pub shell: String,
+    /// How long a command may run.
+    pub max_seconds: u32,
+    /// Commands and components of callers at once.
+    pub max_at_once: u32,
+}
+
+/// Somebody who may run something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExecCaller {
+    /// The owners of the realm.
+    Owner,
+    /// Delegates whose scope says so.
+    Delegates,
+}
+
+impl Default for ExecPolicy {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            run: Vec::new(),
+            user: None,
+            shell: "/bin/sh".to_owned(),
+            max_seconds: 3_600,
+            max_at_once: 4,
+        }
+    }
 }
 
 /// The widest that any grant on this node can be.
@@ -69,6 +145,32 @@ impl Default for Listeners {
         Self {
             http: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)),
+            api: None,
+        }
+    }
+}
+
+impl Peering {
+    /// The default, on whatever ports are free.
+    pub fn anywhere() -> Self {
+        let mut peering = Self::default();
+        for address in &mut peering.listen {
+            address.set_port(0);
+        }
+        peering
+    }
+}
+
+impl Default for Peering {
+    fn default() -> Self {
+        Self {
+            listen: vec![
+                SocketAddr::from((Ipv4Addr::UNSPECIFIED, P2P_PORT)),
+                SocketAddr::from((Ipv6Addr::UNSPECIFIED, P2P_PORT)),
+            ],
+            announce: Vec::new(),
+            mdns: true,
+            relay: true,
         }
     }
 }
@@ -84,129 +186,6 @@ impl Default for GuestPolicy {
         }
     }
 }
-
-const NAME: Form = Form {
-    expected: "a name of letters, digits, `-`, `_` and `.`",
-    pattern: "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
-    example: "bm-01",
-};
-const SOCKET: Form = Form {
-    expected: "an IP address and a port, like `127.0.0.1:8080` or `[::]:80`",
-    pattern: "^([0-9.]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$",
-    example: "127.0.0.1:8080",
-};
-
-/// The whole file.
-pub static ROOT: Section = Section {
-    title: "node.toml",
-    doc: "The whole file; it belongs to the node's operator. A manifest cannot change it.",
-    keys: &[
-        Key {
-            name: "name",
-            kind: Kind::Text(NAME),
-            absent: Absent::Means("the host name"),
-            doc: "The node's name; the owner's approval binds it to the node's key",
-        },
-        Key {
-            name: "tags",
-            kind: Kind::Texts(NAME),
-            absent: Absent::Means("none"),
-            doc: "Tags that the operator proposes. Read and kept; without effect in this version: `routing.\"tag:NAME\"` goes by the tags of `[nodes]`",
-        },
-        Key {
-            name: "trusted_proxies",
-            kind: Kind::Texts(Form {
-                expected: "an IP address",
-                pattern: "^[0-9A-Fa-f:.]+$",
-                example: "10.0.0.1",
-            }),
-            absent: Absent::Means("none"),
-            doc: "Proxies whose `Forwarded` and `X-Forwarded-*` headers are believed",
-        },
-        Key {
-            name: "listen",
-            kind: Kind::Table(&LISTEN),
-            absent: Absent::Means("loopback, as below"),
-            doc: "Where the node listens",
-        },
-        Key {
-            name: "guests",
-            kind: Kind::Table(&GUESTS),
-            absent: Absent::Means("nothing is opened, as below"),
-            doc: "What guests may reach at most",
-        },
-    ],
-};
-
-/// `[listen]`.
-pub static LISTEN: Section = Section {
-    title: "[listen]",
-    doc: "Where the node listens.",
-    keys: &[
-        Key {
-            name: "http",
-            kind: Kind::Texts(SOCKET),
-            absent: Absent::Word("[\"127.0.0.1:8080\"]"),
-            doc: "HTTP/1.1 and HTTP/2 cleartext, for routes",
-        },
-        Key {
-            name: "admin",
-            kind: Kind::Text(SOCKET),
-            absent: Absent::Word("127.0.0.1:9180"),
-            doc: "`/metrics` and the health of the agent",
-        },
-    ],
-};
-
-/// `[guests]`.
-pub static GUESTS: Section = Section {
-    title: "[guests]",
-    doc: "The widest that any grant on this node can be.",
-    keys: &[
-        Key {
-            name: "dirs",
-            kind: Kind::Texts(Form {
-                expected: "an absolute directory",
-                pattern: "^/",
-                example: "/srv",
-            }),
-            absent: Absent::Means("none"),
-            doc: "Host directories, with all below them, that a manifest may grant",
-        },
-        Key {
-            name: "private_ranges",
-            kind: Kind::Texts(Form {
-                expected: "a block of addresses like `10.0.0.0/8` or `fd00::/8`, or one address",
-                pattern: "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
-                example: "10.0.0.0/8",
-            }),
-            absent: Absent::Means("none"),
-            doc: "Private, loopback and link-local addresses that a manifest may open",
-        },
-        Key {
-            name: "tls_roots",
-            kind: Kind::Texts(Form {
-                expected: "an absolute path of a file",
-                pattern: "^/",
-                example: "/etc/ssl/company.pem",
-            }),
-            absent: Absent::Means("none"),
-            doc: "Files of PEM certificates that `https` of guests trusts, beside those that browsers trust",
-        },
-        Key {
-            name: "instances_max",
-            kind: Kind::Integer {
-                min: 1,
-                max: INSTANCES_MAX as u64,
-            },
-            absent: Absent::Number(1_000),
-            doc: "Instances that may live at once, over all components",
-        },
-    ],
-};
-
-/// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 3] = [&ROOT, &LISTEN, &GUESTS];
 
 /// Parses and validates the text of a `node.toml`.
 ///
@@ -243,7 +222,9 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
         tags: without_duplicates(report, "tags", tags),
         listen: read_listeners(report, &root),
         guests: read_guests(report, &root),
+        exec: read_exec(report, &root),
         trusted_proxies: without_places(proxies),
+        p2p: read_peering(report, &root),
     }
 }
 
@@ -270,7 +251,41 @@ fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Listeners {
     if let Some(admin) = listen.text(report, "admin", socket) {
         listeners.admin = admin;
     }
+    listeners.api = listen.text(report, "api", socket);
     listeners
+}
+
+fn read_exec(report: &mut Report<'_>, root: &Fields<'_, '_>) -> ExecPolicy {
+    let defaults = ExecPolicy::default();
+    let Some(exec) = section(report, root, "exec", &EXEC) else {
+        return defaults;
+    };
+    let caller = |text: &str| match text {
+        "owner" => Ok(ExecCaller::Owner),
+        "delegates" => Ok(ExecCaller::Delegates),
+        _ => Err(bad(text, CALLER.expected)),
+    };
+    let allow = exec.texts(report, "allow", caller);
+    let run = exec.texts(report, "run", caller);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    let user = exec.text(report, "user", |text| {
+        let fits = (1..=32).contains(&text.len()) && !text.starts_with(['-', '.']);
+        match fits && text.chars().all(plain) {
+            true => Ok(text.to_owned()),
+            false => Err(bad(text, USER.expected)),
+        }
+    });
+    let shell = exec.text(report, "shell", |text| {
+        directory(text).map_err(|_| bad(text, PROGRAM.expected))
+    });
+    ExecPolicy {
+        allow: without_places(allow),
+        run: without_places(run),
+        user,
+        shell: shell.unwrap_or(defaults.shell),
+        max_seconds: exec.number_u32(report, "max_seconds"),
+        max_at_once: exec.number_u32(report, "max_at_once"),
+    }
 }
 
 fn read_guests(report: &mut Report<'_>, root: &Fields<'_, '_>) -> GuestPolicy {
@@ -299,6 +314,44 @@ fn read_guests(report: &mut Report<'_>, root: &Fields<'_, '_>) -> GuestPolicy {
     }
 }
 
+fn read_peering(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Peering {
+    let mut peering = Peering::default();
+    let Some(p2p) = section(report, root, "p2p", &P2P) else {
+        return peering;
+    };
+    if p2p.key_span("listen").is_some() {
+        let listen = p2p.texts(report, "listen", socket);
+        peering.listen = without_duplicates(report, "listen", listen);
+    }
+    let announce = p2p.texts(report, "announce", multiaddr);
+    peering.announce = without_duplicates(report, "announce", announce);
+    peering.mdns = p2p.boolean(report, "mdns");
+    peering.relay = p2p.boolean(report, "relay");
+    peering
+}
+
+fn multiaddr(text: &str) -> Result<String, ValueError> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    let host = |kind: &str, host: &str| match kind {
+        "ip4" => host.parse::<Ipv4Addr>().is_ok(),
+        "ip6" => host.parse::<Ipv6Addr>().is_ok(),
+        "dns" | "dns4" | "dns6" => !host.is_empty() && !host.contains(' '),
+        _ => false,
+    };
+    let fits = match parts.as_slice() {
+        ["", kind, name, "udp", number, "quic-v1"] | ["", kind, name, "tcp", number] => {
+            host(kind, name) && port(number)
+        }
+        _ => false,
+    };
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(bad(text, MULTIADDR.expected))
+    }
+}
+
 fn socket(text: &str) -> Result<SocketAddr, ValueError> {
     text.parse().map_err(|_| {
         let error = bad(text, SOCKET.expected);
@@ -324,106 +377,4 @@ fn bad(text: &str, expected: &str) -> ValueError {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn good(text: &str) -> NodeConfig {
-        let (config, problems) = parse(text);
-        assert_eq!(problems, [], "{text}");
-        config.expect("no problems")
-    }
-
-    fn refused(text: &str, expected: &[(&str, usize, usize)]) {
-        let (config, problems) = parse(text);
-        let seen: Vec<_> = problems
-            .iter()
-            .map(|problem| (problem.code, problem.line, problem.column))
-            .collect();
-        assert_eq!(seen, expected, "{text}: {problems:#?}");
-        assert_eq!(config, None, "{text}");
-    }
-
-    #[test]
-    fn an_empty_file_is_the_default() {
-        assert_eq!(good(""), NodeConfig::default());
-        assert_eq!(good("[listen]\n[guests]\n"), NodeConfig::default());
-    }
-
-    #[test]
-    fn every_key_is_read() {
-        let config = good(FULL);
-        assert_eq!(config.name, Some("bm-01".parse().expect("a name")));
-        assert_eq!(config.tags, ["metal"]);
-        assert_eq!(
-            config.trusted_proxies,
-            ["10.0.0.1".parse::<std::net::IpAddr>().expect("an address")]
-        );
-        assert_eq!(config.listen.http.len(), 2);
-        assert_eq!(config.listen.admin.to_string(), "127.0.0.1:9000");
-        assert_eq!(config.guests.dirs, ["/srv"]);
-        assert_eq!(config.guests.private_ranges, ["10.0.0.0/8", "::1"]);
-        assert_eq!(config.guests.tls_roots, ["/etc/ssl/company.pem"]);
-        assert_eq!(config.guests.instances_max, 200);
-    }
-
-    const FULL: &str = r#"
-name = "bm-01"
-tags = ["metal"]
-trusted_proxies = ["10.0.0.1"]
-[listen]
-http = ["0.0.0.0:80", "[::]:8080"]
-admin = "127.0.0.1:9000"
-[guests]
-dirs = ["/srv/"]
-private_ranges = ["10.0.0.0/8", "::1"]
-tls_roots = ["/etc/ssl/company.pem"]
-instances_max = 200
-"#;
-
-    #[test]
-    fn every_problem_is_told_with_its_place() {
-        refused(
-            "nam = 'a'\nname = 'a b'\ntags = ['x', 'x']\ntrusted_proxies = ['proxy']\n",
-            &[
-                (codes::UNKNOWN_KEY, 1, 1),
-                (codes::BAD_NAME, 2, 8),
-                (codes::DUPLICATE_VALUE, 3, 14),
-                (codes::BAD_VALUE, 4, 20),
-            ],
-        );
-        refused(
-            "[listen]\nhttp = [':80']\nadmin = 9180\n[guests]\ndirs = ['srv']\nprivate_ranges = ['10.0.0.1/8']\ninstances_max = 0\ntls_roots = ['ca.pem']\n",
-            &[
-                (codes::BAD_VALUE, 2, 9),
-                (codes::WRONG_TYPE, 3, 9),
-                (codes::BAD_DIR, 5, 9),
-                (codes::BAD_VALUE, 6, 19),
-                (codes::OUT_OF_RANGE, 7, 17),
-                (codes::BAD_VALUE, 8, 14),
-            ],
-        );
-        refused(
-            &"#".repeat(NODE_CONFIG_BYTES_MAX + 1),
-            &[(codes::TOO_LARGE, 1, 1)],
-        );
-        refused("listen = 1", &[(codes::WRONG_TYPE, 1, 10)]);
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_gives_an_answer(text in "(\\PC|\n){0,200}") {
-            let (config, problems) = parse(&text);
-            prop_assert!(config.is_some() || !problems.is_empty());
-        }
-
-        #[test]
-        fn a_changed_file_gives_an_answer(at in 0..FULL.len(), with in "\\PC{0,3}", cut in 0usize..9) {
-            let end = (at + cut).min(FULL.len());
-            let text = format!("{}{with}{}", &FULL[..at], &FULL[end..]);
-            let (config, problems) = parse(&text);
-            prop_assert!(config.is_some() || !problems.is_empty());
-        }
-    }
-}
+mod tests;

@@ -45,13 +45,23 @@ pub enum RefusalCode {
     UnknownName,
     /// The name belongs to another node's key.
     NameTaken,
+    /// Another entry than the one here has its place, and both are well signed: two histories.
+    Forked,
+    /// Its chain stands still, because there are two histories of it.
+    Frozen,
+    /// It belongs to a history that the owners ended.
+    Abandoned,
+    /// Its signer may not say this.
+    OutOfScope,
+    /// Its signer's time is over.
+    Expired,
     /// The log could not be made durable; nothing changed.
     NotDurable,
 }
 
 impl RefusalCode {
     /// Every code, for metrics and documentation.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 23] = [
         Self::Unsigned,
         Self::BadSignature,
         Self::WrongOwner,
@@ -69,6 +79,11 @@ impl RefusalCode {
         Self::DigestMismatch,
         Self::UnknownName,
         Self::NameTaken,
+        Self::Forked,
+        Self::Frozen,
+        Self::Abandoned,
+        Self::OutOfScope,
+        Self::Expired,
         Self::NotDurable,
     ];
 
@@ -92,6 +107,11 @@ impl RefusalCode {
             Self::DigestMismatch => "digest-mismatch",
             Self::UnknownName => "unknown-name",
             Self::NameTaken => "name-taken",
+            Self::Forked => "forked",
+            Self::Frozen => "frozen",
+            Self::Abandoned => "abandoned",
+            Self::OutOfScope => "out-of-scope",
+            Self::Expired => "expired",
             Self::NotDurable => "not-durable",
         }
     }
@@ -122,6 +142,16 @@ impl RefusalCode {
             Self::DigestMismatch => "build it again, then `realm apply` to pin what is there now",
             Self::UnknownName => "`realm status` lists the names",
             Self::NameTaken => "give this node another name, or revoke the node that has it first",
+            Self::Forked | Self::Frozen => {
+                "two entries have one place: `realm status` shows both, `realm resolve` ends it"
+            }
+            Self::Abandoned => {
+                "run `realm plan`, then `realm apply` again: it stands on what holds"
+            }
+            Self::OutOfScope => "ask an owner for a wider scope: `realm delegate add`",
+            Self::Expired => {
+                "check the clock here (`date`); an owner renews with `realm delegate add`"
+            }
             Self::NotDurable => "look at the disk (`df`, `dmesg`), then try again",
         }
     }

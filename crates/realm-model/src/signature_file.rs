@@ -69,9 +69,17 @@ impl SignatureFile {
         let pushed = match &payload.body {
             Body::Manifest(_) => None,
             Body::Push(push) => Some(push.component.clone()),
-            Body::Genesis(_) | Body::ApproveNode(_) | Body::RevokeNode(_) | Body::Restart(_) => {
-                return None;
-            }
+            Body::Genesis(_)
+            | Body::ApproveNode(_)
+            | Body::RevokeNode(_)
+            | Body::SetNode(_)
+            | Body::ApproveUntil(_)
+            | Body::Rotate(_)
+            | Body::Delegate(_)
+            | Body::Undelegate(_)
+            | Body::Resolve(_)
+            | Body::Recover(_)
+            | Body::Restart(_) => return None,
         };
         Some(Self {
             realm,
@@ -181,8 +189,8 @@ mod tests {
             created_unix_s: 1_800_000_000,
             body,
         };
-        let signature = key.sign(&payload.message(realm, ChainId::Default));
-        SignatureFile::new(&payload, realm, ChainId::Default, key.public(), &signature)
+        let signature = key.sign(&payload.message(realm, ChainId::DEFAULT));
+        SignatureFile::new(&payload, realm, ChainId::DEFAULT, key.public(), &signature)
             .expect("a manifest or a push")
     }
 

@@ -8,6 +8,9 @@
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 /// Stands where a text was cut.
 const CUT: char = '…';
 
@@ -106,6 +109,16 @@ pub fn start_of(value: impl Display, bytes_max: usize) -> String {
     // An error says that the text is full, or that a `Display` failed: what is there is the start.
     let _ = write!(start, "{value}");
     start.text
+}
+
+/// Standard base64, with padding.
+pub fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// The bytes of [`base64`]; `None`: it is none.
+pub fn from_base64(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
 }
 
 struct Start {

@@ -35,6 +35,42 @@ pub struct StatusView {
     pub nodes: Vec<NodeView>,
     /// Refused entries since the agent started, by code.
     pub refusals: BTreeMap<String, u64>,
+    /// Who asks to join the realm, as far as any node that is reached has heard.
+    #[serde(default)]
+    pub pending: Vec<PendingView>,
+    /// What needs the owner's eye.
+    #[serde(default)]
+    pub alarms: Vec<AlarmView>,
+}
+
+/// Somebody who asks to join.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingView {
+    /// Its key.
+    pub key: PublicKey,
+    /// The name that it proposes.
+    pub name: NodeName,
+    /// Tags that it proposes.
+    pub tags: Vec<String>,
+    /// Where it asked from.
+    pub address: String,
+    /// The node that it asked.
+    pub seen_by: NodeName,
+    /// The proof that it holds a ticket's voucher, in hex.
+    pub voucher_proof: Option<String>,
+}
+
+/// Something that does not mend itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AlarmView {
+    /// Stable code.
+    pub code: String,
+    /// What is the matter.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+    /// The node that says so.
+    pub node: NodeName,
 }
 
 /// One component in the status.
@@ -58,6 +94,22 @@ pub struct ComponentView {
     pub waiting_on: Vec<WaitingOn>,
     /// Times that a replica was started again after a failure.
     pub restarts: u64,
+    /// The component on every node that has something to do with it, the one that answers included.
+    #[serde(default)]
+    pub nodes: BTreeMap<NodeName, OnNodeView>,
+}
+
+/// A component on one node, as that node says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnNodeView {
+    /// The state as one word; `None`: the node has not said, or is not reached.
+    pub state: Option<ComponentState>,
+    /// Replicas that it wants by what it has in force.
+    pub wanted: u32,
+    /// Healthy ones of the wanted revision.
+    pub healthy: u32,
+    /// Why it is not as wanted.
+    pub why: Option<String>,
 }
 
 /// A component's state in one word.
@@ -99,6 +151,77 @@ pub struct NodeView {
     pub tags: Vec<String>,
     /// Whether it is the node that answers.
     pub here: bool,
+    /// The tags among them that the owner's approval names.
+    #[serde(default)]
+    pub vouched_tags: Vec<String>,
+    /// Whether new components are kept away from it.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// Whether everything is taken away from it.
+    #[serde(default)]
+    pub drained: bool,
+    /// Until when the owner approved it, in seconds since 1970.
+    #[serde(default)]
+    pub not_after_unix_s: Option<u64>,
+    /// How it is reached.
+    #[serde(default)]
+    pub reach: ReachView,
+    /// What it said of itself last.
+    #[serde(default)]
+    pub said: Option<NodeSaidView>,
+}
+
+/// How a node is reached from the one that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReachView {
+    /// One word.
+    pub state: ReachState,
+    /// `quic`, `tcp` or `relay`, for a connection of the answering node's own.
+    pub how: Option<String>,
+    /// The address at the other end of that connection.
+    pub address: Option<String>,
+    /// Round-trip time in microseconds.
+    pub rtt_us: Option<u64>,
+    /// The node that says that it is connected to it, for one that is reached through others.
+    pub via: Option<NodeName>,
+    /// Why there is no direct connection.
+    pub why_not_direct: Option<String>,
+}
+
+/// Whether a node is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReachState {
+    /// It is the node that answers.
+    Here,
+    /// The answering node has a connection to it.
+    Direct,
+    /// A node that is reached has a connection to it.
+    Indirect,
+    /// Nobody who is reached has a connection to it.
+    Lost,
+    /// It was not heard of since the agent started.
+    #[default]
+    Unknown,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeSaidView {
+    /// The version of realm that it runs.
+    pub agent_version: String,
+    /// Where it is met.
+    pub addresses: Vec<String>,
+    /// Whether it has everything in force that the answering node has.
+    pub in_step: bool,
+    /// CPUs.
+    pub cpus: u32,
+    /// Memory of the machine, in bytes.
+    pub memory_bytes: u64,
+    /// Share of its CPUs in use, 0 to 100.
+    pub cpu_percent: u32,
+    /// Live instances.
+    pub instances: u32,
 }
 
 impl ComponentView {

@@ -1,7 +1,9 @@
-//! The control API: HTTP with JSON, on the Unix socket. Described in docs/api.md.
+//! The control API: HTTP with JSON, by several mouths. Described in docs/openapi.yaml.
 //!
-//! The socket's permissions say who may *look* and hand things over; what may *change* is decided
-//! by signature alone.
+//! Who calls and may what is decided before (`access`); what may *change* is decided by the
+//! signatures of entries alone.
+
+mod chains;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,27 +16,31 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodFilter, MethodRouter, get, on};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 use http_body_util::BodyExt as _;
-use realm_model::api::{ApiError, LogLine, Uploaded};
+use realm_model::api::{AddPeer, ApiError, LogLine, Uploaded};
 use realm_model::digest::Digest;
-use realm_model::entry::{ChainId, ENTRY_BYTES_MAX};
 use realm_model::name::ComponentName;
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_store::blobs::{BLOB_BYTES_MAX, BlobError, BoxError};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::access::{Call, Gate, authorize};
+use crate::audit::Audit;
 use crate::error::with_causes;
 use crate::event::Event;
 use crate::page::MetricsPage;
+use crate::remote::{Sessions, exec, run};
 use crate::rings::{Ring, Rings};
 
 /// Log readers at once: each holds a connection and a batch of lines.
 const LOG_READERS_MAX: usize = 64;
 
+/// The body that names one address.
+const PEER_BYTES_MAX: usize = 4 * 1024;
 /// Uploads at once: each holds a thread that may block, and a temporary file.
 const UPLOADS_MAX: usize = 8;
 /// The longest pause within an upload.
@@ -51,13 +57,16 @@ pub(crate) struct Api {
     pub(crate) blobs: realm_store::blobs::Blobs,
     pub(crate) rings: Rings,
     pub(crate) page: MetricsPage,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) audit: Audit,
+    pub(crate) sessions: Sessions,
     log_readers: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     scrapes: Arc<Semaphore>,
 }
 
 /// An error on its way out.
-struct Failed(StatusCode, ApiError);
+pub(crate) struct Failed(StatusCode, ApiError);
 
 impl Api {
     pub(crate) fn new(
@@ -65,28 +74,34 @@ impl Api {
         blobs: realm_store::blobs::Blobs,
         rings: Rings,
         page: MetricsPage,
+        gate: Arc<Gate>,
+        sessions: Sessions,
     ) -> Self {
         Self {
             events,
             blobs,
             rings,
             page,
+            gate,
+            audit: Audit::default(),
+            sessions,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)),
         }
     }
 
-    /// The routes of the socket.
+    /// The routes of every mouth: the calls of the table, each behind the gate.
     pub(crate) fn router(self) -> Router {
-        Router::new()
-            .route("/v1/status", get(status))
-            .route("/v1/heads", get(heads))
-            .route("/v1/entries/{chain}", post(submit))
-            // `get` answers HEAD as well; the bytes themselves are not given out.
-            .route("/v1/blobs/{digest}", put(upload).get(has))
-            .route("/v1/logs/{component}", get(logs))
-            .route("/metrics", get(metrics))
+        let mut router = Router::new();
+        for call in Call::ALL {
+            let (method, path) = call.route();
+            // A method of the table is one that axum routes.
+            let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::GET);
+            let gate = axum::middleware::from_fn_with_state((self.clone(), call), authorize);
+            router = router.route(path, handler(call, filter).layer(gate));
+        }
+        router
             .fallback(nothing)
             .method_not_allowed_fallback(wrong_method)
             .with_state(self)
@@ -101,7 +116,7 @@ impl Api {
             .with_state(self)
     }
 
-    async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &self,
         question: impl FnOnce(oneshot::Sender<T>) -> Event,
     ) -> Result<T, Failed> {
@@ -120,6 +135,29 @@ impl Api {
             .map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
     }
+}
+
+fn handler(call: Call, filter: MethodFilter) -> MethodRouter<Api> {
+    match call {
+        Call::Status => on(filter, status),
+        Call::Heads => on(filter, chains::heads),
+        Call::Entries => on(filter, chains::entries),
+        Call::Fork => on(filter, chains::fork),
+        Call::Submit => on(filter, chains::submit),
+        Call::HasBlob => on(filter, has),
+        Call::PutBlob => on(filter, upload),
+        Call::Logs => on(filter, logs),
+        Call::Exec => on(filter, exec),
+        Call::Run => on(filter, run),
+        Call::Audit => on(filter, audit),
+        Call::Metrics => on(filter, metrics),
+        Call::Invitation => on(filter, invitation),
+        Call::AddPeer => on(filter, add_peer),
+    }
+}
+
+async fn audit(State(api): State<Api>) -> Response {
+    Json(api.audit.page()).into_response()
 }
 
 /// Whether the loop answers: the process alone proves nothing.
@@ -142,32 +180,32 @@ async fn status(State(api): State<Api>) -> Result<Response, Failed> {
     Ok(Json(api.ask(Event::AskStatus).await?).into_response())
 }
 
-async fn heads(State(api): State<Api>) -> Result<Response, Failed> {
-    Ok(Json(api.ask(Event::AskHeads).await?).into_response())
+fn bad_query(error: QueryRejection) -> Failed {
+    let message = error.body_text();
+    failed(StatusCode::BAD_REQUEST, "bad-query", &message, None)
 }
 
-async fn submit(
-    State(api): State<Api>,
-    Path(chain): Path<String>,
-    body: Body,
-) -> Result<Response, Failed> {
-    let Some(chain) = ChainId::of(&chain) else {
-        return Err(failed(
-            StatusCode::NOT_FOUND,
-            "no-chain",
-            "there is no such chain",
-            None,
-        ));
-    };
-    // Read one byte more than an entry may have: the ledger says `oversized`, not the transport.
-    let bytes = read_capped(body, ENTRY_BYTES_MAX + 1).await?;
-    let submitted = |reply| Event::Submitted {
-        chain,
-        bytes,
-        reply,
-    };
-    match api.ask(submitted).await? {
-        Ok(accepted) => Ok(Json(accepted).into_response()),
+async fn invitation(State(api): State<Api>) -> Result<Response, Failed> {
+    Ok(Json(api.ask(Event::AskInvitation).await?).into_response())
+}
+
+async fn add_peer(State(api): State<Api>, body: Body) -> Result<Response, Failed> {
+    let malformed = |why: &str| failed(StatusCode::BAD_REQUEST, "malformed", why, None);
+    let bytes = read_capped(body, PEER_BYTES_MAX).await?;
+    let peer: AddPeer =
+        serde_json::from_slice(&bytes).map_err(|error| malformed(&error.to_string()))?;
+    let written = realm_model::address::read(&peer.address).map_err(|error| {
+        let hint = error.hint();
+        failed(
+            StatusCode::BAD_REQUEST,
+            error.code(),
+            &error.to_string(),
+            Some(&hint),
+        )
+    })?;
+    let address = written.address.to_string();
+    match api.ask(|reply| Event::Call { address, reply }).await? {
+        Ok(added) => Ok(Json(added).into_response()),
         Err(refusal) => Err(refusal.into()),
     }
 }
@@ -250,14 +288,7 @@ async fn logs(
     Path(component): Path<String>,
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, Failed> {
-    let Query(query) = query.map_err(|error| {
-        failed(
-            StatusCode::BAD_REQUEST,
-            "bad-query",
-            &error.body_text(),
-            None,
-        )
-    })?;
+    let Query(query) = query.map_err(bad_query)?;
     let component: ComponentName = component.parse().map_err(|error| {
         failed(
             StatusCode::BAD_REQUEST,
@@ -390,7 +421,7 @@ async fn nothing() -> Failed {
 }
 
 /// Reads a body up to `bytes_max`; what is longer is cut there.
-async fn read_capped(mut body: Body, bytes_max: usize) -> Result<Vec<u8>, Failed> {
+pub(crate) async fn read_capped(mut body: Body, bytes_max: usize) -> Result<Vec<u8>, Failed> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -424,7 +455,7 @@ fn parse_digest(text: &str) -> Result<Digest, Failed> {
         })
 }
 
-fn failed(status: StatusCode, code: &str, message: &str, hint: Option<&str>) -> Failed {
+pub(crate) fn failed(status: StatusCode, code: &str, message: &str, hint: Option<&str>) -> Failed {
     Failed(
         status,
         ApiError {
@@ -445,11 +476,16 @@ impl From<Refusal> for Failed {
             | RefusalCode::BadSignature
             | RefusalCode::WrongOwner
             | RefusalCode::WrongRealm
-            | RefusalCode::WrongChain => StatusCode::FORBIDDEN,
+            | RefusalCode::WrongChain
+            | RefusalCode::OutOfScope
+            | RefusalCode::Expired => StatusCode::FORBIDDEN,
             RefusalCode::Stale
             | RefusalCode::Replayed
             | RefusalCode::Gap
-            | RefusalCode::WrongParent => StatusCode::CONFLICT,
+            | RefusalCode::WrongParent
+            | RefusalCode::Forked
+            | RefusalCode::Frozen
+            | RefusalCode::Abandoned => StatusCode::CONFLICT,
             RefusalCode::NeedsNewerAgent
             | RefusalCode::InvalidManifest
             | RefusalCode::InvalidLock

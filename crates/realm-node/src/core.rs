@@ -3,12 +3,19 @@
 //! Everything that decides is pure (`realm_control`); everything that does is the executor's. What
 //! is here is the order between them.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+mod belonging;
+mod networked;
+mod standing;
+mod strangers;
 
-use realm_control::{Here, Ledger, plan, view, wake_at};
-use realm_model::api::{Accepted, Heads};
-use realm_model::entry::ChainId;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use realm_control::sync::Input;
+use realm_control::{CheckError, Here, Ledger, plan, view, wake_at};
+use realm_model::api::Accepted;
+use realm_model::entry::{ChainId, NamespaceName};
 use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
 use realm_model::observed::{Millis, Observed};
@@ -16,11 +23,16 @@ use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::StatusView;
 use tokio::sync::mpsc;
 
+use crate::access::Role;
 use crate::event::Event;
 use crate::executor::{Executor, World};
 use crate::journal::Journal;
+use crate::machine::Machine;
 use crate::metrics::NodeFigures;
+use crate::network::Network;
 use crate::pace::Pace;
+use crate::unix_ms;
+pub(crate) use standing::heads;
 
 /// Plans in a row for one event. Each must act, and two or three reach a plan that waits for an
 /// event; a plan that never settles is a bug, which must not take a core.
@@ -51,6 +63,18 @@ pub(crate) struct Core {
     pub(crate) pace: Pace,
     /// Plans that were made to be carried out.
     pub(crate) plans: u64,
+    /// How this node stood in the realm when it was looked last.
+    pub(crate) stood: belonging::Standing,
+    /// The part in the network; `None`: the node is alone.
+    pub(crate) network: Option<Network>,
+    /// What is told of the machine.
+    pub(crate) machine: Arc<Machine>,
+    /// Tags that the operator proposes.
+    pub(crate) tags: Vec<String>,
+    /// What is left of a turn of the sync.
+    pub(crate) fed: VecDeque<Input>,
+    /// Which desired state the node began with: another one waits until the others were heard.
+    pub(crate) began_with: u64,
 }
 
 impl Core {
@@ -62,17 +86,20 @@ impl Core {
             while let Some(event) = self.inbox.pop_front() {
                 self.handle(event);
             }
-            let mut wait = self.wait();
-            if wait.is_some_and(|wait| wait.is_zero()) {
+            let mut planning = self.wait();
+            if planning.is_some_and(|wait| wait.is_zero()) {
                 self.act();
-                wait = self.wait();
+                planning = self.wait();
             }
+            self.passed();
+            let networking = self.network_wait();
+            let wait = planning.into_iter().chain(networking).min();
             let mut taken = Vec::new();
             let number = tokio::select! {
                 number = events.recv_many(&mut taken, EVENTS_AT_ONCE_MAX) => number,
                 () = sleep_or_never(wait) => {
                     // Due by now; where it is for the sake of pace, `stale` says so already.
-                    self.stale = true;
+                    self.stale |= planning == wait;
                     continue;
                 }
             };
@@ -102,7 +129,9 @@ impl Core {
     pub(crate) fn recover(&mut self, journal: Journal, ledger: Ledger) {
         self.journal = journal;
         self.ledger = ledger;
+        self.journal.hold_proofs(&mut self.ledger);
         self.with_world(|executor, world| executor.reconcile(world));
+        self.feed(Input::LedgerChanged);
     }
 
     fn handle(&mut self, event: Event) {
@@ -160,9 +189,26 @@ impl Core {
             }
             #[cfg(test)]
             Event::Panic => panic!("a test wants to see this"),
+            // What the network brings asks for a plan by itself, if it changes what is wanted.
+            Event::Network(event) => return self.networked(event),
+            Event::Looked => return self.looked(),
+            Event::Answered { id, answer } => return self.answered(id, answer),
+            Event::Knocked(knock) => return self.knocked(knock),
+            Event::Call { address, reply } => return self.call(address, reply),
             // Questions change nothing: no plan follows.
+            Event::AskInvitation(reply) => return drop(reply.send(self.invitation())),
             Event::AskStatus(reply) => return drop(reply.send(self.settled().status())),
-            Event::AskHeads(reply) => return drop(reply.send(self.heads())),
+            Event::AskHeads { namespace, reply } => {
+                return drop(reply.send(self.heads(namespace)));
+            }
+            Event::AskEntries { chain, from, reply } => {
+                return drop(reply.send(self.listed(chain, from)));
+            }
+            Event::AskFork { chain, reply } => return drop(reply.send(self.fork_of(chain))),
+            Event::AskRole { key, reply } => {
+                let _ = reply.send(self.role_of(&key));
+                return;
+            }
             Event::AskAlive(reply) => {
                 let _ = reply.send(());
                 return;
@@ -180,18 +226,33 @@ impl Core {
         self
     }
 
-    /// Check, persist, then take into force. Only then is it acknowledged.
+    /// What somebody hands over here; an answer of `Ok` says that it is durable and in force.
     fn submit(&mut self, chain: ChainId, bytes: &[u8]) -> Result<Accepted, Refusal> {
-        let admitted = self
-            .ledger
-            .check(chain, bytes)
-            .map_err(|refusal| self.refuse(refusal))?;
+        let taken = self.take(chain, bytes, Some(unix_ms() / 1_000));
+        let accepted = taken.map_err(|error| {
+            if let CheckError::Forked(fork) = &error {
+                self.forked(fork);
+            }
+            self.refuse(error.refusal())
+        })?;
+        self.tell_accepted(&accepted, bytes);
+        Ok(accepted)
+    }
+
+    /// Check, persist, then take into force. Only then is it acknowledged.
+    fn take(
+        &mut self,
+        chain: ChainId,
+        bytes: &[u8],
+        now_unix_s: Option<u64>,
+    ) -> Result<Accepted, CheckError> {
+        let admitted = self.ledger.check(chain, bytes, now_unix_s)?;
         self.executor.settle();
         // Waits for the disk; other tasks of this thread move elsewhere meanwhile.
-        let appended = tokio::task::block_in_place(|| self.journal.append(admitted.entry()));
+        let appended = tokio::task::block_in_place(|| self.journal.append(&admitted));
         if let Err(error) = appended {
             let reason = crate::error::with_causes(&error);
-            return Err(self.refuse(Refusal::new(RefusalCode::NotDurable, reason)));
+            return Err(Refusal::new(RefusalCode::NotDurable, reason).into());
         }
         let entry = admitted.entry();
         let head = entry.head();
@@ -201,13 +262,31 @@ impl Core {
             kind = entry.payload().body.kind(),
             "entry accepted"
         );
-        self.ledger.apply(admitted);
+        if self.ledger.apply(admitted).rebuild {
+            self.rebuild()?;
+        }
         self.with_world(|executor, world| executor.forget_what_left(world));
+        self.stale = true;
+        let namespace = chain.namespace().unwrap_or(NamespaceName::DEFAULT);
+        let state = self.ledger.desired().namespaces.get(&namespace);
         Ok(Accepted {
             chain,
             head,
-            version: self.ledger.desired().version,
+            version: state.map_or(0, |state| state.version),
         })
+    }
+
+    /// The entry that was written down ends a history: what is in force follows from the logs.
+    fn rebuild(&mut self) -> Result<(), Refusal> {
+        let rebuilt = tokio::task::block_in_place(|| self.journal.rebuild());
+        let ledger = rebuilt.map_err(|error| {
+            let reason = crate::error::with_causes(&error);
+            Refusal::new(RefusalCode::NotDurable, reason)
+        })?;
+        self.ledger = ledger;
+        self.journal.hold_proofs(&mut self.ledger);
+        self.executor.rewound();
+        Ok(())
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Refusal {
@@ -228,7 +307,12 @@ impl Core {
     fn act(&mut self) {
         let began = Instant::now();
         self.stale = false;
-        self.plan_and_execute();
+        if self.may_act() {
+            self.plan_and_execute();
+        }
+        if let Some(network) = &mut self.network {
+            network.changed = true;
+        }
         let now = Instant::now();
         self.pace.worked(now - began, now);
     }
@@ -276,16 +360,16 @@ impl Core {
             restarts: self.executor.restarts(),
             refusals: &self.refusals,
         };
-        view(
-            self.ledger.desired(),
-            self.ledger.authority(),
-            &self.plan(),
-            &here,
-        )
+        let (desired, authority) = (self.ledger.desired(), self.ledger.authority());
+        let mut status = view(desired, authority, &self.plan(), &here);
+        self.add_others(&mut status);
+        status
     }
 
-    fn heads(&self) -> Heads {
-        heads(&self.ledger, &self.node, self.node_key)
+    /// What the authority chain says of a key.
+    fn role_of(&self, key: &PublicKey) -> Option<Role> {
+        let role = self.ledger.authority().role_of(key, unix_ms() / 1_000);
+        role.map(|role| Role::from(&role))
     }
 
     fn figures(&self) -> NodeFigures {
@@ -321,36 +405,14 @@ impl Core {
             unrun: self.executor.unrun().clone(),
             refusals: self.refusals.clone(),
             plans: self.plans,
+            links: self
+                .network
+                .as_ref()
+                .map_or(0, |network| network.links().len()),
             code: self.executor.code(),
             compilations: self.executor.compilations(),
         }
     }
-}
-
-/// Where the realm stands, for a signer.
-pub(crate) fn heads(ledger: &Ledger, node: &NodeName, node_key: PublicKey) -> Heads {
-    let (desired, authority) = (ledger.desired(), ledger.authority());
-    Heads {
-        realm: authority.realm,
-        owners: authority.owners.clone(),
-        authority: authority.head,
-        default: desired.head,
-        version: desired.version,
-        manifest: desired.manifest_text.as_deref().map(str::to_owned),
-        lock: desired.lock_text.as_deref().map(str::to_owned),
-        node: node.clone(),
-        node_key,
-        approved: authority
-            .nodes
-            .get(node)
-            .is_some_and(|node| node.key == node_key),
-    }
-}
-
-/// The clock on the wall, for schedules.
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn sleep_or_never(wait: Option<Duration>) {

@@ -49,12 +49,33 @@ pub enum NodeError {
         #[source]
         source: std::io::Error,
     },
+    /// The control API cannot be served over TCP.
+    #[error("cannot listen on {address} for the control API")]
+    Api {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The node's certificate cannot be made.
+    #[error("the control API cannot be served over TLS")]
+    Tls(#[from] crate::tls::TlsError),
     /// Another node has this name.
     #[error("the name `{name}` belongs to another node of this realm")]
     NameTaken {
         /// The name.
         name: NodeName,
     },
+    /// The network does not start.
+    #[error("the network of nodes does not start")]
+    Net(#[source] realm_net::Error),
+    /// The count of starts cannot be made durable.
+    #[error("the realm folder cannot be written")]
+    Epoch(#[source] std::io::Error),
+    /// The machine could not join a realm.
+    #[error("the machine could not join")]
+    Join(#[from] crate::joining::JoinError),
     /// A part panicked while it started.
     #[error("a part of the node panicked while it started: {0}")]
     Panicked(String),
@@ -70,8 +91,15 @@ impl NodeError {
             Self::Journal(_) => "log-damaged",
             Self::Blobs(_) => "store-unusable",
             Self::Host(_) => "engine",
-            Self::Edge(_) | Self::Admin { .. } | Self::Socket { .. } => "cannot-listen",
+            Self::Edge(_)
+            | Self::Admin { .. }
+            | Self::Api { .. }
+            | Self::Tls(_)
+            | Self::Socket { .. } => "cannot-listen",
             Self::NameTaken { .. } => "name-taken",
+            Self::Net(_) => "no-network",
+            Self::Epoch(_) => "store-unusable",
+            Self::Join(_) => "not-joined",
             Self::Panicked(_) => "internal",
         }
     }
@@ -97,12 +125,19 @@ impl NodeError {
             Self::Admin { .. } => {
                 Some("choose another address: `--admin 127.0.0.1:0`, or [listen] in node.toml")
             }
+            Self::Api { .. } => Some("choose another address: `api` under [listen] in node.toml"),
             Self::NameTaken { .. } => Some("choose another `name` in node.toml"),
+            Self::Net(_) => {
+                Some("look at `[p2p]` in node.toml; `listen = []` starts the node alone")
+            }
+            Self::Epoch(_) => Some("look at the disk (`df`, `dmesg`), then try again"),
             Self::Folder(_)
             | Self::Identity(_)
             | Self::Blobs(_)
             | Self::Host(_)
             | Self::Socket { .. }
+            | Self::Join(_)
+            | Self::Tls(_)
             | Self::Panicked(_) => None,
         }
     }

@@ -3,16 +3,19 @@
 use std::path::PathBuf;
 
 use realm_control::restart::End;
-use realm_model::api::{Accepted, Heads};
+use realm_model::api::{Accepted, EntriesPage, ForkView, Heads, Invitation, PeerAdded};
 use realm_model::digest::Digest;
-use realm_model::entry::ChainId;
+use realm_model::entry::{ChainId, NamespaceName};
+use realm_model::key::PublicKey;
 use realm_model::observed::{Artifact, ReplicaId};
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::StatusView;
 use tokio::sync::oneshot;
 
+use crate::access::Role;
 use crate::compile::CompileFailure;
 use crate::metrics::NodeFigures;
+use crate::network::Knock;
 use crate::replica::Started;
 
 /// Something that happened.
@@ -61,10 +64,45 @@ pub(crate) enum Event {
     },
     /// A draining replica has no request in flight.
     Idle { replica: ReplicaId, start: StartId },
+    /// The network tells something.
+    Network(realm_net::Event),
+    /// The connections of this node are other ones.
+    Looked,
+    /// A member answered a question of the sync, or did not.
+    Answered { id: u64, answer: Option<Vec<u8>> },
+    /// A stranger asks to be let in.
+    Knocked(Knock),
+    /// Somebody wants to invite a machine.
+    AskInvitation(oneshot::Sender<Invitation>),
+    /// Somebody wants a machine to be called on.
+    Call {
+        address: String,
+        reply: oneshot::Sender<Result<PeerAdded, Refusal>>,
+    },
     /// Somebody asks how things are.
     AskStatus(oneshot::Sender<StatusView>),
     /// Somebody asks what to sign on.
-    AskHeads(oneshot::Sender<Heads>),
+    AskHeads {
+        /// Whose texts in force are wanted as well.
+        namespace: Option<NamespaceName>,
+        reply: oneshot::Sender<Heads>,
+    },
+    /// Somebody wants to read a chain.
+    AskEntries {
+        chain: ChainId,
+        from: u64,
+        reply: oneshot::Sender<Result<EntriesPage, Refusal>>,
+    },
+    /// Somebody wants to see both histories of a chain.
+    AskFork {
+        chain: ChainId,
+        reply: oneshot::Sender<Result<Option<ForkView>, Refusal>>,
+    },
+    /// The gate of the API asks what a key may do.
+    AskRole {
+        key: PublicKey,
+        reply: oneshot::Sender<Option<Role>>,
+    },
     /// Somebody asks whether the loop goes round.
     AskAlive(oneshot::Sender<()>),
     /// Shows that the loop survives a panic.

@@ -8,8 +8,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use realm_model::entry::{ApproveNode, Body, ChainId, Head, Payload, RealmId, found_realm};
-use realm_model::key::SecretKey;
+use realm_model::entry::{ApproveNode, Body, ChainId, Payload, RealmId, Rotate, found_realm};
+use realm_model::key::{PublicKey, SecretKey};
 use realm_model::name::NodeName;
 use realm_model::refusal::Refusal;
 use realm_store::files::{DIRECTORY_MODE, Files as _, RealFiles};
@@ -31,6 +31,8 @@ pub struct Founding<'a> {
     pub owner_file: Zeroizing<String>,
     /// The node's key.
     pub node: &'a SecretKey,
+    /// A key that can take the realm back.
+    pub recovery: Option<PublicKey>,
     /// 32 random bytes.
     pub nonce: [u8; 32],
     /// The node's name.
@@ -85,7 +87,7 @@ pub fn found(founding: Founding<'_>) -> Result<RealmId, FoundError> {
 
 /// A new folder with a name that nobody can guess: in a folder where others may write, they could
 /// make one with a known name first and keep a hand in it. It goes with what is returned.
-fn temporary_beside(folder: &Path, parent: &Path) -> io::Result<TempDir> {
+pub(crate) fn temporary_beside(folder: &Path, parent: &Path) -> io::Result<TempDir> {
     let mut prefix = folder.file_name().unwrap_or_default().to_owned();
     prefix.push(".new-");
     tempfile::Builder::new()
@@ -95,7 +97,7 @@ fn temporary_beside(folder: &Path, parent: &Path) -> io::Result<TempDir> {
 }
 
 /// Gives the folder its name, and takes nobody's: a rename alone would replace an empty folder.
-fn place(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn place(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => place_over_own(from, to),
         placed => Ok(placed?),
@@ -125,28 +127,39 @@ fn fill(founding: &Founding<'_>, temporary: &Path) -> Result<RealmId, FoundError
     write_atomic(&folder.node_config(), settings.as_bytes())?;
     let (realm, genesis) = found_realm(founding.owner, founding.nonce, founding.created_unix_s);
     let (mut journal, mut ledger) = Journal::begin(&folder, &genesis)?;
-    let approval = Payload {
-        seq: 1,
-        prev: realm.digest(),
-        authority: Head {
-            seq: 0,
-            hash: realm.digest(),
-        },
-        created_unix_s: founding.created_unix_s,
-        body: Body::ApproveNode(ApproveNode {
-            key: founding.node.public(),
-            name: founding.name.clone(),
-            tags: Vec::new(),
-        }),
-    };
-    let bytes = approval.sign(realm, ChainId::Authority, founding.owner);
-    let admitted = ledger.check(ChainId::Authority, &bytes)?;
-    journal.append(admitted.entry())?;
-    ledger.apply(admitted);
+    let approval = Body::ApproveNode(ApproveNode {
+        key: founding.node.public(),
+        name: founding.name.clone(),
+        tags: Vec::new(),
+    });
+    let recovery = founding.recovery.map(|key| {
+        Body::Rotate(Rotate {
+            owners: vec![founding.owner.public()],
+            threshold: 1,
+            recovery: vec![key],
+            fences: Vec::new(),
+        })
+    });
+    for body in std::iter::once(approval).chain(recovery) {
+        let head = ledger.head(ChainId::Authority);
+        let payload = Payload {
+            seq: head.seq + 1,
+            prev: head.hash,
+            authority: head,
+            created_unix_s: founding.created_unix_s,
+            body,
+        };
+        let bytes = payload.sign(realm, ChainId::Authority, founding.owner);
+        let checked = ledger.check(ChainId::Authority, &bytes, None);
+        let admitted = checked.map_err(|error| error.refusal())?;
+        journal.append(&admitted)?;
+        let applied = ledger.apply(admitted);
+        debug_assert!(!applied.rebuild, "a new realm has nothing to abandon");
+    }
     Ok(realm)
 }
 
-fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     let parent = path.parent();
     let named = parent.filter(|parent| !parent.as_os_str().is_empty());
     named.unwrap_or(Path::new("."))
@@ -173,6 +186,7 @@ mod tests {
             owner: &owner,
             owner_file: owner.to_text(),
             node: &SecretKey::from_seed(&[2; 32]),
+            recovery: None,
             nonce: [3; 32],
             name: "node-1".parse().unwrap(),
             created_unix_s: 0,

@@ -2,20 +2,26 @@
 //!
 //! An entry is in force only after it is on the disk: append, fsync, mark, then the ledger.
 
-use std::collections::BTreeMap;
+mod reading;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use realm_control::Ledger;
-use realm_model::entry::{ChainId, Head, VerifiedEntry};
-use realm_model::refusal::Refusal;
+use realm_control::{Admitted, Ledger, Logs, ReplayError};
+use realm_model::entry::{ChainId, Opened, RealmId, VerifiedEntry};
+use realm_model::refusal::{Refusal, RefusalCode};
 use realm_store::files::{Files, RealFiles};
-use realm_store::folder::RealmFolder;
+use realm_store::folder::{FolderError, RealmFolder};
 use realm_store::log::{Log, LogError};
 use realm_store::mark::{MarkError, Marks};
 
 /// The logs of a realm folder, open for appending.
 pub(crate) struct Journal<F: Files = RealFiles> {
+    files: F,
+    folder: RealmFolder,
     logs: BTreeMap<ChainId, Log<F>>,
+    /// (Sequence number, record) of every entry in each log, abandoned ones included.
+    places: BTreeMap<ChainId, BTreeSet<(u64, u64)>>,
     marks: Marks<F>,
 }
 
@@ -23,7 +29,7 @@ pub(crate) struct Journal<F: Files = RealFiles> {
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// A log is damaged or cannot be read or written.
-    #[error("the log of chain `{}` failed", chain.as_str())]
+    #[error("the log of chain `{chain}` failed")]
     Log {
         /// The chain.
         chain: ChainId,
@@ -37,8 +43,7 @@ pub enum JournalError {
     /// Both files of a mark are gone: a log that lost entries would look like one that never had
     /// them.
     #[error(
-        "the high-water mark of chain `{}` is missing from `{}`: nothing says how many entries its log had",
-        chain.as_str(),
+        "the high-water mark of chain `{chain}` is missing from `{}`: nothing says how many entries its log had",
         marks.display()
     )]
     MissingMark {
@@ -47,6 +52,9 @@ pub enum JournalError {
         /// The folder of the marks.
         marks: PathBuf,
     },
+    /// The folder of the logs cannot be listed.
+    #[error("the logs cannot be listed")]
+    Folder(#[from] FolderError),
     /// There is no first entry.
     #[error("`{}` holds no genesis", path.display())]
     NoGenesis {
@@ -54,7 +62,7 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// An entry in the log does not hold: the log was written by a newer version, or changed.
-    #[error("entry {index} in the log of chain `{}` is refused", chain.as_str())]
+    #[error("entry {index} in the log of chain `{chain}` is refused")]
     Refused {
         /// The chain.
         chain: ChainId,
@@ -65,7 +73,9 @@ pub enum JournalError {
         source: Refusal,
     },
     /// The log holds another entry than the one whose mark was set: one of them was exchanged.
-    #[error("entry {seq} in the log of chain `{}` is another one than the high-water mark vouches for", chain.as_str())]
+    #[error(
+        "the log of chain `{chain}` does not hold the entry {seq} that the high-water mark vouches for"
+    )]
     OtherThanMark {
         /// The chain.
         chain: ChainId,
@@ -88,16 +98,42 @@ impl Journal {
         Self::open_in(RealFiles, folder)
     }
 
+    /// Writes the authority chain that a machine was given when it was approved. It goes on where an
+    /// earlier attempt ended.
+    pub(crate) fn adopt(folder: &RealmFolder, entries: &[Vec<u8>]) -> Result<Ledger, JournalError> {
+        let Some((genesis, rest)) = entries.split_first() else {
+            let path = folder.log(ChainId::Authority);
+            return Err(JournalError::NoGenesis { path });
+        };
+        let (mut journal, mut ledger) = match Self::open(folder) {
+            Err(JournalError::NoGenesis { .. }) => Self::begin(folder, genesis)?,
+            opened => opened?,
+        };
+        for (index, entry) in (1..).zip(rest) {
+            let admitted = match ledger.check(ChainId::Authority, entry, None) {
+                Ok(admitted) => admitted,
+                Err(error) if error.refusal().code == RefusalCode::Replayed => continue,
+                Err(error) => {
+                    return Err(JournalError::Refused {
+                        chain: ChainId::Authority,
+                        index,
+                        source: error.refusal(),
+                    });
+                }
+            };
+            journal.append(&admitted)?;
+            if ledger.apply(admitted).rebuild {
+                ledger = journal.rebuild()?;
+            }
+        }
+        Ok(ledger)
+    }
+
     /// Reads and folds the logs without changing them, beside an agent that may be running.
     pub(crate) fn read_only(folder: &RealmFolder) -> Result<Ledger, JournalError> {
         let marks = Marks::read(RealFiles, folder.marks())?;
-        check_marks(&RealFiles, folder, &marks)?;
-        let mut records = BTreeMap::new();
-        for chain in ChainId::ALL {
-            let read = Log::<RealFiles>::read(&RealFiles, &folder.log(chain), marks.floor(chain));
-            let recovered = read.map_err(|source| JournalError::Log { chain, source })?;
-            records.insert(chain, recovered.records);
-        }
+        let chains = check_marks(&RealFiles, folder, &marks)?;
+        let records = read_logs(&RealFiles, folder, &marks, chains)?;
         replay(folder, &records, &marks)
     }
 }
@@ -109,10 +145,23 @@ impl<F: Files> Journal<F> {
         genesis: &[u8],
     ) -> Result<(Self, Ledger), JournalError> {
         let genesis =
-            VerifiedEntry::genesis(genesis, None).map_err(refused(ChainId::Authority, 0))?;
+            VerifiedEntry::genesis(genesis, None).map_err(|source| JournalError::Refused {
+                chain: ChainId::Authority,
+                index: 0,
+                source,
+            })?;
         let marks = Marks::open(files.clone(), folder.marks())?;
-        let (mut journal, _) = Self::open_logs(&files, folder, marks)?;
-        journal.append(&genesis)?;
+        let mut journal = Self {
+            files,
+            folder: folder.clone(),
+            logs: BTreeMap::new(),
+            places: BTreeMap::new(),
+            marks,
+        };
+        for chain in ALWAYS {
+            journal.open_log(chain)?;
+        }
+        journal.write(&genesis)?;
         let ledger = Ledger::found(genesis);
         journal.set_marks(&ledger)?;
         Ok((journal, ledger))
@@ -120,77 +169,141 @@ impl<F: Files> Journal<F> {
 
     fn open_in(files: F, folder: &RealmFolder) -> Result<(Self, Ledger), JournalError> {
         let marks = Marks::read(files.clone(), folder.marks())?;
-        check_marks(&files, folder, &marks)?;
-        let (mut journal, records) = Self::open_logs(&files, folder, marks)?;
+        let chains = check_marks(&files, folder, &marks)?;
+        let mut journal = Self {
+            files,
+            folder: folder.clone(),
+            logs: BTreeMap::new(),
+            places: BTreeMap::new(),
+            marks,
+        };
+        let mut records = Logs::new();
+        for chain in chains {
+            records.insert(chain, journal.open_log(chain)?);
+        }
         let ledger = replay(folder, &records, &journal.marks)?;
+        for (chain, records) in &records {
+            journal.place(*chain, ledger.realm(), records);
+        }
         // An entry may be durable whose mark never came; setting it also mends a damaged copy.
         journal.set_marks(&ledger)?;
         Ok((journal, ledger))
     }
 
-    /// Each chain has its mark from the founding on, at the place before its first entry if need be:
-    /// so a mark that is not there was lost.
+    /// Puts each chain's mark where the ledger says that it is in force: back, if its history was
+    /// ended. Each chain has one from its beginning on, at the place before its first entry if need
+    /// be: so a mark that is not there was lost.
     fn set_marks(&mut self, ledger: &Ledger) -> Result<(), JournalError> {
-        for (chain, head) in ledger.heads() {
-            self.marks.set(chain, head)?;
+        for chain in ledger.chains() {
+            self.marks.reset(chain, ledger.in_force(chain))?;
         }
         Ok(())
     }
 
     /// Makes an entry durable. When this returns `Ok`, it survives kill -9 and a power cut.
-    pub(crate) fn append(&mut self, entry: &VerifiedEntry) -> Result<(), JournalError> {
+    pub(crate) fn append(&mut self, admitted: &Admitted) -> Result<(), JournalError> {
+        let entry = admitted.entry();
         let chain = entry.chain();
-        let log = self
-            .logs
-            .get_mut(&chain)
-            .expect("a log is open for every chain");
-        log.append(entry)
-            .map_err(|source| JournalError::Log { chain, source })?;
+        if !self.logs.contains_key(&chain) {
+            // The mark first: a log without one looks like a log that lost it.
+            if self.marks.get(chain).is_none() {
+                self.marks.set(chain, entry.realm().origin())?;
+            }
+            self.open_log(chain)?;
+        }
+        self.write(entry)?;
         // The entry is durable: a mark that cannot be raised is repaired by the next one.
-        if let Err(error) = self.marks.set(chain, entry.head()) {
+        if admitted.takes_force()
+            && let Err(error) = self.marks.set(chain, entry.head())
+        {
             tracing::warn!(chain = chain.as_str(), %error, "the high-water mark could not be raised");
         }
         Ok(())
     }
 
-    fn open_logs(
-        files: &F,
-        folder: &RealmFolder,
-        marks: Marks<F>,
-    ) -> Result<(Self, Records), JournalError> {
-        let mut logs = BTreeMap::new();
-        let mut records = BTreeMap::new();
-        for chain in ChainId::ALL {
-            let opened = Log::open(files.clone(), folder.log(chain), marks.floor(chain));
-            let (log, recovered) = opened.map_err(|source| JournalError::Log { chain, source })?;
-            if recovered.torn_tail_bytes > 0 {
-                tracing::warn!(
-                    chain = chain.as_str(),
-                    bytes = recovered.torn_tail_bytes,
-                    "cut an unfinished entry off the end of the log; it was never acknowledged"
-                );
+    /// Folds the logs anew: entries are abandoned that were in force.
+    pub(crate) fn rebuild(&mut self) -> Result<Ledger, JournalError> {
+        let chains = self.logs.keys().copied().collect();
+        let records = read_logs(&self.files, &self.folder, &self.marks, chains)?;
+        let ledger = replay(&self.folder, &records, &self.marks)?;
+        self.set_marks(&ledger)?;
+        Ok(ledger)
+    }
+
+    fn place(&mut self, chain: ChainId, realm: RealmId, records: &[Vec<u8>]) {
+        let places = self.places.entry(chain).or_default();
+        for (number, record) in (0..).zip(records) {
+            // They were folded: each reads.
+            let claimed = Opened::open(record, realm, chain).and_then(|opened| opened.claimed());
+            if let Ok((head, _, _)) = claimed {
+                places.insert((head.seq, number));
             }
-            logs.insert(chain, log);
-            records.insert(chain, recovered.records);
         }
-        Ok((Self { logs, marks }, records))
+    }
+
+    fn write(&mut self, entry: &VerifiedEntry) -> Result<(), JournalError> {
+        let chain = entry.chain();
+        let log = self.logs.get_mut(&chain).expect("its log was opened");
+        log.append(entry)
+            .map_err(|source| JournalError::Log { chain, source })?;
+        let place = (entry.head().seq, log.records() - 1);
+        self.places.entry(chain).or_default().insert(place);
+        Ok(())
+    }
+
+    fn open_log(&mut self, chain: ChainId) -> Result<Vec<Vec<u8>>, JournalError> {
+        let path = self.folder.log(chain);
+        let opened = Log::open(self.files.clone(), path, self.marks.floor(chain));
+        let (log, recovered) = opened.map_err(|source| JournalError::Log { chain, source })?;
+        if recovered.torn_tail_bytes > 0 {
+            tracing::warn!(
+                chain = chain.as_str(),
+                bytes = recovered.torn_tail_bytes,
+                "cut an unfinished entry off the end of the log; it was never acknowledged"
+            );
+        }
+        self.logs.insert(chain, log);
+        Ok(recovered.records)
     }
 }
 
-type Records = BTreeMap<ChainId, Vec<Vec<u8>>>;
+/// The chains that a realm has from its founding on.
+const ALWAYS: [ChainId; 2] = [ChainId::Authority, ChainId::DEFAULT];
 
-/// Before any log is opened, which would make one that is missing.
+fn read_logs<F: Files>(
+    files: &F,
+    folder: &RealmFolder,
+    marks: &Marks<F>,
+    chains: BTreeSet<ChainId>,
+) -> Result<Logs, JournalError> {
+    let read = |chain: ChainId| {
+        // A namespace that nobody signed for yet has a mark, and its first entry makes the log.
+        if marks.floor(chain).unwrap_or(0) == 0 && !files.is_file(&folder.log(chain)) {
+            return Ok((chain, Vec::new()));
+        }
+        let read = Log::<F>::read(files, &folder.log(chain), marks.floor(chain));
+        let recovered = read.map_err(|source| JournalError::Log { chain, source })?;
+        Ok((chain, recovered.records))
+    };
+    chains.into_iter().map(read).collect()
+}
+
+/// Before any log is opened, which would make one that is missing: the chains that there are.
 fn check_marks<F: Files>(
     files: &F,
     folder: &RealmFolder,
     marks: &Marks<F>,
-) -> Result<(), JournalError> {
-    let missing = |chain: &ChainId| marks.get(*chain).is_none();
-    let Some(chain) = ChainId::ALL.into_iter().find(missing) else {
-        return Ok(());
+) -> Result<BTreeSet<ChainId>, JournalError> {
+    let mut chains: BTreeSet<ChainId> = folder.chains(files)?.into_iter().collect();
+    chains.extend(ALWAYS);
+    let missing = |chain: &&ChainId| marks.get(**chain).is_none();
+    let Some(chain) = chains.iter().find(missing).copied() else {
+        // A mark without a log is a log that is gone.
+        chains.extend(marks.chains());
+        return Ok(chains);
     };
     let path = folder.log(ChainId::Authority);
-    if ChainId::ALL.iter().all(missing) && !files.is_file(&path) {
+    if ALWAYS.iter().all(|chain| missing(&chain)) && !files.is_file(&path) {
         return Err(JournalError::NoGenesis { path });
     }
     Err(JournalError::MissingMark {
@@ -199,62 +312,39 @@ fn check_marks<F: Files>(
     })
 }
 
-/// Checks every record as if it came from a stranger. The authority chain comes first: a namespace
-/// entry names the authority head that its signer saw.
+/// Checks every record as if it came from a stranger.
 fn replay<F: Files>(
     folder: &RealmFolder,
-    records: &Records,
+    records: &Logs,
     marks: &Marks<F>,
 ) -> Result<Ledger, JournalError> {
-    let authority = records
-        .get(&ChainId::Authority)
-        .map_or(&[][..], Vec::as_slice);
-    let Some((genesis, approvals)) = authority.split_first() else {
-        return Err(JournalError::NoGenesis {
-            path: folder.log(ChainId::Authority),
-        });
-    };
-    let genesis = VerifiedEntry::genesis(genesis, None).map_err(refused(ChainId::Authority, 0))?;
-    let mut ledger = Ledger::found(genesis);
-    for (chain, head) in ledger.heads() {
-        check_mark(marks, chain, head)?;
-    }
-    let namespace = records
-        .get(&ChainId::Default)
-        .map_or(&[][..], Vec::as_slice);
-    let first = approvals
-        .iter()
-        .enumerate()
-        .map(|(index, entry)| (ChainId::Authority, index + 1, entry));
-    let second = namespace
-        .iter()
-        .enumerate()
-        .map(|(index, entry)| (ChainId::Default, index, entry));
-    for (chain, index, entry) in first.chain(second) {
-        let admitted = ledger.check(chain, entry).map_err(refused(chain, index))?;
-        check_mark(marks, chain, admitted.entry().head())?;
-        ledger.apply(admitted);
-    }
-    Ok(ledger)
-}
-
-fn check_mark<F: Files>(marks: &Marks<F>, chain: ChainId, head: Head) -> Result<(), JournalError> {
-    match marks.get(chain) {
-        Some(mark) if mark.seq == head.seq && mark.hash != head.hash => {
-            Err(JournalError::OtherThanMark {
-                chain,
-                seq: head.seq,
-            })
+    let in_force = records.keys();
+    let in_force = in_force.filter_map(|chain| Some((*chain, marks.get(*chain)?)));
+    match Ledger::replay(records, &in_force.collect()) {
+        Ok(replayed) => {
+            if replayed.left_out > 0 {
+                tracing::info!(
+                    entries = replayed.left_out,
+                    "left out entries of histories that the owners ended"
+                );
+            }
+            Ok(replayed.ledger)
         }
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn refused(chain: ChainId, index: usize) -> impl FnOnce(Refusal) -> JournalError {
-    move |source| JournalError::Refused {
-        chain,
-        index,
-        source,
+        Err(ReplayError::NoGenesis) => Err(JournalError::NoGenesis {
+            path: folder.log(ChainId::Authority),
+        }),
+        Err(ReplayError::Refused {
+            chain,
+            index,
+            source,
+        }) => Err(JournalError::Refused {
+            chain,
+            index,
+            source,
+        }),
+        Err(ReplayError::OtherThanMark { chain, seq }) => {
+            Err(JournalError::OtherThanMark { chain, seq })
+        }
     }
 }
 

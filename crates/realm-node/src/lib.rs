@@ -8,10 +8,12 @@
 
 mod client;
 mod config;
+mod connect;
 mod error;
 mod identity;
 mod node;
 mod socket;
+mod tls;
 
 pub mod doctor;
 pub mod found;
@@ -24,6 +26,7 @@ mod executor;
 mod backend;
 mod compile;
 mod jobs;
+pub mod joining;
 mod journal;
 mod keeper;
 mod pace;
@@ -32,26 +35,39 @@ mod rings;
 mod run;
 mod serving;
 
+mod access;
 mod api;
+mod audit;
 mod listen;
 mod machine;
 mod metrics;
+mod network;
 mod page;
+mod remote;
 mod traffic;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use realm_model::api::Heads;
+use realm_model::entry::NamespaceName;
 use realm_store::folder::RealmFolder;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Signer};
 pub use compile::{COMPILE_VERB, CompileFailure, compile_child};
 pub use config::{Config, ConfigError};
+pub use connect::{Connect, Connecting, Peer, PeerError, Place, Stream, Tls};
 pub use error::NodeError;
 pub use identity::{Identity, IdentityError};
 pub use journal::JournalError;
 pub use node::Node;
+pub use remote::{Terminal, attach};
+pub use tls::{PemPair, TlsError, pem_pair};
 
 /// Where the realm stands by the log in its folder, for when no agent runs. Changes nothing.
-pub fn offline_heads(folder: &RealmFolder) -> Result<Heads, IdentityError> {
+pub fn offline_heads(
+    folder: &RealmFolder,
+    namespace: Option<NamespaceName>,
+) -> Result<Heads, IdentityError> {
     let ledger = journal::Journal::read_only(folder)?;
     let key = identity::node_key(folder)?.public();
     let name = ledger.authority().name_of(&key).cloned();
@@ -59,7 +75,41 @@ pub fn offline_heads(folder: &RealmFolder) -> Result<Heads, IdentityError> {
         &ledger,
         &name.unwrap_or_else(found::host_name),
         key,
+        namespace,
     ))
+}
+
+/// The nodes of a realm, as its folder knows them without an agent.
+pub struct OfflineNodes {
+    /// The realm.
+    pub realm: realm_model::entry::RealmId,
+    /// Approved nodes.
+    pub nodes: std::collections::BTreeMap<realm_model::name::NodeName, realm_model::key::PublicKey>,
+    /// Where they were met last.
+    pub places: Vec<Place>,
+}
+
+/// Reads the log and the address book of a realm folder. Changes nothing.
+pub fn offline_nodes(folder: &RealmFolder) -> Result<OfflineNodes, IdentityError> {
+    let ledger = journal::Journal::read_only(folder)?;
+    let authority = ledger.authority();
+    let nodes = authority.nodes.iter();
+    Ok(OfflineNodes {
+        realm: authority.realm,
+        nodes: nodes.map(|(name, node)| (name.clone(), node.key)).collect(),
+        places: network::places(folder),
+    })
+}
+
+/// The public key of the node of a realm folder.
+pub fn node_key_of(folder: &RealmFolder) -> Result<realm_model::key::PublicKey, IdentityError> {
+    Ok(identity::node_key(folder)?.public())
+}
+
+/// The clock on the wall, in milliseconds since 1970.
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Chooses the cryptography of TLS for the whole process; call it once, first.

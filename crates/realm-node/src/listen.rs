@@ -4,12 +4,18 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
+
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::access::Mouth;
 
 /// Connections at once per listener: a person, some scripts and a scraper need a handful.
 const CONNECTIONS_MAX: usize = 256;
@@ -41,11 +47,49 @@ impl Listener for TcpListener {
     }
 }
 
+/// What a new connection is made into before it is served.
+pub(crate) trait Way<S>: Clone + Send + Sync + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// `None`: it is closed without a word.
+    fn open(&self, stream: S) -> impl Future<Output = Option<(Self::Stream, Mouth)>> + Send;
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Way<S> for Mouth {
+    type Stream = S;
+
+    async fn open(&self, stream: S) -> Option<(S, Mouth)> {
+        Some((stream, *self))
+    }
+}
+
+/// Mutual TLS: what the certificate of the other end proves.
+#[derive(Clone)]
+pub(crate) struct MutualTls(pub(crate) Arc<ServerConfig>);
+
+impl Way<TcpStream> for MutualTls {
+    type Stream = TlsStream<TcpStream>;
+
+    async fn open(&self, stream: TcpStream) -> Option<(TlsStream<TcpStream>, Mouth)> {
+        // Keystrokes of a command's caller do not wait for more; without it they are only later.
+        let _ = stream.set_nodelay(true);
+        let accepting = TlsAcceptor::from(Arc::clone(&self.0)).accept(stream);
+        let accepted = tokio::time::timeout(HEAD_TIMEOUT, accepting).await.ok()?;
+        let stream = accepted
+            .inspect_err(|error| tracing::debug!(%error, "no TLS with a caller"))
+            .ok()?;
+        let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+        let key = crate::tls::key_of(certificate).ok()?;
+        Some((stream, Mouth::Peer(key)))
+    }
+}
+
 /// Serves until `stopping` says so. Connections are cut then, not drained: a log reader that
 /// follows would never end by itself.
 pub(crate) async fn serve<L: Listener>(
     listener: L,
     router: Router,
+    way: impl Way<L::Stream>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -66,19 +110,36 @@ pub(crate) async fn serve<L: Listener>(
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
-        let mut stopping = stopping.clone();
+        let (router, mut stopping) = (router.clone(), stopping.clone());
+        let way = way.clone();
         tokio::spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
+            let served = async {
+                if let Some((stream, mouth)) = way.open(stream).await {
+                    serve_stream(router, stream, mouth).await;
+                }
+            };
             tokio::select! {
-                // Errors are the client's: it went away, or spoke something else.
-                served = connection => drop(served),
+                () = served => {}
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
             drop(permit);
         });
     }
+}
+
+/// Serves one connection, or one stream of it, to its end. `mouth` says what it proves: only
+/// [`Mouth::Peer`] with a key that its transport has checked.
+pub(crate) async fn serve_stream(
+    router: Router,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    mouth: Mouth,
+) {
+    let router = router.layer(Extension(mouth));
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
+    // Errors are the client's: it went away, or spoke something else.
+    drop(connection.await);
 }

@@ -38,6 +38,8 @@ pub(crate) struct NodeFigures {
     pub(crate) refusals: BTreeMap<RefusalCode, u64>,
     /// Plans that the loop made.
     pub(crate) plans: u64,
+    /// Nodes that this one is connected with.
+    pub(crate) links: usize,
     pub(crate) code: CodeFigures,
     pub(crate) compilations: u64,
 }
@@ -50,6 +52,10 @@ pub(crate) struct Page<'a> {
     pub(crate) unrouted: &'a TrafficFigures,
     pub(crate) connections: usize,
     pub(crate) resident_bytes: u64,
+    /// Calls of the API that the gate refused, by code.
+    pub(crate) denied: &'a BTreeMap<&'static str, u64>,
+    /// Commands of callers by call and outcome.
+    pub(crate) sessions: &'a BTreeMap<(&'static str, &'static str), u64>,
 }
 
 impl Page<'_> {
@@ -59,6 +65,7 @@ impl Page<'_> {
         self.wasm(&mut families);
         self.requests(&mut families);
         self.realm(&mut families);
+        self.api(&mut families);
         self.code(&mut families);
         self.machine(&mut families);
         families.retain(|family| !family.get_metric().is_empty());
@@ -201,6 +208,23 @@ impl Page<'_> {
         ));
     }
 
+    fn api(&self, families: &mut Vec<MetricFamily>) {
+        families.push(counters(
+            "realm_api_refusals_total",
+            "Calls of the control API that were refused for who asked, or how.",
+            self.denied
+                .iter()
+                .map(|(code, count)| (vec![label("code", code)], *count)),
+        ));
+        families.push(counters(
+            "realm_api_sessions_total",
+            "Commands and components that callers ran here, ended.",
+            self.sessions.iter().map(|((call, outcome), count)| {
+                (vec![label("call", call), label("outcome", outcome)], *count)
+            }),
+        ));
+    }
+
     fn realm(&self, families: &mut Vec<MetricFamily>) {
         families.push(gauge(
             "realm_version",
@@ -224,9 +248,8 @@ impl Page<'_> {
         ));
         families.push(gauge(
             "realm_p2p_links",
-            "Connections to other nodes of the realm.",
-            // A realm of one node has none.
-            0.0,
+            "Nodes of the realm that this one is connected with.",
+            self.node.links as f64,
         ));
     }
 

@@ -1,6 +1,7 @@
 //! A running node: starts every part, introduces them to each other, stops them in order.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use futures_util::FutureExt as _;
 use realm_host::Host;
 use realm_model::key::SecretKey;
 use realm_model::name::NodeName;
+use realm_model::node_config::Peering;
 use realm_model::observed::Millis;
 use realm_store::blobs::Blobs;
 use realm_store::folder::{AgentLock, RealmFolder};
@@ -16,6 +18,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::access::{Gate, Mouth};
 use crate::api::Api;
 use crate::compile::Compiler;
 use crate::config::Config;
@@ -27,10 +30,12 @@ use crate::identity::node_key;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
 use crate::keeper::CompiledFiles;
-use crate::listen::serve;
+use crate::listen::{MutualTls, serve};
 use crate::machine::Machine;
+use crate::network::{self, BlobServer, Door, Network, Peers};
 use crate::pace::Pace;
 use crate::page::MetricsPage;
+use crate::remote::{Guests, Sessions};
 use crate::rings::Rings;
 use crate::serving::Serving;
 use crate::traffic::Traffic;
@@ -39,6 +44,8 @@ use crate::traffic::Traffic;
 const EVENTS_MAX: usize = EVENTS_AT_ONCE_MAX;
 /// Requests in flight get this long at shutdown: the default wall time of one request.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+/// Saying good-bye to the other nodes.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before the loop starts again after a panic, so that a panic at start takes no core.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
@@ -46,9 +53,10 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 pub struct Node {
     edge: realm_edge::Handle,
     urls: Vec<String>,
-    admin_url: String,
+    listening: Listening,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
+    net: Option<realm_net::Handle>,
     #[cfg(test)]
     events: mpsc::Sender<Event>,
     // Released last: until then nobody else may touch the folder.
@@ -65,7 +73,8 @@ impl Node {
         let lock = config.folder.lock()?;
         raise_file_limit();
         let key = node_key(&config.folder)?;
-        let (journal, ledger) = Journal::open(&config.folder)?;
+        let (journal, mut ledger) = Journal::open(&config.folder)?;
+        journal.hold_proofs(&mut ledger);
         let node = name(&config, &ledger, &key)?;
         let traffic = Traffic::default();
         let edge = realm_edge::spawn(edge_config(&config), Arc::new(traffic.clone())).await?;
@@ -77,9 +86,25 @@ impl Node {
         let rings = Rings::default();
         let serving = Serving::new(&config.folder);
         let jobs = Jobs::open(&config.folder);
+        let gate = Arc::new(Gate::new(ledger.authority().realm, key.public()));
+        let compiler = Compiler::new(config.executable.clone(), config.folder.clone());
+        let guests = Guests {
+            host: host.clone(),
+            compiler: compiler.clone(),
+            blobs: blobs.clone(),
+        };
+        let sessions = Sessions::new(config.node.exec.clone(), guests);
         let mut observed = serving.observed(ledger.desired(), &node, Millis(0));
         jobs.observe(&mut observed, ledger.desired(), &node);
-        let core = Core {
+        let peers = Peers::default();
+        let machine = Arc::new(Machine::new(config.folder.root()));
+        let mut core = Core {
+            stood: Default::default(),
+            began_with: ledger.desired().generation(),
+            network: None,
+            machine: Arc::clone(&machine),
+            tags: config.node.tags.clone(),
+            fed: VecDeque::new(),
             observed,
             node,
             node_key: key.public(),
@@ -89,12 +114,13 @@ impl Node {
             executor: Executor::new(Means {
                 host,
                 edge: edge.clone(),
-                compiler: Compiler::new(config.executable.clone(), config.folder.clone()),
+                compiler,
                 blobs: blobs.clone(),
                 rings: rings.clone(),
                 traffic: traffic.clone(),
                 serving,
                 jobs,
+                peers: peers.clone(),
                 events: events.clone(),
             }),
             refusals: BTreeMap::new(),
@@ -107,20 +133,27 @@ impl Node {
             plans: 0,
         };
         let page = MetricsPage {
-            machine: Arc::new(Machine::new(config.folder.root())),
+            machine,
             traffic,
             edge: edge.clone(),
+            gate: Arc::clone(&gate),
+            sessions: sessions.clone(),
         };
-        let api = Api::new(events, blobs, rings, page);
+        let api = Api::new(events.clone(), blobs.clone(), rings, page, gate, sessions);
+        let net = match config.node.p2p.listen.is_empty() {
+            true => None,
+            false => Some(meet(&config, &mut core, &key, peers, &api, blobs, events)?),
+        };
         let (stop, stopping) = watch::channel(false);
-        let (mut tasks, admin_url) = listen(&config, api, &stopping).await?;
+        let (mut tasks, listening) = listen(&config, &key, api, &stopping).await?;
         tasks.push(tokio::spawn(run(config.folder, core, receiver, stopping)));
         Ok(Self {
             edge,
             urls,
-            admin_url,
+            listening,
             stop,
             tasks,
+            net,
             #[cfg(test)]
             events: events_for_tests,
             _lock: lock,
@@ -134,13 +167,22 @@ impl Node {
 
     /// Base URL of the admin listener.
     pub fn admin_url(&self) -> &str {
-        &self.admin_url
+        &self.listening.admin_url
+    }
+
+    /// Where the control API is served over mutual TLS, if it is.
+    pub fn api_address(&self) -> Option<SocketAddr> {
+        self.listening.api_address
     }
 
     /// Stops: no new connections, requests in flight finish (30 s at most), then everything ends.
     pub async fn stop(self) {
         self.edge.shutdown(SHUTDOWN_GRACE).await;
         self.stop.send_replace(true);
+        if let Some(net) = &self.net {
+            // Closed connections tell the others at once; silence would be noticed later.
+            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, net.stop()).await;
+        }
         for task in self.tasks {
             // A task that panicked has ended as well.
             let _ = task.await;
@@ -185,6 +227,56 @@ async fn run(
             }
         }
     }
+}
+
+/// Starts the node's part in the network.
+fn meet(
+    config: &Config,
+    core: &mut Core,
+    key: &SecretKey,
+    peers: Peers,
+    api: &Api,
+    blobs: Blobs,
+    events: mpsc::Sender<Event>,
+) -> Result<realm_net::Handle, NodeError> {
+    let realm = core.ledger.realm();
+    let settings = network::settings(&config.node.p2p, key, Some(realm));
+    let (net, happened) = match realm_net::spawn(settings) {
+        // Nobody chose the port: another agent on this machine may have it.
+        Err(error) if config.node.p2p == Peering::default() => {
+            let reason = with_causes(&error);
+            tracing::warn!(
+                reason,
+                "nodes meet this one on another port; `[p2p] listen` in node.toml sets it"
+            );
+            let settings = network::settings(&Peering::anywhere(), key, Some(realm));
+            realm_net::spawn(settings).map_err(NodeError::Net)?
+        }
+        spawned => spawned.map_err(NodeError::Net)?,
+    };
+    peers.open(net.clone());
+    let parts = network::Parts {
+        net: net.clone(),
+        realm,
+        name: core.node.clone(),
+        key: key.clone(),
+        peers,
+        events: events.clone(),
+    };
+    let network = Network::new(&config.folder, parts, Millis(0)).map_err(NodeError::Epoch)?;
+    network.open_book();
+    core.network = Some(network);
+    core.admit();
+    let door = Door {
+        net: net.clone(),
+        blobs: BlobServer::new(blobs),
+        router: api.clone().router(),
+        me: key.public(),
+        events,
+    };
+    tokio::spawn(network::watch_connections(net.clone(), door.events.clone()));
+    tokio::spawn(network::forward(door, happened));
+    Ok(net)
 }
 
 /// The name that the owner bound to this node's key; before approval the one it proposes.
@@ -256,11 +348,18 @@ fn host(
     }
 }
 
+/// Where the node listens beside the edge.
+struct Listening {
+    admin_url: String,
+    api_address: Option<SocketAddr>,
+}
+
 async fn listen(
     config: &Config,
+    key: &SecretKey,
     api: Api,
     stopping: &watch::Receiver<bool>,
-) -> Result<(Vec<JoinHandle<()>>, String), NodeError> {
+) -> Result<(Vec<JoinHandle<()>>, Listening), NodeError> {
     let path = config.folder.socket();
     let socket = crate::socket::bind(&path).map_err(|source| NodeError::Socket { path, source })?;
     let address = config.node.listen.admin;
@@ -269,11 +368,29 @@ async fn listen(
         .map_err(|source| NodeError::Admin { address, source })?;
     let admin_url = format!("http://{}", admin.local_addr().unwrap_or(address));
     let (router, admin_router) = (api.clone().router(), api.admin_router());
-    let tasks = vec![
-        tokio::spawn(serve(socket, router, stopping.clone())),
-        tokio::spawn(serve(admin, admin_router, stopping.clone())),
+    let mut tasks = vec![
+        tokio::spawn(serve(
+            socket,
+            router.clone(),
+            Mouth::Socket,
+            stopping.clone(),
+        )),
+        tokio::spawn(serve(admin, admin_router, Mouth::Relayed, stopping.clone())),
     ];
-    Ok((tasks, admin_url))
+    let mut api_address = None;
+    if let Some(address) = config.node.listen.api {
+        let cannot = |source| NodeError::Api { address, source };
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.map_err(cannot)?;
+        api_address = Some(listener.local_addr().map_err(cannot)?);
+        let way = MutualTls(Arc::new(crate::tls::server(key)?));
+        tasks.push(tokio::spawn(serve(listener, router, way, stopping.clone())));
+    }
+    let listening = Listening {
+        admin_url,
+        api_address,
+    };
+    Ok((tasks, listening))
 }
 
 /// Every connection and every loaded component holds a file descriptor; the soft limit of most

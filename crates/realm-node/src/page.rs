@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::access::Gate;
 use crate::machine::Machine;
 use crate::metrics::{NodeFigures, Page};
+use crate::remote::Sessions;
 use crate::traffic::Traffic;
 
 /// The sources of the page besides the loop; cheap to clone.
@@ -12,6 +14,8 @@ pub(crate) struct MetricsPage {
     pub(crate) machine: Arc<Machine>,
     pub(crate) traffic: Traffic,
     pub(crate) edge: realm_edge::Handle,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) sessions: Sessions,
 }
 
 impl MetricsPage {
@@ -26,6 +30,8 @@ impl MetricsPage {
             unrouted: &unrouted,
             connections: self.edge.connections(),
             resident_bytes: resident_bytes(),
+            denied: &self.gate.refusals(),
+            sessions: &self.sessions.ended(),
         }
         .encode()
     }

@@ -10,7 +10,7 @@ use crate::files::Files;
 use crate::log::{Log, LogError};
 use crate::mark::{MarkError, Marks};
 
-pub(crate) const CHAIN: ChainId = ChainId::Default;
+pub(crate) const CHAIN: ChainId = ChainId::DEFAULT;
 
 pub(crate) fn log_path() -> PathBuf {
     PathBuf::from("/realm/log/default.log")

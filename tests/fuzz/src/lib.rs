@@ -10,9 +10,13 @@ mod front;
 
 use std::path::PathBuf;
 
-use realm_model::entry::VerifiedEntry;
+use realm_model::address;
+use realm_model::entry::{RealmId, VerifiedEntry};
 use realm_model::grants::OutboundRule;
+use realm_model::join::{Answer, Approved, Ask, JoinCode, Refused, Request};
 use realm_model::manifest;
+use realm_model::name::NodeName;
+use realm_model::ticket::Ticket;
 use realm_store::files::RealFiles;
 use realm_store::log::Log;
 
@@ -97,6 +101,34 @@ pub fn allow_list(bytes: &[u8]) {
     assert!(!(allowed && (tricky || host.is_empty() || port == 0)));
 }
 
+/// A message of the join protocol: what is read is said again in the same words.
+pub fn join_message(bytes: &[u8]) {
+    if let Ok(request) = Request::from_bytes(bytes) {
+        assert_eq!(Request::from_bytes(&request.to_bytes()), Ok(request));
+    }
+    if let Ok(answer) = Answer::from_bytes(bytes) {
+        assert_eq!(Answer::from_bytes(&answer.to_bytes()), Ok(answer));
+    }
+}
+
+/// What somebody pastes: an address of a node or a ticket. Both have one spelling.
+pub fn invitation(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    match address::read(text) {
+        Ok(written) => {
+            let proper = written.address.to_string();
+            assert_eq!(proper.parse(), Ok(written.address));
+            assert_eq!(written.warning.is_none(), proper == text);
+        }
+        Err(error) => assert!(!error.hint().is_empty() && error.to_string().len() < 1_000),
+    }
+    if let Ok(ticket) = text.parse::<Ticket>() {
+        assert_eq!(ticket.to_text().parse(), Ok(ticket));
+    }
+}
+
 /// The corpus to begin with: things that are right, for others to be made of.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     const FULL: &str = include_str!("../../../crates/realm-model/tests/fixtures/full.toml");
@@ -122,6 +154,14 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabc",
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
         ],
+        "invitation" => &[
+            "/dns4/bm-01/tcp/443/quic",
+            "/ip6/2001:db8::1/udp/443/quic-v1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",
+            "[2001:db8::1]:4001",
+            "bm-01:443",
+            "realm-ticket:ULFUJSja9eBGFS78KXYqF22hS374qSokerc2DWL81nDFnG3eXbPyfN1DHfYVVCc8uCwePrzRDnY2RUyMCvLpNdt6LdMgweNc14BRwcUv5t1dUAa2NVm3fewZosti4dQTyvqDVowdUa4Shy17oppFGbePrY4psF6ep9UTrXHS",
+        ],
+        "join_message" => return messages(),
         "entry" => return entries(),
         "log_file" => return vec![log_of_one()],
         other => panic!("no target `{other}`"),
@@ -139,6 +179,28 @@ fn entries() -> Vec<Vec<u8>> {
         pairs.filter_map(byte).collect()
     })
     .collect()
+}
+
+/// A request and two answers.
+fn messages() -> Vec<Vec<u8>> {
+    let realm = VerifiedEntry::genesis(&entries()[0], None).expect("the fixture is sound");
+    let realm = RealmId::new(realm.head().hash);
+    let name: NodeName = "bm-01".parse().expect("a name");
+    let ask = Ask {
+        realm: Some(realm),
+        name: name.clone(),
+        tags: vec![name.clone()],
+        addresses: vec!["/dns/a/udp/443/quic-v1".parse().expect("proper")],
+        agent: "realm 0.1.0".to_owned(),
+        proof: None,
+        from: 0,
+    };
+    let refused = Refused::new(JoinCode::TooMany, "later", Some(10));
+    vec![
+        Request::Ask(ask).to_bytes(),
+        Answer::Approved(Approved::page(realm, name, 0, entries())).to_bytes(),
+        Answer::Refused(refused).to_bytes(),
+    ]
 }
 
 fn log_of_one() -> Vec<u8> {
@@ -193,6 +255,16 @@ mod tests {
         }
 
         #[test]
+        fn any_join_message(bytes in given("join_message")) {
+            join_message(&bytes);
+        }
+
+        #[test]
+        fn any_invitation(bytes in given("invitation")) {
+            invitation(&bytes);
+        }
+
+        #[test]
         fn any_cgi_output(bytes in given("cgi_output")) {
             cgi_output(&bytes);
         }
@@ -218,6 +290,8 @@ mod tests {
         all("manifest", manifest);
         all("entry", entry);
         all("log_file", log_file);
+        all("join_message", join_message);
+        all("invitation", invitation);
         all("cgi_output", cgi_output);
         all("allow_list", allow_list);
         all("http_front", http_front);

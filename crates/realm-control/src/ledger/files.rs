@@ -44,7 +44,9 @@ pub(super) fn check_source(
     };
     // Understood and not built yet: an agent that can fetch it admits the very same entry, so
     // the manifest is not at fault.
-    if let Source::Later { kind, location, .. } = &spec.source {
+    if let Source::Later { kind, location, .. } = &spec.source
+        && kind != "p2p"
+    {
         return Err(Refusal::new(
             RefusalCode::NeedsNewerAgent,
             format!(

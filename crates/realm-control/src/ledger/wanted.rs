@@ -13,21 +13,30 @@ use realm_model::refusal::{Refusal, RefusalCode};
 use super::Effect;
 use super::files::{check_files, check_source, invalid_lock};
 use crate::authority::Authority;
-use crate::desired::Desired;
+use crate::namespace::NamespaceState;
 
 pub(super) fn effect(
-    desired: &Desired,
+    desired: &NamespaceState,
     authority: &Authority,
     payload: &Payload,
 ) -> Result<Effect, Refusal> {
     match &payload.body {
-        Body::Manifest(body) => manifest_effect(desired, authority, body),
+        Body::Manifest(body) => manifest_effect(desired, authority, payload.authority.seq, body),
         Body::Push(body) => push_effect(desired, body),
         Body::Restart(body) => {
             check_restart(desired, authority, payload.authority.seq, body)?;
             Ok(Effect::Restart(body.clone()))
         }
-        Body::Genesis(_) | Body::ApproveNode(_) | Body::RevokeNode(_) => Err(Refusal::new(
+        Body::Genesis(_)
+        | Body::ApproveNode(_)
+        | Body::RevokeNode(_)
+        | Body::SetNode(_)
+        | Body::ApproveUntil(_)
+        | Body::Rotate(_)
+        | Body::Delegate(_)
+        | Body::Undelegate(_)
+        | Body::Resolve(_)
+        | Body::Recover(_) => Err(Refusal::new(
             RefusalCode::Malformed,
             format!(
                 "a {} does not belong into a namespace chain",
@@ -38,8 +47,9 @@ pub(super) fn effect(
 }
 
 fn manifest_effect(
-    desired: &Desired,
+    desired: &NamespaceState,
     authority: &Authority,
+    authority_seq: u64,
     body: &ManifestBody,
 ) -> Result<Effect, Refusal> {
     if body.manifest.len() > MANIFEST_BYTES_MAX {
@@ -54,7 +64,8 @@ fn manifest_effect(
     let manifest = parse_manifest(&body.manifest)?;
     let lock = parse_lock(&body.lock)?;
     check_above(desired.version, manifest.version.unwrap_or(lock.version))?;
-    check_files(&manifest, &lock, &authority.owners)?;
+    let owners = &authority.owners_at(authority_seq).owners;
+    check_files(&manifest, &lock, owners)?;
     Ok(Effect::Manifest {
         manifest: Arc::new(manifest),
         manifest_text: body.manifest.as_str().into(),
@@ -99,7 +110,7 @@ fn check_above(in_force: u64, given: u64) -> Result<(), Refusal> {
     ))
 }
 
-fn push_effect(desired: &Desired, body: &PushBody) -> Result<Effect, Refusal> {
+fn push_effect(desired: &NamespaceState, body: &PushBody) -> Result<Effect, Refusal> {
     let PushBody {
         component,
         manifest: pushed_onto,
@@ -128,7 +139,7 @@ fn push_effect(desired: &Desired, body: &PushBody) -> Result<Effect, Refusal> {
 }
 
 fn check_push_lock(
-    desired: &Desired,
+    desired: &NamespaceState,
     component: &ComponentName,
     lock: &Lock,
 ) -> Result<(), Refusal> {
@@ -178,7 +189,7 @@ fn check_component(manifest: &Manifest, component: &ComponentName) -> Result<(),
 }
 
 fn check_restart(
-    desired: &Desired,
+    desired: &NamespaceState,
     authority: &Authority,
     authority_seq: u64,
     restart: &RestartBody,

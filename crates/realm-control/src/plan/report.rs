@@ -32,10 +32,11 @@ pub(super) fn report(
     };
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let mut waiting_on = Vec::new();
-    if here.components.contains_key(scene.component) && !here.approved {
-        let message =
-            format!("node `{node}` is not approved: it runs nothing until its owner approves it");
-        waiting_on.push(waiting("not-approved", message));
+    let is_here = !scene.replicas.is_empty();
+    if here.components.contains_key(scene.component)
+        && let Some((code, why)) = here.withheld(scene.component, desired, is_here)
+    {
+        waiting_on.push(waiting(code, format!("node `{node}` {why}")));
     }
     if let Some(wanted) = scene.wanted {
         waiting_on.extend(on_bytes(scene, wanted));

@@ -35,16 +35,46 @@ impl Wanted<'_> {
 
 pub(super) struct WantedHere<'a> {
     pub(super) components: BTreeMap<ComponentName, Wanted<'a>>,
-    /// A node without approval runs nothing: its name may be another's.
-    pub(super) approved: bool,
+    standing: Standing,
     routes: Vec<Route>,
+}
+
+/// How the node stands in the realm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Everything that is wanted runs.
+    Approved,
+    /// A node without approval runs nothing: its name may be another's.
+    NotApproved,
+    /// Its approval is over: what runs goes on, and nothing else begins.
+    Expired,
+    /// What came to the realm after this authority entry does not begin here.
+    Cordoned(u64),
+    /// Nothing runs.
+    Drained,
+}
+
+impl Standing {
+    fn of(authority: &Authority, node: &NodeName, unix_s: u64) -> Self {
+        match authority.nodes.get(node) {
+            None => Self::NotApproved,
+            Some(node) if node.drained => Self::Drained,
+            Some(node) if node.is_expired(unix_s) => Self::Expired,
+            Some(node) => node.cordoned.map_or(Self::Approved, Self::Cordoned),
+        }
+    }
 }
 
 impl<'a> WantedHere<'a> {
     /// `None` before the first manifest.
-    pub(super) fn of(desired: &'a Desired, authority: &Authority, node: &NodeName) -> Option<Self> {
+    pub(super) fn of(
+        desired: &'a Desired,
+        authority: &Authority,
+        node: &NodeName,
+        unix_s: u64,
+    ) -> Option<Self> {
         let manifest = desired.manifest.as_deref()?;
-        let specs = routes_of(manifest, authority, node);
+        let specs = routes_of(desired, manifest, authority, node);
         let mut components: BTreeMap<ComponentName, Wanted<'_>> = BTreeMap::new();
         for route in &specs {
             let name = &route.component;
@@ -72,24 +102,60 @@ impl<'a> WantedHere<'a> {
         Route::sort(&mut routes);
         Some(Self {
             components,
-            approved: authority.nodes.contains_key(node),
+            standing: Standing::of(authority, node, unix_s),
             routes,
         })
     }
 
-    /// The routes of the node, in order of precedence.
+    /// The routes of the node, in order of precedence. Those of a drained node stay: who asks gets 503
+    /// and not 404.
     pub(super) fn routes(&self) -> Vec<Route> {
-        if self.approved {
-            self.routes.clone()
-        } else {
-            Vec::new()
+        match self.standing {
+            Standing::NotApproved => Vec::new(),
+            Standing::Approved | Standing::Expired | Standing::Cordoned(_) | Standing::Drained => {
+                self.routes.clone()
+            }
         }
     }
 
-    /// The component as it shall run, unless the node may run nothing.
-    pub(super) fn to_run(&self, component: &ComponentName) -> Option<&Wanted<'a>> {
+    /// The component as it shall run, unless the node may not run it.
+    pub(super) fn to_run(
+        &self,
+        component: &ComponentName,
+        desired: &Desired,
+        is_here: bool,
+    ) -> Option<&Wanted<'a>> {
         let wanted = self.components.get(component);
-        wanted.filter(|_| self.approved)
+        wanted.filter(|_| self.withheld(component, desired, is_here).is_none())
+    }
+
+    /// Why the node does not run the component, although it is wanted: a code and a reason. `is_here`:
+    /// something of it runs, or is on its way.
+    pub(super) fn withheld(
+        &self,
+        component: &ComponentName,
+        desired: &Desired,
+        is_here: bool,
+    ) -> Option<(&'static str, &'static str)> {
+        match self.standing {
+            Standing::Approved => None,
+            Standing::NotApproved => Some((
+                "not-approved",
+                "is not approved: it runs nothing until its owner approves it",
+            )),
+            Standing::Drained => Some(("drained", "is drained: it runs nothing")),
+            Standing::Expired if !is_here => Some((
+                "approval-expired",
+                "has an approval that is over by the clock here: what runs goes on, nothing new begins",
+            )),
+            // What is older than the cordon comes back after a restart of the agent.
+            Standing::Cordoned(since)
+                if !is_here && desired.since(component).is_none_or(|came| came >= since) =>
+            {
+                Some(("cordoned", "is cordoned: nothing new begins there"))
+            }
+            Standing::Expired | Standing::Cordoned(_) => None,
+        }
     }
 }
 
@@ -116,26 +182,32 @@ pub(crate) fn selects(
     }
 }
 
-/// The routes of a node, those for the node itself before those for a tag before those for all:
-/// of two for the same host and path the first counts, so that a node can be made an exception.
+/// The routes of a node: those of an earlier namespace before those of a later one, and of each those
+/// for the node itself before those for a tag before those for all: of two for the same host and path
+/// the first counts, so that a node can be made an exception, and nobody takes a route of the owners.
 fn routes_of<'a>(
-    manifest: &'a Manifest,
+    desired: &'a Desired,
+    all: &Manifest,
     authority: &Authority,
     node: &NodeName,
 ) -> Vec<&'a RouteSpec> {
-    let mut lists: Vec<_> = manifest
-        .routing
-        .iter()
-        .filter(|(selector, _)| selects(selector, node, manifest, authority))
-        .collect();
-    lists.sort_by_key(|(selector, _)| match selector {
-        NodeSelector::Node(_) => 0,
-        NodeSelector::Tag(_) => 1,
-        NodeSelector::All => 2,
-    });
+    let lists_of = |part: &'a Manifest| {
+        let mut lists: Vec<_> = part
+            .routing
+            .iter()
+            .filter(|(selector, _)| selects(selector, node, all, authority))
+            .collect();
+        lists.sort_by_key(|(selector, _)| match selector {
+            NodeSelector::Node(_) => 0,
+            NodeSelector::Tag(_) => 1,
+            NodeSelector::All => 2,
+        });
+        lists
+    };
     let mut taken = BTreeSet::new();
-    lists
-        .into_iter()
+    desired
+        .parts()
+        .flat_map(lists_of)
         .flat_map(|(_, routes)| routes)
         .filter(|route| taken.insert((&route.host, &route.path)))
         .collect()

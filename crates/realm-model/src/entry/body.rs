@@ -1,12 +1,18 @@
 //! What an entry says: the kinds, each with a number of its own. Not who may say it: that is control.
+//! The kinds that give power away and take it back are in `power`.
 
 use minicbor::{Decode, Encode};
 
+use super::power::{ApproveUntil, Delegate, Fence, Recover, Resolve, Rotate, SetNode, Undelegate};
 use super::wire::{decode, encode};
+use super::{ChainId, NamespaceName};
 use crate::digest::Digest;
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
 use crate::refusal::{Refusal, RefusalCode};
+
+/// The kind that may stand at a place where another entry stands already.
+pub(super) const RECOVER: u32 = 10;
 
 /// What an entry says. Each variant has a number of its own for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +23,20 @@ pub enum Body {
     ApproveNode(ApproveNode),
     /// Kind 2, authority: a node's key may not act any longer.
     RevokeNode(RevokeNode),
+    /// Kind 3, authority: what a node may be given.
+    SetNode(SetNode),
+    /// Kind 4, authority: an approval that ends by itself.
+    ApproveUntil(ApproveUntil),
+    /// Kind 5, authority: other owners.
+    Rotate(Rotate),
+    /// Kind 6, authority: a key of its own for a namespace.
+    Delegate(Delegate),
+    /// Kind 7, authority: a namespace comes back to the owners.
+    Undelegate(Undelegate),
+    /// Kind 9, authority: which of two histories of a namespace holds.
+    Resolve(Resolve),
+    /// Kind 10, authority: replaces what stands at its place, and all that follows.
+    Recover(Recover),
     /// Kind 16, namespace: the whole desired state.
     Manifest(ManifestBody),
     /// Kind 17, namespace: one component's pin changes.
@@ -103,6 +123,13 @@ impl Body {
             Self::Genesis(body) => (0, encode(body)),
             Self::ApproveNode(body) => (1, encode(body)),
             Self::RevokeNode(body) => (2, encode(body)),
+            Self::SetNode(body) => (3, encode(body)),
+            Self::ApproveUntil(body) => (4, encode(body)),
+            Self::Rotate(body) => (5, encode(body)),
+            Self::Delegate(body) => (6, encode(body)),
+            Self::Undelegate(body) => (7, encode(body)),
+            Self::Resolve(body) => (9, encode(body)),
+            Self::Recover(body) => (RECOVER, encode(body)),
             Self::Manifest(body) => (16, encode(body)),
             Self::Push(body) => (17, encode(body)),
             Self::Restart(body) => (18, encode(body)),
@@ -114,6 +141,13 @@ impl Body {
             0 => Self::Genesis(decode(bytes, "genesis")?),
             1 => Self::ApproveNode(decode(bytes, "approval")?),
             2 => Self::RevokeNode(decode(bytes, "revocation")?),
+            3 => Self::SetNode(decode(bytes, "setting of a node")?),
+            4 => Self::ApproveUntil(decode(bytes, "approval")?),
+            5 => Self::Rotate(decode(bytes, "rotation")?),
+            6 => Self::Delegate(decode(bytes, "delegation")?),
+            7 => Self::Undelegate(decode(bytes, "end of a delegation")?),
+            9 => Self::Resolve(decode(bytes, "resolution")?),
+            RECOVER => Self::Recover(decode(bytes, "recovery")?),
             16 => Self::Manifest(decode(bytes, "manifest body")?),
             17 => Self::Push(decode(bytes, "push")?),
             18 => Self::Restart(decode(bytes, "restart")?),
@@ -126,12 +160,64 @@ impl Body {
         })
     }
 
+    /// The chain that it belongs into; for what a namespace says, that of `namespace`.
+    pub const fn chain(&self, namespace: NamespaceName) -> ChainId {
+        if self.is_authority() {
+            ChainId::Authority
+        } else {
+            ChainId::Namespace(namespace)
+        }
+    }
+
+    /// Whether it belongs into the authority chain, and not into that of a namespace.
+    pub const fn is_authority(&self) -> bool {
+        match self {
+            Self::Genesis(_)
+            | Self::ApproveNode(_)
+            | Self::RevokeNode(_)
+            | Self::SetNode(_)
+            | Self::ApproveUntil(_)
+            | Self::Rotate(_)
+            | Self::Delegate(_)
+            | Self::Undelegate(_)
+            | Self::Resolve(_)
+            | Self::Recover(_) => true,
+            Self::Manifest(_) | Self::Push(_) | Self::Restart(_) => false,
+        }
+    }
+
+    /// What it says about where namespaces stand.
+    pub fn fences(&self) -> &[Fence] {
+        match self {
+            Self::Rotate(body) => &body.fences,
+            Self::Delegate(body) => &body.fences,
+            Self::Undelegate(body) => &body.fences,
+            Self::Resolve(body) => std::slice::from_ref(&body.fence),
+            Self::Recover(body) => &body.fences,
+            Self::Genesis(_)
+            | Self::ApproveNode(_)
+            | Self::RevokeNode(_)
+            | Self::SetNode(_)
+            | Self::ApproveUntil(_)
+            | Self::Manifest(_)
+            | Self::Push(_)
+            | Self::Restart(_) => &[],
+        }
+    }
+
     /// A short word for logs and listings.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Genesis(_) => "genesis",
             Self::ApproveNode(_) => "approve-node",
             Self::RevokeNode(_) => "revoke-node",
+            Self::SetNode(_) => "set-node",
+            Self::ApproveUntil(_) => "approve-until",
+            Self::Rotate(_) => "rotate",
+            Self::Delegate(_) => "delegate",
+            Self::Undelegate(_) => "undelegate",
+            Self::Resolve(_) => "resolve",
+            Self::Recover(_) => "recover",
             Self::Manifest(_) => "manifest",
             Self::Push(_) => "push",
             Self::Restart(_) => "restart",

@@ -6,9 +6,12 @@
 //! byte for byte. Format: docs/formats.md.
 
 mod body;
+mod fork;
 mod id;
+mod power;
 mod verify;
 mod wire;
+mod words;
 
 #[cfg(test)]
 mod byte_tests;
@@ -23,8 +26,14 @@ use crate::key::{PublicKey, SecretKey, Signature};
 use crate::refusal::Refusal;
 
 pub use body::{ApproveNode, Body, Genesis, ManifestBody, PushBody, RestartBody, RevokeNode};
-pub use id::{ChainId, RealmId, RealmIdError};
-pub use verify::{Trust, VerifiedEntry};
+pub use fork::{ForkProof, ForkProofError};
+pub use id::{
+    ChainId, NAMESPACE_LENGTH_MAX, NamespaceName, NamespaceNameError, RealmId, RealmIdError,
+};
+pub use power::{
+    ApproveUntil, Delegate, Fence, Recover, Resolve, Rotate, SetNode, TwoEntries, Undelegate,
+};
+pub use verify::{Opened, Signed, Trust, VerifiedEntry, check_owners};
 use wire::{RawPayload, decode, encode, envelope, signed_message};
 
 /// An entry larger than this is refused before it is parsed: room for the largest manifest and for a
@@ -82,7 +91,10 @@ impl Payload {
 
     /// Reads signed bytes. Call it only after the signature held.
     fn from_bytes(bytes: &[u8]) -> Result<Self, Refusal> {
-        let raw: RawPayload = decode(bytes, "payload")?;
+        Self::from_raw(decode(bytes, "payload")?)
+    }
+
+    fn from_raw(raw: RawPayload) -> Result<Self, Refusal> {
         Ok(Self {
             seq: raw.seq,
             prev: raw.prev,

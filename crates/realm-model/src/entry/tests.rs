@@ -39,7 +39,7 @@ impl Realm {
     pub(super) fn trust(&self) -> Trust<'_> {
         Trust {
             realm: self.id,
-            chain: ChainId::Default,
+            chain: ChainId::DEFAULT,
             head: self.head,
             keys: &self.keys,
             threshold: self.threshold,
@@ -61,7 +61,7 @@ impl Realm {
     }
 
     pub(super) fn signed(&self, payload: &Payload) -> Vec<u8> {
-        payload.sign(self.id, ChainId::Default, &self.owners[0])
+        payload.sign(self.id, ChainId::DEFAULT, &self.owners[0])
     }
 
     pub(super) fn check(&self, bytes: &[u8], expected: Result<(), RefusalCode>) {
@@ -103,7 +103,76 @@ pub(super) fn bodies() -> Vec<Body> {
             lock: "version = 2\n".to_owned(),
         }),
         restart(),
+        Body::SetNode(SetNode {
+            key: key(3).public(),
+            cordoned: true,
+            drained: false,
+        }),
+        Body::ApproveUntil(ApproveUntil {
+            key: key(3).public(),
+            name: "bm-01".parse().expect("a name"),
+            tags: vec!["metal".to_owned()],
+            not_after_unix_s: 1_800_000_000,
+        }),
+        Body::Rotate(Rotate {
+            owners: vec![key(1).public(), key(2).public()],
+            threshold: 2,
+            recovery: vec![key(4).public()],
+            fences: vec![fence("default")],
+        }),
+        delegation(None, None),
+        delegation(Some(3), Some(1_800_000_000)),
+        Body::Undelegate(Undelegate {
+            namespace: "team-a".parse().expect("a name"),
+            fences: vec![fence("team-a")],
+        }),
+        Body::Resolve(Resolve {
+            fence: fence("team-a"),
+        }),
+        recovery(None),
+        recovery(Some(TwoEntries {
+            first: vec![1, 2].into(),
+            second: vec![3].into(),
+        })),
     ]
+}
+
+fn fence(name: &str) -> Fence {
+    let head = |seed: u8| Head {
+        seq: u64::from(seed),
+        hash: digest(seed),
+    };
+    Fence {
+        namespace: name.parse().expect("a name"),
+        base: head(4),
+        head: head(5),
+    }
+}
+
+fn delegation(replicas_max: Option<u32>, not_after_unix_s: Option<u64>) -> Body {
+    Body::Delegate(Delegate {
+        namespace: "team-a".parse().expect("a name"),
+        key: key(5).public(),
+        apps: vec!["shop-*".to_owned()],
+        hosts: vec!["*.example.com".to_owned()],
+        tags: vec!["metal".to_owned()],
+        capabilities: vec!["env".to_owned()],
+        may_exec: true,
+        may_approve: false,
+        fences: vec![fence("team-a")],
+        replicas_max,
+        not_after_unix_s,
+    })
+}
+
+fn recovery(fork: Option<TwoEntries>) -> Body {
+    Body::Recover(Recover {
+        owners: vec![key(6).public()],
+        threshold: 1,
+        recovery: vec![key(4).public()],
+        fences: vec![fence("default")],
+        fork,
+    })
 }
 
 #[test]
@@ -115,7 +184,7 @@ fn each_kind_reads_back_as_it_was_signed() {
         let entry = VerifiedEntry::verify(&bytes, &realm.trust()).expect("signed by an owner");
         assert_eq!(entry.payload(), &payload);
         assert_eq!(entry.bytes(), bytes);
-        assert_eq!(entry.chain(), ChainId::Default);
+        assert_eq!(entry.chain(), ChainId::DEFAULT);
         assert_eq!(entry.signers(), [realm.keys[0]]);
         let hash = Digest::of(&payload.to_bytes());
         assert_eq!(entry.head(), Head { seq: 7, hash });
@@ -195,7 +264,7 @@ fn a_genesis_is_refused_if_it_cannot_vouch_for_itself() {
         Some(RefusalCode::Unsigned),
     );
     check(
-        &genesis(|_| {}, &[1, 2], ChainId::Default),
+        &genesis(|_| {}, &[1, 2], ChainId::DEFAULT),
         Some(RefusalCode::Malformed),
     );
     check(
@@ -234,10 +303,10 @@ fn signatures_are_those_of_owners_over_these_bytes() {
     let realm = realm();
     let payload = realm.next(restart());
     let sign = |signatures: &[(PublicKey, Signature)]| {
-        payload.with_signatures(realm.id, ChainId::Default, signatures)
+        payload.with_signatures(realm.id, ChainId::DEFAULT, signatures)
     };
     let by = |seed: u8| {
-        let message = payload.message(realm.id, ChainId::Default);
+        let message = payload.message(realm.id, ChainId::DEFAULT);
         (key(seed).public(), key(seed).sign(&message))
     };
     realm.check(&sign(&[by(1)]), Ok(()));
@@ -257,7 +326,7 @@ fn signatures_are_those_of_owners_over_these_bytes() {
     realm.check(&sign(&[by(1); 17]), Err(RefusalCode::Malformed));
     // Signed for another realm or chain, in an envelope of this one.
     let (other, _) = found_realm(&key(1), [8; 32], 5);
-    for (id, chain) in [(other, ChainId::Default), (realm.id, ChainId::Authority)] {
+    for (id, chain) in [(other, ChainId::DEFAULT), (realm.id, ChainId::Authority)] {
         let signature = key(1).sign(&payload.message(id, chain));
         realm.check(
             &sign(&[(key(1).public(), signature)]),
@@ -273,11 +342,11 @@ fn a_threshold_counts_owners_not_signatures() {
         ..realm()
     };
     let payload = realm.next(restart());
-    let message = payload.message(realm.id, ChainId::Default);
+    let message = payload.message(realm.id, ChainId::DEFAULT);
     let by = |seed: u8| (key(seed).public(), key(seed).sign(&message));
     let check = |signatures: &[(PublicKey, Signature)], expected| {
         realm.check(
-            &payload.with_signatures(realm.id, ChainId::Default, signatures),
+            &payload.with_signatures(realm.id, ChainId::DEFAULT, signatures),
             expected,
         );
     };
@@ -296,7 +365,7 @@ fn a_threshold_of_none_still_asks_for_one() {
     };
     let payload = realm.next(restart());
     realm.check(
-        &payload.sign(realm.id, ChainId::Default, &key(3)),
+        &payload.sign(realm.id, ChainId::DEFAULT, &key(3)),
         Err(RefusalCode::WrongOwner),
     );
     realm.check(&realm.signed(&payload), Ok(()));
@@ -307,7 +376,7 @@ fn an_entry_is_for_one_realm_and_one_chain() {
     let realm = realm();
     let payload = realm.next(restart());
     let (other, _) = found_realm(&key(1), [8; 32], 5);
-    let bytes = payload.sign(other, ChainId::Default, &realm.owners[0]);
+    let bytes = payload.sign(other, ChainId::DEFAULT, &realm.owners[0]);
     realm.check(&bytes, Err(RefusalCode::WrongRealm));
     let bytes = payload.sign(realm.id, ChainId::Authority, &realm.owners[0]);
     realm.check(&bytes, Err(RefusalCode::WrongChain));
@@ -380,7 +449,7 @@ fn the_same_payload_under_other_signatures_is_a_replay() {
     realm.head = VerifiedEntry::verify(&bytes, &realm.trust())
         .expect("the next one")
         .head();
-    let again = payload.sign(realm.id, ChainId::Default, &realm.owners[1]);
+    let again = payload.sign(realm.id, ChainId::DEFAULT, &realm.owners[1]);
     realm.check(&again, Err(RefusalCode::Replayed));
 }
 
@@ -421,11 +490,11 @@ pub(super) fn raw(realm: &Realm, change: impl FnOnce(&mut RawPayload)) -> Vec<u8
 }
 
 pub(super) fn sign_bytes(realm: &Realm, payload: &[u8]) -> Vec<u8> {
-    let message = signed_message(realm.id.digest(), ChainId::Default.as_str(), payload);
+    let message = signed_message(realm.id.digest(), ChainId::DEFAULT.as_str(), payload);
     let signature = realm.owners[0].sign(&message);
     envelope(
         realm.id,
-        ChainId::Default,
+        ChainId::DEFAULT,
         payload,
         &[(realm.keys[0], signature)],
     )

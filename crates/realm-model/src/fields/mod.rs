@@ -126,14 +126,15 @@ impl<'d, 'i> Fields<'d, 'i> {
         in_range
     }
 
-    /// `true` or `false`; `false` if it is absent or wrong.
+    /// `true` or `false`; what holds for an absent key if it is wrong.
     pub(crate) fn boolean(&self, report: &mut Report<'_>, name: &str) -> bool {
+        let absent = matches!(self.key(name).absent, Absent::Word("true"));
         let Some(value) = self.value(report, name) else {
-            return false;
+            return absent;
         };
         let DeValue::Boolean(boolean) = value.get_ref() else {
             wrong_type(report, value, &self.key(name).kind.expected(), None);
-            return false;
+            return absent;
         };
         *boolean
     }

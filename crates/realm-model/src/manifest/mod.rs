@@ -30,6 +30,7 @@ use serde::Serialize;
 pub use address::{Address, parse_address};
 pub(crate) use component::{without_duplicates, without_places};
 pub use dir::parse_dir;
+pub(crate) use host::dns_name;
 pub(crate) use path::directory;
 pub use schema::schema;
 pub use value::ValueError;

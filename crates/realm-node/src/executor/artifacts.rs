@@ -1,6 +1,6 @@
 //! The executor's half about bytes: fetch, compile, and what their ends mean.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use realm_control::Desired;
@@ -10,11 +10,13 @@ use realm_model::lock::Pin;
 use realm_model::manifest::Source;
 use realm_model::observed::{Artifact, ArtifactState, Millis};
 use realm_store::blobs::{BlobError, Blobs};
+use realm_store::fetch::{PeerSource, Timeouts, fetch_shared};
 
 use super::{Executor, World};
 use crate::compile::CompileFailure;
 use crate::error::with_causes;
 use crate::event::{Event, Stage, StepFailure};
+use crate::network::Peers;
 
 /// A compiled file that is lost again within this time is not compiled again at once: something
 /// takes it away, and compiling is work.
@@ -38,11 +40,12 @@ impl Executor {
             .insert(artifact, ArtifactState::Fetching { since: None });
         let (blobs, events) = (self.blobs.clone(), self.events.clone());
         let turns = Arc::clone(&self.fetches);
+        let peers = self.peers.clone();
         let work = async move {
             let _turn = turns.acquire().await;
             let stage = Stage::Fetch;
             let _ = events.send(Event::Began { artifact, stage }).await;
-            fetch(&blobs, pin, &source).await
+            fetch(&blobs, pin, &source, &peers).await
         };
         self.report(work, move |ended| Event::Fetched {
             artifact,
@@ -238,8 +241,11 @@ fn wanted_artifact(desired: &Desired, digest: Digest) -> Artifact {
     Artifact { digest, fuel }
 }
 
-async fn fetch(blobs: &Blobs, pin: Pin, source: &Source) -> Result<(), StepFailure> {
-    if let Source::File { .. } = source {
+async fn fetch(blobs: &Blobs, pin: Pin, source: &Source, peers: &Peers) -> Result<(), StepFailure> {
+    let peers = peers.sources(&pin.digest);
+    if let Source::File { .. } = source
+        && peers.is_empty()
+    {
         // A path means something on the machine where it was applied, not here.
         return match blobs.verify_pin(pin).await {
             Ok(()) => Ok(()),
@@ -259,14 +265,21 @@ async fn fetch(blobs: &Blobs, pin: Pin, source: &Source) -> Result<(), StepFailu
             }),
         };
     }
-    let base = PathBuf::new();
-    realm_store::fetch::fetch(blobs, pin, source, &base)
-        .await
-        .map_err(|error| StepFailure {
-            code: error.code().to_owned(),
-            reason: with_causes(&error),
-            permanent: false,
-        })
+    let peers: Vec<&dyn PeerSource> = peers.iter().map(|peer| peer as &dyn PeerSource).collect();
+    let fetched = fetch_shared(blobs, pin, source, &peers, Timeouts::default()).await;
+    let fetched = fetched.map_err(|error| StepFailure {
+        code: error.code().to_owned(),
+        reason: with_causes(&error),
+        permanent: false,
+    })?;
+    for fault in &fetched.faults {
+        let reason = with_causes(fault);
+        tracing::warn!(digest = %pin.digest, reason, "a source did not give the bytes");
+    }
+    if let Some(from) = &fetched.from {
+        tracing::info!(digest = %pin.digest, from, "fetched");
+    }
+    Ok(())
 }
 
 fn not_uploaded(why: &str, pin: Pin) -> StepFailure {

@@ -26,6 +26,7 @@ use tokio::task::AbortHandle;
 use crate::compile::Compiler;
 use crate::event::{Event, StartId, StepFailure};
 use crate::jobs::Jobs;
+use crate::network::Peers;
 use crate::rings::Rings;
 use crate::run::{Ports, RunGuard};
 use crate::serving::Serving;
@@ -69,6 +70,7 @@ pub(crate) struct Executor {
     starts: Arc<Semaphore>,
     serving: Serving,
     jobs: Jobs,
+    peers: Peers,
     ports: Ports,
     /// Times of schedules that were not run.
     unrun: BTreeMap<ComponentName, Unrun>,
@@ -118,6 +120,7 @@ pub(crate) struct Means {
     pub(crate) traffic: Traffic,
     pub(crate) serving: Serving,
     pub(crate) jobs: Jobs,
+    pub(crate) peers: Peers,
     pub(crate) events: mpsc::Sender<Event>,
 }
 
@@ -130,6 +133,11 @@ pub(crate) struct World<'a> {
 }
 
 impl Executor {
+    /// Whether the bytes of a digest are here.
+    pub(crate) fn has(&self, digest: &realm_model::digest::Digest) -> bool {
+        self.blobs.has(digest)
+    }
+
     pub(crate) fn new(means: Means) -> Self {
         let Means {
             host,
@@ -140,6 +148,7 @@ impl Executor {
             traffic,
             serving,
             jobs,
+            peers,
             events,
         } = means;
         Self {
@@ -154,6 +163,7 @@ impl Executor {
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
             serving,
             jobs,
+            peers,
             ports: Ports::default(),
             unrun: BTreeMap::new(),
             revisions: BTreeMap::new(),
@@ -215,6 +225,11 @@ impl Executor {
         ));
         self.serving.keep(&table);
         world.observed.routes = table;
+    }
+
+    /// Takes plans again that were made from fewer entries: the owners ended a history.
+    pub(crate) fn rewound(&mut self) {
+        self.fence = Fence::default();
     }
 
     /// Waits until the disk knows who serves: from the next entry on nothing else tells.

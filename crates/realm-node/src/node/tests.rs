@@ -22,6 +22,7 @@ fn folder(root: &std::path::Path, owner: &SecretKey, app: &[u8]) -> RealmFolder 
         owner,
         owner_file: owner.to_text(),
         node: &SecretKey::from_seed(&[2; 32]),
+        recovery: None,
         nonce: [3; 32],
         name: "node-1".parse().unwrap(),
         created_unix_s: 0,
@@ -58,8 +59,8 @@ async fn apply(client: &Client, owner: &SecretKey, app: Vec<u8>) {
             lock: lock.to_text(),
         }),
     };
-    let entry = payload.sign(heads.realm, ChainId::Default, owner);
-    client.submit(ChainId::Default, entry).await.unwrap();
+    let entry = payload.sign(heads.realm, ChainId::DEFAULT, owner);
+    client.submit(ChainId::DEFAULT, entry).await.unwrap();
 }
 
 /// GETs `/`; the first line of the answer.

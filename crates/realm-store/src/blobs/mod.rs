@@ -1,30 +1,34 @@
 //! Bytes by their SHA-256: whoever served them, what is here under a digest has that digest.
 //!
 //! Bytes go to a temporary file beside the others, are hashed on the way, synced, and only then
-//! get their name: no partial blob is ever visible. Not a cache: nothing is removed by itself, and
+//! get their name: no partial blob is ever visible. `partial` keeps what a download left half-way. Not a cache: nothing is removed by itself, and
 //! where bytes come from is `fetch`'s affair.
 
+mod partial;
 mod verify;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use realm_model::digest::Digest;
 use realm_model::lock::Pin;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_blocking;
 
 use crate::files::{self, Files, RealFiles};
+pub(crate) use partial::Partial;
+pub use partial::{PARTIAL_BYTES_MAX, PARTIALS_MAX};
 use write::Writer;
 
 /// The largest blob: a component with a language runtime inside has 10 to 60 MiB. What has more
@@ -50,6 +54,9 @@ struct Inner<F> {
     files: F,
     directory: PathBuf,
     next_temporary: AtomicU64,
+    /// Digests whose partial download has a writer.
+    downloads: Mutex<BTreeSet<Digest>>,
+    download_ended: Notify,
 }
 
 /// Why bytes are not kept or not usable.
@@ -166,12 +173,16 @@ impl<F: Files> Blobs<F> {
         files
             .sync_dir(&directory)
             .map_err(|error| io_error("sync the folder of", &directory, error))?;
+        let inner = Inner {
+            files,
+            directory,
+            next_temporary: AtomicU64::new(0),
+            downloads: Mutex::default(),
+            download_ended: Notify::new(),
+        };
+        inner.open_partials()?;
         Ok(Self {
-            inner: Arc::new(Inner {
-                files,
-                directory,
-                next_temporary: AtomicU64::new(0),
-            }),
+            inner: Arc::new(inner),
         })
     }
 
@@ -352,7 +363,7 @@ enum Piece {
     End,
 }
 
-fn join<T>(joined: Result<T, tokio::task::JoinError>) -> T {
+pub(crate) fn join<T>(joined: Result<T, tokio::task::JoinError>) -> T {
     match joined {
         Ok(value) => value,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

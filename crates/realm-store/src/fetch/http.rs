@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
+use reqwest::header::{CONTENT_RANGE, RANGE};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, Response, StatusCode, Url};
 
 use super::FetchError;
 use crate::blobs::BoxError;
@@ -62,30 +63,52 @@ impl Default for Timeouts {
 /// Asks for `url` and returns the body of a 200. A declared length above `bytes_max` is refused at
 /// once; whoever reads the body counts, because lengths lie.
 pub(super) async fn get(url: &str, bytes_max: u64, timeouts: Timeouts) -> Result<Body, FetchError> {
-    let response = client(timeouts)?
-        .get(url)
-        .send()
-        .await
-        .map_err(|error| failed(url, error))?;
-    if response.status() != StatusCode::OK {
-        return Err(FetchError::Status {
-            url: shown(url),
-            status: response.status().as_u16(),
-        });
+    let (_, body) = get_from(url, 0, bytes_max, timeouts).await?;
+    Ok(body)
+}
+
+/// [`get`] from `offset` on; says where the body begins: there, or at 0 if the server sends all.
+pub(super) async fn get_from(
+    url: &str,
+    offset: u64,
+    bytes_max: u64,
+    timeouts: Timeouts,
+) -> Result<(u64, Body), FetchError> {
+    let mut request = client(timeouts)?.get(url);
+    if offset > 0 {
+        request = request.header(RANGE, format!("bytes={offset}-"));
     }
+    let response = request.send().await.map_err(|error| failed(url, error))?;
+    let begin = match response.status() {
+        StatusCode::OK => 0,
+        StatusCode::PARTIAL_CONTENT if begins_at(&response, offset) => offset,
+        status => {
+            return Err(FetchError::Status {
+                url: shown(url),
+                status: status.as_u16(),
+            });
+        }
+    };
     if response
         .content_length()
-        .is_some_and(|length| length > bytes_max)
+        .is_some_and(|length| length > bytes_max - begin)
     {
         return Err(FetchError::TooLarge {
             from: shown(url),
             bytes_max,
         });
     }
-    Ok(response
+    let body = response
         .bytes_stream()
-        .map(|piece| piece.map_err(reqwest::Error::without_url))
-        .boxed())
+        .map(|piece| piece.map_err(reqwest::Error::without_url));
+    Ok((begin, body.boxed()))
+}
+
+/// Whether a part begins where it was asked for; a server may send another one.
+fn begins_at(response: &Response, offset: u64) -> bool {
+    let range = response.headers().get(CONTENT_RANGE);
+    let range = range.and_then(|range| range.to_str().ok());
+    offset > 0 && range.is_some_and(|range| range.starts_with(&format!("bytes {offset}-")))
 }
 
 pub(super) fn failed(url: &str, source: reqwest::Error) -> FetchError {

@@ -286,3 +286,64 @@ fn the_tls_set_up_needs_nothing_from_the_process() {
     // No crypto provider is installed here, and the machine may have no certificates.
     http::client(PATIENCE).expect("a client");
 }
+
+/// Half of the component lies here; `second` is what the server says to the next request. Returns
+/// the request, and what came of it.
+async fn resume_with(second: String) -> (String, Result<(), FetchError>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let blobs = Blobs::open(folder.path().to_owned()).expect("opens");
+    let pin = pin(COMPONENT.len() as u64);
+    let half = folder.path().join("partial").join(pin.digest.hex());
+    std::fs::write(half, &COMPONENT[..10]).expect("written");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+    let address = listener.local_addr().expect("an address");
+    let server = tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.expect("a client");
+        let mut request = vec![0; 4_096];
+        let read = connection.read(&mut request).await.expect("a request");
+        request.truncate(read);
+        // The client may have seen enough of it.
+        let _ = connection.write_all(second.as_bytes()).await;
+        String::from_utf8(request).expect("text").to_lowercase()
+    });
+    let source = Source::Http {
+        url: format!("http://{address}/component"),
+        digest: pin.digest,
+    };
+    let fetched = fetch_within(&blobs, pin, &source, folder.path(), PATIENCE).await;
+    assert_eq!(fetched.is_ok(), blobs.verify_pin(pin).await.is_ok());
+    (server.await.expect("no panic"), fetched)
+}
+
+#[tokio::test]
+async fn a_download_goes_on_where_it_broke_off() {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+    let (rest, all) = (text(&COMPONENT[10..]), text(COMPONENT));
+    let part = |range: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes {range}\r\n\
+             content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        )
+    };
+    let (request, fetched) = resume_with(part("10-23/24", &rest)).await;
+    assert!(request.contains("\r\nrange: bytes=10-\r\n"), "{request}");
+    fetched.expect("the rest");
+
+    // A server that knows no ranges sends all.
+    let whole = format!("HTTP/1.1 200 OK\r\ncontent-length: 24\r\nconnection: close\r\n\r\n{all}");
+    resume_with(whole).await.1.expect("all of it");
+
+    // Another part than was asked for, and more than there can be.
+    let error = resume_with(part("0-23/24", &all)).await.1;
+    assert!(
+        matches!(error, Err(FetchError::Status { status: 206, .. })),
+        "{error:?}"
+    );
+    let error = resume_with(part("10-24/25", &format!("{rest}x"))).await.1;
+    assert!(
+        matches!(error, Err(FetchError::TooLarge { .. })),
+        "{error:?}"
+    );
+}

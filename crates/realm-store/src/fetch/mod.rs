@@ -1,10 +1,14 @@
 //! From a source to its bytes: `file:` relative to a folder, `http:` and `https:` with a digest.
 //!
 //! Every source is untrusted: whatever it serves is capped before and while it is read, and counts
-//! only if it has the digest that was signed. Not here: peers, and the choice between sources.
+//! only if it has the digest that was signed. Peers come first where there are any, and what broke
+//! off is resumed ([`fetch_shared`]). Not here: who the peers are.
 
+mod download;
 mod http;
 
+#[cfg(test)]
+mod download_tests;
 #[cfg(test)]
 mod file_tests;
 #[cfg(test)]
@@ -25,6 +29,8 @@ use tokio::task::spawn_blocking;
 
 use crate::blobs::{BlobError, Blobs};
 use crate::files::Files;
+pub use download::{ByteStream, Fetched, PeerSource, SOURCES_MAX};
+use download::{Remote, download};
 pub use http::{
     CONNECT_TIMEOUT, IDLE_TIMEOUT, REDIRECTS_MAX, RedirectError, TOTAL_TIMEOUT, Timeouts,
 };
@@ -103,6 +109,51 @@ pub enum FetchError {
         /// The digest in the pin.
         pinned: Digest,
     },
+    /// A peer refused, could not be reached, or broke off.
+    #[error("failed to get the bytes from `{from}`")]
+    Peer {
+        /// The peer.
+        from: String,
+        /// What happened.
+        #[source]
+        source: crate::blobs::BoxError,
+    },
+    /// A peer sent nothing for too long, or took too long in all.
+    #[error("`{from}` took too long")]
+    Silent {
+        /// The peer.
+        from: String,
+    },
+    /// A peer ended before all bytes were there; they may be right as far as they go.
+    #[error("`{from}` ended after {bytes} of {pinned} bytes")]
+    Short {
+        /// The peer.
+        from: String,
+        /// Bytes that are here.
+        bytes: u64,
+        /// Bytes of the pin.
+        pinned: u64,
+    },
+    /// Another source gave the right bytes: this one's differ from them.
+    #[error("`{from}` gave other bytes, which ended at byte {end}")]
+    WrongPart {
+        /// The source.
+        from: String,
+        /// Where what it gave ended.
+        end: u64,
+    },
+    /// Nobody was there to be asked.
+    #[error("no node that is reached has `{digest}`")]
+    NoSource {
+        /// The digest.
+        digest: Digest,
+    },
+    /// Several sources were asked; what each did, in this order.
+    #[error("no source gave the bytes: {}", each(faults))]
+    All {
+        /// At least two.
+        faults: Vec<FetchError>,
+    },
     /// The bytes came, and could not be kept.
     #[error("failed to keep what `{from}` gave")]
     Keep {
@@ -116,14 +167,22 @@ pub enum FetchError {
 
 impl FetchError {
     /// Stable code.
-    pub const fn code(&self) -> &'static str {
+    pub fn code(&self) -> &'static str {
         match self {
             Self::Unsupported { .. } => "source-unsupported",
             Self::File { .. } | Self::NotAFile { .. } => "source-unreadable",
             Self::Setup(_) => "tls-setup",
-            Self::Http { .. } | Self::Status { .. } => "fetch-failed",
+            Self::Http { .. }
+            | Self::Status { .. }
+            | Self::Peer { .. }
+            | Self::Silent { .. }
+            | Self::Short { .. } => "fetch-failed",
             Self::TooLarge { .. } => "oversized",
-            Self::Mismatch { .. } | Self::OtherPin { .. } => "digest-mismatch",
+            Self::Mismatch { .. } | Self::OtherPin { .. } | Self::WrongPart { .. } => {
+                "digest-mismatch"
+            }
+            Self::NoSource { .. } => "no-source",
+            Self::All { faults } => code_of_all(faults),
             Self::Keep { .. } => "store-failed",
         }
     }
@@ -151,28 +210,63 @@ pub async fn fetch_within<F: Files>(
     if blobs.verify(&pin.digest).await.is_ok() {
         return Ok(());
     }
-    let (from, kept) = match source {
+    match source {
         Source::File { path } => {
             let (from, file) = open_file(base, path, pin.size).await?;
             let kept = blobs.put_reader(Some(pin.digest), file, pin.size).await;
-            (from, kept)
+            kept.map(drop).map_err(|error| from_blob_error(error, from))
         }
         Source::Http { url, digest } => {
-            let from = http::shown(url);
-            if *digest != pin.digest {
-                return Err(FetchError::OtherPin {
-                    from,
-                    named: *digest,
-                    pinned: pin.digest,
-                });
-            }
-            let body = http::get(url, pin.size, timeouts).await?;
-            (from, blobs.put(Some(pin.digest), body, pin.size).await)
+            check_pin(&http::shown(url), Some(*digest), pin)?;
+            let remotes = vec![Remote::Http(url)];
+            download(blobs, pin, remotes, timeouts).await.map(drop)
         }
+        Source::Later { kind, location, .. } => Err(unsupported(kind, location)),
+    }
+}
+
+/// Brings the bytes of `pin` into `blobs` on a node among others: from the peers in this order,
+/// then from the source if that is a URL. `file:` names a file of the machine where it was
+/// applied, so its bytes come from peers alone, and so do those of `p2p:`.
+///
+/// A download that broke off is resumed by the next source, or by the next call.
+pub async fn fetch_shared<F: Files>(
+    blobs: &Blobs<F>,
+    pin: Pin,
+    source: &Source,
+    peers: &[&dyn PeerSource],
+    timeouts: Timeouts,
+) -> Result<Fetched, FetchError> {
+    if blobs.verify_pin(pin).await.is_ok() {
+        return Ok(Fetched::default());
+    }
+    let peers = peers.iter().take(SOURCES_MAX - 1);
+    let mut remotes: Vec<_> = peers.map(|peer| Remote::Peer(*peer)).collect();
+    match source {
+        Source::File { .. } => {}
+        Source::Http { url, digest } => {
+            check_pin(&http::shown(url), Some(*digest), pin)?;
+            remotes.push(Remote::Http(url));
+        }
+        Source::Later {
+            kind,
+            location,
+            digest,
+        } if kind == "p2p" => check_pin(location, *digest, pin)?,
         Source::Later { kind, location, .. } => return Err(unsupported(kind, location)),
-    };
-    kept.map(|_| ())
-        .map_err(|error| from_blob_error(error, from))
+    }
+    download(blobs, pin, remotes, timeouts).await
+}
+
+fn check_pin(from: &str, named: Option<Digest>, pin: Pin) -> Result<(), FetchError> {
+    match named {
+        Some(named) if named != pin.digest => Err(FetchError::OtherPin {
+            from: from.to_owned(),
+            named,
+            pinned: pin.digest,
+        }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Says what a source holds, with its bytes: for `apply`, which signs the pin. At most `bytes_max`
@@ -313,6 +407,27 @@ fn from_blob_error(error: BlobError, from: String) -> FetchError {
             }
         }
     }
+}
+
+/// The gravest: wrong bytes are worth more attention than a source that is not there.
+fn code_of_all(faults: &[FetchError]) -> &'static str {
+    let wrong = |fault: &&FetchError| fault.code() == "digest-mismatch";
+    let gravest = faults.iter().find(wrong).or(faults.last());
+    gravest.map_or("no-source", FetchError::code)
+}
+
+/// Each fault with its causes, since an error has but one source.
+fn each(faults: &[FetchError]) -> String {
+    let texts = faults.iter().map(|fault| {
+        let mut text = fault.to_string();
+        let mut cause = std::error::Error::source(fault);
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        text
+    });
+    texts.collect::<Vec<_>>().join("; ")
 }
 
 fn unsupported(kind: &str, location: &str) -> FetchError {

@@ -176,16 +176,22 @@ pub(crate) fn read_all<H: Handle>(file: &H, bytes_max: u64) -> io::Result<Vec<u8
         ));
     }
     let mut bytes = vec![0; usize::try_from(size).map_err(io::Error::other)?];
+    read_exact_at(file, &mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Fills a buffer with the bytes from `offset` on.
+pub(crate) fn read_exact_at<H: Handle>(file: &H, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], filled as u64) {
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// Puts `bytes` in place of the file `path`, durably: readers see the old content or the new, and

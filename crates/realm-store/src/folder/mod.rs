@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use realm_model::entry::ChainId;
 
-use crate::files::{DIRECTORY_MODE, Files as _, PRIVATE_MODE, RealFiles};
+use crate::files::{DIRECTORY_MODE, Files, PRIVATE_MODE, RealFiles};
 pub use small::{read_secret, read_small, write_atomic, write_secret};
 
 /// The folder's name beside a manifest.
@@ -219,6 +219,30 @@ impl RealmFolder {
     /// The log of a chain. The authority log's first record is the genesis.
     pub fn log(&self, chain: ChainId) -> PathBuf {
         self.logs().join(format!("{}.log", chain.as_str()))
+    }
+
+    /// The chains that have a log here, the authority chain first.
+    pub fn chains<F: Files>(&self, files: &F) -> Result<Vec<ChainId>, FolderError> {
+        let directory = self.logs();
+        let names = match files.names(&directory) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(io_error("list", &directory, error)),
+        };
+        let logs = names.iter().filter_map(|name| name.strip_suffix(".log"));
+        let mut chains: Vec<ChainId> = logs.filter_map(ChainId::of).collect();
+        chains.sort_unstable();
+        Ok(chains)
+    }
+
+    /// The folder of proofs that a chain has two histories: one file per chain.
+    pub fn forks(&self) -> PathBuf {
+        self.root.join("forks")
+    }
+
+    /// The proof that a chain has two histories, if one was seen.
+    pub fn fork(&self, chain: ChainId) -> PathBuf {
+        self.forks().join(chain.as_str())
     }
 
     /// The folder of the high-water marks.

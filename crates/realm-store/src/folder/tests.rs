@@ -48,7 +48,7 @@ fn a_folder_is_made_for_its_owner_alone_and_opens_again() {
             .log(ChainId::Authority)
             .ends_with("log/authority.log")
     );
-    assert!(folder.log(ChainId::Default).ends_with("log/default.log"));
+    assert!(folder.log(ChainId::DEFAULT).ends_with("log/default.log"));
     assert!(folder.compiled("f00").ends_with("cache/compiled/f00"));
 }
 

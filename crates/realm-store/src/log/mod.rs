@@ -34,7 +34,8 @@ pub const LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub struct Log<F: Files = RealFiles> {
     file: F::Handle,
     path: PathBuf,
-    records: u64,
+    /// Where each acknowledged record begins, and the bytes of its payload.
+    places: Vec<(u64, u32)>,
     /// Where the last acknowledged record ends.
     size: u64,
     /// Whether bytes may follow `size`, of an append that failed.
@@ -178,7 +179,7 @@ impl<F: Files> Log<F> {
         let log = Self {
             file,
             path,
-            records,
+            places: scan.records.iter().map(place).collect(),
             size: scan.end as u64,
             unsettled: false,
         };
@@ -217,7 +218,28 @@ impl<F: Files> Log<F> {
 
     /// The number of records.
     pub const fn records(&self) -> u64 {
-        self.records
+        self.places.len() as u64
+    }
+
+    /// Reads one record again, counted from 0, and checks it; `None`: there are not so many.
+    pub fn record(&self, number: u64) -> Result<Option<Vec<u8>>, LogError> {
+        let place = usize::try_from(number)
+            .ok()
+            .and_then(|at| self.places.get(at));
+        let Some((offset, length)) = place.copied() else {
+            return Ok(None);
+        };
+        let mut bytes = vec![0; record::size_of(length)];
+        files::read_exact_at(&self.file, &mut bytes, offset)
+            .map_err(|error| io_error("read", &self.path, error))?;
+        match record::payload_of(bytes) {
+            Some(payload) => Ok(Some(payload)),
+            None => Err(LogError::Damaged {
+                path: self.path.clone(),
+                record: number,
+                offset,
+            }),
+        }
     }
 
     fn create(files: &F, path: PathBuf, floor: u64) -> Result<(Self, Recovered), LogError> {
@@ -237,7 +259,7 @@ impl<F: Files> Log<F> {
         let log = Self {
             file,
             path,
-            records: 0,
+            places: Vec::new(),
             size: HEADER as u64,
             unsettled: false,
         };
@@ -270,8 +292,10 @@ impl<F: Files> Log<F> {
             return Err(error);
         }
         self.unsettled = false;
+        // An entry that fits a record has fewer bytes than 2^32.
+        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        self.places.push((self.size, length));
         self.size = end;
-        self.records += 1;
         Ok(())
     }
 
@@ -297,6 +321,11 @@ impl<F: Files> Log<F> {
             bytes: payload.len(),
         }
     }
+}
+
+fn place(span: &record::Span) -> (u64, u32) {
+    let length = u32::try_from(span.payload().len()).unwrap_or(u32::MAX);
+    (span.start as u64, length)
 }
 
 fn recovered(bytes: &[u8], scan: &Scan) -> Recovered {

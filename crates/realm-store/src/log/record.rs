@@ -94,6 +94,17 @@ pub(super) fn encode(payload: &[u8]) -> Option<Vec<u8>> {
     Some(record)
 }
 
+/// The bytes of a record whose payload has `length`.
+pub(super) const fn size_of(length: u32) -> usize {
+    PREFIX + length as usize
+}
+
+/// The payload of the bytes of one record, if they are one.
+pub(super) fn payload_of(mut record: Vec<u8>) -> Option<Vec<u8>> {
+    let end = valid_end(&record, 0)?;
+    (end == record.len()).then(|| record.split_off(PREFIX))
+}
+
 /// Reads a log.
 pub(super) fn scan(bytes: &[u8]) -> Result<Scan, Fault> {
     // A log gets its name only once its header is durable: a short header is damage as well.

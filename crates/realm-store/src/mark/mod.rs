@@ -4,7 +4,7 @@
 //! A mark is set AFTER the log is durable, so it is never above it. Not here: what to do about a
 //! log below its mark.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -58,7 +58,9 @@ pub enum MarkError {
         format: u32,
     },
     /// A mark only rises, and never changes its hash.
-    #[error("the mark of chain `{chain}` stands at entry {have} and cannot be set to another entry {given}", chain = chain.as_str())]
+    #[error(
+        "the mark of chain `{chain}` stands at entry {have} and cannot be set to another entry {given}"
+    )]
     Backwards {
         /// The chain.
         chain: ChainId,
@@ -98,7 +100,7 @@ impl<F: Files> Marks<F> {
     /// [`Marks::open`] that makes nothing, for a look beside an agent that may be running.
     pub fn read(files: F, directory: PathBuf) -> Result<Self, MarkError> {
         let mut marks = BTreeMap::new();
-        for chain in ChainId::ALL {
+        for chain in marked(&files, &directory)? {
             marks.insert(chain, read(&files, &directory, chain)?);
         }
         Ok(Self {
@@ -120,25 +122,40 @@ impl<F: Files> Marks<F> {
             // Its genesis is entry 0.
             ChainId::Authority => head.seq.saturating_add(1),
             // Its first entry is entry 1: entry 0 is the place before it.
-            ChainId::Default => head.seq,
+            ChainId::Namespace(_) => head.seq,
         })
+    }
+
+    /// The chains that have a mark.
+    pub fn chains(&self) -> impl Iterator<Item = ChainId> {
+        let marks = self.marks.iter();
+        marks
+            .filter(|(_, mark)| mark.head.is_some())
+            .map(|(chain, _)| *chain)
     }
 
     /// Raises the mark to `head`, which must be durable in the log; returns once both copies are
     /// durable. After an error the mark is the old one or the new.
     pub fn set(&mut self, chain: ChainId, head: Head) -> Result<(), MarkError> {
+        if let Some(have) = self.mark(chain).head
+            && have != head
+            && have.seq >= head.seq
+        {
+            return Err(MarkError::Backwards {
+                chain,
+                have: have.seq,
+                given: head.seq,
+            });
+        }
+        self.reset(chain, head)
+    }
+
+    /// [`Marks::set`] for a chain of which the owners ended a history: the mark goes where the chain
+    /// stands, be it back or to another entry.
+    pub fn reset(&mut self, chain: ChainId, head: Head) -> Result<(), MarkError> {
         let mark = self.mark(chain);
-        if let Some(have) = mark.head {
-            if have == head && mark.settled {
-                return Ok(());
-            }
-            if have != head && have.seq >= head.seq {
-                return Err(MarkError::Backwards {
-                    chain,
-                    have: have.seq,
-                    given: head.seq,
-                });
-            }
+        if mark.head == Some(head) && mark.settled {
+            return Ok(());
         }
         let generation = mark.generation.saturating_add(1);
         let unsettled = Mark {
@@ -163,7 +180,12 @@ impl<F: Files> Marks<F> {
     }
 
     fn mark(&self, chain: ChainId) -> Mark {
-        *self.marks.get(&chain).expect("open reads every chain")
+        // No copy was there when the folder was read.
+        self.marks.get(&chain).copied().unwrap_or(Mark {
+            generation: 0,
+            head: None,
+            settled: false,
+        })
     }
 }
 
@@ -175,6 +197,20 @@ impl MarkError {
             Self::Damaged { .. } | Self::UnknownFormat { .. } | Self::Backwards { .. } => false,
         }
     }
+}
+
+/// The chains of which there is a copy of a mark.
+fn marked<F: Files>(files: &F, directory: &Path) -> Result<BTreeSet<ChainId>, MarkError> {
+    let names = match files.names(directory) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(io_error("list the folder of", directory, error)),
+    };
+    let chain = |name: &String| {
+        let (chain, copy) = name.rsplit_once('.')?;
+        ChainId::of(chain).filter(|_| COPIES.contains(&copy))
+    };
+    Ok(names.iter().filter_map(chain).collect())
 }
 
 fn read<F: Files>(files: &F, directory: &Path, chain: ChainId) -> Result<Mark, MarkError> {

@@ -6,7 +6,7 @@ use super::*;
 use crate::files::faults::{Fault, FaultyFiles};
 use crate::testing::head_of;
 
-const BOTH: [ChainId; 2] = ChainId::ALL;
+const BOTH: [ChainId; 2] = [ChainId::Authority, ChainId::DEFAULT];
 
 fn directory() -> PathBuf {
     PathBuf::from("/realm/marks")
@@ -39,7 +39,7 @@ fn a_mark_reads_back_and_gives_the_floor_of_its_log() {
     assert_eq!(marks.get(BOTH[1]), Some(head_of(0, b"x")));
     // The authority chain counts its genesis, which is entry 0.
     assert_eq!(marks.floor(ChainId::Authority), Some(3));
-    assert_eq!(marks.floor(ChainId::Default), Some(1));
+    assert_eq!(marks.floor(ChainId::DEFAULT), Some(1));
     assert_eq!(files.paths().len(), 4, "two copies each, nothing else");
 }
 
@@ -56,13 +56,13 @@ fn a_mark_at_the_place_before_the_first_entry_asks_for_no_record() {
         marks.set(chain, origin).expect("set");
     }
     let mut marks = open(&files).expect("opens");
-    assert_eq!(marks.get(ChainId::Default), Some(origin));
-    assert_eq!(marks.floor(ChainId::Default), Some(0));
+    assert_eq!(marks.get(ChainId::DEFAULT), Some(origin));
+    assert_eq!(marks.floor(ChainId::DEFAULT), Some(0));
     assert_eq!(marks.floor(ChainId::Authority), Some(1));
     marks
-        .set(ChainId::Default, head_of(0, b"x"))
+        .set(ChainId::DEFAULT, head_of(0, b"x"))
         .expect("entry 1 is above");
-    assert_eq!(marks.floor(ChainId::Default), Some(1));
+    assert_eq!(marks.floor(ChainId::DEFAULT), Some(1));
 }
 
 #[test]
@@ -171,14 +171,14 @@ fn the_newer_copy_counts() {
     files.put(&path("default.a"), &encode(4, head_of(3, b"x")));
     files.put(&path("default.b"), &encode(5, head_of(4, b"x")));
     let marks = open(&files).expect("opens");
-    assert_eq!(marks.get(ChainId::Default), Some(head_of(4, b"x")));
+    assert_eq!(marks.get(ChainId::DEFAULT), Some(head_of(4, b"x")));
 }
 
 /// Sets marks 0, 1, 2 until something fails; returns how many were acknowledged.
 fn set_three(files: &FaultyFiles) -> usize {
     let Ok(mut marks) = open(files) else { return 0 };
     (0..3)
-        .take_while(|index| marks.set(ChainId::Default, head_of(*index, b"x")).is_ok())
+        .take_while(|index| marks.set(ChainId::DEFAULT, head_of(*index, b"x")).is_ok())
         .count()
 }
 
@@ -192,7 +192,7 @@ fn power_lost_at_any_step_leaves_the_old_mark_or_the_new() {
         let acknowledged = set_three(&files);
         for survival in files.survivals() {
             let marks = open(&files.crash(&survival)).expect("opens");
-            let seq = marks.get(ChainId::Default).map_or(0, |head| head.seq);
+            let seq = marks.get(ChainId::DEFAULT).map_or(0, |head| head.seq);
             let allowed = acknowledged as u64..=acknowledged as u64 + 1;
             assert!(allowed.contains(&seq), "{step} {survival:?}: {seq}");
         }
@@ -212,15 +212,15 @@ fn a_mark_that_is_not_written_again_is_durable() {
             // kill -9: the next process sees what was written, synced or not.
             let files = files.kill();
             let mut marks = open(&files).expect("opens");
-            let Some(head) = marks.get(ChainId::Default) else {
+            let Some(head) = marks.get(ChainId::DEFAULT) else {
                 continue;
             };
             let before = files.contents(&path("default.a"));
-            marks.set(ChainId::Default, head).expect("set");
+            marks.set(ChainId::DEFAULT, head).expect("set");
             untouched += usize::from(files.contents(&path("default.a")) == before);
             for survival in files.survivals() {
                 let after = open(&files.crash(&survival)).expect("opens");
-                assert_eq!(after.get(ChainId::Default), Some(head), "{step} {fault:?}");
+                assert_eq!(after.get(ChainId::DEFAULT), Some(head), "{step} {fault:?}");
             }
         }
     }
@@ -240,16 +240,16 @@ fn a_mark_goes_on_after_any_failure() {
             };
             for index in 0..3 {
                 let head = head_of(index, b"x");
-                if let Err(error) = marks.set(ChainId::Default, head) {
+                if let Err(error) = marks.set(ChainId::DEFAULT, head) {
                     assert_eq!(error.is_disk_full(), fault != Fault::SyncLoses);
                     marks
-                        .set(ChainId::Default, head)
+                        .set(ChainId::DEFAULT, head)
                         .expect("the fault is gone");
                 }
             }
             for survival in files.survivals() {
                 let after = open(&files.crash(&survival)).expect("opens");
-                assert_eq!(after.get(ChainId::Default), Some(head_of(2, b"x")));
+                assert_eq!(after.get(ChainId::DEFAULT), Some(head_of(2, b"x")));
             }
         }
     }
@@ -271,4 +271,30 @@ fn check_mode(path: &Path, expected: u32) {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = std::fs::metadata(path).expect("there").permissions().mode();
     assert_eq!(mode & 0o7777, expected, "{}", path.display());
+}
+
+#[test]
+fn each_namespace_has_marks_of_its_own() {
+    let files = marked();
+    let team = ChainId::of("team-a").expect("a chain");
+    let mut marks = open(&files).expect("opens");
+    assert_eq!((marks.get(team), marks.floor(team)), (None, None));
+    marks.set(team, head_of(3, b"x")).expect("set");
+    files.put(&path("notes.txt"), b"no mark");
+    let marks = open(&files).expect("opens");
+    assert_eq!(marks.get(team), Some(head_of(3, b"x")));
+    assert_eq!(marks.floor(team), Some(4));
+    assert_eq!(marks.chains().collect::<Vec<_>>(), [BOTH[0], BOTH[1], team]);
+}
+
+#[test]
+fn a_mark_goes_back_only_when_the_owners_ended_a_history() {
+    for back in [head_of(0, b"x"), head_of(1, b"y")] {
+        let files = marked();
+        let mut marks = open(&files).expect("opens");
+        let refused = marks.set(BOTH[0], back).expect_err("back");
+        assert!(matches!(refused, MarkError::Backwards { .. }), "{refused}");
+        marks.reset(BOTH[0], back).expect("reset");
+        assert_eq!(open(&files).expect("opens").get(BOTH[0]), Some(back));
+    }
 }

@@ -1,0 +1,238 @@
+//! One folded namespace chain: what its signers want to run. Not what follows where several
+//! namespaces meet: that is `desired`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use realm_model::digest::Digest;
+use realm_model::entry::{Head, RestartBody};
+use realm_model::lock::{Lock, Pin};
+use realm_model::manifest::{ComponentSpec, Manifest};
+use realm_model::name::{ComponentName, NodeName};
+use realm_model::observed::Revision;
+
+use crate::revision::{revision, settings_digest};
+
+/// Settings that a component had before, and restarts, that are remembered: an old replica is at most a few steps behind.
+const LINEAGE_MAX: usize = 8;
+
+/// What one namespace shall run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceState {
+    /// The version in force; 0: nothing was applied yet.
+    pub version: u64,
+    /// The last entry of the namespace chain.
+    pub head: Head,
+    /// The manifest in force.
+    pub manifest: Option<Arc<Manifest>>,
+    /// Its text, byte for byte.
+    pub manifest_text: Option<Arc<str>>,
+    /// The pins in force.
+    pub lock: Arc<Lock>,
+    /// Their text, byte for byte.
+    pub lock_text: Option<Arc<str>>,
+    /// Restarts of each component; those of a component that left the manifest are forgotten.
+    pub restarts: BTreeMap<ComponentName, Restarts>,
+    /// Component → the authority head that its first signer saw: what a later cordon does not concern.
+    since: BTreeMap<ComponentName, u64>,
+    /// Component → the settings it had, the newest last.
+    lineage: BTreeMap<ComponentName, Vec<Settings>>,
+}
+
+/// What a component ran with from one version on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Settings {
+    version: u64,
+    digest: Digest,
+    /// The revision before any restart: what nearly every look at a component asks for.
+    first: Revision,
+    spec: Arc<ComponentSpec>,
+    pin: Pin,
+}
+
+/// How often a component was restarted by its owner.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Restarts {
+    /// On all nodes.
+    pub everywhere: u64,
+    /// On single nodes, in addition.
+    pub nodes: BTreeMap<NodeName, u64>,
+}
+
+impl Settings {
+    fn revision(&self, restarts: u64) -> Revision {
+        match restarts {
+            0 => self.first,
+            restarts => revision(self.digest, restarts),
+        }
+    }
+}
+
+impl Restarts {
+    /// Restarts that concern `node`: each raises this by one, so that it never comes back to an
+    /// earlier number.
+    pub fn on(&self, node: &NodeName) -> u64 {
+        self.everywhere + self.nodes.get(node).copied().unwrap_or_default()
+    }
+}
+
+impl NamespaceState {
+    /// Nothing, before the first entry.
+    pub(crate) fn nothing(origin: Head) -> Self {
+        Self {
+            version: 0,
+            head: origin,
+            manifest: None,
+            manifest_text: None,
+            lock: Arc::default(),
+            lock_text: None,
+            restarts: BTreeMap::new(),
+            since: BTreeMap::new(),
+            lineage: BTreeMap::new(),
+        }
+    }
+
+    /// How often `component` was restarted on `node`.
+    pub fn restarts_on(&self, component: &ComponentName, node: &NodeName) -> u64 {
+        let restarts = self.restarts.get(component);
+        restarts.map_or(0, |restarts| restarts.on(node))
+    }
+
+    /// The revision of `component` that shall run on `node`; `None` if it is not in the manifest.
+    pub fn revision_of(&self, component: &ComponentName, node: &NodeName) -> Option<Revision> {
+        let settings = self.lineage.get(component)?.last()?;
+        Some(settings.revision(self.restarts_on(component, node)))
+    }
+
+    /// The version that brought a revision of `component` that `node` runs; `None` if that was
+    /// too long ago.
+    pub fn version_of(
+        &self,
+        component: &ComponentName,
+        node: &NodeName,
+        revision: Revision,
+    ) -> Option<u64> {
+        let mut past = self.past(component, node);
+        past.find(|(past, _)| *past == revision)
+            .map(|(_, settings)| settings.version)
+    }
+
+    /// What a revision of `component` runs with on `node`; `None` if that was too long ago. So an
+    /// older version that still serves can be started again.
+    pub fn settings_of(
+        &self,
+        component: &ComponentName,
+        node: &NodeName,
+        revision: Revision,
+    ) -> Option<(&ComponentSpec, Pin)> {
+        let mut past = self.past(component, node);
+        past.find(|(past, _)| *past == revision)
+            .map(|(_, settings)| (&*settings.spec, settings.pin))
+    }
+
+    /// Orders revisions of `component` on `node` by when they were wanted last: 0 is the one
+    /// that is wanted, and one that is forgotten is older than all.
+    pub(crate) fn age_of(
+        &self,
+        component: &ComponentName,
+        node: &NodeName,
+        revision: Revision,
+    ) -> usize {
+        let mut past = self.past(component, node);
+        past.position(|(past, _)| past == revision)
+            .unwrap_or(usize::MAX)
+    }
+
+    /// Revisions that `component` had on `node`, the newest first, with the settings of each.
+    /// Some of them never were: settings and restarts are remembered apart.
+    fn past(
+        &self,
+        component: &ComponentName,
+        node: &NodeName,
+    ) -> impl Iterator<Item = (Revision, &Settings)> {
+        let lineage = self.lineage.get(component);
+        let restarts = self.restarts_on(component, node);
+        let counts = (0..=restarts).rev().take(LINEAGE_MAX);
+        counts.flat_map(move |count| {
+            let settings = lineage.into_iter().flatten().rev();
+            settings.map(move |settings| (settings.revision(count), settings))
+        })
+    }
+
+    /// The pin of `component`.
+    pub fn pin(&self, component: &ComponentName) -> Option<Pin> {
+        self.lock.components.get(component).copied()
+    }
+
+    /// Whether the component is in its manifest.
+    pub(crate) fn has(&self, component: &ComponentName) -> bool {
+        let manifest = self.manifest.as_deref();
+        manifest.is_some_and(|manifest| manifest.components.contains_key(component))
+    }
+
+    /// The authority head that was seen when the component came into the manifest.
+    pub(crate) fn since(&self, component: &ComponentName) -> Option<u64> {
+        self.since.get(component).copied()
+    }
+
+    pub(crate) fn set_manifest(
+        &mut self,
+        manifest: Arc<Manifest>,
+        text: Arc<str>,
+        authority_seq: u64,
+    ) {
+        self.since
+            .retain(|component, _| manifest.components.contains_key(component));
+        for component in manifest.components.keys() {
+            self.since.entry(component.clone()).or_insert(authority_seq);
+        }
+        self.restarts
+            .retain(|component, _| manifest.components.contains_key(component));
+        self.lineage
+            .retain(|component, _| manifest.components.contains_key(component));
+        self.manifest = Some(manifest);
+        self.manifest_text = Some(text);
+    }
+
+    pub(crate) fn set_lock(&mut self, lock: Lock, text: Arc<str>, head: Head) {
+        self.version = lock.version;
+        self.lock = Arc::new(lock);
+        self.lock_text = Some(text);
+        self.head = head;
+        let Some(manifest) = &self.manifest else {
+            return;
+        };
+        for (component, spec) in &manifest.components {
+            let Some(pin) = self.lock.components.get(component) else {
+                continue;
+            };
+            let digest = settings_digest(spec, *pin);
+            let lineage = self.lineage.entry(component.clone()).or_default();
+            if lineage.last().is_none_or(|last| last.digest != digest) {
+                lineage.push(Settings {
+                    version: self.version,
+                    digest,
+                    first: revision(digest, 0),
+                    spec: Arc::new(spec.clone()),
+                    pin: *pin,
+                });
+            }
+            if lineage.len() > LINEAGE_MAX {
+                lineage.remove(0);
+            }
+        }
+    }
+
+    pub(crate) fn restart(&mut self, restart: &RestartBody, head: Head) {
+        self.head = head;
+        let restarts = self.restarts.entry(restart.component.clone()).or_default();
+        if restart.nodes.is_empty() {
+            restarts.everywhere += 1;
+        }
+        // A node that is named twice is restarted once.
+        let nodes: std::collections::BTreeSet<_> = restart.nodes.iter().collect();
+        for node in nodes {
+            *restarts.nodes.entry(node.clone()).or_default() += 1;
+        }
+    }
+}

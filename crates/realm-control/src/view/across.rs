@@ -1,0 +1,218 @@
+//! The status beyond the node that answers: what the records of the others say, and how each is
+//! reached. It adds to the view of one node, and decides nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use realm_model::entry::{ChainId, Head};
+use realm_model::key::PublicKey;
+use realm_model::name::NodeName;
+use realm_model::record::{ChainHead, ComponentSummary, NodeRecord};
+use realm_model::view::{
+    AlarmView, NodeSaidView, NodeView, OnNodeView, PendingView, ReachState, ReachView, StatusView,
+};
+
+use crate::authority::Authority;
+use crate::reach::Reached;
+use crate::records::Records;
+
+/// What is known of the other nodes.
+#[derive(Debug, Clone, Copy)]
+pub struct Across<'a> {
+    /// The key of the node that answers.
+    pub own: PublicKey,
+    /// What it has in force.
+    pub heads: &'a BTreeMap<ChainId, Head>,
+    /// The records of all nodes.
+    pub records: &'a Records,
+    /// How each is reached.
+    pub reached: &'a BTreeMap<PublicKey, Reached>,
+    /// The connections of the node that answers.
+    pub connections: &'a BTreeMap<PublicKey, ReachView>,
+    /// Who asks that node to join.
+    pub pending: &'a [PendingView],
+}
+
+/// Adds what is known of the other nodes.
+pub fn across(status: &mut StatusView, authority: &Authority, others: &Across<'_>) {
+    let names: BTreeMap<PublicKey, &NodeName> = authority
+        .nodes
+        .iter()
+        .map(|(name, node)| (node.key, name))
+        .collect();
+    for node in &mut status.nodes {
+        reach_of(node, &names, others);
+    }
+    status.pending = pending(authority, &names, others);
+    for record in others.records.iter() {
+        let Some(name) = names.get(&record.node) else {
+            continue;
+        };
+        let heard = others.reached.get(&record.node);
+        let there = !matches!(heard, None | Some(Reached::Lost));
+        for alarm in record.body.alarms.iter().filter(|_| there) {
+            status.alarms.push(AlarmView {
+                code: alarm.code.clone(),
+                message: alarm.about.clone(),
+                hint: hint(&alarm.code).to_owned(),
+                node: (*name).clone(),
+            });
+        }
+        if record.node != others.own {
+            summaries(status, name, &record.body.components, there);
+        }
+    }
+    status.alarms.sort();
+    status.alarms.dedup();
+    own_components(status);
+}
+
+fn reach_of(node: &mut NodeView, names: &BTreeMap<PublicKey, &NodeName>, others: &Across<'_>) {
+    let Some(key) = node.key else { return };
+    let connection = others.connections.get(&key).cloned().unwrap_or_default();
+    node.reach = match others.reached.get(&key) {
+        _ if node.here => ReachView {
+            state: ReachState::Here,
+            ..ReachView::default()
+        },
+        Some(Reached::Here) => ReachView {
+            state: ReachState::Here,
+            ..ReachView::default()
+        },
+        Some(Reached::Linked(_)) => ReachView {
+            state: ReachState::Direct,
+            ..connection
+        },
+        Some(Reached::Through { first, rtt_ms, .. }) => ReachView {
+            state: ReachState::Indirect,
+            rtt_us: Some(u64::from(*rtt_ms) * 1_000),
+            via: names.get(first).map(|name| (*name).clone()),
+            ..connection
+        },
+        Some(Reached::Lost) | None => ReachView {
+            state: match others.records.get(key) {
+                Some(_) => ReachState::Lost,
+                None => ReachState::Unknown,
+            },
+            ..connection
+        },
+    };
+    node.said = others
+        .records
+        .get(key)
+        .map(|record| said(record, others.heads));
+}
+
+fn said(record: &NodeRecord, heads: &BTreeMap<ChainId, Head>) -> NodeSaidView {
+    let theirs: BTreeSet<ChainHead> = record.body.heads.iter().copied().collect();
+    let mut ours = heads.iter().map(|(chain, head)| head.of(*chain));
+    NodeSaidView {
+        agent_version: record.body.agent.clone(),
+        addresses: record.body.addresses.clone(),
+        in_step: ours.all(|head| theirs.contains(&head)),
+        cpus: record.body.machine.cpus,
+        memory_bytes: record.body.machine.memory_mb.saturating_mul(1024 * 1024),
+        cpu_percent: record.body.load.cpu_percent,
+        instances: record.body.load.instances,
+    }
+}
+
+/// Who asks to join, at this node and at those that report it; once each, with the node that was
+/// asked first by name.
+fn pending(
+    authority: &Authority,
+    names: &BTreeMap<PublicKey, &NodeName>,
+    others: &Across<'_>,
+) -> Vec<PendingView> {
+    let mut all: BTreeMap<PublicKey, PendingView> = BTreeMap::new();
+    let reported = others
+        .records
+        .iter()
+        .filter(|record| record.node != others.own);
+    for record in reported {
+        let Some(seen_by) = names.get(&record.node) else {
+            continue;
+        };
+        for join in &record.body.pending {
+            let Ok(key) = PublicKey::from_bytes(*join.key.as_bytes()) else {
+                continue;
+            };
+            all.entry(key).or_insert_with(|| PendingView {
+                key,
+                name: join.name.clone(),
+                tags: Vec::new(),
+                address: join.address.clone(),
+                seen_by: (*seen_by).clone(),
+                voucher_proof: join.proof.map(|proof| proof.hex()),
+            });
+        }
+    }
+    // What this node heard itself says more.
+    all.extend(
+        others
+            .pending
+            .iter()
+            .map(|pending| (pending.key, pending.clone())),
+    );
+    all.into_values()
+        .filter(|pending| authority.name_of(&pending.key).is_none())
+        .collect()
+}
+
+fn summaries(status: &mut StatusView, node: &NodeName, all: &[ComponentSummary], there: bool) {
+    for summary in all {
+        let components = &mut status.components;
+        let Some(component) = components
+            .iter_mut()
+            .find(|one| one.name.as_str() == summary.name)
+        else {
+            continue;
+        };
+        let state = serde_json::from_value(serde_json::Value::String(summary.state.clone()));
+        let why = match there {
+            true => summary.reason.clone(),
+            false => "the node is not reached".to_owned(),
+        };
+        component.nodes.insert(
+            node.clone(),
+            OnNodeView {
+                state: state.ok().filter(|_| there),
+                wanted: summary.wanted,
+                healthy: if there { summary.healthy } else { 0 },
+                why: (!why.is_empty()).then_some(why),
+            },
+        );
+    }
+}
+
+/// The node that answers, in the same form as the others.
+fn own_components(status: &mut StatusView) {
+    for component in &mut status.components {
+        if component.wanted == 0 && component.healthy == 0 && component.old == 0 {
+            continue;
+        }
+        component.nodes.insert(
+            status.node.clone(),
+            OnNodeView {
+                state: Some(component.state),
+                wanted: component.wanted,
+                healthy: component.healthy,
+                why: component
+                    .waiting_on
+                    .first()
+                    .map(|waiting| waiting.message.clone()),
+            },
+        );
+    }
+}
+
+/// What a person does about an alarm.
+fn hint(code: &str) -> &'static str {
+    match code {
+        "forked" => "`realm resolve` shows both histories, and ends the one that you do not want",
+        "isolated" => "look at the network of that node, and at `realm nodes ls` on another one",
+        realm_model::record::CLONED_KEY => {
+            "stop one of the two machines; if you know of one only, revoke the node"
+        }
+        _ => "look at the log of that node's agent",
+    }
+}

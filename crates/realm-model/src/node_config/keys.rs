@@ -1,0 +1,249 @@
+//! The table of every key of `node.toml`: the reader, the hints and the reference come from it.
+//! Not what a value means: that is the reader's.
+
+use super::{EXEC_AT_ONCE_MAX, EXEC_SECONDS_MAX, INSTANCES_MAX};
+use crate::section::{Absent, Form, Key, Kind, Section};
+
+pub(super) const NAME: Form = Form {
+    expected: "a name of letters, digits, `-`, `_` and `.`",
+    pattern: "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+    example: "bm-01",
+};
+pub(super) const SOCKET: Form = Form {
+    expected: "an IP address and a port, like `127.0.0.1:8080` or `[::]:80`",
+    pattern: "^([0-9.]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$",
+    example: "127.0.0.1:8080",
+};
+
+pub(super) const MULTIADDR: Form = Form {
+    expected: "an address like `/dns4/bm-01.example.com/udp/4747/quic-v1`",
+    pattern: "^/(ip4|ip6|dns|dns4|dns6)/[^/ ]+/(udp/[0-9]{1,5}/quic-v1|tcp/[0-9]{1,5})$",
+    example: "/ip4/192.0.2.1/udp/4747/quic-v1",
+};
+pub(super) const CALLER: Form = Form {
+    expected: "`owner` or `delegates`",
+    pattern: "^(owner|delegates)$",
+    example: "owner",
+};
+pub(super) const USER: Form = Form {
+    expected: "the name or the number of a user",
+    pattern: "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$",
+    example: "deploy",
+};
+pub(super) const PROGRAM: Form = Form {
+    expected: "an absolute path",
+    pattern: "^/",
+    example: "/bin/bash",
+};
+
+/// The whole file.
+pub(super) static ROOT: Section = Section {
+    title: "node.toml",
+    doc: "The whole file; it belongs to the node's operator. A manifest cannot change it.",
+    keys: &[
+        Key {
+            name: "name",
+            kind: Kind::Text(NAME),
+            absent: Absent::Means("the host name"),
+            doc: "The node's name; the owner's approval binds it to the node's key",
+        },
+        Key {
+            name: "tags",
+            kind: Kind::Texts(NAME),
+            absent: Absent::Means("none"),
+            doc: "Tags that the operator proposes when the machine asks to join, beside `realm join --tags`. What counts is what the owner's approval names (`realm nodes tag` changes it), and `[nodes]`",
+        },
+        Key {
+            name: "trusted_proxies",
+            kind: Kind::Texts(Form {
+                expected: "an IP address",
+                pattern: "^[0-9A-Fa-f:.]+$",
+                example: "10.0.0.1",
+            }),
+            absent: Absent::Means("none"),
+            doc: "Proxies whose `Forwarded` and `X-Forwarded-*` headers are believed",
+        },
+        Key {
+            name: "listen",
+            kind: Kind::Table(&LISTEN),
+            absent: Absent::Means("loopback, as below"),
+            doc: "Where the node listens",
+        },
+        Key {
+            name: "guests",
+            kind: Kind::Table(&GUESTS),
+            absent: Absent::Means("nothing is opened, as below"),
+            doc: "What guests may reach at most",
+        },
+        Key {
+            name: "p2p",
+            kind: Kind::Table(&P2P),
+            absent: Absent::Means("port 4747 on every address, as below"),
+            doc: "How the node meets the other nodes of its realm",
+        },
+        Key {
+            name: "exec",
+            kind: Kind::Table(&EXEC),
+            absent: Absent::Means("nobody may run anything, as below"),
+            doc: "What callers of the control API may run on this machine",
+        },
+    ],
+};
+
+/// `[listen]`.
+pub(super) static LISTEN: Section = Section {
+    title: "[listen]",
+    doc: "Where the node listens.",
+    keys: &[
+        Key {
+            name: "http",
+            kind: Kind::Texts(SOCKET),
+            absent: Absent::Word("[\"127.0.0.1:8080\"]"),
+            doc: "HTTP/1.1 and HTTP/2 cleartext, for routes",
+        },
+        Key {
+            name: "admin",
+            kind: Kind::Text(SOCKET),
+            absent: Absent::Word("127.0.0.1:9180"),
+            doc: "`/metrics` and the health of the agent",
+        },
+        Key {
+            name: "api",
+            kind: Kind::Text(SOCKET),
+            absent: Absent::Means("not at all"),
+            doc: "The control API over mutual TLS, for keys with a role in the realm",
+        },
+    ],
+};
+
+/// `[exec]`.
+pub(super) static EXEC: Section = Section {
+    title: "[exec]",
+    doc: "What callers of the control API may run on this machine.",
+    keys: &[
+        Key {
+            name: "allow",
+            kind: Kind::Texts(CALLER),
+            absent: Absent::Means("nobody"),
+            doc: "Who may run commands (`realm exec`): `owner`, and `delegates` whose scope says so",
+        },
+        Key {
+            name: "run",
+            kind: Kind::Texts(CALLER),
+            absent: Absent::Means("nobody"),
+            doc: "Who may run components within limits and grants (`realm run --node`)",
+        },
+        Key {
+            name: "user",
+            kind: Kind::Text(USER),
+            absent: Absent::Means("the user of the agent"),
+            doc: "The user that commands run as; another one needs an agent that runs as root",
+        },
+        Key {
+            name: "shell",
+            kind: Kind::Text(PROGRAM),
+            absent: Absent::Word("/bin/sh"),
+            doc: "Gets a command that is one word, after `-c`",
+        },
+        Key {
+            name: "max_seconds",
+            kind: Kind::Integer {
+                min: 1,
+                max: EXEC_SECONDS_MAX as u64,
+            },
+            absent: Absent::Number(3_600),
+            doc: "A command or component that runs for longer is killed",
+        },
+        Key {
+            name: "max_at_once",
+            kind: Kind::Integer {
+                min: 1,
+                max: EXEC_AT_ONCE_MAX as u64,
+            },
+            absent: Absent::Number(4),
+            doc: "Commands and components of callers at once",
+        },
+    ],
+};
+
+/// `[guests]`.
+pub(super) static GUESTS: Section = Section {
+    title: "[guests]",
+    doc: "The widest that any grant on this node can be.",
+    keys: &[
+        Key {
+            name: "dirs",
+            kind: Kind::Texts(Form {
+                expected: "an absolute directory",
+                pattern: "^/",
+                example: "/srv",
+            }),
+            absent: Absent::Means("none"),
+            doc: "Host directories, with all below them, that a manifest may grant",
+        },
+        Key {
+            name: "private_ranges",
+            kind: Kind::Texts(Form {
+                expected: "a block of addresses like `10.0.0.0/8` or `fd00::/8`, or one address",
+                pattern: "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
+                example: "10.0.0.0/8",
+            }),
+            absent: Absent::Means("none"),
+            doc: "Private, loopback and link-local addresses that a manifest may open",
+        },
+        Key {
+            name: "tls_roots",
+            kind: Kind::Texts(Form {
+                expected: "an absolute path of a file",
+                pattern: "^/",
+                example: "/etc/ssl/company.pem",
+            }),
+            absent: Absent::Means("none"),
+            doc: "Files of PEM certificates that `https` of guests trusts, beside those that browsers trust",
+        },
+        Key {
+            name: "instances_max",
+            kind: Kind::Integer {
+                min: 1,
+                max: INSTANCES_MAX as u64,
+            },
+            absent: Absent::Number(1_000),
+            doc: "Instances that may live at once, over all components",
+        },
+    ],
+};
+
+/// `[p2p]`.
+pub(super) static P2P: Section = Section {
+    title: "[p2p]",
+    doc: "How the node meets the other nodes of its realm. Whom the owner has not approved can ask to join, and nothing else.",
+    keys: &[
+        Key {
+            name: "listen",
+            kind: Kind::Texts(SOCKET),
+            absent: Absent::Word("[\"0.0.0.0:4747\", \"[::]:4747\"]"),
+            doc: "QUIC on the UDP port, and TCP on the same number; `[]`: the node is alone",
+        },
+        Key {
+            name: "announce",
+            kind: Kind::Texts(MULTIADDR),
+            absent: Absent::Means("what it listens on, and what others see"),
+            doc: "Addresses under which others reach it from outside, for instance behind a forwarded port",
+        },
+        Key {
+            name: "mdns",
+            kind: Kind::Boolean,
+            absent: Absent::Word("true"),
+            doc: "Look for nodes of the realm on the local network",
+        },
+        Key {
+            name: "relay",
+            kind: Kind::Boolean,
+            absent: Absent::Word("true"),
+            doc: "Pass on connections for approved nodes that cannot be reached directly",
+        },
+    ],
+};
+
+/// Every section, in the order of the reference.
+pub static SECTIONS: [&Section; 5] = [&ROOT, &LISTEN, &GUESTS, &EXEC, &P2P];

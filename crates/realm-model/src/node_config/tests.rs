@@ -1,0 +1,133 @@
+//! Every key, and every problem with its place.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn good(text: &str) -> NodeConfig {
+    let (config, problems) = parse(text);
+    assert_eq!(problems, [], "{text}");
+    config.expect("no problems")
+}
+
+fn refused(text: &str, expected: &[(&str, usize, usize)]) {
+    let (config, problems) = parse(text);
+    let seen: Vec<_> = problems
+        .iter()
+        .map(|problem| (problem.code, problem.line, problem.column))
+        .collect();
+    assert_eq!(seen, expected, "{text}: {problems:#?}");
+    assert_eq!(config, None, "{text}");
+}
+
+#[test]
+fn an_empty_file_is_the_default() {
+    assert_eq!(good(""), NodeConfig::default());
+    assert_eq!(good("[listen]\n[guests]\n[exec]\n"), NodeConfig::default());
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = good(FULL);
+    assert_eq!(config.name, Some("bm-01".parse().expect("a name")));
+    assert_eq!(config.tags, ["metal"]);
+    assert_eq!(
+        config.trusted_proxies,
+        ["10.0.0.1".parse::<std::net::IpAddr>().expect("an address")]
+    );
+    assert_eq!(config.listen.http.len(), 2);
+    assert_eq!(config.listen.admin.to_string(), "127.0.0.1:9000");
+    assert_eq!(config.guests.dirs, ["/srv"]);
+    assert_eq!(config.guests.private_ranges, ["10.0.0.0/8", "::1"]);
+    assert_eq!(config.guests.tls_roots, ["/etc/ssl/company.pem"]);
+    assert_eq!(config.guests.instances_max, 200);
+    assert_eq!(
+        config.listen.api.map(|api| api.to_string()).as_deref(),
+        Some("0.0.0.0:9443")
+    );
+    let exec = ExecPolicy {
+        allow: vec![ExecCaller::Owner, ExecCaller::Delegates],
+        run: vec![ExecCaller::Owner],
+        user: Some("deploy".to_owned()),
+        shell: "/bin/bash".to_owned(),
+        max_seconds: 60,
+        max_at_once: 2,
+    };
+    assert_eq!(config.exec, exec);
+}
+
+const FULL: &str = r#"
+name = "bm-01"
+tags = ["metal"]
+trusted_proxies = ["10.0.0.1"]
+[listen]
+http = ["0.0.0.0:80", "[::]:8080"]
+admin = "127.0.0.1:9000"
+api = "0.0.0.0:9443"
+[exec]
+allow = ["owner", "delegates"]
+run = ["owner"]
+user = "deploy"
+shell = "/bin/bash"
+max_seconds = 60
+max_at_once = 2
+[guests]
+dirs = ["/srv/"]
+private_ranges = ["10.0.0.0/8", "::1"]
+tls_roots = ["/etc/ssl/company.pem"]
+instances_max = 200
+"#;
+
+#[test]
+fn every_problem_is_told_with_its_place() {
+    refused(
+        "nam = 'a'\nname = 'a b'\ntags = ['x', 'x']\ntrusted_proxies = ['proxy']\n",
+        &[
+            (codes::UNKNOWN_KEY, 1, 1),
+            (codes::BAD_NAME, 2, 8),
+            (codes::DUPLICATE_VALUE, 3, 14),
+            (codes::BAD_VALUE, 4, 20),
+        ],
+    );
+    refused(
+        "[listen]\nhttp = [':80']\nadmin = 9180\n[guests]\ndirs = ['srv']\nprivate_ranges = ['10.0.0.1/8']\ninstances_max = 0\ntls_roots = ['ca.pem']\n",
+        &[
+            (codes::BAD_VALUE, 2, 9),
+            (codes::WRONG_TYPE, 3, 9),
+            (codes::BAD_DIR, 5, 9),
+            (codes::BAD_VALUE, 6, 19),
+            (codes::OUT_OF_RANGE, 7, 17),
+            (codes::BAD_VALUE, 8, 14),
+        ],
+    );
+    refused(
+        &"#".repeat(NODE_CONFIG_BYTES_MAX + 1),
+        &[(codes::TOO_LARGE, 1, 1)],
+    );
+    refused(
+        "[exec]\nallow = ['all']\nuser = '-x'\nshell = 'sh'\nmax_seconds = 0\n",
+        &[
+            (codes::BAD_VALUE, 2, 10),
+            (codes::BAD_VALUE, 3, 8),
+            (codes::BAD_VALUE, 4, 9),
+            (codes::OUT_OF_RANGE, 5, 15),
+        ],
+    );
+    refused("listen = 1", &[(codes::WRONG_TYPE, 1, 10)]);
+}
+
+proptest! {
+    #[test]
+    fn any_text_gives_an_answer(text in "(\\PC|\n){0,200}") {
+        let (config, problems) = parse(&text);
+        prop_assert!(config.is_some() || !problems.is_empty());
+    }
+
+    #[test]
+    fn a_changed_file_gives_an_answer(at in 0..FULL.len(), with in "\\PC{0,3}", cut in 0usize..9) {
+        let end = (at + cut).min(FULL.len());
+        let text = format!("{}{with}{}", &FULL[..at], &FULL[end..]);
+        let (config, problems) = parse(&text);
+        prop_assert!(config.is_some() || !problems.is_empty());
+    }
+}

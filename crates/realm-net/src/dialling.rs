@@ -1,0 +1,374 @@
+//! Makes connections and tends those that stand: dials what is missing, closes what is dead, stale,
+//! needless or too old, and keeps reservations at relays.
+
+use std::collections::BTreeSet;
+
+use libp2p::Multiaddr;
+use libp2p::TransportError;
+use libp2p::multiaddr::Protocol as Part;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError};
+use realm_model::key::PublicKey;
+
+use crate::book::{self, Kind};
+use crate::class::Class;
+use crate::commands::refuse;
+use crate::event::{DownReason, Event, How, count};
+use crate::live::Peer;
+use crate::swarm::{Dial, Net};
+use crate::{Error, identity, mesh};
+
+/// A listener that failed is tried again that often.
+const LISTEN_AGAIN_MS: u64 = 1_000;
+/// How often a member on a worse way than need be is dialled on a better one.
+const IMPROVE_MS: u64 = 60_000;
+/// A member without an address is looked up that often.
+const LOOK_UP_MS: u64 = 30_000;
+/// Connected that long, and no subscription seen: the streams are stale (rust-libp2p #5097). Doubled
+/// with each cut, since a peer to whom we are a stranger does not subscribe either.
+const DEAF_MS: u64 = 4_000;
+const DEAF_DOUBLINGS_MAX: u32 = 4;
+/// Peers cut off in one tick: in a storm, more would make it worse.
+const CUTS_PER_TICK: usize = 1;
+/// A connection to a member outside the mesh, made for a request, ends when unused that long.
+const UNUSED_MS: u64 = 60_000;
+/// Relays at which a node behind a NAT can be found: one may fail.
+const RESERVATIONS: usize = 2;
+/// Longest reason in a view.
+const REASON_CHARS_MAX: usize = 200;
+
+impl Net<'_> {
+    /// Listens again where a listener is missing.
+    pub(crate) fn listen(&mut self, now_ms: u64) {
+        if now_ms < self.parts.next_listen_ms {
+            return;
+        }
+        self.parts.next_listen_ms = now_ms + LISTEN_AGAIN_MS;
+        for (index, address) in self.kept.listen.clone().into_iter().enumerate() {
+            if self
+                .parts
+                .listeners
+                .values()
+                .any(|listened| *listened == index)
+            {
+                continue;
+            }
+            if let Err(reason) = self.listen_on(index, address.clone()) {
+                self.kept.tell(Event::ListenFailed {
+                    address: address.to_string(),
+                    reason,
+                });
+            }
+        }
+        self.reserve();
+    }
+
+    /// Behind a NAT: keeps reservations at members that relay.
+    fn reserve(&mut self) {
+        if !self.parts.behind_nat || self.parts.circuits.len() >= RESERVATIONS {
+            return;
+        }
+        let at: Vec<PublicKey> = self.parts.circuits.values().copied().collect();
+        let missing = RESERVATIONS - at.len();
+        let candidates: Vec<(PublicKey, Multiaddr)> = self
+            .parts
+            .relays
+            .iter()
+            .filter(|key| !at.contains(key))
+            .filter_map(|key| {
+                let conn = self.parts.live.best(key)?;
+                (conn.kind() != Kind::Relay && conn.dialled).then(|| (*key, conn.address.clone()))
+            })
+            .take(missing)
+            .collect();
+        for (relay, address) in candidates {
+            let circuit = address
+                .with(Part::P2p(identity::peer_id(&relay)))
+                .with(Part::P2pCircuit);
+            if let Ok(listener) = self.parts.swarm.listen_on(circuit) {
+                self.parts.circuits.insert(listener, relay);
+            }
+        }
+    }
+
+    /// Closes what should not stand.
+    pub(crate) fn tend(&mut self, now_ms: u64) {
+        for (peer, id) in self.parts.live.silent(now_ms) {
+            count(&self.kept.counters.peers_lost);
+            self.close(&peer, id, DownReason::NoAnswer);
+        }
+        for peer in self.parts.live.suspect(now_ms) {
+            self.close_peer(&peer, DownReason::Stale);
+            self.kept.book.again(&peer, now_ms, 0);
+        }
+        let stranger_ms = u64::try_from(self.kept.config.limits.stranger_time_max.as_millis());
+        let stranger_ms = stranger_ms.unwrap_or(u64::MAX);
+        let old = self.parts.live.each(|_, conn| {
+            conn.class == Class::Stranger
+                && !conn.dialled
+                && now_ms.saturating_sub(conn.since_ms) > stranger_ms
+        });
+        let core = &self.kept.mesh.order[..self.kept.mesh.core.min(self.kept.mesh.order.len())];
+        let surplus = self.parts.live.peers.len() > self.kept.mesh.target;
+        let unused = self.parts.live.each(|key, conn| {
+            conn.class == Class::Member
+                && surplus
+                && conn.dialled
+                && !conn.is_in_use()
+                && !core.contains(key)
+                && now_ms.saturating_sub(conn.used_ms) > UNUSED_MS
+        });
+        let needless = self.parts.live.needless(&self.kept.me, now_ms);
+        for (peer, id) in old.into_iter().chain(unused).chain(needless) {
+            self.close(&peer, id, DownReason::Closed);
+        }
+        self.cut_deaf(now_ms);
+    }
+
+    /// Asks gossip who has subscribed; it knows best, over connections that come and go.
+    pub(crate) fn subscribed(&mut self) {
+        let Some(hints) = self.parts.swarm.behaviour_mut().hints.inner() else {
+            return;
+        };
+        let peers = hints.all_peers().filter(|(_, topics)| !topics.is_empty());
+        let peers: BTreeSet<_> = peers
+            .filter_map(|(peer, _)| identity::key_of(peer))
+            .collect();
+        for (key, peer) in &mut self.parts.live.peers {
+            let subscribed = peers.contains(key);
+            if subscribed {
+                self.parts.cuts.remove(key);
+            }
+            self.parts.changed |= subscribed != peer.subscribed;
+            peer.subscribed = subscribed;
+        }
+    }
+
+    fn cut_deaf(&mut self, now_ms: u64) {
+        if self.parts.swarm.behaviour_mut().hints.inner().is_none() {
+            return;
+        }
+        self.subscribed();
+        let is_deaf = |key: &PublicKey, peer: &Peer| {
+            let cuts = self.parts.cuts.get(key).copied().unwrap_or(0);
+            let patience_ms = DEAF_MS << cuts.min(DEAF_DOUBLINGS_MAX);
+            let (Some(best), Some(since_ms)) = (peer.best(), peer.since_ms()) else {
+                return false;
+            };
+            // It answered pings all that time: it is there and not overloaded, it has not subscribed.
+            best.class == Class::Member
+                && !peer.subscribed
+                && now_ms.saturating_sub(since_ms) > patience_ms
+                && (!best.pings || best.sign_ms.saturating_sub(since_ms) > patience_ms / 2)
+        };
+        let peers = self
+            .parts
+            .live
+            .peers
+            .iter()
+            .filter(|(key, peer)| is_deaf(key, peer));
+        let deaf: Vec<PublicKey> = peers.map(|(key, _)| *key).take(CUTS_PER_TICK).collect();
+        for peer in deaf {
+            count(&self.kept.counters.cuts);
+            *self.parts.cuts.entry(peer).or_default() += 1;
+            self.close_peer(&peer, DownReason::Stale);
+            self.kept.book.again(&peer, now_ms, 1_000);
+        }
+    }
+
+    /// Dials the members that are missing, and goes on with attempts under way.
+    pub(crate) fn dial_missing(&mut self, now_ms: u64) {
+        let live = &self.parts.live;
+        let is_up = |key: &PublicKey| {
+            live.best(key)
+                .is_some_and(|conn| conn.class == Class::Member)
+        };
+        let missing = mesh::missing(&self.kept.mesh, is_up);
+        for peer in &missing {
+            self.kept.book.begin(peer, now_ms, false);
+        }
+        self.improve(now_ms);
+        for peer in self.kept.book.attempts() {
+            self.advance(&peer, now_ms);
+        }
+        // Without a member to ask, a look-up would end with nothing, and wait for its next turn.
+        let asks = self.parts.live.peers.values().any(|peer| peer.subscribed);
+        if asks && let Some(peer) = self.kept.book.next_look_up(&missing, now_ms, LOOK_UP_MS) {
+            let id = identity::peer_id(&peer);
+            if let Some(kad) = self.parts.swarm.behaviour_mut().kad.inner() {
+                kad.get_closest_peers(id);
+            }
+        }
+    }
+
+    /// Tries better ways to members of the mesh that are reached by a worse one.
+    fn improve(&mut self, now_ms: u64) {
+        if now_ms < self.parts.next_improve_ms {
+            return;
+        }
+        self.parts.next_improve_ms = now_ms + IMPROVE_MS;
+        let better = self.parts.live.peers.iter().filter_map(|(key, peer)| {
+            let best = peer.best()?;
+            let known = self.kept.book.best(key)?;
+            // The lower key tries, unless only the other side has addresses: both are asked to.
+            (best.class == Class::Member && known < best.kind()).then_some(*key)
+        });
+        for peer in better.collect::<Vec<_>>() {
+            self.kept.book.begin(&peer, now_ms, true);
+        }
+    }
+
+    /// Goes on with the attempt to reach a peer, if there is one.
+    pub(crate) fn advance(&mut self, peer: &PublicKey, now_ms: u64) {
+        let better_than = self.parts.live.best(peer).map(crate::live::Conn::kind);
+        while let Some(addresses) = self.kept.book.step(peer, now_ms, better_than) {
+            let kind = addresses.first().and_then(book::kind).unwrap_or(Kind::Tcp);
+            let options = DialOpts::peer_id(identity::peer_id(peer))
+                .addresses(addresses)
+                .condition(PeerCondition::Always)
+                .build();
+            let id = options.connection_id();
+            match self.parts.swarm.dial(options) {
+                Ok(()) => {
+                    self.parts.dials.insert(id, Dial::Book(*peer, kind));
+                }
+                Err(error) => self.kept.book.failed(peer, Some(kind), told(&error)),
+            }
+        }
+        if better_than.is_none() && !self.kept.book.is_trying(peer) {
+            self.give_up(peer);
+        }
+    }
+
+    /// What waits for a peer that cannot be reached is told so.
+    fn give_up(&mut self, peer: &PublicKey) {
+        for (_, work) in self.parts.waiting.remove(peer).unwrap_or_default() {
+            let why = self.kept.book.trouble(peer, None).unwrap_or_default();
+            refuse(work, Error::Unreachable(why));
+        }
+    }
+
+    /// What has waited for too long is told so.
+    pub(crate) fn expire(&mut self, now_ms: u64) {
+        self.parts.waiting.retain(|peer, works| {
+            for (_, work) in works.extract_if(.., |(until_ms, _)| *until_ms <= now_ms) {
+                let why = self.kept.book.trouble(peer, None);
+                refuse(work, why.map_or(Error::Timeout, Error::Unreachable));
+            }
+            !works.is_empty()
+        });
+    }
+
+    pub(crate) fn dial_failed(&mut self, id: ConnectionId, error: &DialError) {
+        count(&self.kept.counters.dials_failed);
+        match self.parts.dials.remove(&id) {
+            Some(Dial::Asked(reply)) => {
+                let _ = reply.send(Err(Error::Unreachable(told(error))));
+            }
+            Some(Dial::Book(peer, kind)) => {
+                self.kept.book.failed(&peer, Some(kind), told(error));
+                let now_ms = self.kept.now_ms();
+                self.advance(&peer, now_ms);
+            }
+            None => {}
+        }
+    }
+
+    /// Closes one connection. It is gone for us at once: a dead one takes time to be closed.
+    pub(crate) fn close(&mut self, peer: &PublicKey, id: ConnectionId, reason: DownReason) {
+        self.parts.swarm.close_connection(id);
+        self.forget(peer, id, reason);
+    }
+
+    pub(crate) fn close_peer(&mut self, peer: &PublicKey, reason: DownReason) {
+        let Some(known) = self.parts.live.peers.get(peer) else {
+            return;
+        };
+        let ids: Vec<_> = known.conns.iter().map(|conn| conn.id).collect();
+        for id in ids {
+            self.close(peer, id, reason.clone());
+        }
+    }
+
+    /// A connection is gone.
+    pub(crate) fn forget(&mut self, peer: &PublicKey, id: ConnectionId, reason: DownReason) {
+        let Some((_, gone)) = self.parts.live.remove(peer, id) else {
+            return;
+        };
+        self.parts.changed = true;
+        match gone {
+            Some(gone) => {
+                let now_ms = self.kept.now_ms();
+                // A peer that never subscribed does not know us: it is not asked twice a second.
+                let wait_ms = if gone.subscribed { 250 } else { 5_000 };
+                self.kept.book.again(peer, now_ms, wait_ms);
+                self.kept.tell_down(*peer, reason);
+            }
+            None => self.tell_way(peer),
+        }
+    }
+
+    /// Tells the agent the best way to a peer, when it is another than it was told.
+    pub(crate) fn tell_way(&mut self, key: &PublicKey) {
+        let Some(peer) = self.parts.live.peers.get_mut(key) else {
+            return;
+        };
+        let Some(best) = peer.best() else {
+            return;
+        };
+        let (class, how, address) = (best.class, best.how, best.address.clone());
+        if peer.told.as_ref() == Some(&(how, address.clone())) {
+            return;
+        }
+        peer.told = Some((how, address.clone()));
+        self.kept.tell_up(Event::Up {
+            peer: *key,
+            class,
+            how,
+            address: address.to_string(),
+        });
+    }
+}
+
+/// The reasons of a failed dial on one line.
+pub(crate) fn told(error: &DialError) -> String {
+    let text = match error {
+        DialError::Transport(all) => {
+            let each = all.iter().map(|(_, error)| match error {
+                TransportError::Other(error) => innermost(error),
+                TransportError::MultiaddrNotSupported(_) => {
+                    "not an address that can be dialled".to_owned()
+                }
+            });
+            let mut reasons: Vec<String> = each.collect();
+            reasons.dedup();
+            reasons.join(", ")
+        }
+        DialError::WrongPeerId { .. } => "another key answers there".to_owned(),
+        DialError::Denied { cause } => cause.downcast_ref::<crate::door::Denied>().map_or_else(
+            || "too many connections, or too little memory".to_owned(),
+            ToString::to_string,
+        ),
+        DialError::NoAddresses => "no address".to_owned(),
+        DialError::LocalPeerId { .. } => "that is this node itself".to_owned(),
+        DialError::DialPeerConditionFalse(_) | DialError::Aborted => "given up".to_owned(),
+    };
+    text.chars().take(REASON_CHARS_MAX).collect()
+}
+
+/// The last of a chain of causes says most.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+/// Whether a way is direct.
+pub(crate) fn is_direct(how: How) -> bool {
+    match how {
+        How::Quic | How::Tcp => true,
+        How::Relay { .. } => false,
+    }
+}

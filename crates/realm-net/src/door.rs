@@ -1,0 +1,254 @@
+//! Which connections are made at all: who may be dialled, and how many of each class may stand.
+//!
+//! The first behaviour to be asked. Counts by direction and per peer are libp2p's own
+//! (`connection_limits`); here are those that depend on who the peer is.
+
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm, dummy,
+};
+use libp2p::{Multiaddr, PeerId};
+
+use crate::Limits;
+use crate::book::ip_of;
+use crate::bucket::Bucket;
+use crate::class::{Class, Classes};
+use crate::identity;
+
+/// Sources whose handshakes are counted.
+const SOURCES_MAX: usize = 4_096;
+
+/// Why a connection is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Denied {
+    #[error("the peer has no Ed25519 key")]
+    Key,
+    #[error("the peer has this node's own key")]
+    Own,
+    #[error("the peer is not a member")]
+    NotAMember,
+    #[error("too many connections of its class")]
+    Full,
+    #[error("too many connections of strangers from its address")]
+    Source,
+    #[error("too many new strangers")]
+    Rate,
+    #[error("too many handshakes with its address")]
+    Handshakes,
+}
+
+/// Part of an address by which strangers are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Source {
+    V4([u8; 4]),
+    /// The first 64 bits: a single customer has that many addresses.
+    V6([u8; 8]),
+    Other,
+}
+
+struct Standing {
+    class: Class,
+    source: Option<Source>,
+}
+
+pub(crate) struct Door {
+    me: PeerId,
+    classes: Classes,
+    limits: Limits,
+    strangers: Bucket,
+    handshakes: HashMap<Source, Bucket>,
+    begun: Instant,
+    standing: HashMap<ConnectionId, Standing>,
+    /// Dials that the agent or a person asked for, to whomever.
+    asked: HashSet<ConnectionId>,
+}
+
+impl Door {
+    pub(crate) fn new(me: PeerId, classes: Classes, limits: &Limits) -> Self {
+        Self {
+            me,
+            classes,
+            strangers: Bucket::new(limits.strangers_rate, 0),
+            handshakes: HashMap::new(),
+            limits: limits.clone(),
+            begun: Instant::now(),
+            standing: HashMap::new(),
+            asked: HashSet::new(),
+        }
+    }
+
+    /// The next dial of this id may go to anybody.
+    pub(crate) fn let_out(&mut self, id: ConnectionId) {
+        self.asked.insert(id);
+    }
+
+    fn count(&self, matches: impl Fn(&Standing) -> bool) -> usize {
+        self.standing
+            .values()
+            .filter(|standing| matches(standing))
+            .count()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Before anybody is known: the machine that asks may not make this one compute without end.
+    fn may_shake(&mut self, remote: &Multiaddr) -> bool {
+        let now_ms = self.now_ms();
+        if self.handshakes.len() >= SOURCES_MAX {
+            self.handshakes.retain(|_, bucket| !bucket.is_full(now_ms));
+        }
+        // With more sources than that at once, each of them is held to be a new one.
+        if self.handshakes.len() >= SOURCES_MAX {
+            self.handshakes.clear();
+        }
+        let rate = self.limits.handshakes_per_source_rate;
+        let bucket = self.handshakes.entry(source_of(remote));
+        bucket
+            .or_insert_with(|| Bucket::new(rate, now_ms))
+            .take(now_ms)
+    }
+
+    fn judge(
+        &mut self,
+        id: ConnectionId,
+        peer: &PeerId,
+        remote: Option<&Multiaddr>,
+    ) -> Result<(), Denied> {
+        if *peer == self.me {
+            return Err(Denied::Own);
+        }
+        if identity::key_of(peer).is_none() {
+            return Err(Denied::Key);
+        }
+        let class = self.classes.of(peer);
+        let source = remote.filter(|_| class == Class::Stranger).map(source_of);
+        let max = match class {
+            Class::Member => self.limits.members_max,
+            Class::Client => self.limits.clients_max,
+            Class::Stranger => self.limits.strangers_max,
+        };
+        // Strangers that this node dials are few, and it chose them.
+        let chosen = class == Class::Stranger && remote.is_none();
+        if !chosen && self.count(|standing| standing.class == class) >= max {
+            return Err(Denied::Full);
+        }
+        if source.is_some() {
+            let same = self.count(|standing| standing.source == source);
+            if same >= self.limits.strangers_per_source_max {
+                return Err(Denied::Source);
+            }
+            let now_ms = self.now_ms();
+            if !self.strangers.take(now_ms) {
+                return Err(Denied::Rate);
+            }
+        }
+        self.standing.insert(id, Standing { class, source });
+        Ok(())
+    }
+}
+
+fn source_of(address: &Multiaddr) -> Source {
+    let ip = address
+        .iter()
+        .find_map(|part| ip_of(&part))
+        .map(|ip| ip.to_canonical());
+    match ip {
+        Some(IpAddr::V4(ip)) => Source::V4(ip.octets()),
+        Some(IpAddr::V6(ip)) => {
+            let octets = ip.octets();
+            Source::V6(std::array::from_fn(|index| octets[index]))
+        }
+        None => Source::Other,
+    }
+}
+
+impl NetworkBehaviour for Door {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        if self.may_shake(remote) {
+            Ok(())
+        } else {
+            Err(ConnectionDenied::new(Denied::Handshakes))
+        }
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.judge(id, &peer, Some(remote))
+            .map_err(ConnectionDenied::new)?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Option<PeerId>,
+        _: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        // Look-ups and relays dial by themselves: they reach members and nobody else.
+        let is_member = peer.is_some_and(|peer| self.classes.of(&peer) == Class::Member);
+        if self.asked.remove(&id) || is_member {
+            return Ok(Vec::new());
+        }
+        Err(ConnectionDenied::new(Denied::NotAMember))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.judge(id, &peer, None).map_err(ConnectionDenied::new)?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        if let FromSwarm::ConnectionClosed(closed) = event {
+            self.standing.remove(&closed.connection_id);
+        } else if let FromSwarm::DialFailure(failure) = event {
+            self.standing.remove(&failure.connection_id);
+            self.asked.remove(&failure.connection_id);
+        } else if let FromSwarm::ListenFailure(failure) = event {
+            self.standing.remove(&failure.connection_id);
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}

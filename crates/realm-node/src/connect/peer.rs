@@ -1,0 +1,146 @@
+//! The way to a node over the network of nodes, for a caller who has no agent: by the key that it
+//! acts with, directly, or through another node that reaches the one that is meant.
+
+use std::fmt::{self, Debug};
+use std::io;
+use std::time::Duration;
+
+use realm_model::entry::RealmId;
+use realm_model::key::{PublicKey, SecretKey};
+use realm_net::{Handle, Protocol, Transport as _};
+
+use super::{Connect, Connecting, Stream};
+use crate::error::with_causes;
+use crate::network;
+
+/// Dialling one node, with all its addresses.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
+/// Addresses of one node that are tried.
+const ADDRESSES_MAX: usize = 8;
+/// Nodes that are tried.
+const NODES_MAX: usize = 8;
+
+/// A node, and where it may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its key; `None`: whoever answers there.
+    pub node: Option<PublicKey>,
+    /// Multiaddrs.
+    pub addresses: Vec<String>,
+}
+
+/// A caller in the network.
+pub struct Peer {
+    net: Handle,
+    node: PublicKey,
+    /// Through whom; `None`: directly.
+    via: Option<PublicKey>,
+}
+
+/// Nobody was reached.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The network does not start.
+    #[error("the network does not start")]
+    Start(#[source] realm_net::Error),
+    /// No node answered.
+    #[error("no node of the realm is reached: {0}")]
+    Unreached(String),
+}
+
+impl Peer {
+    /// Reaches `target`, or any of `places` if none is named. Must run within a tokio runtime.
+    pub async fn reach(
+        key: &SecretKey,
+        realm: RealmId,
+        places: &[Place],
+        target: Option<PublicKey>,
+    ) -> Result<Self, PeerError> {
+        let settings = network::caller(key, realm);
+        let (net, mut events) = realm_net::spawn(settings).map_err(PeerError::Start)?;
+        // Nothing that happens is of interest to a caller, and the queue must not fill.
+        tokio::spawn(async move { while events.recv().await.is_some() {} });
+        let mut failures = Vec::new();
+        let (meant, others): (Vec<&Place>, Vec<&Place>) = places
+            .iter()
+            .partition(|place| target.is_some() && place.node == target);
+        for place in meant.into_iter().chain(others).take(NODES_MAX) {
+            match dial(&net, place).await {
+                Ok(node) => {
+                    let via = target.filter(|target| *target != node).map(|_| node);
+                    let node = target.unwrap_or(node);
+                    return Ok(Self { net, node, via });
+                }
+                Err(why) => failures.push(why),
+            }
+        }
+        if failures.is_empty() {
+            failures.push("no address is known".to_owned());
+        }
+        Err(PeerError::Unreached(failures.join("; ")))
+    }
+
+    /// The node that is meant, if another one passes everything on: then each request is signed.
+    pub fn relayed(&self) -> Option<PublicKey> {
+        self.via.is_some().then_some(self.node)
+    }
+
+    async fn open(&self) -> io::Result<Box<dyn Stream>> {
+        let broken = |error: realm_net::Error| io::Error::other(with_causes(&error));
+        let stream = match self.via {
+            None => self
+                .net
+                .open(self.node, Protocol::Api)
+                .await
+                .map_err(broken)?,
+            Some(via) => {
+                let mut stream = self.net.open(via, Protocol::Via).await.map_err(broken)?;
+                let named = stream.write_message(self.node.as_bytes()).await;
+                named.map_err(broken)?;
+                stream
+            }
+        };
+        Ok(Box::new(stream))
+    }
+}
+
+async fn dial(net: &Handle, place: &Place) -> Result<PublicKey, String> {
+    let mut failures = Vec::new();
+    for address in place.addresses.iter().take(ADDRESSES_MAX) {
+        let address = match place.node {
+            Some(node) if !address.contains("/p2p/") => format!("{address}/p2p/{}", node.peer_id()),
+            Some(_) | None => address.clone(),
+        };
+        match tokio::time::timeout(DIAL_TIMEOUT, net.dial(&address)).await {
+            Ok(Ok(node)) if place.node.is_none_or(|wanted| wanted == node) => return Ok(node),
+            Ok(Ok(_)) => failures.push(format!("{address}: another key answers")),
+            Ok(Err(error)) => failures.push(format!("{address}: {}", with_causes(&error))),
+            Err(_) => failures.push(format!("{address}: no answer")),
+        }
+    }
+    Err(failures.join("; "))
+}
+
+impl Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Peer({})", self.node)
+    }
+}
+
+impl Connect for Peer {
+    fn connect(&self) -> Connecting<'_> {
+        Box::pin(self.open())
+    }
+
+    fn place(&self) -> String {
+        match self.via {
+            None => format!("node {}", self.node),
+            Some(via) => format!("node {} through {via}", self.node),
+        }
+    }
+
+    fn proven(&self) -> Option<PublicKey> {
+        // A node in between could be anybody's; what it passes on is checked by signatures.
+        self.via.is_none().then_some(self.node)
+    }
+}

@@ -1,0 +1,450 @@
+//! The loop among other nodes: what the network tells goes to the sync, and what the sync says is
+//! done, with the ledger and the log that the loop owns. Decides nothing by itself.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use realm_control::sync::{Input, Output, ReadItems, ReadWhat, Verdict};
+use realm_control::{Across, CheckError, Held, across};
+use realm_model::api::Accepted;
+use realm_model::digest::Digest;
+use realm_model::entry::{ChainId, ForkProof};
+use realm_model::key::PublicKey;
+use realm_model::observed::ArtifactState;
+use realm_model::record::{KeyBytes, Load};
+use realm_model::refusal::{Refusal, RefusalCode};
+use realm_model::view::{PendingView, StatusView};
+
+use super::Core;
+use crate::error::with_causes;
+use crate::network::Facts;
+
+/// Steps of the sync in one turn of the loop: each may sync the disk. The rest waits for the next
+/// turn, behind what came meanwhile.
+const STEPS_AT_ONCE_MAX: usize = 64;
+
+impl Core {
+    /// Takes what the network tells.
+    pub(super) fn networked(&mut self, event: realm_net::Event) {
+        let Some(network) = &mut self.network else {
+            return;
+        };
+        match event {
+            // Who is connected is looked up, since the list may be behind the news of it.
+            realm_net::Event::Up { .. } | realm_net::Event::Down { .. } => {}
+            realm_net::Event::Hint(hint) => {
+                let id = network.hint(&hint);
+                self.feed(Input::Hint {
+                    from: hint.via,
+                    id,
+                    bytes: hint.bytes,
+                });
+            }
+            realm_net::Event::Request { from, bytes, reply } => {
+                let id = network.request(reply);
+                self.feed(Input::Request { from, id, bytes });
+            }
+            realm_net::Event::Listening { address } => {
+                tracing::info!(address, "nodes meet this one here");
+                network.listens(address);
+            }
+            realm_net::Event::ListenFailed { address, reason } => {
+                tracing::warn!(
+                    address,
+                    reason,
+                    "nodes cannot meet this one here; trying on"
+                );
+            }
+            realm_net::Event::Found { peer, addresses } => {
+                // Who is no member is of no use: the network dials members alone.
+                network.found(peer, addresses);
+            }
+            realm_net::Event::Reachability { behind_nat } => network.found_behind_nat(behind_nat),
+            realm_net::Event::Restarted { cause } => {
+                tracing::error!(cause, "the network panicked and was started anew");
+                network.restarts += 1;
+            }
+            // Streams are served before they come here.
+            realm_net::Event::Stream { .. } => {}
+        }
+    }
+
+    /// The answer to a question of the sync; `None`: there will be none.
+    pub(super) fn answered(&mut self, id: u64, answer: Option<Vec<u8>>) {
+        self.feed(match answer {
+            Some(bytes) => Input::Answer { id, bytes },
+            None => Input::Failed { id },
+        });
+    }
+
+    /// Looks who is connected.
+    pub(super) fn looked(&mut self) {
+        let Some(network) = &mut self.network else {
+            return;
+        };
+        let (came, went) = network.look();
+        if came.is_empty() && went.is_empty() {
+            return;
+        }
+        network.changed = true;
+        if !came.is_empty() {
+            // They may have what others did not.
+            network.offered.clear();
+        }
+        for peer in went {
+            self.feed(Input::PeerDown(peer));
+        }
+        for peer in came {
+            self.feed(Input::PeerUp(peer));
+        }
+        self.learned();
+    }
+
+    /// Lets time pass for the sync, if it is due, and publishes this node's record, if there is
+    /// something to say.
+    pub(super) fn passed(&mut self) {
+        let now = self.now();
+        let Some(network) = &self.network else {
+            return;
+        };
+        if network.sync.wake_at_ms() <= now.0 {
+            self.feed(Input::Tick);
+        }
+        // Approvals end by the clock, without an entry.
+        if self
+            .network
+            .as_ref()
+            .is_some_and(|network| network.admit_at <= now)
+        {
+            self.admit();
+        }
+        for _ in 0..self.fed.len().min(STEPS_AT_ONCE_MAX) {
+            if let Some(input) = self.fed.pop_front() {
+                self.feed(input);
+            }
+        }
+        self.say();
+    }
+
+    /// How long until time is to pass for the network; `None`: the node is alone.
+    pub(super) fn network_wait(&self) -> Option<Duration> {
+        let network = self.network.as_ref()?;
+        if !self.fed.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = self.now();
+        let due = network.sync.wake_at_ms().min(network.record_due().0);
+        let due = due.min(network.admit_at.0);
+        // The sync may want to be asked later than it says: not in a loop without a pause.
+        Some(Duration::from_millis(due.saturating_sub(now.0).max(1)))
+    }
+
+    /// Whether what is wanted may be carried out: what was in force at the start at once, changes of
+    /// it once the others were heard, or nobody was there to be heard.
+    pub(super) fn may_act(&self) -> bool {
+        let Some(network) = &self.network else {
+            return true;
+        };
+        let generation = self.ledger.desired().generation();
+        generation == self.began_with || network.sync.may_act(self.now().0, generation > 0)
+    }
+
+    /// Feeds the sync, and does what it says until it says no more.
+    pub(super) fn feed(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        for _ in 0..STEPS_AT_ONCE_MAX {
+            let Some(input) = inputs.pop_front() else {
+                return;
+            };
+            let now = self.now();
+            let Some(network) = &mut self.network else {
+                return;
+            };
+            let outputs = network.sync.on(input, &self.ledger, now.0);
+            for output in outputs {
+                self.carry_out(output, &mut inputs);
+            }
+        }
+        self.fed.extend(inputs);
+    }
+
+    fn carry_out(&mut self, output: Output, inputs: &mut VecDeque<Input>) {
+        let Some(network) = &mut self.network else {
+            return;
+        };
+        match output {
+            Output::Publish(bytes) => network.publish(bytes),
+            Output::Judge { id, judgement } => network.judge(id, judgement),
+            Output::Ask { to, id, bytes } => network.ask(to, id, bytes),
+            Output::Reply { id, bytes } => network.reply(id, bytes),
+            Output::Read { id, what } => {
+                let items = self.read(what);
+                inputs.push_back(Input::Read { id, items });
+            }
+            Output::Submit { from, chain, bytes } => {
+                let verdict = self.submitted_by(from, chain, &bytes);
+                inputs.push_back(Input::Verdict { chain, verdict });
+            }
+            Output::Proof { from, chain, bytes } => self.proven(from, chain, &bytes, inputs),
+            Output::Records => {
+                self.stale = true;
+                self.learned();
+            }
+            Output::Epoch { at_least } => {
+                network.begin_epoch(at_least);
+                tracing::warn!(at_least, "another record with this node's key was seen");
+            }
+        }
+    }
+
+    fn read(&mut self, what: ReadWhat) -> ReadItems {
+        let read = tokio::task::block_in_place(|| match what {
+            ReadWhat::Entries {
+                chain,
+                from,
+                bytes_max,
+                n_max,
+            } => {
+                let to = self.ledger.head(chain).seq;
+                let entries =
+                    self.journal
+                        .entries(&self.ledger, chain, from..=to, (n_max, bytes_max));
+                entries.map(ReadItems::Entries)
+            }
+            ReadWhat::Proof { chain } => self.journal.proof(chain).map(ReadItems::Proof),
+        });
+        read.unwrap_or_else(|error| {
+            let reason = with_causes(&error);
+            tracing::error!(reason, "what a peer asks for could not be read");
+            match what {
+                ReadWhat::Entries { .. } => ReadItems::Entries(Vec::new()),
+                ReadWhat::Proof { .. } => ReadItems::Proof(None),
+            }
+        })
+    }
+
+    /// An entry that a peer sent: the same as one that somebody hands over here, but for the clock.
+    fn submitted_by(&mut self, from: PublicKey, chain: ChainId, bytes: &[u8]) -> Verdict {
+        match self.take(chain, bytes, None) {
+            Ok(_) => {
+                if chain == ChainId::Authority {
+                    self.admit();
+                }
+                Verdict::Applied
+            }
+            Err(CheckError::Refused(refusal)) => {
+                let quiet = matches!(refusal.code, RefusalCode::Replayed | RefusalCode::Gap);
+                if !quiet {
+                    self.refuse(refusal.clone());
+                    tracing::warn!(peer = %from, "it came from this peer");
+                }
+                Verdict::Refused(refusal)
+            }
+            Err(CheckError::Forked(fork)) => {
+                self.forked(&fork);
+                Verdict::Forked
+            }
+        }
+    }
+
+    /// Holds two entries of one place against each other: the chain stands still.
+    pub(super) fn forked(&mut self, fork: &realm_control::Fork) {
+        let ours = fork.ours.seq;
+        let entries = self
+            .journal
+            .entries(&self.ledger, fork.chain, ours..=ours, (1, usize::MAX));
+        let Ok(Some(ours)) = entries.map(|mut entries| entries.pop()) else {
+            tracing::error!(chain = %fork.chain, "a fork was seen, and the entry here cannot be read");
+            return;
+        };
+        match ForkProof::new(self.ledger.realm(), fork.chain, &ours, &fork.theirs) {
+            Ok(proof) => {
+                if let Err(refusal) = self.hold(&proof) {
+                    tracing::warn!(reason = refusal.message, "a fork is not held");
+                }
+            }
+            Err(error) => tracing::warn!(chain = %fork.chain, %error, "two entries make no proof"),
+        }
+    }
+
+    fn proven(
+        &mut self,
+        from: PublicKey,
+        chain: ChainId,
+        bytes: &[u8],
+        inputs: &mut VecDeque<Input>,
+    ) {
+        let digest = realm_model::digest::Digest::of(bytes);
+        let malformed = |why: &str| Err(Refusal::new(RefusalCode::Malformed, why));
+        let held = match ForkProof::from_bytes(self.ledger.realm(), bytes) {
+            Ok(proof) if proof.chain() == chain => self.hold(&proof),
+            Ok(_) => malformed("the proof is about another chain"),
+            Err(error) => malformed(&with_causes(&error)),
+        };
+        if let Err(refusal) = &held {
+            tracing::debug!(peer = %from, reason = refusal.message, "a proof of a fork is not held");
+        }
+        inputs.push_back(Input::ProofJudged {
+            proof: digest,
+            from,
+            held,
+        });
+    }
+
+    /// Keeps a proof, and lets its chain stand still.
+    fn hold(&mut self, proof: &ForkProof) -> Result<Held, Refusal> {
+        let held = self.ledger.hold(proof)?;
+        if held == Held::Frozen {
+            tracing::error!(
+                chain = %proof.chain(),
+                "the chain has two histories, and stands still until the owner resolves it: `realm resolve`"
+            );
+            self.count(RefusalCode::Forked);
+            if let Err(error) = self.journal.keep_proof(proof) {
+                let reason = with_causes(&error);
+                tracing::error!(reason, "the proof of a fork could not be kept");
+            }
+            self.stale = true;
+        }
+        Ok(held)
+    }
+
+    /// After an entry that somebody handed over here is in force.
+    pub(super) fn tell_accepted(&mut self, accepted: &Accepted, bytes: &[u8]) {
+        self.feed(Input::Accepted {
+            chain: accepted.chain,
+            bytes: bytes.to_vec(),
+        });
+        if accepted.chain == ChainId::Authority {
+            self.admit();
+        }
+    }
+
+    /// Tells those who fetch and those who dial what the records say.
+    pub(super) fn learned(&mut self) {
+        let Some(network) = &mut self.network else {
+            return;
+        };
+        let mut names = BTreeMap::new();
+        let mut holders: BTreeMap<_, Vec<PublicKey>> = BTreeMap::new();
+        let own = KeyBytes::from(self.node_key);
+        for (name, node) in &self.ledger.authority().nodes {
+            names.insert(node.key, name.to_string());
+        }
+        let records: Vec<_> = network.sync.records().iter().cloned().collect();
+        for record in records
+            .iter()
+            .filter(|record| KeyBytes::from(record.node) != own)
+        {
+            network.knows(record.node, &record.body.addresses);
+            for digest in &record.body.blobs {
+                holders.entry(*digest).or_default().push(record.node);
+            }
+        }
+        let connected = network.links().keys().copied().collect();
+        network.save_book();
+        let failed = self.observed.artifacts.iter().filter(|(artifact, state)| {
+            matches!(state, ArtifactState::Failed { .. }) && holders.contains_key(&artifact.digest)
+        });
+        let offered: Vec<Digest> = failed.map(|(artifact, _)| artifact.digest).collect();
+        network.peers.learn(names, connected, holders);
+        // What failed for want of bytes is tried again once somebody has them, and not more often.
+        for digest in offered {
+            if network.offered.insert(digest) {
+                self.with_world(|executor, world| executor.uploaded(&digest, world));
+                self.stale = true;
+                return self.learned();
+            }
+        }
+    }
+
+    /// Signs and publishes this node's record, if there is something to say.
+    fn say(&mut self) {
+        let now = self.now();
+        let due = self
+            .network
+            .as_ref()
+            .is_some_and(|network| network.record_due() <= now);
+        if !due || !self.is_approved() {
+            return;
+        }
+        let status = self.status();
+        let figures = self.machine.figures();
+        let in_flight: u32 = self
+            .executor
+            .in_flight()
+            .iter()
+            .map(|(_, _, load)| load)
+            .sum();
+        let load = Load {
+            cpu_percent: figures.cpu_percent as u32,
+            memory_mb: figures.memory_used_bytes >> 20,
+            instances: in_flight,
+        };
+        let blobs = self.held();
+        let facts = Facts {
+            ledger: &self.ledger,
+            status: &status,
+            machine: realm_model::record::Machine {
+                os: std::env::consts::OS.to_owned(),
+                arch: std::env::consts::ARCH.to_owned(),
+                cpus: u32::try_from(crate::machine::serving_threads()).unwrap_or(u32::MAX),
+                memory_mb: figures.memory_total_bytes >> 20,
+            },
+            load,
+            blobs,
+            tags: &self.tags,
+        };
+        let Some(network) = &mut self.network else {
+            return;
+        };
+        if let Some(bytes) = network.record(&facts, now) {
+            self.feed(Input::OwnRecord(bytes));
+        }
+    }
+
+    /// Whether the owner lets this node act.
+    pub(super) fn is_approved(&self) -> bool {
+        let name = self.ledger.authority().name_of(&self.node_key);
+        name == Some(&self.node)
+    }
+}
+
+impl Core {
+    /// Adds to the status what is known of the other nodes.
+    pub(super) fn add_others(&self, status: &mut StatusView) {
+        let Some(network) = &self.network else {
+            return;
+        };
+        let pending: Vec<PendingView> = network
+            .pending
+            .list()
+            .into_iter()
+            .map(|join| PendingView {
+                key: join.key,
+                name: join.ask.name.clone(),
+                tags: join.ask.tags.iter().map(ToString::to_string).collect(),
+                address: join
+                    .origin
+                    .map_or_else(|| "through a relay".to_owned(), |ip| ip.to_string()),
+                seen_by: self.node.clone(),
+                voucher_proof: join
+                    .ask
+                    .proof
+                    .map(|proof| realm_model::digest::Digest::from_bytes(*proof.as_bytes()).hex()),
+            })
+            .collect();
+        let others = Across {
+            own: self.node_key,
+            heads: &self.ledger.heads(),
+            records: network.sync.records(),
+            reached: &network.reached(),
+            connections: &network.connections(),
+            pending: &pending,
+        };
+        across(status, self.ledger.authority(), &others);
+        status
+            .alarms
+            .extend(self.standing(super::unix_ms() / 1_000).alarm(&self.node));
+    }
+}

@@ -1,0 +1,146 @@
+//! The loop and who is no member: requests to join, tickets, calls on machines at an address.
+
+use realm_control::pending::RETRY_AFTER_S;
+use realm_model::api::Invitation;
+use realm_model::entry::ChainId;
+use realm_model::join::{Answer, Approved, JoinCode, Refused, Request, Waiting};
+use realm_model::key::PublicKey;
+use realm_model::record::KeyBytes;
+use realm_model::refusal::{Refusal, RefusalCode};
+
+use super::Core;
+use crate::error::with_causes;
+use crate::network::Knock;
+
+/// Entries of the authority chain that one answer of the join protocol is cut from.
+const PAGE_ENTRIES_MAX: usize = 1_024;
+
+impl Core {
+    /// A stranger asks to be let in.
+    pub(super) fn knocked(&mut self, knock: Knock) {
+        let answer = self.answer_to(&knock);
+        // Who hung up asks again.
+        let _ = knock.reply.send(answer);
+    }
+
+    fn answer_to(&mut self, knock: &Knock) -> Answer {
+        let now = self.now();
+        let realm = self.ledger.realm();
+        let refused = |code, message: &str| Answer::Refused(Refused::new(code, message, None));
+        let Some(network) = &mut self.network else {
+            return refused(JoinCode::NoRealm, "this node is alone");
+        };
+        let (asked, from) = match &knock.request {
+            Request::Ask(ask) => (ask.realm, ask.from),
+            Request::Page(page) => (Some(page.realm), page.from),
+            Request::Offer(_) => {
+                return refused(JoinCode::Claimed, "this node belongs to a realm already");
+            }
+        };
+        if asked.is_some_and(|asked| asked != realm) {
+            return refused(JoinCode::WrongRealm, "this node belongs to another realm");
+        }
+        if let Some(name) = self.ledger.authority().name_of(&knock.key).cloned() {
+            let head = self.ledger.head(ChainId::Authority).seq;
+            let entries = tokio::task::block_in_place(|| {
+                let bytes_max = realm_model::join::PAGE_BYTES + 1;
+                self.journal.entries(
+                    &self.ledger,
+                    ChainId::Authority,
+                    from..=head,
+                    (PAGE_ENTRIES_MAX, bytes_max),
+                )
+            });
+            return match entries {
+                Ok(entries) => {
+                    let mut page = Approved::page(realm, name, from, &entries);
+                    page.more |= page.next() <= head;
+                    Answer::Approved(page)
+                }
+                Err(error) => {
+                    let reason = with_causes(&error);
+                    tracing::error!(reason, "the authority chain could not be read");
+                    refused(JoinCode::TooMany, "the node has trouble with its disk")
+                }
+            };
+        }
+        let Request::Ask(ask) = &knock.request else {
+            return refused(JoinCode::NotExpected, "this key is not approved");
+        };
+        if self.ledger.authority().was_revoked(&knock.key) {
+            return refused(JoinCode::Revoked, "the owner revoked this key");
+        }
+        match network.knocked(knock, ask.clone(), now) {
+            Ok(new) => {
+                if new {
+                    let words = knock.key.words().join(" ");
+                    tracing::info!(name = %ask.name, words, "a machine asks to join: `realm nodes ls`");
+                    self.stale = true;
+                }
+                Answer::Pending(Waiting {
+                    realm,
+                    retry_after_s: RETRY_AFTER_S,
+                })
+            }
+            Err(refused) => Answer::Refused(refused),
+        }
+    }
+
+    /// What a ticket is made of.
+    pub(super) fn invitation(&self) -> Invitation {
+        let mut addresses = Vec::new();
+        if let Some(network) = &self.network {
+            let with_key = |key: PublicKey, address: &String| {
+                realm_model::address::read(address)
+                    .ok()
+                    .map(|written| written.address.with_peer(key).to_string())
+            };
+            let own = network.addresses().iter();
+            addresses.extend(own.filter_map(|address| with_key(self.node_key, address)));
+            for record in network.sync.records().iter() {
+                if KeyBytes::from(record.node) != KeyBytes::from(self.node_key) {
+                    let one = record.body.addresses.first();
+                    addresses.extend(one.and_then(|address| with_key(record.node, address)));
+                }
+            }
+        }
+        addresses.truncate(realm_model::ticket::ADDRESSES_MAX);
+        Invitation {
+            realm: self.ledger.realm(),
+            floor: self.ledger.head(ChainId::Authority),
+            addresses,
+        }
+    }
+
+    /// Calls on a machine, for whoever asked.
+    pub(super) fn call(
+        &mut self,
+        address: String,
+        reply: tokio::sync::oneshot::Sender<Result<realm_model::api::PeerAdded, Refusal>>,
+    ) {
+        let genesis =
+            self.journal
+                .entries(&self.ledger, ChainId::Authority, 0..=0, (1, usize::MAX));
+        let members = self.ledger.authority().nodes.iter();
+        let members = members
+            .map(|(name, node)| (node.key, name.clone()))
+            .collect();
+        let Some(network) = &mut self.network else {
+            let why = "this node is alone: node.toml says `[p2p] listen = []`";
+            let _ = reply.send(Err(Refusal::new(RefusalCode::UnknownName, why)));
+            return;
+        };
+        let Some(genesis) = genesis.ok().and_then(|mut entries| entries.pop()) else {
+            let why = "the genesis could not be read";
+            let _ = reply.send(Err(Refusal::new(RefusalCode::NotDurable, why)));
+            return;
+        };
+        network.name_address(&address);
+        network.save_book();
+        let called = network.call(address, genesis, members);
+        tokio::spawn(async move {
+            // Who hung up looks at `realm nodes ls`.
+            let _ = reply.send(Ok(called.await));
+        });
+    }
+}

@@ -1,0 +1,196 @@
+//! What this node says of itself, and when: the body of its record.
+
+use realm_control::Ledger;
+use realm_control::pending::REPORTED_MAX;
+use realm_model::entry::ChainId;
+use realm_model::observed::Millis;
+use realm_model::record::{
+    Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
+    PeerLink, PendingJoin, RefusalCount,
+};
+use realm_model::view::{ComponentState, StatusView};
+
+use super::{Network, random};
+
+/// After a change of substance the others hear of it this late at most: changes come in crowds.
+const CHANGED_MS: u64 = 300;
+/// After this time figures that move all the time are told anew.
+const FIGURES_MS: u64 = 15_000;
+
+/// What the record takes from the rest of the node.
+pub(crate) struct Facts<'a> {
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) status: &'a StatusView,
+    pub(crate) machine: Machine,
+    pub(crate) load: Load,
+    pub(crate) blobs: Vec<realm_model::digest::Digest>,
+    pub(crate) tags: &'a [String],
+}
+
+impl Network {
+    /// The bytes of a new record, if there is something to say.
+    pub(crate) fn record(&mut self, facts: &Facts<'_>, now: Millis) -> Option<Vec<u8>> {
+        let body = self.body(facts).fit();
+        self.changed = false;
+        self.looked_at = now;
+        if let Some((said, at)) = &self.said
+            && now.since(*at) < FIGURES_MS
+            && steady(&body) == steady(said)
+        {
+            return None;
+        }
+        self.version.counter += 1;
+        let bytes = NodeRecord::sign(self.realm, &self.key, self.version, body.clone());
+        self.said = Some((body, now));
+        Some(bytes)
+    }
+
+    /// When the record is looked at again.
+    pub(crate) fn record_due(&self) -> Millis {
+        match &self.said {
+            // Before anybody can send an older one of this node: it would look like a stranger's.
+            None => Millis(0),
+            Some(_) if self.changed => self.looked_at.plus(CHANGED_MS),
+            Some((_, at)) => at.plus(FIGURES_MS),
+        }
+    }
+
+    /// Begins a new epoch, as another record with this node's key demands.
+    pub(crate) fn begin_epoch(&mut self, at_least: u64) {
+        match self.epochs.next(at_least) {
+            Ok(epoch) => {
+                self.version.epoch = epoch;
+                self.version.boot = random();
+                self.version.counter = 0;
+                self.said = None;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the epoch could not be made durable: this node's records do not count");
+            }
+        }
+    }
+
+    fn body(&self, facts: &Facts<'_>) -> NodeBody {
+        let mut body = NodeBody::of(self.name.clone());
+        body.agent = env!("CARGO_PKG_VERSION").to_owned();
+        body.wire = realm_model::sync::WIRE_VERSION.into();
+        body.machine.clone_from(&facts.machine);
+        body.tags = facts.tags.to_vec();
+        body.addresses = self.listening.clone();
+        let heads = facts.ledger.heads().into_iter();
+        body.heads = heads
+            .map(|(chain, head)| ChainHead { chain, head })
+            .collect();
+        let forks = facts.ledger.frozen();
+        body.forks = forks
+            .map(|(chain, frozen)| ChainFork {
+                chain,
+                proof: frozen.proof,
+            })
+            .collect();
+        body.peers = self
+            .links
+            .iter()
+            .map(|(key, link)| PeerLink {
+                key: (*key).into(),
+                how: link.how,
+                rtt_ms: link.rtt_ms,
+                why: link.why.clone(),
+            })
+            .collect();
+        body.components = components(facts.status);
+        body.load = facts.load;
+        let refusals = facts.status.refusals.iter();
+        body.refusals = refusals
+            .map(|(code, count)| RefusalCount {
+                code: code.clone(),
+                count: *count,
+            })
+            .collect();
+        body.blobs.clone_from(&facts.blobs);
+        let pending = self.pending.list().into_iter().take(REPORTED_MAX);
+        body.pending = pending
+            .map(|join| PendingJoin {
+                key: join.key.into(),
+                name: join.ask.name.clone(),
+                address: join.origin.map(|ip| ip.to_string()).unwrap_or_default(),
+                proof: join
+                    .ask
+                    .proof
+                    .map(|proof| realm_model::digest::Digest::from_bytes(*proof.as_bytes())),
+            })
+            .collect();
+        body.alarms = self.alarms(facts.ledger);
+        body
+    }
+
+    /// What stands at this node and does not mend itself.
+    pub(crate) fn alarms(&self, ledger: &Ledger) -> Vec<Alarm> {
+        let mut alarms = Vec::new();
+        if self.sync.is_cloned() {
+            alarms.push(Alarm {
+                code: CLONED_KEY.to_owned(),
+                about: "another machine signs with this node's key".to_owned(),
+            });
+        }
+        for (chain, _) in ledger.frozen() {
+            alarms.push(Alarm {
+                code: "forked".to_owned(),
+                about: format!(
+                    "chain `{}` has two histories and stands still",
+                    chain.as_str()
+                ),
+            });
+        }
+        let reached = self.reached();
+        if realm_control::reach::signals(&reached, 0, None).isolated {
+            alarms.push(Alarm {
+                code: "isolated".to_owned(),
+                about: "fewer than half of the other nodes are reached".to_owned(),
+            });
+        }
+        alarms
+    }
+}
+
+fn components(status: &StatusView) -> Vec<ComponentSummary> {
+    // What this node has nothing to do with is no news of it.
+    let concerned = status.components.iter().filter(|component| {
+        component.wanted > 0
+            || component.healthy > 0
+            || component.old > 0
+            || component.state != ComponentState::Idle
+    });
+    concerned
+        .map(|component| {
+            let waits = component.waiting_on.first();
+            ComponentSummary {
+                name: component.name.to_string(),
+                namespace: ChainId::DEFAULT.as_str().to_owned(),
+                wanted: component.wanted,
+                healthy: component.healthy,
+                state: word(component.state),
+                code: waits.map(|waits| waits.code.clone()).unwrap_or_default(),
+                reason: waits.map(|waits| waits.message.clone()).unwrap_or_default(),
+                digest: component.digest,
+            }
+        })
+        .collect()
+}
+
+/// The word that `--json` shows as well.
+fn word(state: ComponentState) -> String {
+    let word = serde_json::to_value(state).ok();
+    word.and_then(|word| word.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}
+
+/// The body without what moves all the time.
+fn steady(body: &NodeBody) -> NodeBody {
+    let mut steady = body.clone();
+    steady.load = Load::default();
+    for peer in &mut steady.peers {
+        peer.rtt_ms = 0;
+    }
+    steady
+}

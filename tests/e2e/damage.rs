@@ -1,0 +1,166 @@
+//! A node whose disk fails it: a log that is torn or set back is filled again by the others, a full
+//! disk takes nothing new and hurts nothing that runs.
+
+use std::path::Path;
+use std::process::Command;
+
+use realm_test_guests::{HELLO, VERSION_A, VERSION_B};
+
+use crate::realms::{Node, Realms, pinned};
+use crate::support::{eventually, said};
+
+fn copy(from: &Path, to: &Path) {
+    let mut command = Command::new("cp");
+    command.arg("-a").arg(from).arg(to);
+    said(command).ok();
+}
+
+/// Two nodes, and a component on the second.
+async fn two() -> Realms {
+    let realms = Realms::meet(&["alpha", "beta"]).await;
+    realms.apply(&pinned(&[("app", VERSION_A, "beta")]));
+    realms.run_there(&[("app", "beta")]).await;
+    realms
+}
+
+fn restart(realms: &Realms) {
+    realms.first().run(&["restart", "app", "--no-wait"]).ok();
+}
+
+async fn back_in_step(realms: &Realms) {
+    realms.all_meet().await;
+    realms.converge().await;
+    realms.run_there(&[("app", "beta")]).await;
+    eventually("all is well again", async || {
+        realms.first().alarms().await.is_empty().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_20_a_torn_tail_is_cut_and_what_is_missing_comes_from_the_others() {
+    let mut realms = two().await;
+    let log = realms.nodes[1].realm.path(".realm/log/default.log");
+    // The beginning of a record, as a power cut leaves it: the first one stands at byte 16.
+    for torn in [1, 60] {
+        realms.nodes[1].kill_9();
+        let good = std::fs::read(&log).unwrap();
+        std::fs::write(&log, [&good[..], &good[16..16 + torn]].concat()).unwrap();
+        restart(&realms);
+        restart(&realms);
+        realms.nodes[1].start();
+        back_in_step(&realms).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_20_a_folder_from_a_backup_catches_up_and_is_no_clone() {
+    let mut realms = two().await;
+    let folder = realms.nodes[1].realm.path(".realm");
+    let backup = realms.nodes[1].realm.path("backup");
+    realms.nodes[1].take().terminate();
+    copy(&folder, &backup);
+    realms.nodes[1].start();
+    realms.all_meet().await;
+    for _ in 0..3 {
+        restart(&realms);
+    }
+    realms.converge().await;
+    let head = realms.nodes[1].head().await;
+    realms.nodes[1].kill_9();
+    std::fs::remove_dir_all(&folder).unwrap();
+    copy(&backup, &folder);
+    realms.nodes[1].start();
+    back_in_step(&realms).await;
+    assert_eq!(realms.nodes[1].head().await, head);
+    for node in realms.running() {
+        let what = format!("{} takes nobody for a clone", node.name);
+        eventually(&what, async || node.alarms().await.is_empty().then_some(())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_20_a_log_below_its_mark_is_refused_with_what_to_do() {
+    let mut realms = two().await;
+    restart(&realms);
+    realms.converge().await;
+    realms.nodes[1].kill_9();
+    let log = realms.nodes[1].realm.path(".realm/log/default.log");
+    let good = std::fs::read(&log).unwrap();
+    for length in [0, 20, good.len() / 2, good.len() - 1] {
+        std::fs::write(&log, &good[..length]).unwrap();
+        let refused = realms.nodes[1].begin();
+        assert!(
+            refused.stderr.after("error[").starts_with("log-damaged]"),
+            "{length} bytes"
+        );
+        refused.stderr.after("hint: ");
+        assert_eq!(refused.ended().code(), Some(1));
+    }
+    std::fs::write(&log, &good).unwrap();
+    realms.nodes[1].start();
+    back_in_step(&realms).await;
+}
+
+/// Fills a disk to its last byte.
+fn fill(disk: &Path) {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "cat /dev/zero > fill 2>/dev/null; true"])
+        .current_dir(disk);
+    said(command).ok();
+}
+
+/// Whether what is wanted there waits with a code that says so.
+async fn waits(node: &Node) -> Option<String> {
+    let status = node.status().await;
+    let app = status
+        .components
+        .iter()
+        .find(|one| one.name.as_str() == "app")?;
+    app.waiting_on.first().map(|waits| waits.code.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_21_a_full_disk_takes_nothing_new_and_mends_itself_when_there_is_room() {
+    let mut realms = Realms::meet(&["alpha"]).await;
+    realms.add("beta");
+    let disk = realms.nodes[1].on_small_disk("16m");
+    realms.invite(1);
+    realms.approve(1, &[]);
+    realms.nodes[1].start();
+    realms.all_meet().await;
+    realms.apply(&pinned(&[
+        ("app", VERSION_A, "beta"),
+        ("hello", HELLO, "alpha"),
+    ]));
+    realms
+        .run_there(&[("app", "beta"), ("hello", "alpha")])
+        .await;
+    fill(&disk.path());
+    let before = realms.nodes[1].head().await;
+    realms.first().realm.guest(VERSION_B, "b.wasm");
+    realms
+        .first()
+        .run(&["push", "app", "b.wasm", "--no-wait"])
+        .ok();
+    eventually("the full disk is told", async || {
+        let refusals = realms.nodes[1].status().await.refusals;
+        (refusals.contains_key("not-durable") || waits(&realms.nodes[1]).await.is_some())
+            .then_some(())
+    })
+    .await;
+    assert!(realms.nodes[1].head().await.seq <= before.seq + 1);
+    assert_eq!(
+        realms.nodes[1].get("/app/").await,
+        (200, "version a\n".to_owned())
+    );
+    std::fs::remove_file(disk.path().join("fill")).unwrap();
+    eventually("the new version is served", async || {
+        (realms.nodes[1].get("/app/").await.1 == "version b\n").then_some(())
+    })
+    .await;
+    realms.converge().await;
+    // The disk goes after who uses it.
+    realms.nodes[1].kill_9();
+}

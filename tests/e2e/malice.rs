@@ -1,0 +1,161 @@
+//! An approved node that means harm: it has a key, speaks the real protocols, and sends what no
+//! honest agent sends. The others stay responsive, listen to it less, and agree among themselves.
+
+use std::time::{Duration, Instant};
+
+use realm_model::digest::Digest;
+use realm_model::entry::{ChainId, Head};
+use realm_model::key::SecretKey;
+use realm_model::record::{ChainHead, KeyBytes};
+use realm_model::sync::{Answer, Hint, Request};
+use realm_net::{Event, Topic, Transport as _};
+use realm_test_guests::HELLO;
+
+use crate::guest_net::Caller;
+use crate::realms::{Realms, pinned};
+use crate::support::eventually;
+
+/// A verb and an anti-entropy round, on a machine that is busy with the flood as well.
+const RESPONSIVE_MAX: Duration = Duration::from_secs(5);
+
+/// Hints like those of an agent, about entries and records that nobody signed.
+fn junk(key: &SecretKey, number: u64) -> Vec<(Topic, Vec<u8>)> {
+    let head = ChainHead {
+        chain: ChainId::DEFAULT,
+        head: Head {
+            seq: u64::MAX - number,
+            hash: Digest::of(&number.to_be_bytes()),
+        },
+    };
+    let noise = |length: usize| -> Vec<u8> {
+        let block = Digest::of(&number.to_le_bytes());
+        block
+            .as_bytes()
+            .iter()
+            .copied()
+            .cycle()
+            .take(length)
+            .collect()
+    };
+    let heads = Hint::Heads {
+        by: KeyBytes::from(key.public()),
+        heads: vec![head],
+        forks: Vec::new(),
+        records: Some(Digest::of(b"all new")),
+    };
+    let entry = Hint::Entry {
+        at: head,
+        bytes: noise(2_000),
+    };
+    vec![
+        (Topic::Heads, heads.to_bytes()),
+        (Topic::Heads, entry.to_bytes()),
+        (Topic::Records, Hint::Record(noise(20_000)).to_bytes()),
+        (Topic::Records, noise(60_000)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_22_a_flood_of_an_approved_node_mutes_it_and_leaves_the_others_responsive() {
+    let mut realms = Realms::meet(&["alpha", "beta"]).await;
+    realms.add("mallory");
+    realms.invite(2);
+    realms.approve(2, &[]);
+    realms.converge().await;
+    let key = realms.nodes[2].key();
+    let mut mallory = Caller::node(&key, &realms).await;
+    mallory.net.dial(&mallory.address).await.unwrap();
+    let alpha = realms.first().key().public();
+    eventually("mallory is a member", async || {
+        let view = mallory.net.peers();
+        view.iter()
+            .any(|peer| peer.peer == alpha && peer.hints)
+            .then_some(())
+    })
+    .await;
+    let flooding = tokio::spawn(async move {
+        let began = Instant::now();
+        let (mut asked, mut put_off, mut number) = (0_u64, 0_u64, 0);
+        while began.elapsed() < Duration::from_secs(8) {
+            number += 1;
+            for (topic, bytes) in junk(&key, number) {
+                // Its own network may be full of it.
+                let _ = mallory.net.publish(topic, bytes);
+            }
+            let requests = (0..32_u64).map(|part| {
+                let request = match part % 4 {
+                    0 => vec![0xff; 1_000],
+                    1 => Request::Entries {
+                        chain: ChainId::DEFAULT,
+                        from: 0,
+                        bytes_max: u32::MAX,
+                    }
+                    .to_bytes(),
+                    2 => Request::Hashes {
+                        chain: ChainId::Authority,
+                        from: 0,
+                        step: 1,
+                        count: 1_024,
+                    }
+                    .to_bytes(),
+                    _ => Request::Records {
+                        buckets: u64::MAX,
+                        known: Vec::new(),
+                    }
+                    .to_bytes(),
+                };
+                mallory.net.request(alpha, request)
+            });
+            for answer in futures_util::future::join_all(requests).await {
+                asked += 1;
+                let served = answer
+                    .ok()
+                    .and_then(|bytes| Answer::from_bytes(&bytes).ok());
+                put_off += u64::from(matches!(
+                    served,
+                    None | Some(Answer::Busy { .. } | Answer::Refused)
+                ));
+            }
+            // What others ask of it gets an answer that does not read.
+            while let Ok(event) = mallory.events.try_recv() {
+                if let Event::Request { reply, .. } = event {
+                    reply.send(vec![0xfe; 100_000]);
+                }
+            }
+        }
+        (asked, put_off)
+    });
+    // Meanwhile the owner works, on the node that is flooded.
+    let began = Instant::now();
+    realms.apply(&pinned(&[("hello", HELLO, "beta")]));
+    realms.run_there(&[("hello", "beta")]).await;
+    let applied = began.elapsed();
+    let mut slowest = Duration::ZERO;
+    while !flooding.is_finished() {
+        let asked = Instant::now();
+        realms.first().status().await;
+        slowest = slowest.max(asked.elapsed());
+        let page = crate::support::get(&realms.first().agent().metrics_url).await;
+        assert_eq!(page.0, 200);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (asked, put_off) = flooding.await.unwrap();
+    assert!(slowest < RESPONSIVE_MAX, "a status took {slowest:?}");
+    assert!(applied < RESPONSIVE_MAX * 2, "an apply took {applied:?}");
+    assert!(
+        put_off * 2 > asked,
+        "{put_off} of {asked} requests were put off"
+    );
+    realms.first().run(&["restart", "hello", "--no-wait"]).ok();
+    let took = realms.converge().await;
+    assert!(took < RESPONSIVE_MAX, "one state after {took:?}");
+    // Nothing of it became true.
+    let status = realms.first().status().await;
+    assert_eq!(status.components.len(), 1);
+    assert!(
+        !status.alarms.iter().any(|alarm| alarm.code == "forked"),
+        "{:?}",
+        status.alarms
+    );
+    assert_eq!(realms.nodes[1].get("/hello/").await.0, 200);
+}

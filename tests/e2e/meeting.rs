@@ -1,0 +1,194 @@
+//! Machines become one realm, and are worked with from anywhere: joining, what is applied on one
+//! node and runs on others, verbs without an agent beside them, keys that may only look.
+
+use realm_model::entry::Body;
+use realm_model::key::SecretKey;
+use realm_model::view::ReachState;
+use realm_test_guests::{CHATTY, COUNTER, HELLO, VERSION_A, VERSION_B};
+
+use crate::realms::{Realms, decree, delegation, pinned, write_key};
+use crate::support::{Realm, app_manifest, eventually, said};
+
+const THREE: [(&str, &str, &str); 3] = [
+    ("hello", HELLO, "alpha"),
+    ("chatty", CHATTY, "beta"),
+    ("app", VERSION_A, "gamma"),
+];
+
+fn places() -> Vec<(&'static str, &'static str)> {
+    THREE.iter().map(|(name, _, node)| (*name, *node)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_asks_to_join_and_is_approved_by_its_words() {
+    let mut realms = Realms::meet(&["alpha"]).await;
+    realms.add("beta");
+    realms.invite(1);
+    let beta = realms.nodes[1].begin();
+    let words = beta.stderr.after("words ").trim().to_owned();
+    assert_eq!(words, realms.nodes[1].key().public().words().join(" "));
+    beta.stderr.after("asked to join");
+    let listed = realms.first().run(&["nodes", "ls"]).ok().stdout;
+    assert!(
+        listed.contains(&words) && listed.contains("beta"),
+        "{listed}"
+    );
+    assert!(listed.contains("127.0.0.1"), "where it asks from: {listed}");
+    // Without a word of the owner it is no node.
+    assert!(
+        !realms
+            .first()
+            .status()
+            .await
+            .nodes
+            .iter()
+            .any(|node| node.name.as_str() == "beta")
+    );
+    realms
+        .first()
+        .run(&["nodes", "approve", "one two three four five six", "--yes"])
+        .fails(1, "unknown-name");
+    realms
+        .first()
+        .run(&["nodes", "approve", &words, "--yes"])
+        .ok();
+    realms.nodes[1].runs(beta);
+    realms.all_meet().await;
+    let status = realms.first().status().await;
+    assert!(status.pending.is_empty(), "{:?}", status.pending);
+    eventually("how it is reached, and how far it is", async || {
+        let reach = realms.first().sees("beta").await.reach;
+        (reach.how.is_some() && reach.rtt_us.is_some()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_applied_on_one_node_runs_on_all_and_bytes_come_from_peers() {
+    let realms = Realms::meet(&["alpha", "beta", "gamma"]).await;
+    realms.apply(&pinned(&THREE));
+    realms.run_there(&places()).await;
+    assert_eq!(
+        realms.nodes[0].get("/hello/").await,
+        (200, "hello\n".to_owned())
+    );
+    assert_eq!(
+        realms.nodes[2].get("/app/").await,
+        (200, "version a\n".to_owned())
+    );
+    // One node alone has the file; each says of all what runs there.
+    for node in realms.running() {
+        let what = format!("{} knows what runs elsewhere", node.name);
+        eventually(&what, async || {
+            let status = node.status().await;
+            let healthy = places().into_iter().all(|(name, at)| {
+                let component = status
+                    .components
+                    .iter()
+                    .find(|one| one.name.as_str() == name);
+                let there = component.and_then(|one| one.nodes.get(&at.parse().unwrap()));
+                there.is_some_and(|there| there.healthy == 1 && there.why.is_none())
+            });
+            (healthy && status.alarms.is_empty()).then_some(())
+        })
+        .await;
+    }
+    // What is pushed to the first reaches the node that runs it.
+    let first = realms.first();
+    first.realm.guest(VERSION_B, "b.wasm");
+    first.run(&["push", "app", "b.wasm"]).ok();
+    eventually("the new version is served", async || {
+        (realms.nodes[2].get("/app/").await.1 == "version b\n").then_some(())
+    })
+    .await;
+    realms.converge().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_is_carried_out_where_it_is_meant() {
+    let realms = Realms::meet(&["alpha", "beta"]).await;
+    let source = format!("source = \"file:{COUNTER}\"\nreuse = true\n");
+    let manifest = app_manifest("");
+    realms.apply(&manifest.replace("source = \"file:./app.wasm\"\n", &source));
+    realms.run_there(&[("app", "alpha"), ("app", "beta")]).await;
+    let count = async |at: usize| {
+        let (status, body) = realms.nodes[at].get("/").await;
+        assert_eq!(status, 200, "{body}");
+        body.trim().parse::<u32>().unwrap()
+    };
+    for expected in 1..=3 {
+        assert_eq!((count(0).await, count(1).await), (expected, expected));
+    }
+    realms
+        .first()
+        .run(&["restart", "app", "--nodes", "beta"])
+        .ok();
+    let mut last = 3;
+    eventually("an instance that has served nobody", async || {
+        let before = std::mem::replace(&mut last, count(1).await);
+        (last <= before).then_some(())
+    })
+    .await;
+    assert_eq!(last, 1);
+    assert_eq!(count(0).await, 4, "nothing was restarted on alpha");
+}
+
+/// The verbs, from a folder without a realm, over a ticket and a key file alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn verbs_need_no_agent_beside_them_and_a_reader_looks_and_changes_nothing() {
+    let realms = Realms::meet(&["alpha", "beta", "gamma"]).await;
+    realms.apply(&pinned(&THREE));
+    realms.run_there(&places()).await;
+    let away = Realm::empty();
+    write_key(&away, "owner.key", &realms.first().realm.owner());
+    away.guest(VERSION_B, "b.wasm");
+    let ticket = realms.ticket();
+    let with = |key: &str, args: &[&str]| {
+        said(away.command(&[&["--node", &ticket, "--key", key], args].concat()))
+    };
+    let status = with("owner.key", &["--json", "status"]).ok().stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
+    assert_eq!(realms.nodes[1].get("/chatty/lines?n=2").await.0, 200);
+    with("owner.key", &["push", "app", "b.wasm"]).ok();
+    eventually("the new version is served", async || {
+        (realms.nodes[2].get("/app/").await.1 == "version b\n").then_some(())
+    })
+    .await;
+    with("owner.key", &["restart", "hello"]).ok();
+    with("owner.key", &["nodes", "ls"]).ok();
+    // A node by its name: from the folder of one, to another, with that one's agent down or up.
+    let logs = realms
+        .first()
+        .run(&["--node", "beta", "logs", "chatty"])
+        .ok()
+        .stdout;
+    assert!(logs.contains("line 1"), "{logs}");
+
+    let looker = SecretKey::from_seed(&[13; 32]);
+    write_key(&away, "reader.key", &looker);
+    with("reader.key", &["status"]).fails(4, "no-agent");
+    decree(
+        realms.first(),
+        Body::Delegate(delegation("lookers", looker.public())),
+    )
+    .await;
+    with("reader.key", &["status"]).ok();
+    with("reader.key", &["logs", "hello"]).ok();
+    let before = realms.first().head().await;
+    for (args, code) in [
+        (&["push", "app", "b.wasm"][..], 3),
+        (&["restart", "hello"], 3),
+        (&["nodes", "drain", "beta"], 3),
+        (&["exec", &ticket, "--", "true"], 3),
+        (&["invite"], 3),
+    ] {
+        let said = with("reader.key", args);
+        assert_eq!(said.code, code, "{args:?}: {}", said.stderr);
+    }
+    assert_eq!(realms.first().head().await, before);
+    assert_eq!(
+        realms.first().sees("beta").await.reach.state,
+        ReachState::Direct
+    );
+}
