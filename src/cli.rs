@@ -60,7 +60,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "DIR", global = true, env = "REALM_DIR")]
     pub(crate) realm: Option<PathBuf>,
 
-    /// The node to talk to: its name, or `HOST:PORT#KEY`; absent: the agent of the realm folder
+    /// The node to talk to: its name, a multiaddr, a ticket, or `HOST:PORT#KEY`; absent: the agent
+    /// of the realm folder
     #[arg(long, value_name = "NODE", global = true, env = "REALM_NODE")]
     pub(crate) node: Option<String>,
 

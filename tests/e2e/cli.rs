@@ -69,8 +69,8 @@ fn help_is_one_page_and_names_the_exit_codes() {
     Options:
           --realm <DIR>  Realm folder; absent: `.realm` here or in a parent folder, else the one of this
                          user [env: REALM_DIR=]
-          --node <NODE>  The node to talk to: its name, or `HOST:PORT#KEY`; absent: the agent of the
-                         realm folder [env: REALM_NODE=]
+          --node <NODE>  The node to talk to: its name, a multiaddr, a ticket, or `HOST:PORT#KEY`;
+                         absent: the agent of the realm folder [env: REALM_NODE=]
           --key <FILE>   File of the key to act with; absent: the owner key of the realm folder [env:
                          REALM_KEY=]
           --json         Print JSON on stdout instead of text

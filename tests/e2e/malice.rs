@@ -123,7 +123,7 @@ async fn case_22_a_flood_of_an_approved_node_mutes_it_and_leaves_the_others_resp
                 }
             }
         }
-        (asked, put_off)
+        (mallory, asked, put_off)
     });
     // Meanwhile the owner works, on the node that is flooded.
     let began = Instant::now();
@@ -139,7 +139,7 @@ async fn case_22_a_flood_of_an_approved_node_mutes_it_and_leaves_the_others_resp
         assert_eq!(page.0, 200);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let (asked, put_off) = flooding.await.unwrap();
+    let (mallory, asked, put_off) = flooding.await.unwrap();
     assert!(slowest < RESPONSIVE_MAX, "a status took {slowest:?}");
     assert!(applied < RESPONSIVE_MAX * 2, "an apply took {applied:?}");
     assert!(
@@ -149,6 +149,19 @@ async fn case_22_a_flood_of_an_approved_node_mutes_it_and_leaves_the_others_resp
     realms.first().run(&["restart", "hello", "--no-wait"]).ok();
     let took = realms.converge().await;
     assert!(took < RESPONSIVE_MAX, "one state after {took:?}");
+    // There is room for requests again, and a good one of it is still put off.
+    let good = Request::Hashes {
+        chain: ChainId::Authority,
+        from: 0,
+        step: 1,
+        count: 1,
+    };
+    let answer = eventually("its request reaches the other agent", async || {
+        mallory.net.request(alpha, good.to_bytes()).await.ok()
+    })
+    .await;
+    let answer = Answer::from_bytes(&answer).unwrap();
+    assert!(matches!(answer, Answer::Busy { .. }), "{answer:?}");
     // Nothing of it became true.
     let status = realms.first().status().await;
     assert_eq!(status.components.len(), 1);

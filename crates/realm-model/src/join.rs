@@ -213,7 +213,7 @@ impl JoinCode {
         match self {
             Self::WrongRealm => "compare the realm of the ticket with `realm status` of that node",
             Self::Revoked => {
-                "give this machine a new key: `realm agent` makes one in an empty realm folder"
+                "give this machine a new key: `realm join TICKET` makes one in an empty realm folder"
             }
             Self::TooMany => "nothing to do: it is tried again",
             Self::ListFull => {

@@ -134,7 +134,7 @@ impl RefusalCode {
             Self::WrongParent => {
                 "somebody applied since: run `realm plan`, then `realm apply` again"
             }
-            Self::Oversized => "make the manifest smaller: an entry has at most 256 KiB",
+            Self::Oversized => "make the manifest smaller: an entry has at most 8 MiB",
             Self::Malformed => "sign it again with `realm apply`",
             Self::NeedsNewerAgent => "install a newer realm on this node",
             Self::InvalidManifest => "run `realm plan realm.toml` to see every problem",
@@ -143,7 +143,7 @@ impl RefusalCode {
             Self::UnknownName => "`realm status` lists the names",
             Self::NameTaken => "give this node another name, or revoke the node that has it first",
             Self::Forked | Self::Frozen => {
-                "two entries have one place: `realm status` shows both, `realm resolve` ends it"
+                "two entries have one place: `realm resolve` shows both, and ends it"
             }
             Self::Abandoned => {
                 "run `realm plan`, then `realm apply` again: it stands on what holds"
