@@ -1,4 +1,4 @@
-//! CBOR as tickets and messages use it: what is not one whole value is an error, and the ids of
+//! CBOR as tickets, records and messages use it: what is not one whole value is an error, and the ids of
 //! this crate have an encoding. Entries, which are signed, have their own reading in `entry`.
 
 use minicbor::decode::Error as DecodeError;
@@ -13,7 +13,7 @@ pub(crate) fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
     minicbor::to_vec(value).expect("encoding into a Vec does not fail")
 }
 
-/// Reads a value that has all the bytes.
+/// Reads one value and nothing after it; fields that this version does not know are passed over.
 pub(crate) fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, String> {
     let mut decoder = Decoder::new(bytes);
     let value = decoder.decode().map_err(|error| error.to_string())?;

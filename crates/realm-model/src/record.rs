@@ -11,10 +11,11 @@ mod tests;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
+use crate::cbor::{decode, encode};
 use crate::digest::Digest;
 use crate::entry::RealmId;
 use crate::key::{PublicKey, SecretKey, Signature};
-use crate::wire::{authenticated, decode, encode};
+use crate::wire::authenticated;
 
 pub use crate::wire::KeyBytes;
 pub use body::{

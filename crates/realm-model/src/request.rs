@@ -13,6 +13,7 @@ use minicbor::{Decode, Encode};
 use crate::digest::Digest;
 use crate::entry::RealmId;
 use crate::key::{PublicKey, SecretKey, Signature};
+use crate::wire::authenticated;
 
 /// The header that carries a [`SignedRequest`].
 pub const AUTH_HEADER: &str = "realm-auth";
@@ -191,12 +192,7 @@ fn message(
         nonce,
         &deadline,
     ];
-    let mut message = Vec::with_capacity(256 + asked.path.len());
-    for part in parts {
-        message.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        message.extend_from_slice(part);
-    }
-    message
+    authenticated(&parts)
 }
 
 #[cfg(test)]

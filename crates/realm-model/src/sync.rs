@@ -11,10 +11,10 @@ mod tests;
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
 
+use crate::cbor::{decode, encode};
 use crate::digest::Digest;
 use crate::entry::{ChainId, ENTRY_BYTES_MAX, Head};
 use crate::record::{ChainFork, ChainHead, KeyBytes, RECORD_BYTES_MAX, Version, limits};
-use crate::wire::{decode, encode};
 
 /// The version that this agent speaks, in the first byte of each message.
 pub const WIRE_VERSION: u8 = 1;

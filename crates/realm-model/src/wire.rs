@@ -1,7 +1,5 @@
-//! Small parts that the messages between nodes share: reading CBOR with a cap and nothing after
-//! it, writing it, and the message that a signature covers.
-//!
-//! Not the bytes of entries: those have one encoding, which their own module enforces.
+//! Small parts that what nodes sign and send shares: the bytes of keys, the names of chains, and the
+//! message that a signature covers. Not reading and writing CBOR: that is `cbor`.
 
 use minicbor::{Decode, Encode};
 
@@ -58,20 +56,6 @@ impl<'b, C> Decode<'b, C> for KeyBytes {
         let bytes = bytes.map_err(|_| minicbor::decode::Error::message("a key has 32 bytes"))?;
         Ok(Self(bytes))
     }
-}
-
-pub(crate) fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
-    minicbor::to_vec(value).expect("encoding into a Vec does not fail")
-}
-
-/// Reads one value and nothing after it; fields that this version does not know are passed over.
-pub(crate) fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, String> {
-    let mut decoder = minicbor::Decoder::new(bytes);
-    let value = decoder.decode().map_err(|error| error.to_string())?;
-    if decoder.position() != bytes.len() {
-        return Err("bytes follow it".to_owned());
-    }
-    Ok(value)
 }
 
 /// Pre-authentication encoding: every part with its length before it, so that no two lists of

@@ -7,6 +7,7 @@ use super::{ChainId, ENTRY_BYTES_MAX, FORMAT, Head, RealmId, SIGNATURES_MAX};
 use crate::digest::Digest;
 use crate::key::{PublicKey, Signature};
 use crate::refusal::{Refusal, RefusalCode};
+use crate::wire::authenticated;
 
 const DOMAIN: &[u8] = b"realm.entry.v1";
 
@@ -87,12 +88,7 @@ pub(super) fn signed_message(realm: Digest, chain: &str, payload: &[u8]) -> Vec<
         chain.as_bytes(),
         payload,
     ];
-    let mut message = Vec::with_capacity(payload.len() + 128);
-    for part in parts {
-        message.extend_from_slice(&(part.len() as u64).to_le_bytes());
-        message.extend_from_slice(part);
-    }
-    message
+    authenticated(&parts)
 }
 
 pub(super) fn envelope(

@@ -4,11 +4,11 @@
 use minicbor::{Decode, Encode};
 
 use super::{BODY_BYTES_MAX, KeyBytes};
+use crate::cbor::encode;
 use crate::digest::Digest;
 use crate::entry::{ChainId, Head};
 use crate::name::NodeName;
 use crate::text::one_line;
-use crate::wire::encode;
 
 /// The caps of a record's lists and texts.
 pub mod limits {
