@@ -9,7 +9,7 @@ use std::time::Duration;
 use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
 use realm_node::joining::{Joiner, Joining, is_joining, prepare};
-use realm_node::{Config, Node, NodeError};
+use realm_node::{Config, Node, NodeError, Prepared};
 use tracing_subscriber::EnvFilter;
 
 use crate::context::Context;
@@ -76,12 +76,20 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     if args.wait_for_owner && context.find_folder()?.is_none() {
         wait_for_owner(context, &args)?;
     }
+    let prepared = match is_joining(&context.folder()?) {
+        true => None,
+        false => Some(prepare_node(context, &args.listen)?),
+    };
     on_runtime(async {
         let mut signals = Signals::catch()?;
-        if !join(context, &args.listen, &mut signals).await? {
-            return Ok(ExitCode::SUCCESS);
-        }
-        let node = start(context, &args.listen).await?;
+        let prepared = match prepared {
+            Some(prepared) => prepared,
+            None if join(context, &args.listen, &mut signals).await? => {
+                prepare_node(context, &args.listen)?
+            }
+            None => return Ok(ExitCode::SUCCESS),
+        };
+        let node = start(prepared).await?;
         for url in node.urls() {
             output::note(&format!("answering on {url}"));
         }
@@ -121,11 +129,8 @@ fn wait_for_owner(context: &Context, args: &Args) -> Result<(), Failure> {
     })
 }
 
-/// Joins a realm first, if this machine waits for that; `false`: a signal ended it.
+/// Joins a realm first; `false`: a signal ended it.
 async fn join(context: &Context, listen: &Listen, signals: &mut Signals) -> Result<bool, Failure> {
-    if !is_joining(&context.folder()?) {
-        return Ok(true);
-    }
     let config = configure(context, listen)?;
     let key = realm_node::node_key_of(&config.folder)
         .map_err(|error| Failure::from_error("bad-realm-folder", &error))?;
@@ -175,10 +180,15 @@ pub(crate) fn on_runtime(
     ended
 }
 
-/// Starts the node of this realm folder.
-pub(crate) async fn start(context: &Context, listen: &Listen) -> Result<Node, Failure> {
+/// Begins to make the node of this realm folder: no runtime is needed for what takes longest.
+pub(crate) fn prepare_node(context: &Context, listen: &Listen) -> Result<Prepared, Failure> {
     let config = configure(context, listen)?;
-    Node::start(config).await.map_err(|error| failed(&error))
+    Prepared::new(config).map_err(|error| failed(&error))
+}
+
+/// Starts the node of this realm folder.
+pub(crate) async fn start(prepared: Prepared) -> Result<Node, Failure> {
+    prepared.start().await.map_err(|error| failed(&error))
 }
 
 fn failed(error: &NodeError) -> Failure {

@@ -71,7 +71,7 @@ async fn live(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
         output::note("the agent goes on; `realm status` shows it");
         return Ok(ExitCode::SUCCESS);
     }
-    let node = agent::start(context, &args.listen).await?;
+    let node = agent::start(agent::prepare_node(context, &args.listen)?).await?;
     let up = tokio::select! {
         up = bring_up(context, &client, args) => Some(up),
         () = signals.next() => None,

@@ -33,6 +33,6 @@ mod workers;
 pub use backend::{Backend, Body, BoxError, BoxFuture, CallError, RoutePrefix};
 pub use config::{Config, EdgeLimits};
 pub use observe::{Answered, MethodClass, Observer, Outcome, Protocol};
-pub use server::{EdgeError, Handle, spawn};
+pub use server::{EdgeError, Handle, spawn, spawn_closed};
 pub use table::Table;
 pub use upstream::{Upstream, UpstreamLimits};

@@ -66,6 +66,7 @@ struct Shared {
     registry: Arc<Registry>,
     workers: Workers,
     addresses: Vec<SocketAddr>,
+    open: CancellationToken,
     stop: CancellationToken,
     listeners: TaskTracker,
     tasks: TaskTracker,
@@ -81,6 +82,20 @@ struct Shared {
 ///
 /// An address that cannot be listened on; then none is.
 pub async fn spawn(config: Config, observer: Arc<dyn Observer>) -> Result<Handle, EdgeError> {
+    let handle = spawn_closed(config, observer).await?;
+    handle.open();
+    Ok(handle)
+}
+
+/// [`spawn`], but who connects waits, in the kernel's queue, until [`Handle::open`].
+///
+/// # Errors
+///
+/// An address that cannot be listened on; then none is.
+pub async fn spawn_closed(
+    config: Config,
+    observer: Arc<dyn Observer>,
+) -> Result<Handle, EdgeError> {
     let wanted = config.limits.connections_max;
     let files_max = config.limits.files_max;
     let limits = config.limits.within(files_max);
@@ -119,6 +134,7 @@ pub async fn spawn(config: Config, observer: Arc<dyn Observer>) -> Result<Handle
         registry,
         workers,
         addresses: listeners.iter().map(|(address, _)| *address).collect(),
+        open: CancellationToken::new(),
         stop: CancellationToken::new(),
         listeners: TaskTracker::new(),
         tasks: TaskTracker::new(),
@@ -160,6 +176,11 @@ impl Handle {
     /// The addresses listened on, in the order of the configuration, with their real ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.shared.addresses
+    }
+
+    /// Begins to take connections; again, it changes nothing.
+    pub fn open(&self) {
+        self.shared.open.cancel();
     }
 
     /// Swaps the route table. Requests in flight keep the backends that they were given.
@@ -231,6 +252,10 @@ async fn sweep(shared: Arc<Shared>) {
 
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     let http = Arc::new(Http::new(&shared.edge.limits, shared.tasks.clone()));
+    tokio::select! {
+        () = shared.stop.cancelled() => return,
+        () = shared.open.cancelled() => {}
+    }
     loop {
         let accepted = tokio::select! {
             biased;

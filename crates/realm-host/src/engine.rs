@@ -6,7 +6,7 @@
 //! (another process does that, with the same settings) and what a guest may reach.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use realm_model::node_config::INSTANCES_MAX;
 use wasmtime::component::Linker;
@@ -47,8 +47,8 @@ pub enum HostError {
     /// An engine could not be made.
     #[error("the WebAssembly engine could not be started")]
     Engine(#[source] wasmtime::Error),
-    /// The epoch thread could not be started.
-    #[error("the epoch thread could not be started")]
+    /// A thread of the host's own could not be started.
+    #[error("a thread of the host could not be started")]
     Thread(#[source] std::io::Error),
     /// `private_ranges` holds something else than a CIDR block.
     #[error("`{0}` in `guests.private_ranges` is not a CIDR block")]
@@ -67,7 +67,8 @@ pub enum HostError {
 /// What was found and chosen at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
-    /// Whether instances come from a pool; without one each is mapped anew, which is slower.
+    /// Whether the instances of every engine come from a pool; without one each is mapped anew,
+    /// which is slower.
     pub pooling: bool,
     /// Whether memories are reset by `PAGEMAP_SCAN`; else why not.
     pub pagemap_scan: Result<(), String>,
@@ -87,7 +88,8 @@ pub(crate) struct Inner {
     pub(crate) keepers: Keepers,
     pub(crate) ticker: Ticker,
     pub(crate) shelf: Shelf,
-    facts: HostFacts,
+    /// Held while an engine is made.
+    facts: Mutex<HostFacts>,
 }
 
 /// What an engine is made for.
@@ -116,25 +118,27 @@ pub(crate) struct Runtime {
 }
 
 impl Host {
-    /// Starts the engine for WASI 0.2 without a fuel limit, and the epoch thread.
+    /// A host with an epoch thread, and the engine for WASI 0.2 without a fuel limit.
     pub fn new(config: Config) -> Result<Self, HostError> {
+        let host = Self::cold(config)?;
+        host.warm()?;
+        Ok(host)
+    }
+
+    /// The same without an engine: who needs one first makes it.
+    pub fn cold(config: Config) -> Result<Self, HostError> {
         let network = Arc::new(Network::new(&config)?);
         let pagemap_scan = match config.pagemap_scan {
             PagemapScan::Off => Err("turned off".to_owned()),
             PagemapScan::Auto => system::pagemap_scan_is_safe(),
         };
         let instances_max = config.policy.instances_max.clamp(1, INSTANCES_MAX);
-        let mut facts = HostFacts {
+        let facts = HostFacts {
             pooling: true,
             pagemap_scan,
             instances_max,
         };
-        let plain = Kind {
-            fuel: false,
-            concurrent: false,
-        };
-        let runtime = Runtime::new(plain, &mut facts).map_err(HostError::Engine)?;
-        let ticker = Ticker::start(config.epoch_tick, plain, runtime).map_err(HostError::Thread)?;
+        let ticker = Ticker::start(config.epoch_tick).map_err(HostError::Thread)?;
         Ok(Self(Arc::new(Inner {
             network,
             room: Room::new(instances_max),
@@ -146,9 +150,21 @@ impl Host {
                 config.unload_after,
                 config.loaded_max,
             ),
-            facts,
+            facts: Mutex::new(facts),
             config,
         })))
+    }
+
+    /// Makes the engine for WASI 0.2 without a fuel limit, if there is none. Who loads a component
+    /// meanwhile waits for it.
+    ///
+    /// Blocking: reserving the pool's address space takes some milliseconds.
+    pub fn warm(&self) -> Result<(), HostError> {
+        let plain = Kind {
+            fuel: false,
+            concurrent: false,
+        };
+        self.0.runtime(plain).map(drop).map_err(HostError::Engine)
     }
 
     /// Maps a file that [`crate::compile`] made on this machine, and links it; where another
@@ -169,9 +185,9 @@ impl Host {
         self.0.shelf.figures()
     }
 
-    /// What was found and chosen at start.
-    pub fn facts(&self) -> &HostFacts {
-        &self.0.facts
+    /// What was found and chosen at start. Waits for an engine that is being made.
+    pub fn facts(&self) -> HostFacts {
+        self.0.facts().clone()
     }
 }
 
@@ -179,13 +195,18 @@ impl Inner {
     pub(crate) fn runtime(&self, kind: Kind) -> Result<&Runtime, wasmtime::Error> {
         let slot = self.ticker.runtime(kind);
         if slot.get().is_none() {
-            let made = Runtime::new(kind, &mut self.facts.clone())?;
-            // Another thread may have been faster: its engine counts, this one is dropped.
-            let _ = slot.set(made);
+            // One at a time: who comes second waits for what the first one makes.
+            let mut facts = self.facts();
+            if slot.get().is_none() {
+                let _ = slot.set(Runtime::new(kind, &mut facts)?);
+            }
         }
-        Ok(slot
-            .get()
-            .expect("it was set above, by this thread or another"))
+        Ok(slot.get().expect("it was set, here or before"))
+    }
+
+    /// Whole between two statements: a panic leaves nothing half-written.
+    fn facts(&self) -> MutexGuard<'_, HostFacts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -263,21 +284,40 @@ fn pool(kind: Kind, facts: &HostFacts) -> InstanceAllocationStrategy {
 mod tests {
     use super::*;
 
+    fn made(host: &Host) -> usize {
+        let kinds = [(false, false), (false, true), (true, false), (true, true)];
+        let is_made = |(fuel, concurrent)| {
+            let runtime = host.0.ticker.runtime(Kind { fuel, concurrent });
+            runtime.get().is_some()
+        };
+        kinds.into_iter().filter(|kind| is_made(*kind)).count()
+    }
+
     #[test]
-    fn engines_are_made_when_they_are_needed() {
-        let host = Host::new(Config::default()).unwrap();
+    fn engines_are_made_once_each_when_they_are_needed() {
+        let host = Host::cold(Config::default()).unwrap();
+        assert_eq!(made(&host), 0);
         let kinds = [(false, false), (false, true), (true, false), (true, true)]
             .map(|(fuel, concurrent)| Kind { fuel, concurrent });
         assert_eq!(kinds.map(Kind::index), [0, 1, 2, 3]);
         for (n_made, kind) in kinds.into_iter().enumerate() {
-            let made = |kind: &Kind| host.0.ticker.runtime(*kind).get().is_some();
-            assert_eq!(
-                kinds.iter().filter(|kind| made(kind)).count(),
-                n_made.max(1)
-            );
-            assert!(host.0.runtime(kind).is_ok());
-            assert!(made(&kind));
+            assert_eq!(made(&host), n_made);
+            let engine = || host.0.runtime(kind).unwrap().engine.clone();
+            let (first, second) = std::thread::scope(|scope| {
+                let other = scope.spawn(engine);
+                (engine(), other.join().unwrap())
+            });
+            assert!(wasmtime::Engine::same(&first, &second));
         }
         assert!(host.facts().pooling);
+    }
+
+    #[test]
+    fn a_host_is_warm_or_begins_cold() {
+        assert_eq!(made(&Host::new(Config::default()).unwrap()), 1);
+        let host = Host::cold(Config::default()).unwrap();
+        host.warm().unwrap();
+        host.warm().unwrap();
+        assert_eq!(made(&host), 1);
     }
 }

@@ -34,12 +34,10 @@ struct TickerShared {
 pub(crate) struct Ticking(Arc<TickerShared>);
 
 impl Ticker {
-    /// Starts with the first engine.
-    pub(crate) fn start(tick: Duration, kind: Kind, runtime: Runtime) -> std::io::Result<Self> {
-        let mut runtimes: [OnceLock<Runtime>; Kind::COUNT] = Default::default();
-        runtimes[kind.index()] = OnceLock::from(runtime);
+    /// Starts without an engine.
+    pub(crate) fn start(tick: Duration) -> std::io::Result<Self> {
         let shared = Arc::new(TickerShared {
-            runtimes,
+            runtimes: Default::default(),
             deadlines: Arc::default(),
             live: AtomicUsize::new(0),
             parked: AtomicBool::new(false),
@@ -127,7 +125,6 @@ impl Drop for Ticker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::HostFacts;
 
     fn wait_for(condition: impl Fn() -> bool) {
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
@@ -139,17 +136,7 @@ mod tests {
 
     #[test]
     fn the_ticker_sleeps_without_guests_and_wakes_for_one() {
-        let mut facts = HostFacts {
-            pooling: false,
-            pagemap_scan: Err(String::new()),
-            instances_max: 1,
-        };
-        let kind = Kind {
-            fuel: false,
-            concurrent: false,
-        };
-        let runtime = Runtime::new(kind, &mut facts).unwrap();
-        let ticker = Ticker::start(Duration::from_micros(1), kind, runtime).unwrap();
+        let ticker = Ticker::start(Duration::from_micros(1)).unwrap();
         let parked = || ticker.shared.parked.load(SeqCst);
         for _ in 0..3 {
             wait_for(parked);

@@ -9,7 +9,7 @@ use realm_model::node_config::{self, NODE_CONFIG_BYTES_MAX, NodeConfig};
 use realm_store::folder::{FolderError, RealmFolder, read_small};
 
 /// Everything that [`Node::start`](crate::Node::start) needs.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The realm folder.
     pub folder: RealmFolder,

@@ -18,10 +18,10 @@ use realm_model::api::Accepted;
 use realm_model::entry::{ChainId, NamespaceName};
 use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
-use realm_model::observed::{Millis, Observed};
+use realm_model::observed::{ArtifactState, Millis, Observed, ReplicaState};
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::StatusView;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::access::Role;
 use crate::event::Event;
@@ -65,8 +65,12 @@ pub(crate) struct Core {
     pub(crate) plans: u64,
     /// How this node stood in the realm when it was looked last.
     pub(crate) stood: belonging::Standing,
-    /// The part in the network; `None`: the node is alone.
+    /// The part in the network; `None`: the node is alone, or not there yet.
     pub(crate) network: Option<Network>,
+    /// Whether the node is to have a part in the network.
+    pub(crate) networking: bool,
+    /// Told once what was in force at the start is in force again, as far as it comes at once.
+    pub(crate) restored: Option<oneshot::Sender<()>>,
     /// What is told of the machine.
     pub(crate) machine: Arc<Machine>,
     /// Tags that the operator proposes.
@@ -189,6 +193,7 @@ impl Core {
             }
             #[cfg(test)]
             Event::Panic => panic!("a test wants to see this"),
+            Event::Met(network) => self.met(*network),
             // What the network brings asks for a plan by itself, if it changes what is wanted.
             Event::Network(event) => return self.networked(event),
             Event::Looked => return self.looked(),
@@ -310,6 +315,12 @@ impl Core {
         if self.may_act() {
             self.plan_and_execute();
         }
+        if !is_starting(&self.observed)
+            && let Some(restored) = self.restored.take()
+        {
+            // Who waits for it may have lost its patience.
+            let _ = restored.send(());
+        }
         if let Some(network) = &mut self.network {
             network.changed = true;
         }
@@ -413,6 +424,25 @@ impl Core {
             compilations: self.executor.compilations(),
         }
     }
+}
+
+/// Whether anything that is wanted is still on its way.
+fn is_starting(observed: &Observed) -> bool {
+    let artifact = |state: &ArtifactState| match state {
+        ArtifactState::Fetching { .. }
+        | ArtifactState::Fetched
+        | ArtifactState::Compiling { .. } => true,
+        ArtifactState::Ready | ArtifactState::Failed { .. } => false,
+    };
+    let replica = |state: &ReplicaState| match state {
+        ReplicaState::Starting { .. } => true,
+        ReplicaState::Healthy { .. }
+        | ReplicaState::Draining { .. }
+        | ReplicaState::Backoff { .. }
+        | ReplicaState::Done { .. }
+        | ReplicaState::Failed { .. } => false,
+    };
+    observed.artifacts.values().any(artifact) || observed.replicas.values().any(replica)
 }
 
 async fn sleep_or_never(wait: Option<Duration>) {

@@ -86,7 +86,7 @@ fn engine(node: &NodeConfig, findings: &mut Vec<Finding>) {
         ..Default::default()
     };
     let facts = match Host::new(config) {
-        Ok(host) => host.facts().clone(),
+        Ok(host) => host.facts(),
         Err(error) => {
             let remedy = "look at the other findings; a kernel without enough address space is the usual cause";
             findings.push(finding(

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::access::Role;
 use crate::compile::CompileFailure;
 use crate::metrics::NodeFigures;
-use crate::network::Knock;
+use crate::network::{Knock, Network};
 use crate::replica::Started;
 
 /// Something that happened.
@@ -64,6 +64,8 @@ pub(crate) enum Event {
     },
     /// A draining replica has no request in flight.
     Idle { replica: ReplicaId, start: StartId },
+    /// The node's part in the network is there.
+    Met(Box<Network>),
     /// The network tells something.
     Network(realm_net::Event),
     /// The connections of this node are other ones.

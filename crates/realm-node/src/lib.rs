@@ -59,7 +59,7 @@ pub use connect::{Connect, Connecting, Peer, PeerError, Place, Stream, Tls};
 pub use error::NodeError;
 pub use identity::{Identity, IdentityError};
 pub use journal::JournalError;
-pub use node::Node;
+pub use node::{Node, Prepared};
 pub use remote::{Terminal, attach};
 pub use tls::{PemPair, TlsError, pem_pair};
 

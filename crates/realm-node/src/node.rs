@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use realm_host::Host;
+use realm_host::{Host, HostError};
+use realm_model::entry::RealmId;
 use realm_model::key::SecretKey;
 use realm_model::name::NodeName;
 use realm_model::node_config::Peering;
@@ -15,7 +16,7 @@ use realm_model::observed::Millis;
 use realm_store::blobs::Blobs;
 use realm_store::folder::{AgentLock, RealmFolder};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::access::{Gate, Mouth};
@@ -44,6 +45,10 @@ use crate::traffic::Traffic;
 const EVENTS_MAX: usize = EVENTS_AT_ONCE_MAX;
 /// Requests in flight get this long at shutdown: the default wall time of one request.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+/// Who connects while what was in force starts again waits, this long at most, and is answered then,
+/// instead of being refused. What takes longer, a compilation say, takes too long to wait for.
+/// The tests wait for the loop, however slow the machine is.
+const RESTORE_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 250 });
 /// Saying good-bye to the other nodes.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before the loop starts again after a panic, so that a panic at start takes no core.
@@ -63,30 +68,58 @@ pub struct Node {
     _lock: AgentLock,
 }
 
-impl Node {
-    /// Starts the node of a realm folder. When this returns, it listens, and goes on with what was
-    /// in force.
-    pub async fn start(config: Config) -> Result<Self, NodeError> {
-        // What takes longest first, on a thread of its own; it touches nothing in the folder.
+/// A node whose engine is being made, before anything of its folder is looked at.
+pub struct Prepared {
+    config: Config,
+    host: Host,
+    warming: oneshot::Receiver<Result<(), HostError>>,
+    events: mpsc::Sender<Event>,
+    receiver: mpsc::Receiver<Event>,
+}
+
+impl Prepared {
+    /// Begins with what takes longest: address space for the guests, reserved by a thread of its
+    /// own. It needs no runtime.
+    pub fn new(config: Config) -> Result<Self, NodeError> {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
-        let host = host(&config, CompiledFiles(events.clone()));
+        let host = host(&config, CompiledFiles(events.clone()))?;
+        let warming = warm(&host)?;
+        Ok(Self {
+            config,
+            host,
+            warming,
+            events,
+            receiver,
+        })
+    }
+
+    /// Starts the node. When this returns, it listens, and goes on with what was in force.
+    pub async fn start(self) -> Result<Node, NodeError> {
+        let Self {
+            config,
+            host,
+            warming,
+            events,
+            receiver,
+        } = self;
         let lock = config.folder.lock()?;
         raise_file_limit();
         let key = node_key(&config.folder)?;
         let (journal, mut ledger) = Journal::open(&config.folder)?;
         journal.hold_proofs(&mut ledger);
         let node = name(&config, &ledger, &key)?;
+        let realm = ledger.authority().realm;
         let traffic = Traffic::default();
-        let edge = realm_edge::spawn(edge_config(&config), Arc::new(traffic.clone())).await?;
+        let edge =
+            realm_edge::spawn_closed(edge_config(&config), Arc::new(traffic.clone())).await?;
         let urls = urls(&edge);
         #[cfg(test)]
         let events_for_tests = events.clone();
         let blobs = Blobs::open(config.folder.blobs()).map_err(NodeError::Blobs)?;
-        let host = host.await?;
         let rings = Rings::default();
         let serving = Serving::new(&config.folder);
         let jobs = Jobs::open(&config.folder);
-        let gate = Arc::new(Gate::new(ledger.authority().realm, key.public()));
+        let gate = Arc::new(Gate::new(realm, key.public()));
         let compiler = Compiler::new(config.executable.clone(), config.folder.clone());
         let guests = Guests {
             host: host.clone(),
@@ -98,15 +131,19 @@ impl Node {
         jobs.observe(&mut observed, ledger.desired(), &node);
         let peers = Peers::default();
         let machine = Arc::new(Machine::new(config.folder.root()));
-        let mut core = Core {
+        let (restored, is_restored) = oneshot::channel();
+        let started = Instant::now();
+        let core = Core {
             stood: Default::default(),
             began_with: ledger.desired().generation(),
             network: None,
+            networking: !config.node.p2p.listen.is_empty(),
+            restored: Some(restored),
             machine: Arc::clone(&machine),
             tags: config.node.tags.clone(),
             fed: VecDeque::new(),
             observed,
-            node,
+            node: node.clone(),
             node_key: key.public(),
             urls: urls.clone(),
             ledger,
@@ -124,12 +161,12 @@ impl Node {
                 events: events.clone(),
             }),
             refusals: BTreeMap::new(),
-            started: Instant::now(),
+            started,
             planned_at: Millis(0),
             look_at: None,
             inbox: VecDeque::new(),
             stale: true,
-            pace: Pace::new(Instant::now()),
+            pace: Pace::new(started),
             plans: 0,
         };
         let page = MetricsPage {
@@ -140,14 +177,33 @@ impl Node {
             sessions: sessions.clone(),
         };
         let api = Api::new(events.clone(), blobs.clone(), rings, page, gate, sessions);
+        let (stop, stopping) = watch::channel(false);
+        let folder = config.folder.clone();
+        let running = tokio::spawn(run(folder, core, receiver, stopping.clone()));
+        // What was served is served again before anything else takes the processor.
+        let _ = tokio::time::timeout(RESTORE_TIMEOUT, is_restored).await;
+        edge.open();
         let net = match config.node.p2p.listen.is_empty() {
             true => None,
-            false => Some(meet(&config, &mut core, &key, peers, &api, blobs, events)?),
+            false => {
+                let settings = Meeting {
+                    config: &config,
+                    realm,
+                    name: node,
+                    key: &key,
+                    peers,
+                    started,
+                };
+                Some(meet(settings, &api, blobs, events).await?)
+            }
         };
-        let (stop, stopping) = watch::channel(false);
         let (mut tasks, listening) = listen(&config, &key, api, &stopping).await?;
-        tasks.push(tokio::spawn(run(config.folder, core, receiver, stopping)));
-        Ok(Self {
+        tasks.push(running);
+        warming
+            .await
+            .map_err(|_| NodeError::Panicked("the engine was not made".to_owned()))?
+            .map_err(NodeError::Host)?;
+        Ok(Node {
             edge,
             urls,
             listening,
@@ -158,6 +214,13 @@ impl Node {
             events: events_for_tests,
             _lock: lock,
         })
+    }
+}
+
+impl Node {
+    /// [`Prepared::new`] and [`Prepared::start`] in one.
+    pub async fn start(config: Config) -> Result<Self, NodeError> {
+        Prepared::new(config)?.start().await
     }
 
     /// Base URLs that the node answers on.
@@ -229,17 +292,27 @@ async fn run(
     }
 }
 
-/// Starts the node's part in the network.
-fn meet(
-    config: &Config,
-    core: &mut Core,
-    key: &SecretKey,
+/// What the node brings into the network.
+struct Meeting<'a> {
+    config: &'a Config,
+    realm: RealmId,
+    name: NodeName,
+    key: &'a SecretKey,
     peers: Peers,
+    /// When the loop's time began.
+    started: Instant,
+}
+
+/// Starts the node's part in the network, and tells the loop of it.
+async fn meet(
+    meeting: Meeting<'_>,
     api: &Api,
     blobs: Blobs,
     events: mpsc::Sender<Event>,
 ) -> Result<realm_net::Handle, NodeError> {
-    let realm = core.ledger.realm();
+    let Meeting {
+        config, realm, key, ..
+    } = meeting;
     let settings = network::settings(&config.node.p2p, key, Some(realm));
     let (net, happened) = match realm_net::spawn(settings) {
         // Nobody chose the port: another agent on this machine may have it.
@@ -254,19 +327,20 @@ fn meet(
         }
         spawned => spawned.map_err(NodeError::Net)?,
     };
-    peers.open(net.clone());
+    meeting.peers.open(net.clone());
     let parts = network::Parts {
         net: net.clone(),
         realm,
-        name: core.node.clone(),
+        name: meeting.name,
         key: key.clone(),
-        peers,
+        peers: meeting.peers,
         events: events.clone(),
     };
-    let network = Network::new(&config.folder, parts, Millis(0)).map_err(NodeError::Epoch)?;
+    let now = Millis(u64::try_from(meeting.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+    let network = Network::new(&config.folder, parts, now).map_err(NodeError::Epoch)?;
     network.open_book();
-    core.network = Some(network);
-    core.admit();
+    // The loop lives as long as this node: that it is gone is seen where the node stops.
+    let _ = events.send(Event::Met(Box::new(network))).await;
     let door = Door {
         net: net.clone(),
         blobs: BlobServer::new(blobs),
@@ -325,11 +399,8 @@ fn edge_config(config: &Config) -> realm_edge::Config {
     }
 }
 
-/// Begins to make the host at once; the future gives it.
-fn host(
-    config: &Config,
-    keeper: CompiledFiles,
-) -> impl Future<Output = Result<Host, NodeError>> + use<> {
+/// The host, without an engine.
+fn host(config: &Config, keeper: CompiledFiles) -> Result<Host, NodeError> {
     let defaults = realm_host::Config::default();
     let host = realm_host::Config {
         policy: config.node.guests.clone(),
@@ -338,14 +409,20 @@ fn host(
         keeper: Arc::new(keeper),
         ..defaults
     };
-    // Reserving the pool's address space takes some milliseconds.
-    let making = tokio::task::spawn_blocking(move || Host::new(host));
-    async {
-        match making.await {
-            Ok(made) => made.map_err(NodeError::Host),
-            Err(error) => Err(NodeError::Panicked(error.to_string())),
-        }
-    }
+    Host::cold(host).map_err(NodeError::Host)
+}
+
+/// Begins to make the engine at once.
+fn warm(host: &Host) -> Result<oneshot::Receiver<Result<(), HostError>>, NodeError> {
+    let host = host.clone();
+    let (made, is_made) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("realm-engine".to_owned())
+        .spawn(move || {
+            let _ = made.send(host.warm());
+        })
+        .map_err(|error| NodeError::Host(HostError::Thread(error)))?;
+    Ok(is_made)
 }
 
 /// Where the node listens beside the edge.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use http::Response;
 use realm_edge::{Config, EdgeError, Outcome};
@@ -64,6 +65,32 @@ async fn a_swap_drops_no_request() {
         n_versions >= 2 && n_swaps > 10,
         "{n_versions} versions, {n_swaps} swaps"
     );
+}
+
+/// Who connects before the edge opens is answered then, by the table of that moment; an edge that
+/// never opens ends all the same.
+#[tokio::test]
+async fn who_comes_early_waits_for_the_opening() {
+    for opens in [true, false] {
+        let rig = Rig::closed(vec![named("early")], |_| {}).await;
+        let mut stream = rig.connect().await;
+        let request = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.expect("sent");
+        // The sockets are looked at between two turns: an open edge would have it by then.
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(rig.handle.connections(), 0);
+        if opens {
+            rig.handle
+                .set_table(table(&[("*/...", "app")], &[("app", vec![named("open")])]));
+            rig.handle.open();
+            let answer = read_all(&mut stream).await;
+            assert!(answer.ends_with("open"), "{answer}");
+        }
+        let stopping = rig.handle.shutdown(Duration::ZERO);
+        assert_eq!(soon(stopping).await, 0);
+    }
 }
 
 /// A request keeps its backend through swaps, to the last byte.

@@ -92,13 +92,23 @@ impl Rig {
         replicas: Vec<Arc<dyn Backend>>,
         set: impl FnOnce(&mut Config),
     ) -> Self {
+        let rig = Self::closed(replicas, set).await;
+        rig.handle.open();
+        rig
+    }
+
+    /// The same, and it takes no connections yet.
+    pub(crate) async fn closed(
+        replicas: Vec<Arc<dyn Backend>>,
+        set: impl FnOnce(&mut Config),
+    ) -> Self {
         let (sender, seen) = mpsc::unbounded_channel();
         let mut config = Config {
             listen: vec!["127.0.0.1:0".parse().expect("an address")],
             ..Config::default()
         };
         set(&mut config);
-        let handle = realm_edge::spawn(config, Arc::new(Recorder(sender)))
+        let handle = realm_edge::spawn_closed(config, Arc::new(Recorder(sender)))
             .await
             .expect("a free port");
         handle.set_table(table(&[("*/...", "app")], &[("app", replicas)]));

@@ -17,13 +17,19 @@ use realm_model::view::{PendingView, StatusView};
 
 use super::Core;
 use crate::error::with_causes;
-use crate::network::Facts;
+use crate::network::{Facts, Network};
 
 /// Steps of the sync in one turn of the loop: each may sync the disk. The rest waits for the next
 /// turn, behind what came meanwhile.
 const STEPS_AT_ONCE_MAX: usize = 64;
 
 impl Core {
+    /// The node has a part in the network from now on.
+    pub(super) fn met(&mut self, network: Network) {
+        self.network = Some(network);
+        self.admit();
+    }
+
     /// Takes what the network tells.
     pub(super) fn networked(&mut self, event: realm_net::Event) {
         let Some(network) = &mut self.network else {
@@ -142,11 +148,12 @@ impl Core {
     /// Whether what is wanted may be carried out: what was in force at the start at once, changes of
     /// it once the others were heard, or nobody was there to be heard.
     pub(super) fn may_act(&self) -> bool {
-        let Some(network) = &self.network else {
-            return true;
-        };
         let generation = self.ledger.desired().generation();
-        generation == self.began_with || network.sync.may_act(self.now().0, generation > 0)
+        generation == self.began_with
+            || match &self.network {
+                Some(network) => network.sync.may_act(self.now().0, generation > 0),
+                None => !self.networking,
+            }
     }
 
     /// Feeds the sync, and does what it says until it says no more.

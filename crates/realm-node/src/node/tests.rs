@@ -120,6 +120,28 @@ async fn a_panic_of_the_loop_costs_no_request_and_no_state() {
     node.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connects_at_a_restart_is_answered_and_not_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let root = temporary.path().join("realm");
+    let owner = SecretKey::from_seed(&[1; 32]);
+    let app = std::fs::read(realm_test_guests::HELLO).unwrap();
+    let folder = folder(&root, &owner, &app);
+    let mut config = Config::load(folder).unwrap();
+    config.node.listen.http = vec!["127.0.0.1:0".parse().unwrap()];
+    config.node.listen.admin = "127.0.0.1:0".parse().unwrap();
+    let node = Node::start(config.clone()).await.unwrap();
+    apply(&Client::new(&root.join("agent.sock")), &owner, app).await;
+    while get(node.edge.addresses()[0]).await != "HTTP/1.1 200 OK" {
+        tokio::task::yield_now().await;
+    }
+    node.stop().await;
+    let node = Node::start(config).await.unwrap();
+    let answer = get(node.edge.addresses()[0]).await;
+    assert_eq!(answer, "HTTP/1.1 200 OK");
+    node.stop().await;
+}
+
 /// A figure of the metrics page.
 async fn figure(node: &Node, name: &str) -> f64 {
     let address = node.admin_url().strip_prefix("http://").unwrap();
