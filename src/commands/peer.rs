@@ -85,7 +85,7 @@ fn told(peer: &PeerAdded) -> String {
             peer.why.as_deref().unwrap_or("no reason given")
         ),
         PeerOutcome::Unreached => format!(
-            "{address}  not reached yet: {}; the agent goes on trying",
+            "{address}  not reached: {}\nhint: the address is kept, and tried again when the agent starts; once the machine answers, run this again",
             peer.why.as_deref().unwrap_or("no answer")
         ),
     }

@@ -5,20 +5,27 @@ use std::fmt::{self, Debug};
 use std::io;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use realm_model::entry::RealmId;
 use realm_model::key::{PublicKey, SecretKey};
 use realm_net::{Handle, Protocol, Transport as _};
+use tokio::time::Instant;
 
 use super::{Connect, Connecting, Stream};
 use crate::error::with_causes;
 use crate::network;
 
-/// Dialling one node, with all its addresses.
+/// Reaching anybody: a person waits for this.
+const REACH_TIMEOUT: Duration = Duration::from_secs(30);
+/// Dialling one node, at all its addresses at once.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Addresses of one node that are tried.
 const ADDRESSES_MAX: usize = 8;
 /// Nodes that are tried.
 const NODES_MAX: usize = 8;
+/// Reasons that are told where nobody was reached.
+const REASONS_MAX: usize = 4;
 
 /// A node, and where it may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,20 +71,23 @@ impl Peer {
         let (meant, others): (Vec<&Place>, Vec<&Place>) = places
             .iter()
             .partition(|place| target.is_some() && place.node == target);
+        let deadline = Instant::now() + REACH_TIMEOUT;
         for place in meant.into_iter().chain(others).take(NODES_MAX) {
-            match dial(&net, place).await {
-                Ok(node) => {
+            let patience = deadline.min(Instant::now() + DIAL_TIMEOUT);
+            match tokio::time::timeout_at(patience, dial(&net, place, &mut failures)).await {
+                Ok(Some(node)) => {
                     let via = target.filter(|target| *target != node).map(|_| node);
                     let node = target.unwrap_or(node);
                     return Ok(Self { net, node, via });
                 }
-                Err(why) => failures.push(why),
+                Ok(None) => {}
+                Err(_) => failures.push(format!("{}: no answer", place.addresses.join(", "))),
+            }
+            if Instant::now() >= deadline {
+                break;
             }
         }
-        if failures.is_empty() {
-            failures.push("no address is known".to_owned());
-        }
-        Err(PeerError::Unreached(failures.join("; ")))
+        Err(PeerError::Unreached(reasons(&failures)))
     }
 
     /// The node that is meant, if another one passes everything on: then each request is signed.
@@ -104,21 +114,39 @@ impl Peer {
     }
 }
 
-async fn dial(net: &Handle, place: &Place) -> Result<PublicKey, String> {
-    let mut failures = Vec::new();
-    for address in place.addresses.iter().take(ADDRESSES_MAX) {
+/// Dials all addresses of a node at once: the first that leads to it counts.
+async fn dial(net: &Handle, place: &Place, failures: &mut Vec<String>) -> Option<PublicKey> {
+    let dials = place.addresses.iter().take(ADDRESSES_MAX).map(|address| {
         let address = match place.node {
             Some(node) if !address.contains("/p2p/") => format!("{address}/p2p/{}", node.peer_id()),
             Some(_) | None => address.clone(),
         };
-        match tokio::time::timeout(DIAL_TIMEOUT, net.dial(&address)).await {
-            Ok(Ok(node)) if place.node.is_none_or(|wanted| wanted == node) => return Ok(node),
-            Ok(Ok(_)) => failures.push(format!("{address}: another key answers")),
-            Ok(Err(error)) => failures.push(format!("{address}: {}", with_causes(&error))),
-            Err(_) => failures.push(format!("{address}: no answer")),
+        async move {
+            match net.dial(&address).await {
+                Ok(node) if place.node.is_none_or(|wanted| wanted == node) => Ok(node),
+                Ok(_) => Err(format!("{address}: another key answers")),
+                Err(error) => Err(format!("{address}: {}", with_causes(&error))),
+            }
+        }
+    });
+    let mut dials: FuturesUnordered<_> = dials.collect();
+    while let Some(dialled) = dials.next().await {
+        match dialled {
+            Ok(node) => return Some(node),
+            Err(why) => failures.push(why),
         }
     }
-    Err(failures.join("; "))
+    None
+}
+
+fn reasons(failures: &[String]) -> String {
+    let more = failures.len().saturating_sub(REASONS_MAX);
+    let told = failures[..failures.len() - more].join("; ");
+    match (failures.is_empty(), more) {
+        (true, _) => "no address is known".to_owned(),
+        (false, 0) => told,
+        (false, more) => format!("{told}; and {more} more"),
+    }
 }
 
 impl Debug for Peer {

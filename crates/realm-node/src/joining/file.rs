@@ -8,9 +8,12 @@ use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
 use realm_model::ticket::Ticket;
 use realm_store::folder::{FolderError, RealmFolder, read_secret, write_atomic, write_secret};
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+/// What this version writes.
+const FORMAT: u32 = 1;
 /// Addresses that are kept of each realm that made an offer.
 const ADDRESSES_MAX: usize = 8;
 /// Realms that are asked at once: whoever reaches the port may make an offer.
@@ -20,7 +23,7 @@ const OFFERS_MAX: usize = 4;
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct JoinFile {
-    /// 1.
+    /// [`FORMAT`].
     format: u32,
     /// The ticket, as text; none: it waits for an owner.
     ticket: Option<String>,
@@ -77,7 +80,7 @@ impl JoinFile {
         tags: Vec<NodeName>,
     ) -> Self {
         Self {
-            format: 1,
+            format: FORMAT,
             ticket: ticket.map(|ticket| ticket.to_text().to_string()),
             owner,
             offers: Vec::new(),
@@ -87,7 +90,8 @@ impl JoinFile {
 
     /// The ticket.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
-        self.ticket.as_deref().and_then(|text| text.parse().ok())
+        let ticket = self.ticket.as_deref()?.parse();
+        Some(ticket.expect("it was written as a ticket, or read as one"))
     }
 
     /// Notes an offer; `false`: there is no room for another realm.
@@ -125,7 +129,22 @@ impl JoinFile {
     pub(crate) fn read(folder: &RealmFolder) -> Result<Self, JoinFileError> {
         let path = path(folder);
         let text = read_secret(&path)?;
-        serde_json::from_str(&text).map_err(|source| JoinFileError::Malformed { path, source })
+        let read = serde_json::from_str(&text).and_then(Self::checked);
+        read.map_err(|source| JoinFileError::Malformed { path, source })
+    }
+
+    /// A ticket that does not read is not as good as none: without one, any realm may take the machine.
+    fn checked(self) -> Result<Self, serde_json::Error> {
+        if self.format != FORMAT {
+            let text = format!("format {}, this version reads {FORMAT}", self.format);
+            return Err(serde_json::Error::custom(text));
+        }
+        if let Some(ticket) = &self.ticket {
+            ticket
+                .parse::<Ticket>()
+                .map_err(serde_json::Error::custom)?;
+        }
+        Ok(self)
     }
 
     pub(crate) fn write(&self, folder: &RealmFolder) -> Result<(), FolderError> {
@@ -153,4 +172,51 @@ impl JoinFile {
 
 fn path(folder: &RealmFolder) -> PathBuf {
     folder.root().join("join.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_model::address::NodeAddress;
+    use realm_model::digest::Digest;
+    use realm_model::entry::Head;
+
+    use super::*;
+
+    fn check(text: &str, expected: Result<bool, &str>) {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = RealmFolder::create(temporary.path().join("realm")).unwrap();
+        write_secret(&path(&folder), text.as_bytes()).unwrap();
+        let read = JoinFile::read(&folder).map(|file| file.ticket().is_some());
+        match (read, expected) {
+            (Ok(invited), Ok(expected)) => assert_eq!(invited, expected, "{text}"),
+            (Err(JoinFileError::Malformed { source, .. }), Err(part)) => {
+                assert!(source.to_string().contains(part), "{source}");
+            }
+            (read, expected) => panic!("{read:?} instead of {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn what_does_not_read_is_not_taken_for_a_machine_without_a_ticket() {
+        let realm = RealmId::new(Digest::of(b"genesis"));
+        let address: NodeAddress = "/ip4/192.0.2.1/udp/4747/quic-v1".parse().unwrap();
+        let ticket = Ticket {
+            realm,
+            floor: Head {
+                seq: 0,
+                hash: realm.origin().hash,
+            },
+            addresses: vec![address],
+            voucher: None,
+        };
+        let text = ticket.to_text().to_string();
+        check(&format!(r#"{{"format":1,"ticket":"{text}"}}"#), Ok(true));
+        check(r#"{"format":1,"ticket":null}"#, Ok(false));
+        let cut = &text[..text.len() - 1];
+        check(
+            &format!(r#"{{"format":1,"ticket":"{cut}"}}"#),
+            Err("the ticket is incomplete"),
+        );
+        check(r#"{"format":2,"ticket":null}"#, Err("format 2"));
+    }
 }

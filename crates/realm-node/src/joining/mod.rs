@@ -9,6 +9,7 @@ mod file;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use realm_control::Ledger;
@@ -19,10 +20,10 @@ use realm_model::key::{PublicKey, SecretKey};
 use realm_model::name::NodeName;
 use realm_model::refusal::Refusal;
 use realm_model::ticket::Ticket;
-use realm_net::{Event, Handle, Protocol, Transport as _};
+use realm_net::{Event, Handle, Incoming, Protocol, Stream, Transport as _};
 use realm_store::files::{Files as _, RealFiles};
 use realm_store::folder::{RealmFolder, write_atomic, write_secret};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -43,6 +44,8 @@ const ASK_INTERVAL: Duration = Duration::from_secs(3);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Bytes of an authority chain that are taken from a stranger: hundreds of thousands of approvals.
 const CHAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Strangers that speak at once.
+const SPEAKERS_MAX: usize = 16;
 /// Pages of one answer.
 const PAGES_MAX: usize = 4_096;
 
@@ -168,6 +171,7 @@ pub async fn join(config: &Config, mut tell: impl FnMut(Joining)) -> Result<(), 
         .unwrap_or_else(crate::found::host_name);
     let settings = crate::network::settings(&config.node.p2p, &key, None);
     let (net, mut events) = realm_net::spawn(settings).map_err(JoinError::from)?;
+    let (said, heard) = mpsc::channel(SPEAKERS_MAX);
     let mut machine = Machine {
         folder,
         key: key.public(),
@@ -175,8 +179,10 @@ pub async fn join(config: &Config, mut tell: impl FnMut(Joining)) -> Result<(), 
         file,
         listening: Vec::new(),
         net: net.clone(),
+        said,
+        turns: Arc::new(Semaphore::new(SPEAKERS_MAX)),
     };
-    let joined = machine.run(&mut events, &mut tell).await;
+    let joined = machine.run(&mut events, heard, &mut tell).await;
     net.stop().await;
     let (realm, name) = joined?;
     tell(Joining::Joined(realm, name));
@@ -191,25 +197,36 @@ struct Machine<'a> {
     file: JoinFile,
     listening: Vec<NodeAddress>,
     net: Handle,
+    said: mpsc::Sender<Said>,
+    turns: Arc<Semaphore>,
+}
+
+/// What a stranger said, and where it waits for the answer.
+struct Said {
+    from: PublicKey,
+    request: Request,
+    stream: Stream,
 }
 
 impl Machine<'_> {
     async fn run(
         &mut self,
         events: &mut mpsc::Receiver<Event>,
+        mut heard: mpsc::Receiver<Said>,
         tell: &mut impl FnMut(Joining),
     ) -> Result<(RealmId, NodeName), JoinError> {
         let mut next = Instant::now();
         loop {
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => {
-                        if self.heard(event, tell).await? {
-                            next = Instant::now();
-                        }
-                    }
+                    Some(event) => self.heard(event, tell),
                     None => return Err(realm_net::Error::Stopped.into()),
                 },
+                Some(said) = heard.recv() => {
+                    if self.answer(said, tell)? {
+                        next = Instant::now();
+                    }
+                }
                 () = tokio::time::sleep_until(next) => {
                     let (joined, pause) = self.ask_all(tell).await?;
                     if let Some(joined) = joined {
@@ -221,12 +238,8 @@ impl Machine<'_> {
         }
     }
 
-    /// Deals with news of the network; returns whether somebody is to be asked at once.
-    async fn heard(
-        &mut self,
-        event: Event,
-        tell: &mut impl FnMut(Joining),
-    ) -> Result<bool, JoinError> {
+    /// Deals with news of the network.
+    fn heard(&mut self, event: Event, tell: &mut impl FnMut(Joining)) {
         match event {
             Event::Listening { address } => {
                 if let Ok(written) = realm_model::address::read(&address) {
@@ -244,23 +257,7 @@ impl Machine<'_> {
                 protocol: Protocol::Join,
                 incoming,
                 ..
-            } => {
-                let Ok(mut stream) = incoming.accept().await else {
-                    return Ok(false);
-                };
-                let request = match hear(&mut stream).await {
-                    Ok(request) => request,
-                    Err(exchange::ExchangeError::Message(error)) => {
-                        let _ = answer(&mut stream, &error.to_answer()).await;
-                        return Ok(false);
-                    }
-                    Err(_) => return Ok(false),
-                };
-                let reply = self.offered(from, request, tell)?;
-                // Whoever hung up makes the offer again.
-                let _ = answer(&mut stream, &reply).await;
-                return Ok(matches!(reply, Answer::Taken));
-            }
+            } => self.listen_to(from, incoming),
             // Without a realm there are neither members nor clients.
             Event::Stream { .. }
             | Event::Up { .. }
@@ -271,7 +268,53 @@ impl Machine<'_> {
             | Event::Reachability { .. }
             | Event::Restarted { .. } => {}
         }
-        Ok(false)
+    }
+
+    /// Reads what a stranger says, beside everything else: it may take its time. Who comes while
+    /// too many speak is not heard.
+    fn listen_to(&self, from: PublicKey, incoming: Incoming) {
+        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
+            return;
+        };
+        let said = self.said.clone();
+        tokio::spawn(async move {
+            let Ok(mut stream) = incoming.accept().await else {
+                return;
+            };
+            match hear(&mut stream).await {
+                Ok(request) => {
+                    let said = said.try_send(Said {
+                        from,
+                        request,
+                        stream,
+                    });
+                    // As many fit as may speak; only a machine that is done takes none.
+                    drop(said);
+                }
+                Err(error) => {
+                    if let Some(reply) = error.answer() {
+                        let _ = answer(&mut stream, &reply).await;
+                    }
+                }
+            }
+            drop(turn);
+        });
+    }
+
+    /// Deals with what a stranger said; returns whether somebody is to be asked at once.
+    fn answer(&mut self, said: Said, tell: &mut impl FnMut(Joining)) -> Result<bool, JoinError> {
+        let Said {
+            from,
+            request,
+            mut stream,
+        } = said;
+        let reply = self.offered(from, request, tell)?;
+        let taken = matches!(reply, Answer::Taken);
+        tokio::spawn(async move {
+            // Whoever hung up makes the offer again.
+            let _ = answer(&mut stream, &reply).await;
+        });
+        Ok(taken)
     }
 
     fn offered(

@@ -13,7 +13,7 @@ use realm_net::{Handle, Transport as _};
 use crate::error::with_causes;
 use crate::joining::ask;
 
-/// The person who called waits for this.
+/// The person who called waits for this: the dial and the offer together.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a call needs to know.
@@ -35,23 +35,28 @@ pub(crate) async fn call_on(call: Call) -> PeerAdded {
         name: None,
         why: None,
     };
-    let dialled = tokio::time::timeout(CALL_TIMEOUT, call.net.dial(&call.address)).await;
-    let key = match dialled {
-        Ok(Ok(key)) => key,
-        Ok(Err(error)) => {
+    if tokio::time::timeout(CALL_TIMEOUT, dial_and_offer(call, &mut added))
+        .await
+        .is_err()
+    {
+        added.why = Some(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
+    }
+    added
+}
+
+async fn dial_and_offer(call: Call, added: &mut PeerAdded) {
+    let key = match call.net.dial(&call.address).await {
+        Ok(key) => key,
+        Err(error) => {
             added.why = Some(with_causes(&error));
-            return added;
-        }
-        Err(_) => {
-            added.why = Some(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
-            return added;
+            return;
         }
     };
     added.key = Some(key);
     if let Some((_, name)) = call.members.iter().find(|(member, _)| *member == key) {
         added.outcome = PeerOutcome::Member;
         added.name = Some(name.clone());
-        return added;
+        return;
     }
     let offer = Request::Offer(Offer {
         realm: call.realm,
@@ -67,5 +72,4 @@ pub(crate) async fn call_on(call: Call) -> PeerAdded {
         }
         Err(error) => added.why = Some(with_causes(&error)),
     }
-    added
 }
