@@ -12,6 +12,7 @@ mod realms;
 mod support;
 
 mod alone;
+mod beacon;
 mod belonging;
 mod cli;
 mod compile;
