@@ -14,6 +14,7 @@ mod support;
 mod alone;
 mod beacon;
 mod belonging;
+mod builds;
 mod cli;
 mod compile;
 mod crash;
