@@ -91,7 +91,6 @@ impl Failure {
     }
 
     /// Whether this is its code.
-    #[cfg(test)]
     pub(crate) fn is(&self, code: &str) -> bool {
         self.code == code
     }
@@ -104,6 +103,11 @@ impl Failure {
     /// Whether nobody answered: it may be otherwise a moment later.
     pub(crate) const fn is_no_agent(&self) -> bool {
         self.exit == exit::NO_AGENT
+    }
+
+    /// What happened, without the code.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// Prints the failure to stderr.

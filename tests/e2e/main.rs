@@ -12,7 +12,9 @@ mod realms;
 mod support;
 
 mod alone;
+mod beacon;
 mod belonging;
+mod builds;
 mod cli;
 mod compile;
 mod crash;

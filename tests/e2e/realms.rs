@@ -1,6 +1,7 @@
 //! Several agents of one realm, each with a folder and ports of its own, on loopback or on a small
 //! network of namespaces ([`crate::lab`]). Machinery alone; the tests are in the modules beside it.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -38,10 +39,22 @@ impl Realms {
     pub(crate) async fn in_lab(lab: Option<Lab>, names: &[&'static str], more: &str) -> Self {
         let nodes = names.iter().enumerate();
         let nodes = nodes.map(|(at, name)| Node::new(name, lab.as_ref().map(|lab| (lab, at))));
-        let mut realms = Self {
-            nodes: nodes.collect(),
-            lab,
-        };
+        let nodes = nodes.collect();
+        Self::begin(lab, nodes, more).await
+    }
+
+    /// Agents of several builds on loopback: names, and the programs they are.
+    pub(crate) async fn of_builds(nodes: &[(&'static str, &Path)]) -> Self {
+        let nodes = nodes.iter().map(|(name, program)| {
+            let mut node = Node::new(name, None);
+            node.realm.by(program);
+            node
+        });
+        Self::begin(None, nodes.collect(), "").await
+    }
+
+    async fn begin(lab: Option<Lab>, nodes: Vec<Node>, more: &str) -> Self {
+        let mut realms = Self { nodes, lab };
         let first = &mut realms.nodes[0];
         first.run(&["init", "--name", first.name]).ok();
         first.node_toml(more);
@@ -52,7 +65,7 @@ impl Realms {
             (invitation.addresses.len() >= 2).then_some(())
         })
         .await;
-        for at in 1..names.len() {
+        for at in 1..realms.nodes.len() {
             realms.invite(at);
             realms.approve(at, &[]);
             realms.nodes[at].node_toml(more);

@@ -153,6 +153,7 @@ fn handler(call: Call, filter: MethodFilter) -> MethodRouter<Api> {
         Call::Metrics => on(filter, metrics),
         Call::Invitation => on(filter, invitation),
         Call::AddPeer => on(filter, add_peer),
+        Call::Beacon => on(filter, chains::beacon),
     }
 }
 

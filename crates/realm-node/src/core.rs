@@ -3,6 +3,7 @@
 //! Everything that decides is pure (`realm_control`); everything that does is the executor's. What
 //! is here is the order between them.
 
+mod beacon;
 mod belonging;
 mod networked;
 mod standing;
@@ -149,6 +150,10 @@ impl Core {
                 // Who hung up finds the entry by asking for the heads.
                 let _ = reply.send(answer);
             }
+            Event::Beacon { bytes, reply } => {
+                let answer = self.take_beacon(bytes);
+                return drop(reply.send(answer));
+            }
             Event::Refused(code) => self.count(code),
             Event::Uploaded(digest) => {
                 self.with_world(|executor, world| executor.uploaded(&digest, world))
@@ -270,6 +275,7 @@ impl Core {
         if self.ledger.apply(admitted).rebuild {
             self.rebuild()?;
         }
+        self.goes_on(chain);
         self.with_world(|executor, world| executor.forget_what_left(world));
         self.stale = true;
         let namespace = chain.namespace().unwrap_or(NamespaceName::DEFAULT);

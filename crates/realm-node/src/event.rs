@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use realm_control::restart::End;
-use realm_model::api::{Accepted, EntriesPage, ForkView, Heads, Invitation, PeerAdded};
+use realm_model::api::{
+    Accepted, BeaconTaken, EntriesPage, ForkView, Heads, Invitation, PeerAdded,
+};
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, NamespaceName};
 use realm_model::key::PublicKey;
@@ -25,6 +27,11 @@ pub(crate) enum Event {
         chain: ChainId,
         bytes: Vec<u8>,
         reply: oneshot::Sender<Result<Accepted, Refusal>>,
+    },
+    /// Somebody hands in a beacon.
+    Beacon {
+        bytes: Vec<u8>,
+        reply: oneshot::Sender<Result<BeaconTaken, Refusal>>,
     },
     /// The admin API refused something before the ledger saw it.
     Refused(RefusalCode),

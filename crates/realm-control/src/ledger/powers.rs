@@ -56,6 +56,7 @@ impl Ledger {
             | Body::Delegate(_)
             | Body::Undelegate(_)
             | Body::Resolve(_)
+            | Body::SetBeacon(_)
             | Body::Manifest(_)
             | Body::Push(_)
             | Body::Restart(_) => by_owners.map(|()| Rank::Owners),

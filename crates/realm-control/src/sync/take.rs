@@ -44,7 +44,7 @@ impl Sync {
                 let theirs = Summary {
                     heads,
                     forks,
-                    buckets: Vec::new(),
+                    ..Summary::default()
                 };
                 self.compare_heads(from, &theirs, turn);
                 if records.is_some_and(|theirs| theirs != self.records.digest()) {
@@ -79,6 +79,10 @@ impl Sync {
                     way: Way::Hint(id),
                 };
                 self.entry_hint(at.chain, at.head, waiting, turn);
+            }
+            Ok(Hint::Beacon(beacon)) => {
+                let judgement = self.beacon_hint(from, &beacon, may_check, turn);
+                judge(id, judgement, turn);
             }
             Err(MessageError::Kind(_) | MessageError::Version(_)) => {
                 self.count("hint-unknown");
@@ -133,17 +137,24 @@ impl Sync {
                     turn.out.push(Output::Proof { from, chain, bytes });
                 }
             }
+            (Request::Beacon, Answer::Beacon(beacon)) => {
+                if let Some(bytes) = beacon {
+                    self.beacon_came(peer, &bytes, turn);
+                }
+            }
             (
                 Request::Summary(_)
                 | Request::Hashes { .. }
                 | Request::Entries { .. }
                 | Request::Records { .. }
-                | Request::Fork { .. },
+                | Request::Fork { .. }
+                | Request::Beacon,
                 Answer::Summary(_)
                 | Answer::Hashes(_)
                 | Answer::Entries(_)
                 | Answer::Records(_)
-                | Answer::Fork(_),
+                | Answer::Fork(_)
+                | Answer::Beacon(_),
             ) => self.blame(peer, "answer-mismatched", bytes, turn),
         }
     }

@@ -134,6 +134,8 @@ pub(super) fn bodies() -> Vec<Body> {
             first: vec![1, 2].into(),
             second: vec![3].into(),
         })),
+        beacon(Some(key(7).public())),
+        beacon(None),
     ]
 }
 
@@ -162,6 +164,14 @@ fn delegation(replicas_max: Option<u32>, not_after_unix_s: Option<u64>) -> Body 
         fences: vec![fence("team-a")],
         replicas_max,
         not_after_unix_s,
+    })
+}
+
+fn beacon(key: Option<PublicKey>) -> Body {
+    Body::SetBeacon(SetBeacon {
+        name: "watch".parse().expect("a name"),
+        every_s: 300,
+        key,
     })
 }
 

@@ -116,6 +116,7 @@ impl Core {
         if network.sync.wake_at_ms() <= now.0 {
             self.feed(Input::Tick);
         }
+        self.tell_stale();
         // Approvals end by the clock, without an entry.
         if self
             .network
@@ -197,6 +198,7 @@ impl Core {
                 self.stale = true;
                 self.learned();
             }
+            Output::Beacon(bytes) => network.keep_beacon(&bytes),
             Output::Epoch { at_least } => {
                 network.begin_epoch(at_least);
                 tracing::warn!(at_least, "another record with this node's key was seen");
@@ -244,6 +246,9 @@ impl Core {
                 if !quiet {
                     self.refuse(refusal.clone());
                     tracing::warn!(peer = %from, "it came from this peer");
+                }
+                if refusal.code == RefusalCode::NeedsNewerAgent {
+                    self.stops_at(chain);
                 }
                 Verdict::Refused(refusal)
             }
@@ -450,6 +455,7 @@ impl Core {
             pending: &pending,
         };
         across(status, self.ledger.authority(), &others);
+        status.beacon = self.beacon();
         status
             .alarms
             .extend(self.standing(super::unix_ms() / 1_000).alarm(&self.node));

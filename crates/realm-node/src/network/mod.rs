@@ -4,6 +4,7 @@
 //! Here is what stands between them and the loop: numbers for what is under way, the record that
 //! this node signs of itself, the address book. Not here: what an entry means.
 
+mod beacon;
 mod blobs;
 mod book;
 mod call;
@@ -14,6 +15,7 @@ mod record;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use realm_control::pending::Pending;
@@ -22,7 +24,7 @@ use realm_control::sync::{Judgement, Sync};
 use realm_model::address::Host;
 use realm_model::api::PeerAdded;
 use realm_model::digest::Digest;
-use realm_model::entry::RealmId;
+use realm_model::entry::{ChainId, RealmId};
 use realm_model::join::Ask;
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::name::NodeName;
@@ -85,6 +87,11 @@ pub(crate) struct Network {
     pub(crate) held: BTreeSet<Digest>,
     /// Times that the network was started anew after a panic.
     pub(crate) restarts: u64,
+    beacon_file: PathBuf,
+    /// Whether this node was stale when it was looked last.
+    pub(crate) was_stale: bool,
+    /// Chains that stopped at an entry that only a newer agent reads, with its number.
+    pub(crate) stopped: BTreeMap<ChainId, u64>,
 }
 
 /// What the network works with from the start.
@@ -117,8 +124,13 @@ impl Network {
         };
         let (admission, asked) = watch::channel(Admitted::default());
         tokio::spawn(keep_admitting(parts.net.clone(), asked));
+        let beacon_file = beacon::file(folder);
+        let mut sync = Sync::new(parts.realm, parts.key.public(), random(), now.0);
+        if let Some(bytes) = beacon::kept(&beacon_file) {
+            sync.restore_beacon(bytes);
+        }
         Ok(Self {
-            sync: Sync::new(parts.realm, parts.key.public(), random(), now.0),
+            sync,
             pending: Pending::default(),
             realm: parts.realm,
             name: parts.name,
@@ -145,6 +157,9 @@ impl Network {
             parting: false,
             held: BTreeSet::new(),
             restarts: 0,
+            beacon_file,
+            was_stale: false,
+            stopped: BTreeMap::new(),
         })
     }
 

@@ -6,7 +6,7 @@ use realm_model::entry::ChainId;
 use realm_model::observed::Millis;
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
-    PeerLink, PendingJoin, RefusalCount,
+    PeerLink, PendingJoin, RefusalCount, STALE, UPGRADE_NEEDED,
 };
 use realm_model::view::{ComponentState, StatusView};
 
@@ -30,7 +30,7 @@ pub(crate) struct Facts<'a> {
 impl Network {
     /// The bytes of a new record, if there is something to say.
     pub(crate) fn record(&mut self, facts: &Facts<'_>, now: Millis) -> Option<Vec<u8>> {
-        let body = self.body(facts).fit();
+        let body = self.body(facts, now).fit();
         self.changed = false;
         self.looked_at = now;
         if let Some((said, at)) = &self.said
@@ -70,7 +70,7 @@ impl Network {
         }
     }
 
-    fn body(&self, facts: &Facts<'_>) -> NodeBody {
+    fn body(&self, facts: &Facts<'_>, now: Millis) -> NodeBody {
         let mut body = NodeBody::of(self.name.clone());
         body.agent = env!("CARGO_PKG_VERSION").to_owned();
         body.wire = realm_model::sync::WIRE_VERSION.into();
@@ -120,12 +120,12 @@ impl Network {
                     .map(|proof| realm_model::digest::Digest::from_bytes(*proof.as_bytes())),
             })
             .collect();
-        body.alarms = self.alarms(facts.ledger);
+        body.alarms = self.alarms(facts.ledger, now);
         body
     }
 
     /// What stands at this node and does not mend itself.
-    pub(crate) fn alarms(&self, ledger: &Ledger) -> Vec<Alarm> {
+    fn alarms(&self, ledger: &Ledger, now: Millis) -> Vec<Alarm> {
         let mut alarms = Vec::new();
         if self.sync.is_cloned() {
             alarms.push(Alarm {
@@ -142,8 +142,23 @@ impl Network {
                 ),
             });
         }
-        let reached = self.reached();
-        if realm_control::reach::signals(&reached, 0, None).isolated {
+        for (chain, seq) in &self.stopped {
+            alarms.push(Alarm {
+                code: UPGRADE_NEEDED.to_owned(),
+                about: format!(
+                    "upgrade needed: chain `{}` stops at entry {seq}, which only a newer realm reads",
+                    chain.as_str()
+                ),
+            });
+        }
+        let signals = self.signals(now);
+        if signals.stale {
+            alarms.push(Alarm {
+                code: STALE.to_owned(),
+                about: "the beacon is overdue, or what it names is missing here".to_owned(),
+            });
+        }
+        if signals.isolated {
             alarms.push(Alarm {
                 code: "isolated".to_owned(),
                 about: "fewer than half of the other nodes are reached".to_owned(),
