@@ -37,6 +37,7 @@ mod modules;
 mod neighbourhood;
 #[path = "../neighbours/mod.rs"]
 mod neighbours;
+mod panics;
 mod partition;
 mod remote;
 mod serving;

@@ -206,11 +206,16 @@ impl Node {
         }
     }
 
-    /// The agent as a child process that may not be a node yet.
-    pub(crate) fn begin(&self) -> Running {
+    /// What starts the agent.
+    pub(crate) fn agent_command(&self) -> Command {
         let p2p = ["--p2p", self.p2p.as_str()];
         let args = ["agent", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        Running::start(self.command(&[&args[..], &p2p].concat()))
+        self.command(&[&args[..], &p2p].concat())
+    }
+
+    /// The agent as a child process that may not be a node yet.
+    pub(crate) fn begin(&self) -> Running {
+        Running::start(self.agent_command())
     }
 
     /// Starts the agent, and waits until it listens.

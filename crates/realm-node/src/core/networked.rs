@@ -68,7 +68,6 @@ impl Core {
             realm_net::Event::Reachability { behind_nat } => network.found_behind_nat(behind_nat),
             realm_net::Event::Restarted { cause } => {
                 tracing::error!(cause, "the network panicked and was started anew");
-                network.restarts += 1;
             }
             // Streams are served before they come here.
             realm_net::Event::Stream { .. } => {}

@@ -83,8 +83,6 @@ pub(crate) struct Network {
     pub(crate) parting: bool,
     /// Digests whose bytes were seen here.
     pub(crate) held: BTreeSet<Digest>,
-    /// Times that the network was started anew after a panic.
-    pub(crate) restarts: u64,
 }
 
 /// What the network works with from the start.
@@ -144,7 +142,6 @@ impl Network {
             admitted: BTreeSet::new(),
             parting: false,
             held: BTreeSet::new(),
-            restarts: 0,
         })
     }
 
