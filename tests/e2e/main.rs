@@ -16,6 +16,7 @@ mod belonging;
 mod cli;
 mod compile;
 mod crash;
+mod crowds;
 mod damage;
 mod deaths;
 mod elsewhere;
