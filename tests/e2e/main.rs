@@ -13,6 +13,7 @@ mod support;
 
 mod alone;
 mod belonging;
+mod blobs;
 mod cli;
 mod compile;
 mod crash;
