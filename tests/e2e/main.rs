@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod guest_net;
+mod knocking;
 mod lab;
 mod realms;
 mod support;
