@@ -37,6 +37,7 @@ mod many;
 mod meeting;
 mod metrics;
 mod modules;
+mod nat;
 mod neighbourhood;
 #[path = "../neighbours/mod.rs"]
 mod neighbours;

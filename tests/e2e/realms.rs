@@ -34,8 +34,15 @@ impl Realms {
         Self::in_lab(None, names, "").await
     }
 
-    /// The same in a lab, with the first node's `node.toml` extended.
+    /// The same in a lab, with more lines in each `node.toml`.
     pub(crate) async fn in_lab(lab: Option<Lab>, names: &[&'static str], more: &str) -> Self {
+        let realms = Self::apart(lab, names, more).await;
+        realms.all_meet().await;
+        realms
+    }
+
+    /// The same before they have met.
+    pub(crate) async fn apart(lab: Option<Lab>, names: &[&'static str], more: &str) -> Self {
         let nodes = names.iter().enumerate();
         let nodes = nodes.map(|(at, name)| Node::new(name, lab.as_ref().map(|lab| (lab, at))));
         let mut realms = Self {
@@ -58,7 +65,6 @@ impl Realms {
             realms.nodes[at].node_toml(more);
             realms.nodes[at].start();
         }
-        realms.all_meet().await;
         realms
     }
 
@@ -158,7 +164,7 @@ impl Node {
             realm: Realm::empty(),
             agent: None,
             enter: place.map_or_else(Vec::new, |(lab, at)| lab.enter(at)),
-            p2p: place.map_or_else(|| "127.0.0.1:0".to_owned(), |(_, at)| Lab::address(at)),
+            p2p: place.map_or_else(|| "127.0.0.1:0".to_owned(), |(lab, at)| lab.address(at)),
         }
     }
 
