@@ -35,8 +35,15 @@ impl Realms {
         Self::in_lab(None, names, "").await
     }
 
-    /// The same in a lab, with the first node's `node.toml` extended.
+    /// The same in a lab, with more lines in each `node.toml`.
     pub(crate) async fn in_lab(lab: Option<Lab>, names: &[&'static str], more: &str) -> Self {
+        let realms = Self::apart(lab, names, more).await;
+        realms.all_meet().await;
+        realms
+    }
+
+    /// The same before they have met.
+    pub(crate) async fn apart(lab: Option<Lab>, names: &[&'static str], more: &str) -> Self {
         let nodes = names.iter().enumerate();
         let nodes = nodes.map(|(at, name)| Node::new(name, lab.as_ref().map(|lab| (lab, at))));
         let nodes = nodes.collect();
@@ -71,7 +78,6 @@ impl Realms {
             realms.nodes[at].node_toml(more);
             realms.nodes[at].start();
         }
-        realms.all_meet().await;
         realms
     }
 
@@ -171,7 +177,7 @@ impl Node {
             realm: Realm::empty(),
             agent: None,
             enter: place.map_or_else(Vec::new, |(lab, at)| lab.enter(at)),
-            p2p: place.map_or_else(|| "127.0.0.1:0".to_owned(), |(_, at)| Lab::address(at)),
+            p2p: place.map_or_else(|| "127.0.0.1:0".to_owned(), |(lab, at)| lab.address(at)),
         }
     }
 
@@ -219,11 +225,16 @@ impl Node {
         }
     }
 
-    /// The agent as a child process that may not be a node yet.
-    pub(crate) fn begin(&self) -> Running {
+    /// What starts the agent.
+    pub(crate) fn agent_command(&self) -> Command {
         let p2p = ["--p2p", self.p2p.as_str()];
         let args = ["agent", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        Running::start(self.command(&[&args[..], &p2p].concat()))
+        self.command(&[&args[..], &p2p].concat())
+    }
+
+    /// The agent as a child process that may not be a node yet.
+    pub(crate) fn begin(&self) -> Running {
+        Running::start(self.agent_command())
     }
 
     /// Starts the agent, and waits until it listens.

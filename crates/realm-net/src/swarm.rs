@@ -214,6 +214,8 @@ impl<'a> Net<'a> {
     }
 
     fn tick(&mut self) {
+        #[cfg(debug_assertions)]
+        crate::planted::panic_if_planted();
         let now_ms = self.kept.now_ms();
         let gap_ms = now_ms.saturating_sub(self.parts.ticked_ms);
         self.parts.ticked_ms = now_ms;

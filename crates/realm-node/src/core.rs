@@ -426,6 +426,11 @@ impl Core {
                 .network
                 .as_ref()
                 .map_or(0, |network| network.links().len()),
+            network: self
+                .network
+                .as_ref()
+                .map(|network| network.net.figures())
+                .unwrap_or_default(),
             code: self.executor.code(),
             compilations: self.executor.compilations(),
         }

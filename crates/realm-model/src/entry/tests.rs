@@ -345,8 +345,9 @@ fn signatures_are_those_of_owners_over_these_bytes() {
     }
 }
 
+/// Case 7: one key that signs twice does not reach a threshold of two.
 #[test]
-fn a_threshold_counts_owners_not_signatures() {
+fn case_7_a_threshold_counts_owners_not_signatures() {
     let realm = Realm {
         threshold: 2,
         ..realm()
@@ -451,8 +452,9 @@ fn an_entry_stands_right_behind_the_head() {
     }
 }
 
+/// Case 2: the same entry again, also when it looks like another one.
 #[test]
-fn the_same_payload_under_other_signatures_is_a_replay() {
+fn case_2_the_same_payload_under_other_signatures_is_a_replay() {
     let mut realm = realm();
     let payload = realm.next(restart());
     let bytes = realm.signed(&payload);

@@ -65,10 +65,17 @@ impl Core {
                 // Who is no member is of no use: the network dials members alone.
                 network.found(peer, addresses);
             }
-            realm_net::Event::Reachability { behind_nat } => network.found_behind_nat(behind_nat),
+            realm_net::Event::Reachability { behind_nat } => {
+                match behind_nat {
+                    true => tracing::info!(
+                        "this node is behind a NAT: others reach it through nodes that relay, or by calling at once"
+                    ),
+                    false => tracing::info!("others reach this node from outside"),
+                }
+                network.found_behind_nat(behind_nat);
+            }
             realm_net::Event::Restarted { cause } => {
                 tracing::error!(cause, "the network panicked and was started anew");
-                network.restarts += 1;
             }
             // Streams are served before they come here.
             realm_net::Event::Stream { .. } => {}

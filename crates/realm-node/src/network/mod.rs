@@ -85,8 +85,6 @@ pub(crate) struct Network {
     pub(crate) parting: bool,
     /// Digests whose bytes were seen here.
     pub(crate) held: BTreeSet<Digest>,
-    /// Times that the network was started anew after a panic.
-    pub(crate) restarts: u64,
     beacon_file: PathBuf,
     /// Whether this node was stale when it was looked last.
     pub(crate) was_stale: bool,
@@ -156,7 +154,6 @@ impl Network {
             admitted: BTreeSet::new(),
             parting: false,
             held: BTreeSet::new(),
-            restarts: 0,
             beacon_file,
             was_stale: false,
             stopped: BTreeMap::new(),
