@@ -5,6 +5,7 @@
 
 mod belonging;
 mod networked;
+mod shut;
 mod standing;
 mod strangers;
 
@@ -198,6 +199,8 @@ impl Core {
             Event::Network(event) => return self.networked(event),
             Event::Looked => return self.looked(),
             Event::Answered { id, answer } => return self.answered(id, answer),
+            Event::Shut { by } => return self.shut_out(by),
+            Event::Told { by, page } => return self.told(by, &page),
             Event::Knocked(knock) => return self.knocked(knock),
             Event::Call { address, reply } => return self.call(address, reply),
             // Questions change nothing: no plan follows.

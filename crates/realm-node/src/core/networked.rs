@@ -16,6 +16,7 @@ use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::{PendingView, StatusView};
 
 use super::Core;
+use super::belonging::Standing;
 use crate::error::with_causes;
 use crate::network::{Facts, Network};
 
@@ -148,6 +149,10 @@ impl Core {
     /// Whether what is wanted may be carried out: what was in force at the start at once, changes of
     /// it once the others were heard, or nobody was there to be heard.
     pub(super) fn may_act(&self) -> bool {
+        // Who was revoked is told by nobody else, and waits for nobody.
+        if self.stood == Standing::Revoked {
+            return true;
+        }
         let generation = self.ledger.desired().generation();
         generation == self.began_with
             || match &self.network {
@@ -231,7 +236,12 @@ impl Core {
     }
 
     /// An entry that a peer sent: the same as one that somebody hands over here, but for the clock.
-    fn submitted_by(&mut self, from: PublicKey, chain: ChainId, bytes: &[u8]) -> Verdict {
+    pub(super) fn submitted_by(
+        &mut self,
+        from: PublicKey,
+        chain: ChainId,
+        bytes: &[u8],
+    ) -> Verdict {
         match self.take(chain, bytes, None) {
             Ok(_) => {
                 if chain == ChainId::Authority {

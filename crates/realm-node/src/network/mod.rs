@@ -83,6 +83,8 @@ pub(crate) struct Network {
     pub(crate) parting: bool,
     /// Digests whose bytes were seen here.
     pub(crate) held: BTreeSet<Digest>,
+    /// No member is asked earlier why it refuses this node.
+    pub(crate) inquire_at: Millis,
     /// Times that the network was started anew after a panic.
     pub(crate) restarts: u64,
 }
@@ -144,8 +146,14 @@ impl Network {
             admitted: BTreeSet::new(),
             parting: false,
             held: BTreeSet::new(),
+            inquire_at: now,
             restarts: 0,
         })
+    }
+
+    /// The way to the loop.
+    pub(crate) fn events(&self) -> mpsc::Sender<Event> {
+        self.events.clone()
     }
 
     /// The connections of this node, for [`realm_control::reach::reach`].
@@ -277,6 +285,9 @@ impl Network {
             let result = net.request(to, bytes).await;
             if let Err(error) = &result {
                 tracing::debug!(peer = %to, %error, "a request got no answer");
+            }
+            if matches!(result, Err(realm_net::Error::Unsupported)) {
+                let _ = events.send(Event::Shut { by: to }).await;
             }
             // The loop may be gone; then nobody waits.
             let _ = events
