@@ -4,6 +4,7 @@
 //! is here is the order between them.
 
 mod belonging;
+mod damaged;
 mod networked;
 mod shut;
 mod standing;
@@ -236,6 +237,8 @@ impl Core {
 
     /// What somebody hands over here; an answer of `Ok` says that it is durable and in force.
     fn submit(&mut self, chain: ChainId, bytes: &[u8]) -> Result<Accepted, Refusal> {
+        self.refuse_behind()
+            .map_err(|refusal| self.refuse(refusal))?;
         let taken = self.take(chain, bytes, Some(unix_ms() / 1_000));
         let accepted = taken.map_err(|error| {
             if let CheckError::Forked(fork) = &error {
@@ -273,6 +276,7 @@ impl Core {
         if self.ledger.apply(admitted).rebuild {
             self.rebuild()?;
         }
+        self.look_back();
         self.with_world(|executor, world| executor.forget_what_left(world));
         self.stale = true;
         let namespace = chain.namespace().unwrap_or(NamespaceName::DEFAULT);

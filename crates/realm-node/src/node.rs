@@ -105,7 +105,12 @@ impl Prepared {
         let lock = config.folder.lock()?;
         raise_file_limit();
         let key = node_key(&config.folder)?;
-        let (journal, mut ledger) = Journal::open(&config.folder)?;
+        let (journal, mut ledger) = Journal::open_or_mend(&config.folder, |ledger| {
+            let nodes = ledger.authority().nodes.values();
+            let mut others = nodes.filter(|node| node.key != key.public());
+            let met = !network::places(&config.folder).is_empty();
+            !config.node.p2p.listen.is_empty() && (met || others.next().is_some())
+        })?;
         journal.hold_proofs(&mut ledger);
         let node = name(&config, &ledger, &key)?;
         let realm = ledger.authority().realm;
@@ -278,7 +283,7 @@ async fn run(
                 () = tokio::time::sleep(RESTART_PAUSE) => {}
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
-            match Journal::open(&folder) {
+            match Journal::open_or_mend(&folder, |_| core.network.is_some()) {
                 Ok((journal, ledger)) => {
                     core.recover(journal, ledger);
                     break;

@@ -117,6 +117,7 @@ impl Core {
         if network.sync.wake_at_ms() <= now.0 {
             self.feed(Input::Tick);
         }
+        self.seek();
         // Approvals end by the clock, without an entry.
         if self
             .network
@@ -142,6 +143,7 @@ impl Core {
         let now = self.now();
         let due = network.sync.wake_at_ms().min(network.record_due().0);
         let due = due.min(network.admit_at.0);
+        let due = due.min(self.seek_at().unwrap_or(u64::MAX));
         // The sync may want to be asked later than it says: not in a loop without a pause.
         Some(Duration::from_millis(due.saturating_sub(now.0).max(1)))
     }
@@ -149,6 +151,10 @@ impl Core {
     /// Whether what is wanted may be carried out: what was in force at the start at once, changes of
     /// it once the others were heard, or nobody was there to be heard.
     pub(super) fn may_act(&self) -> bool {
+        // What is known is older than what ran.
+        if self.is_behind() {
+            return false;
+        }
         // Who was revoked is told by nobody else, and waits for nobody.
         if self.stood == Standing::Revoked {
             return true;
@@ -359,7 +365,9 @@ impl Core {
             }
         }
         let connected = network.links().keys().copied().collect();
-        network.save_book();
+        if !self.journal.behind().contains_key(&ChainId::Authority) {
+            network.save_book();
+        }
         let failed = self.observed.artifacts.iter().filter(|(artifact, state)| {
             matches!(state, ArtifactState::Failed { .. }) && holders.contains_key(&artifact.digest)
         });
@@ -463,5 +471,6 @@ impl Core {
         status
             .alarms
             .extend(self.standing(super::unix_ms() / 1_000).alarm(&self.node));
+        status.alarms.extend(self.behind_alarm());
     }
 }

@@ -3,10 +3,12 @@
 //! chain. It is taken as if it had come by the sync. Not here: what the entries mean.
 
 use realm_control::sync::{Input, Verdict};
-use realm_model::entry::ChainId;
+use realm_model::entry::{ChainId, RealmId};
 use realm_model::join::{Answer, Approved, Page, Request};
 use realm_model::key::PublicKey;
 use realm_model::refusal::RefusalCode;
+use realm_net::Handle;
+use tokio::sync::mpsc;
 
 use super::Core;
 use super::belonging::Standing;
@@ -39,23 +41,8 @@ impl Core {
         let Some(network) = &self.network else {
             return;
         };
-        let (net, events) = (network.net.clone(), network.events());
-        let realm = network.realm;
-        tokio::spawn(async move {
-            match ask(&net, of, &Request::Page(Page { realm, from })).await {
-                // The loop may be gone; then nobody waits.
-                Ok(Answer::Approved(page)) if page.realm == realm && page.from == from => {
-                    let _ = events.send(Event::Told { by: of, page }).await;
-                }
-                // It does not know this node, or is behind: the next one may know more.
-                Ok(
-                    Answer::Approved(_) | Answer::Pending(_) | Answer::Refused(_) | Answer::Taken,
-                ) => {
-                    tracing::debug!(peer = %of, "a member that refuses this node gives no reason");
-                }
-                Err(error) => tracing::debug!(peer = %of, %error, "a member was not asked"),
-            }
-        });
+        let (net, events, realm) = (network.net.clone(), network.events(), network.realm);
+        tokio::spawn(async move { inquire(&net, events, realm, of, from).await });
     }
 
     /// A member said how the authority chain goes on.
@@ -78,5 +65,26 @@ impl Core {
             // The owners may have ended the history that is known here; where is not known.
             self.inquire(by, FIRST);
         }
+    }
+}
+
+/// Asks a connected peer for the authority chain from an entry on; what it says comes as an event.
+pub(super) async fn inquire(
+    net: &Handle,
+    events: mpsc::Sender<Event>,
+    realm: RealmId,
+    of: PublicKey,
+    from: u64,
+) {
+    match ask(net, of, &Request::Page(Page { realm, from })).await {
+        // The loop may be gone; then nobody waits.
+        Ok(Answer::Approved(page)) if page.realm == realm && page.from == from => {
+            let _ = events.send(Event::Told { by: of, page }).await;
+        }
+        // It does not know this node, or is behind: the next one may know more.
+        Ok(Answer::Approved(_) | Answer::Pending(_) | Answer::Refused(_) | Answer::Taken) => {
+            tracing::debug!(peer = %of, "a member that refuses this node gives no reason");
+        }
+        Err(error) => tracing::debug!(peer = %of, %error, "a member was not asked"),
     }
 }

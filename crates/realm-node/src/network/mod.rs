@@ -85,6 +85,8 @@ pub(crate) struct Network {
     pub(crate) held: BTreeSet<Digest>,
     /// No member is asked earlier why it refuses this node.
     pub(crate) inquire_at: Millis,
+    /// How many of those who were met before were asked.
+    asked_places: usize,
     /// Times that the network was started anew after a panic.
     pub(crate) restarts: u64,
 }
@@ -147,8 +149,21 @@ impl Network {
             parting: false,
             held: BTreeSet::new(),
             inquire_at: now,
+            asked_places: 0,
             restarts: 0,
         })
+    }
+
+    /// Somebody who was met before, each in turn: by its key, or at an address that was named.
+    pub(crate) fn next_place(&mut self) -> Option<(Option<PublicKey>, Vec<String>)> {
+        let nodes = self.book.book().nodes();
+        let nodes = nodes.map(|(node, all)| (Some(*node), all.clone()));
+        let named = self.book.book().named();
+        let named = named.map(|address| (None, vec![address.clone()]));
+        let places: Vec<_> = nodes.chain(named).collect();
+        self.asked_places += 1;
+        let at = self.asked_places.checked_rem(places.len())?;
+        places.into_iter().nth(at)
     }
 
     /// The way to the loop.
