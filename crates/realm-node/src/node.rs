@@ -11,7 +11,6 @@ use realm_host::{Host, HostError};
 use realm_model::entry::RealmId;
 use realm_model::key::SecretKey;
 use realm_model::name::NodeName;
-use realm_model::node_config::Peering;
 use realm_model::observed::Millis;
 use realm_store::blobs::Blobs;
 use realm_store::folder::{AgentLock, RealmFolder};
@@ -318,20 +317,8 @@ async fn meet(
     let Meeting {
         config, realm, key, ..
     } = meeting;
-    let settings = network::settings(&config.node.p2p, key, Some(realm));
-    let (net, happened) = match realm_net::spawn(settings) {
-        // Nobody chose the port: another agent on this machine may have it.
-        Err(error) if config.node.p2p == Peering::default() => {
-            let reason = with_causes(&error);
-            tracing::warn!(
-                reason,
-                "nodes meet this one on another port; `[p2p] listen` in node.toml sets it"
-            );
-            let settings = network::settings(&Peering::anywhere(), key, Some(realm));
-            realm_net::spawn(settings).map_err(NodeError::Net)?
-        }
-        spawned => spawned.map_err(NodeError::Net)?,
-    };
+    let (net, happened) =
+        network::spawn(&config.node.p2p, key, Some(realm)).map_err(NodeError::Net)?;
     meeting.peers.open(net.clone());
     let parts = network::Parts {
         net: net.clone(),

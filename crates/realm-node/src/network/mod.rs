@@ -42,7 +42,7 @@ pub(crate) use door::{Door, forward, watch as watch_connections};
 pub(crate) use epoch::Epochs;
 pub(crate) use peers::Peers;
 pub(crate) use record::Facts;
-pub(crate) use settings::{caller, settings};
+pub(crate) use settings::{caller, spawn};
 
 /// Hints and requests whose end has not come: as many as the network itself lets wait.
 const UNDER_WAY_MAX: usize = 4_096;
