@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::access::{Gate, Mouth};
 use crate::api::Api;
+use crate::audit::Audit;
 use crate::compile::Compiler;
 use crate::config::Config;
 use crate::core::{Core, EVENTS_AT_ONCE_MAX};
@@ -180,7 +181,16 @@ impl Prepared {
             gate: Arc::clone(&gate),
             sessions: sessions.clone(),
         };
-        let api = Api::new(events.clone(), blobs.clone(), rings, page, gate, sessions);
+        let audit = Audit::open(&config.folder);
+        let api = Api::new(
+            events.clone(),
+            blobs.clone(),
+            rings,
+            page,
+            gate,
+            sessions,
+            audit,
+        );
         let (stop, stopping) = watch::channel(false);
         let folder = config.folder.clone();
         let running = tokio::spawn(run(folder, core, receiver, stopping.clone()));
