@@ -259,6 +259,35 @@ async fn case_14_a_revoked_node_is_cut_off_by_all_and_cannot_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn case_14_a_node_that_was_revoked_while_it_was_off_learns_it_at_first_contact() {
+    let mut realms = Realms::meet(&["alpha", "beta", "gamma"]).await;
+    realms.apply(&pinned(&[("hello", HELLO, "gamma")]));
+    realms.run_there(&[("hello", "gamma")]).await;
+    realms.nodes[2].kill_9();
+    // More than the one entry: what follows does not concern it, and what precedes is needed.
+    realms.first().run(&["nodes", "cordon", "beta"]).ok();
+    realms
+        .first()
+        .run(&["nodes", "revoke", "gamma", "--yes"])
+        .ok();
+    let revoked = realms.first().realm.heads().await.authority;
+    realms.first().run(&["nodes", "uncordon", "beta"]).ok();
+    realms.nodes[2].start();
+    let began = Instant::now();
+    let gamma = &realms.nodes[2];
+    eventually("gamma says that it was revoked, and stops", async || {
+        let alarms = gamma.alarms().await;
+        let stopped = gamma.healthy().await.is_empty();
+        (alarms.contains(&"revoked".to_owned()) && stopped).then_some(())
+    })
+    .await;
+    assert!(began.elapsed() <= CUT_OFF_MAX, "{:?}", began.elapsed());
+    assert_eq!(gamma.get("/hello/").await.0, 404);
+    assert_eq!(gamma.realm.heads().await.authority, revoked);
+    realms.nodes[2].take().after("revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cordon_keeps_what_runs_drain_takes_it_away_and_uncordon_brings_it_back() {
     let realms = Realms::meet(&["alpha", "beta"]).await;
     realms.apply(&pinned(&[("hello", HELLO, "beta")]));

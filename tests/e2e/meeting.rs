@@ -24,8 +24,10 @@ async fn a_machine_asks_to_join_and_is_approved_by_its_words() {
     let mut realms = Realms::meet(&["alpha"]).await;
     realms.add("beta");
     realms.invite(1);
+    let shown = realms.nodes[1].run(&["key", "show"]).ok().stdout;
     let beta = realms.nodes[1].begin();
     let words = beta.stderr.after("words ").trim().to_owned();
+    assert!(shown.contains(&words), "{shown}");
     assert_eq!(words, realms.nodes[1].key().public().words().join(" "));
     beta.stderr.after("asked to join");
     let listed = realms.first().run(&["nodes", "ls"]).ok().stdout;

@@ -26,7 +26,7 @@ pub(crate) struct Node {
     agent: Option<Agent>,
     /// How its programs are run, and where it meets others.
     enter: Vec<String>,
-    p2p: String,
+    pub(crate) p2p: String,
 }
 
 impl Realms {

@@ -9,6 +9,7 @@
 
 mod check;
 mod files;
+mod floor;
 mod fork;
 mod nodes;
 mod powers;

@@ -416,6 +416,7 @@ impl Sync {
             _ => asked.at_ms + ASK_TIMEOUT_MS,
         };
         let round = self.next_round_ms.min(self.next_far_ms);
+        let round = round.min(self.again_ms().unwrap_or(u64::MAX));
         self.asks.values().map(due).fold(round, u64::min)
     }
 

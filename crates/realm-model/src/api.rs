@@ -288,7 +288,8 @@ pub struct AuditPage {
 /// One call or command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
-    /// Position since the agent started; a gap at the beginning is what was forgotten.
+    /// Position in the audit of the node, which outlives its agent; a gap at the beginning is what was
+    /// forgotten.
     pub seq: u64,
     /// The caller's key; `local`: the agent's user on this machine.
     pub caller: String,

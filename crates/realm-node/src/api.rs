@@ -76,6 +76,7 @@ impl Api {
         page: MetricsPage,
         gate: Arc<Gate>,
         sessions: Sessions,
+        audit: Audit,
     ) -> Self {
         Self {
             events,
@@ -83,7 +84,7 @@ impl Api {
             rings,
             page,
             gate,
-            audit: Audit::default(),
+            audit,
             sessions,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),

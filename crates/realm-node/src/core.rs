@@ -5,7 +5,9 @@
 
 mod beacon;
 mod belonging;
+mod damaged;
 mod networked;
+mod shut;
 mod standing;
 mod strangers;
 
@@ -203,6 +205,8 @@ impl Core {
             Event::Network(event) => return self.networked(event),
             Event::Looked => return self.looked(),
             Event::Answered { id, answer } => return self.answered(id, answer),
+            Event::Shut { by } => return self.shut_out(by),
+            Event::Told { by, page } => return self.told(by, &page),
             Event::Knocked(knock) => return self.knocked(knock),
             Event::Call { address, reply } => return self.call(address, reply),
             // Questions change nothing: no plan follows.
@@ -238,6 +242,8 @@ impl Core {
 
     /// What somebody hands over here; an answer of `Ok` says that it is durable and in force.
     fn submit(&mut self, chain: ChainId, bytes: &[u8]) -> Result<Accepted, Refusal> {
+        self.refuse_behind()
+            .map_err(|refusal| self.refuse(refusal))?;
         let taken = self.take(chain, bytes, Some(unix_ms() / 1_000));
         let accepted = taken.map_err(|error| {
             if let CheckError::Forked(fork) = &error {
@@ -276,6 +282,7 @@ impl Core {
             self.rebuild()?;
         }
         self.goes_on(chain);
+        self.look_back();
         self.with_world(|executor, world| executor.forget_what_left(world));
         self.stale = true;
         let namespace = chain.namespace().unwrap_or(NamespaceName::DEFAULT);

@@ -8,6 +8,7 @@ use realm_model::api::{
 };
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, NamespaceName};
+use realm_model::join::Approved;
 use realm_model::key::PublicKey;
 use realm_model::observed::{Artifact, ReplicaId};
 use realm_model::refusal::{Refusal, RefusalCode};
@@ -79,6 +80,10 @@ pub(crate) enum Event {
     Looked,
     /// A member answered a question of the sync, or did not.
     Answered { id: u64, answer: Option<Vec<u8>> },
+    /// A member refuses what members may ask.
+    Shut { by: PublicKey },
+    /// It said why: a part of the authority chain.
+    Told { by: PublicKey, page: Approved },
     /// A stranger asks to be let in.
     Knocked(Knock),
     /// Somebody wants to invite a machine.

@@ -89,9 +89,22 @@ impl Authority {
 
     /// Whether `key` was approved once, and is not any longer.
     pub fn was_revoked(&self, key: &PublicKey) -> bool {
-        let mut turns = self.tenures.values().flatten();
-        self.name_of(key).is_none()
-            && turns.any(|(_, node)| node.as_ref().is_some_and(|node| node.key == *key))
+        self.revocation(key).is_some()
+    }
+
+    /// Under which name `key` was approved last, and the entry that ended it; `None`: it never was
+    /// approved, or is.
+    pub fn revocation(&self, key: &PublicKey) -> Option<(&NodeName, u64)> {
+        if self.name_of(key).is_some() {
+            return None;
+        }
+        let ends = self.tenures.iter().flat_map(|(name, turns)| {
+            turns
+                .windows(2)
+                .filter(|pair| pair[0].1.as_ref().is_some_and(|node| node.key == *key))
+                .map(move |pair| (name, pair[1].0))
+        });
+        ends.max_by_key(|(_, seq)| *seq)
     }
 }
 

@@ -115,7 +115,10 @@ impl Sync {
             (_, Answer::Refused) => self.put_off(peer, REFUSED_MS, turn),
             // An older agent: everything that it knows goes on.
             (_, Answer::Unknown { version: _ }) => self.count("peer-needs-newer-agent"),
-            (Request::Summary(_), Answer::Summary(theirs)) => self.compare(peer, &theirs, turn),
+            (Request::Summary(_), Answer::Summary(theirs)) => {
+                self.comparison_came(peer);
+                self.compare(peer, &theirs, turn);
+            }
             (
                 Request::Hashes {
                     chain, from, step, ..
@@ -169,6 +172,8 @@ impl Sync {
                 flow.give_up(asked.to);
             }
             self.pump(chain, turn);
+        } else if let Request::Summary(_) = asked.request {
+            self.comparison_failed(asked.to, turn);
         }
     }
 

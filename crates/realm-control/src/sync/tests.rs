@@ -1,5 +1,7 @@
 //! One node against peers that the test speaks for: each case of what may come, by its name.
 
+mod again;
+
 use proptest::prelude::*;
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, Head, Payload, RealmId};

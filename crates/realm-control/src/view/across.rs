@@ -139,7 +139,12 @@ fn pending(
             all.entry(key).or_insert_with(|| PendingView {
                 key,
                 name: join.name.clone(),
-                tags: Vec::new(),
+                tags: join
+                    .tags
+                    .iter()
+                    .flatten()
+                    .map(ToString::to_string)
+                    .collect(),
                 address: join.address.clone(),
                 seen_by: (*seen_by).clone(),
                 voucher_proof: join.proof.map(|proof| proof.hex()),

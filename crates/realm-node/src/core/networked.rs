@@ -16,6 +16,7 @@ use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::{PendingView, StatusView};
 
 use super::Core;
+use super::belonging::Standing;
 use crate::error::with_causes;
 use crate::network::{Facts, Network};
 
@@ -124,6 +125,7 @@ impl Core {
             self.feed(Input::Tick);
         }
         self.tell_stale();
+        self.seek();
         // Approvals end by the clock, without an entry.
         if self
             .network
@@ -149,6 +151,7 @@ impl Core {
         let now = self.now();
         let due = network.sync.wake_at_ms().min(network.record_due().0);
         let due = due.min(network.admit_at.0);
+        let due = due.min(self.seek_at().unwrap_or(u64::MAX));
         // The sync may want to be asked later than it says: not in a loop without a pause.
         Some(Duration::from_millis(due.saturating_sub(now.0).max(1)))
     }
@@ -156,6 +159,14 @@ impl Core {
     /// Whether what is wanted may be carried out: what was in force at the start at once, changes of
     /// it once the others were heard, or nobody was there to be heard.
     pub(super) fn may_act(&self) -> bool {
+        // What is known is older than what ran.
+        if self.is_behind() {
+            return false;
+        }
+        // Who was revoked is told by nobody else, and waits for nobody.
+        if self.stood == Standing::Revoked {
+            return true;
+        }
         let generation = self.ledger.desired().generation();
         generation == self.began_with
             || match &self.network {
@@ -240,7 +251,12 @@ impl Core {
     }
 
     /// An entry that a peer sent: the same as one that somebody hands over here, but for the clock.
-    fn submitted_by(&mut self, from: PublicKey, chain: ChainId, bytes: &[u8]) -> Verdict {
+    pub(super) fn submitted_by(
+        &mut self,
+        from: PublicKey,
+        chain: ChainId,
+        bytes: &[u8],
+    ) -> Verdict {
         match self.take(chain, bytes, None) {
             Ok(_) => {
                 if chain == ChainId::Authority {
@@ -361,7 +377,9 @@ impl Core {
             }
         }
         let connected = network.links().keys().copied().collect();
-        network.save_book();
+        if !self.journal.behind().contains_key(&ChainId::Authority) {
+            network.save_book();
+        }
         let failed = self.observed.artifacts.iter().filter(|(artifact, state)| {
             matches!(state, ArtifactState::Failed { .. }) && holders.contains_key(&artifact.digest)
         });
@@ -466,5 +484,6 @@ impl Core {
         status
             .alarms
             .extend(self.standing(super::unix_ms() / 1_000).alarm(&self.node));
+        status.alarms.extend(self.behind_alarm());
     }
 }

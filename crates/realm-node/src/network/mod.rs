@@ -44,7 +44,7 @@ pub(crate) use door::{Door, forward, watch as watch_connections};
 pub(crate) use epoch::Epochs;
 pub(crate) use peers::Peers;
 pub(crate) use record::Facts;
-pub(crate) use settings::{caller, settings};
+pub(crate) use settings::{caller, spawn};
 
 /// Hints and requests whose end has not come: as many as the network itself lets wait.
 const UNDER_WAY_MAX: usize = 4_096;
@@ -90,6 +90,10 @@ pub(crate) struct Network {
     pub(crate) was_stale: bool,
     /// Chains that stopped at an entry that only a newer agent reads, with its number.
     pub(crate) stopped: BTreeMap<ChainId, u64>,
+    /// No member is asked earlier why it refuses this node.
+    pub(crate) inquire_at: Millis,
+    /// How many of those who were met before were asked.
+    asked_places: usize,
 }
 
 /// What the network works with from the start.
@@ -157,7 +161,26 @@ impl Network {
             beacon_file,
             was_stale: false,
             stopped: BTreeMap::new(),
+            inquire_at: now,
+            asked_places: 0,
         })
+    }
+
+    /// Somebody who was met before, each in turn: by its key, or at an address that was named.
+    pub(crate) fn next_place(&mut self) -> Option<(Option<PublicKey>, Vec<String>)> {
+        let nodes = self.book.book().nodes();
+        let nodes = nodes.map(|(node, all)| (Some(*node), all.clone()));
+        let named = self.book.book().named();
+        let named = named.map(|address| (None, vec![address.clone()]));
+        let places: Vec<_> = nodes.chain(named).collect();
+        self.asked_places += 1;
+        let at = self.asked_places.checked_rem(places.len())?;
+        places.into_iter().nth(at)
+    }
+
+    /// The way to the loop.
+    pub(crate) fn events(&self) -> mpsc::Sender<Event> {
+        self.events.clone()
     }
 
     /// The connections of this node, for [`realm_control::reach::reach`].
@@ -289,6 +312,9 @@ impl Network {
             let result = net.request(to, bytes).await;
             if let Err(error) = &result {
                 tracing::debug!(peer = %to, %error, "a request got no answer");
+            }
+            if matches!(result, Err(realm_net::Error::Unsupported)) {
+                let _ = events.send(Event::Shut { by: to }).await;
             }
             // The loop may be gone; then nobody waits.
             let _ = events

@@ -118,6 +118,7 @@ impl Network {
                     .ask
                     .proof
                     .map(|proof| realm_model::digest::Digest::from_bytes(*proof.as_bytes())),
+                tags: (!join.ask.tags.is_empty()).then(|| join.ask.tags.clone()),
             })
             .collect();
         body.alarms = self.alarms(facts.ledger, now);
