@@ -217,7 +217,7 @@ pub enum Output {
         /// As received.
         bytes: Vec<u8>,
     },
-    /// Records changed: plan again.
+    /// Records changed: what is shown of other nodes, and who has which bytes.
     Records,
     /// Keep this beacon for [`Sync::restore_beacon`], in place of the one before.
     Beacon(Vec<u8>),

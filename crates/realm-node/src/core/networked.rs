@@ -62,10 +62,8 @@ impl Core {
                     "nodes cannot meet this one here; trying on"
                 );
             }
-            realm_net::Event::Found { peer, addresses } => {
-                // Who is no member is of no use: the network dials members alone.
-                network.found(peer, addresses);
-            }
+            // The network keeps them itself, behind what the node signed or a person said.
+            realm_net::Event::Found { .. } => {}
             realm_net::Event::Reachability { behind_nat } => {
                 match behind_nat {
                     true => tracing::info!(
@@ -149,8 +147,10 @@ impl Core {
             return Some(Duration::ZERO);
         }
         let now = self.now();
-        let due = network.sync.wake_at_ms().min(network.record_due().0);
-        let due = due.min(network.admit_at.0);
+        let due = network.sync.wake_at_ms().min(network.admit_at.0);
+        // Who is not approved signs no record: one that is due would wake the loop without end.
+        let record = self.is_approved().then(|| network.record_due().0);
+        let due = due.min(record.unwrap_or(u64::MAX));
         let due = due.min(self.seek_at().unwrap_or(u64::MAX));
         // The sync may want to be asked later than it says: not in a loop without a pause.
         Some(Duration::from_millis(due.saturating_sub(now.0).max(1)))
@@ -212,10 +212,7 @@ impl Core {
                 inputs.push_back(Input::Verdict { chain, verdict });
             }
             Output::Proof { from, chain, bytes } => self.proven(from, chain, &bytes, inputs),
-            Output::Records => {
-                self.stale = true;
-                self.learned();
-            }
+            Output::Records => self.learned(),
             Output::Beacon(bytes) => network.keep_beacon(&bytes),
             Output::Epoch { at_least } => {
                 network.begin_epoch(at_least);
@@ -386,12 +383,12 @@ impl Core {
         let offered: Vec<Digest> = failed.map(|(artifact, _)| artifact.digest).collect();
         network.peers.learn(names, connected, holders);
         // What failed for want of bytes is tried again once somebody has them, and not more often.
-        for digest in offered {
-            if network.offered.insert(digest) {
-                self.with_world(|executor, world| executor.uploaded(&digest, world));
-                self.stale = true;
-                return self.learned();
-            }
+        let fresh = offered
+            .into_iter()
+            .filter(|digest| network.offered.insert(*digest));
+        for digest in fresh.collect::<Vec<_>>() {
+            self.with_world(|executor, world| executor.uploaded(&digest, world));
+            self.stale = true;
         }
     }
 

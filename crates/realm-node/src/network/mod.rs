@@ -341,13 +341,6 @@ impl Network {
         self.pending.ask(knock.key, ask, origin, now)
     }
 
-    /// Where a member was found.
-    pub(crate) fn found(&mut self, peer: PublicKey, addresses: Vec<String>) {
-        if self.sync.members().contains_key(&peer.into()) {
-            let _ = self.net.addresses(peer, addresses);
-        }
-    }
-
     /// Where a member says that it is.
     pub(crate) fn knows(&mut self, node: PublicKey, addresses: &[String]) {
         if self.book.book_mut().learn(node, addresses) {
