@@ -242,7 +242,7 @@ async fn approve(
             "{}  {}  from {}\n  words: {}",
             terms.name.as_ref().unwrap_or(&pending.name),
             pending.key,
-            pending.address,
+            output::within_line(&pending.address),
             pending.key.words().join(" ")
         ));
     }

@@ -72,6 +72,8 @@ pub(crate) struct Core {
     pub(crate) network: Option<Network>,
     /// Whether the node is to have a part in the network.
     pub(crate) networking: bool,
+    /// Whether the last plan was not carried out, for want of news of the others.
+    pub(crate) held_back: bool,
     /// Told once what was in force at the start is in force again, as far as it comes at once.
     pub(crate) restored: Option<oneshot::Sender<()>>,
     /// What is told of the machine.
@@ -93,12 +95,11 @@ impl Core {
             while let Some(event) = self.inbox.pop_front() {
                 self.handle(event);
             }
-            let mut planning = self.wait();
-            if planning.is_some_and(|wait| wait.is_zero()) {
+            if self.wait().is_some_and(|wait| wait.is_zero()) {
                 self.act();
-                planning = self.wait();
             }
             self.passed();
+            let planning = self.wait();
             let networking = self.network_wait();
             let wait = planning.into_iter().chain(networking).min();
             let mut taken = Vec::new();
@@ -325,7 +326,8 @@ impl Core {
     fn act(&mut self) {
         let began = Instant::now();
         self.stale = false;
-        if self.may_act() {
+        self.held_back = !self.may_act();
+        if !self.held_back {
             self.plan_and_execute();
         }
         if !is_starting(&self.observed)

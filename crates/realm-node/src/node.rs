@@ -143,6 +143,7 @@ impl Prepared {
             began_with: ledger.desired().generation(),
             network: None,
             networking: !config.node.p2p.listen.is_empty(),
+            held_back: false,
             restored: Some(restored),
             machine: Arc::clone(&machine),
             tags: config.node.tags.clone(),
@@ -348,6 +349,7 @@ async fn meet(
         blobs: BlobServer::new(blobs),
         router: api.clone().router(),
         me: key.public(),
+        tls: MutualTls(Arc::new(crate::tls::server(key)?)),
         events,
     };
     tokio::spawn(network::watch_connections(net.clone(), door.events.clone()));

@@ -124,6 +124,8 @@ impl Core {
         }
         self.tell_stale();
         self.seek();
+        // The others were heard, or nobody came: what is wanted is carried out.
+        self.stale |= self.held_back && self.may_act();
         // Approvals end by the clock, without an entry.
         if self
             .network
