@@ -60,12 +60,14 @@ impl Others {
             }
             ReachState::Direct | ReachState::Indirect => {}
         }
-        if !node.said.as_ref().is_some_and(|said| said.in_step) {
-            self.underway
-                .push(format!("{} does not have the change yet", node.name));
-            return;
+        match &node.said {
+            Some(said) if said.in_step => self.components_of(&node.name, status),
+            Some(_) => self
+                .underway
+                .push(format!("{} does not have the change yet", node.name)),
+            // An agent says something of itself at once: who says nothing runs nothing.
+            None => self.away.push(format!("{}: it says nothing", node.name)),
         }
-        self.components_of(&node.name, status);
     }
 
     fn components_of(&mut self, node: &NodeName, status: &StatusView) {
