@@ -198,6 +198,9 @@ pub enum Output {
         from: PublicKey,
         /// Its chain, by the word of who sent it.
         chain: ChainId,
+        /// The hint that it came as: once the entry is checked, it may be passed on without waiting
+        /// for the disk.
+        hint: Option<u64>,
         /// Its exact bytes.
         bytes: Vec<u8>,
     },
@@ -211,7 +214,7 @@ pub enum Output {
         /// As received.
         bytes: Vec<u8>,
     },
-    /// Records changed: plan again.
+    /// Records changed.
     Records,
     /// Another record with this node's key would count before its own. Make an epoch of at least
     /// this one durable, draw a new boot number, and sign a record with them, with the alarm

@@ -166,6 +166,7 @@ impl Prepared {
             look_at: None,
             inbox: VecDeque::new(),
             stale: true,
+            held_back: false,
             pace: Pace::new(started),
             plans: 0,
         };
