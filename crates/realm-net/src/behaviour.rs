@@ -34,7 +34,7 @@ const REQUESTS_PER_PEER_MAX: usize = 32;
 /// direct one beside a relayed one.
 const PER_PEER_MAX: u32 = 4;
 /// A look-up asks three at once, and ends; addresses of 1,000 members are few hops away.
-const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(10);
+pub(crate) const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(10);
 /// Members kept per distance. Every one of the 256 distances has its room from the start; addresses
 /// of members are in signed records anyway, look-ups are for the first contact.
 const LOOK_UP_BUCKET: NonZeroUsize = NonZeroUsize::new(8).expect("eight is not zero");

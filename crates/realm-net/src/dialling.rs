@@ -218,6 +218,7 @@ impl Net<'_> {
         {
             self.parts.next_look_up_ms = now_ms + LOOK_UPS_APART_MS;
             let id = identity::peer_id(&peer);
+            self.parts.swarm.behaviour_mut().door.look_out();
             if let Some(kad) = self.parts.swarm.behaviour_mut().kad.inner() {
                 kad.get_closest_peers(id);
             }
@@ -251,6 +252,11 @@ impl Net<'_> {
                 .condition(PeerCondition::Always)
                 .build();
             let id = options.connection_id();
+            let door = &mut self.parts.swarm.behaviour_mut().door;
+            door.let_out(id);
+            if kind == Kind::Relay {
+                door.look_out();
+            }
             match self.parts.swarm.dial(options) {
                 Ok(()) => {
                     self.parts.dials.insert(id, Dial::Book(*peer, kind));
