@@ -3,7 +3,8 @@
 //! is measured of them.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use crate::http::Connection;
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 /// The longest that an agent may take to end before it is killed.
 const END_TIME_MAX: Duration = Duration::from_secs(5);
+/// Below the numbers that Linux gives to connections.
+const PORTS: Range<u16> = 12_000..30_000;
 /// Between two looks at something that takes long.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -158,6 +161,15 @@ impl Member {
         self.agent.as_ref().map_or(0, Child::id)
     }
 
+    /// Fails if its agent has ended by itself.
+    pub(crate) fn still_runs(&mut self) -> Result<()> {
+        let ended = self.agent.as_mut().map(Child::try_wait).transpose()?;
+        match ended.flatten() {
+            Some(status) => bail!("{} ended with {status}\n{}", self.name, self.log_text()?),
+            None => Ok(()),
+        }
+    }
+
     /// What its agent answers on the socket of its folder.
     pub(crate) fn ask(&self, path: &str) -> Result<Value> {
         let answer = self.send("GET", path, b"")?;
@@ -234,14 +246,19 @@ impl Drop for Crowd {
     }
 }
 
-/// Numbers that nobody has at this moment: a node that comes back is found where it was.
+/// Numbers that nobody has at this moment, for UDP and TCP alike, and that the system gives to nobody
+/// who asks for any: a node that comes back is found where it was.
 fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
-    let mut held = Vec::new();
-    for _ in 0..count {
-        held.push(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?);
+    // Two runs at once begin at different places.
+    let offset = u16::try_from(std::process::id() % u32::from(PORTS.end - PORTS.start))?;
+    let around = (PORTS.start + offset..PORTS.end).chain(PORTS.start..PORTS.start + offset);
+    let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let is_free = |address: &SocketAddr| {
+        UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok()
+    };
+    let free: Vec<_> = around.map(address).filter(is_free).take(count).collect();
+    if free.len() < count {
+        bail!("only {} ports of {count} are free", free.len());
     }
-    Ok(held
-        .iter()
-        .map(UdpSocket::local_addr)
-        .collect::<Result<_, _>>()?)
+    Ok(free)
 }

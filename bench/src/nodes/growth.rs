@@ -46,7 +46,7 @@ pub(crate) fn growth(tools: &Tools<'_>, _: &[usize]) -> Result<CaseReport> {
     });
     let mut crowd = Crowd::found(&tools.args.realm, AGENTS)?;
     crowd.start_others()?;
-    until_whole(&crowd, &[], WHOLE_TIME_MAX)?;
+    until_whole(&mut crowd, &[], WHOLE_TIME_MAX)?;
     let mut state = Applies::begin(tools, &crowd)?;
     let watched = Duration::from_secs(60 * minutes);
     let looks = watch(&crowd, &mut state, watched)?;

@@ -23,7 +23,7 @@ use crate::peers::Tools;
 use crate::process::{self, Memory};
 use crate::report::{Bound, CaseReport, Table, Verdict, digits};
 use crate::stats::Spread;
-use crowd::Crowd;
+use crowd::{Crowd, Member};
 pub(crate) use growth::growth;
 use look::Sees;
 use spread::Sorted;
@@ -119,7 +119,7 @@ fn measure(tools: &Tools<'_>, plan: &Plan, count: usize) -> Result<Found> {
     let mut crowd = Crowd::found(&tools.args.realm, count)?;
     let began = Instant::now();
     crowd.start_others()?;
-    until_whole(&crowd, &[], WHOLE_TIME_MAX)?;
+    until_whole(&mut crowd, &[], WHOLE_TIME_MAX)?;
     let whole_s = began.elapsed().as_secs_f64();
     eprintln!("  {count} nodes are one realm after {whole_s:.1} s");
     let mut state = Applies::begin(tools, &crowd)?;
@@ -130,7 +130,7 @@ fn measure(tools: &Tools<'_>, plan: &Plan, count: usize) -> Result<Found> {
     let (first_ms, each_ms, last_ms) = acceptance(&crowd, &sent)?;
     eprintln!("  accepted everywhere after {:?} ms", last_ms.cells());
     let (death_s, return_s) = death_and_return(&mut crowd)?;
-    let (caught_up_s, healed_s) = standstill(&crowd, &mut state, plan.stopped)?;
+    let (caught_up_s, healed_s) = standstill(&mut crowd, &mut state, plan.stopped)?;
     Ok(Found {
         count,
         whole_s,
@@ -217,13 +217,13 @@ fn now_us() -> Result<i64> {
 
 /// Waits until every agent but the ones left out reaches all nodes, and all are in step; gives the
 /// seconds after which each of them said so.
-fn until_whole(crowd: &Crowd, without: &[usize], time_max: Duration) -> Result<Sorted> {
+fn until_whole(crowd: &mut Crowd, without: &[usize], time_max: Duration) -> Result<Sorted> {
     let count = crowd.members.len();
     until_each(crowd, without, time_max, |sees| sees.is_whole(count))
 }
 
 fn until_each(
-    crowd: &Crowd,
+    crowd: &mut Crowd,
     without: &[usize],
     time_max: Duration,
     says: impl Fn(&Sees) -> bool,
@@ -246,6 +246,7 @@ fn until_each(
         if left.is_empty() {
             return Ok(Sorted::of(took));
         }
+        crowd.members.iter_mut().try_for_each(Member::still_runs)?;
         if began.elapsed() > time_max {
             let first = &crowd.members[left[0]];
             let sees = first.ask("/v1/status").and_then(|status| Sees::of(&status));
@@ -346,7 +347,7 @@ fn death_and_return(crowd: &mut Crowd) -> Result<(Sorted, Sorted)> {
 
 /// Half of the agents stand still while entries are applied: seconds until each of them has the
 /// last one after they go on, and until everybody reaches everybody.
-fn standstill(crowd: &Crowd, state: &mut Applies, time: Duration) -> Result<(Sorted, f64)> {
+fn standstill(crowd: &mut Crowd, state: &mut Applies, time: Duration) -> Result<(Sorted, f64)> {
     let half = crowd.members.len() / 2..crowd.members.len();
     let began = Instant::now();
     for at in half.clone() {
