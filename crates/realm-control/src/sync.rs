@@ -204,6 +204,9 @@ pub enum Output {
         from: PublicKey,
         /// Its chain, by the word of who sent it.
         chain: ChainId,
+        /// The hint that it came as: once the entry is checked, it may be passed on without waiting
+        /// for the disk.
+        hint: Option<u64>,
         /// Its exact bytes.
         bytes: Vec<u8>,
     },

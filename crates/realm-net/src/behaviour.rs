@@ -34,7 +34,10 @@ const REQUESTS_PER_PEER_MAX: usize = 32;
 /// direct one beside a relayed one.
 const PER_PEER_MAX: u32 = 4;
 /// A look-up asks three at once, and ends; addresses of 1,000 members are few hops away.
-const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(10);
+pub(crate) const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(10);
+/// Members kept per distance. Every one of the 256 distances has its room from the start; addresses
+/// of members are in signed records anyway, look-ups are for the first contact.
+const LOOK_UP_BUCKET: NonZeroUsize = NonZeroUsize::new(8).expect("eight is not zero");
 /// Largest look-up message: 20 peers with a few addresses each.
 const LOOK_UP_BYTES_MAX: usize = 16 * 1024;
 
@@ -189,6 +192,7 @@ fn look_ups(config: &Config, keys: &Keypair, names: &Names) -> Option<kad::Behav
     settings
         .set_query_timeout(LOOK_UP_TIME_MAX)
         .set_max_packet_size(LOOK_UP_BYTES_MAX)
+        .set_kbucket_size(LOOK_UP_BUCKET)
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_caching(kad::Caching::Disabled)

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use realm_control::sync::Input;
+use realm_control::sync::{Input, Judgement};
 use realm_control::{CheckError, Here, Ledger, plan, view, wake_at};
 use realm_model::api::Accepted;
 use realm_model::entry::{ChainId, NamespaceName};
@@ -44,6 +44,17 @@ const ROUNDS_MAX: usize = 16;
 /// component, so that one plan for each of many events would cost their number squared.
 pub(crate) const EVENTS_AT_ONCE_MAX: usize = 1_024;
 
+/// How an entry came.
+#[derive(Debug, Clone, Copy)]
+enum Came {
+    /// Somebody hands it over here: the clock counts.
+    Here,
+    /// From a peer; if as a hint, others wait for this node to pass it on. They may have it once it
+    /// is checked: its signers vouch for it, and what this node says of its own state comes later.
+    /// Each step of the way would add the time of a disk otherwise.
+    From { hint: Option<u64> },
+}
+
 /// The state of a node's loop.
 pub(crate) struct Core {
     pub(crate) node: NodeName,
@@ -63,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) inbox: VecDeque<Event>,
     /// Whether something happened since the last plan.
     pub(crate) stale: bool,
+    /// Whether the last plan was not made, since the others were not heard yet.
+    pub(crate) held_back: bool,
     pub(crate) pace: Pace,
     /// Plans that were made to be carried out.
     pub(crate) plans: u64,
@@ -72,8 +85,6 @@ pub(crate) struct Core {
     pub(crate) network: Option<Network>,
     /// Whether the node is to have a part in the network.
     pub(crate) networking: bool,
-    /// Whether the last plan was not carried out, for want of news of the others.
-    pub(crate) held_back: bool,
     /// Told once what was in force at the start is in force again, as far as it comes at once.
     pub(crate) restored: Option<oneshot::Sender<()>>,
     /// What is told of the machine.
@@ -245,7 +256,7 @@ impl Core {
     fn submit(&mut self, chain: ChainId, bytes: &[u8]) -> Result<Accepted, Refusal> {
         self.refuse_behind()
             .map_err(|refusal| self.refuse(refusal))?;
-        let taken = self.take(chain, bytes, Some(unix_ms() / 1_000));
+        let taken = self.take(chain, bytes, Came::Here);
         let accepted = taken.map_err(|error| {
             if let CheckError::Forked(fork) = &error {
                 self.forked(fork);
@@ -257,13 +268,15 @@ impl Core {
     }
 
     /// Check, persist, then take into force. Only then is it acknowledged.
-    fn take(
-        &mut self,
-        chain: ChainId,
-        bytes: &[u8],
-        now_unix_s: Option<u64>,
-    ) -> Result<Accepted, CheckError> {
+    fn take(&mut self, chain: ChainId, bytes: &[u8], came: Came) -> Result<Accepted, CheckError> {
+        let now_unix_s = match came {
+            Came::Here => Some(unix_ms() / 1_000),
+            Came::From { .. } => None,
+        };
         let admitted = self.ledger.check(chain, bytes, now_unix_s)?;
+        if let (Came::From { hint: Some(id) }, Some(network)) = (came, &mut self.network) {
+            network.judge(id, Judgement::Forward);
+        }
         self.executor.settle();
         // Waits for the disk; other tasks of this thread move elsewhere meanwhile.
         let appended = tokio::task::block_in_place(|| self.journal.append(&admitted));
@@ -379,6 +392,13 @@ impl Core {
     }
 
     fn status(&self) -> StatusView {
+        let mut status = self.own_status();
+        self.add_others(&mut status);
+        status
+    }
+
+    /// What this node says of itself alone.
+    fn own_status(&self) -> StatusView {
         let here = Here {
             node: &self.node,
             agent_version: env!("CARGO_PKG_VERSION"),
@@ -387,9 +407,7 @@ impl Core {
             refusals: &self.refusals,
         };
         let (desired, authority) = (self.ledger.desired(), self.ledger.authority());
-        let mut status = view(desired, authority, &self.plan(), &here);
-        self.add_others(&mut status);
-        status
+        view(desired, authority, &self.plan(), &here)
     }
 
     /// What the authority chain says of a key.

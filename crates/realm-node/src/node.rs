@@ -143,7 +143,6 @@ impl Prepared {
             began_with: ledger.desired().generation(),
             network: None,
             networking: !config.node.p2p.listen.is_empty(),
-            held_back: false,
             restored: Some(restored),
             machine: Arc::clone(&machine),
             tags: config.node.tags.clone(),
@@ -172,6 +171,7 @@ impl Prepared {
             look_at: None,
             inbox: VecDeque::new(),
             stale: true,
+            held_back: false,
             pace: Pace::new(started),
             plans: 0,
         };

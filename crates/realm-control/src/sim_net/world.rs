@@ -361,6 +361,7 @@ impl World {
             Output::Submit {
                 from: _,
                 chain,
+                hint: _,
                 bytes,
             } => match self.nodes[i].submit(chain, &bytes) {
                 Some(verdict) => {

@@ -15,14 +15,18 @@ use realm_model::record::{KeyBytes, Load};
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::{PendingView, StatusView};
 
-use super::Core;
 use super::belonging::Standing;
+use super::{Came, Core};
 use crate::error::with_causes;
 use crate::network::{Facts, Network};
 
 /// Steps of the sync in one turn of the loop: each may sync the disk. The rest waits for the next
 /// turn, behind what came meanwhile.
 const STEPS_AT_ONCE_MAX: usize = 64;
+
+/// After a new record those who fetch and those who dial hear of it this late at most: in a realm of
+/// a hundred nodes records come all the time, and each look goes through all of them.
+const LEARN_MS: u64 = 250;
 
 impl Core {
     /// The node has a part in the network from now on.
@@ -38,7 +42,10 @@ impl Core {
         };
         match event {
             // Who is connected is looked up, since the list may be behind the news of it.
-            realm_net::Event::Up { .. } | realm_net::Event::Down { .. } => {}
+            realm_net::Event::Up { peer, how, .. } => tracing::debug!(%peer, ?how, "connected"),
+            realm_net::Event::Down { peer, reason } => {
+                tracing::debug!(%peer, ?reason, "no longer connected");
+            }
             realm_net::Event::Hint(hint) => {
                 let id = network.hint(&hint);
                 self.feed(Input::Hint {
@@ -124,8 +131,6 @@ impl Core {
         }
         self.tell_stale();
         self.seek();
-        // The others were heard, or nobody came: what is wanted is carried out.
-        self.stale |= self.held_back && self.may_act();
         // Approvals end by the clock, without an entry.
         if self
             .network
@@ -134,11 +139,17 @@ impl Core {
         {
             self.admit();
         }
+        let learn_at = self.network.as_ref().and_then(|network| network.learn_at);
+        if learn_at.is_some_and(|at| at <= now) {
+            self.learned();
+        }
         for _ in 0..self.fed.len().min(STEPS_AT_ONCE_MAX) {
             if let Some(input) = self.fed.pop_front() {
                 self.feed(input);
             }
         }
+        // The others were heard, or nobody came: what is wanted is carried out.
+        self.stale |= self.held_back && self.may_act();
         self.say();
     }
 
@@ -154,6 +165,7 @@ impl Core {
         let record = self.is_approved().then(|| network.record_due().0);
         let due = due.min(record.unwrap_or(u64::MAX));
         let due = due.min(self.seek_at().unwrap_or(u64::MAX));
+        let due = network.learn_at.map_or(due, |at| due.min(at.0));
         // The sync may want to be asked later than it says: not in a loop without a pause.
         Some(Duration::from_millis(due.saturating_sub(now.0).max(1)))
     }
@@ -197,6 +209,7 @@ impl Core {
     }
 
     fn carry_out(&mut self, output: Output, inputs: &mut VecDeque<Input>) {
+        let now = self.now();
         let Some(network) = &mut self.network else {
             return;
         };
@@ -209,12 +222,21 @@ impl Core {
                 let items = self.read(what);
                 inputs.push_back(Input::Read { id, items });
             }
-            Output::Submit { from, chain, bytes } => {
-                let verdict = self.submitted_by(from, chain, &bytes);
+            Output::Submit {
+                from,
+                chain,
+                hint,
+                bytes,
+            } => {
+                let verdict = self.submitted_by(from, chain, hint, &bytes);
                 inputs.push_back(Input::Verdict { chain, verdict });
             }
             Output::Proof { from, chain, bytes } => self.proven(from, chain, &bytes, inputs),
-            Output::Records => self.learned(),
+            // What is wanted here does not depend on it: no plan follows.
+            Output::Records => {
+                network.changed = true;
+                network.learn_at.get_or_insert(now.plus(LEARN_MS));
+            }
             Output::Beacon(bytes) => network.keep_beacon(&bytes),
             Output::Epoch { at_least } => {
                 network.begin_epoch(at_least);
@@ -254,9 +276,10 @@ impl Core {
         &mut self,
         from: PublicKey,
         chain: ChainId,
+        hint: Option<u64>,
         bytes: &[u8],
     ) -> Verdict {
-        match self.take(chain, bytes, None) {
+        match self.take(chain, bytes, Came::From { hint }) {
             Ok(_) => {
                 if chain == ChainId::Authority {
                     self.admit();
@@ -359,21 +382,23 @@ impl Core {
         let Some(network) = &mut self.network else {
             return;
         };
+        network.learn_at = None;
         let mut names = BTreeMap::new();
         let mut holders: BTreeMap<_, Vec<PublicKey>> = BTreeMap::new();
         let own = KeyBytes::from(self.node_key);
         for (name, node) in &self.ledger.authority().nodes {
             names.insert(node.key, name.to_string());
         }
-        let records: Vec<_> = network.sync.records().iter().cloned().collect();
-        for record in records
-            .iter()
-            .filter(|record| KeyBytes::from(record.node) != own)
-        {
-            network.knows(record.node, &record.body.addresses);
+        let mut addresses = Vec::new();
+        let records = network.sync.records().iter();
+        for record in records.filter(|record| KeyBytes::from(record.node) != own) {
+            addresses.push((record.node, record.body.addresses.clone()));
             for digest in &record.body.blobs {
                 holders.entry(*digest).or_default().push(record.node);
             }
+        }
+        for (node, addresses) in addresses {
+            network.knows(node, &addresses);
         }
         let connected = network.links().keys().copied().collect();
         if !self.journal.behind().contains_key(&ChainId::Authority) {
@@ -404,7 +429,7 @@ impl Core {
         if !due || !self.is_approved() {
             return;
         }
-        let status = self.status();
+        let status = self.own_status();
         let figures = self.machine.figures();
         let in_flight: u32 = self
             .executor

@@ -57,7 +57,7 @@ impl Core {
             || !page
                 .entries
                 .iter()
-                .all(|bytes| fits(&self.submitted_by(by, ChainId::Authority, bytes)));
+                .all(|bytes| fits(&self.submitted_by(by, ChainId::Authority, None, bytes)));
         self.feed(Input::LedgerChanged);
         if page.more && !parted {
             self.inquire(by, page.next());

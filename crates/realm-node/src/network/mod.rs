@@ -75,6 +75,8 @@ pub(crate) struct Network {
     /// Whether something happened since the record was looked at.
     pub(crate) changed: bool,
     looked_at: Millis,
+    /// When those who fetch and those who dial are told what the records say.
+    pub(crate) learn_at: Option<Millis>,
     /// Digests that a member was seen to hold when they were missing here.
     pub(crate) offered: BTreeSet<Digest>,
     /// When it is to be said again who may connect.
@@ -153,6 +155,7 @@ impl Network {
             said: None,
             changed: true,
             looked_at: now,
+            learn_at: None,
             offered: BTreeSet::new(),
             admit_at: now,
             admitted: BTreeSet::new(),
