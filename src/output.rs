@@ -55,7 +55,7 @@ fn shown(text: &str) -> Cow<'_, str> {
     while let Some(at) = rest.find(hidden) {
         safe.push_str(&rest[..at]);
         rest = &rest[at..];
-        if let Some(style) = STYLES.iter().find(|style| rest.starts_with(**style)) {
+        if let Some(style) = style(rest) {
             safe.push_str(style);
             rest = &rest[style.len()..];
         } else if let Some(c) = rest.chars().next() {
@@ -65,6 +65,15 @@ fn shown(text: &str) -> Cow<'_, str> {
     }
     safe.push_str(rest);
     Cow::Owned(safe)
+}
+
+/// The style at the beginning of a text: those of this module and of the marks in manifests. None
+/// hides what it is about.
+fn style(text: &str) -> Option<&str> {
+    let (numbers, _) = text.strip_prefix("\u{1b}[")?.split_once('m')?;
+    let known = |number: &str| STYLES.contains(&number);
+    let length = "\u{1b}[".len() + numbers.len() + "m".len();
+    numbers.split(';').all(known).then(|| &text[..length])
 }
 
 /// The same for JSON, in its own escapes: they stand in texts alone.
@@ -121,7 +130,10 @@ const YELLOW: &str = "\u{1b}[33m";
 const GREEN: &str = "\u{1b}[32m";
 const CYAN: &str = "\u{1b}[36m";
 const PLAIN: &str = "\u{1b}[0m";
-const STYLES: [&str; 6] = [RED_BOLD, RED, YELLOW, GREEN, CYAN, PLAIN];
+/// Plain, bold, and colours that are seen on black and on white.
+const STYLES: [&str; 11] = [
+    "0", "1", "31", "32", "33", "36", "91", "92", "93", "94", "96",
+];
 
 pub(crate) fn red(text: &str) -> String {
     format!("{RED_BOLD}{text}{PLAIN}")
@@ -158,6 +170,9 @@ mod tests {
         check(&red("bad"), &red("bad"));
         check("\u{1b}]0;title\u{7}", "\\u{1b}]0;title\\u{7}");
         check("hidden\u{1b}[8m words", "hidden\\u{1b}[8m words");
+        check("\u{1b}[1m\u{1b}[94m| x", "\u{1b}[1m\u{1b}[94m| x");
+        check("\u{1b}[1;8m", "\\u{1b}[1;8m");
+        check("\u{1b}[30;40m", "\\u{1b}[30;40m");
         check("back\rover", "back\\u{d}over");
         check("\u{9b}31m", "\\u{9b}31m");
         assert_eq!(within_line("a\n  words: b"), "a\\u{a}  words: b");

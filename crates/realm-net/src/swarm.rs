@@ -308,8 +308,17 @@ impl<'a> Net<'a> {
             .parts
             .swarm
             .listen_on(address)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| reason(&error))?;
         self.parts.listeners.insert(listener, index);
         Ok(())
     }
+}
+
+/// What the system said, below the words of the layers above it.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut lowest = error;
+    while let Some(below) = lowest.source() {
+        lowest = below;
+    }
+    lowest.to_string()
 }
