@@ -8,9 +8,22 @@ WASMTIME_VERSION=48.0.8
 OUT=$TARGET_DIR/bench
 TOOLS=$OUT/tools
 
-need_package wrk wrk
-need_package nginx nginx
-need_package npm npm
+# Where realm is alone nobody else is brought: `--case nodes`, `--case nodes-growth`.
+alone=
+previous=
+for argument in "$@"; do
+	case "$previous $argument" in
+	"--case nodes"* | *" --case=nodes"*) alone=${alone:-yes} ;;
+	"--case "* | *" --case="*) alone=no ;;
+	esac
+	previous=$argument
+done
+
+if [ "$alone" != yes ]; then
+	need_package wrk wrk
+	need_package nginx nginx
+	need_package npm npm
+fi
 
 # workerd is one program in its package: no script of a package runs.
 bring_workerd() {
@@ -35,12 +48,17 @@ bring_wasmtime() {
 	fi
 }
 
-[ -n "${REALM_BENCH_WORKERD:-}" ] || bring_workerd
-[ -n "${REALM_BENCH_WASMTIME:-}" ] || bring_wasmtime
-case $("$REALM_BENCH_WASMTIME" --version) in
-"wasmtime ${WASMTIME_VERSION%%.*}."*) ;;
-*) fail "\`$REALM_BENCH_WASMTIME\` is not Wasmtime ${WASMTIME_VERSION%%.*}" "name another in REALM_BENCH_WASMTIME" ;;
-esac
+if [ "$alone" = yes ]; then
+	# Not asked for anything; the harness has a name for each.
+	: "${REALM_BENCH_WORKERD:=workerd}" "${REALM_BENCH_WASMTIME:=wasmtime}"
+else
+	[ -n "${REALM_BENCH_WORKERD:-}" ] || bring_workerd
+	[ -n "${REALM_BENCH_WASMTIME:-}" ] || bring_wasmtime
+	case $("$REALM_BENCH_WASMTIME" --version) in
+	"wasmtime ${WASMTIME_VERSION%%.*}."*) ;;
+	*) fail "\`$REALM_BENCH_WASMTIME\` is not Wasmtime ${WASMTIME_VERSION%%.*}" "name another in REALM_BENCH_WASMTIME" ;;
+	esac
+fi
 
 scripts/examples.sh
 guest_cargo build --locked --release --target "$WASM_TARGET" \

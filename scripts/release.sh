@@ -20,6 +20,8 @@ case $linked in
 *"statically linked"* | *"not a dynamic executable"*) ;;
 *) fail "\`$binary\` is not static" ;;
 esac
+# What plants failures in tests is compiled with debug assertions alone.
+if grep --quiet --text REALM_PLANT "$binary"; then fail "\`$binary\` has code in it that is for tests"; fi
 bytes=$(stat -c %s "$binary")
 printf 'size:   %d.%d MB (aim: below %d MB)\n' $((bytes / 1000000)) $((bytes / 100000 % 10)) "$SIZE_MB_AIM" >&2
 printf '%s\n' "$binary"

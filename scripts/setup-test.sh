@@ -10,6 +10,8 @@ need_package promtool prometheus
 need_package unshare util-linux
 # Networks of nodes that only a test sees, and can cut.
 need_package ip iproute2
+# Machines behind NAT, and cables that carry one way.
+need_package nft nftables
 need_package systemd-analyze systemd
 # Gives the tests a terminal.
 need_package script bsdutils

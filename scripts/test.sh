@@ -5,6 +5,7 @@
 scripts/setup-test.sh
 scripts/examples.sh
 scripts/languages.sh
+scripts/older.sh
 cargo test --locked --workspace --doc --quiet
 cargo test --locked --quiet --manifest-path bench/Cargo.toml --target-dir "$BENCH_TARGET_DIR"
 cargo nextest run --locked --workspace --no-fail-fast "$@"

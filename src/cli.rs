@@ -17,8 +17,8 @@ Exit codes:
   3    refused: by the agent, or a signature does not hold
   4    no agent answers, or it is stopping
   64   the command line is wrong
-  130  interrupted before it was done; Ctrl-C ends `agent`, `up`, `logs -f` and
-       `status --watch` with 0
+  130  interrupted before it was done; Ctrl-C ends `agent`, `up`, `logs -f`,
+       `beacon --every` and `status --watch` with 0
 
 Environment:
   REALM_DIR              the realm folder (like --realm)
@@ -46,7 +46,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     (
         "Say who may",
-        &["nodes", "peer", "delegate", "key", "resolve"],
+        &["nodes", "peer", "delegate", "beacon", "key", "resolve"],
     ),
     ("Run", &["exec", "run", "serve", "completions"]),
 ];
@@ -83,6 +83,7 @@ pub(crate) enum Verb {
     Init(commands::init::Args),
     Key(commands::key::Args),
     Delegate(commands::delegate::Args),
+    Beacon(commands::beacon::Args),
     Resolve(commands::resolve::Args),
     Node(commands::node::Args),
     Up(commands::up::Args),

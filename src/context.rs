@@ -62,7 +62,7 @@ impl Context {
                 "no-realm",
                 "there is no `.realm` folder here or in a parent folder",
             )
-            .hint("`realm init` makes one; `--realm DIR` names one elsewhere"),
+            .hint("`realm init` makes one; `--realm DIR` names one elsewhere; from a machine that is no node: `--node TICKET --key FILE`"),
         })
     }
 

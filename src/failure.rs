@@ -91,7 +91,6 @@ impl Failure {
     }
 
     /// Whether this is its code.
-    #[cfg(test)]
     pub(crate) fn is(&self, code: &str) -> bool {
         self.code == code
     }
@@ -106,6 +105,11 @@ impl Failure {
         self.exit == exit::NO_AGENT
     }
 
+    /// What happened, without the code.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Prints the failure to stderr.
     pub(crate) fn report(&self) -> ExitCode {
         output::note(&format!(
@@ -114,7 +118,7 @@ impl Failure {
             self.message
         ));
         for cause in &self.causes {
-            output::note(&format!("  because: {cause}"));
+            output::note(&format!("  because: {}", output::within_line(cause)));
         }
         if let Some(hint) = &self.hint {
             output::note(&format!("{} {hint}", output::cyan("hint:")));
@@ -125,7 +129,7 @@ impl Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self::new(refusal.code.as_str(), refusal.message)
+        Self::new(refusal.code.as_str(), output::within_line(&refusal.message))
             .hint(refusal.code.hint())
             .exit(exit::REFUSED)
     }
@@ -145,10 +149,12 @@ impl From<ClientError> for Failure {
             }
             ClientError::Refused(answer) => Self {
                 exit: exit_of(&answer.code),
-                code: answer.code,
-                message: answer.message,
+                code: output::within_line(&answer.code).into_owned(),
+                message: output::within_line(&answer.message).into_owned(),
                 causes: Vec::new(),
-                hint: answer.hint,
+                hint: answer
+                    .hint
+                    .map(|hint| output::within_line(&hint).into_owned()),
             },
             ClientError::Output(_) => Self::from_error("broken-pipe", &error),
             ClientError::Timeout => Self::from_error("agent-timeout", &error)

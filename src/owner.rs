@@ -103,7 +103,7 @@ fn unreadable(path: &Path, error: &FolderError) -> Failure {
     let failure =
         Failure::from_error("no-owner-key", error).context("the owner key cannot be read");
     if files::is_missing(error) {
-        failure.hint("`realm init` makes one; or point `--realm` at the folder that has it")
+        failure.hint("`--key FILE` names the key, or `--realm DIR` the folder that has it; only a realm that is yet to be made gets one by `realm init`")
     } else {
         failure
     }

@@ -1,5 +1,7 @@
 //! Waits until the nodes run what was applied, and says what they wait on meanwhile.
 
+mod others;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -13,6 +15,7 @@ use realm_node::Client;
 use crate::failure::Failure;
 use crate::output;
 use crate::sign::Standing;
+use others::Others;
 
 /// Often enough to look alive, seldom enough to cost nothing.
 const INTERVAL: Duration = Duration::from_millis(150);
@@ -70,7 +73,8 @@ pub(crate) const fn in_force(standing: &Standing) -> Accepted {
     }
 }
 
-/// Waits until every component, or those that are named, are as wanted by `in_force` or later.
+/// Waits until every component, or those that are named, are as wanted by `in_force` or later, on
+/// every node that is reached. Nodes that are not are told of at the end.
 ///
 /// A component that failed for good ends the wait with an error; what still waits when `timeout`
 /// is over does too. Running apps are not touched in either case.
@@ -94,23 +98,23 @@ pub(crate) async fn wait(
         }
         let pause = (asked.elapsed() * LOOK_PART).clamp(INTERVAL, INTERVAL_MAX);
         let underway = show(&status, &mut shown, start, json);
+        let others = Others::of(&status);
         // The status has the head of the owners' namespace alone; the node that took an entry of
         // another one has it in force.
         let here = in_force.chain != ChainId::DEFAULT || status.head.seq >= in_force.head.seq;
-        if here && underway == 0 {
+        if here && underway == 0 && others.underway.is_empty() {
             let failed = failed(&status);
             if json {
                 output::json(&status)?;
             }
-            return match failed.as_slice() {
-                [] => {
-                    if !json {
-                        output::note(&as_wanted(&status.components));
-                    }
-                    Ok(status)
-                }
-                failed => Err(not_running(failed, "failed")),
-            };
+            if !failed.is_empty() || !others.failed.is_empty() {
+                return Err(others.add_failed(not_running(&failed, "failed")));
+            }
+            if !json {
+                output::note(&as_wanted(&status.components));
+                others.tell_away();
+            }
+            return Ok(status);
         }
         if start.elapsed() >= timeout {
             let waiting: Vec<_> = status
@@ -119,8 +123,9 @@ pub(crate) async fn wait(
                 .filter(|component| !matches!(progress(component), Progress::Done))
                 .cloned()
                 .collect();
-            return Err(not_running(&waiting, "not ready in time")
-                .hint("the agent goes on trying: watch `realm status --watch`"));
+            let failure = not_running(&waiting, "not ready in time")
+                .hint("the agents go on trying: watch `realm status --watch`");
+            return Err(others.add_underway(failure));
         }
         tokio::time::sleep(pause).await;
     }
@@ -213,24 +218,30 @@ pub(crate) fn state(state: ComponentState) -> String {
 }
 
 fn progress(component: &ComponentView) -> Progress {
-    match component.state {
-        ComponentState::Healthy if component.old == 0 => Progress::Done,
-        ComponentState::Idle
+    let gave_up = |component: &ComponentView| {
+        let mut codes = component.waiting_on.iter().map(|waiting| &waiting.code);
+        codes.any(|code| code == "failed")
+    };
+    // An old revision serves while the new one failed for good.
+    if component.state == ComponentState::Updating && gave_up(component) {
+        return Progress::Failed;
+    }
+    if component.state == ComponentState::Healthy && component.old > 0 {
+        return Progress::Underway;
+    }
+    progress_of(component.state)
+}
+
+/// By the state alone, as another node says it.
+const fn progress_of(state: ComponentState) -> Progress {
+    match state {
+        ComponentState::Healthy
+        | ComponentState::Idle
         | ComponentState::Running
         | ComponentState::Scheduled
         | ComponentState::Done => Progress::Done,
         ComponentState::Failed => Progress::Failed,
-        // An old revision serves while the new one failed for good.
-        ComponentState::Updating
-            if component
-                .waiting_on
-                .iter()
-                .any(|waiting| waiting.code == "failed") =>
-        {
-            Progress::Failed
-        }
-        ComponentState::Healthy
-        | ComponentState::Starting
+        ComponentState::Starting
         | ComponentState::Updating
         | ComponentState::Degraded
         | ComponentState::Draining
@@ -244,6 +255,10 @@ fn failed(status: &StatusView) -> Vec<ComponentView> {
 }
 
 fn not_running(components: &[ComponentView], what: &str) -> Failure {
+    if components.is_empty() {
+        return Failure::new("not-running", format!("on other nodes components are {what}"))
+            .hint("`realm status` says what each node waits on; `realm --node NODE logs COMPONENT` shows what it wrote there");
+    }
     let (named, more) = components.split_at(components.len().min(NAMED_MAX));
     let names: Vec<String> = named
         .iter()

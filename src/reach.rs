@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use realm_model::address::{self, NodeAddress};
 use realm_model::entry::RealmId;
-use realm_model::key::PublicKey;
+use realm_model::key::{PublicKey, SecretKey};
 use realm_model::name::NodeName;
 use realm_model::ticket::Ticket;
 use realm_model::view::StatusView;
@@ -29,6 +29,36 @@ pub(crate) async fn client(context: &Context, node: &str) -> Result<Client, Fail
     peer(context, node).await
 }
 
+/// A client of the node `name`, found through the one that `--node` names, if it names one.
+pub(crate) async fn client_of(context: &Context, name: &str) -> Result<Client, Failure> {
+    let through = match context.node() {
+        Some(through) if through != name && Port::parse(name)?.is_none() => through,
+        Some(_) | None => return client(context, name).await,
+    };
+    let first = client(context, through).await?;
+    let status = first.status().await?;
+    if status.node.as_str() == name {
+        return Ok(first);
+    }
+    let mut known = Known::of(&status);
+    let target = name.parse().ok().and_then(|name| known.nodes.remove(&name));
+    let target = target.ok_or_else(|| not_approved(name))?;
+    if let Ok(ticket) = through.parse::<Ticket>() {
+        known.places.extend(ticket.addresses.iter().map(place));
+    }
+    let meant = Meant {
+        realm: known.realm,
+        places: known.places,
+        target: Some(target),
+    };
+    over_peers(context.owner_key().await?, meant).await
+}
+
+fn not_approved(node: &str) -> Failure {
+    Failure::new("unknown-name", format!("no node `{node}` is approved"))
+        .hint("`realm nodes ls` lists the nodes")
+}
+
 /// The agent of the realm folder, if it is the node of this name.
 async fn local(context: &Context, node: &str) -> Option<Client> {
     let client = context.local_client().ok()?;
@@ -40,6 +70,10 @@ async fn local(context: &Context, node: &str) -> Option<Client> {
 async fn peer(context: &Context, node: &str) -> Result<Client, Failure> {
     let key = context.owner_key().await?;
     let meant = meant(context, node).await?;
+    over_peers(key, meant).await
+}
+
+async fn over_peers(key: SecretKey, meant: Meant) -> Result<Client, Failure> {
     let way = Peer::reach(&key, meant.realm, &meant.places, meant.target).await;
     let way = way.map_err(|error| {
         Failure::from_error("not-reached", &error).hint(
@@ -100,10 +134,7 @@ fn place(address: &NodeAddress) -> Place {
 /// A node by its name, as the agent of this realm folder knows it, or the folder itself.
 async fn by_name(context: &Context, node: &str) -> Result<Meant, Failure> {
     let folder = context.folder()?;
-    let unknown = || {
-        Failure::new("unknown-name", format!("no node `{node}` is approved"))
-            .hint("`realm nodes ls` lists the nodes")
-    };
+    let unknown = || not_approved(node);
     let name: NodeName = node.parse().map_err(|_| unknown())?;
     let known = match context.local_client()?.status().await {
         Ok(status) => Known::of(&status),

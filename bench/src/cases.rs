@@ -10,7 +10,7 @@ use crate::peers::{Peer, Tools, WASMTIME_BEST, WASMTIME_REUSE};
 use crate::report::{Bound, CaseReport};
 use crate::throughput::{Metric, Target, Throughput};
 use crate::wrk::Request;
-use crate::{deploy, idle, kernels, parked, start};
+use crate::{deploy, idle, kernels, nodes, parked, start};
 
 const REALM: &str = "realm";
 const REUSING: &str = "wasmtime serve, reuse 128";
@@ -27,56 +27,43 @@ const ECHO_BYTES: usize = 64 * 1024;
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     run: fn(&Tools<'_>, &[usize]) -> Result<CaseReport>,
+    /// Whether others than realm are needed to run it.
+    pub(crate) has_peers: bool,
+    /// Whether it runs if no case is named.
+    pub(crate) by_default: bool,
+}
+
+const fn case(name: &'static str, run: fn(&Tools<'_>, &[usize]) -> Result<CaseReport>) -> Case {
+    Case {
+        name,
+        run,
+        has_peers: true,
+        by_default: true,
+    }
 }
 
 pub(crate) const CASES: &[Case] = &[
+    case("hello", hello),
+    case("limits-set", limits_set),
+    case("reuse", reuse),
+    case("reuse-p3", reuse_p3),
+    case("echo", echo),
+    case("json", json),
+    case("start", start::start),
+    case("deploy", deploy::deploy),
+    case("parked", parked::parked),
+    case("idle", idle::idle),
+    case("idle-host", idle::idle_host),
+    case("kernels", kernels::kernels),
     Case {
-        name: "hello",
-        run: hello,
+        has_peers: false,
+        ..case("nodes", nodes::nodes)
     },
+    // An hour.
     Case {
-        name: "limits-set",
-        run: limits_set,
-    },
-    Case {
-        name: "reuse",
-        run: reuse,
-    },
-    Case {
-        name: "reuse-p3",
-        run: reuse_p3,
-    },
-    Case {
-        name: "echo",
-        run: echo,
-    },
-    Case {
-        name: "json",
-        run: json,
-    },
-    Case {
-        name: "start",
-        run: start::start,
-    },
-    Case {
-        name: "deploy",
-        run: deploy::deploy,
-    },
-    Case {
-        name: "parked",
-        run: parked::parked,
-    },
-    Case {
-        name: "idle",
-        run: idle::idle,
-    },
-    Case {
-        name: "idle-host",
-        run: idle::idle_host,
-    },
-    Case {
-        name: "kernels",
-        run: kernels::kernels,
+        has_peers: false,
+        by_default: false,
+        ..case("nodes-growth", nodes::growth)
     },
 ];
 

@@ -16,7 +16,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) quick: bool,
 
-    /// Only this case; repeatable
+    /// Only this case; repeatable [default: all but `nodes-growth`, which takes an hour]
     #[arg(long = "case", value_name = "NAME")]
     pub(crate) cases: Vec<String>,
 
@@ -47,6 +47,14 @@ pub(crate) struct Args {
     /// Idle components of one digest in the case `idle` [default: 10000; with --quick 100]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     pub(crate) idle: Option<u32>,
+
+    /// Agents in the case `nodes`; repeatable [default: 50 and 100; with --quick 10 and 25]
+    #[arg(long, value_name = "N", value_parser = count_of_agents)]
+    pub(crate) nodes: Vec<usize>,
+
+    /// Minutes of the case `nodes-growth` [default: 60; with --quick 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_440))]
+    pub(crate) minutes: Option<u64>,
 
     /// Threads of the load generator
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -115,6 +123,13 @@ pub(crate) struct Args {
         default_value = "unknown"
     )]
     pub(crate) commit: String,
+}
+
+/// One is killed, half of them stand still; the names have three digits.
+fn count_of_agents(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok();
+    let count = count.filter(|count| (3..=1_000).contains(count));
+    count.ok_or_else(|| "a number from 3 to 1000".to_owned())
 }
 
 impl Args {

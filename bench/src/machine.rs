@@ -28,10 +28,15 @@ pub(crate) struct Machine {
     pub(crate) load_average_at_start: String,
 }
 
+/// The cores that this process may use.
+pub(crate) fn allowed() -> Result<Vec<usize>> {
+    let may = sched_getaffinity(None).context("the cores of this process cannot be read")?;
+    Ok((0..CORES_MAX).filter(|core| may.is_set(*core)).collect())
+}
+
 /// Puts this process, and so every server and load generator that it starts, on two cores.
 pub(crate) fn pin(wanted: &[usize]) -> Result<Vec<usize>> {
-    let may = sched_getaffinity(None).context("the cores of this process cannot be read")?;
-    let mut cores: Vec<usize> = (0..CORES_MAX).filter(|core| may.is_set(*core)).collect();
+    let mut cores = allowed()?;
     if wanted.is_empty() {
         cores.truncate(CORES);
     } else if let Some(core) = wanted.iter().find(|core| !cores.contains(core)) {
@@ -43,12 +48,18 @@ pub(crate) fn pin(wanted: &[usize]) -> Result<Vec<usize>> {
     if cores.len() != CORES {
         bail!("exactly {CORES} cores are needed, there are {cores:?}");
     }
+    put_on(&cores)?;
+    Ok(cores)
+}
+
+/// Puts this process, and what it starts from here on, on these cores.
+pub(crate) fn put_on(cores: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
-    for core in &cores {
+    for core in cores {
         set.set(*core);
     }
-    sched_setaffinity(None, &set).context("this process cannot be put on two cores")?;
-    Ok(cores)
+    sched_setaffinity(None, &set)
+        .with_context(|| format!("this process cannot be put on the cores {cores:?}"))
 }
 
 pub(crate) fn look(cores_used: Vec<usize>) -> Machine {

@@ -13,6 +13,7 @@ mod http;
 mod idle;
 mod kernels;
 mod machine;
+mod nodes;
 mod parked;
 mod peers;
 mod process;
@@ -58,8 +59,11 @@ fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let cases = wanted(&args.cases)?;
-    let tools = Tools { args };
-    let versions = tools.versions()?;
+    let tools = Tools {
+        args,
+        all_cores: machine::allowed()?,
+    };
+    let versions = tools.versions(cases.iter().any(|case| case.has_peers))?;
     let cores = machine::pin(&args.cores)?;
     let machine = machine::look(cores.clone());
     if machine.cores_of_machine > cores.len() {
@@ -113,7 +117,10 @@ fn wanted(names: &[String]) -> Result<Vec<&'static Case>> {
         let all: Vec<&str> = CASES.iter().map(|case| case.name).collect();
         bail!("there is no case `{name}`: {}", all.join(", "));
     }
-    let asked = |case: &&Case| names.is_empty() || names.iter().any(|name| name == case.name);
+    let asked = |case: &&Case| match names.is_empty() {
+        true => case.by_default,
+        false => names.iter().any(|name| name == case.name),
+    };
     Ok(CASES.iter().filter(asked).collect())
 }
 

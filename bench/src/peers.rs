@@ -88,11 +88,14 @@ pub(crate) struct Running {
 #[derive(Debug)]
 pub(crate) struct Tools<'a> {
     pub(crate) args: &'a Args,
+    /// The cores that this process might use before it was put on two.
+    pub(crate) all_cores: Vec<usize>,
 }
 
 impl Tools<'_> {
-    /// Versions of everything, and a plain failure if one of them is not there.
-    pub(crate) fn versions(&self) -> Result<Vec<(&'static str, String)>> {
+    /// Versions of everything, and a plain failure if one of them is not there. Cases in which realm
+    /// is alone need nothing else.
+    pub(crate) fn versions(&self, with_peers: bool) -> Result<Vec<(&'static str, String)>> {
         let args = self.args;
         let found = |what: &'static str, program: &Path, flags: &[&str], hint: &str| {
             machine::version(program, flags)
@@ -100,13 +103,13 @@ impl Tools<'_> {
                 .map(|version| (what, version))
         };
         let wrk = Path::new("wrk");
+        let hint = "cargo build --release --bin realm";
+        let realm = found("realm", &args.realm, &["version"], hint)?;
+        if !with_peers {
+            return Ok(vec![realm]);
+        }
         Ok(vec![
-            found(
-                "realm",
-                &args.realm,
-                &["version"],
-                "cargo build --release --bin realm",
-            )?,
+            realm,
             found(
                 "wasmtime",
                 &args.wasmtime,

@@ -8,19 +8,23 @@ use realm_model::api::DelegateView;
 use realm_model::entry::{Body, Delegate, NamespaceName, Undelegate};
 use realm_model::grants::Capability;
 use realm_model::key::PublicKey;
+use realm_model::view::BeaconView;
 
-use crate::commands::key;
+use crate::commands::{beacon, key};
 use crate::confirm::confirm;
 use crate::context::Context;
 use crate::failure::{Failure, exit};
 use crate::time::{now_unix_ms, parse_lifetime, timestamp};
 use crate::{authority, output};
 
+const HEADER: [&str; 7] = ["NAMESPACE", "ROLE", "KEY", "APPS", "SCOPE", "MAY", "ENDS"];
+
 /// Give namespaces to others, and say who may look
 ///
 /// A delegate has a namespace and a key of its own, and applies its own manifest there: `realm apply
 /// --namespace NAME --key FILE`. A delegate without components and powers is a reader: it sees the
-/// status, the logs and the figures, and changes nothing.
+/// status, the logs and the figures, and changes nothing. A beacon signs every so often that the realm
+/// goes on, and nothing else: `realm beacon`.
 #[derive(Debug, clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -35,15 +39,15 @@ enum DelegateVerb {
     /// For a namespace that has a delegate already, this replaces key and scope as a whole: what the
     /// delegate before signed and nobody saw yet is abandoned.
     Add(Scope),
-    /// Take a namespace back: the owners sign for it again, and what runs goes on
+    /// Take a namespace back: the owners sign for it again, and what runs goes on; or the beacon away
     Rm {
-        /// The namespace
+        /// The namespace, or the name of the beacon
         name: NamespaceName,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
     },
-    /// List the delegates and readers
+    /// List the delegates and readers, and the beacon
     Ls,
     /// Make a key in a new file, for a person or for CI
     ///
@@ -100,6 +104,14 @@ struct Scope {
     #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
     expires: Option<Duration>,
 
+    /// It signs beacons, and nothing else; a realm has one
+    #[arg(long, conflicts_with_all = ["apps", "hosts", "tags", "capabilities", "replicas_max", "may_exec", "may_approve", "expires"])]
+    beacon: bool,
+
+    /// How often a beacon is promised
+    #[arg(long, value_name = "TIME", value_parser = parse_lifetime, default_value = "5m", requires = "beacon")]
+    every: Duration,
+
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
@@ -148,6 +160,9 @@ async fn add(context: &Context, scope: Scope) -> Result<ExitCode, Failure> {
                 .exit(exit::USAGE),
         );
     };
+    if scope.beacon {
+        return beacon::set(context, scope.name, delegated, scope.every, scope.yes).await;
+    }
     let client = context.client().await?;
     let mut heads = client.heads().await?;
     let ends = scope
@@ -197,6 +212,9 @@ async fn add(context: &Context, scope: Scope) -> Result<ExitCode, Failure> {
 async fn remove(context: &Context, name: NamespaceName, yes: bool) -> Result<ExitCode, Failure> {
     let client = context.client().await?;
     let mut heads = client.heads().await?;
+    if let Some(beacon) = heads.beacon.clone().filter(|beacon| beacon.name == name) {
+        return beacon::unset(context, heads, beacon, yes).await;
+    }
     let Some(before) = heads.delegates.iter().find(|one| one.namespace == name) else {
         return Err(Failure::new(
             "unknown-name",
@@ -228,18 +246,29 @@ async fn remove(context: &Context, name: NamespaceName, yes: bool) -> Result<Exi
 async fn list(context: &Context) -> Result<ExitCode, Failure> {
     let heads = context.client().await?.heads().await?;
     if context.json() {
-        output::json(&serde_json::json!({ "delegates": heads.delegates }))?;
-    } else if heads.delegates.is_empty() {
+        let (delegates, beacon) = (heads.delegates, heads.beacon);
+        output::json(&serde_json::json!({ "delegates": delegates, "beacon": beacon }))?;
+    } else if heads.delegates.is_empty() && heads.beacon.is_none() {
         output::note("there are no delegates: `realm delegate add` makes one");
     } else {
-        output::data(&text(&heads.delegates));
+        let beacon = heads.beacon.iter().map(beacon_row);
+        let rows = heads.delegates.iter().map(row).chain(beacon);
+        output::data(&output::table(&HEADER, rows.collect()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn text(delegates: &[DelegateView]) -> String {
-    let header = ["NAMESPACE", "ROLE", "KEY", "APPS", "SCOPE", "MAY", "ENDS"];
-    output::table(&header, delegates.iter().map(row).collect())
+    output::table(&HEADER, delegates.iter().map(row).collect())
+}
+
+fn beacon_row(beacon: &BeaconView) -> Vec<String> {
+    let mut row = vec![String::new(); HEADER.len()];
+    row[0] = beacon.name.to_string();
+    row[1] = "beacon".to_owned();
+    row[2] = beacon.key.to_string();
+    row[4] = format!("every {} s", beacon.every_s);
+    row
 }
 
 fn row(delegate: &DelegateView) -> Vec<String> {

@@ -39,7 +39,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         let asked = ExecRequest {
             command: args.command,
         };
-        let client = reach::client(context, &args.at).await?;
+        let client = reach::client_of(context, &args.at).await?;
         let signer = client.signer(context.owner_key().await?).await?;
         let stream = client.exec(&signer, &asked).await?;
         talk(stream).await

@@ -184,7 +184,28 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
         })
 }
 
+/// The keys of a machine that waits to become a node: it has no realm and no owner yet.
+fn show_joining(context: &Context) -> Result<ExitCode, Failure> {
+    let key = realm_node::node_key_of(&context.folder()?)
+        .map_err(|error| Failure::from_error("bad-realm-folder", &error))?;
+    if context.json() {
+        output::json(&serde_json::json!({
+            "key": null,
+            "realm": null,
+            "node_key": key,
+            "node_words": key.words(),
+        }))?;
+    } else {
+        output::note("this machine is no node yet: these are its own key and words");
+        output::data(&format!("{key}\n{}", key.words().join(" ")));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn show(context: &Context) -> Result<ExitCode, Failure> {
+    if realm_node::joining::is_joining(&context.folder()?) {
+        return show_joining(context);
+    }
     let identity = context.identity()?;
     let node_key = identity.node_key.public();
     // One owner for now: the genesis that `realm init` makes names exactly one.

@@ -1,5 +1,6 @@
 //! The verbs, a file each: arguments with their help, and what they do.
 
+pub(crate) mod beacon;
 pub(crate) mod delegate;
 pub(crate) mod init;
 pub(crate) mod invite;
@@ -53,6 +54,7 @@ pub(crate) fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Init(args) => init::run(&context, args),
         Verb::Key(args) => key::run(&context, &args),
         Verb::Delegate(args) => delegate::run(&context, args),
+        Verb::Beacon(args) => beacon::run(&context, &args),
         Verb::Resolve(args) => resolve::run(&context, &args),
         Verb::Node(args) => node::run(&context, &args),
         Verb::Up(args) => up::run(&context, args),

@@ -193,12 +193,19 @@ pub(crate) fn state(node: &NodeView) -> &'static str {
 /// How a node is reached, and if not directly, why.
 fn reached(node: &NodeView) -> String {
     let reach = &node.reach;
-    match reach.state {
-        ReachState::Here => "here".to_owned(),
-        ReachState::Direct => reach.how.clone().unwrap_or_else(|| "directly".to_owned()),
-        ReachState::Indirect | ReachState::Lost | ReachState::Unknown => {
+    let why = reach.why_not_direct.as_ref().map(|why| format!("({why})"));
+    match (reach.state, reach.how.as_deref()) {
+        (ReachState::Here, _) => "here".to_owned(),
+        (ReachState::Direct, Some("relay")) => {
+            let parts: Vec<String> = [Some("relay".to_owned()), why]
+                .into_iter()
+                .flatten()
+                .collect();
+            parts.join(" ")
+        }
+        (ReachState::Direct, how) => how.unwrap_or("directly").to_owned(),
+        (ReachState::Indirect | ReachState::Lost | ReachState::Unknown, _) => {
             let via = reach.via.as_ref().map(|via| format!("through {via}"));
-            let why = reach.why_not_direct.as_ref().map(|why| format!("({why})"));
             let parts: Vec<String> = via.into_iter().chain(why).collect();
             parts.join(" ")
         }
@@ -235,7 +242,7 @@ async fn approve(
             "{}  {}  from {}\n  words: {}",
             terms.name.as_ref().unwrap_or(&pending.name),
             pending.key,
-            pending.address,
+            output::within_line(&pending.address),
             pending.key.words().join(" ")
         ));
     }

@@ -305,6 +305,7 @@ const fn repeatable(body: &Body) -> bool {
         | Body::SetNode(_)
         | Body::Delegate(_)
         | Body::Undelegate(_)
+        | Body::SetBeacon(_)
         | Body::Resolve(_) => true,
         Body::Genesis(_)
         | Body::Rotate(_)

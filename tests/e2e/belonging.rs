@@ -1,6 +1,9 @@
 //! Who belongs to the realm, and who does not any longer: strangers, crowds of them, nodes that are
 //! revoked, whose approval ended, or that are to run nothing.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use realm_model::entry::{ApproveUntil, Body};
@@ -11,8 +14,9 @@ use realm_net::{Error, Protocol, Topic, Transport as _};
 use realm_test_guests::HELLO;
 
 use crate::guest_net::{Caller, ask};
+use crate::knocking::{Knocked, knock};
 use crate::realms::{Realms, decree, pinned};
-use crate::support::eventually;
+use crate::support::{eventually, figure, get};
 
 /// From the entry to the last connection.
 const CUT_OFF_MAX: Duration = Duration::from_secs(5);
@@ -80,66 +84,129 @@ fn an_ask(name: &str) -> Request {
     })
 }
 
-/// Each with a key, a connection and a handshake of its own.
-const CROWD: u8 = 200;
+/// Each with a key and a connection of its own.
+const CROWD: u32 = 10_000;
+/// Addresses that they come from, 127.0.1.1 and on.
+const SOURCES: u32 = 2;
+/// Handshakes with one address: as many at once, and then in a second.
+const HANDSHAKES: (u32, u32) = (500, 50);
+/// As many at once as keep this process busy.
+const LANES: u32 = 64;
+/// Requests to join that a node keeps, and that are listed from others' records.
+const LISTED_MAX: usize = 64;
+
+/// What became of the strangers of a crowd.
+#[derive(Default)]
+struct Fates {
+    shut_out: AtomicU32,
+    unheard: AtomicU32,
+    listed: AtomicU32,
+    refused: AtomicU32,
+}
+
+impl Fates {
+    fn all(&self) -> u32 {
+        let all = [&self.shut_out, &self.unheard, &self.listed, &self.refused];
+        all.iter().map(|count| count.load(Relaxed)).sum()
+    }
+}
+
+/// Strangers that come one after the other in each lane, until all were there.
+async fn crowd(node: SocketAddr, fates: Arc<Fates>) {
+    let lanes = (0..LANES).map(|lane| {
+        let fates = Arc::clone(&fates);
+        tokio::spawn(async move {
+            for number in (lane..CROWD).step_by(LANES as usize) {
+                let mut seed = [77; 32];
+                seed[..4].copy_from_slice(&number.to_be_bytes());
+                let source = u8::try_from(number % SOURCES + 1).unwrap();
+                let request = an_ask(&format!("crowd-{number}"));
+                let key = SecretKey::from_seed(&seed);
+                let fate = match knock([127, 0, 1, source].into(), node, &key, &request).await {
+                    Knocked::ShutOut => &fates.shut_out,
+                    Knocked::Unheard => &fates.unheard,
+                    Knocked::Heard(Answer::Pending(_)) => &fates.listed,
+                    Knocked::Heard(Answer::Refused(_)) => &fates.refused,
+                    Knocked::Heard(answer) => panic!("a stranger hears {answer:?}"),
+                };
+                fate.fetch_add(1, Relaxed);
+            }
+        })
+    });
+    for lane in lanes.collect::<Vec<_>>() {
+        lane.await.unwrap();
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
-async fn case_13_a_crowd_of_strangers_leaves_the_owners_list_usable() {
+async fn case_13_ten_thousand_strangers_leave_the_owners_list_usable() {
     let mut realms = Realms::meet(&["alpha"]).await;
-    realms.add("honest");
-    realms.invite(1);
-    let alpha = realms.first().key().public();
-    let (address, realm) = (realms.first().quic_address().await, realms.realm_id());
-    let began = Instant::now();
-    let crowd: Vec<_> = (0..8_u8)
-        .map(|lane| {
-            let (address, realm) = (address.clone(), realm.clone());
-            tokio::spawn(async move {
-                let mut refused = 0_u32;
-                for number in (lane..CROWD).step_by(8) {
-                    let mut seed = [77; 32];
-                    seed[0] = number;
-                    let caller = Caller::at(&SecretKey::from_seed(&seed), &realm, &address);
-                    let listed = match caller.net.dial(&address).await {
-                        Ok(_) => matches!(
-                            ask(&caller, alpha, &an_ask(&format!("crowd-{number}"))).await,
-                            Answer::Pending(_)
-                        ),
-                        Err(_) => false,
-                    };
-                    refused += u32::from(!listed);
-                    caller.net.stop().await;
-                }
-                refused
-            })
-        })
-        .collect();
-    // Meanwhile the agent answers its owner.
-    let mut slowest = Duration::ZERO;
-    let mut refused = 0;
-    for lane in crowd {
-        let asked = Instant::now();
-        realms.first().status().await;
-        slowest = slowest.max(asked.elapsed());
-        refused += lane.await.unwrap();
+    for name in ["known", "unknown"] {
+        realms.add(name);
     }
-    assert!(
-        refused > 0,
-        "{CROWD} strangers in {:?}, and none was put off",
-        began.elapsed()
-    );
+    realms.invite(1);
+    realms.invite(2);
+    let address = realms.first().address_with("/tcp/").await;
+    let mut parts = address.split('/').skip_while(|part| *part != "tcp");
+    let port: u16 = parts.nth(1).unwrap().parse().unwrap();
+    let fates = Arc::new(Fates::default());
+    let began = Instant::now();
+    let crowd = tokio::spawn(crowd(
+        SocketAddr::from(([127, 0, 0, 1], port)),
+        Arc::clone(&fates),
+    ));
+    eventually("the crowd has come", async || {
+        (fates.all() >= CROWD / 10).then_some(())
+    })
+    .await;
+    // Whoever is expected can be approved meanwhile, and is let in past the crowd.
+    realms.approve(1, &[]);
+    realms.nodes[1].start();
+    realms.all_meet().await;
+    assert!(!crowd.is_finished(), "nobody was there any more");
+    // The agent answers its owner, and its list has an end.
+    let mut slowest = Duration::ZERO;
+    while !crowd.is_finished() {
+        let asked = Instant::now();
+        let listed = realms.first().status().await.pending.len();
+        slowest = slowest.max(asked.elapsed());
+        assert!(listed <= LISTED_MAX, "{listed} are listed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    crowd.await.unwrap();
     assert!(
         slowest < Duration::from_secs(2),
         "a status took {slowest:?}"
     );
-    let listed = realms.first().status().await.pending;
-    assert!(listed.len() <= 64, "{} are listed", listed.len());
-    // Whoever is expected can be approved, listed or not, and is let in at once.
-    realms.approve(1, &[]);
-    realms.nodes[1].start();
-    realms.all_meet().await;
+    assert_eq!(fates.all(), CROWD);
+    let (shut_out, listed) = (fates.shut_out.load(Relaxed), fates.listed.load(Relaxed));
+    assert!(listed > 0 && listed <= CROWD / 20, "{listed} were listed");
+    let seconds = u32::try_from(began.elapsed().as_secs()).unwrap() + 1;
+    let handshakes_max = SOURCES * (HANDSHAKES.0 + HANDSHAKES.1 * seconds);
+    let handshakes = CROWD - shut_out;
+    assert!(
+        handshakes <= handshakes_max,
+        "{handshakes} handshakes in {seconds} s"
+    );
+    let page = get(&realms.first().agent().metrics_url).await.1;
+    let denied = figure(
+        &page,
+        "realm_p2p_events_total{event=\"connections_denied\"}",
+    );
+    assert!(denied > 1_000.0, "{denied} were denied");
+    // Whoever was not expected is listed once the crowd has gone, and approved by its words.
+    let unknown = realms.nodes[2].begin();
+    unknown.stderr.after("asked to join");
+    let words = realms.nodes[2].key().public().words().join(" ");
     let text = realms.first().run(&["nodes", "ls"]).ok().stdout;
-    assert!(text.lines().count() <= 64 + 8, "{text}");
+    assert!(text.lines().count() <= LISTED_MAX + 8, "{text}");
+    assert!(text.contains(&words), "{text}");
+    realms
+        .first()
+        .run(&["nodes", "approve", &words, "--yes"])
+        .ok();
+    realms.nodes[2].runs(unknown);
+    realms.all_meet().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,8 +225,8 @@ async fn case_14_a_revoked_node_is_cut_off_by_all_and_cannot_come_back() {
         let what = format!("{} cuts gamma off", node.name);
         let gamma = realms.nodes[2].key().public();
         eventually(&what, async || {
-            let page = crate::support::get(&node.agent().metrics_url).await.1;
-            let links = crate::support::figure(&page, "realm_p2p_links");
+            let page = get(&node.agent().metrics_url).await.1;
+            let links = figure(&page, "realm_p2p_links");
             let known = node
                 .status()
                 .await
@@ -189,6 +256,35 @@ async fn case_14_a_revoked_node_is_cut_off_by_all_and_cannot_come_back() {
     realms.nodes[2].start();
     assert_eq!(realms.nodes[2].alarms().await, ["revoked"]);
     assert!(realms.nodes[2].healthy().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_14_a_node_that_was_revoked_while_it_was_off_learns_it_at_first_contact() {
+    let mut realms = Realms::meet(&["alpha", "beta", "gamma"]).await;
+    realms.apply(&pinned(&[("hello", HELLO, "gamma")]));
+    realms.run_there(&[("hello", "gamma")]).await;
+    realms.nodes[2].kill_9();
+    // More than the one entry: what follows does not concern it, and what precedes is needed.
+    realms.first().run(&["nodes", "cordon", "beta"]).ok();
+    realms
+        .first()
+        .run(&["nodes", "revoke", "gamma", "--yes"])
+        .ok();
+    let revoked = realms.first().realm.heads().await.authority;
+    realms.first().run(&["nodes", "uncordon", "beta"]).ok();
+    realms.nodes[2].start();
+    let began = Instant::now();
+    let gamma = &realms.nodes[2];
+    eventually("gamma says that it was revoked, and stops", async || {
+        let alarms = gamma.alarms().await;
+        let stopped = gamma.healthy().await.is_empty();
+        (alarms.contains(&"revoked".to_owned()) && stopped).then_some(())
+    })
+    .await;
+    assert!(began.elapsed() <= CUT_OFF_MAX, "{:?}", began.elapsed());
+    assert_eq!(gamma.get("/hello/").await.0, 404);
+    assert_eq!(gamma.realm.heads().await.authority, revoked);
+    realms.nodes[2].take().after("revoked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -48,7 +48,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
     Look:
       status       Show what runs, and in one line per component why something does not
       logs         Print what a component wrote to stdout and stderr
-      audit        Show who changed or ran what on the node: the newest 1,000, since its agent started
+      audit        Show who changed or ran what on the node: the newest 1,000
       inspect      Show what a WebAssembly file imports and exports, and how realm would run it
       node         Show this machine as a node
       version      Print the version of realm and of what it runs components with
@@ -57,6 +57,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
       nodes        Show the nodes of the realm, and say which may belong to it
       peer         Introduce the agent to another machine
       delegate     Give namespaces to others, and say who may look
+      beacon       Sign a beacon: what is newest, and that the realm goes on
       key          Show, make and change keys: the owner's, and those that can take the realm back
       resolve      Show chains that have two histories, and say which of them holds
 
@@ -84,8 +85,8 @@ fn help_is_one_page_and_names_the_exit_codes() {
       3    refused: by the agent, or a signature does not hold
       4    no agent answers, or it is stopping
       64   the command line is wrong
-      130  interrupted before it was done; Ctrl-C ends `agent`, `up`, `logs -f` and
-           `status --watch` with 0
+      130  interrupted before it was done; Ctrl-C ends `agent`, `up`, `logs -f`,
+           `beacon --every` and `status --watch` with 0
 
     Environment:
       REALM_DIR              the realm folder (like --realm)

@@ -4,9 +4,10 @@
 use std::path::Path;
 use std::process::Command;
 
+use realm_model::entry::{Body, ChainId};
 use realm_test_guests::{HELLO, VERSION_A, VERSION_B};
 
-use crate::realms::{Node, Realms, pinned};
+use crate::realms::{Node, Realms, delegation, next_entry, pinned};
 use crate::support::{eventually, said};
 
 fn copy(from: &Path, to: &Path) {
@@ -79,27 +80,97 @@ async fn case_20_a_folder_from_a_backup_catches_up_and_is_no_clone() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn case_20_a_log_below_its_mark_is_refused_with_what_to_do() {
+/// What a damaged log of a node becomes: the ways in which a disk or a person fails it.
+fn damages(good: &[u8]) -> Vec<Option<Vec<u8>>> {
+    let cut = |length: usize| Some(good[..length].to_vec());
+    let mut flipped = good.to_vec();
+    flipped[30] ^= 1;
+    vec![None, cut(20), cut(good.len() - 1), Some(flipped)]
+}
+
+/// Runs the second node on a damaged log of `chain`, alone at first.
+async fn mends(chain: &str) {
     let mut realms = two().await;
     restart(&realms);
     realms.converge().await;
+    let log = realms.nodes[1]
+        .realm
+        .path(&format!(".realm/log/{chain}.log"));
     realms.nodes[1].kill_9();
-    let log = realms.nodes[1].realm.path(".realm/log/default.log");
     let good = std::fs::read(&log).unwrap();
-    for length in [0, 20, good.len() / 2, good.len() - 1] {
-        std::fs::write(&log, &good[..length]).unwrap();
-        let refused = realms.nodes[1].begin();
+    let before = realms.first().realm.heads().await;
+    realms.nodes[0].stay_on_port().await;
+    realms.nodes[0].kill_9();
+    for (number, damaged) in damages(&good).into_iter().enumerate() {
+        match &damaged {
+            Some(bytes) => std::fs::write(&log, bytes).unwrap(),
+            None => std::fs::remove_file(&log).unwrap(),
+        }
+        // Alone it runs nothing, takes nothing, and says so.
+        realms.nodes[1].start();
+        let beta = &realms.nodes[1];
+        let alarms = beta.status().await.alarms;
+        let alarm = alarms.iter().find(|alarm| alarm.code == "log-damaged");
+        let alarm = alarm.unwrap_or_else(|| panic!("{number}: {alarms:?}"));
         assert!(
-            refused.stderr.after("error[").starts_with("log-damaged]"),
-            "{length} bytes"
+            alarm.message.contains("no other node is reached"),
+            "{alarm:?}"
         );
+        assert!(beta.healthy().await.is_empty());
+        assert_eq!(beta.get("/app/").await.0, 404);
+        let body = Body::Delegate(delegation("team", realms.first().key().public()));
+        let owner = realms.first().realm.owner();
+        let entry = next_entry(beta, ChainId::Authority, &owner, body).await;
+        let taken = beta.realm.client().submit(ChainId::Authority, entry).await;
+        assert!(taken.is_err(), "{number}: {taken:?}");
+        let refusals = beta.status().await.refusals;
+        assert_eq!(refusals.get("gap"), Some(&1), "{refusals:?}");
+        // What was there is kept, to its last byte.
+        if let Some(bytes) = damaged.filter(|bytes| !bytes.is_empty()) {
+            let folder = std::fs::read_dir(log.parent().unwrap()).unwrap();
+            let kept = folder.filter_map(|file| std::fs::read(file.unwrap().path()).ok());
+            assert!(kept.into_iter().any(|kept| kept == bytes), "{number}");
+        }
+        realms.nodes[0].start();
+        back_in_step(&realms).await;
+        assert_eq!(
+            realms.nodes[1].realm.heads().await.authority,
+            before.authority
+        );
+        assert!(realms.nodes[1].head().await.seq >= before.default.seq);
+        realms.nodes[1].kill_9();
+        realms.nodes[0].kill_9();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_20_a_damaged_log_is_set_aside_and_fetched_again() {
+    mends("default").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_20_so_is_that_of_the_authority_chain() {
+    mends("authority").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_20_a_node_that_has_nobody_to_ask_is_refused_with_what_to_do() {
+    let mut realms = Realms::meet(&["alpha"]).await;
+    realms.apply(&pinned(&[("app", VERSION_A, "alpha")]));
+    restart(&realms);
+    realms.nodes[0].kill_9();
+    let log = realms.nodes[0].realm.path(".realm/log/default.log");
+    let good = std::fs::read(&log).unwrap();
+    for damaged in damages(&good).into_iter().flatten() {
+        std::fs::write(&log, &damaged).unwrap();
+        let refused = realms.nodes[0].begin();
+        assert!(refused.stderr.after("error[").starts_with("log-damaged]"));
         refused.stderr.after("hint: ");
         assert_eq!(refused.ended().code(), Some(1));
+        assert_eq!(std::fs::read(&log).unwrap(), damaged);
     }
     std::fs::write(&log, &good).unwrap();
-    realms.nodes[1].start();
-    back_in_step(&realms).await;
+    realms.nodes[0].start();
 }
 
 /// Fills a disk to its last byte.

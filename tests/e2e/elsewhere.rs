@@ -32,6 +32,17 @@ async fn case_32_commands_run_on_the_node_that_is_meant_and_are_off_by_default()
     assert!(seen.stderr.contains("err"), "{}", seen.stderr);
     let process = exec(&realms, "echo $PPID").ok().stdout;
     assert_eq!(process.trim(), realms.nodes[1].agent().id().to_string());
+    // The same from a machine that knows a ticket alone: it names the way, not the node.
+    realms.add("outside");
+    let ticket = realms.ticket();
+    let by_ticket = |node: &str| {
+        let args = ["--node", &ticket, "exec", node, "--", "echo $PPID"];
+        realms.as_owner(2, &args)
+    };
+    let process = by_ticket("beta").ok().stdout;
+    assert_eq!(process.trim(), realms.nodes[1].agent().id().to_string());
+    by_ticket("alpha").fails(3, "exec-off");
+    by_ticket("nobody").fails(1, "unknown-name");
     // Alpha itself still runs nothing.
     realms
         .first()

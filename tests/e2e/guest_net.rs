@@ -18,11 +18,6 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// A caller that listens nowhere.
-    pub(crate) fn at(key: &SecretKey, realm: &str, address: &str) -> Self {
-        Self::with(key, realm, address, Vec::new())
-    }
-
     /// A node, as far as the network sees.
     pub(crate) async fn node(key: &SecretKey, realms: &Realms) -> Self {
         let listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
@@ -80,6 +75,11 @@ pub(crate) async fn ask(caller: &Caller, node: PublicKey, request: &Request) -> 
 impl Node {
     /// Where it answers over QUIC.
     pub(crate) async fn quic_address(&self) -> String {
+        self.address_with("/quic").await
+    }
+
+    /// The first address with this part where it answers.
+    pub(crate) async fn address_with(&self, part: &str) -> String {
         let mut addresses = self
             .realm
             .client()
@@ -88,7 +88,14 @@ impl Node {
             .unwrap()
             .addresses
             .into_iter();
-        addresses.find(|address| address.contains("quic")).unwrap()
+        addresses.find(|address| address.contains(part)).unwrap()
+    }
+
+    /// Meets others at the same port when it is started again: so it is found by who started as well.
+    pub(crate) async fn stay_on_port(&mut self) {
+        let address = self.quic_address().await;
+        let port = address.split('/').nth(4).unwrap();
+        self.p2p = format!("127.0.0.1:{port}");
     }
 }
 

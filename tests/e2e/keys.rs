@@ -136,10 +136,18 @@ async fn a_realm_can_begin_with_a_recovery_key() {
     let first = realm.heads().await.recovery;
     assert_eq!(first.len(), 1);
     let second = key(&realm, "second.key");
-    realm.run(&["key", "recovery", "add", &second]).ok();
+    // The owner's key alone, which a thief may have, does not change who can take the realm back.
+    let add = ["key", "recovery", "add", &second];
+    realm.run(&add).fails(3, "wrong-owner");
+    let with = |file: &'static str| ["--recovery-key", file];
     realm
-        .run(&["key", "recovery", "rm", &first[0].to_string(), "--yes"])
-        .ok();
+        .run(&[&add[..], &with("second.key")].concat())
+        .fails(3, "wrong-owner");
+    realm.run(&[&add[..], &with("safe.key")].concat()).ok();
+    let first_key = first[0].to_string();
+    let remove = ["key", "recovery", "rm", &first_key, "--yes"];
+    realm.run(&remove).fails(3, "wrong-owner");
+    realm.run(&[&remove[..], &with("second.key")].concat()).ok();
     let rest: Vec<String> = realm
         .heads()
         .await

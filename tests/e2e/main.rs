@@ -7,15 +7,20 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod guest_net;
+mod knocking;
 mod lab;
 mod realms;
 mod support;
 
 mod alone;
+mod beacon;
 mod belonging;
+mod blobs;
+mod builds;
 mod cli;
 mod compile;
 mod crash;
+mod crowds;
 mod damage;
 mod deaths;
 mod elsewhere;
@@ -34,9 +39,11 @@ mod many;
 mod meeting;
 mod metrics;
 mod modules;
+mod nat;
 mod neighbourhood;
 #[path = "../neighbours/mod.rs"]
 mod neighbours;
+mod panics;
 mod partition;
 mod remote;
 mod serving;

@@ -4,7 +4,7 @@
 use realm_model::entry::Body;
 use realm_model::key::SecretKey;
 use realm_model::view::ReachState;
-use realm_test_guests::{CHATTY, COUNTER, HELLO, VERSION_A, VERSION_B};
+use realm_test_guests::{BAD_IMPORT, CHATTY, COUNTER, HELLO, VERSION_A, VERSION_B};
 
 use crate::realms::{Realms, decree, delegation, pinned, write_key};
 use crate::support::{Realm, app_manifest, eventually, said};
@@ -24,8 +24,10 @@ async fn a_machine_asks_to_join_and_is_approved_by_its_words() {
     let mut realms = Realms::meet(&["alpha"]).await;
     realms.add("beta");
     realms.invite(1);
+    let shown = realms.nodes[1].run(&["key", "show"]).ok().stdout;
     let beta = realms.nodes[1].begin();
     let words = beta.stderr.after("words ").trim().to_owned();
+    assert!(shown.contains(&words), "{shown}");
     assert_eq!(words, realms.nodes[1].key().public().words().join(" "));
     beta.stderr.after("asked to join");
     let listed = realms.first().run(&["nodes", "ls"]).ok().stdout;
@@ -102,6 +104,43 @@ async fn what_is_applied_on_one_node_runs_on_all_and_bytes_come_from_peers() {
     })
     .await;
     realms.converge().await;
+}
+
+/// Whoever applies is told how it went everywhere, and not just where it was handed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn apply_waits_for_every_node_that_is_reached() {
+    let mut realms = Realms::meet(&["alpha", "beta"]).await;
+    let applied = |realms: &Realms, at: &str| {
+        let first = realms.first();
+        first
+            .realm
+            .write("realm.toml", &pinned(&[("app", at, "beta")]));
+        first.run(&["apply", "--yes", "--timeout", "10s"])
+    };
+    for (version, body) in [(VERSION_A, "version a\n"), (VERSION_B, "version b\n")] {
+        applied(&realms, version).ok();
+        assert_eq!(
+            realms.nodes[1].get("/app/").await,
+            (200, body.to_owned()),
+            "it is served when `apply` has ended"
+        );
+    }
+    let failed = applied(&realms, BAD_IMPORT).fails(1, "not-running");
+    assert!(failed.stderr.contains("app on beta"), "{}", failed.stderr);
+    realms.nodes[1].kill_9();
+    eventually("beta is missed", async || {
+        let reach = realms.first().sees("beta").await.reach;
+        (reach.state == ReachState::Lost).then_some(())
+    })
+    .await;
+    let alone = applied(&realms, VERSION_A).ok();
+    assert!(
+        alone
+            .stderr
+            .contains("nothing is known of beta: not reached"),
+        "{}",
+        alone.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,12 +39,11 @@ async fn cut(realms: &Realms) {
 async fn case_17_what_one_side_decides_reaches_the_other_within_seconds_of_healing() {
     let realms = two_sides().await;
     cut(&realms).await;
-    assert!(
-        realms.nodes[2]
-            .alarms()
-            .await
-            .contains(&"isolated".to_owned())
-    );
+    eventually("gamma says that it is cut off", async || {
+        let alarms = realms.nodes[2].alarms().await;
+        alarms.contains(&"isolated".to_owned()).then_some(())
+    })
+    .await;
     let first = realms.first();
     first.realm.guest(VERSION_B, "b.wasm");
     first.run(&["push", "app", "b.wasm", "--no-wait"]).ok();
@@ -64,7 +63,62 @@ async fn case_17_what_one_side_decides_reaches_the_other_within_seconds_of_heali
         "whole after {:?}",
         began.elapsed()
     );
-    assert!(realms.nodes[2].alarms().await.is_empty());
+    eventually("gamma has no alarm any more", async || {
+        let alarms = realms.nodes[2].alarms().await;
+        alarms.is_empty().then_some(())
+    })
+    .await;
+}
+
+/// Facts §5, case 17: what alpha sends to gamma is lost, then all that the left sends to the right.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_17_a_way_that_carries_one_way_alone_is_none_and_another_is_taken() {
+    let realms = two_sides().await;
+    let (lab, first, gamma) = (
+        realms.lab.as_ref().unwrap(),
+        realms.first(),
+        &realms.nodes[2],
+    );
+    lab.lose(0, 2);
+    first.until_sees("gamma", ReachState::Indirect).await;
+    gamma.until_sees("alpha", ReachState::Indirect).await;
+    assert_eq!(first.sees("beta").await.reach.state, ReachState::Direct);
+    // Through beta, both ways.
+    for at in [0, 2] {
+        let before = first.head().await;
+        realms.as_owner(at, &["restart", "app", "--no-wait"]).ok();
+        let took = realms.converge().await;
+        assert!(took <= HEALED_MAX, "one state after {took:?}");
+        assert_eq!(first.head().await.seq, before.seq + 1);
+    }
+    assert!(first.alarms().await.is_empty());
+
+    lab.lose_to_the_right();
+    first.until_sees("gamma", ReachState::Lost).await;
+    gamma.until_sees("alpha", ReachState::Lost).await;
+    gamma.until_sees("beta", ReachState::Lost).await;
+    // Nothing of what either side decides gets through, not even what could be sent.
+    first.run(&["restart", "hello", "--no-wait"]).ok();
+    assert_eq!(gamma.get("/app/").await.1, "version a\n");
+    assert!(gamma.head().await.seq < first.head().await.seq);
+
+    let lost = lab.lose_nothing();
+    assert_eq!(lost.matches("packets 0 ").count(), 0, "{lost}");
+    let began = Instant::now();
+    let converged = realms.converge().await;
+    assert!(converged <= HEALED_MAX, "one state after {converged:?}");
+    realms.all_meet().await;
+    let whole = began.elapsed();
+    assert!(whole <= HEALED_MAX * 2, "whole after {whole:?}");
+    eventually("nobody has an alarm", async || {
+        for node in realms.running() {
+            if !node.alarms().await.is_empty() {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
 }
 
 async fn restart_of(realms: &Realms, node: &Node, component: &str) -> Vec<u8> {

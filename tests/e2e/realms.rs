@@ -1,6 +1,7 @@
 //! Several agents of one realm, each with a folder and ports of its own, on loopback or on a small
 //! network of namespaces ([`crate::lab`]). Machinery alone; the tests are in the modules beside it.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ pub(crate) struct Node {
     agent: Option<Agent>,
     /// How its programs are run, and where it meets others.
     enter: Vec<String>,
-    p2p: String,
+    pub(crate) p2p: String,
 }
 
 impl Realms {
@@ -34,14 +35,33 @@ impl Realms {
         Self::in_lab(None, names, "").await
     }
 
-    /// The same in a lab, with the first node's `node.toml` extended.
+    /// The same in a lab, with more lines in each `node.toml`.
     pub(crate) async fn in_lab(lab: Option<Lab>, names: &[&'static str], more: &str) -> Self {
+        let realms = Self::apart(lab, names, more).await;
+        realms.all_meet().await;
+        realms
+    }
+
+    /// The same before they have met.
+    pub(crate) async fn apart(lab: Option<Lab>, names: &[&'static str], more: &str) -> Self {
         let nodes = names.iter().enumerate();
         let nodes = nodes.map(|(at, name)| Node::new(name, lab.as_ref().map(|lab| (lab, at))));
-        let mut realms = Self {
-            nodes: nodes.collect(),
-            lab,
-        };
+        let nodes = nodes.collect();
+        Self::begin(lab, nodes, more).await
+    }
+
+    /// Agents of several builds on loopback: names, and the programs they are.
+    pub(crate) async fn of_builds(nodes: &[(&'static str, &Path)]) -> Self {
+        let nodes = nodes.iter().map(|(name, program)| {
+            let mut node = Node::new(name, None);
+            node.realm.by(program);
+            node
+        });
+        Self::begin(None, nodes.collect(), "").await
+    }
+
+    async fn begin(lab: Option<Lab>, nodes: Vec<Node>, more: &str) -> Self {
+        let mut realms = Self { nodes, lab };
         let first = &mut realms.nodes[0];
         first.run(&["init", "--name", first.name]).ok();
         first.node_toml(more);
@@ -52,13 +72,12 @@ impl Realms {
             (invitation.addresses.len() >= 2).then_some(())
         })
         .await;
-        for at in 1..names.len() {
+        for at in 1..realms.nodes.len() {
             realms.invite(at);
             realms.approve(at, &[]);
             realms.nodes[at].node_toml(more);
             realms.nodes[at].start();
         }
-        realms.all_meet().await;
         realms
     }
 
@@ -158,7 +177,7 @@ impl Node {
             realm: Realm::empty(),
             agent: None,
             enter: place.map_or_else(Vec::new, |(lab, at)| lab.enter(at)),
-            p2p: place.map_or_else(|| "127.0.0.1:0".to_owned(), |(_, at)| Lab::address(at)),
+            p2p: place.map_or_else(|| "127.0.0.1:0".to_owned(), |(lab, at)| lab.address(at)),
         }
     }
 
@@ -206,11 +225,16 @@ impl Node {
         }
     }
 
-    /// The agent as a child process that may not be a node yet.
-    pub(crate) fn begin(&self) -> Running {
+    /// What starts the agent.
+    pub(crate) fn agent_command(&self) -> Command {
         let p2p = ["--p2p", self.p2p.as_str()];
         let args = ["agent", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
-        Running::start(self.command(&[&args[..], &p2p].concat()))
+        self.command(&[&args[..], &p2p].concat())
+    }
+
+    /// The agent as a child process that may not be a node yet.
+    pub(crate) fn begin(&self) -> Running {
+        Running::start(self.agent_command())
     }
 
     /// Starts the agent, and waits until it listens.

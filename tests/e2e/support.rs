@@ -15,11 +15,15 @@ use tempfile::TempDir;
 /// The longest that anything here waits; on two busy cores a compilation takes seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The build that is tested.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_realm");
+
 /// A folder with a realm in it.
 pub(crate) struct Realm {
     folder: TempDir,
     /// Where this process sees the folder, if elsewhere.
     seen: Option<PathBuf>,
+    program: PathBuf,
 }
 
 /// What a verb printed, and its exit code.
@@ -61,7 +65,13 @@ impl Realm {
         Self {
             folder: tempfile::tempdir().unwrap(),
             seen: None,
+            program: PathBuf::from(PROGRAM),
         }
+    }
+
+    /// Its verbs and its agent are those of another build from now on.
+    pub(crate) fn by(&mut self, program: &Path) {
+        self.program = program.to_owned();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -96,7 +106,7 @@ impl Realm {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_realm"));
+        let mut command = Command::new(&self.program);
         command
             .args(args)
             .current_dir(self.folder.path())

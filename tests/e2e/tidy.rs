@@ -261,6 +261,20 @@ fn files_fit_a_head_and_open_with_what_they_are() {
     }
 }
 
+/// What plants failures in tests is compiled with debug assertions; `scripts/release.sh` looks for it
+/// in the binary as well.
+#[test]
+fn a_release_has_no_debug_assertions() {
+    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+    let manifest = manifest.unwrap();
+    let (_, release) = manifest.split_once("[profile.release]\n").unwrap();
+    let keys = release.lines().take_while(|line| !line.starts_with('['));
+    for key in keys {
+        let changes = key.starts_with("debug-assertions") || key.starts_with("inherits");
+        assert!(!changes, "{key}");
+    }
+}
+
 #[test]
 fn the_version_of_wasmtime_is_the_one_that_is_built_in() {
     let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();

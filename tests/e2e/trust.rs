@@ -302,8 +302,9 @@ async fn a_gap_is_refused() {
     refused(&realm, &agent, &entry, "wrong-parent").await;
 }
 
+/// Facts §5, case 24: the size is checked before anything is read.
 #[tokio::test(flavor = "multi_thread")]
-async fn oversized_and_malformed_entries_are_refused() {
+async fn case_24_oversized_and_malformed_entries_are_refused() {
     let (realm, agent) = serving().await;
     refused(&realm, &agent, &vec![0; ENTRY_BYTES_MAX + 1], "oversized").await;
     refused(&realm, &agent, b"not an entry", "malformed").await;

@@ -34,6 +34,17 @@ pub struct ApprovedNode {
     pub drained: bool,
 }
 
+/// Who signs beacons, and how often: one key of a realm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BeaconRule {
+    /// What people call it.
+    pub name: NamespaceName,
+    /// The key.
+    pub key: PublicKey,
+    /// Seconds between two beacons.
+    pub every_s: u32,
+}
+
 /// Who signs for the realm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnerSet {
@@ -52,6 +63,7 @@ pub(crate) enum Part {
     Recovery,
     Node,
     Delegate,
+    Beacon,
 }
 
 impl Part {
@@ -59,7 +71,7 @@ impl Part {
     pub(crate) const fn is_other(self) -> bool {
         match self {
             Self::Owner | Self::Recovery => false,
-            Self::Node | Self::Delegate => true,
+            Self::Node | Self::Delegate | Self::Beacon => true,
         }
     }
 }
@@ -71,6 +83,7 @@ impl std::fmt::Display for Part {
             Self::Recovery => "a recovery key",
             Self::Node => "a node's key",
             Self::Delegate => "a delegate's key",
+            Self::Beacon => "the beacon's key",
         })
     }
 }
@@ -90,6 +103,8 @@ pub struct Authority {
     pub nodes: BTreeMap<NodeName, ApprovedNode>,
     /// Delegates by namespace; no key stands here twice.
     pub delegates: BTreeMap<NamespaceName, Delegate>,
+    /// Who signs beacons, if the owners want any.
+    pub beacon: Option<BeaconRule>,
     /// The last entry.
     pub head: Head,
     /// (Sequence number, owners from there on), ascending.
@@ -111,6 +126,7 @@ impl Authority {
             recovery: Vec::new(),
             nodes: BTreeMap::new(),
             delegates: BTreeMap::new(),
+            beacon: None,
             head,
             owner_sets: Vec::new(),
             tenures: BTreeMap::new(),
@@ -264,6 +280,7 @@ impl Authority {
             (Part::Recovery, self.recovery.contains(key)),
             (Part::Node, self.name_of(key).is_some()),
             (Part::Delegate, delegates.any(|one| one.key == *key)),
+            (Part::Beacon, self.beacon.is_some_and(|one| one.key == *key)),
         ]
         .into_iter()
         .filter_map(|(part, is)| is.then_some(part))

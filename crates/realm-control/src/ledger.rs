@@ -9,6 +9,7 @@
 
 mod check;
 mod files;
+mod floor;
 mod fork;
 mod nodes;
 mod powers;
@@ -30,7 +31,7 @@ use realm_model::lock::Lock;
 use realm_model::manifest::Manifest;
 use realm_model::name::NodeName;
 
-use crate::authority::{ApprovedNode, Authority, OwnerSet};
+use crate::authority::{ApprovedNode, Authority, BeaconRule, OwnerSet};
 use crate::desired::Desired;
 use crate::namespace::NamespaceState;
 pub use check::{CheckError, Fork};
@@ -96,6 +97,7 @@ enum Effect {
     Owners(OwnerSet),
     Delegate(Box<Delegate>),
     Undelegate(NamespaceName),
+    SetBeacon(Option<BeaconRule>),
     Fence,
     Manifest {
         manifest: Arc<Manifest>,
@@ -197,6 +199,7 @@ impl Ledger {
                 authority.set_writer(delegate.namespace, Some(*delegate));
             }
             Effect::Undelegate(namespace) => authority.set_writer(namespace, None),
+            Effect::SetBeacon(rule) => authority.beacon = rule,
             Effect::Fence
             | Effect::Manifest { .. }
             | Effect::Push { .. }
@@ -245,6 +248,7 @@ impl Ledger {
             | Effect::Owners(_)
             | Effect::Delegate(_)
             | Effect::Undelegate(_)
+            | Effect::SetBeacon(_)
             | Effect::Fence
             | Effect::Replace => {}
         }

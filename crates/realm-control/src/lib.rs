@@ -26,7 +26,9 @@ pub mod restart;
 pub mod sync;
 mod view;
 
-pub use authority::{ApprovedNode, Authority, CLOCK_TOLERANCE_S, OwnerSet, PlacedFence, Role};
+pub use authority::{
+    ApprovedNode, Authority, BeaconRule, CLOCK_TOLERANCE_S, OwnerSet, PlacedFence, Role,
+};
 pub use changes::{Change, changes};
 pub use desired::Desired;
 pub use ledger::{

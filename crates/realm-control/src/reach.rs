@@ -135,8 +135,8 @@ pub fn signals(
     let n_others = others.count();
     let n_lost = lost(reached).len();
     Signals {
-        // A realm of one node is whole.
-        isolated: n_others > 0 && (n_others - n_lost) * 2 < n_others,
+        // Of two nodes that do not meet, none is the one that is cut off: the other is `lost`.
+        isolated: n_others > 1 && (n_others - n_lost) * 2 < n_others,
         stale: beacon_every_ms
             .is_some_and(|every| beacon_age_ms > every.saturating_mul(BEACONS_MISSED)),
     }

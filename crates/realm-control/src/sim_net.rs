@@ -6,6 +6,7 @@
 //! Not a simulation of libp2p: a hint reaches neighbours and is passed on as it is judged, a
 //! request is answered or fails.
 
+mod beacons;
 mod byzantine;
 mod large;
 mod network;

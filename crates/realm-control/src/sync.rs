@@ -7,6 +7,7 @@
 //! entries go to the ledger one after the other ([`Output::Submit`]), records are verified in
 //! [`Records`]. Every peer has budgets. Not here: connections, files, what an entry means.
 
+mod beacon;
 mod budget;
 mod chains;
 mod compare;
@@ -15,6 +16,8 @@ mod peers;
 mod serve;
 mod take;
 
+#[cfg(test)]
+mod beacon_tests;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +32,7 @@ use realm_model::sync::{Hint, Request};
 
 use crate::ledger::{Held, Ledger};
 use crate::records::{Members, Records};
+pub use beacon::BeaconState;
 pub(crate) use budget::Random;
 use flow::Flow;
 use peers::Peer;
@@ -132,6 +136,8 @@ pub enum Input {
     },
     /// This node signed a new record of itself.
     OwnRecord(Vec<u8>),
+    /// Somebody hands in a beacon at this node, and [`Sync::judge_beacon`] had nothing against it.
+    Beacon(Vec<u8>),
     /// Time passed; at the latest at [`Sync::wake_at_ms`].
     Tick,
 }
@@ -198,6 +204,9 @@ pub enum Output {
         from: PublicKey,
         /// Its chain, by the word of who sent it.
         chain: ChainId,
+        /// The hint that it came as: once the entry is checked, it may be passed on without waiting
+        /// for the disk.
+        hint: Option<u64>,
         /// Its exact bytes.
         bytes: Vec<u8>,
     },
@@ -211,8 +220,10 @@ pub enum Output {
         /// As received.
         bytes: Vec<u8>,
     },
-    /// Records changed: plan again.
+    /// Records changed: what is shown of other nodes, and who has which bytes.
     Records,
+    /// Keep this beacon for [`Sync::restore_beacon`], in place of the one before.
+    Beacon(Vec<u8>),
     /// Another record with this node's key would count before its own. Make an epoch of at least
     /// this one durable, draw a new boot number, and sign a record with them, with the alarm
     /// [`realm_model::record::CLONED_KEY`] while [`Sync::is_cloned`] holds.
@@ -293,6 +304,7 @@ pub struct Sync {
     cloned: bool,
     epoch_asked: u64,
     settled: BTreeSet<Digest>,
+    watch: beacon::Watch,
     evidence: VecDeque<Evidence>,
     counts: BTreeMap<&'static str, u64>,
     #[cfg(test)]
@@ -311,6 +323,8 @@ pub(crate) enum Planted {
     ProofsAreIgnored,
     /// Records that a peer has and this node lacks are not asked for.
     RecordsAreIgnored,
+    /// Nor is a newer beacon.
+    BeaconsAreIgnored,
 }
 
 /// A question that waits for its answer.
@@ -357,6 +371,7 @@ impl Sync {
             cloned: false,
             epoch_asked: 0,
             settled: BTreeSet::new(),
+            watch: beacon::Watch::default(),
             evidence: VecDeque::new(),
             counts: BTreeMap::new(),
             #[cfg(test)]
@@ -373,6 +388,7 @@ impl Sync {
             out: Vec::new(),
         };
         self.refresh_members(&mut turn);
+        self.refresh_beacon(&mut turn);
         match input {
             Input::PeerUp(peer) => self.peer_up(peer, &mut turn),
             Input::PeerDown(peer) => self.peer_down(peer),
@@ -388,6 +404,7 @@ impl Sync {
                 self.proof_judged(from, proof, held, &mut turn);
             }
             Input::OwnRecord(bytes) => self.own_record(&bytes, &mut turn),
+            Input::Beacon(bytes) => self.beacon_came(self.own, &bytes, &mut turn),
             Input::Tick => self.tick(&mut turn),
         }
         self.announce_if_due(&mut turn);
@@ -402,6 +419,7 @@ impl Sync {
             _ => asked.at_ms + ASK_TIMEOUT_MS,
         };
         let round = self.next_round_ms.min(self.next_far_ms);
+        let round = round.min(self.again_ms().unwrap_or(u64::MAX));
         self.asks.values().map(due).fold(round, u64::min)
     }
 

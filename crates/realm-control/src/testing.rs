@@ -1,10 +1,11 @@
 //! Shared by the tests: a realm whose owner signs whatever a test wants signed, and manifests
 //! from few words.
 
+use realm_model::beacon::Beacon;
 use realm_model::digest::Digest;
 use realm_model::entry::{
     ApproveNode, Body, ChainId, Delegate, Fence, Head, ManifestBody, NamespaceName, Payload,
-    PushBody, RestartBody, RevokeNode, VerifiedEntry, found_realm,
+    PushBody, RestartBody, RevokeNode, SetBeacon, VerifiedEntry, found_realm,
 };
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::lock::{Lock, Pin};
@@ -135,6 +136,13 @@ impl Realm {
         self.submit_by(&[signer], ChainId::Namespace(name), body)
     }
 
+    /// A beacon with the heads that are here.
+    pub(crate) fn beacon(&self, counter: u64) -> Vec<u8> {
+        let heads = self.ledger.heads().into_iter();
+        let heads = heads.map(|(chain, head)| head.of(chain)).collect();
+        Beacon::sign(self.ledger.realm(), &key("beacon"), counter, 0, heads)
+    }
+
     /// Folds the log anew, as a node does after a restart.
     pub(crate) fn replay(&mut self) {
         let marks = self.ledger.chains();
@@ -216,6 +224,15 @@ pub(crate) fn approval_of(node: &str, key: PublicKey, tags: &[&str]) -> Body {
         key,
         name: node_name(node),
         tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+    })
+}
+
+/// The key `beacon` signs beacons.
+pub(crate) fn beacon_rule(every_s: u32) -> Body {
+    Body::SetBeacon(SetBeacon {
+        name: namespace("watch"),
+        every_s,
+        key: Some(node_key("beacon")),
     })
 }
 

@@ -47,6 +47,7 @@ pub fn view(desired: &Desired, authority: &Authority, plan: &Plan, here: &Here<'
         nodes: nodes(desired.manifest.as_deref(), authority, here.node),
         pending: Vec::new(),
         alarms: Vec::new(),
+        beacon: None,
         refusals: refusals
             .map(|(code, number)| (code.to_string(), *number))
             .collect(),

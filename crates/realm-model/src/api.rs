@@ -8,6 +8,7 @@ use crate::digest::Digest;
 use crate::entry::{ChainId, Delegate, Head, NamespaceName, RealmId};
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
+use crate::view::BeaconView;
 
 /// The answer to an entry that was taken: it is on the disk, fsynced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,16 @@ pub struct Heads {
     /// Chains that stand still, because they have two histories.
     #[serde(default)]
     pub forks: Vec<ForkHeads>,
+    /// The beacon, if the owners want one.
+    #[serde(default)]
+    pub beacon: Option<BeaconView>,
+}
+
+/// The answer to a beacon that was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeaconTaken {
+    /// Its number.
+    pub counter: u64,
 }
 
 /// Of agents from before there was more than one.
@@ -277,7 +288,8 @@ pub struct AuditPage {
 /// One call or command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
-    /// Position since the agent started; a gap at the beginning is what was forgotten.
+    /// Position in the audit of the node, which outlives its agent; a gap at the beginning is what was
+    /// forgotten.
     pub seq: u64,
     /// The caller's key; `local`: the agent's user on this machine.
     pub caller: String,

@@ -126,7 +126,7 @@ pub struct Approved {
     /// The realm.
     #[n(0)]
     pub realm: RealmId,
-    /// The name under which the key is approved.
+    /// The name under which the key is approved; in an answer to `page` also one under which it was.
     #[n(1)]
     pub name: NodeName,
     /// The sequence number of the first entry here.

@@ -38,6 +38,7 @@ pub mod join;
 pub mod ticket;
 
 pub mod action;
+pub mod beacon;
 pub mod inspection;
 pub mod observed;
 pub mod record;

@@ -36,6 +36,12 @@ pub const RECORD_FORMAT: u8 = 1;
 /// The alarm of a node that found another machine with its key.
 pub const CLONED_KEY: &str = "cloned-key";
 
+/// The alarm of a node to which no newer beacon came for long, or not what the newest one names.
+pub const STALE: &str = "stale";
+
+/// The alarm of a node that stopped at an entry of a kind that it does not know.
+pub const UPGRADE_NEEDED: &str = "upgrade-needed";
+
 const DOMAIN: &[u8] = b"realm.record.v1";
 
 /// Which of two records of one key is the newer one: compared field by field.

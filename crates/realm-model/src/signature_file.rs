@@ -79,6 +79,7 @@ impl SignatureFile {
             | Body::Undelegate(_)
             | Body::Resolve(_)
             | Body::Recover(_)
+            | Body::SetBeacon(_)
             | Body::Restart(_) => return None,
         };
         Some(Self {

@@ -11,6 +11,7 @@ mod tests;
 use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
 
+use crate::beacon::{BEACON_BYTES_MAX, BeaconMark};
 use crate::cbor::{decode, encode};
 use crate::digest::Digest;
 use crate::entry::{ChainId, ENTRY_BYTES_MAX, Head};
@@ -56,6 +57,9 @@ pub struct Summary {
     /// The groups that have records.
     #[n(2)]
     pub buckets: Vec<Bucket>,
+    /// The newest beacon. Agents from before there were beacons pass over it.
+    #[n(3)]
+    pub beacon: Option<BeaconMark>,
 }
 
 /// The digest of a group of records.
@@ -105,6 +109,8 @@ pub enum Hint {
         /// Its exact bytes.
         bytes: Vec<u8>,
     },
+    /// The newest beacon. Agents from before there were beacons do not pass it on.
+    Beacon(Vec<u8>),
 }
 
 /// A question to one peer; at most [`REQUEST_BYTES_MAX`] bytes.
@@ -144,6 +150,8 @@ pub enum Request {
         /// This chain.
         chain: ChainId,
     },
+    /// The newest beacon. Agents from before there were beacons answer [`Answer::Unknown`].
+    Beacon,
 }
 
 /// What comes back; at most [`ANSWER_BYTES_MAX`] bytes.
@@ -171,6 +179,8 @@ pub enum Answer {
     },
     /// The request did not read, or its sender has no say there.
     Refused,
+    /// The newest beacon, if there is one.
+    Beacon(Option<Vec<u8>>),
 }
 
 /// Why bytes are not a message.
@@ -301,6 +311,7 @@ impl Hint {
                     bytes: bytes.clone().into(),
                 },
             ),
+            Self::Beacon(bytes) => frame(4, &ByteVec::from(bytes.clone())),
         }
     }
 
@@ -324,6 +335,7 @@ impl Hint {
                 at,
                 bytes: bytes.into(),
             }),
+            4 => beacon(body_of(body)?).map(Self::Beacon),
             other => Err(MessageError::Kind(other)),
         }
     }
@@ -368,6 +380,7 @@ impl Request {
                 },
             ),
             Self::Fork { chain } => frame(5, &RawChain { chain: *chain }),
+            Self::Beacon => frame(6, &RawNumber { number: 0 }),
         }
     }
 
@@ -400,6 +413,7 @@ impl Request {
                 Ok(Self::Records { buckets, known })
             }
             5 => body_of(body).map(|raw: RawChain| Self::Fork { chain: raw.chain }),
+            6 => Ok(Self::Beacon),
             other => Err(MessageError::Kind(other)),
         }
     }
@@ -432,6 +446,12 @@ impl Answer {
             ),
             Self::Busy { retry_ms } => frame(6, &RawNumber { number: *retry_ms }),
             Self::Refused => frame(7, &RawNumber { number: 0 }),
+            Self::Beacon(bytes) => frame(
+                8,
+                &RawOption {
+                    bytes: bytes.clone().map(ByteVec::from),
+                },
+            ),
         }
     }
 
@@ -455,6 +475,10 @@ impl Answer {
                 retry_ms: raw.number,
             }),
             7 => Ok(Self::Refused),
+            8 => {
+                let RawOption { bytes } = body_of(body)?;
+                bytes.map(beacon).transpose().map(Self::Beacon)
+            }
             other => Err(MessageError::Kind(other)),
         }
     }
@@ -505,6 +529,11 @@ fn items(body: &[u8], n_max: usize, bytes_max: usize) -> Result<Vec<Vec<u8>>, Me
     let largest = items.iter().map(|item| item.len()).max().unwrap_or(0);
     at_most("bytes in one item", largest, bytes_max)?;
     Ok(items.into_iter().map(Into::into).collect())
+}
+
+fn beacon(bytes: ByteVec) -> Result<Vec<u8>, MessageError> {
+    at_most("bytes of a beacon", bytes.len(), BEACON_BYTES_MAX)?;
+    Ok(bytes.into())
 }
 
 fn at_most(what: &str, n: usize, max: usize) -> Result<(), MessageError> {

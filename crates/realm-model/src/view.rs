@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::WaitingOn;
 use crate::digest::Digest;
-use crate::entry::{Head, RealmId};
+use crate::entry::{Head, NamespaceName, RealmId};
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
 
@@ -41,6 +41,28 @@ pub struct StatusView {
     /// What needs the owner's eye.
     #[serde(default)]
     pub alarms: Vec<AlarmView>,
+    /// The beacon, if the owners want one.
+    #[serde(default)]
+    pub beacon: Option<BeaconView>,
+}
+
+/// The beacon as one node knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BeaconView {
+    /// What people call it.
+    pub name: NamespaceName,
+    /// The key that signs it.
+    pub key: PublicKey,
+    /// Seconds between two, by the owners' word.
+    pub every_s: u32,
+    /// The number of the newest one here; null: none came yet.
+    pub counter: Option<u64>,
+    /// When that was signed, in seconds since 1970, by its signer's clock.
+    pub created_unix_s: Option<u64>,
+    /// Whether every entry that it names is here.
+    pub met: bool,
+    /// Seconds since a newer one last came, and was met, by this node's clock.
+    pub age_s: u64,
 }
 
 /// Somebody who asks to join.

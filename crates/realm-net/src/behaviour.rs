@@ -34,9 +34,19 @@ const REQUESTS_PER_PEER_MAX: usize = 32;
 /// direct one beside a relayed one.
 const PER_PEER_MAX: u32 = 4;
 /// A look-up asks three at once, and ends; addresses of 1,000 members are few hops away.
-const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(10);
+pub(crate) const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(10);
+/// Members kept per distance. Every one of the 256 distances has its room from the start; addresses
+/// of members are in signed records anyway, look-ups are for the first contact.
+const LOOK_UP_BUCKET: NonZeroUsize = NonZeroUsize::new(8).expect("eight is not zero");
 /// Largest look-up message: 20 peers with a few addresses each.
 const LOOK_UP_BYTES_MAX: usize = 16 * 1024;
+
+/// When members are first asked to dial back: its first connections stand by then. A node behind a NAT
+/// is not reached by others of its kind before it knows.
+const NAT_FIRST_LOOK: Duration = Duration::from_secs(5);
+/// When they are asked again while the answer is not certain: an answer is lost with its connection,
+/// and a small realm has but one node that can give one.
+const NAT_LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// Limits of this node as a relay. Unlike the defaults of libp2p (128 KiB, 2 minutes), which are for
 /// punching holes alone, members that cannot be reached otherwise live on it.
@@ -123,8 +133,7 @@ pub(crate) fn behaviour(
             members,
         ),
         autonat: Gated::new(
-            node(config.nat == Nat::Ask)
-                .then(|| autonat::v1::Behaviour::new(me, autonat::v1::Config::default())),
+            node(config.nat == Nat::Ask).then(|| autonat::v1::Behaviour::new(me, look_outside())),
             gated.clone(),
             members,
         ),
@@ -183,6 +192,7 @@ fn look_ups(config: &Config, keys: &Keypair, names: &Names) -> Option<kad::Behav
     settings
         .set_query_timeout(LOOK_UP_TIME_MAX)
         .set_max_packet_size(LOOK_UP_BYTES_MAX)
+        .set_kbucket_size(LOOK_UP_BUCKET)
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_caching(kad::Caching::Disabled)
@@ -207,6 +217,16 @@ fn look_ups(config: &Config, keys: &Keypair, names: &Names) -> Option<kad::Behav
     };
     kad.set_mode(Some(mode));
     Some(kad)
+}
+
+/// How a node finds out whether it is behind a NAT.
+fn look_outside() -> autonat::v1::Config {
+    autonat::v1::Config {
+        boot_delay: NAT_FIRST_LOOK,
+        retry_interval: NAT_LOOK_AGAIN,
+        throttle_server_period: NAT_LOOK_AGAIN,
+        ..autonat::v1::Config::default()
+    }
 }
 
 fn relay_limits() -> relay::Config {

@@ -14,8 +14,9 @@ use realm_model::key::PublicKey;
 const ADDRESSES_MAX: usize = 16;
 /// Longest address in bytes: a relayed one with a long name.
 const ADDRESS_BYTES_MAX: usize = 512;
-/// Head start of QUIC before TCP, and of TCP before a relay.
-const STAGE_MS: u64 = 1_500;
+/// Head start of QUIC before TCP, and of TCP before a relay: longer than a handshake takes where many
+/// wake up at once, or each of them would make a second one.
+const STAGE_MS: u64 = 2_500;
 /// Waits between attempts: doubled from the first to the last. The last is short, since a partition
 /// of hours must heal within seconds, and a dial costs a packet.
 const WAIT_FIRST_MS: u64 = 500;
@@ -168,8 +169,9 @@ impl Book {
             .min()
     }
 
-    /// Begins an attempt if none is under way and it is time. With `now`, it is always time.
-    pub(crate) fn begin(&mut self, key: &PublicKey, now_ms: u64, at_once: bool) {
+    /// Begins an attempt if none is under way and it is time; returns whether it did. `at_once`, it
+    /// is always time.
+    pub(crate) fn begin(&mut self, key: &PublicKey, now_ms: u64, at_once: bool) -> bool {
         if let Some(entry) = self.entries.get_mut(key)
             && entry.attempt.is_none()
             && (at_once || entry.not_before_ms <= now_ms)
@@ -179,7 +181,18 @@ impl Book {
                 began_ms: now_ms,
                 ..Attempt::default()
             });
+            return true;
         }
+        false
+    }
+
+    /// Whether it can be dialled: an attempt is under way, or would begin.
+    pub(crate) fn is_open(&self, key: &PublicKey, now_ms: u64) -> bool {
+        let open = |entry: &Entry| {
+            entry.attempt.is_some()
+                || (!entry.addresses.is_empty() && entry.not_before_ms <= now_ms)
+        };
+        self.entries.get(key).is_some_and(open)
     }
 
     /// Whether an attempt is under way.

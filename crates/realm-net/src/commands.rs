@@ -6,7 +6,7 @@ use libp2p::multiaddr::Protocol as Part;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use realm_model::key::PublicKey;
 
-use crate::book::{Kind, Source};
+use crate::book::{self, Kind, Source};
 use crate::class::{Admission, Class, Names, Topic};
 use crate::event::{DownReason, HintId, Verdict, count};
 use crate::handle::{Command, DialReply};
@@ -210,6 +210,7 @@ impl Net<'_> {
             let _ = reply.send(Ok(key));
             return;
         }
+        let relayed = book::kind(&address) == Some(Kind::Relay);
         let options: DialOpts = match named {
             Some(peer) => DialOpts::peer_id(peer)
                 .addresses(vec![address])
@@ -218,7 +219,11 @@ impl Net<'_> {
             None => DialOpts::unknown_peer_id().address(address).build(),
         };
         let id = options.connection_id();
-        self.parts.swarm.behaviour_mut().door.let_out(id);
+        let door = &mut self.parts.swarm.behaviour_mut().door;
+        door.let_out(id);
+        if relayed {
+            door.look_out();
+        }
         match self.parts.swarm.dial(options) {
             Ok(()) => {
                 self.parts.dials.insert(id, Dial::Asked(reply));

@@ -83,7 +83,7 @@ pub struct Limits {
     pub pending_incoming_max: u32,
     /// Dials under way.
     pub pending_outgoing_max: u32,
-    /// Streams that a member may have open here at once. Tunnels open many.
+    /// Streams that a member may have open here at once, over all its connections. Tunnels open many.
     pub streams_per_member_max: usize,
     /// The same for a client.
     pub streams_per_client_max: usize,

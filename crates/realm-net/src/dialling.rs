@@ -15,6 +15,7 @@ use crate::class::Class;
 use crate::commands::refuse;
 use crate::event::{DownReason, Event, How, count};
 use crate::live::Peer;
+use crate::mesh::Way;
 use crate::swarm::{Dial, Net};
 use crate::{Error, identity, mesh};
 
@@ -24,9 +25,17 @@ const LISTEN_AGAIN_MS: u64 = 1_000;
 const IMPROVE_MS: u64 = 60_000;
 /// A member without an address is looked up that often.
 const LOOK_UP_MS: u64 = 30_000;
+/// Between two look-ups, of whomever.
+const LOOK_UPS_APART_MS: u64 = 2_000;
+/// After another mesh was drawn or another member came, the others have that long to dial this node
+/// before it looks for more: in a realm that wakes up everybody would dial three times as many as it
+/// keeps, and a hundred nodes that share two cores would make handshakes and nothing else.
+const PATIENCE_MS: u64 = 5_000;
+/// Attempts that begin in one tick: a handshake takes each side some milliseconds of a core.
+const ATTEMPTS_PER_TICK: usize = 4;
 /// Connected that long, and no subscription seen: the streams are stale (rust-libp2p #5097). Doubled
 /// with each cut, since a peer to whom we are a stranger does not subscribe either.
-const DEAF_MS: u64 = 4_000;
+const DEAF_MS: u64 = 6_000;
 const DEAF_DOUBLINGS_MAX: u32 = 4;
 /// Peers cut off in one tick: in a storm, more would make it worse.
 const CUTS_PER_TICK: usize = 1;
@@ -179,22 +188,37 @@ impl Net<'_> {
     /// Dials the members that are missing, and goes on with attempts under way.
     pub(crate) fn dial_missing(&mut self, now_ms: u64) {
         let live = &self.parts.live;
-        let is_up = |key: &PublicKey| {
-            live.best(key)
-                .is_some_and(|conn| conn.class == Class::Member)
+        let way = |key: &PublicKey| {
+            let up = live.best(key).map(|conn| conn.class) == Some(Class::Member);
+            match up {
+                true => Way::Up,
+                false if self.kept.book.is_open(key, now_ms) => Way::Open,
+                false => Way::Shut,
+            }
         };
-        let missing = mesh::missing(&self.kept.mesh, is_up);
-        for peer in &missing {
-            self.kept.book.begin(peer, now_ms, false);
+        let patient = now_ms.saturating_sub(self.kept.mesh_grew_ms) < PATIENCE_MS;
+        let missing = mesh::missing(&self.kept.mesh, patient, way);
+        let mut begun = missing.iter();
+        for _ in 0..ATTEMPTS_PER_TICK {
+            if !begun.any(|peer| self.kept.book.begin(peer, now_ms, false)) {
+                break;
+            }
         }
         self.improve(now_ms);
         for peer in self.kept.book.attempts() {
             self.advance(&peer, now_ms);
         }
-        // Without a member to ask, a look-up would end with nothing, and wait for its next turn.
+        // Without a member to ask, a look-up would end with nothing, and wait for its next turn. With
+        // one, its records bring most addresses at once, and each look-up dials many members.
         let asks = self.parts.live.peers.values().any(|peer| peer.subscribed);
-        if asks && let Some(peer) = self.kept.book.next_look_up(&missing, now_ms, LOOK_UP_MS) {
+        let due = !patient && now_ms >= self.parts.next_look_up_ms;
+        if asks
+            && due
+            && let Some(peer) = self.kept.book.next_look_up(&missing, now_ms, LOOK_UP_MS)
+        {
+            self.parts.next_look_up_ms = now_ms + LOOK_UPS_APART_MS;
             let id = identity::peer_id(&peer);
+            self.parts.swarm.behaviour_mut().door.look_out();
             if let Some(kad) = self.parts.swarm.behaviour_mut().kad.inner() {
                 kad.get_closest_peers(id);
             }
@@ -228,6 +252,11 @@ impl Net<'_> {
                 .condition(PeerCondition::Always)
                 .build();
             let id = options.connection_id();
+            let door = &mut self.parts.swarm.behaviour_mut().door;
+            door.let_out(id);
+            if kind == Kind::Relay {
+                door.look_out();
+            }
             match self.parts.swarm.dial(options) {
                 Ok(()) => {
                     self.parts.dials.insert(id, Dial::Book(*peer, kind));

@@ -18,6 +18,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 
 use crate::Limits;
+use crate::behaviour::LOOK_UP_TIME_MAX;
 use crate::book::ip_of;
 use crate::bucket::Bucket;
 use crate::class::{Class, Classes};
@@ -35,6 +36,8 @@ pub(crate) enum Denied {
     Own,
     #[error("the peer is not a member")]
     NotAMember,
+    #[error("nobody looks for the peer")]
+    NotWanted,
     #[error("too many connections of its class")]
     Full,
     #[error("too many connections of strangers from its address")]
@@ -55,6 +58,7 @@ enum Source {
 }
 
 struct Standing {
+    peer: PeerId,
     class: Class,
     source: Option<Source>,
 }
@@ -67,8 +71,10 @@ pub(crate) struct Door {
     handshakes: HashMap<Source, Bucket>,
     begun: Instant,
     standing: HashMap<ConnectionId, Standing>,
-    /// Dials that the agent or a person asked for, to whomever.
+    /// Dials that the agent or a person asked for, to whomever, and those of the mesh.
     asked: HashSet<ConnectionId>,
+    /// Until when members may be dialled on behalf of what this node looks for.
+    looking_until_ms: u64,
 }
 
 impl Door {
@@ -82,12 +88,20 @@ impl Door {
             begun: Instant::now(),
             standing: HashMap::new(),
             asked: HashSet::new(),
+            looking_until_ms: 0,
         }
     }
 
     /// The next dial of this id may go to anybody.
     pub(crate) fn let_out(&mut self, id: ConnectionId) {
         self.asked.insert(id);
+    }
+
+    /// A look-up of this node begins, or a dial through a relay: members that are not connected may
+    /// be dialled on its behalf.
+    pub(crate) fn look_out(&mut self) {
+        let time_max = u64::try_from(LOOK_UP_TIME_MAX.as_millis()).unwrap_or(u64::MAX);
+        self.looking_until_ms = self.now_ms().saturating_add(time_max);
     }
 
     fn count(&self, matches: impl Fn(&Standing) -> bool) -> usize {
@@ -152,7 +166,15 @@ impl Door {
                 return Err(Denied::Rate);
             }
         }
-        self.standing.insert(id, Standing { class, source });
+        let peer = *peer;
+        self.standing.insert(
+            id,
+            Standing {
+                peer,
+                class,
+                source,
+            },
+        );
         Ok(())
     }
 }
@@ -208,12 +230,21 @@ impl NetworkBehaviour for Door {
         _: &[Multiaddr],
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        // Look-ups and relays dial by themselves: they reach members and nobody else.
-        let is_member = peer.is_some_and(|peer| self.classes.of(&peer) == Class::Member);
-        if self.asked.remove(&id) || is_member {
+        if self.asked.remove(&id) {
             return Ok(Vec::new());
         }
-        Err(ConnectionDenied::new(Denied::NotAMember))
+        // Look-ups and relays dial by themselves: they reach members and nobody else.
+        let Some(peer) = peer.filter(|peer| self.classes.of(peer) == Class::Member) else {
+            return Err(ConnectionDenied::new(Denied::NotAMember));
+        };
+        // Kademlia refreshes its table with every member that comes, and would dial them all: in a
+        // large realm everybody would be connected with everybody. Another way to a member that is
+        // connected, and what this node looks for itself, is no such dial.
+        let is_connected = self.standing.values().any(|one| one.peer == peer);
+        if is_connected || self.now_ms() < self.looking_until_ms {
+            return Ok(Vec::new());
+        }
+        Err(ConnectionDenied::new(Denied::NotWanted))
     }
 
     fn handle_established_outbound_connection(

@@ -241,6 +241,13 @@ macro_rules! figures {
             $($(#[$doc])* pub $name: u64,)*
         }
 
+        impl Figures {
+            /// Each count with its name.
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub(crate) $name: AtomicU64,)*

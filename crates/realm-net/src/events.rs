@@ -242,16 +242,12 @@ impl Net<'_> {
     }
 
     fn identified(&mut self, event: identify::Event) {
-        let (identify::Event::Received {
+        // What is told as `Pushed` is what this node has said of itself to the peer.
+        let identify::Event::Received {
             peer_id,
             connection_id,
             info,
-        }
-        | identify::Event::Pushed {
-            peer_id,
-            connection_id,
-            info,
-        }) = event
+        } = event
         else {
             return;
         };

@@ -31,6 +31,8 @@ pub(crate) struct Kept {
     pub(crate) names: Names,
     pub(crate) classes: Classes,
     pub(crate) mesh: Mesh,
+    /// When it was drawn, or a member came, whichever was later.
+    pub(crate) mesh_grew_ms: u64,
     pub(crate) book: Book,
     /// With the ports that the system chose, once it did.
     pub(crate) listen: Vec<Multiaddr>,
@@ -69,6 +71,7 @@ impl Kept {
             me,
             classes: Classes::default(),
             mesh: Mesh::default(),
+            mesh_grew_ms: 0,
             book: Book::default(),
             counters: Arc::default(),
             views,
@@ -91,7 +94,11 @@ impl Kept {
     pub(crate) fn draw_mesh(&mut self) {
         let now_ms = self.now_ms();
         let held = self.classes.read();
-        self.mesh = mesh(&self.me, &held.members, &self.config.limits);
+        let mesh = mesh(&self.me, &held.members, &self.config.limits);
+        if mesh != self.mesh {
+            self.mesh = mesh;
+            self.mesh_grew_ms = now_ms;
+        }
         self.book.retain(self.me, &held.members, now_ms);
     }
 
@@ -113,7 +120,10 @@ impl Kept {
         if let Event::Up { peer, class, .. } = &event
             && *class != Class::Stranger
         {
-            self.up.insert(*peer, *class);
+            let came = self.up.insert(*peer, *class).is_none();
+            if came && *class == Class::Member {
+                self.mesh_grew_ms = self.now_ms();
+            }
             self.owe(*peer, event);
         }
     }

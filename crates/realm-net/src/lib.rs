@@ -27,6 +27,8 @@ mod identity;
 mod kept;
 mod live;
 mod mesh;
+#[cfg(debug_assertions)]
+mod planted;
 mod slots;
 mod stream;
 mod streams;

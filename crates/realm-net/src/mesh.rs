@@ -65,14 +65,35 @@ pub(crate) fn mesh(me: &PublicKey, members: &BTreeSet<PublicKey>, limits: &Limit
     }
 }
 
-/// Whom to dial, given who is connected: the core, and then as many as are missing.
-pub(crate) fn missing(mesh: &Mesh, is_up: impl Fn(&PublicKey) -> bool) -> Vec<PublicKey> {
-    let up = mesh.order.iter().filter(|key| is_up(key)).count();
-    // What the core lacks is dialled elsewhere too, since it may stay away for long.
-    let more = mesh.target.saturating_sub(up);
+/// What is known of a member when it is decided whom to dial.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It is connected.
+    Up,
+    /// It can be dialled, or is being dialled.
+    Open,
+    /// It has no address, or did not answer and is to be left alone for a while.
+    Shut,
+}
+
+/// Whom to dial, given who is connected: the core, and then as many as are missing. A node that is
+/// `patient` leaves it at the core, since others dial it as well.
+pub(crate) fn missing(
+    mesh: &Mesh,
+    patient: bool,
+    way: impl Fn(&PublicKey) -> Way,
+) -> Vec<PublicKey> {
+    let up = mesh.order.iter().filter(|key| way(key) == Way::Up).count();
+    // What the core lacks is dialled elsewhere too, since it may stay away for long. A node that
+    // has just joined knows the address of one member, wherever that stands in the order: who
+    // cannot be dialled must not take the turn of who can.
+    let more = match patient && up > 0 {
+        true => 0,
+        false => mesh.target.saturating_sub(up),
+    };
     let (core, rest) = mesh.order.split_at(mesh.core.min(mesh.order.len()));
-    let core = core.iter().filter(|key| !is_up(key));
-    let rest = rest.iter().filter(|key| !is_up(key)).take(more);
+    let core = core.iter().filter(|key| way(key) != Way::Up);
+    let rest = rest.iter().filter(|key| way(key) == Way::Open).take(more);
     core.chain(rest).copied().collect()
 }
 
@@ -137,21 +158,56 @@ mod tests {
         assert!(farthest(&graph).unwrap() <= 4);
     }
 
-    #[test]
-    fn who_does_not_answer_is_replaced_and_still_tried() {
+    /// The mesh of the first of 100 members; those up and those that can be dialled by their
+    /// places in the order (from, to); and the places that are to be dialled.
+    fn check(
+        patient: bool,
+        up: &[(usize, usize)],
+        open: &[(usize, usize)],
+        expected: &[(usize, usize)],
+    ) {
         let members = keys(100);
         let me = *members.first().unwrap();
         let mesh = mesh(&me, &members, &Limits::default());
-        let core: Vec<_> = mesh.order[..8].to_vec();
-        // Nobody is up: the core is dialled, and eight more to reach sixteen.
-        let all = missing(&mesh, |_| false);
-        assert_eq!(all[..8], core[..]);
-        assert_eq!(all.len(), 24);
+        let place = |key: &PublicKey| mesh.order.iter().position(|one| one == key).unwrap();
+        let among = |ranges: &[(usize, usize)], key: &PublicKey| {
+            ranges
+                .iter()
+                .any(|(from, to)| (*from..*to).contains(&place(key)))
+        };
+        let way = |key: &PublicKey| match (among(up, key), among(open, key)) {
+            (true, _) => Way::Up,
+            (false, true) => Way::Open,
+            (false, false) => Way::Shut,
+        };
+        let got: Vec<usize> = missing(&mesh, patient, way).iter().map(place).collect();
+        let expected: Vec<usize> = expected.iter().flat_map(|(from, to)| *from..*to).collect();
+        assert_eq!(got, expected, "up {up:?}, open {open:?}");
+    }
+
+    const ALL: (usize, usize) = (0, 99);
+
+    #[test]
+    fn who_does_not_answer_is_replaced_and_still_tried() {
+        // Nobody is up: the core is dialled, and sixteen more.
+        check(false, &[], &[ALL], &[(0, 24)]);
         // Sixteen others are up: only the core is still tried.
-        let up: BTreeSet<_> = mesh.order[8..24].iter().copied().collect();
-        assert_eq!(missing(&mesh, |key| up.contains(key)), core);
+        check(false, &[(8, 24)], &[ALL], &[(0, 8)]);
         // All of the core and eight more: nothing is missing.
-        let up: BTreeSet<_> = mesh.order[..16].iter().copied().collect();
-        assert_eq!(missing(&mesh, |key| up.contains(key)), []);
+        check(false, &[(0, 16)], &[ALL], &[]);
+    }
+
+    #[test]
+    fn who_cannot_be_dialled_does_not_take_the_turn_of_who_can() {
+        // One address is known, as after joining.
+        check(false, &[], &[(77, 78)], &[(0, 8), (77, 78)]);
+        // Of the first fifty none answers.
+        check(false, &[], &[(50, 99)], &[(0, 8), (50, 66)]);
+    }
+
+    #[test]
+    fn with_patience_the_rest_is_dialled_only_where_nobody_is_up() {
+        check(true, &[(0, 3)], &[ALL], &[(3, 8)]);
+        check(true, &[], &[ALL], &[(0, 24)]);
     }
 }

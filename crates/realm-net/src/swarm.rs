@@ -88,6 +88,7 @@ pub(crate) struct Parts {
     answered: mpsc::UnboundedReceiver<Answered>,
     pub(crate) next_listen_ms: u64,
     pub(crate) next_improve_ms: u64,
+    pub(crate) next_look_up_ms: u64,
     ticked_ms: u64,
     viewed_ms: u64,
     pub(crate) changed: bool,
@@ -130,6 +131,7 @@ impl<'a> Net<'a> {
             answered,
             next_listen_ms: now_ms,
             next_improve_ms: now_ms,
+            next_look_up_ms: now_ms,
             ticked_ms: now_ms,
             viewed_ms: now_ms,
             changed: true,
@@ -214,6 +216,8 @@ impl<'a> Net<'a> {
     }
 
     fn tick(&mut self) {
+        #[cfg(debug_assertions)]
+        crate::planted::panic_if_planted();
         let now_ms = self.kept.now_ms();
         let gap_ms = now_ms.saturating_sub(self.parts.ticked_ms);
         self.parts.ticked_ms = now_ms;
@@ -304,8 +308,17 @@ impl<'a> Net<'a> {
             .parts
             .swarm
             .listen_on(address)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| reason(&error))?;
         self.parts.listeners.insert(listener, index);
         Ok(())
     }
+}
+
+/// What the system said, below the words of the layers above it.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut lowest = error;
+    while let Some(below) = lowest.source() {
+        lowest = below;
+    }
+    lowest.to_string()
 }

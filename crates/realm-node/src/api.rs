@@ -76,6 +76,7 @@ impl Api {
         page: MetricsPage,
         gate: Arc<Gate>,
         sessions: Sessions,
+        audit: Audit,
     ) -> Self {
         Self {
             events,
@@ -83,7 +84,7 @@ impl Api {
             rings,
             page,
             gate,
-            audit: Audit::default(),
+            audit,
             sessions,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
@@ -153,6 +154,7 @@ fn handler(call: Call, filter: MethodFilter) -> MethodRouter<Api> {
         Call::Metrics => on(filter, metrics),
         Call::Invitation => on(filter, invitation),
         Call::AddPeer => on(filter, add_peer),
+        Call::Beacon => on(filter, chains::beacon),
     }
 }
 

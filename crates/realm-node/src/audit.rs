@@ -1,7 +1,9 @@
 //! The audit: who changed or ran what on this node, the newest of it, and a log line for each.
 //!
-//! It is in memory, for `GET /v1/audit`; what must last longer is the log's. Words of a caller are
-//! made printable and cut.
+//! The newest are in memory, for `GET /v1/audit`, and in the realm folder (`kept`), from where they come
+//! back after a restart. Words of a caller are made printable and cut.
+
+mod kept;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,9 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use axum::http::StatusCode;
 use realm_model::api::{AuditEntry, AuditPage};
 use realm_model::text::one_line;
+use realm_store::folder::RealmFolder;
 
 use crate::access::{Call, Caller};
 use crate::unix_ms;
+use kept::Keeper;
 
 /// Entries that are kept: some hundred KiB.
 const ENTRIES_MAX: usize = 1_000;
@@ -26,6 +30,8 @@ pub(crate) struct Audit(Arc<Mutex<Entries>>);
 struct Entries {
     entries: VecDeque<AuditEntry>,
     next_seq: u64,
+    /// Writes them down; `None`: nobody does.
+    keeper: Option<Keeper>,
 }
 
 /// A command that runs; its end is written down, at the latest when this is dropped.
@@ -36,6 +42,24 @@ pub(crate) struct Running {
 }
 
 impl Audit {
+    /// The audit of a realm folder, with what was written down before.
+    pub(crate) fn open(folder: &RealmFolder) -> Self {
+        let mut entries = kept::read(folder);
+        for entry in entries.iter_mut().filter(|entry| entry.outcome.is_none()) {
+            // Its agent ended first.
+            entry.outcome = Some("cut-off".to_owned());
+        }
+        let older = entries.len().saturating_sub(ENTRIES_MAX);
+        entries.drain(..older);
+        Self(Arc::new(Mutex::new(Entries {
+            next_seq: entries
+                .last()
+                .map_or(0, |entry| entry.seq.saturating_add(1)),
+            entries: entries.into(),
+            keeper: Keeper::start(folder),
+        })))
+    }
+
     /// A call that was answered.
     pub(crate) fn call(&self, caller: Caller, call: Call, path: &str, status: StatusCode) {
         let (method, _) = call.route();
@@ -89,6 +113,15 @@ impl Audit {
         }
     }
 
+    /// Waits until what was said is written down.
+    #[cfg(test)]
+    fn flush(&self) {
+        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(keeper) = &entries.keeper {
+            keeper.flush();
+        }
+    }
+
     fn push(&self, entry: AuditEntry) -> u64 {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seq = entries.next_seq;
@@ -96,7 +129,11 @@ impl Audit {
         if entries.entries.len() == ENTRIES_MAX {
             entries.entries.pop_front();
         }
-        entries.entries.push_back(AuditEntry { seq, ..entry });
+        let entry = AuditEntry { seq, ..entry };
+        if let Some(keeper) = &entries.keeper {
+            keeper.keep(&entry);
+        }
+        entries.entries.push_back(entry);
         seq
     }
 }
@@ -111,14 +148,17 @@ impl Running {
         self.ended = true;
         let now = unix_ms();
         let mut entries = self.audit.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = entries
-            .entries
-            .iter_mut()
-            .find(|entry| entry.seq == self.seq);
+        let Entries {
+            entries, keeper, ..
+        } = &mut *entries;
+        let found = entries.iter_mut().find(|entry| entry.seq == self.seq);
         // A busy node may have forgotten the beginning: the log has it.
         if let Some(entry) = found {
             entry.ended_unix_ms = Some(now);
             entry.outcome = Some(outcome.to_owned());
+            if let Some(keeper) = keeper {
+                keeper.keep(entry);
+            }
             let (caller, what) = (&entry.caller, &entry.what);
             tracing::info!(caller, what, outcome, "audit: {} ended", entry.call);
         } else {
@@ -162,6 +202,59 @@ mod tests {
         assert_eq!(outcomes[0].outcome.as_deref(), Some("7"));
         assert!(outcomes[0].ended_unix_ms.is_some());
         assert_eq!(outcomes[1].outcome.as_deref(), Some("cut-off"));
+    }
+
+    #[test]
+    fn what_was_written_down_comes_back_after_a_restart() {
+        let real = tempfile::tempdir().unwrap();
+        let folder = RealmFolder::create(real.path().join("realm")).unwrap();
+        let audit = Audit::open(&folder);
+        let command = ["true".to_owned()];
+        audit.begin(Caller::Local, Call::Exec, &command).end("0");
+        // The agent dies before this one ends.
+        let running = audit.begin(Caller::Local, Call::Exec, &command);
+        audit.flush();
+        std::mem::forget(running);
+        let again = Audit::open(&folder);
+        let entries = again.page().entries;
+        let outcomes: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.seq, entry.outcome.as_deref()))
+            .collect();
+        assert_eq!(outcomes, [(0, Some("0")), (1, Some("cut-off"))]);
+        // Numbers go on, and a line that was torn costs itself alone.
+        again.begin(Caller::Local, Call::Exec, &command).end("1");
+        again.flush();
+        let path = folder.root().join("audit").join("newest.jsonl");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}{{\"seq\": 9")).unwrap();
+        let entries = Audit::open(&folder).page().entries;
+        assert_eq!(entries.last().map(|entry| entry.seq), Some(2));
+        assert_eq!(entries.len(), 3);
+    }
+
+    #[test]
+    fn the_file_is_bounded_and_keeps_the_newest() {
+        let real = tempfile::tempdir().unwrap();
+        let folder = RealmFolder::create(real.path().join("realm")).unwrap();
+        let audit = Audit::open(&folder);
+        let command = ["x".repeat(WHAT_CHARS_MAX)];
+        for _ in 0..2_200 {
+            audit.begin(Caller::Local, Call::Exec, &command).end("0");
+            audit.flush();
+        }
+        let files = std::fs::read_dir(folder.root().join("audit")).unwrap();
+        let bytes: u64 = files
+            .map(|file| file.unwrap().metadata().unwrap().len())
+            .sum();
+        assert!(bytes <= 2 * (kept::FILE_BYTES_MAX + 4_096), "{bytes} bytes");
+        assert!(
+            bytes > kept::FILE_BYTES_MAX,
+            "{bytes} bytes: it never went round"
+        );
+        let entries = Audit::open(&folder).page().entries;
+        assert_eq!(entries.len(), ENTRIES_MAX);
+        assert_eq!(entries.last().map(|entry| entry.seq), Some(2_199));
     }
 
     #[test]

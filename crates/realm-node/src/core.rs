@@ -3,8 +3,11 @@
 //! Everything that decides is pure (`realm_control`); everything that does is the executor's. What
 //! is here is the order between them.
 
+mod beacon;
 mod belonging;
+mod damaged;
 mod networked;
+mod shut;
 mod standing;
 mod strangers;
 
@@ -12,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use realm_control::sync::Input;
+use realm_control::sync::{Input, Judgement};
 use realm_control::{CheckError, Here, Ledger, plan, view, wake_at};
 use realm_model::api::Accepted;
 use realm_model::entry::{ChainId, NamespaceName};
@@ -41,6 +44,17 @@ const ROUNDS_MAX: usize = 16;
 /// component, so that one plan for each of many events would cost their number squared.
 pub(crate) const EVENTS_AT_ONCE_MAX: usize = 1_024;
 
+/// How an entry came.
+#[derive(Debug, Clone, Copy)]
+enum Came {
+    /// Somebody hands it over here: the clock counts.
+    Here,
+    /// From a peer; if as a hint, others wait for this node to pass it on. They may have it once it
+    /// is checked: its signers vouch for it, and what this node says of its own state comes later.
+    /// Each step of the way would add the time of a disk otherwise.
+    From { hint: Option<u64> },
+}
+
 /// The state of a node's loop.
 pub(crate) struct Core {
     pub(crate) node: NodeName,
@@ -60,6 +74,8 @@ pub(crate) struct Core {
     pub(crate) inbox: VecDeque<Event>,
     /// Whether something happened since the last plan.
     pub(crate) stale: bool,
+    /// Whether the last plan was not made, since the others were not heard yet.
+    pub(crate) held_back: bool,
     pub(crate) pace: Pace,
     /// Plans that were made to be carried out.
     pub(crate) plans: u64,
@@ -90,12 +106,11 @@ impl Core {
             while let Some(event) = self.inbox.pop_front() {
                 self.handle(event);
             }
-            let mut planning = self.wait();
-            if planning.is_some_and(|wait| wait.is_zero()) {
+            if self.wait().is_some_and(|wait| wait.is_zero()) {
                 self.act();
-                planning = self.wait();
             }
             self.passed();
+            let planning = self.wait();
             let networking = self.network_wait();
             let wait = planning.into_iter().chain(networking).min();
             let mut taken = Vec::new();
@@ -149,6 +164,10 @@ impl Core {
                 // Who hung up finds the entry by asking for the heads.
                 let _ = reply.send(answer);
             }
+            Event::Beacon { bytes, reply } => {
+                let answer = self.take_beacon(bytes);
+                return drop(reply.send(answer));
+            }
             Event::Refused(code) => self.count(code),
             Event::Uploaded(digest) => {
                 self.with_world(|executor, world| executor.uploaded(&digest, world))
@@ -198,6 +217,8 @@ impl Core {
             Event::Network(event) => return self.networked(event),
             Event::Looked => return self.looked(),
             Event::Answered { id, answer } => return self.answered(id, answer),
+            Event::Shut { by } => return self.shut_out(by),
+            Event::Told { by, page } => return self.told(by, &page),
             Event::Knocked(knock) => return self.knocked(knock),
             Event::Call { address, reply } => return self.call(address, reply),
             // Questions change nothing: no plan follows.
@@ -233,7 +254,9 @@ impl Core {
 
     /// What somebody hands over here; an answer of `Ok` says that it is durable and in force.
     fn submit(&mut self, chain: ChainId, bytes: &[u8]) -> Result<Accepted, Refusal> {
-        let taken = self.take(chain, bytes, Some(unix_ms() / 1_000));
+        self.refuse_behind()
+            .map_err(|refusal| self.refuse(refusal))?;
+        let taken = self.take(chain, bytes, Came::Here);
         let accepted = taken.map_err(|error| {
             if let CheckError::Forked(fork) = &error {
                 self.forked(fork);
@@ -245,13 +268,15 @@ impl Core {
     }
 
     /// Check, persist, then take into force. Only then is it acknowledged.
-    fn take(
-        &mut self,
-        chain: ChainId,
-        bytes: &[u8],
-        now_unix_s: Option<u64>,
-    ) -> Result<Accepted, CheckError> {
+    fn take(&mut self, chain: ChainId, bytes: &[u8], came: Came) -> Result<Accepted, CheckError> {
+        let now_unix_s = match came {
+            Came::Here => Some(unix_ms() / 1_000),
+            Came::From { .. } => None,
+        };
         let admitted = self.ledger.check(chain, bytes, now_unix_s)?;
+        if let (Came::From { hint: Some(id) }, Some(network)) = (came, &mut self.network) {
+            network.judge(id, Judgement::Forward);
+        }
         self.executor.settle();
         // Waits for the disk; other tasks of this thread move elsewhere meanwhile.
         let appended = tokio::task::block_in_place(|| self.journal.append(&admitted));
@@ -270,6 +295,8 @@ impl Core {
         if self.ledger.apply(admitted).rebuild {
             self.rebuild()?;
         }
+        self.goes_on(chain);
+        self.look_back();
         self.with_world(|executor, world| executor.forget_what_left(world));
         self.stale = true;
         let namespace = chain.namespace().unwrap_or(NamespaceName::DEFAULT);
@@ -312,7 +339,8 @@ impl Core {
     fn act(&mut self) {
         let began = Instant::now();
         self.stale = false;
-        if self.may_act() {
+        self.held_back = !self.may_act();
+        if !self.held_back {
             self.plan_and_execute();
         }
         if !is_starting(&self.observed)
@@ -364,6 +392,13 @@ impl Core {
     }
 
     fn status(&self) -> StatusView {
+        let mut status = self.own_status();
+        self.add_others(&mut status);
+        status
+    }
+
+    /// What this node says of itself alone.
+    fn own_status(&self) -> StatusView {
         let here = Here {
             node: &self.node,
             agent_version: env!("CARGO_PKG_VERSION"),
@@ -372,9 +407,7 @@ impl Core {
             refusals: &self.refusals,
         };
         let (desired, authority) = (self.ledger.desired(), self.ledger.authority());
-        let mut status = view(desired, authority, &self.plan(), &here);
-        self.add_others(&mut status);
-        status
+        view(desired, authority, &self.plan(), &here)
     }
 
     /// What the authority chain says of a key.
@@ -420,6 +453,11 @@ impl Core {
                 .network
                 .as_ref()
                 .map_or(0, |network| network.links().len()),
+            network: self
+                .network
+                .as_ref()
+                .map(|network| network.net.figures())
+                .unwrap_or_default(),
             code: self.executor.code(),
             compilations: self.executor.compilations(),
         }

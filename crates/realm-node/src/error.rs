@@ -127,9 +127,9 @@ impl NodeError {
             }
             Self::Api { .. } => Some("choose another address: `api` under [listen] in node.toml"),
             Self::NameTaken { .. } => Some("choose another `name` in node.toml"),
-            Self::Net(_) => {
-                Some("look at `[p2p]` in node.toml; `listen = []` starts the node alone")
-            }
+            Self::Net(_) => Some(
+                "choose another address: `--p2p 127.0.0.1:0`, or `[p2p]` in node.toml, where `listen = []` starts the node alone",
+            ),
             Self::Epoch(_) => Some("look at the disk (`df`, `dmesg`), then try again"),
             Self::Folder(_)
             | Self::Identity(_)

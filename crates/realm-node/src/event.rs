@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use realm_control::restart::End;
-use realm_model::api::{Accepted, EntriesPage, ForkView, Heads, Invitation, PeerAdded};
+use realm_model::api::{
+    Accepted, BeaconTaken, EntriesPage, ForkView, Heads, Invitation, PeerAdded,
+};
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, NamespaceName};
+use realm_model::join::Approved;
 use realm_model::key::PublicKey;
 use realm_model::observed::{Artifact, ReplicaId};
 use realm_model::refusal::{Refusal, RefusalCode};
@@ -25,6 +28,11 @@ pub(crate) enum Event {
         chain: ChainId,
         bytes: Vec<u8>,
         reply: oneshot::Sender<Result<Accepted, Refusal>>,
+    },
+    /// Somebody hands in a beacon.
+    Beacon {
+        bytes: Vec<u8>,
+        reply: oneshot::Sender<Result<BeaconTaken, Refusal>>,
     },
     /// The admin API refused something before the ledger saw it.
     Refused(RefusalCode),
@@ -72,6 +80,10 @@ pub(crate) enum Event {
     Looked,
     /// A member answered a question of the sync, or did not.
     Answered { id: u64, answer: Option<Vec<u8>> },
+    /// A member refuses what members may ask.
+    Shut { by: PublicKey },
+    /// It said why: a part of the authority chain.
+    Told { by: PublicKey, page: Approved },
     /// A stranger asks to be let in.
     Knocked(Knock),
     /// Somebody wants to invite a machine.

@@ -2,13 +2,14 @@
 //!
 //! An entry is in force only after it is on the disk: append, fsync, mark, then the ledger.
 
+mod mend;
 mod reading;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use realm_control::{Admitted, Ledger, Logs, ReplayError};
-use realm_model::entry::{ChainId, Opened, RealmId, VerifiedEntry};
+use realm_model::entry::{ChainId, Head, Opened, RealmId, VerifiedEntry};
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_store::files::{Files, RealFiles};
 use realm_store::folder::{FolderError, RealmFolder};
@@ -23,6 +24,10 @@ pub(crate) struct Journal<F: Files = RealFiles> {
     /// (Sequence number, record) of every entry in each log, abandoned ones included.
     places: BTreeMap<ChainId, BTreeSet<(u64, u64)>>,
     marks: Marks<F>,
+    /// Chains that are not back where their marks stand, of logs that were damaged.
+    behind: BTreeMap<ChainId, Head>,
+    /// How far the authority chain was known when that was seen.
+    authority_floor: u64,
 }
 
 /// The journal cannot be opened or extended.
@@ -133,8 +138,8 @@ impl Journal {
     pub(crate) fn read_only(folder: &RealmFolder) -> Result<Ledger, JournalError> {
         let marks = Marks::read(RealFiles, folder.marks())?;
         let chains = check_marks(&RealFiles, folder, &marks)?;
-        let records = read_logs(&RealFiles, folder, &marks, chains)?;
-        replay(folder, &records, &marks)
+        let records = read_logs(&RealFiles, folder, chains, |chain| marks.floor(chain))?;
+        replay(folder, &records, &vouched(&records, &marks))
     }
 }
 
@@ -157,6 +162,8 @@ impl<F: Files> Journal<F> {
             logs: BTreeMap::new(),
             places: BTreeMap::new(),
             marks,
+            behind: BTreeMap::new(),
+            authority_floor: 0,
         };
         for chain in ALWAYS {
             journal.open_log(chain)?;
@@ -176,17 +183,20 @@ impl<F: Files> Journal<F> {
             logs: BTreeMap::new(),
             places: BTreeMap::new(),
             marks,
+            behind: BTreeMap::new(),
+            authority_floor: 0,
         };
         let mut records = Logs::new();
         for chain in chains {
             records.insert(chain, journal.open_log(chain)?);
         }
-        let ledger = replay(folder, &records, &journal.marks)?;
+        let ledger = replay(folder, &records, &vouched(&records, &journal.marks))?;
         for (chain, records) in &records {
             journal.place(*chain, ledger.realm(), records);
         }
         // An entry may be durable whose mark never came; setting it also mends a damaged copy.
         journal.set_marks(&ledger)?;
+        journal.keep_genesis();
         Ok((journal, ledger))
     }
 
@@ -194,7 +204,10 @@ impl<F: Files> Journal<F> {
     /// ended. Each chain has one from its beginning on, at the place before its first entry if need
     /// be: so a mark that is not there was lost.
     fn set_marks(&mut self, ledger: &Ledger) -> Result<(), JournalError> {
-        for chain in ledger.chains() {
+        let whole = ledger
+            .chains()
+            .filter(|chain| !self.behind.contains_key(chain));
+        for chain in whole.collect::<Vec<_>>() {
             self.marks.reset(chain, ledger.in_force(chain))?;
         }
         Ok(())
@@ -214,6 +227,7 @@ impl<F: Files> Journal<F> {
         self.write(entry)?;
         // The entry is durable: a mark that cannot be raised is repaired by the next one.
         if admitted.takes_force()
+            && !self.behind.contains_key(&chain)
             && let Err(error) = self.marks.set(chain, entry.head())
         {
             tracing::warn!(chain = chain.as_str(), %error, "the high-water mark could not be raised");
@@ -224,8 +238,9 @@ impl<F: Files> Journal<F> {
     /// Folds the logs anew: entries are abandoned that were in force.
     pub(crate) fn rebuild(&mut self) -> Result<Ledger, JournalError> {
         let chains = self.logs.keys().copied().collect();
-        let records = read_logs(&self.files, &self.folder, &self.marks, chains)?;
-        let ledger = replay(&self.folder, &records, &self.marks)?;
+        let floor = |chain| self.floor(chain);
+        let records = read_logs(&self.files, &self.folder, chains, floor)?;
+        let ledger = replay(&self.folder, &records, &self.vouched())?;
         self.set_marks(&ledger)?;
         Ok(ledger)
     }
@@ -253,7 +268,7 @@ impl<F: Files> Journal<F> {
 
     fn open_log(&mut self, chain: ChainId) -> Result<Vec<Vec<u8>>, JournalError> {
         let path = self.folder.log(chain);
-        let opened = Log::open(self.files.clone(), path, self.marks.floor(chain));
+        let opened = Log::open(self.files.clone(), path, self.floor(chain));
         let (log, recovered) = opened.map_err(|source| JournalError::Log { chain, source })?;
         if recovered.torn_tail_bytes > 0 {
             tracing::warn!(
@@ -273,15 +288,15 @@ const ALWAYS: [ChainId; 2] = [ChainId::Authority, ChainId::DEFAULT];
 fn read_logs<F: Files>(
     files: &F,
     folder: &RealmFolder,
-    marks: &Marks<F>,
     chains: BTreeSet<ChainId>,
+    floor: impl Fn(ChainId) -> Option<u64>,
 ) -> Result<Logs, JournalError> {
     let read = |chain: ChainId| {
         // A namespace that nobody signed for yet has a mark, and its first entry makes the log.
-        if marks.floor(chain).unwrap_or(0) == 0 && !files.is_file(&folder.log(chain)) {
+        if floor(chain).unwrap_or(0) == 0 && !files.is_file(&folder.log(chain)) {
             return Ok((chain, Vec::new()));
         }
-        let read = Log::<F>::read(files, &folder.log(chain), marks.floor(chain));
+        let read = Log::<F>::read(files, &folder.log(chain), floor(chain));
         let recovered = read.map_err(|source| JournalError::Log { chain, source })?;
         Ok((chain, recovered.records))
     };
@@ -312,15 +327,19 @@ fn check_marks<F: Files>(
     })
 }
 
+fn vouched<F: Files>(records: &Logs, marks: &Marks<F>) -> BTreeMap<ChainId, Head> {
+    let chains = records.keys();
+    let marks = chains.filter_map(|chain| Some((*chain, marks.get(*chain)?)));
+    marks.collect()
+}
+
 /// Checks every record as if it came from a stranger.
-fn replay<F: Files>(
+fn replay(
     folder: &RealmFolder,
     records: &Logs,
-    marks: &Marks<F>,
+    marks: &BTreeMap<ChainId, Head>,
 ) -> Result<Ledger, JournalError> {
-    let in_force = records.keys();
-    let in_force = in_force.filter_map(|chain| Some((*chain, marks.get(*chain)?)));
-    match Ledger::replay(records, &in_force.collect()) {
+    match Ledger::replay(records, marks) {
         Ok(replayed) => {
             if replayed.left_out > 0 {
                 tracing::info!(

@@ -73,6 +73,16 @@ impl Way<TcpStream> for MutualTls {
     async fn open(&self, stream: TcpStream) -> Option<(TlsStream<TcpStream>, Mouth)> {
         // Keystrokes of a command's caller do not wait for more; without it they are only later.
         let _ = stream.set_nodelay(true);
+        self.accept(stream).await
+    }
+}
+
+impl MutualTls {
+    /// The handshake, on any stream; `None`: there was none.
+    pub(crate) async fn accept<S>(&self, stream: S) -> Option<(TlsStream<S>, Mouth)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let accepting = TlsAcceptor::from(Arc::clone(&self.0)).accept(stream);
         let accepted = tokio::time::timeout(HEAD_TIMEOUT, accepting).await.ok()?;
         let stream = accepted

@@ -40,6 +40,8 @@ pub(crate) struct NodeFigures {
     pub(crate) plans: u64,
     /// Nodes that this one is connected with.
     pub(crate) links: usize,
+    /// What the network counted.
+    pub(crate) network: realm_net::Figures,
     pub(crate) code: CodeFigures,
     pub(crate) compilations: u64,
 }
@@ -250,6 +252,15 @@ impl Page<'_> {
             "realm_p2p_links",
             "Nodes of the realm that this one is connected with.",
             self.node.links as f64,
+        ));
+        families.push(counters(
+            "realm_p2p_events_total",
+            "What the network refused, lost or started anew, by event.",
+            self.node
+                .network
+                .named()
+                .into_iter()
+                .map(|(event, count)| (vec![label("event", event)], count)),
         ));
     }
 

@@ -11,7 +11,6 @@ use realm_host::{Host, HostError};
 use realm_model::entry::RealmId;
 use realm_model::key::SecretKey;
 use realm_model::name::NodeName;
-use realm_model::node_config::Peering;
 use realm_model::observed::Millis;
 use realm_store::blobs::Blobs;
 use realm_store::folder::{AgentLock, RealmFolder};
@@ -21,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::access::{Gate, Mouth};
 use crate::api::Api;
+use crate::audit::Audit;
 use crate::compile::Compiler;
 use crate::config::Config;
 use crate::core::{Core, EVENTS_AT_ONCE_MAX};
@@ -105,7 +105,12 @@ impl Prepared {
         let lock = config.folder.lock()?;
         raise_file_limit();
         let key = node_key(&config.folder)?;
-        let (journal, mut ledger) = Journal::open(&config.folder)?;
+        let (journal, mut ledger) = Journal::open_or_mend(&config.folder, |ledger| {
+            let nodes = ledger.authority().nodes.values();
+            let mut others = nodes.filter(|node| node.key != key.public());
+            let met = !network::places(&config.folder).is_empty();
+            !config.node.p2p.listen.is_empty() && (met || others.next().is_some())
+        })?;
         journal.hold_proofs(&mut ledger);
         let node = name(&config, &ledger, &key)?;
         let realm = ledger.authority().realm;
@@ -166,6 +171,7 @@ impl Prepared {
             look_at: None,
             inbox: VecDeque::new(),
             stale: true,
+            held_back: false,
             pace: Pace::new(started),
             plans: 0,
         };
@@ -176,7 +182,16 @@ impl Prepared {
             gate: Arc::clone(&gate),
             sessions: sessions.clone(),
         };
-        let api = Api::new(events.clone(), blobs.clone(), rings, page, gate, sessions);
+        let audit = Audit::open(&config.folder);
+        let api = Api::new(
+            events.clone(),
+            blobs.clone(),
+            rings,
+            page,
+            gate,
+            sessions,
+            audit,
+        );
         let (stop, stopping) = watch::channel(false);
         let folder = config.folder.clone();
         let running = tokio::spawn(run(folder, core, receiver, stopping.clone()));
@@ -278,7 +293,7 @@ async fn run(
                 () = tokio::time::sleep(RESTART_PAUSE) => {}
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
-            match Journal::open(&folder) {
+            match Journal::open_or_mend(&folder, |_| core.network.is_some()) {
                 Ok((journal, ledger)) => {
                     core.recover(journal, ledger);
                     break;
@@ -313,20 +328,8 @@ async fn meet(
     let Meeting {
         config, realm, key, ..
     } = meeting;
-    let settings = network::settings(&config.node.p2p, key, Some(realm));
-    let (net, happened) = match realm_net::spawn(settings) {
-        // Nobody chose the port: another agent on this machine may have it.
-        Err(error) if config.node.p2p == Peering::default() => {
-            let reason = with_causes(&error);
-            tracing::warn!(
-                reason,
-                "nodes meet this one on another port; `[p2p] listen` in node.toml sets it"
-            );
-            let settings = network::settings(&Peering::anywhere(), key, Some(realm));
-            realm_net::spawn(settings).map_err(NodeError::Net)?
-        }
-        spawned => spawned.map_err(NodeError::Net)?,
-    };
+    let (net, happened) =
+        network::spawn(&config.node.p2p, key, Some(realm)).map_err(NodeError::Net)?;
     meeting.peers.open(net.clone());
     let parts = network::Parts {
         net: net.clone(),
@@ -346,6 +349,7 @@ async fn meet(
         blobs: BlobServer::new(blobs),
         router: api.clone().router(),
         me: key.public(),
+        tls: MutualTls(Arc::new(crate::tls::server(key)?)),
         events,
     };
     tokio::spawn(network::watch_connections(net.clone(), door.events.clone()));

@@ -99,6 +99,11 @@ pub(crate) fn client(key: &SecretKey, node: PublicKey) -> Result<ClientConfig, T
     Ok(config)
 }
 
+/// What a client calls the other end: sent nowhere and compared with nothing, since the key is pinned.
+pub(crate) fn server_name() -> ServerName<'static> {
+    ServerName::try_from(NAME).expect("a host name")
+}
+
 /// The key of a certificate that a handshake has checked.
 pub(crate) fn key_of(certificate: &CertificateDer<'_>) -> Result<PublicKey, Error> {
     let unknown = || Error::InvalidCertificate(CertificateError::BadEncoding);

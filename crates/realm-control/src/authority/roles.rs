@@ -27,6 +27,8 @@ pub enum Role {
     },
     /// May look at status, logs and figures.
     Reader,
+    /// Says every so often that the realm goes on, and nothing else.
+    Beacon,
 }
 
 impl Authority {
@@ -42,6 +44,9 @@ impl Authority {
             let node = self.nodes.get(name);
             let current = node.is_some_and(|node| !node.is_expired(now_unix_s));
             return current.then(|| Role::Node(name.clone()));
+        }
+        if self.beacon.is_some_and(|beacon| beacon.key == *key) {
+            return Some(Role::Beacon);
         }
         let delegate = self
             .delegates
@@ -70,19 +75,36 @@ impl Authority {
             .map(|node| node.key)
     }
 
-    /// Keys that may call a node at this time and are no node: owners, delegates, readers.
+    /// Keys that may call a node at this time and are no node: owners, delegates, readers,
+    /// the beacon.
     pub fn callers(&self, now_unix_s: u64) -> impl Iterator<Item = PublicKey> {
         let delegates = self.delegates.values();
         let current = delegates.filter(move |one| !is_over(one.not_after_unix_s, now_unix_s));
         let owners = self.owners.iter().chain(&self.recovery).copied();
-        owners.chain(current.map(|delegate| delegate.key))
+        let beacon = self.beacon.map(|beacon| beacon.key);
+        owners
+            .chain(current.map(|delegate| delegate.key))
+            .chain(beacon)
     }
 
     /// Whether `key` was approved once, and is not any longer.
     pub fn was_revoked(&self, key: &PublicKey) -> bool {
-        let mut turns = self.tenures.values().flatten();
-        self.name_of(key).is_none()
-            && turns.any(|(_, node)| node.as_ref().is_some_and(|node| node.key == *key))
+        self.revocation(key).is_some()
+    }
+
+    /// Under which name `key` was approved last, and the entry that ended it; `None`: it never was
+    /// approved, or is.
+    pub fn revocation(&self, key: &PublicKey) -> Option<(&NodeName, u64)> {
+        if self.name_of(key).is_some() {
+            return None;
+        }
+        let ends = self.tenures.iter().flat_map(|(name, turns)| {
+            turns
+                .windows(2)
+                .filter(|pair| pair[0].1.as_ref().is_some_and(|node| node.key == *key))
+                .map(move |pair| (name, pair[1].0))
+        });
+        ends.max_by_key(|(_, seq)| *seq)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use realm_model::beacon::BEACON_EVERY_S;
 use realm_model::entry::{
-    Body, Delegate, Fence, Head, NamespaceName, Recover, Rotate, SIGNATURES_MAX, SetNode,
-    Undelegate, VerifiedEntry,
+    Body, Delegate, Fence, Head, NamespaceName, Recover, Rotate, SIGNATURES_MAX, SetBeacon,
+    SetNode, Undelegate, VerifiedEntry,
 };
 use realm_model::grants::Capability;
 use realm_model::key::PublicKey;
@@ -12,7 +13,7 @@ use realm_model::name::{NAME_LENGTH_MAX, NodeName};
 use realm_model::refusal::{Refusal, RefusalCode};
 
 use super::{Effect, Ledger, Rank};
-use crate::authority::{ApprovedNode, Authority, OwnerSet, Part};
+use crate::authority::{ApprovedNode, Authority, BeaconRule, OwnerSet, Part};
 
 /// Tags per node: they are printed on one line and matched for each route.
 const TAGS_MAX: usize = 32;
@@ -61,6 +62,7 @@ pub(super) fn effect(
             Ok(Effect::Fence)
         }
         Body::Recover(body) => recovery(authority, body, &fences, rank),
+        Body::SetBeacon(body) => set_beacon(authority, body),
         Body::Genesis(_) | Body::Manifest(_) | Body::Push(_) | Body::Restart(_) => {
             Err(malformed(format!(
                 "a {} does not belong into the authority chain at sequence {}",
@@ -139,6 +141,40 @@ fn check_tags(whose: &str, tags: &[String]) -> Result<(), Refusal> {
 fn set_node(authority: &Authority, setting: &SetNode) -> Result<Effect, Refusal> {
     check_node(authority, &setting.key)?;
     Ok(Effect::SetNode(setting.clone()))
+}
+
+fn set_beacon(authority: &Authority, setting: &SetBeacon) -> Result<Effect, Refusal> {
+    let Some(key) = setting.key else {
+        return Ok(Effect::SetBeacon(None));
+    };
+    let parts = authority.parts_of(&key);
+    if let Some(part) = parts.iter().find(|part| **part != Part::Beacon) {
+        return Err(malformed(format!(
+            "{key} is {part}: the beacon has its own"
+        )));
+    }
+    if authority.has_namespace_at(setting.name, authority.head.seq) {
+        return Err(Refusal::new(
+            RefusalCode::NameTaken,
+            format!(
+                "`{}` is a namespace: the beacon has another name",
+                setting.name
+            ),
+        ));
+    }
+    if !BEACON_EVERY_S.contains(&setting.every_s) {
+        return Err(malformed(format!(
+            "a beacon comes every {} to {} s, not every {} s",
+            BEACON_EVERY_S.start(),
+            BEACON_EVERY_S.end(),
+            setting.every_s
+        )));
+    }
+    Ok(Effect::SetBeacon(Some(BeaconRule {
+        name: setting.name,
+        key,
+        every_s: setting.every_s,
+    })))
 }
 
 /// Lists of keys, each key once, and none that is a node's or a delegate's.
@@ -228,6 +264,12 @@ fn delegation(
     if name.is_default() {
         return Err(malformed(
             "namespace `default` is the owners' own".to_owned(),
+        ));
+    }
+    if authority.beacon.is_some_and(|beacon| beacon.name == name) {
+        return Err(Refusal::new(
+            RefusalCode::NameTaken,
+            format!("`{name}` is the beacon: a namespace has another name"),
         ));
     }
     let parts = authority.parts_of(&body.key);

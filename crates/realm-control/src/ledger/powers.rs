@@ -5,6 +5,7 @@ use realm_model::digest::Digest;
 use realm_model::entry::{
     Body, ChainId, Delegate, Head, Opened, Recover, Rotate, VerifiedEntry, check_owners,
 };
+use realm_model::key::PublicKey;
 use realm_model::refusal::{Refusal, RefusalCode};
 
 use super::{Ledger, Rank};
@@ -34,9 +35,20 @@ impl Ledger {
             }
             Body::Resolve(_) if by_recovery => Ok(Rank::Owners),
             Body::Rotate(Rotate {
-                owners, threshold, ..
+                owners,
+                threshold,
+                recovery,
+                ..
             }) => {
                 by_owners?;
+                // A thief of the owners' keys would put a key of its own in the place of the one
+                // that is there against it.
+                if !set.recovery.is_empty() && !by_recovery && !same(&set.recovery, recovery) {
+                    return Err(Refusal::new(
+                        RefusalCode::WrongOwner,
+                        "the recovery keys change only if one of them signs as well",
+                    ));
+                }
                 check_owners(owners, *threshold)?;
                 // Who cannot sign must not become an owner: a slip would lock everybody out.
                 entry.require(owners, *threshold)?;
@@ -56,6 +68,7 @@ impl Ledger {
             | Body::Delegate(_)
             | Body::Undelegate(_)
             | Body::Resolve(_)
+            | Body::SetBeacon(_)
             | Body::Manifest(_)
             | Body::Push(_)
             | Body::Restart(_) => by_owners.map(|()| Rank::Owners),
@@ -109,4 +122,9 @@ impl Ledger {
         self.authorize(&side, parent.seq)?;
         Ok(side.head().hash)
     }
+}
+
+/// Whether two lists have the same keys.
+fn same(one: &[PublicKey], other: &[PublicKey]) -> bool {
+    one.len() == other.len() && one.iter().all(|key| other.contains(key))
 }

@@ -62,6 +62,7 @@ impl Scope<'_> {
             | Effect::Owners(_)
             | Effect::Delegate(_)
             | Effect::Undelegate(_)
+            | Effect::SetBeacon(_)
             | Effect::Fence
             | Effect::Replace => Ok(()),
         }

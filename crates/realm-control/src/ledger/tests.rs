@@ -2,6 +2,7 @@
 
 mod arrival;
 mod delegates;
+mod floor;
 mod forks;
 mod owners;
 

@@ -36,7 +36,8 @@ pub(super) fn effect(
         | Body::Delegate(_)
         | Body::Undelegate(_)
         | Body::Resolve(_)
-        | Body::Recover(_) => Err(Refusal::new(
+        | Body::Recover(_)
+        | Body::SetBeacon(_) => Err(Refusal::new(
             RefusalCode::Malformed,
             format!(
                 "a {} does not belong into a namespace chain",

@@ -81,6 +81,12 @@ fn case_25_a_node_that_reaches_few_is_isolated() {
     assert!(!signals(&seen, 0, None).isolated);
     let alone = [(key("own").public(), Reached::Here)].into();
     assert!(!signals(&alone, 0, None).isolated);
+    // Of two, the other one may just be switched off.
+    let two = [
+        (key("own").public(), Reached::Here),
+        (key("a").public(), Reached::Lost),
+    ];
+    assert!(!signals(&two.into(), 0, None).isolated);
 }
 
 #[test]

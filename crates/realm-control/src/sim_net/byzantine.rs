@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use realm_model::beacon::Beacon;
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, Head, Payload};
 use realm_model::sync::{Answer, Hint, Request, Summary};
@@ -38,7 +39,7 @@ impl World {
         let fake = self.fake_head();
         let heads = vec![fake.of(ChainId::Authority), fake.of(ChainId::DEFAULT)];
         let junk = || vec![vec![0x85; 40]; 3];
-        let answer = match self.random.below(8) {
+        let answer = match self.random.below(9) {
             0 => vec![1, 1, 0xff],
             1 => Answer::Summary(Summary {
                 heads,
@@ -50,6 +51,7 @@ impl World {
             4 => Answer::Records(junk()).to_bytes(),
             5 => Answer::Entries(Vec::new()).to_bytes(),
             6 => Answer::Busy { retry_ms: u32::MAX }.to_bytes(),
+            7 => Answer::Beacon(Some(self.false_beacon(i))).to_bytes(),
             _ => return,
         };
         self.reply(i, to, ask, answer);
@@ -59,7 +61,7 @@ impl World {
         let heard = usize::try_from(self.random.below(40)).expect("small");
         let heard = self.pool.get(heard).map(|bytes| bytes.to_vec());
         let fake = self.fake_head();
-        match (self.random.below(7), heard) {
+        match (self.random.below(8), heard) {
             (0 | 1, Some(replayed)) => replayed,
             (2, Some(mut flipped)) => {
                 let at = self.random.below(flipped.len() as u64 * 8);
@@ -76,6 +78,7 @@ impl World {
             .to_bytes(),
             (4, _) => self.forged(fake.seq),
             (5, _) => self.forged(u64::MAX),
+            (6, _) => Hint::Beacon(self.false_beacon(i)).to_bytes(),
             _ => vec![0xee; 30],
         }
     }
@@ -94,6 +97,12 @@ impl World {
             bytes,
         }
         .to_bytes()
+    }
+
+    /// A beacon that nobody asked this node to sign.
+    fn false_beacon(&self, i: usize) -> Vec<u8> {
+        let realm = self.realm.ledger.realm();
+        Beacon::sign(realm, &self.nodes[i].key, u64::MAX, 0, Vec::new())
     }
 
     fn false_request(&mut self) -> Vec<u8> {

@@ -23,6 +23,7 @@ pub(crate) struct Disk {
     pub(crate) marks: BTreeMap<ChainId, Head>,
     pub(crate) proofs: BTreeMap<ChainId, Vec<u8>>,
     pub(crate) epoch: u64,
+    pub(crate) beacon: Option<Vec<u8>>,
 }
 
 impl Disk {
@@ -94,6 +95,9 @@ impl SimNode {
         let now_ms = now_ms + self.skew_ms;
         let mut sync = Sync::new(ledger.realm(), self.key.public(), boot, now_ms);
         sync.planted = self.planted;
+        if let Some(bytes) = self.disk.beacon.clone() {
+            sync.restore_beacon(bytes);
+        }
         self.running = Some(Running {
             ledger,
             sync,

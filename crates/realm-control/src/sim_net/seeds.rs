@@ -42,7 +42,7 @@ fn small(seed: u64, planted: Option<Planted>, prints: bool) -> Result<(), String
     for _ in 0..1 + below(4) {
         let at_ms = 2_000 + below(6_000);
         let node = usize::try_from(below(n as u64)).expect("small");
-        let step = match below(9) {
+        let step = match below(10) {
             0..4 => Step::Apply,
             4 => Step::Crash {
                 node,
@@ -54,6 +54,7 @@ fn small(seed: u64, planted: Option<Planted>, prints: bool) -> Result<(), String
                 other: (node + 1) % n,
                 authority: below(2) == 0,
             },
+            7 => Step::Beacon,
             _ => Step::Cut {
                 below: 1 + node.min(n - 2),
                 one_way: below(3) == 0,
@@ -64,7 +65,9 @@ fn small(seed: u64, planted: Option<Planted>, prints: bool) -> Result<(), String
             Step::Crash { down_ms, .. } => at_ms + down_ms,
             Step::Cut { for_ms, .. } => at_ms + for_ms,
             Step::Torn { .. } => at_ms + 6_000,
-            Step::Apply | Step::Equivocate { .. } | Step::Resolve | Step::Calm => at_ms,
+            Step::Apply | Step::Equivocate { .. } | Step::Beacon | Step::Resolve | Step::Calm => {
+                at_ms
+            }
         };
         equivocated |= matches!(step, Step::Equivocate { .. });
         last = last.max(ends);
@@ -136,7 +139,8 @@ fn wrong(world: &World) -> Option<String> {
             .map(|record| (KeyBytes::from(record.node), record.version))
             .filter(|(key, _)| honest(key))
             .collect();
-        views.push((node.name.clone(), heads, frozen, records));
+        let beacon = running.sync.beacon(0).and_then(|state| state.newest);
+        views.push((node.name.clone(), heads, frozen, records, beacon));
     }
     let (first, rest) = views.split_first()?;
     for view in rest {
@@ -144,6 +148,7 @@ fn wrong(world: &World) -> Option<String> {
             ("heads", view.1 == first.1),
             ("forks", view.2 == first.2),
             ("records", view.3 == first.3),
+            ("the beacon", view.4 == first.4),
         ] {
             if !same {
                 return Some(format!(
@@ -231,4 +236,5 @@ fn planted_mistakes_are_found() {
     assert!(found(Planted::EarlyEntries));
     assert!(found(Planted::ProofsAreIgnored));
     assert!(found(Planted::RecordsAreIgnored));
+    assert!(found(Planted::BeaconsAreIgnored));
 }

@@ -5,7 +5,7 @@ use realm_model::entry::{
 };
 
 use super::world::Event;
-use super::{Step, World};
+use super::{SimNode, Step, World};
 use crate::sync::{Input, Verdict};
 use crate::testing::{approval, restart};
 
@@ -41,6 +41,7 @@ impl World {
                 other,
                 authority,
             } => self.equivocate(one, other, authority),
+            Step::Beacon => self.beacon(),
             Step::Resolve => self.resolve(),
             Step::Calm => {
                 for node in &mut self.nodes {
@@ -81,6 +82,24 @@ impl World {
                 .take(chain, bytes.clone())
                 .expect("it was signed for this place");
             self.submit_at(i, chain, bytes);
+        }
+    }
+
+    fn beacon(&mut self) {
+        self.beacons += 1;
+        let bytes = self.realm.beacon(self.beacons);
+        // Its signer reads the heads before, and hands it in where it read them.
+        let heads = self.realm.ledger.heads();
+        let takes = |node: &SimNode| {
+            let running = node.running.as_ref().filter(|_| !node.byzantine);
+            running.is_some_and(|r| {
+                r.ledger.heads() == heads && r.sync.judge_beacon(&bytes, &r.ledger).is_ok()
+            })
+        };
+        let ready = (0..self.nodes.len()).filter(|i| takes(&self.nodes[*i]));
+        let ready: Vec<usize> = ready.collect();
+        if let Some(i) = self.pick(&ready) {
+            self.feed(i, Input::Beacon(bytes));
         }
     }
 

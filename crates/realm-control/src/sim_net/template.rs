@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use realm_model::key::SecretKey;
 
-use crate::testing::{Realm, approval_of, key};
+use crate::testing::{Realm, approval_of, beacon_rule, key};
 
 /// A realm and the keys of its nodes.
 pub(crate) struct Template {
@@ -23,6 +23,9 @@ source = "file:orders.wasm"
 static SMALL: LazyLock<Vec<Template>> = LazyLock::new(|| (0..10).map(Template::make).collect());
 
 impl Template {
+    /// Seconds between two beacons.
+    pub(crate) const BEACON_EVERY_S: u32 = 5;
+
     /// A realm of `n` nodes.
     pub(crate) fn make(n: usize) -> Self {
         let keys: Vec<SecretKey> = (0..n).map(|i| key(&format!("node-{i}"))).collect();
@@ -32,6 +35,9 @@ impl Template {
             realm.submit(approval).expect("an approval");
         }
         if n > 0 {
+            realm
+                .submit(beacon_rule(Self::BEACON_EVERY_S))
+                .expect("a rule");
             realm.apply(MANIFEST, &[("orders", "1")]);
         }
         Self { realm, keys }

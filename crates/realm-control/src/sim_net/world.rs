@@ -47,6 +47,8 @@ pub(crate) enum Step {
         other: usize,
         authority: bool,
     },
+    /// The beacon's key signs what the owner has, at some node.
+    Beacon,
     /// The owners end a fork.
     Resolve,
     /// Links lose nothing any longer.
@@ -98,6 +100,8 @@ pub(crate) struct World {
     pub(super) cut: Option<(usize, bool)>,
     /// What those who lie have heard.
     pub(super) pool: VecDeque<Arc<[u8]>>,
+    /// Beacons that were signed.
+    pub(super) beacons: u64,
     pub(crate) n_events: u64,
     pub(crate) prints: bool,
 }
@@ -153,6 +157,7 @@ impl World {
             requests: BTreeMap::new(),
             cut: None,
             pool: VecDeque::new(),
+            beacons: 0,
             n_events: 0,
             prints: false,
         };
@@ -356,6 +361,7 @@ impl World {
             Output::Submit {
                 from: _,
                 chain,
+                hint: _,
                 bytes,
             } => match self.nodes[i].submit(chain, &bytes) {
                 Some(verdict) => {
@@ -380,6 +386,7 @@ impl World {
                 inputs.push_back(Input::ProofJudged { from, proof, held });
             }
             Output::Records => {}
+            Output::Beacon(bytes) => self.nodes[i].disk.beacon = Some(bytes),
             Output::Epoch { at_least } => {
                 let boot = self.random.next();
                 let node = &mut self.nodes[i];

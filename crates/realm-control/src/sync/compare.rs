@@ -34,6 +34,10 @@ impl Sync {
         }
         let missing = self.compare_heads(peer, theirs, turn);
         let authority = missing.contains(&ChainId::Authority);
+        // Which key signs it is the authority chain's word.
+        if !authority {
+            self.want_beacon(peer, theirs.beacon, turn);
+        }
         let ours = self.records.buckets();
         let buckets = Records::differing(&ours, &theirs.buckets);
         #[cfg(test)]

@@ -349,9 +349,14 @@ impl Sync {
         if let Some(peer) = self.peers.get_mut(&waiting.from) {
             peer.checks.take(1);
         }
+        let hint = match waiting.way {
+            Way::Hint(id) => Some(id),
+            Way::Early | Way::Fetched | Way::Contradiction => None,
+        };
         turn.out.push(Output::Submit {
             from: waiting.from,
             chain,
+            hint,
             bytes: waiting.bytes,
         });
     }

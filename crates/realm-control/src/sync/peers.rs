@@ -43,6 +43,10 @@ const REST_MS_MAX: u64 = 60_000;
 /// The longest time that a peer may ask to be left alone.
 const BUSY_MS_MAX: u64 = 60_000;
 
+/// The first pause before a comparison that failed is made again; it doubles. A peer that has just
+/// approved this node knows it some moments later.
+const AGAIN_MS: u64 = 100;
+
 /// One peer.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
@@ -52,6 +56,10 @@ pub(super) struct Peer {
     busy_until_ms: u64,
     /// When summaries were compared, or were to be compared, last.
     pub(super) compared_ms: u64,
+    /// When a comparison that failed is made again.
+    again_ms: Option<u64>,
+    /// How often in a row it failed.
+    failures: u32,
     /// Chain → (no question about it before, how often in a row).
     rests: BTreeMap<ChainId, (u64, u32)>,
     pub(super) served: Bucket,
@@ -68,6 +76,8 @@ impl Default for Peer {
             muted_until_ms: 0,
             busy_until_ms: 0,
             compared_ms: 0,
+            again_ms: None,
+            failures: 0,
             rests: BTreeMap::new(),
             served: Bucket::full(SERVED_BYTES.0, SERVED_BYTES.1),
             requests: Bucket::full(REQUESTS.0, REQUESTS.1),
@@ -123,6 +133,42 @@ impl Sync {
     pub(super) fn peer_down(&mut self, peer: PublicKey) {
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.connected = false;
+            peer.again_ms = None;
+            peer.failures = 0;
+        }
+    }
+
+    /// No summary came back; it is asked for again while the peer is connected.
+    pub(super) fn comparison_failed(&mut self, peer: PublicKey, turn: &Turn<'_>) {
+        if let Some(peer) = self.peers.get_mut(&peer).filter(|peer| peer.connected) {
+            let pause_ms = doubled(AGAIN_MS, peer.failures, ROUND_MS);
+            peer.again_ms = Some(turn.now_ms + pause_ms);
+            peer.failures = peer.failures.saturating_add(1);
+        }
+    }
+
+    pub(super) fn comparison_came(&mut self, peer: PublicKey) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.again_ms = None;
+            peer.failures = 0;
+        }
+    }
+
+    /// When a comparison that failed is due.
+    pub(super) fn again_ms(&self) -> Option<u64> {
+        self.peers.values().filter_map(|peer| peer.again_ms).min()
+    }
+
+    fn compare_again(&mut self, turn: &mut Turn<'_>) {
+        let due = self.peers.iter_mut().filter_map(|(key, peer)| {
+            let due = peer.again_ms.is_some_and(|at_ms| at_ms <= turn.now_ms);
+            due.then(|| {
+                peer.again_ms = None;
+                *key
+            })
+        });
+        for peer in due.collect::<Vec<_>>() {
+            self.compare_with(peer, turn);
         }
     }
 
@@ -139,6 +185,7 @@ impl Sync {
         for id in gone {
             self.failed(id, turn);
         }
+        self.compare_again(turn);
         if now_ms >= self.next_round_ms {
             self.next_round_ms = now_ms + self.random.jitter(ROUND_MS, JITTER_PERCENT);
             if let Some(peer) = self.choose(true, now_ms) {

@@ -21,6 +21,7 @@ impl Sync {
             heads: chains::heads(ledger),
             forks: chains::forks(ledger),
             buckets: self.records.buckets(),
+            beacon: self.newest_mark(),
         }
     }
 
@@ -97,6 +98,10 @@ impl Sync {
             Request::Records { buckets, known } => {
                 let page = self.records.newer(buckets, &known);
                 self.reply_to(from, id, &Answer::Records(page), turn);
+            }
+            Request::Beacon => {
+                let beacon = Answer::Beacon(self.newest_beacon());
+                self.reply_to(from, id, &beacon, turn);
             }
             Request::Fork { chain } => {
                 if chains::fork(turn.ledger, chain).is_some() {

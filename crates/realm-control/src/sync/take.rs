@@ -44,7 +44,7 @@ impl Sync {
                 let theirs = Summary {
                     heads,
                     forks,
-                    buckets: Vec::new(),
+                    ..Summary::default()
                 };
                 self.compare_heads(from, &theirs, turn);
                 if records.is_some_and(|theirs| theirs != self.records.digest()) {
@@ -80,6 +80,10 @@ impl Sync {
                 };
                 self.entry_hint(at.chain, at.head, waiting, turn);
             }
+            Ok(Hint::Beacon(beacon)) => {
+                let judgement = self.beacon_hint(from, &beacon, may_check, turn);
+                judge(id, judgement, turn);
+            }
             Err(MessageError::Kind(_) | MessageError::Version(_)) => {
                 self.count("hint-unknown");
                 judge(id, Judgement::Drop, turn);
@@ -111,7 +115,10 @@ impl Sync {
             (_, Answer::Refused) => self.put_off(peer, REFUSED_MS, turn),
             // An older agent: everything that it knows goes on.
             (_, Answer::Unknown { version: _ }) => self.count("peer-needs-newer-agent"),
-            (Request::Summary(_), Answer::Summary(theirs)) => self.compare(peer, &theirs, turn),
+            (Request::Summary(_), Answer::Summary(theirs)) => {
+                self.comparison_came(peer);
+                self.compare(peer, &theirs, turn);
+            }
             (
                 Request::Hashes {
                     chain, from, step, ..
@@ -133,17 +140,24 @@ impl Sync {
                     turn.out.push(Output::Proof { from, chain, bytes });
                 }
             }
+            (Request::Beacon, Answer::Beacon(beacon)) => {
+                if let Some(bytes) = beacon {
+                    self.beacon_came(peer, &bytes, turn);
+                }
+            }
             (
                 Request::Summary(_)
                 | Request::Hashes { .. }
                 | Request::Entries { .. }
                 | Request::Records { .. }
-                | Request::Fork { .. },
+                | Request::Fork { .. }
+                | Request::Beacon,
                 Answer::Summary(_)
                 | Answer::Hashes(_)
                 | Answer::Entries(_)
                 | Answer::Records(_)
-                | Answer::Fork(_),
+                | Answer::Fork(_)
+                | Answer::Beacon(_),
             ) => self.blame(peer, "answer-mismatched", bytes, turn),
         }
     }
@@ -158,6 +172,8 @@ impl Sync {
                 flow.give_up(asked.to);
             }
             self.pump(chain, turn);
+        } else if let Request::Summary(_) = asked.request {
+            self.comparison_failed(asked.to, turn);
         }
     }
 

@@ -1,5 +1,7 @@
 //! One node against peers that the test speaks for: each case of what may come, by its name.
 
+mod again;
+
 use proptest::prelude::*;
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, Head, Payload, RealmId};
@@ -13,18 +15,18 @@ use crate::sim_net::Template;
 use crate::testing::{Realm, key, restart};
 
 /// A node of a realm of four, and what the test has of the others.
-struct Bench {
-    sync: Sync,
-    ledger: Ledger,
-    realm: Realm,
+pub(super) struct Bench {
+    pub(super) sync: Sync,
+    pub(super) ledger: Ledger,
+    pub(super) realm: Realm,
     keys: Vec<SecretKey>,
-    now_ms: u64,
+    pub(super) now_ms: u64,
     id: u64,
     applied: u32,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let template = Template::small(4);
         let realm = template.realm.clone();
         let own = template.keys[0].public();
@@ -41,12 +43,12 @@ impl Bench {
         bench
     }
 
-    fn peer(&self, i: usize) -> PublicKey {
+    pub(super) fn peer(&self, i: usize) -> PublicKey {
         self.keys[i].public()
     }
 
     /// Gives an input; what is submitted goes to the ledger, as a node does it.
-    fn on(&mut self, input: Input) -> Vec<Output> {
+    pub(super) fn on(&mut self, input: Input) -> Vec<Output> {
         let mut all = Vec::new();
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
@@ -70,7 +72,7 @@ impl Bench {
     }
 
     /// A hint of a peer, and how it was judged.
-    fn hint(&mut self, from: usize, bytes: Vec<u8>) -> (Judgement, Vec<Output>) {
+    pub(super) fn hint(&mut self, from: usize, bytes: Vec<u8>) -> (Judgement, Vec<Output>) {
         self.id += 1;
         let (from, id) = (self.peer(from), self.id);
         let out = self.on(Input::Hint { from, id, bytes });
@@ -83,31 +85,31 @@ impl Bench {
         (judged.expect("each hint is judged"), out)
     }
 
-    fn request(&mut self, from: PublicKey, bytes: Vec<u8>) -> Vec<Output> {
+    pub(super) fn request(&mut self, from: PublicKey, bytes: Vec<u8>) -> Vec<Output> {
         self.id += 1;
         let id = self.id;
         self.on(Input::Request { from, id, bytes })
     }
 
     /// The next entry of the owner, as a hint; the owner's own ledger goes on.
-    fn next(&mut self) -> (Head, Vec<u8>) {
+    pub(super) fn next(&mut self) -> (Head, Vec<u8>) {
         let (chain, bytes) = self.realm.sign(&self.realm.payload(restart("orders", &[])));
         let head = self.realm.take(chain, bytes.clone()).expect("the next one");
         (head, bytes)
     }
 
-    fn refused(&self, code: &str) -> u64 {
+    pub(super) fn refused(&self, code: &str) -> u64 {
         self.sync.counts().get(code).copied().unwrap_or(0)
     }
 }
 
-fn entry((head, bytes): &(Head, Vec<u8>)) -> Vec<u8> {
+pub(super) fn entry((head, bytes): &(Head, Vec<u8>)) -> Vec<u8> {
     let at = head.of(ChainId::DEFAULT);
     let bytes = bytes.clone();
     Hint::Entry { at, bytes }.to_bytes()
 }
 
-fn asked(out: &[Output]) -> Vec<(PublicKey, u64, Request)> {
+pub(super) fn asked(out: &[Output]) -> Vec<(PublicKey, u64, Request)> {
     let ask = |output: &Output| {
         let Output::Ask { to, id, bytes } = output else {
             return None;
@@ -118,7 +120,7 @@ fn asked(out: &[Output]) -> Vec<(PublicKey, u64, Request)> {
     out.iter().filter_map(ask).collect()
 }
 
-fn replied(out: &[Output]) -> Answer {
+pub(super) fn replied(out: &[Output]) -> Answer {
     let reply = |output: &Output| {
         let Output::Reply { bytes, .. } = output else {
             return None;
@@ -535,6 +537,8 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
         answer(Answer::Records(vec![vec![0; 9]; 3])),
         answer(Answer::Fork(Some(vec![0; 9]))),
         answer(Answer::Busy { retry_ms }),
+        request(Request::Beacon),
+        answer(Answer::Beacon(Some(vec![0; 9]))),
     ]
 }
 

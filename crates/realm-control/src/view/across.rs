@@ -139,7 +139,12 @@ fn pending(
             all.entry(key).or_insert_with(|| PendingView {
                 key,
                 name: join.name.clone(),
-                tags: Vec::new(),
+                tags: join
+                    .tags
+                    .iter()
+                    .flatten()
+                    .map(ToString::to_string)
+                    .collect(),
                 address: join.address.clone(),
                 seen_by: (*seen_by).clone(),
                 voucher_proof: join.proof.map(|proof| proof.hex()),
@@ -209,6 +214,12 @@ fn own_components(status: &mut StatusView) {
 fn hint(code: &str) -> &'static str {
     match code {
         "forked" => "`realm resolve` shows both histories, and ends the one that you do not want",
+        realm_model::record::STALE => {
+            "see that `realm beacon` runs; if other nodes are not stale, look at the network of that node"
+        }
+        realm_model::record::UPGRADE_NEEDED => {
+            "install a newer realm on that node: it goes on where it stopped"
+        }
         "isolated" => "look at the network of that node, and at `realm nodes ls` on another one",
         realm_model::record::CLONED_KEY => {
             "stop one of the two machines; if you know of one only, revoke the node"

@@ -6,12 +6,15 @@ use std::fmt::Write as _;
 use realm_model::action::{ComponentReport, WaitingOn};
 use realm_model::manifest::Mode;
 use realm_model::observed::{Millis, Observed};
+use realm_model::record::{NodeBody, NodeRecord, PendingJoin, Version};
 use realm_model::refusal::RefusalCode;
 use realm_model::view::{ComponentState, StatusView};
 
+use super::across::{Across, across};
 use super::{Here, state, view};
 use crate::plan::plan;
-use crate::testing::{Realm, approval, component_name, node_name};
+use crate::records::Records;
+use crate::testing::{Realm, approval, component_name, key, node_key, node_name};
 
 const MANIFEST: &str = r#"
 [nodes.there]
@@ -165,4 +168,45 @@ fn told(view: &StatusView) -> String {
         writeln!(text, "node {} {approved} {:?}{here}", node.name, node.tags).expect("a String");
     }
     text
+}
+
+/// Who asks another node to join is approved here with the tags that it proposes there.
+#[test]
+fn a_request_that_another_node_reports_keeps_its_tags() {
+    let mut realm = Realm::of_one_node();
+    realm.submit(approval("there", &[])).expect("a node");
+    let (there, asks) = (key("there"), key("asks").public());
+    let authority = realm.ledger.authority();
+    let mut records = Records::new(authority.realm, node_key("here"));
+    let mut body = NodeBody::of(node_name("there"));
+    body.pending.push(PendingJoin {
+        key: asks.into(),
+        name: node_name("asks"),
+        address: "192.0.2.1".to_owned(),
+        proof: None,
+        tags: Some(vec![node_name("edge"), node_name("gpu")]),
+    });
+    let version = Version {
+        epoch: 1,
+        boot: 1,
+        counter: 1,
+    };
+    let bytes = NodeRecord::sign(authority.realm, &there, version, body);
+    let members = [(there.public().into(), there.public())].into();
+    records.offer(&bytes, &members, true);
+    let mut status = status(&realm);
+    let others = Across {
+        own: node_key("here"),
+        heads: &realm.ledger.heads(),
+        records: &records,
+        reached: &BTreeMap::new(),
+        connections: &BTreeMap::new(),
+        pending: &[],
+    };
+    across(&mut status, authority, &others);
+    let [pending] = &status.pending[..] else {
+        panic!("{:?}", status.pending);
+    };
+    assert_eq!(pending.key, asks);
+    assert_eq!(pending.tags, ["edge", "gpu"]);
 }

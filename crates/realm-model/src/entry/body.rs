@@ -3,7 +3,9 @@
 
 use minicbor::{Decode, Encode};
 
-use super::power::{ApproveUntil, Delegate, Fence, Recover, Resolve, Rotate, SetNode, Undelegate};
+use super::power::{
+    ApproveUntil, Delegate, Fence, Recover, Resolve, Rotate, SetBeacon, SetNode, Undelegate,
+};
 use super::wire::{decode, encode};
 use super::{ChainId, NamespaceName};
 use crate::digest::Digest;
@@ -37,6 +39,8 @@ pub enum Body {
     Resolve(Resolve),
     /// Kind 10, authority: replaces what stands at its place, and all that follows.
     Recover(Recover),
+    /// Kind 11, authority: who says every so often that the realm goes on.
+    SetBeacon(SetBeacon),
     /// Kind 16, namespace: the whole desired state.
     Manifest(ManifestBody),
     /// Kind 17, namespace: one component's pin changes.
@@ -130,6 +134,7 @@ impl Body {
             Self::Undelegate(body) => (7, encode(body)),
             Self::Resolve(body) => (9, encode(body)),
             Self::Recover(body) => (RECOVER, encode(body)),
+            Self::SetBeacon(body) => (11, encode(body)),
             Self::Manifest(body) => (16, encode(body)),
             Self::Push(body) => (17, encode(body)),
             Self::Restart(body) => (18, encode(body)),
@@ -148,6 +153,7 @@ impl Body {
             7 => Self::Undelegate(decode(bytes, "end of a delegation")?),
             9 => Self::Resolve(decode(bytes, "resolution")?),
             RECOVER => Self::Recover(decode(bytes, "recovery")?),
+            11 => Self::SetBeacon(decode(bytes, "setting of the beacon")?),
             16 => Self::Manifest(decode(bytes, "manifest body")?),
             17 => Self::Push(decode(bytes, "push")?),
             18 => Self::Restart(decode(bytes, "restart")?),
@@ -181,7 +187,8 @@ impl Body {
             | Self::Delegate(_)
             | Self::Undelegate(_)
             | Self::Resolve(_)
-            | Self::Recover(_) => true,
+            | Self::Recover(_)
+            | Self::SetBeacon(_) => true,
             Self::Manifest(_) | Self::Push(_) | Self::Restart(_) => false,
         }
     }
@@ -199,6 +206,7 @@ impl Body {
             | Self::RevokeNode(_)
             | Self::SetNode(_)
             | Self::ApproveUntil(_)
+            | Self::SetBeacon(_)
             | Self::Manifest(_)
             | Self::Push(_)
             | Self::Restart(_) => &[],
@@ -218,6 +226,7 @@ impl Body {
             Self::Undelegate(_) => "undelegate",
             Self::Resolve(_) => "resolve",
             Self::Recover(_) => "recover",
+            Self::SetBeacon(_) => "set-beacon",
             Self::Manifest(_) => "manifest",
             Self::Push(_) => "push",
             Self::Restart(_) => "restart",

@@ -31,7 +31,8 @@ pub use id::{
     ChainId, NAMESPACE_LENGTH_MAX, NamespaceName, NamespaceNameError, RealmId, RealmIdError,
 };
 pub use power::{
-    ApproveUntil, Delegate, Fence, Recover, Resolve, Rotate, SetNode, TwoEntries, Undelegate,
+    ApproveUntil, Delegate, Fence, Recover, Resolve, Rotate, SetBeacon, SetNode, TwoEntries,
+    Undelegate,
 };
 pub use verify::{Opened, Signed, Trust, VerifiedEntry, check_owners};
 use wire::{RawPayload, decode, encode, envelope, signed_message};

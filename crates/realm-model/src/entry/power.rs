@@ -159,6 +159,20 @@ pub struct Recover {
     pub fork: Option<TwoEntries>,
 }
 
+/// Kind 11: which key signs beacons, and how often. Each entry names the whole setting.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SetBeacon {
+    /// What people call it; no namespace has this name.
+    #[n(0)]
+    pub name: NamespaceName,
+    /// Seconds between two beacons; [`BEACON_EVERY_S`](crate::beacon::BEACON_EVERY_S).
+    #[n(1)]
+    pub every_s: u32,
+    /// The key; absent: nobody signs beacons, and none is missed.
+    #[n(2)]
+    pub key: Option<PublicKey>,
+}
+
 /// Two entries of one chain with one sequence number and one parent.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct TwoEntries {

@@ -134,6 +134,8 @@ pub(super) fn bodies() -> Vec<Body> {
             first: vec![1, 2].into(),
             second: vec![3].into(),
         })),
+        beacon(Some(key(7).public())),
+        beacon(None),
     ]
 }
 
@@ -162,6 +164,14 @@ fn delegation(replicas_max: Option<u32>, not_after_unix_s: Option<u64>) -> Body 
         fences: vec![fence("team-a")],
         replicas_max,
         not_after_unix_s,
+    })
+}
+
+fn beacon(key: Option<PublicKey>) -> Body {
+    Body::SetBeacon(SetBeacon {
+        name: "watch".parse().expect("a name"),
+        every_s: 300,
+        key,
     })
 }
 
@@ -335,8 +345,9 @@ fn signatures_are_those_of_owners_over_these_bytes() {
     }
 }
 
+/// Case 7: one key that signs twice does not reach a threshold of two.
 #[test]
-fn a_threshold_counts_owners_not_signatures() {
+fn case_7_a_threshold_counts_owners_not_signatures() {
     let realm = Realm {
         threshold: 2,
         ..realm()
@@ -441,8 +452,9 @@ fn an_entry_stands_right_behind_the_head() {
     }
 }
 
+/// Case 2: the same entry again, also when it looks like another one.
 #[test]
-fn the_same_payload_under_other_signatures_is_a_replay() {
+fn case_2_the_same_payload_under_other_signatures_is_a_replay() {
     let mut realm = realm();
     let payload = realm.next(restart());
     let bytes = realm.signed(&payload);

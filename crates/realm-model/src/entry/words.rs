@@ -39,6 +39,13 @@ impl Body {
             Self::Undelegate(body) => format!("takes namespace `{}` back", body.namespace),
             Self::Resolve(body) => resolved(&body.fence),
             Self::Recover(body) => owners("takes the realm back for", &body.owners, &body.recovery),
+            Self::SetBeacon(body) => match &body.key {
+                Some(key) => format!(
+                    "lets {key} sign a beacon every {} s, as `{}`",
+                    body.every_s, body.name
+                ),
+                None => format!("takes the beacon `{}` away", body.name),
+            },
             Self::Manifest(body) => {
                 let version = Lock::parse(&body.lock).map_or(0, |lock| lock.version);
                 let (manifest, _) = manifest::parse(&body.manifest);

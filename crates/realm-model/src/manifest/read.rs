@@ -232,7 +232,7 @@ fn read_selector(
             .nearest(text, listed.nodes.keys().map(NodeName::as_str))
             .map(|near| format!("did you mean `{near}`?"));
         let message = format!(
-            "node `{name}` is not under `[nodes]`: its routes wait until a node of that name is approved"
+            "node `{name}` is not under `[nodes]`: if no node of that name is approved, its routes wait for one"
         );
         report.warning(codes::UNLISTED_NODE, key.span(), message, hint);
     }

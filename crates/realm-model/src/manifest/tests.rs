@@ -405,6 +405,28 @@ fn a_secret_is_never_shown_again() {
     );
 }
 
+/// Case 24: a million components are too large before they are parsed, and depth costs no stack.
+#[test]
+fn case_24_wide_and_deep_manifests_have_an_answer() {
+    let wide: String = (0..1_000_000)
+        .map(|number| format!("[components.c{number}]\n"))
+        .collect();
+    check(&wide, &["too-large 1:1"]);
+    let half = MANIFEST_BYTES_MAX / 2 - 16;
+    let arrays = format!("a = {}{}", "[".repeat(half), "]".repeat(half));
+    let tables = format!("a = {}", "{a=".repeat(half / 2));
+    let dotted = format!("{}a = 1", "a.".repeat(half));
+    for deep in [arrays, tables, dotted] {
+        let (manifest, problems) = parsed(&deep);
+        assert!(manifest.is_none(), "{}", &deep[..16]);
+        assert!(
+            !problems.is_empty() && problems.len() <= 101,
+            "{}",
+            problems.len()
+        );
+    }
+}
+
 #[test]
 fn what_is_too_large_is_refused() {
     check(&"#".repeat(MANIFEST_BYTES_MAX + 1), &["too-large 1:1"]);

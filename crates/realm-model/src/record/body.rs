@@ -232,6 +232,9 @@ pub struct PendingJoin {
     /// Its proof of a voucher, if it brought one.
     #[n(3)]
     pub proof: Option<Digest>,
+    /// The tags that it proposes; `None`: none, or the node is of a version that does not pass them on.
+    #[n(4)]
+    pub tags: Option<Vec<NodeName>>,
 }
 
 /// Something that a person should look at.
@@ -320,6 +323,14 @@ impl NodeBody {
         ] {
             if len > max {
                 return Err(format!("{len} {what}, at most {max} are taken"));
+            }
+        }
+        for pending in &self.pending {
+            let tags = pending.tags.as_ref().map_or(0, Vec::len);
+            if tags > TAGS_MAX {
+                return Err(format!(
+                    "{tags} tags of a join, at most {TAGS_MAX} are taken"
+                ));
             }
         }
         let mut unclean = 0;

@@ -76,6 +76,7 @@ fn full() -> NodeBody {
             name: "new".parse().expect("a name"),
             address: text("10.0.0.9"),
             proof: Some(Digest::of(b"voucher")),
+            tags: None,
         }],
         alarms: vec![Alarm {
             code: text("cloned-key"),
@@ -95,6 +96,23 @@ fn a_record_reads_back_as_it_was_signed() {
     let record = read(&bytes).expect("its own bytes");
     assert_eq!(record.body, full());
     assert_eq!((record.node, record.version), (key().public(), VERSION));
+}
+
+#[test]
+fn who_asks_to_join_keeps_its_tags_within_their_cap() {
+    let check = |n: usize, expected: bool| {
+        let mut body = full();
+        body.pending[0].tags = Some(vec!["edge".parse().expect("a tag"); n]);
+        let read = read(&NodeRecord::sign(realm(), &key(), VERSION, body.clone()));
+        assert_eq!(
+            read.is_ok_and(|record| record.body == body),
+            expected,
+            "{n}"
+        );
+    };
+    check(1, true);
+    check(limits::TAGS_MAX, true);
+    check(limits::TAGS_MAX + 1, false);
 }
 
 #[test]

@@ -23,6 +23,7 @@ fn state() -> Summary {
             index: 63,
             digest: [9; 16].into(),
         }],
+        beacon: None,
     }
 }
 
@@ -39,6 +40,7 @@ fn hints() -> Vec<Hint> {
             at: head(8).of(ChainId::Authority),
             bytes: vec![4, 5],
         },
+        Hint::Beacon(vec![6]),
     ]
 }
 
@@ -69,6 +71,14 @@ fn requests() -> Vec<Request> {
             }],
         },
         Request::Fork { chain },
+        Request::Beacon,
+        Request::Summary(Summary {
+            beacon: Some(BeaconMark {
+                counter: 4,
+                digest: Digest::of(b"beacon"),
+            }),
+            ..state()
+        }),
     ]
 }
 
@@ -83,6 +93,8 @@ fn answers() -> Vec<Answer> {
         Answer::Fork(None),
         Answer::Busy { retry_ms: 900 },
         Answer::Refused,
+        Answer::Beacon(Some(vec![7])),
+        Answer::Beacon(None),
     ]
 }
 
@@ -155,6 +167,9 @@ fn a_message_beyond_its_caps_is_refused() {
     refused(&Request::Summary(many));
     let large = Answer::Records(vec![vec![0; RECORD_BYTES_MAX + 1]]);
     assert!(Answer::from_bytes(&large.to_bytes()).is_err());
+    let beacon = vec![0; BEACON_BYTES_MAX + 1];
+    assert!(Hint::from_bytes(&Hint::Beacon(beacon.clone()).to_bytes()).is_err());
+    assert!(Answer::from_bytes(&Answer::Beacon(Some(beacon)).to_bytes()).is_err());
     let huge = Hint::Record(vec![0; HINT_BYTES_MAX]).to_bytes();
     assert_eq!(
         Hint::from_bytes(&huge),
@@ -184,7 +199,7 @@ proptest! {
 
     #[test]
     fn a_changed_message_gives_an_answer(
-        which in 0usize..17,
+        which in 0usize..22,
         at in any::<prop::sample::Index>(),
         cut in 0usize..5,
         with in proptest::collection::vec(any::<u8>(), 0..5),

@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use realm_model::beacon::BEACON_BYTES_MAX;
 use realm_model::digest::Digest;
 use realm_model::entry::{ENTRY_BYTES_MAX, RealmId};
 use realm_model::key::PublicKey;
@@ -283,6 +284,7 @@ async fn with_body(call: Call, request: Request, digest: Digest) -> Result<Reque
             };
         }
         Call::Submit => ENTRY_BYTES_MAX,
+        Call::Beacon => BEACON_BYTES_MAX,
         Call::Exec | Call::Run | Call::AddPeer => BODY_BYTES_MAX,
         Call::Status
         | Call::Heads

@@ -40,6 +40,8 @@ pub(crate) enum Role {
     },
     /// Somebody who may look.
     Reader,
+    /// It signs beacons.
+    Beacon,
 }
 
 /// Who asks.
@@ -68,10 +70,11 @@ pub(crate) enum Call {
     Metrics,
     Invitation,
     AddPeer,
+    Beacon,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Status,
         Self::Heads,
         Self::Entries,
@@ -86,6 +89,7 @@ impl Call {
         Self::Metrics,
         Self::Invitation,
         Self::AddPeer,
+        Self::Beacon,
     ];
 
     /// Method and path, as the router matches them.
@@ -105,6 +109,7 @@ impl Call {
             Self::Metrics => (Method::GET, "/metrics"),
             Self::Invitation => (Method::GET, "/v1/invitation"),
             Self::AddPeer => (Method::POST, "/v1/peers"),
+            Self::Beacon => (Method::POST, "/v1/beacon"),
         }
     }
 
@@ -125,6 +130,7 @@ impl Call {
             Self::Metrics => "metrics",
             Self::Invitation => "invitation",
             Self::AddPeer => "add-peer",
+            Self::Beacon => "beacon",
         }
     }
 
@@ -140,7 +146,9 @@ impl Call {
             | Self::Logs
             | Self::Audit
             | Self::Metrics
-            | Self::Invitation => false,
+            | Self::Invitation
+            // One comes every few minutes, for ever: it would push everything else out.
+            | Self::Beacon => false,
         }
     }
 
@@ -156,7 +164,7 @@ impl Call {
             // Who signs what runs may see and send all of it.
             (Role::Owner, _) => true,
             (Role::Delegate { may_exec }, Self::Exec | Self::Run) => may_exec,
-            (Role::Delegate { .. }, Self::Audit | Self::AddPeer) => false,
+            (Role::Delegate { .. }, Self::Audit | Self::AddPeer | Self::Beacon) => false,
             (Role::Delegate { .. }, _) => true,
             // It is kept offline, and taken out to mend the chain.
             (
@@ -169,6 +177,9 @@ impl Call {
                 Self::Status | Self::Heads | Self::Entries | Self::Logs | Self::Metrics,
             ) => true,
             (Role::Reader, _) => false,
+            // Its key lies on a machine that is on all the time: whoever steals it gets little.
+            (Role::Beacon, Self::Status | Self::Heads | Self::Beacon) => true,
+            (Role::Beacon, _) => false,
             // What a component writes is for people.
             (Role::Node, Self::Status | Self::Heads | Self::HasBlob) => true,
             (Role::Node, _) => false,
@@ -187,6 +198,7 @@ impl From<&realm_control::Role> for Role {
                 may_exec: *may_exec,
             },
             Said::Reader => Self::Reader,
+            Said::Beacon => Self::Beacon,
         }
     }
 }
@@ -200,6 +212,7 @@ impl Role {
             Self::Node => "node",
             Self::Delegate { .. } => "delegate",
             Self::Reader => "reader",
+            Self::Beacon => "beacon",
         }
     }
 }
@@ -210,7 +223,7 @@ mod tests {
 
     #[test]
     fn roles_may_what_the_table_says() {
-        // Columns: owner, delegate, delegate with exec, reader, node, recovery.
+        // Columns: owner, delegate, delegate with exec, reader, node, recovery, beacon.
         let roles = [
             Role::Owner,
             Role::Delegate { may_exec: false },
@@ -218,22 +231,24 @@ mod tests {
             Role::Reader,
             Role::Node,
             Role::Recovery,
+            Role::Beacon,
         ];
         let table = "
-            Status   yes yes yes yes yes yes
-            Heads    yes yes yes yes yes yes
-            Entries  yes yes yes yes -   yes
-            Fork     yes yes yes -   -   yes
-            Submit   yes yes yes -   -   yes
-            HasBlob  yes yes yes -   yes -
-            PutBlob  yes yes yes -   -   -
-            Logs     yes yes yes yes -   -
-            Exec     yes -   yes -   -   -
-            Run      yes -   yes -   -   -
-            Audit    yes -   -   -   -   -
-            Metrics  yes yes yes yes -   -
-            Invitation yes yes yes - -   -
-            AddPeer  yes -   -   -   -   -";
+            Status   yes yes yes yes yes yes yes
+            Heads    yes yes yes yes yes yes yes
+            Entries  yes yes yes yes -   yes -
+            Fork     yes yes yes -   -   yes -
+            Submit   yes yes yes -   -   yes -
+            HasBlob  yes yes yes -   yes -   -
+            PutBlob  yes yes yes -   -   -   -
+            Logs     yes yes yes yes -   -   -
+            Exec     yes -   yes -   -   -   -
+            Run      yes -   yes -   -   -   -
+            Audit    yes -   -   -   -   -   -
+            Metrics  yes yes yes yes -   -   -
+            Invitation yes yes yes - -   -   -
+            AddPeer  yes -   -   -   -   -   -
+            Beacon   yes -   -   -   -   -   yes";
         let lines: Vec<Vec<&str>> = table
             .lines()
             .filter(|line| !line.trim().is_empty())

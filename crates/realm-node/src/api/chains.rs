@@ -1,5 +1,5 @@
 //! Calls about the chains: where they stand, what is in them, both histories of one that stands still,
-//! and the one that extends them.
+//! the one that extends them, and the beacon beside them.
 
 use axum::Json;
 use axum::body::Body;
@@ -7,6 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
+use realm_model::beacon::BEACON_BYTES_MAX;
 use realm_model::entry::{ChainId, ENTRY_BYTES_MAX, NamespaceName};
 use serde::Deserialize;
 
@@ -93,6 +94,14 @@ pub(super) async fn submit(
     };
     match api.ask(submitted).await? {
         Ok(accepted) => Ok(Json(accepted).into_response()),
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+pub(super) async fn beacon(State(api): State<Api>, body: Body) -> Result<Response, Failed> {
+    let bytes = read_capped(body, BEACON_BYTES_MAX + 1).await?;
+    match api.ask(|reply| Event::Beacon { bytes, reply }).await? {
+        Ok(taken) => Ok(Json(taken).into_response()),
         Err(refusal) => Err(refusal.into()),
     }
 }

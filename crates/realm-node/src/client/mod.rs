@@ -16,8 +16,8 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use realm_model::api::{
-    Accepted, AddPeer, ApiError, AuditPage, EntriesPage, ForkView, Heads, Invitation, LogLine,
-    PeerAdded, Uploaded,
+    Accepted, AddPeer, ApiError, AuditPage, BeaconTaken, EntriesPage, ForkView, Heads, Invitation,
+    LogLine, PeerAdded, Uploaded,
 };
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, NamespaceName};
@@ -218,6 +218,12 @@ impl Client {
     pub async fn submit(&self, chain: ChainId, entry: Vec<u8>) -> Result<Accepted, ClientError> {
         let path = format!("/v1/entries/{}", chain.as_str());
         self.call(Method::POST, &path, Payload::Bytes(entry)).await
+    }
+
+    /// Hands in a beacon.
+    pub async fn beacon(&self, bytes: Vec<u8>) -> Result<BeaconTaken, ClientError> {
+        self.call(Method::POST, "/v1/beacon", Payload::Bytes(bytes))
+            .await
     }
 
     /// Whether the agent holds the bytes of a digest.

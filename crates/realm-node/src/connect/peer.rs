@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Debug};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -11,10 +12,12 @@ use realm_model::entry::RealmId;
 use realm_model::key::{PublicKey, SecretKey};
 use realm_net::{Handle, Protocol, Transport as _};
 use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
 
 use super::{Connect, Connecting, Stream};
 use crate::error::with_causes;
 use crate::network;
+use crate::tls::{self, TlsError};
 
 /// Reaching anybody: a person waits for this.
 const REACH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,7 +44,13 @@ pub struct Peer {
     net: Handle,
     node: PublicKey,
     /// Through whom; `None`: directly.
-    via: Option<PublicKey>,
+    via: Option<Via>,
+}
+
+/// Another node, that passes on what is encrypted for the one that is meant.
+struct Via {
+    node: PublicKey,
+    tls: TlsConnector,
 }
 
 /// Nobody was reached.
@@ -50,6 +59,9 @@ pub enum PeerError {
     /// The network does not start.
     #[error("the network does not start")]
     Start(#[source] realm_net::Error),
+    /// The key makes no certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// No node answered.
     #[error("no node of the realm is reached: {0}")]
     Unreached(String),
@@ -75,9 +87,15 @@ impl Peer {
         for place in meant.into_iter().chain(others).take(NODES_MAX) {
             let patience = deadline.min(Instant::now() + DIAL_TIMEOUT);
             match tokio::time::timeout_at(patience, dial(&net, place, &mut failures)).await {
-                Ok(Some(node)) => {
-                    let via = target.filter(|target| *target != node).map(|_| node);
-                    let node = target.unwrap_or(node);
+                Ok(Some(reached)) => {
+                    let node = target.unwrap_or(reached);
+                    let via = match node == reached {
+                        true => None,
+                        false => Some(Via {
+                            node: reached,
+                            tls: TlsConnector::from(Arc::new(tls::client(key, node)?)),
+                        }),
+                    };
                     return Ok(Self { net, node, via });
                 }
                 Ok(None) => {}
@@ -90,27 +108,26 @@ impl Peer {
         Err(PeerError::Unreached(reasons(&failures)))
     }
 
-    /// The node that is meant, if another one passes everything on: then each request is signed.
+    /// The node that is meant, if another one passes everything on.
     pub fn relayed(&self) -> Option<PublicKey> {
         self.via.is_some().then_some(self.node)
     }
 
     async fn open(&self) -> io::Result<Box<dyn Stream>> {
         let broken = |error: realm_net::Error| io::Error::other(with_causes(&error));
-        let stream = match self.via {
-            None => self
-                .net
-                .open(self.node, Protocol::Api)
-                .await
-                .map_err(broken)?,
-            Some(via) => {
-                let mut stream = self.net.open(via, Protocol::Via).await.map_err(broken)?;
-                let named = stream.write_message(self.node.as_bytes()).await;
-                named.map_err(broken)?;
-                stream
-            }
+        let Some(via) = &self.via else {
+            let stream = self.net.open(self.node, Protocol::Api).await;
+            return Ok(Box::new(stream.map_err(broken)?));
         };
-        Ok(Box::new(stream))
+        let stream = self.net.open(via.node, Protocol::Via).await;
+        let mut stream = stream.map_err(broken)?;
+        let named = stream.write_message(self.node.as_bytes()).await;
+        named.map_err(broken)?;
+        let encrypting = via.tls.connect(tls::server_name(), stream);
+        let encrypted = tokio::time::timeout(DIAL_TIMEOUT, encrypting).await;
+        Ok(Box::new(
+            encrypted.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??,
+        ))
     }
 }
 
@@ -161,14 +178,14 @@ impl Connect for Peer {
     }
 
     fn place(&self) -> String {
-        match self.via {
+        match &self.via {
             None => format!("node {}", self.node),
-            Some(via) => format!("node {} through {via}", self.node),
+            Some(via) => format!("node {} through {}", self.node, via.node),
         }
     }
 
     fn proven(&self) -> Option<PublicKey> {
-        // A node in between could be anybody's; what it passes on is checked by signatures.
-        self.via.is_none().then_some(self.node)
+        // A node in between passes on what is encrypted for this key.
+        Some(self.node)
     }
 }

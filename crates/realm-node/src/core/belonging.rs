@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 
 use realm_model::digest::Digest;
+use realm_model::entry::ChainId;
 use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
+use realm_model::record::UPGRADE_NEEDED;
 use realm_model::record::limits::BLOBS_MAX;
 use realm_model::view::AlarmView;
 use realm_net::Admission;
@@ -78,6 +80,31 @@ impl Core {
             if let Some(alarm) = standing.alarm(&self.node) {
                 tracing::error!(code = alarm.code, hint = alarm.hint, "{}", alarm.message);
             }
+        }
+    }
+
+    /// Writes down that a chain stopped here at an entry that only a newer agent reads. What runs goes
+    /// on.
+    pub(super) fn stops_at(&mut self, chain: ChainId) {
+        let seq = self.ledger.head(chain).seq + 1;
+        let Some(network) = &mut self.network else {
+            return;
+        };
+        if network.stopped.insert(chain, seq) != Some(seq) {
+            network.changed = true;
+            tracing::error!(
+                code = UPGRADE_NEEDED,
+                chain = chain.as_str(),
+                seq,
+                "the chain stops here at an entry that only a newer realm reads; what runs goes on"
+            );
+        }
+    }
+
+    /// A chain went on.
+    pub(super) fn goes_on(&mut self, chain: ChainId) {
+        if let Some(network) = &mut self.network {
+            network.changed |= network.stopped.remove(&chain).is_some();
         }
     }
 

@@ -15,13 +15,18 @@ use realm_model::record::{KeyBytes, Load};
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::{PendingView, StatusView};
 
-use super::Core;
+use super::belonging::Standing;
+use super::{Came, Core};
 use crate::error::with_causes;
 use crate::network::{Facts, Network};
 
 /// Steps of the sync in one turn of the loop: each may sync the disk. The rest waits for the next
 /// turn, behind what came meanwhile.
 const STEPS_AT_ONCE_MAX: usize = 64;
+
+/// After a new record those who fetch and those who dial hear of it this late at most: in a realm of
+/// a hundred nodes records come all the time, and each look goes through all of them.
+const LEARN_MS: u64 = 250;
 
 impl Core {
     /// The node has a part in the network from now on.
@@ -37,7 +42,10 @@ impl Core {
         };
         match event {
             // Who is connected is looked up, since the list may be behind the news of it.
-            realm_net::Event::Up { .. } | realm_net::Event::Down { .. } => {}
+            realm_net::Event::Up { peer, how, .. } => tracing::debug!(%peer, ?how, "connected"),
+            realm_net::Event::Down { peer, reason } => {
+                tracing::debug!(%peer, ?reason, "no longer connected");
+            }
             realm_net::Event::Hint(hint) => {
                 let id = network.hint(&hint);
                 self.feed(Input::Hint {
@@ -61,14 +69,19 @@ impl Core {
                     "nodes cannot meet this one here; trying on"
                 );
             }
-            realm_net::Event::Found { peer, addresses } => {
-                // Who is no member is of no use: the network dials members alone.
-                network.found(peer, addresses);
+            // The network keeps them itself, behind what the node signed or a person said.
+            realm_net::Event::Found { .. } => {}
+            realm_net::Event::Reachability { behind_nat } => {
+                match behind_nat {
+                    true => tracing::info!(
+                        "this node is behind a NAT: others reach it through nodes that relay, or by calling at once"
+                    ),
+                    false => tracing::info!("others reach this node from outside"),
+                }
+                network.found_behind_nat(behind_nat);
             }
-            realm_net::Event::Reachability { behind_nat } => network.found_behind_nat(behind_nat),
             realm_net::Event::Restarted { cause } => {
                 tracing::error!(cause, "the network panicked and was started anew");
-                network.restarts += 1;
             }
             // Streams are served before they come here.
             realm_net::Event::Stream { .. } => {}
@@ -116,6 +129,8 @@ impl Core {
         if network.sync.wake_at_ms() <= now.0 {
             self.feed(Input::Tick);
         }
+        self.tell_stale();
+        self.seek();
         // Approvals end by the clock, without an entry.
         if self
             .network
@@ -124,11 +139,17 @@ impl Core {
         {
             self.admit();
         }
+        let learn_at = self.network.as_ref().and_then(|network| network.learn_at);
+        if learn_at.is_some_and(|at| at <= now) {
+            self.learned();
+        }
         for _ in 0..self.fed.len().min(STEPS_AT_ONCE_MAX) {
             if let Some(input) = self.fed.pop_front() {
                 self.feed(input);
             }
         }
+        // The others were heard, or nobody came: what is wanted is carried out.
+        self.stale |= self.held_back && self.may_act();
         self.say();
     }
 
@@ -139,8 +160,12 @@ impl Core {
             return Some(Duration::ZERO);
         }
         let now = self.now();
-        let due = network.sync.wake_at_ms().min(network.record_due().0);
-        let due = due.min(network.admit_at.0);
+        let due = network.sync.wake_at_ms().min(network.admit_at.0);
+        // Who is not approved signs no record: one that is due would wake the loop without end.
+        let record = self.is_approved().then(|| network.record_due().0);
+        let due = due.min(record.unwrap_or(u64::MAX));
+        let due = due.min(self.seek_at().unwrap_or(u64::MAX));
+        let due = network.learn_at.map_or(due, |at| due.min(at.0));
         // The sync may want to be asked later than it says: not in a loop without a pause.
         Some(Duration::from_millis(due.saturating_sub(now.0).max(1)))
     }
@@ -148,6 +173,14 @@ impl Core {
     /// Whether what is wanted may be carried out: what was in force at the start at once, changes of
     /// it once the others were heard, or nobody was there to be heard.
     pub(super) fn may_act(&self) -> bool {
+        // What is known is older than what ran.
+        if self.is_behind() {
+            return false;
+        }
+        // Who was revoked is told by nobody else, and waits for nobody.
+        if self.stood == Standing::Revoked {
+            return true;
+        }
         let generation = self.ledger.desired().generation();
         generation == self.began_with
             || match &self.network {
@@ -176,6 +209,7 @@ impl Core {
     }
 
     fn carry_out(&mut self, output: Output, inputs: &mut VecDeque<Input>) {
+        let now = self.now();
         let Some(network) = &mut self.network else {
             return;
         };
@@ -188,15 +222,22 @@ impl Core {
                 let items = self.read(what);
                 inputs.push_back(Input::Read { id, items });
             }
-            Output::Submit { from, chain, bytes } => {
-                let verdict = self.submitted_by(from, chain, &bytes);
+            Output::Submit {
+                from,
+                chain,
+                hint,
+                bytes,
+            } => {
+                let verdict = self.submitted_by(from, chain, hint, &bytes);
                 inputs.push_back(Input::Verdict { chain, verdict });
             }
             Output::Proof { from, chain, bytes } => self.proven(from, chain, &bytes, inputs),
+            // What is wanted here does not depend on it: no plan follows.
             Output::Records => {
-                self.stale = true;
-                self.learned();
+                network.changed = true;
+                network.learn_at.get_or_insert(now.plus(LEARN_MS));
             }
+            Output::Beacon(bytes) => network.keep_beacon(&bytes),
             Output::Epoch { at_least } => {
                 network.begin_epoch(at_least);
                 tracing::warn!(at_least, "another record with this node's key was seen");
@@ -231,8 +272,14 @@ impl Core {
     }
 
     /// An entry that a peer sent: the same as one that somebody hands over here, but for the clock.
-    fn submitted_by(&mut self, from: PublicKey, chain: ChainId, bytes: &[u8]) -> Verdict {
-        match self.take(chain, bytes, None) {
+    pub(super) fn submitted_by(
+        &mut self,
+        from: PublicKey,
+        chain: ChainId,
+        hint: Option<u64>,
+        bytes: &[u8],
+    ) -> Verdict {
+        match self.take(chain, bytes, Came::From { hint }) {
             Ok(_) => {
                 if chain == ChainId::Authority {
                     self.admit();
@@ -244,6 +291,9 @@ impl Core {
                 if !quiet {
                     self.refuse(refusal.clone());
                     tracing::warn!(peer = %from, "it came from this peer");
+                }
+                if refusal.code == RefusalCode::NeedsNewerAgent {
+                    self.stops_at(chain);
                 }
                 Verdict::Refused(refusal)
             }
@@ -332,36 +382,40 @@ impl Core {
         let Some(network) = &mut self.network else {
             return;
         };
+        network.learn_at = None;
         let mut names = BTreeMap::new();
         let mut holders: BTreeMap<_, Vec<PublicKey>> = BTreeMap::new();
         let own = KeyBytes::from(self.node_key);
         for (name, node) in &self.ledger.authority().nodes {
             names.insert(node.key, name.to_string());
         }
-        let records: Vec<_> = network.sync.records().iter().cloned().collect();
-        for record in records
-            .iter()
-            .filter(|record| KeyBytes::from(record.node) != own)
-        {
-            network.knows(record.node, &record.body.addresses);
+        let mut addresses = Vec::new();
+        let records = network.sync.records().iter();
+        for record in records.filter(|record| KeyBytes::from(record.node) != own) {
+            addresses.push((record.node, record.body.addresses.clone()));
             for digest in &record.body.blobs {
                 holders.entry(*digest).or_default().push(record.node);
             }
         }
+        for (node, addresses) in addresses {
+            network.knows(node, &addresses);
+        }
         let connected = network.links().keys().copied().collect();
-        network.save_book();
+        if !self.journal.behind().contains_key(&ChainId::Authority) {
+            network.save_book();
+        }
         let failed = self.observed.artifacts.iter().filter(|(artifact, state)| {
             matches!(state, ArtifactState::Failed { .. }) && holders.contains_key(&artifact.digest)
         });
         let offered: Vec<Digest> = failed.map(|(artifact, _)| artifact.digest).collect();
         network.peers.learn(names, connected, holders);
         // What failed for want of bytes is tried again once somebody has them, and not more often.
-        for digest in offered {
-            if network.offered.insert(digest) {
-                self.with_world(|executor, world| executor.uploaded(&digest, world));
-                self.stale = true;
-                return self.learned();
-            }
+        let fresh = offered
+            .into_iter()
+            .filter(|digest| network.offered.insert(*digest));
+        for digest in fresh.collect::<Vec<_>>() {
+            self.with_world(|executor, world| executor.uploaded(&digest, world));
+            self.stale = true;
         }
     }
 
@@ -375,7 +429,7 @@ impl Core {
         if !due || !self.is_approved() {
             return;
         }
-        let status = self.status();
+        let status = self.own_status();
         let figures = self.machine.figures();
         let in_flight: u32 = self
             .executor
@@ -450,8 +504,10 @@ impl Core {
             pending: &pending,
         };
         across(status, self.ledger.authority(), &others);
+        status.beacon = self.beacon();
         status
             .alarms
             .extend(self.standing(super::unix_ms() / 1_000).alarm(&self.node));
+        status.alarms.extend(self.behind_alarm());
     }
 }

@@ -23,7 +23,11 @@ const ENTRIES_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Core {
     pub(super) fn heads(&self, namespace: Option<NamespaceName>) -> Heads {
-        heads(&self.ledger, &self.node, self.node_key, namespace)
+        let heads = heads(&self.ledger, &self.node, self.node_key, namespace);
+        Heads {
+            beacon: self.beacon().or(heads.beacon),
+            ..heads
+        }
     }
 
     /// Entries of a chain from a number on, without their bytes.
@@ -93,6 +97,7 @@ impl Core {
                 | Body::ApproveUntil(_)
                 | Body::Rotate(_)
                 | Body::Recover(_)
+                | Body::SetBeacon(_)
                 | Body::Manifest(_)
                 | Body::Push(_)
                 | Body::Restart(_) => None,
@@ -161,5 +166,6 @@ pub(crate) fn heads(
                 heads: frozen.heads(),
             })
             .collect(),
+        beacon: authority.beacon.as_ref().map(super::beacon::view_of),
     }
 }

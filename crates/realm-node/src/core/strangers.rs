@@ -5,6 +5,7 @@ use realm_model::api::Invitation;
 use realm_model::entry::ChainId;
 use realm_model::join::{Answer, Approved, JoinCode, Refused, Request, Waiting};
 use realm_model::key::PublicKey;
+use realm_model::name::NodeName;
 use realm_model::record::KeyBytes;
 use realm_model::refusal::{Refusal, RefusalCode};
 
@@ -27,9 +28,9 @@ impl Core {
         let now = self.now();
         let realm = self.ledger.realm();
         let refused = |code, message: &str| Answer::Refused(Refused::new(code, message, None));
-        let Some(network) = &mut self.network else {
+        if self.network.is_none() {
             return refused(JoinCode::NoRealm, "this node is alone");
-        };
+        }
         let (asked, from) = match &knock.request {
             Request::Ask(ask) => (ask.realm, ask.from),
             Request::Page(page) => (Some(page.realm), page.from),
@@ -42,34 +43,22 @@ impl Core {
         }
         if let Some(name) = self.ledger.authority().name_of(&knock.key).cloned() {
             let head = self.ledger.head(ChainId::Authority).seq;
-            let entries = tokio::task::block_in_place(|| {
-                let bytes_max = realm_model::join::PAGE_BYTES + 1;
-                self.journal.entries(
-                    &self.ledger,
-                    ChainId::Authority,
-                    from..=head,
-                    (PAGE_ENTRIES_MAX, bytes_max),
-                )
-            });
-            return match entries {
-                Ok(entries) => {
-                    let mut page = Approved::page(realm, name, from, &entries);
-                    page.more |= page.next() <= head;
-                    Answer::Approved(page)
-                }
-                Err(error) => {
-                    let reason = with_causes(&error);
-                    tracing::error!(reason, "the authority chain could not be read");
-                    refused(JoinCode::TooMany, "the node has trouble with its disk")
-                }
-            };
+            return self.page(name, from, head);
+        }
+        let revocation = self.ledger.authority().revocation(&knock.key);
+        let revocation = revocation.map(|(name, seq)| (name.clone(), seq));
+        match (&knock.request, revocation) {
+            // It knew the chain once, and learns no more than why it is shut out.
+            (Request::Page(_), Some((name, seq))) => return self.page(name, from, seq),
+            (Request::Ask(_), Some(_)) => {
+                return refused(JoinCode::Revoked, "the owner revoked this key");
+            }
+            (Request::Ask(_) | Request::Page(_) | Request::Offer(_), _) => {}
         }
         let Request::Ask(ask) = &knock.request else {
             return refused(JoinCode::NotExpected, "this key is not approved");
         };
-        if self.ledger.authority().was_revoked(&knock.key) {
-            return refused(JoinCode::Revoked, "the owner revoked this key");
-        }
+        let network = self.network.as_mut().expect("looked at above");
         match network.knocked(knock, ask.clone(), now) {
             Ok(new) => {
                 if new {
@@ -83,6 +72,28 @@ impl Core {
                 })
             }
             Err(refused) => Answer::Refused(refused),
+        }
+    }
+
+    /// Entries of the authority chain from one on, up to `last`.
+    fn page(&self, name: NodeName, from: u64, last: u64) -> Answer {
+        let within = (PAGE_ENTRIES_MAX, realm_model::join::PAGE_BYTES + 1);
+        let entries = tokio::task::block_in_place(|| {
+            self.journal
+                .entries(&self.ledger, ChainId::Authority, from..=last, within)
+        });
+        match entries {
+            Ok(entries) => {
+                let mut page = Approved::page(self.ledger.realm(), name, from, &entries);
+                page.more |= page.next() <= last;
+                Answer::Approved(page)
+            }
+            Err(error) => {
+                let reason = with_causes(&error);
+                tracing::error!(reason, "the authority chain could not be read");
+                let why = "the node has trouble with its disk";
+                Answer::Refused(Refused::new(JoinCode::TooMany, why, None))
+            }
         }
     }
 

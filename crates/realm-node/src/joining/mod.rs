@@ -169,8 +169,8 @@ pub async fn join(config: &Config, mut tell: impl FnMut(Joining)) -> Result<(), 
         .name
         .clone()
         .unwrap_or_else(crate::found::host_name);
-    let settings = crate::network::settings(&config.node.p2p, &key, None);
-    let (net, mut events) = realm_net::spawn(settings).map_err(JoinError::from)?;
+    let spawned = crate::network::spawn(&config.node.p2p, &key, None);
+    let (net, mut events) = spawned.map_err(JoinError::from)?;
     let (said, heard) = mpsc::channel(SPEAKERS_MAX);
     let mut machine = Machine {
         folder,

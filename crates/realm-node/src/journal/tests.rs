@@ -317,3 +317,49 @@ fn a_founding_without_its_marks_is_none() {
         "{error:?}"
     );
 }
+
+#[test]
+fn a_power_cut_while_a_damaged_log_is_mended_loses_nothing_of_it() {
+    let (_real, folder) = folder();
+    let (files, realm) = founded(&folder);
+    let (mut journal, mut ledger) = Journal::open_in(files.clone(), &folder).unwrap();
+    submit(&mut journal, &mut ledger, realm, 3).unwrap();
+    let floor = ledger.head(ChainId::Authority);
+    let log = folder.log(ChainId::Authority);
+    let mut damaged = files.contents(&log).unwrap();
+    // A disk without a past.
+    let fresh = FaultyFiles::new();
+    fresh.create_dir(log.parent().unwrap()).unwrap();
+    fresh.create_dir(&folder.marks()).unwrap();
+    for path in files.paths() {
+        fresh.put(&path, &files.contents(&path).unwrap());
+    }
+    let half = damaged.len() / 2;
+    damaged[half] ^= 1;
+    fresh.put(&log, &damaged);
+    let alone = Journal::open_or_mend_in(fresh.kill(), &folder, |_| false);
+    assert!(matches!(alone, Err(JournalError::Log { .. })));
+    let steps = {
+        let files = fresh.kill();
+        Journal::open_or_mend_in(files.clone(), &folder, |_| true).unwrap();
+        files.steps()
+    };
+    for step in 0..steps {
+        let files = fresh.kill();
+        files.fail_at(step, Fault::Stop);
+        let _ = Journal::open_or_mend_in(files.clone(), &folder, |_| true);
+        for survival in files.survivals() {
+            let after = files.crash(&survival);
+            let (journal, ledger) = Journal::open_or_mend_in(after.clone(), &folder, |_| true)
+                .unwrap_or_else(|error| panic!("step {step}, {survival:?}: {error:?}"));
+            let kept = |path: &std::path::PathBuf| after.contents(path) == Some(damaged.clone());
+            let paths = after.paths();
+            assert!(
+                paths.iter().any(kept),
+                "step {step}, {survival:?}: {paths:?}"
+            );
+            assert!(ledger.head(ChainId::Authority).seq < floor.seq);
+            assert_eq!(journal.behind().get(&ChainId::Authority), Some(&floor));
+        }
+    }
+}

@@ -14,7 +14,7 @@ use super::{BlobServer, Knock};
 use crate::access::Mouth;
 use crate::event::Event;
 use crate::joining::{answer, hear};
-use crate::listen::serve_stream;
+use crate::listen::{MutualTls, serve_stream};
 
 /// A record is not signed more often either.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -31,6 +31,8 @@ pub(crate) struct Door {
     /// The calls of the control API.
     pub(crate) router: Router,
     pub(crate) me: PublicKey,
+    /// For calls that another node passes on.
+    pub(crate) tls: MutualTls,
     pub(crate) events: mpsc::Sender<Event>,
 }
 
@@ -104,8 +106,11 @@ impl Door {
             return;
         };
         if target == self.me {
-            // Whoever passes it on proves nothing about the caller.
-            return serve_stream(self.router, stream, Mouth::Relayed).await;
+            // Whoever passes it on proves nothing about the caller, and sees and changes nothing.
+            if let Some((stream, mouth)) = self.tls.accept(stream).await {
+                serve_stream(self.router, stream, mouth).await;
+            }
+            return;
         }
         // One step is enough to reach whoever is reached at all, and cannot become a circle.
         if class != Class::Client {

@@ -4,6 +4,7 @@
 //! Here is what stands between them and the loop: numbers for what is under way, the record that
 //! this node signs of itself, the address book. Not here: what an entry means.
 
+mod beacon;
 mod blobs;
 mod book;
 mod call;
@@ -14,6 +15,7 @@ mod record;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use realm_control::pending::Pending;
@@ -22,7 +24,7 @@ use realm_control::sync::{Judgement, Sync};
 use realm_model::address::Host;
 use realm_model::api::PeerAdded;
 use realm_model::digest::Digest;
-use realm_model::entry::RealmId;
+use realm_model::entry::{ChainId, RealmId};
 use realm_model::join::Ask;
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::name::NodeName;
@@ -42,7 +44,7 @@ pub(crate) use door::{Door, forward, watch as watch_connections};
 pub(crate) use epoch::Epochs;
 pub(crate) use peers::Peers;
 pub(crate) use record::Facts;
-pub(crate) use settings::{caller, settings};
+pub(crate) use settings::{caller, spawn};
 
 /// Hints and requests whose end has not come: as many as the network itself lets wait.
 const UNDER_WAY_MAX: usize = 4_096;
@@ -73,6 +75,8 @@ pub(crate) struct Network {
     /// Whether something happened since the record was looked at.
     pub(crate) changed: bool,
     looked_at: Millis,
+    /// When those who fetch and those who dial are told what the records say.
+    pub(crate) learn_at: Option<Millis>,
     /// Digests that a member was seen to hold when they were missing here.
     pub(crate) offered: BTreeSet<Digest>,
     /// When it is to be said again who may connect.
@@ -83,8 +87,15 @@ pub(crate) struct Network {
     pub(crate) parting: bool,
     /// Digests whose bytes were seen here.
     pub(crate) held: BTreeSet<Digest>,
-    /// Times that the network was started anew after a panic.
-    pub(crate) restarts: u64,
+    beacon_file: PathBuf,
+    /// Whether this node was stale when it was looked last.
+    pub(crate) was_stale: bool,
+    /// Chains that stopped at an entry that only a newer agent reads, with its number.
+    pub(crate) stopped: BTreeMap<ChainId, u64>,
+    /// No member is asked earlier why it refuses this node.
+    pub(crate) inquire_at: Millis,
+    /// How many of those who were met before were asked.
+    asked_places: usize,
 }
 
 /// What the network works with from the start.
@@ -117,8 +128,13 @@ impl Network {
         };
         let (admission, asked) = watch::channel(Admitted::default());
         tokio::spawn(keep_admitting(parts.net.clone(), asked));
+        let beacon_file = beacon::file(folder);
+        let mut sync = Sync::new(parts.realm, parts.key.public(), random(), now.0);
+        if let Some(bytes) = beacon::kept(&beacon_file) {
+            sync.restore_beacon(bytes);
+        }
         Ok(Self {
-            sync: Sync::new(parts.realm, parts.key.public(), random(), now.0),
+            sync,
             pending: Pending::default(),
             realm: parts.realm,
             name: parts.name,
@@ -139,13 +155,35 @@ impl Network {
             said: None,
             changed: true,
             looked_at: now,
+            learn_at: None,
             offered: BTreeSet::new(),
             admit_at: now,
             admitted: BTreeSet::new(),
             parting: false,
             held: BTreeSet::new(),
-            restarts: 0,
+            beacon_file,
+            was_stale: false,
+            stopped: BTreeMap::new(),
+            inquire_at: now,
+            asked_places: 0,
         })
+    }
+
+    /// Somebody who was met before, each in turn: by its key, or at an address that was named.
+    pub(crate) fn next_place(&mut self) -> Option<(Option<PublicKey>, Vec<String>)> {
+        let nodes = self.book.book().nodes();
+        let nodes = nodes.map(|(node, all)| (Some(*node), all.clone()));
+        let named = self.book.book().named();
+        let named = named.map(|address| (None, vec![address.clone()]));
+        let places: Vec<_> = nodes.chain(named).collect();
+        self.asked_places += 1;
+        let at = self.asked_places.checked_rem(places.len())?;
+        places.into_iter().nth(at)
+    }
+
+    /// The way to the loop.
+    pub(crate) fn events(&self) -> mpsc::Sender<Event> {
+        self.events.clone()
     }
 
     /// The connections of this node, for [`realm_control::reach::reach`].
@@ -278,6 +316,9 @@ impl Network {
             if let Err(error) = &result {
                 tracing::debug!(peer = %to, %error, "a request got no answer");
             }
+            if matches!(result, Err(realm_net::Error::Unsupported)) {
+                let _ = events.send(Event::Shut { by: to }).await;
+            }
             // The loop may be gone; then nobody waits.
             let _ = events
                 .send(Event::Answered {
@@ -301,13 +342,6 @@ impl Network {
             Host::Name { .. } => None,
         });
         self.pending.ask(knock.key, ask, origin, now)
-    }
-
-    /// Where a member was found.
-    pub(crate) fn found(&mut self, peer: PublicKey, addresses: Vec<String>) {
-        if self.sync.members().contains_key(&peer.into()) {
-            let _ = self.net.addresses(peer, addresses);
-        }
     }
 
     /// Where a member says that it is.

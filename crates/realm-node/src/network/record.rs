@@ -6,7 +6,7 @@ use realm_model::entry::ChainId;
 use realm_model::observed::Millis;
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
-    PeerLink, PendingJoin, RefusalCount,
+    PeerLink, PendingJoin, RefusalCount, STALE, UPGRADE_NEEDED,
 };
 use realm_model::view::{ComponentState, StatusView};
 
@@ -14,8 +14,19 @@ use super::{Network, random};
 
 /// After a change of substance the others hear of it this late at most: changes come in crowds.
 const CHANGED_MS: u64 = 300;
-/// After this time figures that move all the time are told anew.
+/// For each node of the realm, between two records of one node: what happens to many at once, such as
+/// a start of all machines, makes each of them say something else every moment, and what each says
+/// goes to all.
+const CHANGED_EACH_MS: u64 = 20;
+/// However large the realm is.
+const CHANGED_MS_MAX: u64 = 5_000;
+/// After this time figures that move all the time are told anew, in a realm of up to 25 nodes.
 const FIGURES_MS: u64 = 15_000;
+/// For each node of a larger one, so that no more than some two records per second go round: each
+/// comes to every node several times over, with a signature to check each time.
+const FIGURES_EACH_MS: u64 = 600;
+/// However large it is.
+const FIGURES_MS_MAX: u64 = 300_000;
 
 /// What the record takes from the rest of the node.
 pub(crate) struct Facts<'a> {
@@ -30,11 +41,11 @@ pub(crate) struct Facts<'a> {
 impl Network {
     /// The bytes of a new record, if there is something to say.
     pub(crate) fn record(&mut self, facts: &Facts<'_>, now: Millis) -> Option<Vec<u8>> {
-        let body = self.body(facts).fit();
+        let body = self.body(facts, now).fit();
         self.changed = false;
         self.looked_at = now;
         if let Some((said, at)) = &self.said
-            && now.since(*at) < FIGURES_MS
+            && now.since(*at) < self.figures_ms()
             && steady(&body) == steady(said)
         {
             return None;
@@ -50,9 +61,17 @@ impl Network {
         match &self.said {
             // Before anybody can send an older one of this node: it would look like a stranger's.
             None => Millis(0),
-            Some(_) if self.changed => self.looked_at.plus(CHANGED_MS),
-            Some((_, at)) => at.plus(FIGURES_MS),
+            // The first change after a while is told at once, and of a crowd not each.
+            Some((_, at)) if self.changed => {
+                let next = at.plus(changed_ms(self.sync.members().len()));
+                self.looked_at.plus(CHANGED_MS).max(next)
+            }
+            Some((_, at)) => at.plus(self.figures_ms()),
         }
+    }
+
+    fn figures_ms(&self) -> u64 {
+        figures_ms(self.sync.members().len())
     }
 
     /// Begins a new epoch, as another record with this node's key demands.
@@ -70,7 +89,7 @@ impl Network {
         }
     }
 
-    fn body(&self, facts: &Facts<'_>) -> NodeBody {
+    fn body(&self, facts: &Facts<'_>, now: Millis) -> NodeBody {
         let mut body = NodeBody::of(self.name.clone());
         body.agent = env!("CARGO_PKG_VERSION").to_owned();
         body.wire = realm_model::sync::WIRE_VERSION.into();
@@ -118,14 +137,15 @@ impl Network {
                     .ask
                     .proof
                     .map(|proof| realm_model::digest::Digest::from_bytes(*proof.as_bytes())),
+                tags: (!join.ask.tags.is_empty()).then(|| join.ask.tags.clone()),
             })
             .collect();
-        body.alarms = self.alarms(facts.ledger);
+        body.alarms = self.alarms(facts.ledger, now);
         body
     }
 
     /// What stands at this node and does not mend itself.
-    pub(crate) fn alarms(&self, ledger: &Ledger) -> Vec<Alarm> {
+    fn alarms(&self, ledger: &Ledger, now: Millis) -> Vec<Alarm> {
         let mut alarms = Vec::new();
         if self.sync.is_cloned() {
             alarms.push(Alarm {
@@ -142,8 +162,23 @@ impl Network {
                 ),
             });
         }
-        let reached = self.reached();
-        if realm_control::reach::signals(&reached, 0, None).isolated {
+        for (chain, seq) in &self.stopped {
+            alarms.push(Alarm {
+                code: UPGRADE_NEEDED.to_owned(),
+                about: format!(
+                    "upgrade needed: chain `{}` stops at entry {seq}, which only a newer realm reads",
+                    chain.as_str()
+                ),
+            });
+        }
+        let signals = self.signals(now);
+        if signals.stale {
+            alarms.push(Alarm {
+                code: STALE.to_owned(),
+                about: "the beacon is overdue, or what it names is missing here".to_owned(),
+            });
+        }
+        if signals.isolated {
             alarms.push(Alarm {
                 code: "isolated".to_owned(),
                 about: "fewer than half of the other nodes are reached".to_owned(),
@@ -151,6 +186,20 @@ impl Network {
         }
         alarms
     }
+}
+
+/// How soon after a record another one may follow in a realm of so many nodes.
+fn changed_ms(members: usize) -> u64 {
+    let members = u64::try_from(members).unwrap_or(u64::MAX);
+    let each = CHANGED_EACH_MS.saturating_mul(members);
+    each.clamp(CHANGED_MS, CHANGED_MS_MAX)
+}
+
+/// How often figures are told in a realm of so many nodes.
+fn figures_ms(members: usize) -> u64 {
+    let members = u64::try_from(members).unwrap_or(u64::MAX);
+    let each = FIGURES_EACH_MS.saturating_mul(members);
+    each.clamp(FIGURES_MS, FIGURES_MS_MAX)
 }
 
 fn components(status: &StatusView) -> Vec<ComponentSummary> {
@@ -193,4 +242,22 @@ fn steady(body: &NodeBody) -> NodeBody {
         peer.rtt_ms = 0;
     }
     steady
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_of_a_large_realm_speaks_less_often() {
+        let check = |members: usize, changed: u64, figures: u64| {
+            assert_eq!(changed_ms(members), changed, "{members} nodes");
+            assert_eq!(figures_ms(members), figures, "{members} nodes");
+        };
+        check(0, 300, 15_000);
+        check(15, 300, 15_000);
+        check(25, 500, 15_000);
+        check(100, 2_000, 60_000);
+        check(1_000, 5_000, 300_000);
+    }
 }

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use realm_model::entry::RealmId;
 use realm_model::key::SecretKey;
 use realm_model::node_config::Peering;
+use realm_net::{Error, Event, Handle};
+use tokio::sync::mpsc::Receiver;
+
+use crate::error::with_causes;
 
 /// The network of a node of `realm`, or of a machine that has none yet.
-pub(crate) fn settings(
-    peering: &Peering,
-    key: &SecretKey,
-    realm: Option<RealmId>,
-) -> realm_net::Config {
+fn settings(peering: &Peering, key: &SecretKey, realm: Option<RealmId>) -> realm_net::Config {
     let alone = peering
         .listen
         .iter()
@@ -25,6 +25,26 @@ pub(crate) fn settings(
         relay: peering.relay,
         agent: format!("realm/{}", env!("CARGO_PKG_VERSION")),
         ..realm_net::Config::new(*key.seed())
+    }
+}
+
+/// Starts the network on the ports that the operator chose, or, where nobody chose, on others if the
+/// usual ones are taken: another agent on this machine may have them.
+pub(crate) fn spawn(
+    peering: &Peering,
+    key: &SecretKey,
+    realm: Option<RealmId>,
+) -> Result<(Handle, Receiver<Event>), Error> {
+    match realm_net::spawn(settings(peering, key, realm)) {
+        Err(error) if *peering == Peering::default() => {
+            let reason = with_causes(&error);
+            tracing::warn!(
+                reason,
+                "nodes meet this one on another port; `[p2p] listen` in node.toml sets it"
+            );
+            realm_net::spawn(settings(&Peering::anywhere(), key, realm))
+        }
+        spawned => spawned,
     }
 }
 
@@ -58,6 +78,29 @@ fn listeners(address: &SocketAddr) -> [String; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A founded node and a machine that joins alike.
+    #[tokio::test]
+    async fn the_usual_port_that_is_taken_is_no_obstacle_unless_it_was_chosen() {
+        let key = SecretKey::from_seed(&[7; 32]);
+        // If it cannot be taken here, it is taken by somebody else.
+        let any = (std::net::Ipv4Addr::UNSPECIFIED, 4747);
+        let _taken = (
+            std::net::TcpListener::bind(any),
+            std::net::UdpSocket::bind(any),
+        );
+        let (net, mut events) = spawn(&Peering::default(), &key, None).unwrap();
+        let Some(Event::Listening { address }) = events.recv().await else {
+            panic!("it listens nowhere");
+        };
+        assert!(!address.contains("/4747"), "{address}");
+        net.stop().await;
+        let chosen = Peering {
+            mdns: false,
+            ..Peering::default()
+        };
+        assert!(spawn(&chosen, &key, None).is_err());
+    }
 
     #[test]
     fn each_address_is_listened_on_by_both_transports() {

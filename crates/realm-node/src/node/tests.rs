@@ -135,11 +135,16 @@ async fn who_connects_at_a_restart_is_answered_and_not_refused() {
     while get(node.edge.addresses()[0]).await != "HTTP/1.1 200 OK" {
         tokio::task::yield_now().await;
     }
+    let address = node.edge.addresses()[0];
     node.stop().await;
-    let node = Node::start(config).await.unwrap();
-    let answer = get(node.edge.addresses()[0]).await;
-    assert_eq!(answer, "HTTP/1.1 200 OK");
-    node.stop().await;
+    config.node.listen.http = vec![address];
+    let starting = tokio::spawn(Node::start(config));
+    // From the first moment at which somebody listens.
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(get(address).await, "HTTP/1.1 200 OK");
+    starting.await.unwrap().unwrap().stop().await;
 }
 
 /// A figure of the metrics page.

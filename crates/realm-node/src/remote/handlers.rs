@@ -127,7 +127,7 @@ impl Sessions {
             } => (key, ExecCaller::Delegates, "delegates"),
             Caller::Local
             | Caller::Key {
-                role: Role::Node | Role::Reader | Role::Recovery,
+                role: Role::Node | Role::Reader | Role::Recovery | Role::Beacon,
                 ..
             } => {
                 return Err(deny(

@@ -203,8 +203,9 @@ async fn redirects_are_followed_five_times() {
     assert!(matches!(error, FetchError::Status { status: 302, .. }));
 }
 
+/// Case 24: an endless stream.
 #[tokio::test]
-async fn a_stream_without_end_is_cut_at_the_cap() {
+async fn case_24_a_stream_without_end_is_cut_at_the_cap() {
     let server = serve().await;
     let error = get(server, "/endless").await.expect_err("endless");
     assert!(matches!(error, FetchError::TooLarge { bytes_max: 24, .. }));

@@ -194,6 +194,16 @@ pub(crate) fn read_exact_at<H: Handle>(file: &H, buffer: &mut [u8], offset: u64)
     Ok(())
 }
 
+/// Puts `bytes` in place of the file `path`, durably and for this user alone.
+pub fn put<F: Files>(files: &F, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(files, path, bytes, PRIVATE_MODE).map_err(|(_, error)| error)
+}
+
+/// Reads a file of at most `bytes_max` bytes.
+pub fn get<F: Files>(files: &F, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    read_all(&files.open(path)?, bytes_max)
+}
+
 /// Puts `bytes` in place of the file `path`, durably: readers see the old content or the new, and
 /// after a success only the new, whatever happens. A failure leaves no partial file under `path`.
 pub(crate) fn replace<F: Files>(

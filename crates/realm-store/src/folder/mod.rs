@@ -221,6 +221,12 @@ impl RealmFolder {
         self.logs().join(format!("{}.log", chain.as_str()))
     }
 
+    /// A copy of the genesis, beside the log that begins with it: whoever lost that log needs the
+    /// realm's id to ask for the rest.
+    pub fn genesis(&self) -> PathBuf {
+        self.logs().join("genesis")
+    }
+
     /// The chains that have a log here, the authority chain first.
     pub fn chains<F: Files>(&self, files: &F) -> Result<Vec<ChainId>, FolderError> {
         let directory = self.logs();

@@ -6,6 +6,7 @@
 //! shorter history. Not here: whether entries follow each other (`VerifiedEntry`, control).
 
 mod record;
+mod salvage;
 
 #[cfg(test)]
 mod crash_tests;
@@ -21,6 +22,8 @@ use realm_model::entry::VerifiedEntry;
 
 use crate::files::{self, Files, Handle, PRIVATE_MODE, RealFiles};
 use record::{HEADER, Scan};
+
+pub use salvage::{ASIDE_MAX, Salvaged};
 
 /// The format version that is written, and the only one that is read.
 pub const FORMAT: u32 = 1;
@@ -99,6 +102,12 @@ pub enum LogError {
         /// Records that were there.
         mark: u64,
     },
+    /// It was damaged again and again.
+    #[error("the log `{path}` was damaged {ASIDE_MAX} times: look at the disk")]
+    TooMuchDamage {
+        /// The log.
+        path: PathBuf,
+    },
     /// The record cannot be kept.
     #[error("a record of {bytes} bytes does not fit the log `{path}`")]
     DoesNotFit {
@@ -110,6 +119,17 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// Whether bytes are lost or changed that were durable.
+    pub const fn is_damage(&self) -> bool {
+        match self {
+            Self::NotALog { .. } | Self::Damaged { .. } | Self::ShorterThanMark { .. } => true,
+            Self::Io { .. }
+            | Self::UnknownFormat { .. }
+            | Self::TooMuchDamage { .. }
+            | Self::DoesNotFit { .. } => false,
+        }
+    }
+
     /// Whether there was no room: it passes by itself when room returns.
     pub fn is_disk_full(&self) -> bool {
         match self {
@@ -118,6 +138,7 @@ impl LogError {
             | Self::UnknownFormat { .. }
             | Self::Damaged { .. }
             | Self::ShorterThanMark { .. }
+            | Self::TooMuchDamage { .. }
             | Self::DoesNotFit { .. } => false,
         }
     }

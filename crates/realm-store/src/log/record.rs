@@ -107,6 +107,18 @@ pub(super) fn payload_of(mut record: Vec<u8>) -> Option<Vec<u8>> {
 
 /// Reads a log.
 pub(super) fn scan(bytes: &[u8]) -> Result<Scan, Fault> {
+    let scan = readable(bytes)?;
+    if scan.end < bytes.len() && !is_torn_write(bytes, scan.end) {
+        return Err(Fault::Damaged {
+            record: scan.records.len() as u64,
+            offset: scan.end as u64,
+        });
+    }
+    Ok(scan)
+}
+
+/// Reads a log up to the first record that does not read.
+pub(super) fn readable(bytes: &[u8]) -> Result<Scan, Fault> {
     // A log gets its name only once its header is durable: a short header is damage as well.
     let Some(head) = bytes.first_chunk::<HEADER>() else {
         return Err(Fault::NotALog);
@@ -122,13 +134,7 @@ pub(super) fn scan(bytes: &[u8]) -> Result<Scan, Fault> {
     let mut end = HEADER;
     while end < bytes.len() {
         let Some(next) = valid_end(bytes, end) else {
-            if is_torn_write(bytes, end) {
-                break;
-            }
-            return Err(Fault::Damaged {
-                record: records.len() as u64,
-                offset: end as u64,
-            });
+            break;
         };
         records.push(Span {
             start: end,

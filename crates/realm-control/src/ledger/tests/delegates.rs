@@ -326,3 +326,59 @@ fn a_key_is_what_the_authority_chain_says() {
     };
     assert_eq!(role(&team), Some(expected));
 }
+
+#[test]
+fn the_beacon_has_a_key_a_name_and_a_time_of_its_own() {
+    use realm_model::entry::SetBeacon;
+    let mut realm = Realm::of_one_node();
+    let rule = |name: &str, every_s, of: &SecretKey| {
+        Body::SetBeacon(SetBeacon {
+            name: namespace(name),
+            every_s,
+            key: Some(of.public()),
+        })
+    };
+    let team = Body::Delegate(delegation("team-a", key("team").public()));
+    realm.submit(team).expect("a delegate");
+    let (owner, beacon) = (realm.owner.clone(), key("beacon"));
+    for (body, expected) in [
+        (rule("watch", 0, &beacon), Some(RefusalCode::Malformed)),
+        (
+            rule("watch", 604_801, &beacon),
+            Some(RefusalCode::Malformed),
+        ),
+        (rule("watch", 5, &owner), Some(RefusalCode::Malformed)),
+        (rule("watch", 5, &key("here")), Some(RefusalCode::Malformed)),
+        (rule("watch", 5, &key("team")), Some(RefusalCode::Malformed)),
+        (rule("team-a", 5, &beacon), Some(RefusalCode::NameTaken)),
+        (rule("watch", 5, &beacon), None),
+        (rule("watch", 604_800, &beacon), None),
+        (
+            Body::Delegate(delegation("watch", key("other").public())),
+            Some(RefusalCode::NameTaken),
+        ),
+        (
+            Body::Delegate(delegation("other", beacon.public())),
+            Some(RefusalCode::Malformed),
+        ),
+    ] {
+        let taken = realm.submit(body).err().map(|refusal| refusal.code);
+        assert_eq!(taken, expected);
+    }
+    let authority = realm.ledger.authority();
+    assert_eq!(authority.role_of(&beacon.public(), 0), Some(Role::Beacon));
+    assert!(authority.callers(0).any(|key| key == beacon.public()));
+    // It signs beacons, and no entry of any chain.
+    for body in [approval("x", &[]), restart("orders", &[])] {
+        let chain = body.chain(realm_model::entry::NamespaceName::DEFAULT);
+        let taken = realm.submit_by(&[&beacon], chain, body);
+        assert_eq!(taken.err().map(|r| r.code), Some(RefusalCode::WrongOwner));
+    }
+    let none = Body::SetBeacon(SetBeacon {
+        name: namespace("watch"),
+        every_s: 5,
+        key: None,
+    });
+    realm.submit(none).expect("it is taken away");
+    assert_eq!(realm.ledger.authority().role_of(&beacon.public(), 0), None);
+}

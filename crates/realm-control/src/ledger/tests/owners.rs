@@ -180,7 +180,7 @@ fn a_recovery_key_abandons_what_a_stolen_key_signed() {
     let (thief, fresh) = (key("thief"), key("fresh"));
     let before = realm.clone();
     // The thief makes itself the only owner, and runs what it likes.
-    let body = rotate(&[&thief], 1, &[], own_fence(&realm));
+    let body = rotate(&[&thief], 1, &[&safe], own_fence(&realm));
     realm
         .submit_by(&[&owner, &thief], AUTHORITY, body)
         .expect("stolen");
@@ -238,6 +238,32 @@ fn a_recovery_key_abandons_what_a_stolen_key_signed() {
             manifest_body(ORDERS, 2, &[("orders", "2")]),
         )
         .expect("the new owner");
+}
+
+/// Who has the owners' keys alone cannot shut the recovery key out.
+#[test]
+fn recovery_keys_change_only_by_one_of_them() {
+    let (mut realm, owner, safe) = recoverable();
+    let (thief, second) = (key("thief"), key("second"));
+    let wrong = Some(RefusalCode::WrongOwner);
+    let mut check = |signers: &[&SecretKey], recovery: &[&SecretKey], expected| {
+        let body = rotate(&[&owner], 1, recovery, Vec::new());
+        let taken = realm.submit_by(signers, AUTHORITY, body);
+        assert_eq!(code(taken), expected);
+    };
+    check(&[&owner], &[&thief], wrong);
+    check(&[&owner, &thief], &[&thief], wrong);
+    check(&[&owner], &[&safe, &thief], wrong);
+    check(&[&owner], &[], wrong);
+    check(&[&safe], &[&safe, &second], wrong);
+    check(&[&owner], &[&safe], None);
+    check(&[&owner, &safe], &[&safe, &second], None);
+    check(&[&owner], &[&second, &safe], None);
+    check(&[&owner, &second], &[&second], None);
+    check(&[&owner, &safe], &[&safe], wrong);
+    check(&[&owner, &second], &[], None);
+    // Where there is none, the owners choose the first one.
+    check(&[&owner], &[&safe], None);
 }
 
 #[test]
