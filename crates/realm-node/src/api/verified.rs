@@ -100,9 +100,7 @@ impl Verified {
     }
 
     fn known(&self, path: &Path, digest: &Digest) -> Option<bool> {
-        let Some(stamp) = stamp_of(path) else {
-            return Some(false);
-        };
+        let stamp = stamp_of(path)?;
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .get(digest)

@@ -162,9 +162,15 @@ pub async fn join(config: &Config, mut tell: impl FnMut(Joining)) -> Result<(), 
         turns: Turns::default(),
         asked: BTreeMap::new(),
         questions: JoinSet::new(),
+        talks: JoinSet::new(),
         chains: BTreeMap::new(),
     };
     let joined = machine.run(&mut events, heard, &mut tell).await;
+    // Who holds a stream holds the connection, and that the port, which the node wants next.
+    machine.questions.shutdown().await;
+    machine.talks.shutdown().await;
+    drop(machine);
+    drop(events);
     net.stop().await;
     let (realm, name) = joined?;
     tell(Joining::Joined(realm, name));
@@ -183,6 +189,8 @@ struct Machine<'a> {
     turns: Turns,
     asked: BTreeMap<Member, Turn>,
     questions: JoinSet<(Member, Result<Asked, AskError>)>,
+    /// With strangers.
+    talks: JoinSet<()>,
     chains: BTreeMap<RealmId, Arc<Semaphore>>,
 }
 
@@ -271,12 +279,12 @@ impl Machine<'_> {
 
     /// Reads what a stranger says, beside everything else: it may take its time. Who comes while
     /// too many speak is not heard.
-    fn listen_to(&self, from: PublicKey, origin: Origin, incoming: Incoming) {
+    fn listen_to(&mut self, from: PublicKey, origin: Origin, incoming: Incoming) {
         let Some(turn) = self.turns.take(origin) else {
             return;
         };
         let said = self.said.clone();
-        tokio::spawn(async move {
+        self.talk(async move {
             let Ok(mut stream) = incoming.accept().await else {
                 return;
             };
@@ -301,6 +309,12 @@ impl Machine<'_> {
         });
     }
 
+    /// Talks beside everything else, and no longer than this machine waits.
+    fn talk(&mut self, with: impl Future<Output = ()> + Send + 'static) {
+        while self.talks.try_join_next().is_some() {}
+        self.talks.spawn(with);
+    }
+
     /// Deals with what a stranger said.
     fn answer(&mut self, said: Said, tell: &mut impl FnMut(Joining)) -> Result<(), JoinError> {
         let Said {
@@ -310,7 +324,7 @@ impl Machine<'_> {
             mut stream,
         } = said;
         let reply = self.offered((from, origin), request, tell)?;
-        tokio::spawn(async move {
+        self.talk(async move {
             // Whoever hung up makes the offer again.
             let _ = answer(&mut stream, &reply).await;
         });
