@@ -19,8 +19,8 @@ STATE=/var/lib/realm
 FOLDER=$STATE/realm
 UNIT=/etc/systemd/system/realm.service
 ACCOUNT=realm
-# An agent opens its socket in well under a second; a busy machine gets longer.
-SOCKET_WAIT_S=30
+# An agent that cannot run has ended by then.
+SETTLE_S=1
 
 usage() {
 	cat <<'EOF'
@@ -275,7 +275,13 @@ start_agent() {
 	elif [ "$unit_changed$binary_changed" != nono ]; then
 		systemctl restart realm.service
 		changed "restarted the agent"
+	else
+		return 0
 	fi
+	# Not its socket: an agent that waits to be approved has none.
+	sleep "$SETTLE_S"
+	systemctl is-active --quiet realm.service || fail agent-does-not-start "the agent ended after its start" \
+		"look at its log: journalctl -u realm"
 }
 
 # Takes the ticket from its standard input: the list of processes is everybody's to read, and a
@@ -288,22 +294,16 @@ join_as_account() {
 	fi
 }
 
+# Before the agent starts: without a realm folder it makes one, and waits for any owner.
 join_realm() {
 	[ -n "$ticket" ] || return 0
-	if [ "$start" = no ] || ! systemd_runs; then
-		say "then join with the ticket, as the user \`$ACCOUNT\`:"
-		say "  $BIN --realm $FOLDER join TICKET"
+	if [ -e "$FOLDER" ]; then
+		say "kept $FOLDER: this machine joined a realm, or asks to; the ticket is not used"
 		return 0
 	fi
-	waited=0
-	while [ ! -S "$FOLDER/agent.sock" ]; do
-		[ "$waited" -lt "$SOCKET_WAIT_S" ] || fail agent-does-not-start "the agent opened no socket in $SOCKET_WAIT_S s" \
-			"look at its log: journalctl -u realm"
-		sleep 1
-		waited=$((waited + 1))
-	done
 	printf '%s\n' "$ticket" | join_as_account || fail join-failed \
-		"the agent runs, and did not take the ticket" "make a new one with \`realm invite\`, then run this again"
+		"the ticket was not taken, and no agent was started" "make a new one with \`realm invite\`, then run this again"
+	changed "this machine asks to join as soon as its agent runs"
 }
 
 uninstall() {
@@ -405,11 +405,13 @@ main() {
 	install_binary
 	install_user
 	install_unit
-	start_agent
 	join_realm
+	start_agent
 	if [ "$changes" -eq 0 ]; then
 		say "nothing changed: realm is installed as asked"
-	elif [ -z "$ticket" ]; then
+	elif [ -n "$ticket" ]; then
+		say "next, where the owner's key is: \`realm nodes ls\`, then \`realm nodes approve\` with the words of this machine"
+	else
 		say "next, where the owner's key is: \`realm peer add $(uname -n)\`, then \`realm nodes approve $(uname -n)\`"
 	fi
 }

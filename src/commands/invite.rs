@@ -36,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, requires = "wait", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     uses: u32,
 
-    /// With `--wait`: tags for them, separated by commas, instead of those that they propose
+    /// With `--wait`: tags for them, separated by commas; absent: none, whatever they propose
     #[arg(long, value_name = "TAG", value_delimiter = ',', requires = "wait")]
     tags: Option<Vec<String>>,
 
@@ -105,7 +105,10 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
             match vouched {
                 Some(pending) => {
                     let mut heads = client.heads().await?;
-                    nodes::approve_one(&client, &mut heads, &key, pending, &terms).await?;
+                    // Nobody is there who would see what it says of itself.
+                    let mut pending = pending.clone();
+                    pending.tags.clear();
+                    nodes::approve_one(&client, &mut heads, &key, &pending, &terms).await?;
                     came.insert(pending.key);
                 }
                 None => tokio::time::sleep(LOOK_INTERVAL).await,

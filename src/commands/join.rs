@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use realm_model::name::NodeName;
 use realm_model::ticket::Ticket;
+use realm_node::found::FoundError;
 use realm_node::joining::{Joiner, prepare};
 
 use crate::context::Context;
@@ -58,10 +59,18 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         owner: None,
     })
     .map_err(|error| {
-        Failure::from_error("not-made", &error).context(format!(
+        let failure = Failure::from_error("not-made", &error).context(format!(
             "failed to make the realm folder `{}`",
             folder.display()
-        ))
+        ));
+        if matches!(error, FoundError::Exists { .. }) {
+            failure.hint(format!(
+                "an agent that waits may have made it: let its owner approve it (`realm node show`), or stop it, move `{}` away, and join",
+                folder.display()
+            ))
+        } else {
+            failure
+        }
     })?;
     if context.json() {
         output::json(&serde_json::json!({

@@ -31,7 +31,7 @@ struct Shown {
     key: String,
     words: Vec<&'static str>,
     peer_id: String,
-    /// Null: it belongs to no realm yet.
+    /// The one that it belongs to, or asks to join; null: it waits for an owner.
     realm: Option<String>,
     /// The name under which the owner approved the key, as the log here knows it.
     approved_as: Option<NodeName>,
@@ -53,6 +53,7 @@ fn show(context: &Context) -> Result<ExitCode, Failure> {
         .as_ref()
         .filter(|heads| heads.approved)
         .map(|heads| heads.node.clone());
+    let asks = realm_node::joining::realm_of(&folder);
     let config = realm_node::Config::load(folder)
         .map_err(|error| Failure::from_error("bad-node-config", &error))?;
     let name = approved_as.clone().or(config.node.name);
@@ -61,7 +62,10 @@ fn show(context: &Context) -> Result<ExitCode, Failure> {
         key: key.to_string(),
         words: key.words().to_vec(),
         peer_id: key.peer_id(),
-        realm: heads.map(|heads| heads.realm.to_string()),
+        realm: heads
+            .map(|heads| heads.realm)
+            .or(asks)
+            .map(|realm| realm.to_string()),
         approved_as,
     };
     if context.json() {

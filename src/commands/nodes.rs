@@ -31,9 +31,10 @@ enum NodesVerb {
     Ls,
     /// Let nodes that ask to join into the realm
     ///
-    /// Compare the six words with those that the machine shows (its agent's log, or `realm status`
+    /// Compare the six words with those that the machine shows (its agent's log, or `realm node show`
     /// there): they are made from its key. A name that two machines ask for can only be approved by
-    /// words or by key.
+    /// words or by key. The name or key of an approved node gives it other terms, e.g. a later end:
+    /// it keeps its name and its tags.
     Approve {
         /// Names, keys, or six words in quotes
         #[arg(required = true, value_name = "NAME|KEY|WORDS")]
@@ -44,6 +45,9 @@ enum NodesVerb {
         /// Tags, separated by commas, instead of those that it proposes
         #[arg(long, value_name = "TAG", value_delimiter = ',')]
         tags: Option<Vec<String>>,
+        /// With `--yes`: vouch for the tags that it proposes; absent: for none but `--tags`
+        #[arg(long, requires = "yes", conflicts_with = "tags")]
+        proposed_tags: bool,
         /// How long the approval holds; absent: until it is revoked
         #[arg(long, value_name = "TIME", value_parser = parse_lifetime)]
         expires: Option<Duration>,
@@ -98,6 +102,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
                 nodes,
                 name,
                 tags,
+                proposed_tags,
                 expires,
                 yes,
             } => {
@@ -106,7 +111,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
                     tags,
                     not_after_unix_s: expires.map(|time| now_unix_ms() / 1_000 + time.as_secs()),
                 };
-                approve(context, &client, &nodes, &terms, yes).await
+                approve(context, &client, &nodes, &terms, (yes, proposed_tags)).await
             }
             NodesVerb::Revoke { nodes, yes } => revoke(context, &client, &nodes, yes).await,
             NodesVerb::Cordon { nodes } => set(context, &client, &nodes, (true, false)).await,
@@ -137,7 +142,7 @@ async fn list(context: &Context, client: &Client) -> Result<ExitCode, Failure> {
 /// The nodes and who asks to join, as tables.
 pub(crate) fn text(status: &StatusView) -> String {
     let header = [
-        "NODE", "STATE", "REACHED", "RTT", "AGENT", "TAGS", "ADDRESS",
+        "NODE", "STATE", "REACHED", "RTT", "AGENT", "TAGS", "ENDS", "ADDRESS",
     ];
     let mut text = output::table(&header, status.nodes.iter().map(row).collect());
     if !status.pending.is_empty() {
@@ -167,6 +172,8 @@ fn row(node: &NodeView) -> Vec<String> {
         node.reach.rtt_us.map_or_else(String::new, milliseconds),
         said.map_or_else(String::new, |said| said.agent_version.clone()),
         node.tags.join(","),
+        node.not_after_unix_s
+            .map_or_else(String::new, |until| timestamp(until.saturating_mul(1_000))),
         address(node),
     ]
 }
@@ -228,7 +235,7 @@ async fn approve(
     client: &Client,
     wanted: &[String],
     terms: &Terms,
-    yes: bool,
+    (yes, proposed_tags): (bool, bool),
 ) -> Result<ExitCode, Failure> {
     if terms.name.is_some() && wanted.len() > 1 {
         return Err(
@@ -236,14 +243,26 @@ async fn approve(
         );
     }
     let status = client.status().await?;
-    let found = meant(&status, wanted, terms)?;
-    for pending in &found {
+    let mut found = meant(&status, wanted, terms)?;
+    for pending in &mut found {
+        let renews = is_approved(&status, pending.key);
+        // Without a question nobody has seen what a stranger says of itself.
+        if yes && !proposed_tags && !renews {
+            pending.tags.clear();
+        }
+        let tags = terms.tags.as_ref().unwrap_or(&pending.tags);
         output::note(&format!(
-            "{}  {}  from {}\n  words: {}",
+            "{}  {}  from {}\n  words: {}\n  tags:  {}",
             terms.name.as_ref().unwrap_or(&pending.name),
             pending.key,
             output::within_line(&pending.address),
-            pending.key.words().join(" ")
+            pending.key.words().join(" "),
+            match (tags.is_empty(), terms.tags.is_none() && !renews) {
+                (true, _) => "(none)".to_owned(),
+                (false, true) =>
+                    format!("{} (as it proposes)", output::within_line(&tags.join(","))),
+                (false, false) => output::within_line(&tags.join(",")).to_string(),
+            }
         ));
     }
     confirm("Do the words agree with those that the machine shows?", yes).await?;
@@ -291,6 +310,26 @@ fn approval(
     }
 }
 
+fn is_approved(status: &StatusView, key: PublicKey) -> bool {
+    status.nodes.iter().any(|node| node.key == Some(key))
+}
+
+/// Approved nodes, as if they asked again for what they have.
+fn renewed(status: &StatusView, wanted: &[String]) -> Option<Vec<PendingView>> {
+    let renewed = wanted.iter().map(|wanted| {
+        let (node, key) = approved(status, wanted).ok()?;
+        Some(PendingView {
+            key,
+            name: node.name.clone(),
+            tags: node.vouched_tags.clone(),
+            address: address(node),
+            seen_by: status.node.clone(),
+            voucher_proof: None,
+        })
+    });
+    renewed.collect()
+}
+
 /// Who is meant. A key that nobody saw ask is taken with `--name`: the list of those who ask may be
 /// full.
 fn meant(
@@ -303,6 +342,24 @@ fn meant(
         .iter()
         .map(|pending| (pending.name.clone(), pending.key))
         .collect();
+    if let Some(renewed) = renewed(status, wanted) {
+        let name = |name: &NodeName| claims.iter().any(|(claimed, _)| claimed == name);
+        let claimed = renewed
+            .iter()
+            .zip(wanted)
+            .find(|(node, wanted)| node.name.as_str() == wanted.as_str() && name(&node.name));
+        return match claimed {
+            None => Ok(renewed),
+            Some((node, _)) => Err(Failure::new(
+                "name-not-unique",
+                format!(
+                    "`{}` is a node, and the name that another machine asks for",
+                    node.name
+                ),
+            )
+            .hint("approve by the key, or by the six words that the machine itself shows")),
+        };
+    }
     match select(&claims, wanted) {
         Ok(places) => Ok(places
             .into_iter()

@@ -8,7 +8,7 @@ use realm_node::Client;
 
 use crate::commands::nodes;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, exit};
 use crate::{output, progress};
 
 /// Clears the screen and goes to its top.
@@ -27,15 +27,49 @@ pub(crate) struct Args {
 
 pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
     if args.watch {
-        return context.watch(async { watch(context.client().await?, context.json()).await });
+        let watching = async { watch(context.client().await?, context.json()).await };
+        return context
+            .watch(watching)
+            .map_err(|failure| waiting(context, failure));
     }
-    let status = context.block_on(async { Ok(context.client().await?.status().await?) })?;
+    let status = context
+        .block_on(async { Ok(context.client().await?.status().await?) })
+        .map_err(|failure| waiting(context, failure))?;
     if context.json() {
         output::json(&status)?;
     } else {
         output::data(&text(&status));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A machine that waits to be approved has an agent, and nobody answers: says so instead.
+fn waiting(context: &Context, failure: Failure) -> Failure {
+    if !failure.is_no_agent() || context.node().is_some() {
+        return failure;
+    }
+    let Ok(folder) = context.folder() else {
+        return failure;
+    };
+    let key = realm_node::node_key_of(&folder);
+    let (true, Ok(key)) = (realm_node::joining::is_joining(&folder), key) else {
+        return failure;
+    };
+    let words = key.words().join(" ");
+    // Whoever asks holds the folder.
+    let (what, hint) = match folder.lock() {
+        Err(_) => (
+            "the agent waits until an owner approves this machine",
+            format!("there: `realm nodes approve \"{words}\"`"),
+        ),
+        Ok(_) => (
+            "this machine waits to be approved, and no agent asks for it",
+            "start one: `realm agent`".to_owned(),
+        ),
+    };
+    Failure::new("waits-for-approval", format!("{what}; its words: {words}"))
+        .hint(hint)
+        .exit(exit::NO_AGENT)
 }
 
 /// Shows the status again and again. An agent that goes away may come back: only the first look

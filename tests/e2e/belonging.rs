@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use realm_model::entry::{ApproveUntil, Body};
@@ -94,6 +94,8 @@ const HANDSHAKES: (u32, u32) = (500, 50);
 const LANES: u32 = 64;
 /// Requests to join that a node keeps, and that are listed from others' records.
 const LISTED_MAX: usize = 64;
+/// How often the owner looks during the rush.
+const LOOKS: u32 = 20;
 
 /// What became of the strangers of a crowd.
 #[derive(Default)]
@@ -102,6 +104,8 @@ struct Fates {
     unheard: AtomicU32,
     listed: AtomicU32,
     refused: AtomicU32,
+    /// The test has seen what it wanted to see during the rush.
+    seen: AtomicBool,
 }
 
 impl Fates {
@@ -111,12 +115,14 @@ impl Fates {
     }
 }
 
-/// Strangers that come one after the other in each lane, until all were there.
+/// Strangers that come one after the other in each lane, until all were there, and until it is said
+/// that nobody looks any more.
 async fn crowd(node: SocketAddr, fates: Arc<Fates>) {
     let lanes = (0..LANES).map(|lane| {
         let fates = Arc::clone(&fates);
         tokio::spawn(async move {
-            for number in (lane..CROWD).step_by(LANES as usize) {
+            let numbers = (lane..).step_by(LANES as usize);
+            for number in numbers.take_while(|n| *n < CROWD || !fates.seen.load(Relaxed)) {
                 let mut seed = [77; 32];
                 seed[..4].copy_from_slice(&number.to_be_bytes());
                 let source = u8::try_from(number % SOURCES + 1).unwrap();
@@ -163,27 +169,28 @@ async fn case_13_ten_thousand_strangers_leave_the_owners_list_usable() {
     realms.approve(1, &[]);
     realms.nodes[1].start();
     realms.all_meet().await;
-    assert!(!crowd.is_finished(), "nobody was there any more");
     // The agent answers its owner, and its list has an end.
     let mut slowest = Duration::ZERO;
-    while !crowd.is_finished() {
+    for _ in 0..LOOKS {
         let asked = Instant::now();
         let listed = realms.first().status().await.pending.len();
         slowest = slowest.max(asked.elapsed());
         assert!(listed <= LISTED_MAX, "{listed} are listed");
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    assert!(!crowd.is_finished(), "nobody was there any more");
+    fates.seen.store(true, Relaxed);
     crowd.await.unwrap();
     assert!(
         slowest < Duration::from_secs(2),
         "a status took {slowest:?}"
     );
-    assert_eq!(fates.all(), CROWD);
+    let all = fates.all();
+    assert!(all >= CROWD, "{all} came");
     let (shut_out, listed) = (fates.shut_out.load(Relaxed), fates.listed.load(Relaxed));
-    assert!(listed > 0 && listed <= CROWD / 20, "{listed} were listed");
+    assert!(listed > 0 && listed <= all / 20, "{listed} were listed");
     let seconds = u32::try_from(began.elapsed().as_secs()).unwrap() + 1;
     let handshakes_max = SOURCES * (HANDSHAKES.0 + HANDSHAKES.1 * seconds);
-    let handshakes = CROWD - shut_out;
+    let handshakes = all - shut_out;
     assert!(
         handshakes <= handshakes_max,
         "{handshakes} handshakes in {seconds} s"

@@ -4,9 +4,9 @@
 
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::process::Command;
 
+use realm_model::ticket::Ticket;
 use tempfile::TempDir;
 
 use crate::support::{Said, said};
@@ -36,10 +36,7 @@ mkdir -p "$state"
 case $1 in
 is-enabled | is-active) [ -f "$state/$1" ]; exit ;;
 enable) touch "$state/is-enabled" ;;
-start | restart)
-	touch "$state/is-active"
-	mkdir -p /var/lib/realm/realm
-	ln -sf "$SOCKET" /var/lib/realm/realm/agent.sock ;;
+start | restart) touch "$state/is-active" ;;
 disable) rm -f "$state/is-enabled" "$state/is-active" ;;
 esac
 echo "systemctl $*"
@@ -56,21 +53,17 @@ esac
 /// A folder with what a session needs.
 struct Machine {
     folder: TempDir,
-    _socket: UnixListener,
 }
 
 impl Machine {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        // The agent's user reads the socket and the binaries.
+        // The agent's user reads the binaries.
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::create_dir(path.join("box")).unwrap();
         std::fs::create_dir(path.join("bin")).unwrap();
-        let machine = Self {
-            _socket: UnixListener::bind(path.join("agent.sock")).unwrap(),
-            folder,
-        };
+        let machine = Self { folder };
         machine.program("bin/systemctl", SYSTEMCTL);
         machine.program("realm-1", &REALM.replace("VERSION", "1.0.0"));
         machine.program("realm-2", &REALM.replace("VERSION", "2.0.0"));
@@ -100,7 +93,6 @@ impl Machine {
             .args(["sh", "-c", &script])
             .env("BOX_ROOT", self.folder.path().join("box"))
             .env("FOLDER", self.folder.path())
-            .env("SOCKET", self.folder.path().join("agent.sock"))
             .env("SCRIPT", SCRIPT)
             .env("REALM", env!("CARGO_BIN_EXE_realm"))
             .env_remove("REALM_BINARY")
@@ -314,11 +306,77 @@ fn a_list_of_checksums_beside_the_binary_will_do() {
 }
 
 #[test]
-fn a_ticket_reaches_the_agent_and_no_list_of_processes() {
+fn a_ticket_is_taken_before_the_agent_starts_and_is_in_no_list_of_processes() {
     let session = "printf 'realm-ticket:abc\\n' > ticket\n\
-                   install --binary realm-1 --sha256 $(sum realm-1) --ticket-file ticket | grep '^realm'";
-    let expected = "realm as realm: --realm /var/lib/realm/realm join - < realm-ticket:abc";
+                   install --binary realm-1 --sha256 $(sum realm-1) --ticket-file ticket | grep -e '^realm' -e ' start '";
+    let expected = "\
+realm as realm: --realm /var/lib/realm/realm join - < realm-ticket:abc
+systemctl start realm.service";
     check(Machine::new().run_with_systemd(session), expected);
+}
+
+#[test]
+fn an_agent_that_ends_at_once_is_no_success() {
+    let session = "sed -i 's/^start | restart).*/start) ;;/' bin/systemctl\n\
+                   if install --binary realm-1 --sha256 $(sum realm-1); then exit 9; fi";
+    let said = Machine::new().run_with_systemd(session).ok();
+    assert!(
+        said.stderr.contains("error[agent-does-not-start]"),
+        "{}",
+        said.stderr
+    );
+}
+
+/// The real binary takes the ticket, and the agent of the service asks with the key that was made then.
+#[test]
+fn the_real_binary_joins_with_a_ticket_and_keeps_its_key() {
+    let owner = realm_model::key::SecretKey::from_seed(&[1; 32]);
+    let (realm, _) = realm_model::entry::found_realm(&owner, [2; 32], 1_700_000_000);
+    let ticket = Ticket {
+        realm,
+        floor: realm.origin(),
+        addresses: vec!["/ip4/192.0.2.1/udp/4747/quic-v1".parse().unwrap()],
+        voucher: None,
+    };
+    let text = ticket.to_text();
+    let session = format!(
+        r#"
+        cp "$REALM" realm
+        sum=$(sum realm)
+        printf '%s\n' '{}' > ticket
+        install --binary realm --sha256 "$sum" --ticket-file ticket > first
+        show() {{ runuser -u realm -- /usr/local/bin/realm --realm /var/lib/realm/realm node show; }}
+        show | grep '^realm'
+        show | grep '^words' | tr -s ' ' > words
+        grep '^words' first | tr -s ' ' | cmp - words
+        stat -c '%U %a' /var/lib/realm/realm
+        tail -n 3 first
+        echo again
+        install --binary realm --sha256 "$sum" --ticket-file ticket
+        # Nothing of it leaves the test: a network of its own, without an address.
+        agent="/usr/local/bin/realm --realm /var/lib/realm/realm agent --wait-for-owner"
+        unshare --net runuser -u realm -- timeout 20 $agent 2> log &
+        until grep -q '^words' log; do kill -0 $! || exit 8; done
+        kill $!
+        wait $! || :
+        grep '^words' log | tr -s ' ' | cmp - words
+        "#,
+        text.as_str()
+    );
+    let expected = format!(
+        "\
+realm   {realm}
+realm 700
+systemd does not run here; start the agent by yourself, as the user `realm`:
+  /usr/local/bin/realm --realm /var/lib/realm/realm agent --wait-for-owner
+next, where the owner's key is: `realm nodes ls`, then `realm nodes approve` with the words of this machine
+again
+kept /var/lib/realm/realm: this machine joined a realm, or asks to; the ticket is not used
+systemd does not run here; start the agent by yourself, as the user `realm`:
+  /usr/local/bin/realm --realm /var/lib/realm/realm agent --wait-for-owner
+nothing changed: realm is installed as asked"
+    );
+    check(Machine::new().run(&session), &expected);
 }
 
 #[test]

@@ -65,6 +65,57 @@ async fn a_machine_asks_to_join_and_is_approved_by_its_words() {
     .await;
 }
 
+/// What a machine says of itself is vouched for by who saw it; what an approval says stays, when
+/// only its end is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn proposed_tags_count_when_they_are_named_and_an_approval_is_renewed_by_name() {
+    let mut realms = Realms::meet(&["alpha"]).await;
+    realms.add("beta");
+    let ticket = realms.ticket();
+    let tags = ["join", &ticket, "--name", "beta", "--tags", "gpu"];
+    realms.nodes[1].run(&tags).ok();
+    let shown = realms.nodes[1].run(&["node", "show"]).ok().stdout;
+    let realm = realms.first().status().await.realm.to_string();
+    assert!(shown.contains(&realm), "{shown}");
+    let words = realms.nodes[1].key().public().words().join(" ");
+    let failed = realms.nodes[1]
+        .run(&["status"])
+        .fails(4, "waits-for-approval");
+    assert!(failed.stderr.contains("no agent asks"), "{}", failed.stderr);
+    let beta = realms.nodes[1].begin();
+    beta.stderr.after("asked to join");
+    let failed = realms.nodes[1]
+        .run(&["status"])
+        .fails(4, "waits-for-approval");
+    let said = failed.stderr;
+    assert!(
+        said.contains(&words) && said.contains("the agent waits"),
+        "{said}"
+    );
+    let approve = |args: &[&str]| {
+        let approve = ["nodes", "approve"];
+        let said = realms.first().run(&[&approve, args, &["--yes"]].concat());
+        said.ok().stderr
+    };
+    let said = approve(&["beta"]);
+    assert!(said.contains("tags:  (none)"), "{said}");
+    let vouched = async || realms.first().sees("beta").await.vouched_tags;
+    assert!(vouched().await.is_empty());
+    realms.first().run(&["nodes", "tag", "beta", "metal"]).ok();
+    approve(&["beta", "--expires", "30d"]);
+    assert_eq!(vouched().await, ["metal"]);
+    let ends = realms.first().sees("beta").await.not_after_unix_s;
+    assert!(ends.is_some());
+    let listed = realms.first().run(&["nodes", "ls"]).ok().stdout;
+    assert!(listed.contains("ENDS"), "{listed}");
+    let key = realms.nodes[1].key().public().to_string();
+    approve(&[&key, "--tags", "cloud"]);
+    assert_eq!(vouched().await, ["cloud"]);
+    let node = realms.first().sees("beta").await;
+    assert_eq!((node.name.as_str(), node.not_after_unix_s), ("beta", None));
+    realms.nodes[1].runs(beta);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_applied_on_one_node_runs_on_all_and_bytes_come_from_peers() {
     let realms = Realms::meet(&["alpha", "beta", "gamma"]).await;

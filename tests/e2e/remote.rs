@@ -9,7 +9,7 @@ use realm_model::digest::Digest;
 use realm_model::entry::{Body, ChainId, Delegate, Fence, Payload, Undelegate};
 use realm_model::key::SecretKey;
 use realm_model::request::{AUTH_HEADER, Asked, SignedRequest, TIME_HEADER};
-use realm_test_guests::{HELLO, PROGRAM, SPIN};
+use realm_test_guests::{CHATTY, HELLO, PROGRAM, SPIN};
 
 use crate::support::{Agent, PATIENCE, Realm, Running, Said, ended, get, said};
 
@@ -545,4 +545,21 @@ async fn case_32_delegates_run_what_their_scope_and_the_node_allow_until_it_is_t
     said(exec("operator", "true")).fails(3, "unauthorized");
     assert!(running.stderr.after("error[").starts_with("forbidden]"));
     gone(&process);
+    // And who follows a log reads no more of it.
+    realm.app(CHATTY, "");
+    realm.run(&["apply", "--yes"]).ok();
+    let following = Running::start(with("reader", &["logs", "app", "-f"]));
+    get(&agent.url("/lines?n=1")).await;
+    following.stdout.next().unwrap();
+    let fence = Fence {
+        namespace: "reader".parse().unwrap(),
+        base: origin,
+        head: origin,
+    };
+    let end = Undelegate {
+        namespace: "reader".parse().unwrap(),
+        fences: vec![fence],
+    };
+    decree(&realm, Body::Undelegate(end)).await;
+    following.ended();
 }

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use realm_model::entry::RealmId;
 use realm_model::join::{Ask, JoinCode, Refused};
-use realm_model::key::{PublicKey, WORDS};
+use realm_model::key::{PublicKey, WORDS, is_word};
 use realm_model::name::NodeName;
 use realm_model::observed::Millis;
 use realm_model::ticket::Voucher;
@@ -90,6 +90,9 @@ pub enum SelectError {
     /// Nobody with this name, words or key waits.
     #[error("nobody who waits is `{0}`")]
     Unknown(String),
+    /// Nobody who waits has a key with these words.
+    #[error("nobody who waits has the words `{0}`")]
+    UnknownWords(String),
     /// Several keys claim the name.
     #[error("{} requests claim the name `{name}`: {}", words.len(), words.join("; "))]
     SameName {
@@ -104,7 +107,7 @@ impl SelectError {
     /// Stable code.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::Unknown(_) => "unknown-name",
+            Self::Unknown(_) | Self::UnknownWords(_) => "unknown-name",
             Self::SameName { .. } => "name-not-unique",
         }
     }
@@ -113,6 +116,9 @@ impl SelectError {
     pub const fn hint(&self) -> &'static str {
         match self {
             Self::Unknown(_) => "`realm nodes ls` lists who waits",
+            Self::UnknownWords(_) => {
+                "read them again, then look at `realm nodes ls`: a machine with other words is another one"
+            }
             Self::SameName { .. } => {
                 "approve by the six words that the machine itself shows: `realm nodes approve WORDS`"
             }
@@ -304,12 +310,16 @@ pub fn select(
     let mut selected = Vec::new();
     let mut rest = arguments;
     while let Some(first) = rest.first() {
-        let six = rest.get(..WORDS).map(|six| six.join(" "));
-        let by_six =
-            six.and_then(|six| words.iter().position(|words| *words == six.to_lowercase()));
-        let (place, taken) = match by_six {
-            Some(place) => (place, WORDS),
-            None => (select_one(claims, &words, first)?, 1),
+        let spoken = [WORDS, 1].into_iter().find_map(|taken| {
+            let six = six_words(rest.get(..taken)?)?;
+            Some((six, taken))
+        });
+        let (place, taken) = match spoken {
+            Some((six, taken)) => {
+                let place = words.iter().position(|words| *words == six);
+                (place.ok_or(SelectError::UnknownWords(six))?, taken)
+            }
+            None => (select_one(claims, first)?, 1),
         };
         if !selected.contains(&place) {
             selected.push(place);
@@ -319,19 +329,22 @@ pub fn select(
     Ok(selected)
 }
 
-fn select_one(
-    claims: &[(NodeName, PublicKey)],
-    words: &[String],
-    argument: &str,
-) -> Result<usize, SelectError> {
-    let spoken = argument.to_lowercase().replace('-', " ");
-    let by_words = words.iter().position(|words| *words == spoken);
-    let by_key = || {
-        claims
-            .iter()
-            .position(|(_, key)| key.to_string() == argument)
-    };
-    if let Some(place) = by_words.or_else(by_key) {
+/// Six words as people write them, if that is what these arguments are.
+///
+/// They are never taken for names: whoever compared words must not approve a machine that calls
+/// itself after them.
+fn six_words(arguments: &[String]) -> Option<String> {
+    let spoken = arguments.join(" ").to_lowercase().replace('-', " ");
+    let words: Vec<&str> = spoken.split_whitespace().collect();
+    let are_words = words.len() == WORDS && words.iter().all(|word| is_word(word));
+    are_words.then(|| words.join(" "))
+}
+
+fn select_one(claims: &[(NodeName, PublicKey)], argument: &str) -> Result<usize, SelectError> {
+    let by_key = claims
+        .iter()
+        .position(|(_, key)| key.to_string() == argument);
+    if let Some(place) = by_key {
         return Ok(place);
     }
     let named: Vec<usize> = (0..claims.len())

@@ -86,6 +86,11 @@ impl PublicKey {
     }
 }
 
+/// Whether a text is one of the words that [`PublicKey::words`] chooses from.
+pub fn is_word(text: &str) -> bool {
+    bip39::Language::English.find_word(text).is_some()
+}
+
 impl Signature {
     /// Takes 64 bytes as they are; whether they verify is another question.
     pub const fn from_bytes(bytes: [u8; 64]) -> Self {

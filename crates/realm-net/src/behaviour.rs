@@ -110,7 +110,6 @@ pub(crate) fn behaviour(
         None
     };
     let counts = connection_limits::ConnectionLimits::default()
-        .with_max_pending_incoming(Some(limits.pending_incoming_max))
         .with_max_pending_outgoing(Some(limits.pending_outgoing_max))
         .with_max_established_per_peer(Some(PER_PEER_MAX));
     let gated = classes.clone();

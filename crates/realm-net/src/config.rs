@@ -79,8 +79,13 @@ pub struct Limits {
     pub handshakes_per_source_rate: Rate,
     /// How long a stranger's connection may live: a join request is one exchange.
     pub stranger_time_max: Duration,
-    /// Connections in their handshake, not yet known by key.
-    pub pending_incoming_max: u32,
+    /// Connections in their handshake, not yet known by key: of those over TCP, and as many over QUIC.
+    /// A quarter is for addresses where members or clients were.
+    pub pending_incoming_max: usize,
+    /// The same from one address (IPv4) or one /64 (IPv6): a silent one holds its place for seconds.
+    pub pending_per_source_max: usize,
+    /// The same from an address where members or clients were: behind it may be a rack of a hundred.
+    pub pending_per_known_source_max: usize,
     /// Dials under way.
     pub pending_outgoing_max: u32,
     /// Streams that a member may have open here at once, over all its connections. Tunnels open many.
@@ -124,7 +129,9 @@ impl Default for Limits {
                 burst: 500,
             },
             stranger_time_max: Duration::from_secs(60),
-            pending_incoming_max: 128,
+            pending_incoming_max: 512,
+            pending_per_source_max: 32,
+            pending_per_known_source_max: 256,
             pending_outgoing_max: 64,
             streams_per_member_max: 4_096,
             streams_per_client_max: 64,

@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -19,10 +18,10 @@ use libp2p::{Multiaddr, PeerId};
 
 use crate::Limits;
 use crate::behaviour::LOOK_UP_TIME_MAX;
-use crate::book::ip_of;
 use crate::bucket::Bucket;
 use crate::class::{Class, Classes};
 use crate::identity;
+use crate::shaking::{Shaking, Source};
 
 /// Sources whose handshakes are counted.
 const SOURCES_MAX: usize = 4_096;
@@ -46,15 +45,8 @@ pub(crate) enum Denied {
     Rate,
     #[error("too many handshakes with its address")]
     Handshakes,
-}
-
-/// Part of an address by which strangers are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Source {
-    V4([u8; 4]),
-    /// The first 64 bits: a single customer has that many addresses.
-    V6([u8; 8]),
-    Other,
+    #[error("too many handshakes under way")]
+    Pending,
 }
 
 struct Standing {
@@ -69,6 +61,7 @@ pub(crate) struct Door {
     limits: Limits,
     strangers: Bucket,
     handshakes: HashMap<Source, Bucket>,
+    shaking: Shaking,
     begun: Instant,
     standing: HashMap<ConnectionId, Standing>,
     /// Dials that the agent or a person asked for, to whomever, and those of the mesh.
@@ -84,6 +77,7 @@ impl Door {
             classes,
             strangers: Bucket::new(limits.strangers_rate, 0),
             handshakes: HashMap::new(),
+            shaking: Shaking::new(limits),
             limits: limits.clone(),
             begun: Instant::now(),
             standing: HashMap::new(),
@@ -126,10 +120,18 @@ impl Door {
             self.handshakes.clear();
         }
         let rate = self.limits.handshakes_per_source_rate;
-        let bucket = self.handshakes.entry(source_of(remote));
+        let bucket = self.handshakes.entry(Source::of(remote));
         bucket
             .or_insert_with(|| Bucket::new(rate, now_ms))
             .take(now_ms)
+    }
+
+    /// Where members and clients come from, others of them may come again.
+    fn remember(&mut self, peer: &PeerId, remote: &Multiaddr) {
+        // Through a relay the address is that of the relay, which is a member itself.
+        if self.classes.of(peer) != Class::Stranger {
+            self.shaking.knows(remote);
+        }
     }
 
     fn judge(
@@ -145,7 +147,7 @@ impl Door {
             return Err(Denied::Key);
         }
         let class = self.classes.of(peer);
-        let source = remote.filter(|_| class == Class::Stranger).map(source_of);
+        let source = remote.filter(|_| class == Class::Stranger).map(Source::of);
         let max = match class {
             Class::Member => self.limits.members_max,
             Class::Client => self.limits.clients_max,
@@ -179,34 +181,23 @@ impl Door {
     }
 }
 
-fn source_of(address: &Multiaddr) -> Source {
-    let ip = address
-        .iter()
-        .find_map(|part| ip_of(&part))
-        .map(|ip| ip.to_canonical());
-    match ip {
-        Some(IpAddr::V4(ip)) => Source::V4(ip.octets()),
-        Some(IpAddr::V6(ip)) => {
-            let octets = ip.octets();
-            Source::V6(std::array::from_fn(|index| octets[index]))
-        }
-        None => Source::Other,
-    }
-}
-
 impl NetworkBehaviour for Door {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = Infallible;
 
     fn handle_pending_inbound_connection(
         &mut self,
-        _: ConnectionId,
-        _: &Multiaddr,
+        id: ConnectionId,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
+        if !self.shaking.begin(id, local, remote) {
+            return Err(ConnectionDenied::new(Denied::Pending));
+        }
         if self.may_shake(remote) {
             Ok(())
         } else {
+            self.shaking.end(id);
             Err(ConnectionDenied::new(Denied::Handshakes))
         }
     }
@@ -218,8 +209,10 @@ impl NetworkBehaviour for Door {
         _: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.shaking.end(id);
         self.judge(id, &peer, Some(remote))
             .map_err(ConnectionDenied::new)?;
+        self.remember(&peer, remote);
         Ok(dummy::ConnectionHandler)
     }
 
@@ -251,11 +244,12 @@ impl NetworkBehaviour for Door {
         &mut self,
         id: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        remote: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.judge(id, &peer, None).map_err(ConnectionDenied::new)?;
+        self.remember(&peer, remote);
         Ok(dummy::ConnectionHandler)
     }
 
@@ -267,6 +261,7 @@ impl NetworkBehaviour for Door {
             self.asked.remove(&failure.connection_id);
         } else if let FromSwarm::ListenFailure(failure) = event {
             self.standing.remove(&failure.connection_id);
+            self.shaking.end(failure.connection_id);
         }
     }
 

@@ -29,6 +29,7 @@ mod live;
 mod mesh;
 #[cfg(debug_assertions)]
 mod planted;
+mod shaking;
 mod slots;
 mod stream;
 mod streams;

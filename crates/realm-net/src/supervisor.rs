@@ -24,7 +24,7 @@ const COMMANDS_MAX: usize = 1_024;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_LAST: Duration = Duration::from_secs(5);
 /// How long the ports of a swarm that ended are waited for, and how often they are looked at.
-const RELEASE_TIME_MAX: Duration = Duration::from_secs(2);
+const RELEASE_TIME_MAX: Duration = Duration::from_secs(10);
 const RELEASE_LOOK: Duration = Duration::from_millis(20);
 /// After that long without a panic the pauses begin anew.
 const CALM: Duration = Duration::from_secs(60);

@@ -4,11 +4,13 @@
 //! signatures of entries alone.
 
 mod chains;
+mod verified;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
@@ -22,18 +24,22 @@ use futures_util::{Stream, StreamExt as _, stream};
 use http_body_util::BodyExt as _;
 use realm_model::api::{AddPeer, ApiError, LogLine, Uploaded};
 use realm_model::digest::Digest;
+use realm_model::key::PublicKey;
 use realm_model::name::ComponentName;
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_store::blobs::{BLOB_BYTES_MAX, BlobError, BoxError};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use verified::Verified;
 
-use crate::access::{Call, Gate, authorize};
+use crate::access::{Call, Caller, Gate, authorize};
 use crate::audit::Audit;
 use crate::error::with_causes;
 use crate::event::Event;
+use crate::haste::Haste;
 use crate::page::MetricsPage;
-use crate::remote::{Sessions, exec, run};
+use crate::places::Places;
+use crate::remote::{Sessions, exec, revoked, run};
 use crate::rings::{Ring, Rings};
 
 /// Log readers at once: each holds a connection and a batch of lines.
@@ -43,12 +49,36 @@ const LOG_READERS_MAX: usize = 64;
 const PEER_BYTES_MAX: usize = 4 * 1024;
 /// Uploads at once: each holds a thread that may block, and a temporary file.
 const UPLOADS_MAX: usize = 8;
-/// The longest pause within an upload.
-const UPLOAD_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of one key, so that no delegate takes them all.
+const UPLOADS_PER_KEY_MAX: usize = 2;
+/// That stay free for the local socket: its user is the owner, as a rule.
+const UPLOADS_SPARED: usize = 1;
+/// The longest pause within a body.
+const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Who sends a body more slowly than a line of 64 kbit/s is cut off: it holds a place.
+const BODY_BYTES_PER_S: u64 = 8 * 1024;
+/// When somebody who found everything busy may ask again.
+const RETRY_AFTER_S: &str = "5";
 /// Metrics pages at once: each costs a plan in the loop.
 const SCRAPES_MAX: usize = 2;
 /// A loop that does not answer for this long is stuck.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whose place it is.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Holder {
+    Local,
+    Key(PublicKey),
+}
+
+impl From<Caller> for Holder {
+    fn from(caller: Caller) -> Self {
+        match caller {
+            Caller::Local => Self::Local,
+            Caller::Key { key, .. } => Self::Key(key),
+        }
+    }
+}
 
 /// What the handlers share; cheap to clone.
 #[derive(Clone)]
@@ -61,7 +91,8 @@ pub(crate) struct Api {
     pub(crate) audit: Audit,
     pub(crate) sessions: Sessions,
     log_readers: Arc<Semaphore>,
-    uploads: Arc<Semaphore>,
+    uploads: Places<Holder>,
+    verified: Verified,
     scrapes: Arc<Semaphore>,
 }
 
@@ -87,7 +118,8 @@ impl Api {
             audit,
             sessions,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
-            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            uploads: Places::new(UPLOADS_MAX, UPLOADS_PER_KEY_MAX),
+            verified: Verified::new(),
             scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)),
         }
     }
@@ -212,42 +244,57 @@ async fn add_peer(State(api): State<Api>, body: Body) -> Result<Response, Failed
     }
 }
 
-async fn has(State(api): State<Api>, Path(digest): Path<String>) -> Result<StatusCode, Failed> {
+async fn has(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(digest): Path<String>,
+) -> Result<StatusCode, Failed> {
     let digest = parse_digest(&digest)?;
+    let is_sound = api.verified.is_sound(&api.blobs, caller.into(), &digest);
     // Bytes that rotted on the disk are as good as none: the uploader sends them again.
-    match api.blobs.verify(&digest).await {
-        Ok(_) => Ok(StatusCode::OK),
-        Err(
-            BlobError::Missing(_)
-            | BlobError::Damaged { .. }
-            | BlobError::Mismatch { .. }
-            | BlobError::TooLarge { .. },
-        ) => Ok(StatusCode::NOT_FOUND),
-        Err(error @ (BlobError::Io { .. } | BlobError::Receive(_))) => Err(failed(
+    match is_sound.await {
+        Ok(Ok(true)) => Ok(StatusCode::OK),
+        Ok(Ok(false)) => Ok(StatusCode::NOT_FOUND),
+        Ok(Err(error)) => Err(failed(
             StatusCode::INTERNAL_SERVER_ERROR,
             "store-failed",
             &with_causes(&error),
             Some("look at the disk that holds `blobs/` of the realm folder"),
         )),
+        Err(verified::Busy) => Err(busy("the node looks at other bytes")),
     }
+}
+
+/// Somebody else has the place.
+fn busy(message: &str) -> Failed {
+    let hint = "ask again in some seconds";
+    failed(StatusCode::SERVICE_UNAVAILABLE, "busy", message, Some(hint))
 }
 
 async fn upload(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(digest): Path<String>,
     body: Body,
 ) -> Result<Response, Failed> {
     let digest = parse_digest(&digest)?;
-    // Closed never: the error cannot come.
-    let _turn = api.uploads.acquire().await;
-    let pieces =
-        stream::unfold(
-            body.into_data_stream(),
-            async |mut body| match tokio::time::timeout(UPLOAD_IDLE_TIMEOUT, body.next()).await {
-                Ok(piece) => Some((piece?.map_err(BoxError::from), body)),
-                Err(_) => Some((Err("the sender paused for too long".into()), body)),
-            },
-        );
+    let spared = match caller {
+        Caller::Local => 0,
+        Caller::Key { .. } => UPLOADS_SPARED,
+    };
+    let Some(_place) = api.uploads.take(caller.into(), spared) else {
+        return Err(busy("the node takes other uploads"));
+    };
+    let haste = Haste::new(BODY_IDLE_TIMEOUT, BODY_BYTES_PER_S);
+    let state = (body.into_data_stream(), haste);
+    let pieces = stream::unfold(state, async |(mut body, mut haste)| {
+        let Some(piece) = haste.within(body.next()).await else {
+            return Some((Err("the sender is too slow".into()), (body, haste)));
+        };
+        let piece = piece?.map_err(BoxError::from);
+        haste.moved(piece.as_ref().map_or(0, Bytes::len));
+        Some((piece, (body, haste)))
+    });
     match api.blobs.put(Some(digest), pieces, BLOB_BYTES_MAX).await {
         Ok(pin) => {
             // The loop may be gone; then nobody waits for the bytes.
@@ -287,6 +334,7 @@ struct LogQuery {
 
 async fn logs(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Path(component): Path<String>,
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, Failed> {
@@ -332,7 +380,13 @@ async fn logs(
                 Some(hint),
             )
         })?;
-    let lines = log_stream(ring, query).map(move |bytes| {
+    let gone = async move {
+        match caller {
+            Caller::Local => std::future::pending().await,
+            Caller::Key { key, .. } => revoked(&api, Call::Logs, key).await,
+        }
+    };
+    let lines = log_stream(ring, query, gone).map(move |bytes| {
         // Held until the stream ends.
         let _ = &permit;
         bytes
@@ -345,10 +399,11 @@ async fn logs(
 }
 
 /// Lines as JSON, a batch per chunk: a reader that is slow is asked for nothing, and learns from a
-/// gap marker what it missed.
+/// gap marker what it missed. It ends once the reader is `gone`: who may no longer read.
 fn log_stream(
     ring: Arc<Ring>,
     query: LogQuery,
+    gone: impl Future<Output = ()> + Send,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
     let cursor = if query.since == 0 {
         0
@@ -370,6 +425,7 @@ fn log_stream(
             }
         },
     )
+    .take_until(gone)
 }
 
 fn encode(lines: &[LogLine]) -> Bytes {
@@ -425,7 +481,12 @@ async fn nothing() -> Failed {
 /// Reads a body up to `bytes_max`; what is longer is cut there.
 pub(crate) async fn read_capped(mut body: Body, bytes_max: usize) -> Result<Vec<u8>, Failed> {
     let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
+    let mut haste = Haste::new(BODY_IDLE_TIMEOUT, BODY_BYTES_PER_S);
+    let too_slow = || {
+        let message = "the body came too slowly";
+        failed(StatusCode::BAD_REQUEST, "malformed", message, None)
+    };
+    while let Some(frame) = haste.within(body.frame()).await.ok_or_else(too_slow)? {
         let frame = frame.map_err(|error| {
             failed(
                 StatusCode::BAD_REQUEST,
@@ -435,6 +496,7 @@ pub(crate) async fn read_capped(mut body: Body, bytes_max: usize) -> Result<Vec<
             )
         })?;
         if let Ok(data) = frame.into_data() {
+            haste.moved(data.len());
             let room = bytes_max - bytes.len();
             bytes.extend_from_slice(&data[..data.len().min(room)]);
             if bytes.len() == bytes_max {
@@ -506,6 +568,15 @@ impl From<Refusal> for Failed {
 
 impl IntoResponse for Failed {
     fn into_response(self) -> Response {
-        (self.0, Json(self.1)).into_response()
+        let is_busy = self.1.code == "busy";
+        let mut response = (self.0, Json(self.1)).into_response();
+        if is_busy {
+            let after = HeaderValue::from_static(RETRY_AFTER_S);
+            response.headers_mut().insert(header::RETRY_AFTER, after);
+        }
+        response
     }
 }
+
+#[cfg(test)]
+mod tests;

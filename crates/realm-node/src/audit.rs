@@ -1,7 +1,8 @@
 //! The audit: who changed or ran what on this node, the newest of it, and a log line for each.
 //!
 //! The newest are in memory, for `GET /v1/audit`, and in the realm folder (`kept`), from where they come
-//! back after a restart. Words of a caller are made printable and cut.
+//! back after a restart. Commands have room of their own, so that no number of other calls hides one.
+//! Words of a caller are made printable and cut.
 
 mod kept;
 
@@ -17,7 +18,7 @@ use crate::access::{Call, Caller};
 use crate::unix_ms;
 use kept::Keeper;
 
-/// Entries that are kept: some hundred KiB.
+/// Entries that are kept of either kind: some hundred KiB.
 const ENTRIES_MAX: usize = 1_000;
 /// Characters of a command that are kept.
 const WHAT_CHARS_MAX: usize = 400;
@@ -28,10 +29,48 @@ pub(crate) struct Audit(Arc<Mutex<Entries>>);
 
 #[derive(Default)]
 struct Entries {
-    entries: VecDeque<AuditEntry>,
+    commands: Kind,
+    others: Kind,
     next_seq: u64,
+}
+
+/// Entries of one kind.
+#[derive(Default)]
+struct Kind {
+    entries: VecDeque<AuditEntry>,
     /// Writes them down; `None`: nobody does.
     keeper: Option<Keeper>,
+}
+
+impl Kind {
+    /// With what was written down before.
+    fn open(mut entries: Vec<AuditEntry>, keeper: Option<Keeper>) -> Self {
+        let older = entries.len().saturating_sub(ENTRIES_MAX);
+        entries.drain(..older);
+        for entry in entries.iter_mut().filter(|entry| entry.outcome.is_none()) {
+            // Its agent ended first.
+            entry.outcome = Some("cut-off".to_owned());
+        }
+        Self {
+            entries: entries.into(),
+            keeper,
+        }
+    }
+
+    fn push(&mut self, entry: AuditEntry) {
+        if self.entries.len() == ENTRIES_MAX {
+            self.entries.pop_front();
+        }
+        if let Some(keeper) = &self.keeper {
+            keeper.keep(&entry);
+        }
+        self.entries.push_back(entry);
+    }
+}
+
+/// Whether the call of this word runs something.
+fn is_command(call: &str) -> bool {
+    [Call::Exec, Call::Run].iter().any(|run| run.word() == call)
 }
 
 /// A command that runs; its end is written down, at the latest when this is dropped.
@@ -44,19 +83,20 @@ pub(crate) struct Running {
 impl Audit {
     /// The audit of a realm folder, with what was written down before.
     pub(crate) fn open(folder: &RealmFolder) -> Self {
-        let mut entries = kept::read(folder);
-        for entry in entries.iter_mut().filter(|entry| entry.outcome.is_none()) {
-            // Its agent ended first.
-            entry.outcome = Some("cut-off".to_owned());
-        }
-        let older = entries.len().saturating_sub(ENTRIES_MAX);
-        entries.drain(..older);
+        // Until there was a file for commands they were among the others.
+        let entries = [kept::OTHERS, kept::COMMANDS].map(|kind| kept::read(folder, kind));
+        let entries = entries.into_iter().flatten();
+        let (mut commands, mut others): (Vec<_>, Vec<_>) =
+            entries.partition(|entry| is_command(&entry.call));
+        commands.sort_by_key(|entry| entry.seq);
+        others.sort_by_key(|entry| entry.seq);
+        let last = [commands.last(), others.last()].into_iter().flatten();
+        let next_seq = last.map(|entry| entry.seq.saturating_add(1)).max();
+        let keeper = |kind| Keeper::start(folder, kind);
         Self(Arc::new(Mutex::new(Entries {
-            next_seq: entries
-                .last()
-                .map_or(0, |entry| entry.seq.saturating_add(1)),
-            entries: entries.into(),
-            keeper: Keeper::start(folder),
+            next_seq: next_seq.unwrap_or(0),
+            commands: Kind::open(commands, keeper(kept::COMMANDS)),
+            others: Kind::open(others, keeper(kept::OTHERS)),
         })))
     }
 
@@ -107,33 +147,34 @@ impl Audit {
 
     /// What is kept, the oldest first.
     pub(crate) fn page(&self) -> AuditPage {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        AuditPage {
-            entries: entries.entries.iter().cloned().collect(),
-        }
+        let kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let both = kinds.commands.entries.iter().chain(&kinds.others.entries);
+        let mut entries: Vec<_> = both.cloned().collect();
+        entries.sort_by_key(|entry| entry.seq);
+        AuditPage { entries }
     }
 
     /// Waits until what was said is written down.
     #[cfg(test)]
     fn flush(&self) {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(keeper) = &entries.keeper {
-            keeper.flush();
+        let kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for kind in [&kinds.commands, &kinds.others] {
+            if let Some(keeper) = &kind.keeper {
+                keeper.flush();
+            }
         }
     }
 
     fn push(&self, entry: AuditEntry) -> u64 {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seq = entries.next_seq;
-        entries.next_seq += 1;
-        if entries.entries.len() == ENTRIES_MAX {
-            entries.entries.pop_front();
-        }
+        let mut kinds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seq = kinds.next_seq;
+        kinds.next_seq += 1;
         let entry = AuditEntry { seq, ..entry };
-        if let Some(keeper) = &entries.keeper {
-            keeper.keep(&entry);
+        if is_command(&entry.call) {
+            kinds.commands.push(entry);
+        } else {
+            kinds.others.push(entry);
         }
-        entries.entries.push_back(entry);
         seq
     }
 }
@@ -147,10 +188,8 @@ impl Running {
     fn close(&mut self, outcome: &str) {
         self.ended = true;
         let now = unix_ms();
-        let mut entries = self.audit.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Entries {
-            entries, keeper, ..
-        } = &mut *entries;
+        let mut kinds = self.audit.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Kind { entries, keeper } = &mut kinds.commands;
         let found = entries.iter_mut().find(|entry| entry.seq == self.seq);
         // A busy node may have forgotten the beginning: the log has it.
         if let Some(entry) = found {
@@ -225,7 +264,7 @@ mod tests {
         // Numbers go on, and a line that was torn costs itself alone.
         again.begin(Caller::Local, Call::Exec, &command).end("1");
         again.flush();
-        let path = folder.root().join("audit").join("newest.jsonl");
+        let path = folder.root().join("audit").join("commands-newest.jsonl");
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{text}{{\"seq\": 9")).unwrap();
         let entries = Audit::open(&folder).page().entries;
@@ -258,21 +297,33 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_make_room() {
-        let audit = Audit::default();
+    fn calls_do_not_hide_a_command_and_the_oldest_make_room() {
+        let real = tempfile::tempdir().unwrap();
+        let folder = RealmFolder::create(real.path().join("realm")).unwrap();
+        let audit = Audit::open(&folder);
         let first = audit.begin(Caller::Local, Call::Exec, &[]);
-        for _ in 0..ENTRIES_MAX {
-            audit.call(
-                Caller::Local,
-                Call::Submit,
-                "/v1/entries/default",
-                StatusCode::OK,
-            );
+        for _ in 0..=ENTRIES_MAX {
+            let path = "/v1/entries/default";
+            audit.call(Caller::Local, Call::Submit, path, StatusCode::OK);
         }
         first.end("0");
-        let entries = audit.page().entries;
-        assert_eq!(entries.len(), ENTRIES_MAX);
-        assert_eq!(entries[0].seq, 1);
-        assert!(entries.iter().all(|entry| entry.call == "submit"));
+        let check = |audit: &Audit| {
+            let entries = audit.page().entries;
+            assert_eq!(entries.len(), ENTRIES_MAX + 1);
+            assert_eq!((entries[0].seq, entries[0].call.as_str()), (0, "exec"));
+            assert_eq!(entries[0].outcome.as_deref(), Some("0"));
+            assert_eq!(entries[1].seq, 2);
+            assert!(entries[1..].iter().all(|entry| entry.call == "submit"));
+        };
+        check(&audit);
+        audit.flush();
+        drop(audit);
+        let again = Audit::open(&folder);
+        check(&again);
+        for _ in 0..ENTRIES_MAX {
+            again.begin(Caller::Local, Call::Run, &[]).end("0");
+        }
+        let first = again.page().entries.remove(0);
+        assert_eq!((first.seq, first.call.as_str()), (2, "submit"));
     }
 }

@@ -38,11 +38,13 @@ mod serving;
 mod access;
 mod api;
 mod audit;
+mod haste;
 mod listen;
 mod machine;
 mod metrics;
 mod network;
 mod page;
+mod places;
 mod remote;
 mod traffic;
 

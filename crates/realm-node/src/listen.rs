@@ -1,6 +1,7 @@
 //! Serves the control API and the admin listener: connections bounded, heads in time.
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::access::Mouth;
+use crate::places::Places;
 
 /// Connections at once per listener: a person, some scripts and a scraper need a handful.
 const CONNECTIONS_MAX: usize = 256;
+/// Of one address (IPv4) or one /64 (IPv6): any key may connect, and must not take them all.
+const CONNECTIONS_PER_SOURCE_MAX: usize = 32;
+/// Of one key, from wherever.
+const CONNECTIONS_PER_KEY_MAX: usize = 32;
 /// From the first byte of a head to its last.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after an error of `accept`, such as no more file descriptors: it does not end by asking again.
@@ -28,22 +34,32 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) trait Listener: Send + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// With where it comes from; `None`: from this machine's own users.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<IpAddr>)>> + Send;
 }
 
 impl Listener for UnixListener {
     type Stream = tokio::net::UnixStream;
 
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        Ok(Self::accept(self).await?.0)
+    async fn accept(&self) -> io::Result<(Self::Stream, Option<IpAddr>)> {
+        Ok((Self::accept(self).await?.0, None))
     }
 }
 
 impl Listener for TcpListener {
     type Stream = tokio::net::TcpStream;
 
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        Ok(Self::accept(self).await?.0)
+    async fn accept(&self) -> io::Result<(Self::Stream, Option<IpAddr>)> {
+        let (stream, address) = Self::accept(self).await?;
+        Ok((stream, Some(source_of(address.ip()))))
+    }
+}
+
+/// One customer has all the addresses of a /64.
+fn source_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 
@@ -103,6 +119,8 @@ pub(crate) async fn serve<L: Listener>(
     mut stopping: watch::Receiver<bool>,
 ) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let sources = Places::new(CONNECTIONS_MAX, CONNECTIONS_PER_SOURCE_MAX);
+    let keys = Places::new(CONNECTIONS_MAX, CONNECTIONS_PER_KEY_MAX);
     loop {
         let accepted = async {
             let permit = Arc::clone(&connections).acquire_owned().await;
@@ -112,27 +130,40 @@ pub(crate) async fn serve<L: Listener>(
             accepted = accepted => accepted,
             _ = stopping.wait_for(|stop| *stop) => return,
         };
-        let stream = match stream {
-            Ok(stream) => stream,
+        let (stream, source) = match stream {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        // Closed without a word: whoever has that many knows why.
+        let Some(place) = source.map_or(Some(None), |source| sources.take(source, 0).map(Some))
+        else {
+            continue;
+        };
         let (router, mut stopping) = (router.clone(), stopping.clone());
-        let way = way.clone();
+        let (way, keys) = (way.clone(), keys.clone());
         tokio::spawn(async move {
             let served = async {
-                if let Some((stream, mouth)) = way.open(stream).await {
-                    serve_stream(router, stream, mouth).await;
-                }
+                let Some((stream, mouth)) = way.open(stream).await else {
+                    return;
+                };
+                let _place = match mouth {
+                    Mouth::Peer(key) => match keys.take(key, 0) {
+                        Some(place) => Some(place),
+                        None => return,
+                    },
+                    Mouth::Socket | Mouth::Relayed => None,
+                };
+                serve_stream(router, stream, mouth).await;
             };
             tokio::select! {
                 () = served => {}
                 _ = stopping.wait_for(|stop| *stop) => {}
             }
-            drop(permit);
+            drop((permit, place));
         });
     }
 }
@@ -152,4 +183,50 @@ pub(crate) async fn serve_stream(
         .with_upgrades();
     // Errors are the client's: it went away, or spoke something else.
     drop(connection.await);
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_address_does_not_take_the_places_of_others() {
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (_stop, stopping) = watch::channel(false);
+        let router = Router::new().fallback(async || "here");
+        let serving = tokio::spawn(serve(listener, router, Mouth::Relayed, stopping));
+        // Whether a connection from this address to another of this machine is served.
+        let ask = async |from: &str| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+            let to = format!("127.0.0.1:{port}").parse().unwrap();
+            let mut stream = socket.connect(to).await.unwrap();
+            let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            let served = stream.read(&mut [0; 16]).await.is_ok_and(|read| read > 0);
+            served.then_some(stream)
+        };
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_PER_SOURCE_MAX {
+            held.push(ask("127.0.0.2").await.unwrap());
+        }
+        assert!(ask("127.0.0.2").await.is_none());
+        assert!(ask("127.0.0.3").await.is_some());
+        serving.abort();
+    }
+
+    #[test]
+    fn sources_are_what_one_customer_has() {
+        let check = |ip: &str, expected: &str| {
+            assert_eq!(
+                source_of(ip.parse().unwrap()),
+                expected.parse::<IpAddr>().unwrap()
+            );
+        };
+        check("192.0.2.7", "192.0.2.7");
+        check("::ffff:192.0.2.7", "192.0.2.7");
+        check("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::");
+    }
 }

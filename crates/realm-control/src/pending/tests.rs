@@ -238,6 +238,28 @@ fn check(arguments: &[&str], expected: Result<&[usize], &str>) {
 }
 
 #[test]
+fn six_words_are_never_taken_for_names() {
+    let spoken = key(9).words();
+    let mut names: Vec<String> = spoken.iter().map(|word| (*word).to_owned()).collect();
+    names.push(spoken.join("-"));
+    let claims: Vec<(NodeName, PublicKey)> = names
+        .iter()
+        .zip(20..)
+        .map(|(name, number)| (name.parse().expect("a name"), key(number)))
+        .collect();
+    let refused = |arguments: &[String]| {
+        let error = select(&claims, arguments).expect_err("nobody has these words");
+        assert_eq!(error, SelectError::UnknownWords(spoken.join(" ")));
+    };
+    refused(&names[..WORDS]);
+    refused(&names[WORDS..]);
+    refused(&[spoken.join(" ").to_uppercase()]);
+    refused(&[&names[..WORDS], &names[..1]].concat());
+    // Fewer than six are names.
+    assert_eq!(select(&claims, &names[..2]), Ok(vec![0, 1]));
+}
+
+#[test]
 fn names_words_and_keys_select_and_a_name_that_two_claim_does_not() {
     let words = key(2).words();
     check(&["bm-02"], Ok(&[1]));

@@ -77,6 +77,33 @@ fn case_13_ten_thousand_join_streams_are_capped() {
     );
 }
 
+/// Silent connections of one address take its own places and no others.
+#[tokio::test]
+async fn who_connects_and_says_nothing_keeps_nobody_out() {
+    let mut settings = config(1, &[TCP]);
+    settings.limits.pending_incoming_max = 16;
+    settings.limits.pending_per_source_max = 4;
+    let mut a = Node::start(settings).await;
+    let mut b = Node::start(config(2, &[TCP])).await;
+    a.net.admit(members([1, 2])).await.unwrap();
+    let port = a.at(0).split('/').nth(4).unwrap().parse().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let to = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        silent.push(socket.connect(to).await.unwrap());
+    }
+    b.net.admit(members([1, 2])).await.unwrap();
+    b.knows(&a);
+    b.up(key(1)).await;
+    a.up(key(2)).await;
+    // The swarm takes connections in turn, so it has seen all that came before the member.
+    let figures = a.net.figures();
+    assert!(figures.connections_denied >= 36, "{figures:?}");
+    drop(silent);
+}
+
 #[tokio::test]
 async fn a_stranger_that_holds_streams_hears_busy() {
     let mut a = Node::node(1).await;

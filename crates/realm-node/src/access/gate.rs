@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use realm_model::beacon::BEACON_BYTES_MAX;
@@ -24,6 +25,8 @@ use crate::unix_ms;
 
 /// The body of a call that takes a small document: a command with its arguments.
 const BODY_BYTES_MAX: usize = 256 * 1024;
+/// One line of the log per code in this time, however many calls are refused: anybody can ask.
+const SAY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the gate knows and remembers.
 pub(crate) struct Gate {
@@ -33,6 +36,8 @@ pub(crate) struct Gate {
     born_unix_ms: u64,
     nonces: Mutex<Nonces>,
     refusals: Mutex<BTreeMap<&'static str, u64>>,
+    /// By code: when it was said last, and how many were not since.
+    said: Mutex<BTreeMap<&'static str, (Instant, u64)>>,
 }
 
 /// Why a call is not answered.
@@ -116,10 +121,16 @@ impl Denied {
 
     fn into_response(self) -> Response {
         let (code, clock) = (self.code(), self.code() == "clock");
+        let is_stranger = matches!(self, Self::Stranger(_));
         let error = failed(self.status(), code, &self.to_string(), self.hint());
         let mut response = error.into_response();
         if clock && let Ok(time) = HeaderValue::from_str(&unix_ms().to_string()) {
             response.headers_mut().insert(TIME_HEADER, time);
+        }
+        // Whoever has no role has no use for the connection, and would keep it from others.
+        if is_stranger {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
         response
     }
@@ -139,7 +150,23 @@ impl Gate {
             born_unix_ms: unix_ms(),
             nonces: Mutex::default(),
             refusals: Mutex::default(),
+            said: Mutex::default(),
         }
+    }
+
+    /// Whether a refusal is worth a line: how many more there were since the last one.
+    fn may_say(&self, code: &'static str, now: Instant) -> Option<u64> {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((at, more)) = said.get_mut(code) else {
+            said.insert(code, (now, 0));
+            return Some(0);
+        };
+        if now.saturating_duration_since(*at) < SAY_INTERVAL {
+            *more += 1;
+            return None;
+        }
+        *at = now;
+        Some(std::mem::take(more))
     }
 
     /// Calls that were denied, by code.
@@ -221,8 +248,15 @@ pub(crate) async fn authorize(
             let path = request.uri().path().to_owned();
             request.extensions_mut().insert(caller);
             let response = next.run(request).await;
-            // Commands leave their own.
-            if call.changes() && !call.wants_signature() {
+            // Commands leave their own, and what is no entry at all is counted as a refusal.
+            let is_nothing = call == Call::Submit
+                && matches!(
+                    response.status(),
+                    StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND
+                );
+            if is_nothing {
+                api.gate.count("malformed");
+            } else if call.changes() && !call.wants_signature() {
                 api.audit.call(caller, call, &path, response.status());
             }
             response
@@ -230,7 +264,9 @@ pub(crate) async fn authorize(
         Err(denied) => {
             api.gate.count(denied.code());
             let (code, word) = (denied.code(), call.word());
-            tracing::warn!(code, reason = %denied, call = word, "call refused");
+            if let Some(more) = api.gate.may_say(code, Instant::now()) {
+                tracing::warn!(code, reason = %denied, call = word, more, "call refused");
+            }
             denied.into_response()
         }
     }

@@ -164,3 +164,33 @@ fn a_signature_counts_before_the_connection() {
     let asked = ask(&gate, Call::Submit, mouth, Some(&request), OWNER, NOW);
     assert_eq!(asked, owner());
 }
+
+#[test]
+fn a_flood_of_refusals_is_one_line_a_second() {
+    let gate = gate();
+    let began = Instant::now();
+    let check = |code, after_ms, expected| {
+        let now = began + Duration::from_millis(after_ms);
+        assert_eq!(gate.may_say(code, now), expected, "{code} after {after_ms}");
+    };
+    check("unauthorized", 0, Some(0));
+    for after_ms in 0..999 {
+        check("unauthorized", after_ms, None);
+    }
+    check("forbidden", 500, Some(0));
+    check("unauthorized", 1_000, Some(999));
+    check("unauthorized", 1_001, None);
+}
+
+#[test]
+fn who_has_no_role_loses_the_connection() {
+    let check = |denied: Denied, expected: Option<&str>| {
+        let response = denied.into_response();
+        let header = response.headers().get(header::CONNECTION);
+        assert_eq!(header.map(|value| value.to_str().unwrap()), expected);
+    };
+    check(Denied::Stranger(key(1).public()), Some("close"));
+    check(Denied::Forbidden(Role::Reader), None);
+    // The same connection asks again with another clock.
+    check(RequestError::Clock(5).into(), None);
+}

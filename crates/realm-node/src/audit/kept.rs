@@ -1,5 +1,5 @@
-//! The audit on the disk: a line for each beginning and each end, in two files of bounded size. A thread
-//! of its own writes and syncs, since nobody who asks for something waits for that. Not here: what is
+//! The audit on the disk: a line for each beginning and each end, in two files of bounded size for each
+//! kind. A thread of its own writes and syncs, since nobody who asks for something waits for that. Not here: what is
 //! worth a line.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,11 @@ pub(super) const FILE_BYTES_MAX: u64 = 2 * 1024 * 1024;
 const WAITING_MAX: usize = 1_024;
 const PRIVATE_MODE: u32 = 0o600;
 
+/// What the names of the files of commands begin with.
+pub(super) const COMMANDS: &str = "commands-";
+/// And those of other calls.
+pub(super) const OTHERS: &str = "";
+
 /// The way to the thread that writes.
 pub(super) struct Keeper(SyncSender<Job>);
 
@@ -32,12 +37,12 @@ enum Job {
 
 impl Keeper {
     /// Starts the thread; it ends with the last of those who may send to it.
-    pub(super) fn start(folder: &RealmFolder) -> Option<Self> {
+    pub(super) fn start(folder: &RealmFolder, kind: &'static str) -> Option<Self> {
         let (sender, jobs) = sync_channel(WAITING_MAX);
         let directory = directory(folder);
         let started = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || write_all(&directory, &jobs));
+            .spawn(move || write_all(&directory, kind, &jobs));
         match started {
             Ok(_) => Some(Self(sender)),
             Err(error) => {
@@ -69,10 +74,10 @@ impl Keeper {
 }
 
 /// What was written down, the oldest first; the last line about an entry counts.
-pub(super) fn read(folder: &RealmFolder) -> Vec<AuditEntry> {
+pub(super) fn read(folder: &RealmFolder, kind: &str) -> Vec<AuditEntry> {
     let directory = directory(folder);
     let mut entries = BTreeMap::new();
-    for path in [older(&directory), newest(&directory)] {
+    for path in [older(&directory, kind), newest(&directory, kind)] {
         let bytes = match read_file(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -100,7 +105,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn write_all(directory: &Path, jobs: &Receiver<Job>) {
+fn write_all(directory: &Path, kind: &str, jobs: &Receiver<Job>) {
     let mut told = false;
     // What a power cut left of a line must not spoil the next one.
     let mut lines = vec![b'\n'];
@@ -112,7 +117,7 @@ fn write_all(directory: &Path, jobs: &Receiver<Job>) {
                 Job::Flush(done) => waiting.push(done),
             }
         }
-        let written = write(directory, &lines);
+        let written = write(directory, kind, &lines);
         if let Err(error) = &written
             && !told
         {
@@ -131,12 +136,12 @@ fn tell(waiting: Vec<SyncSender<()>>) {
     }
 }
 
-fn write(directory: &Path, lines: &[u8]) -> io::Result<()> {
+fn write(directory: &Path, kind: &str, lines: &[u8]) -> io::Result<()> {
     RealFiles.create_dir(directory)?;
-    let path = newest(directory);
+    let path = newest(directory, kind);
     let mut file = append_to(&path)?;
     if file.metadata()?.len() >= FILE_BYTES_MAX {
-        std::fs::rename(&path, older(directory))?;
+        std::fs::rename(&path, older(directory, kind))?;
         file = append_to(&path)?;
         RealFiles.sync_dir(directory)?;
     }
@@ -156,10 +161,10 @@ fn directory(folder: &RealmFolder) -> PathBuf {
     folder.root().join("audit")
 }
 
-fn newest(directory: &Path) -> PathBuf {
-    directory.join("newest.jsonl")
+fn newest(directory: &Path, kind: &str) -> PathBuf {
+    directory.join(format!("{kind}newest.jsonl"))
 }
 
-fn older(directory: &Path) -> PathBuf {
-    directory.join("older.jsonl")
+fn older(directory: &Path, kind: &str) -> PathBuf {
+    directory.join(format!("{kind}older.jsonl"))
 }

@@ -20,8 +20,8 @@ use super::{Came, Core};
 use crate::error::with_causes;
 use crate::network::{Facts, Network};
 
-/// Steps of the sync in one turn of the loop: each may sync the disk. The rest waits for the next
-/// turn, behind what came meanwhile.
+/// Steps of the sync for one event, and for all that waited together: each may sync the disk. The rest
+/// waits for the next turn of the loop, behind what came meanwhile.
 const STEPS_AT_ONCE_MAX: usize = 64;
 
 /// After a new record those who fetch and those who dial hear of it this late at most: in a realm of
@@ -143,10 +143,11 @@ impl Core {
         if learn_at.is_some_and(|at| at <= now) {
             self.learned();
         }
-        for _ in 0..self.fed.len().min(STEPS_AT_ONCE_MAX) {
-            if let Some(input) = self.fed.pop_front() {
-                self.feed(input);
-            }
+        let mut steps = STEPS_AT_ONCE_MAX;
+        while steps > 0
+            && let Some(input) = self.fed.pop_front()
+        {
+            self.feed_within(input, &mut steps);
         }
         // The others were heard, or nobody came: what is wanted is carried out.
         self.stale |= self.held_back && self.may_act();
@@ -191,11 +192,17 @@ impl Core {
 
     /// Feeds the sync, and does what it says until it says no more.
     pub(super) fn feed(&mut self, input: Input) {
+        self.feed_within(input, &mut { STEPS_AT_ONCE_MAX });
+    }
+
+    /// [`Core::feed`] for as many steps as are left.
+    fn feed_within(&mut self, input: Input, steps: &mut usize) {
         let mut inputs = VecDeque::from([input]);
-        for _ in 0..STEPS_AT_ONCE_MAX {
+        while *steps > 0 {
             let Some(input) = inputs.pop_front() else {
                 return;
             };
+            *steps -= 1;
             let now = self.now();
             let Some(network) = &mut self.network else {
                 return;
@@ -307,9 +314,11 @@ impl Core {
     /// Holds two entries of one place against each other: the chain stands still.
     pub(super) fn forked(&mut self, fork: &realm_control::Fork) {
         let ours = fork.ours.seq;
-        let entries = self
-            .journal
-            .entries(&self.ledger, fork.chain, ours..=ours, (1, usize::MAX));
+        let entries = tokio::task::block_in_place(|| {
+            let one = (1, usize::MAX);
+            self.journal
+                .entries(&self.ledger, fork.chain, ours..=ours, one)
+        });
         let Ok(Some(ours)) = entries.map(|mut entries| entries.pop()) else {
             tracing::error!(chain = %fork.chain, "a fork was seen, and the entry here cannot be read");
             return;
@@ -357,7 +366,8 @@ impl Core {
                 "the chain has two histories, and stands still until the owner resolves it: `realm resolve`"
             );
             self.count(RefusalCode::Forked);
-            if let Err(error) = self.journal.keep_proof(proof) {
+            let kept = tokio::task::block_in_place(|| self.journal.keep_proof(proof));
+            if let Err(error) = kept {
                 let reason = with_causes(&error);
                 tracing::error!(reason, "the proof of a fork could not be kept");
             }

@@ -129,9 +129,11 @@ impl Core {
         address: String,
         reply: tokio::sync::oneshot::Sender<Result<realm_model::api::PeerAdded, Refusal>>,
     ) {
-        let genesis =
+        let genesis = tokio::task::block_in_place(|| {
+            let first = (1, usize::MAX);
             self.journal
-                .entries(&self.ledger, ChainId::Authority, 0..=0, (1, usize::MAX));
+                .entries(&self.ledger, ChainId::Authority, 0..=0, first)
+        });
         let members = self.ledger.authority().nodes.iter();
         let members = members
             .map(|(name, node)| (node.key, name.clone()))

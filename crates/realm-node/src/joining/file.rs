@@ -12,13 +12,10 @@ use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::offers::KeptOffer;
+
 /// What this version writes.
 const FORMAT: u32 = 1;
-/// Addresses that are kept of each realm that made an offer.
-const ADDRESSES_MAX: usize = 8;
-/// Realms that are asked at once: whoever reaches the port may make an offer.
-const OFFERS_MAX: usize = 4;
-
 /// The state of a machine that is no node yet.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,14 +33,6 @@ pub(crate) struct JoinFile {
     /// Tags that it proposes.
     #[serde(default)]
     pub(crate) tags: Vec<NodeName>,
-}
-
-/// A realm that would take the machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct KeptOffer {
-    pub(crate) realm: RealmId,
-    pub(crate) addresses: Vec<String>,
 }
 
 /// `join.json` cannot be used.
@@ -88,37 +77,19 @@ impl JoinFile {
         }
     }
 
+    /// The realm of the ticket, and else that of an offer which is the only one.
+    pub(crate) fn realm(&self) -> Option<RealmId> {
+        match (self.ticket(), &self.offers[..]) {
+            (Some(ticket), _) => Some(ticket.realm),
+            (None, [offer]) => Some(offer.realm),
+            (None, _) => None,
+        }
+    }
+
     /// The ticket.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         let ticket = self.ticket.as_deref()?.parse();
         Some(ticket.expect("it was written as a ticket, or read as one"))
-    }
-
-    /// Notes an offer; `false`: there is no room for another realm.
-    pub(crate) fn offer(
-        &mut self,
-        realm: RealmId,
-        addresses: impl Iterator<Item = String>,
-    ) -> bool {
-        let position = self.offers.iter().position(|offer| offer.realm == realm);
-        let position = match position {
-            Some(position) => position,
-            None if self.offers.len() == OFFERS_MAX => return false,
-            None => {
-                self.offers.push(KeptOffer {
-                    realm,
-                    addresses: Vec::new(),
-                });
-                self.offers.len() - 1
-            }
-        };
-        let kept = &mut self.offers[position].addresses;
-        for address in addresses {
-            if kept.len() < ADDRESSES_MAX && !kept.contains(&address) {
-                kept.push(address);
-            }
-        }
-        true
     }
 
     /// Whether the machine of this folder waits to become a node.

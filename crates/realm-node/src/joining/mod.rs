@@ -4,26 +4,29 @@
 //! What members say is believed as far as it proves itself: the genesis is the realm's id, entries
 //! carry signatures, the ticket's floor must be among them. Not here: the member's side.
 
+mod chain;
 mod exchange;
 mod file;
+mod offers;
+mod question;
+mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use realm_control::Ledger;
 use realm_model::address::NodeAddress;
-use realm_model::entry::{ChainId, Head, RealmId, VerifiedEntry};
-use realm_model::join::{Answer, Approved, Ask, JoinCode, Page, Refused, Request, Waiting};
+use realm_model::entry::{RealmId, VerifiedEntry};
+use realm_model::join::{Answer, Ask, JoinCode, Refused, Request};
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::name::NodeName;
-use realm_model::refusal::Refusal;
 use realm_model::ticket::Ticket;
-use realm_net::{Event, Handle, Incoming, Protocol, Stream, Transport as _};
+use realm_net::{Event, Handle, Incoming, Protocol, Stream};
 use realm_store::files::{Files as _, RealFiles};
 use realm_store::folder::{RealmFolder, write_atomic, write_secret};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -34,21 +37,17 @@ use crate::identity::node_key;
 use crate::journal::{Journal, JournalError};
 use crate::network::KeptBook;
 
+use chain::{Expected, founded_by};
 pub(crate) use exchange::{answer, ask, hear};
 use file::JoinFile;
 pub use file::JoinFileError;
+use question::{AskError, Asked, Question};
+use turns::{Origin, SPEAKERS_MAX, Turns};
 
 /// How often a member is asked while nothing else is said.
 const ASK_INTERVAL: Duration = Duration::from_secs(3);
 /// The longest that a member may put off the next question.
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Bytes of an authority chain that are taken from a stranger: hundreds of thousands of approvals.
-const CHAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Strangers that speak at once.
-const SPEAKERS_MAX: usize = 16;
-/// Pages of one answer.
-const PAGES_MAX: usize = 4_096;
-
 /// What a machine that wants to be a node is made of.
 pub struct Joiner<'a> {
     /// Where the realm folder will be; nothing may be there.
@@ -94,31 +93,6 @@ pub enum JoinError {
     Journal(#[from] JournalError),
 }
 
-/// A chain that a member sent does not do.
-#[derive(Debug, thiserror::Error)]
-enum ChainError {
-    #[error("an entry of the authority chain is refused")]
-    Refused(#[from] Refusal),
-    #[error("the authority chain does not hold")]
-    Replay(#[from] realm_control::ReplayError),
-    #[error("the authority chain is empty")]
-    Empty,
-    #[error(
-        "the authority chain does not contain entry {0} of the ticket: it was set back, or is another one"
-    )]
-    BelowFloor(u64),
-    #[error("the realm's owners are not the one that this machine waits for")]
-    OtherOwner,
-    #[error("the chain does not approve this machine's key")]
-    NotApproved,
-    #[error("the authority chain is larger than {CHAIN_BYTES_MAX} bytes")]
-    TooLarge,
-    #[error("a member did not answer")]
-    Exchange(#[from] exchange::ExchangeError),
-    #[error("a member answered something else: {0}")]
-    Odd(String),
-}
-
 /// Makes the realm folder of a machine that wants to be a node. It is whole or not there.
 pub fn prepare(joiner: &Joiner<'_>) -> Result<(), FoundError> {
     let parent = parent(&joiner.folder);
@@ -153,6 +127,11 @@ pub fn is_joining(folder: &RealmFolder) -> bool {
     JoinFile::is_there(folder)
 }
 
+/// The realm that the machine of this folder was invited into, or that alone made an offer.
+pub fn realm_of(folder: &RealmFolder) -> Option<RealmId> {
+    JoinFile::read(folder).ok()?.realm()
+}
+
 /// Asks until the machine is a node. When this returns, its folder is that of a node.
 pub async fn join(config: &Config, mut tell: impl FnMut(Joining)) -> Result<(), NodeError> {
     let folder = &config.folder;
@@ -180,9 +159,18 @@ pub async fn join(config: &Config, mut tell: impl FnMut(Joining)) -> Result<(), 
         listening: Vec::new(),
         net: net.clone(),
         said,
-        turns: Arc::new(Semaphore::new(SPEAKERS_MAX)),
+        turns: Turns::default(),
+        asked: BTreeMap::new(),
+        questions: JoinSet::new(),
+        talks: JoinSet::new(),
+        chains: BTreeMap::new(),
     };
     let joined = machine.run(&mut events, heard, &mut tell).await;
+    // Who holds a stream holds the connection, and that the port, which the node wants next.
+    machine.questions.shutdown().await;
+    machine.talks.shutdown().await;
+    drop(machine);
+    drop(events);
     net.stop().await;
     let (realm, name) = joined?;
     tell(Joining::Joined(realm, name));
@@ -198,12 +186,30 @@ struct Machine<'a> {
     listening: Vec<NodeAddress>,
     net: Handle,
     said: mpsc::Sender<Said>,
-    turns: Arc<Semaphore>,
+    turns: Turns,
+    asked: BTreeMap<Member, Turn>,
+    questions: JoinSet<(Member, Result<Asked, AskError>)>,
+    /// With strangers.
+    talks: JoinSet<()>,
+    chains: BTreeMap<RealmId, Arc<Semaphore>>,
+}
+
+/// A realm, and an address where it is asked.
+type Member = (RealmId, String);
+
+/// When a member is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It is being asked.
+    Asking,
+    /// Not before this time.
+    Due(Instant),
 }
 
 /// What a stranger said, and where it waits for the answer.
 struct Said {
     from: PublicKey,
+    origin: Origin,
     request: Request,
     stream: Stream,
 }
@@ -215,25 +221,25 @@ impl Machine<'_> {
         mut heard: mpsc::Receiver<Said>,
         tell: &mut impl FnMut(Joining),
     ) -> Result<(RealmId, NodeName), JoinError> {
-        let mut next = Instant::now();
         loop {
+            let next = self.ask_due()?;
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.heard(event, tell),
                     None => return Err(realm_net::Error::Stopped.into()),
                 },
-                Some(said) = heard.recv() => {
-                    if self.answer(said, tell)? {
-                        next = Instant::now();
-                    }
-                }
-                () = tokio::time::sleep_until(next) => {
-                    let (joined, pause) = self.ask_all(tell).await?;
-                    if let Some(joined) = joined {
+                Some(said) = heard.recv() => self.answer(said, tell)?,
+                Some(done) = self.questions.join_next() => {
+                    // A question that panicked leaves its member asked for ever: that is said, not hidden.
+                    let Ok((member, answer)) = done else {
+                        tell(Joining::Trouble("a question broke off".to_owned()));
+                        continue;
+                    };
+                    if let Some(joined) = self.answered(member, answer, tell)? {
                         return Ok(joined);
                     }
-                    next = Instant::now() + pause;
                 }
+                () = tokio::time::sleep_until(next) => {}
             }
         }
     }
@@ -256,8 +262,9 @@ impl Machine<'_> {
                 from,
                 protocol: Protocol::Join,
                 incoming,
+                address,
                 ..
-            } => self.listen_to(from, incoming),
+            } => self.listen_to(from, turns::origin(&address), incoming),
             // Without a realm there are neither members nor clients.
             Event::Stream { .. }
             | Event::Up { .. }
@@ -272,12 +279,12 @@ impl Machine<'_> {
 
     /// Reads what a stranger says, beside everything else: it may take its time. Who comes while
     /// too many speak is not heard.
-    fn listen_to(&self, from: PublicKey, incoming: Incoming) {
-        let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
+    fn listen_to(&mut self, from: PublicKey, origin: Origin, incoming: Incoming) {
+        let Some(turn) = self.turns.take(origin) else {
             return;
         };
         let said = self.said.clone();
-        tokio::spawn(async move {
+        self.talk(async move {
             let Ok(mut stream) = incoming.accept().await else {
                 return;
             };
@@ -285,6 +292,7 @@ impl Machine<'_> {
                 Ok(request) => {
                     let said = said.try_send(Said {
                         from,
+                        origin,
                         request,
                         stream,
                     });
@@ -301,25 +309,31 @@ impl Machine<'_> {
         });
     }
 
-    /// Deals with what a stranger said; returns whether somebody is to be asked at once.
-    fn answer(&mut self, said: Said, tell: &mut impl FnMut(Joining)) -> Result<bool, JoinError> {
+    /// Talks beside everything else, and no longer than this machine waits.
+    fn talk(&mut self, with: impl Future<Output = ()> + Send + 'static) {
+        while self.talks.try_join_next().is_some() {}
+        self.talks.spawn(with);
+    }
+
+    /// Deals with what a stranger said.
+    fn answer(&mut self, said: Said, tell: &mut impl FnMut(Joining)) -> Result<(), JoinError> {
         let Said {
             from,
+            origin,
             request,
             mut stream,
         } = said;
-        let reply = self.offered(from, request, tell)?;
-        let taken = matches!(reply, Answer::Taken);
-        tokio::spawn(async move {
+        let reply = self.offered((from, origin), request, tell)?;
+        self.talk(async move {
             // Whoever hung up makes the offer again.
             let _ = answer(&mut stream, &reply).await;
         });
-        Ok(taken)
+        Ok(())
     }
 
     fn offered(
         &mut self,
-        from: PublicKey,
+        (from, origin): (PublicKey, Origin),
         request: Request,
         tell: &mut impl FnMut(Joining),
     ) -> Result<Answer, JoinError> {
@@ -341,56 +355,135 @@ impl Machine<'_> {
                 "this machine was invited into another realm",
             ));
         }
-        let owners = Ledger::found(genesis).authority().owners.clone();
-        if self
-            .file
-            .owner
-            .is_some_and(|owner| !owners.contains(&owner))
-        {
-            return Ok(refused(
-                JoinCode::NotExpected,
-                "this machine waits for another owner",
-            ));
-        }
+        // Another realm may have come to this owner since: only its chain can tell.
+        let owner = self.file.owner;
+        let founded = owner.is_some_and(|owner| founded_by(&genesis, owner));
         // The connection of the offer is a way back, whatever the addresses are worth.
-        let back = std::iter::once(format!("/p2p/{}", from.peer_id()));
-        let addresses = offer.addresses.iter().map(ToString::to_string).chain(back);
-        if !self.file.offer(offer.realm, addresses) {
+        let mut addresses = vec![format!("/p2p/{}", from.peer_id())];
+        let may_ask = |address: &&NodeAddress| offers::may_ask(address, origin);
+        let offered = offer.addresses.iter().filter(may_ask);
+        addresses.extend(offered.map(ToString::to_string));
+        let now = Instant::now();
+        let made = (offer.realm, founded);
+        if !offers::note(&mut self.file.offers, made, &addresses, origin, now) {
             return Ok(refused(
                 JoinCode::NotExpected,
                 "this machine considers other realms already",
             ));
         }
-        self.file.write(self.folder).map_err(JoinFileError::from)?;
+        self.keep()?;
+        // Whoever was put off is asked at once.
+        let here = self.asked.iter_mut();
+        for (_, turn) in
+            here.filter(|((realm, _), turn)| *realm == offer.realm && **turn != Turn::Asking)
+        {
+            *turn = Turn::Due(now);
+        }
         tell(Joining::Offered(offer.realm));
         Ok(Answer::Taken)
     }
 
-    /// Asks every member that is known; returns how long to wait if none approves.
-    async fn ask_all(
-        &mut self,
-        tell: &mut impl FnMut(Joining),
-    ) -> Result<(Option<(RealmId, NodeName)>, Duration), JoinError> {
-        let mut pause = ASK_INTERVAL;
-        for (realm, address) in self.members() {
-            match self.ask_one(realm, &address, tell).await {
-                Ok(Asked::Approved(ledger, entries)) => {
-                    let name = ledger.authority().name_of(&self.key).cloned();
-                    self.remember(&address);
-                    self.persist(&entries)?;
-                    return Ok((name.map(|name| (realm, name)), pause));
-                }
-                Ok(Asked::Wait(time)) => pause = pause.max(time.min(RETRY_MAX)),
-                Err(error) => {
-                    let reason = with_causes(&error);
-                    tell(Joining::Trouble(format!("{address}: {reason}")));
+    /// Asks the members that are due, each beside all else; returns when the next one is.
+    fn ask_due(&mut self) -> Result<Instant, JoinError> {
+        let now = Instant::now();
+        if offers::expire(&mut self.file.offers, now) {
+            self.keep()?;
+        }
+        let members = self.members();
+        self.asked.retain(|member, _| members.contains(member));
+        let mut next = now + RETRY_MAX;
+        for member in members {
+            let turn = self.asked.entry(member.clone()).or_insert(Turn::Due(now));
+            match *turn {
+                Turn::Asking => {}
+                Turn::Due(at) if at > now => next = next.min(at),
+                Turn::Due(_) => {
+                    *turn = Turn::Asking;
+                    let question = self.question(member.0);
+                    self.questions.spawn(async move {
+                        let answer = question.ask(&member.1).await;
+                        (member, answer)
+                    });
                 }
             }
         }
-        Ok((None, pause))
+        Ok(next)
     }
 
-    fn members(&self) -> Vec<(RealmId, String)> {
+    fn question(&mut self, realm: RealmId) -> Question {
+        let ticket = self.file.ticket().filter(|ticket| ticket.realm == realm);
+        let voucher = ticket.as_ref().and_then(|ticket| ticket.voucher.as_ref());
+        Question {
+            net: self.net.clone(),
+            expected: Expected {
+                realm,
+                floor: ticket.as_ref().map(|ticket| ticket.floor),
+                owner: self.file.owner,
+                node: self.key,
+            },
+            ask: Ask {
+                realm: Some(realm),
+                name: self.name.clone(),
+                tags: self.file.tags.clone(),
+                addresses: self.listening.clone(),
+                agent: env!("CARGO_PKG_VERSION").to_owned(),
+                proof: voucher.map(|voucher| voucher.proof(realm, &self.key)),
+                from: 0,
+            },
+            chains: Arc::clone(self.chains.entry(realm).or_insert_with(question::one_chain)),
+        }
+    }
+
+    /// Deals with what a member answered; returns the realm and the name, if it approved.
+    fn answered(
+        &mut self,
+        member: Member,
+        answer: Result<Asked, AskError>,
+        tell: &mut impl FnMut(Joining),
+    ) -> Result<Option<(RealmId, NodeName)>, JoinError> {
+        let (realm, address) = &member;
+        let pause = match answer {
+            Ok(Asked::Approved(ledger, entries)) => {
+                self.remember(address);
+                self.persist(&entries)?;
+                let name = ledger.authority().name_of(&self.key).cloned();
+                return Ok(name.map(|name| (*realm, name)));
+            }
+            Ok(Asked::Pending(answered, wait)) => {
+                if offers::answered(&mut self.file.offers, *realm, Instant::now()) {
+                    self.keep()?;
+                }
+                tell(Joining::Pending(answered));
+                wait.clamp(ASK_INTERVAL, RETRY_MAX)
+            }
+            Ok(Asked::Refused(refused)) => {
+                let wait = refused.retry_after_s.map(|s| Duration::from_secs(s.into()));
+                tell(Joining::Trouble(format!(
+                    "{address} refuses: {} ({}); {}",
+                    refused.message,
+                    refused.code,
+                    refused.code.hint()
+                )));
+                wait.unwrap_or(RETRY_MAX).clamp(ASK_INTERVAL, RETRY_MAX)
+            }
+            Err(error) => {
+                let reason = with_causes(&error);
+                tell(Joining::Trouble(format!("{address}: {reason}")));
+                ASK_INTERVAL
+            }
+        };
+        if let Some(turn) = self.asked.get_mut(&member) {
+            *turn = Turn::Due(Instant::now() + pause);
+        }
+        Ok(None)
+    }
+
+    fn keep(&self) -> Result<(), JoinError> {
+        self.file.write(self.folder).map_err(JoinFileError::from)?;
+        Ok(())
+    }
+
+    fn members(&self) -> BTreeSet<Member> {
         let invited = self.file.ticket().map(|ticket| {
             let addresses = ticket.addresses.iter();
             let addresses: Vec<_> = addresses.map(|a| (ticket.realm, a.to_string())).collect();
@@ -403,120 +496,6 @@ impl Machine<'_> {
                 .map(|address| (offer.realm, address.clone()))
         });
         invited.into_iter().flatten().chain(offered).collect()
-    }
-
-    async fn ask_one(
-        &self,
-        realm: RealmId,
-        address: &str,
-        tell: &mut impl FnMut(Joining),
-    ) -> Result<Asked, AskError> {
-        let peer = match address.strip_prefix("/p2p/") {
-            Some(peer) => PublicKey::from_peer_id(peer).map_err(|_| AskError::NoKey)?,
-            None => self.net.dial(address).await?,
-        };
-        let ticket = self.file.ticket();
-        let voucher = ticket.as_ref().and_then(|ticket| ticket.voucher.as_ref());
-        let request = Request::Ask(Ask {
-            realm: Some(realm),
-            name: self.name.clone(),
-            tags: self.file.tags.clone(),
-            addresses: self.listening.clone(),
-            agent: env!("CARGO_PKG_VERSION").to_owned(),
-            proof: voucher.map(|voucher| voucher.proof(realm, &self.key)),
-            from: 0,
-        });
-        match ask(&self.net, peer, &request).await? {
-            Answer::Pending(Waiting {
-                realm: answered,
-                retry_after_s,
-            }) => {
-                tell(Joining::Pending(answered));
-                Ok(Asked::Wait(Duration::from_secs(retry_after_s.into())))
-            }
-            Answer::Approved(first) => {
-                let floor = ticket
-                    .filter(|ticket| ticket.realm == realm)
-                    .map(|t| t.floor);
-                let entries = self.pages(realm, peer, first).await?;
-                let ledger = self.check(realm, floor, &entries)?;
-                Ok(Asked::Approved(Box::new(ledger), entries))
-            }
-            Answer::Refused(refused) => {
-                let wait = refused.retry_after_s.map(|s| Duration::from_secs(s.into()));
-                tell(Joining::Trouble(format!(
-                    "{address} refuses: {} ({}); {}",
-                    refused.message,
-                    refused.code,
-                    refused.code.hint()
-                )));
-                Ok(Asked::Wait(wait.unwrap_or(RETRY_MAX)))
-            }
-            Answer::Taken => Err(ChainError::Odd("an answer to another question".into()).into()),
-        }
-    }
-
-    /// The whole authority chain, page by page.
-    async fn pages(
-        &self,
-        realm: RealmId,
-        peer: PublicKey,
-        first: Approved,
-    ) -> Result<Vec<Vec<u8>>, ChainError> {
-        let mut entries: Vec<Vec<u8>> = Vec::new();
-        let mut bytes = 0;
-        let mut page = first;
-        for _ in 0..PAGES_MAX {
-            bytes += page.entries.iter().map(|entry| entry.len()).sum::<usize>();
-            if bytes > CHAIN_BYTES_MAX {
-                return Err(ChainError::TooLarge);
-            }
-            let more = page.more && !page.entries.is_empty();
-            entries.extend(page.entries.into_iter().map(Vec::from));
-            if !more {
-                return Ok(entries);
-            }
-            let from = entries.len() as u64;
-            page = match ask(&self.net, peer, &Request::Page(Page { realm, from })).await? {
-                Answer::Approved(page) if page.from == from => page,
-                Answer::Refused(refused) => return Err(ChainError::Odd(refused.message)),
-                Answer::Approved(_) | Answer::Pending(_) | Answer::Taken => {
-                    return Err(ChainError::Odd(
-                        "another page than was asked for".to_owned(),
-                    ));
-                }
-            };
-        }
-        Err(ChainError::TooLarge)
-    }
-
-    fn check(
-        &self,
-        realm: RealmId,
-        floor: Option<Head>,
-        entries: &[Vec<u8>],
-    ) -> Result<Ledger, ChainError> {
-        let genesis = entries.first().ok_or(ChainError::Empty)?;
-        VerifiedEntry::genesis(genesis, Some(realm))?;
-        let records = [(ChainId::Authority, entries.to_vec())].into();
-        let ledger = Ledger::replay(&records, &BTreeMap::new())?.ledger;
-        let authority = ledger.authority();
-        if let Some(floor) = floor
-            && ledger.hash_at(ChainId::Authority, floor.seq) != Some(floor.hash)
-        {
-            return Err(ChainError::BelowFloor(floor.seq));
-        }
-        if self
-            .file
-            .owner
-            .is_some_and(|owner| !authority.owners.contains(&owner))
-        {
-            return Err(ChainError::OtherOwner);
-        }
-        if authority.name_of(&self.key).is_none() {
-            return Err(ChainError::NotApproved);
-        }
-        Ok(ledger)
     }
 
     /// Notes where members answer, for the node that this machine becomes.
@@ -547,23 +526,4 @@ impl Machine<'_> {
         JoinFile::remove(self.folder)?;
         Ok(())
     }
-}
-
-/// What a member said.
-enum Asked {
-    Approved(Box<Ledger>, Vec<Vec<u8>>),
-    Wait(Duration),
-}
-
-/// A member could not be asked.
-#[derive(Debug, thiserror::Error)]
-enum AskError {
-    #[error("the address names no key")]
-    NoKey,
-    #[error("not reached")]
-    Net(#[from] realm_net::Error),
-    #[error("not understood")]
-    Exchange(#[from] exchange::ExchangeError),
-    #[error("its answer does not prove itself")]
-    Chain(#[from] ChainError),
 }

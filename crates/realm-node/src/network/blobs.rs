@@ -5,17 +5,23 @@
 //! Nobody is believed: the store hashes what comes.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use realm_model::digest::Digest;
+use realm_model::key::PublicKey;
 use realm_net::Stream;
 use realm_store::blobs::Blobs;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _};
-use tokio::sync::Semaphore;
+
+use crate::haste::Haste;
+use crate::places::Places;
 
 /// Transfers that are served at once: each holds a file and a buffer.
 const SERVED_MAX: usize = 32;
+/// To one peer: a node downloads few at once.
+const SERVED_PER_PEER_MAX: usize = 4;
+/// A peer that reads more slowly than that is cut off, and goes on from there when it asks again.
+const READ_BYTES_PER_S: u64 = 64 * 1024;
 /// The longest pause of a peer that reads.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes per write.
@@ -43,25 +49,25 @@ pub(crate) enum Declined {
 #[derive(Clone)]
 pub(crate) struct BlobServer {
     blobs: Blobs,
-    served: Arc<Semaphore>,
+    served: Places<PublicKey>,
 }
 
 impl BlobServer {
     pub(crate) fn new(blobs: Blobs) -> Self {
         Self {
             blobs,
-            served: Arc::new(Semaphore::new(SERVED_MAX)),
+            served: Places::new(SERVED_MAX, SERVED_PER_PEER_MAX),
         }
     }
 
     /// Answers one stream.
-    pub(crate) async fn serve(&self, mut stream: Stream) -> io::Result<()> {
+    pub(crate) async fn serve(&self, from: PublicKey, mut stream: Stream) -> io::Result<()> {
         let mut question = [0; 40];
         within(stream.read_exact(&mut question)).await?;
         let (digest, offset) = question.split_at(32);
         let digest = Digest::from_bytes(digest.try_into().expect("32 bytes"));
         let offset = u64::from_le_bytes(offset.try_into().expect("8 bytes"));
-        let Ok(_turn) = self.served.try_acquire() else {
+        let Some(_place) = self.served.take(from, 0) else {
             return end(&mut stream, BUSY).await;
         };
         if !self.blobs.has(&digest) {
@@ -77,12 +83,15 @@ impl BlobServer {
         head[1..].copy_from_slice(&size.to_le_bytes());
         within(stream.write_all(&head)).await?;
         let mut piece = vec![0; PIECE_BYTES];
+        let mut haste = Haste::new(IDLE_TIMEOUT, READ_BYTES_PER_S);
         loop {
             let read = file.read(&mut piece).await?;
             if read == 0 {
                 return within(stream.shutdown()).await;
             }
-            within(stream.write_all(&piece[..read])).await?;
+            let written = haste.within(stream.write_all(&piece[..read])).await;
+            written.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))?;
+            haste.moved(read);
         }
     }
 }

@@ -86,7 +86,7 @@ impl Door {
         match protocol {
             Protocol::Join => self.knock(asker, stream).await,
             Protocol::Blob => {
-                if let Err(error) = self.blobs.serve(stream).await {
+                if let Err(error) = self.blobs.serve(from, stream).await {
                     tracing::debug!(peer = %from, %error, "a transfer of bytes ended early");
                 }
             }

@@ -8,6 +8,8 @@ use realm_model::entry::{Body, ChainId, ManifestBody, Payload};
 use realm_model::lock::{Lock, Pin};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+mod crowding;
+
 use super::*;
 use crate::Client;
 use crate::found::{Founding, found};

@@ -24,7 +24,8 @@ use crate::audit::Running;
 
 /// The body of a call: a command with its arguments. The gate has cut it already.
 const BODY_BYTES_MAX: usize = 256 * 1024;
-/// How often it is asked whether the caller of a running command may still run it.
+/// How often it is asked whether the caller of a running command may still run it, and the reader of a
+/// log may still read it.
 const ROLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What callers run here; cheap to clone.
@@ -274,7 +275,7 @@ impl Begun {
 }
 
 /// Ends when the key may not make this call any longer.
-async fn revoked(api: &Api, call: Call, key: PublicKey) {
+pub(crate) async fn revoked(api: &Api, call: Call, key: PublicKey) {
     loop {
         tokio::time::sleep(ROLE_INTERVAL).await;
         // An agent that is stopping ends everything anyway.

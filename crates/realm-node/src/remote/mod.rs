@@ -12,7 +12,7 @@ mod session;
 
 pub use attach::{Terminal, attach};
 pub(crate) use guest::Guests;
-pub(crate) use handlers::{Sessions, exec, run};
+pub(crate) use handlers::{Sessions, exec, revoked, run};
 
 /// What a connection becomes once both ends agreed: the value of `Upgrade`.
 pub(crate) const PROTOCOL: &str = "realm-stream/1";

@@ -293,16 +293,18 @@ impl<F: Files> Blobs<F> {
     ///
     /// The work has an end whatever is there. [`BlobError::Missing`]: nothing is;
     /// [`BlobError::Damaged`]: something else is, and [`Blobs::put`] mends it; [`BlobError::Io`]:
-    /// that cannot be told.
+    /// that cannot be told. Dropping the future ends the work.
     pub async fn verify(&self, digest: &Digest) -> Result<Pin, BlobError> {
         let (inner, digest) = (Arc::clone(&self.inner), *digest);
-        join(spawn_blocking(move || verify::verify(&inner, digest, None)).await)
+        let (_waiting, given_up) = verify::waiting();
+        join(spawn_blocking(move || verify::verify(&inner, digest, None, &given_up)).await)
     }
 
     /// [`Blobs::verify`] of a blob whose size is known: a file of another size is not read at all.
     pub async fn verify_pin(&self, pin: Pin) -> Result<(), BlobError> {
         let inner = Arc::clone(&self.inner);
-        let work = move || verify::verify(&inner, pin.digest, Some(pin.size));
+        let (_waiting, given_up) = verify::waiting();
+        let work = move || verify::verify(&inner, pin.digest, Some(pin.size), &given_up);
         join(spawn_blocking(work).await).map(drop)
     }
 

@@ -31,6 +31,18 @@ fn files_in(blobs: &Blobs) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn a_hash_that_nobody_waits_for_ends() {
+    let (_folder, blobs) = real();
+    let pin = blobs.put_bytes(None, Bytes::from(payload(1, 100_000)));
+    let digest = pin.await.expect("kept").digest;
+    let (waiting, given_up) = verify::waiting();
+    verify::verify(&blobs.inner, digest, None, &given_up).expect("sound");
+    drop(waiting);
+    let ended = verify::verify(&blobs.inner, digest, None, &given_up);
+    assert!(matches!(ended, Err(BlobError::Io { .. })), "{ended:?}");
+}
+
+#[tokio::test]
 async fn what_is_put_is_there_under_its_digest() {
     let (_folder, blobs) = real();
     let bytes = payload(1, 100_000);
