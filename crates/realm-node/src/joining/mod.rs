@@ -36,13 +36,14 @@ use crate::found::{FoundError, parent, place, temporary_beside};
 use crate::identity::node_key;
 use crate::journal::{Journal, JournalError};
 use crate::network::KeptBook;
+use crate::places::Places;
 
 use chain::{Expected, founded_by};
 pub(crate) use exchange::{answer, ask, hear};
 use file::JoinFile;
 pub use file::JoinFileError;
 use question::{AskError, Asked, Question};
-use turns::{Origin, SPEAKERS_MAX, Turns};
+use turns::{Origin, SPEAKERS_MAX};
 
 /// How often a member is asked while nothing else is said.
 const ASK_INTERVAL: Duration = Duration::from_secs(3);
@@ -159,7 +160,7 @@ pub async fn join(config: &Config, mut tell: impl FnMut(Joining)) -> Result<(), 
         listening: Vec::new(),
         net: net.clone(),
         said,
-        turns: Turns::default(),
+        turns: turns::turns(),
         asked: BTreeMap::new(),
         questions: JoinSet::new(),
         talks: JoinSet::new(),
@@ -186,7 +187,7 @@ struct Machine<'a> {
     listening: Vec<NodeAddress>,
     net: Handle,
     said: mpsc::Sender<Said>,
-    turns: Turns,
+    turns: Places<Origin>,
     asked: BTreeMap<Member, Turn>,
     questions: JoinSet<(Member, Result<Asked, AskError>)>,
     /// With strangers.
@@ -280,7 +281,7 @@ impl Machine<'_> {
     /// Reads what a stranger says, beside everything else: it may take its time. Who comes while
     /// too many speak is not heard.
     fn listen_to(&mut self, from: PublicKey, origin: Origin, incoming: Incoming) {
-        let Some(turn) = self.turns.take(origin) else {
+        let Some(turn) = self.turns.take(origin, 0) else {
             return;
         };
         let said = self.said.clone();

@@ -1,9 +1,9 @@
 //! Who may speak to a machine that waits: few at once, and of these few from one address. Keys cost
 //! nothing, addresses something. Not here: what is said.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::places::Places;
 
 /// Strangers that speak at once.
 pub(super) const SPEAKERS_MAX: usize = 16;
@@ -13,43 +13,9 @@ const SPEAKERS_PER_ORIGIN_MAX: usize = 4;
 /// Where somebody comes from; `None`: through a relay.
 pub(super) type Origin = Option<IpAddr>;
 
-/// The turns that are taken.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Turns(Arc<Mutex<BTreeMap<Origin, usize>>>);
-
-/// A turn; it ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct Turn {
-    turns: Turns,
-    origin: Origin,
-}
-
-impl Turns {
-    /// Takes a turn; `None`: too many speak.
-    pub(super) fn take(&self, origin: Origin) -> Option<Turn> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = taken.get(&origin).copied().unwrap_or(0);
-        if taken.values().sum::<usize>() >= SPEAKERS_MAX || here >= SPEAKERS_PER_ORIGIN_MAX {
-            return None;
-        }
-        taken.insert(origin, here + 1);
-        Some(Turn {
-            turns: self.clone(),
-            origin,
-        })
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut taken = self.turns.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match taken.get_mut(&self.origin) {
-            Some(here) if *here > 1 => *here -= 1,
-            Some(_) | None => {
-                taken.remove(&self.origin);
-            }
-        }
-    }
+/// The turns, none taken.
+pub(super) fn turns() -> Places<Origin> {
+    Places::new(SPEAKERS_MAX, SPEAKERS_PER_ORIGIN_MAX)
 }
 
 /// Where the other side of a connection is.
@@ -64,19 +30,20 @@ pub(super) fn origin(address: &str) -> Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::places::Place;
 
     #[test]
     fn one_address_leaves_turns_to_others_and_a_turn_that_ended_is_free() {
-        let turns = Turns::default();
+        let turns = turns();
         let at = |last: u8| Some(IpAddr::from([192, 0, 2, last]));
-        let mut held: Vec<Turn> = (0..100).filter_map(|_| turns.take(at(1))).collect();
+        let mut held: Vec<Place<Origin>> = (0..100).filter_map(|_| turns.take(at(1), 0)).collect();
         assert_eq!(held.len(), SPEAKERS_PER_ORIGIN_MAX);
-        held.extend((2..100).filter_map(|last| turns.take(at(last))));
+        held.extend((2..100).filter_map(|last| turns.take(at(last), 0)));
         assert_eq!(held.len(), SPEAKERS_MAX);
-        assert!(turns.take(None).is_none());
+        assert!(turns.take(None, 0).is_none());
         held.truncate(1);
-        assert!(turns.take(None).is_some());
+        assert!(turns.take(None, 0).is_some());
         held.clear();
-        assert!(turns.0.lock().unwrap().is_empty());
+        assert_eq!(turns.holders(), 0);
     }
 }
