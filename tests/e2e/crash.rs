@@ -3,7 +3,7 @@
 use realm_model::api::Heads;
 use realm_test_guests::{HELLO, VERSION_A, VERSION_B};
 
-use crate::support::{Load, Realm, eventually, get};
+use crate::support::{AGENT, Load, Realm, eventually, get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_under_load_loses_nothing_that_was_acknowledged() {
@@ -137,15 +137,7 @@ async fn a_clean_stop_finishes_what_is_in_flight() {
 async fn a_second_agent_on_one_folder_is_refused() {
     let realm = Realm::new();
     let _agent = realm.agent();
-    let second = realm.run(&[
-        "agent",
-        "--http",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-        "--p2p",
-        "127.0.0.1:0",
-    ]);
+    let second = realm.run(&AGENT);
     second.fails(1, "already-running");
 }
 
@@ -162,31 +154,11 @@ async fn damage_in_the_middle_of_the_log_is_reported_and_left_alone() {
     let mut damaged = good.clone();
     damaged[40] ^= 1;
     std::fs::write(&path, &damaged).unwrap();
-    realm
-        .run(&[
-            "agent",
-            "--http",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--p2p",
-            "127.0.0.1:0",
-        ])
-        .fails(1, "log-damaged");
+    realm.run(&AGENT).fails(1, "log-damaged");
     assert_eq!(std::fs::read(&path).unwrap(), damaged);
     // A history that ends too early is damage as well: the mark knows better.
     std::fs::write(&path, &good[..good.len() / 2]).unwrap();
-    realm
-        .run(&[
-            "agent",
-            "--http",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--p2p",
-            "127.0.0.1:0",
-        ])
-        .fails(1, "log-damaged");
+    realm.run(&AGENT).fails(1, "log-damaged");
     std::fs::write(&path, &good).unwrap();
     let agent = realm.agent();
     let served = eventually("it serves again", async || {

@@ -8,21 +8,7 @@ use realm_model::entry::{ChainId, NamespaceName};
 use realm_test_guests::{HELLO, VERSION_A, VERSION_B};
 use serde_json::Value;
 
-use crate::support::{Agent, Realm, Said, app_manifest, eventually, get, mode};
-
-const AGENT: [&str; 7] = [
-    "agent",
-    "--http",
-    "127.0.0.1:0",
-    "--admin",
-    "127.0.0.1:0",
-    "--p2p",
-    "127.0.0.1:0",
-];
-
-fn agent(realm: &Realm) -> Agent {
-    Agent::start(realm.command(&AGENT))
-}
+use crate::support::{AGENT, Agent, Realm, Said, app_manifest, eventually, get, mode};
 
 /// The text of a file's path, for an argument.
 fn file(realm: &Realm, name: &str) -> String {
@@ -62,7 +48,7 @@ fn tip(heads: &Heads, namespace: &str) -> u64 {
 async fn a_rotation_gives_the_realm_to_a_new_key() {
     let realm = Realm::new();
     realm.app(HELLO, "");
-    let agent = agent(&realm);
+    let agent = realm.agent();
     realm.run(&["apply", "--yes"]).ok();
     let old = realm.owner().public();
     realm
@@ -103,7 +89,7 @@ async fn a_rotation_gives_the_realm_to_a_new_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_that_was_interrupted_goes_on() {
     let realm = Realm::new();
-    let _agent = agent(&realm);
+    let _agent = realm.agent();
     let (at, new) = (
         realm.path(".realm/owner.key"),
         realm.path(".realm/owner.key.new"),
@@ -132,7 +118,7 @@ async fn a_realm_can_begin_with_a_recovery_key() {
         .run(&["init", "--name", "node-1", "--recovery", "safe.key"])
         .ok();
     assert_eq!(mode(&realm.path("safe.key")), 0o600);
-    let _agent = agent(&realm);
+    let _agent = realm.agent();
     let first = realm.heads().await.recovery;
     assert_eq!(first.len(), 1);
     let second = key(&realm, "second.key");
@@ -169,7 +155,7 @@ async fn a_realm_can_begin_with_a_recovery_key() {
 async fn a_recovery_key_takes_the_realm_back_from_a_thief() {
     let realm = Realm::new();
     realm.app(VERSION_A, "");
-    let agent = agent(&realm);
+    let agent = realm.agent();
     realm.run(&["apply", "--yes"]).ok();
     let before = get(&agent.url("/")).await;
     realm
@@ -219,7 +205,7 @@ async fn a_recovery_key_takes_the_realm_back_from_a_thief() {
 async fn a_delegate_has_a_namespace_of_its_own() {
     let realm = Realm::new();
     realm.app(HELLO, "");
-    let agent = agent(&realm);
+    let agent = realm.agent();
     realm.run(&["apply", "--yes"]).ok();
     let team = key(&realm, "team.key");
     let add = [
@@ -308,7 +294,7 @@ async fn a_reader_sees_and_changes_nothing() {
         ".realm/node.toml",
         "name = \"node-1\"\n[listen]\napi = \"127.0.0.1:0\"\n",
     );
-    let agent = agent(&realm);
+    let agent = realm.agent();
     let address = agent.after("control API on ").trim().to_owned();
     realm.run(&["apply", "--yes"]).ok();
     let reader = key(&realm, "reader.key");
@@ -354,7 +340,7 @@ async fn joined(alpha: &Realm, approve: impl Fn()) -> (Realm, Agent) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_delegate_who_may_approve_lets_a_node_in() {
     let alpha = Realm::new();
-    let _agent = agent(&alpha);
+    let _agent = alpha.agent();
     let (porter, other) = (key(&alpha, "porter.key"), key(&alpha, "other.key"));
     alpha
         .run(&["delegate", "add", "door", &porter, "--may-approve", "--yes"])
@@ -393,7 +379,7 @@ async fn a_delegate_who_may_approve_lets_a_node_in() {
 async fn forked(change: impl Fn(&Realm, &str, &str)) -> (Realm, Agent, Realm, Agent) {
     let alpha = Realm::new();
     alpha.app(HELLO, "");
-    let first = agent(&alpha);
+    let first = alpha.agent();
     let (beta, second) = joined(&alpha, || {
         alpha.run(&["nodes", "approve", "beta", "--yes"]).ok();
     })
@@ -407,7 +393,7 @@ async fn forked(change: impl Fn(&Realm, &str, &str)) -> (Realm, Agent, Realm, Ag
     second.terminate();
     change(&alpha, &owner, "alpha");
     first.signal("STOP");
-    let second = agent(&beta);
+    let second = beta.agent();
     change(&beta, &owner, "beta");
     first.signal("CONT");
     for realm in [&alpha, &beta] {

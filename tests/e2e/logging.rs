@@ -2,19 +2,10 @@
 
 use realm_test_guests::HELLO;
 
-use crate::support::{Agent, Realm, Running};
-
-const ANYWHERE: [&str; 6] = [
-    "--http",
-    "127.0.0.1:0",
-    "--admin",
-    "127.0.0.1:0",
-    "--p2p",
-    "127.0.0.1:0",
-];
+use crate::support::{AGENT, Agent, Realm, Running};
 
 fn agent(realm: &Realm, filter: &str, more: &[&str]) -> Agent {
-    let mut command = realm.command(&[&["agent"], &ANYWHERE[..], more].concat());
+    let mut command = realm.command(&[&AGENT[..], more].concat());
     command.env("REALM_LOG", filter);
     Agent::start(command)
 }
@@ -64,7 +55,7 @@ fn the_filter_decides_what_is_said() {
 #[test]
 fn a_filter_that_is_none_is_told_and_the_default_holds() {
     let realm = Realm::new();
-    let mut command = realm.command(&[&["agent"], &ANYWHERE[..]].concat());
+    let mut command = realm.command(&AGENT);
     command.env("REALM_LOG", "realm_node=loud");
     let agent = Running::start(command);
     agent

@@ -2,17 +2,7 @@
 
 use realm_test_guests::PARK;
 
-use crate::support::{Realm, Running, get};
-
-const AGENT: [&str; 7] = [
-    "agent",
-    "--http",
-    "127.0.0.1:0",
-    "--admin",
-    "127.0.0.1:0",
-    "--p2p",
-    "127.0.0.1:0",
-];
+use crate::support::{AGENT, Realm, Running, get};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_wait_for_requests() {

@@ -15,6 +15,17 @@ use tempfile::TempDir;
 /// The longest that anything here waits; on two busy cores a compilation takes seconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// An agent on free ports.
+pub(crate) const AGENT: [&str; 7] = [
+    "agent",
+    "--http",
+    "127.0.0.1:0",
+    "--admin",
+    "127.0.0.1:0",
+    "--p2p",
+    "127.0.0.1:0",
+];
+
 /// The build that is tested.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_realm");
 
@@ -127,15 +138,7 @@ impl Realm {
 
     /// Starts the agent on free ports and waits until it listens.
     pub(crate) fn agent(&self) -> Agent {
-        Agent::start(self.command(&[
-            "agent",
-            "--http",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--p2p",
-            "127.0.0.1:0",
-        ]))
+        Agent::start(self.command(&AGENT))
     }
 
     pub(crate) fn client(&self) -> realm_node::Client {
