@@ -91,6 +91,13 @@ fn damages(good: &[u8]) -> Vec<Option<Vec<u8>>> {
 /// Runs the second node on a damaged log of `chain`, alone at first.
 async fn mends(chain: &str) {
     let mut realms = two().await;
+    let port = realms.nodes[0].stay_on_port();
+    eventually("the other notes where it is now", async || {
+        let book = realms.nodes[1].realm.read(".realm/peers.json");
+        book.contains(&format!("/{port}")).then_some(())
+    })
+    .await;
+    realms.all_meet().await;
     restart(&realms);
     realms.converge().await;
     let log = realms.nodes[1]
@@ -99,7 +106,6 @@ async fn mends(chain: &str) {
     realms.nodes[1].kill_9();
     let good = std::fs::read(&log).unwrap();
     let before = realms.first().realm.heads().await;
-    realms.nodes[0].stay_on_port().await;
     realms.nodes[0].kill_9();
     for (number, damaged) in damages(&good).into_iter().enumerate() {
         match &damaged {

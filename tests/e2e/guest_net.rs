@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use crate::realms::{Node, Realms};
+use crate::support::lasting_port;
 
 /// One end of the network.
 pub(crate) struct Caller {
@@ -91,11 +92,13 @@ impl Node {
         addresses.find(|address| address.contains(part)).unwrap()
     }
 
-    /// Meets others at the same port when it is started again: so it is found by who started as well.
-    pub(crate) async fn stay_on_port(&mut self) {
-        let address = self.quic_address().await;
-        let port = address.split('/').nth(4).unwrap();
+    /// Starts the agent anew on a port that it keeps: so it is found by who started as well.
+    pub(crate) fn stay_on_port(&mut self) -> u16 {
+        self.take().terminate();
+        let port = lasting_port();
         self.p2p = format!("127.0.0.1:{port}");
+        self.start();
+        port
     }
 }
 

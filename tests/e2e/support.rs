@@ -1,10 +1,11 @@
 //! A realm in a folder of its own, an agent as a child process, and requests against it.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -292,6 +293,22 @@ impl Lines {
         }
         panic!("no line with `{text}`; seen:\n{}", seen.join("\n"));
     }
+}
+
+/// A port for a server that is started again: no system gives it out for port 0 (Linux begins at
+/// 32768), and tests that run beside this one are other processes with other ports.
+pub(crate) fn lasting_port() -> u16 {
+    const PER_PROCESS: u32 = 4;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let first = 20_000 + std::process::id() % 3_000 * PER_PROCESS;
+    let free = |port: &u16| {
+        let at = (Ipv4Addr::LOCALHOST, *port);
+        TcpListener::bind(at).is_ok() && UdpSocket::bind(at).is_ok()
+    };
+    std::iter::repeat_with(|| u16::try_from(first + TAKEN.fetch_add(1, Relaxed)).unwrap())
+        .take(PER_PROCESS as usize)
+        .find(free)
+        .expect("a free port")
 }
 
 /// Sends a signal by name.

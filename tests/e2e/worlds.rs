@@ -3,7 +3,7 @@
 use realm_model::view::{ComponentState, ComponentView};
 use realm_test_guests::{HELLO, LISTEN, P3_LISTEN, PROGRAM};
 
-use crate::support::{Agent, Load, Realm, eventually, figure, get};
+use crate::support::{Agent, Load, Realm, eventually, figure, get, lasting_port};
 
 /// A realm with one component `app` behind `/...`, in force.
 fn routed(guest: &str, keys: &str) -> (Realm, Agent) {
@@ -193,10 +193,7 @@ async fn a_server_that_crashes_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_with_a_port_of_its_own_is_replaced() {
-    let port = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        free.local_addr().unwrap().port()
-    };
+    let port = lasting_port();
     // It does not ask for `PORT`.
     let keys = |version: u32| {
         let env = format!("ADDRESS = \"127.0.0.1:{port}\", VERSION = \"{version}\"");
