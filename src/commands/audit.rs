@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::time::timestamp;
 
-/// Show who changed or ran what on the node: the newest 1,000
+/// Show who changed or ran what on the node, the newest last
 ///
 /// The agent's log has a line for each as well, and keeps it for longer.
 #[derive(Debug, clap::Args)]

@@ -48,7 +48,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
     Look:
       status       Show what runs, and in one line per component why something does not
       logs         Print what a component wrote to stdout and stderr
-      audit        Show who changed or ran what on the node: the newest 1,000
+      audit        Show who changed or ran what on the node, the newest last
       inspect      Show what a WebAssembly file imports and exports, and how realm would run it
       node         Show this machine as a node
       version      Print the version of realm and of what it runs components with

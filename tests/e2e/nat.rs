@@ -62,6 +62,45 @@ async fn nodes_behind_routers_that_mix_ports_reach_each_other_through_a_relay() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn case_14_where_the_relay_is_revoked_another_node_relays() {
+    let hidden = "fully-random";
+    let lab = Lab::internet(&["open", hidden, hidden, "open"]);
+    let names = ["middle", "left", "right", "other"];
+    let mut realms = Realms::apart(Some(lab), &names, "").await;
+    realms.apply(&pinned(&[("chatty", CHATTY, "right")]));
+    realms.run_there(&[("chatty", "right")]).await;
+    for (at, other) in [(1, "right"), (2, "left")] {
+        reaches(&realms.nodes[at], other, "relay").await;
+    }
+    // The one that both joined through, and that relays for them.
+    realms
+        .as_owner(3, &["nodes", "revoke", "middle", "--yes"])
+        .ok();
+    realms.nodes[0].agent().after("revoked");
+    realms.nodes[0].kill_9();
+    for (at, other) in [(1, "right"), (2, "left")] {
+        let node = &realms.nodes[at];
+        let what = format!("{} reaches {other} through another node", node.name);
+        eventually(&what, async || {
+            let reach = node.sees(other).await.reach;
+            let relayed = reach.how.as_deref() == Some("relay");
+            let address = reach.address.unwrap_or_default();
+            (relayed && address.contains("45.0.0.4") && !address.contains("45.0.0.1"))
+                .then_some(())
+        })
+        .await;
+        let names = node.status().await.nodes.into_iter().map(|node| node.name);
+        assert!(names.into_iter().all(|name| name.as_str() != "middle"));
+    }
+    realms.nodes[2].get("/chatty/lines?n=2").await;
+    eventually("the lines come through the other relay", async || {
+        let logs = realms.as_owner(1, &["--node", "right", "logs", "chatty"]);
+        logs.stdout.contains("line 1").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_behind_routers_that_keep_ports_punch_a_hole() {
     let realms = behind_routers(" ").await;
     let [_, left, right] = &realms.nodes[..] else {

@@ -99,7 +99,7 @@ pub(crate) fn behaviour(
     let is_node = names.realm().is_some() && can_be_reached;
     let node = |wanted: bool| is_node && wanted;
     let hints = if is_node {
-        hints::behaviour(keys, names)?
+        hints::behaviour(names)?
     } else {
         None
     };

@@ -120,12 +120,10 @@ pub enum DownReason {
     Failed(String),
 }
 
-/// A hint: bytes that their author signed, passed on by a neighbour.
+/// A hint: bytes that a neighbour wrote or passed on; whom they speak for, they say themselves.
 #[derive(Debug)]
 pub struct Hint {
-    /// Who wrote it; a member.
-    pub author: PublicKey,
-    /// Who passed it on.
+    /// Who sent it here; a member.
     pub via: PublicKey,
     /// What it is about.
     pub topic: Topic,

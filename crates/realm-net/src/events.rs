@@ -429,15 +429,14 @@ impl Net<'_> {
         }
     }
 
-    /// The hint for the agent, if its author is a member, its bearer is not too fast, and there is room.
+    /// The hint for the agent, if its bearer is a member and not too fast, and there is room.
     fn hint(&mut self, id: &HintId, message: gossipsub::Message) -> Option<Hint> {
         let now_ms = self.kept.now_ms();
         let via = identity::key_of(&id.via)?;
         if !self.parts.slots.may_hint(via, now_ms) || !self.kept.has_room_for_hint() {
             return None;
         }
-        let author = identity::key_of(&message.source?)?;
-        let is_member = self.kept.classes.of_key(&author) == Class::Member;
+        let is_member = self.kept.classes.of_key(&via) == Class::Member;
         let names = &self.kept.names;
         let topic = Topic::ALL
             .into_iter()
@@ -450,7 +449,6 @@ impl Net<'_> {
             .try_acquire_many_owned(size)
             .ok()?;
         is_member.then_some(Hint {
-            author,
             via,
             topic,
             bytes: message.data,

@@ -12,11 +12,11 @@ use tokio::sync::Notify;
 use crate::Error;
 use crate::behaviour::Behaviour;
 
-/// Streams that a peer may have open over QUIC: each request through a tunnel is one, and who wants
-/// more waits for one to end. Each connection holds two hash tables with an entry for every stream
-/// that may come, whether it comes or not: 35 KiB with this number, which fills a table of 1,024
-/// places, and 280 KiB with four times as many.
-const QUIC_STREAMS_MAX: u32 = 896;
+/// Streams that a peer may have open over QUIC: who wants more waits for one to end. Each connection
+/// holds two hash tables with an entry for every stream that may come, whether it comes or not, and
+/// for its own that are open: together 25 KiB while they fit 512 places (448 entries), and twice as
+/// much with each doubling.
+const QUIC_STREAMS_MAX: u32 = 384;
 /// Bytes that a peer may send on one stream before they are read. At 50 ms of round trip that is
 /// 20 MB/s per stream; larger windows are memory that a peer can make this process hold.
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;

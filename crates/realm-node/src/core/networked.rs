@@ -432,6 +432,9 @@ impl Core {
     /// Signs and publishes this node's record, if there is something to say.
     fn say(&mut self) {
         let now = self.now();
+        if let Some(network) = &mut self.network {
+            network.notice(now);
+        }
         let due = self
             .network
             .as_ref()

@@ -75,6 +75,9 @@ pub(crate) struct Network {
     /// Whether something happened since the record was looked at.
     pub(crate) changed: bool,
     looked_at: Millis,
+    /// When there began to be something to say, and how long that may wait.
+    changed_at: Option<Millis>,
+    lag_ms: u64,
     /// When those who fetch and those who dial are told what the records say.
     pub(crate) learn_at: Option<Millis>,
     /// Digests that a member was seen to hold when they were missing here.
@@ -155,6 +158,8 @@ impl Network {
             said: None,
             changed: true,
             looked_at: now,
+            changed_at: None,
+            lag_ms: 0,
             learn_at: None,
             offered: BTreeSet::new(),
             admit_at: now,

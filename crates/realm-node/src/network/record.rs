@@ -18,6 +18,8 @@ const CHANGED_MS: u64 = 300;
 /// a start of all machines, makes each of them say something else every moment, and what each says
 /// goes to all.
 const CHANGED_EACH_MS: u64 = 20;
+/// In a realm of so many nodes all have connections to all: what changes is told at once.
+const FULL_MESH_MEMBERS: usize = 24;
 /// However large the realm is.
 const CHANGED_MS_MAX: u64 = 5_000;
 /// After this time figures that move all the time are told anew, in a realm of up to 25 nodes.
@@ -43,7 +45,9 @@ impl Network {
     pub(crate) fn record(&mut self, facts: &Facts<'_>, now: Millis) -> Option<Vec<u8>> {
         let body = self.body(facts, now).fit();
         self.changed = false;
+        self.changed_at = None;
         self.looked_at = now;
+        self.lag_ms = random() % (lag_ms_max(self.sync.members().len()) + 1);
         if let Some((said, at)) = &self.said
             && now.since(*at) < self.figures_ms()
             && steady(&body) == steady(said)
@@ -56,6 +60,13 @@ impl Network {
         Some(bytes)
     }
 
+    /// Notes when there began to be something to say.
+    pub(crate) fn notice(&mut self, now: Millis) {
+        if self.changed {
+            self.changed_at.get_or_insert(now);
+        }
+    }
+
     /// When the record is looked at again.
     pub(crate) fn record_due(&self) -> Millis {
         match &self.said {
@@ -64,6 +75,8 @@ impl Network {
             // The first change after a while is told at once, and of a crowd not each.
             Some((_, at)) if self.changed => {
                 let next = at.plus(changed_ms(self.sync.members().len()));
+                let since = self.changed_at.unwrap_or(self.looked_at);
+                let next = next.max(since.plus(self.lag_ms));
                 self.looked_at.plus(CHANGED_MS).max(next)
             }
             Some((_, at)) => at.plus(self.figures_ms()),
@@ -193,6 +206,15 @@ fn changed_ms(members: usize) -> u64 {
     let members = u64::try_from(members).unwrap_or(u64::MAX);
     let each = CHANGED_EACH_MS.saturating_mul(members);
     each.clamp(CHANGED_MS, CHANGED_MS_MAX)
+}
+
+/// How long a node may keep news to itself in a realm of so many: an entry changes the records of all
+/// at one moment, and a hundred records that come with the next entry hold that one up.
+fn lag_ms_max(members: usize) -> u64 {
+    match members {
+        0..=FULL_MESH_MEMBERS => 0,
+        _ => changed_ms(members) / 2,
+    }
 }
 
 /// How often figures are told in a realm of so many nodes.

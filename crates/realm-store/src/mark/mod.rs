@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, Head};
 
-use crate::files::{self, Files, PRIVATE_MODE, RealFiles};
+use crate::files::{self, Files, Handle as _, PRIVATE_MODE, RealFiles};
 
 /// The format version that is written, and the only one that is read.
 pub const FORMAT: u32 = 1;
@@ -78,6 +78,9 @@ struct Mark {
     /// Whether `head` is known to be durable, and both copies hold it. Of what was merely read, two
     /// copies of one generation tell so: the second is begun only when the first is durable.
     settled: bool,
+    /// Whether this process made both copies durable: of what was read, the second copy may be gone
+    /// with the power, and then the first must not be torn.
+    synced: bool,
 }
 
 enum Copy {
@@ -161,22 +164,43 @@ impl<F: Files> Marks<F> {
         let unsettled = Mark {
             generation,
             settled: false,
+            synced: false,
             ..mark
         };
         self.marks.insert(chain, unsettled);
         let bytes = encode(generation, head);
         for copy in COPIES {
             let path = copy_path(&self.directory, chain, copy);
-            files::replace(&self.files, &path, &bytes, PRIVATE_MODE)
-                .map_err(|(operation, error)| io_error(operation, &path, error))?;
+            if !(mark.synced && self.overwrite(&path, &bytes)?) {
+                files::replace(&self.files, &path, &bytes, PRIVATE_MODE)
+                    .map_err(|(operation, error)| io_error(operation, &path, error))?;
+            }
         }
         let settled = Mark {
             generation,
             head: Some(head),
             settled: true,
+            synced: true,
         };
         self.marks.insert(chain, settled);
         Ok(())
+    }
+
+    /// Writes over one copy while the other is whole and durable: one sync where a new file takes
+    /// three, with a commit of the file system's journal. `false`: there is no such copy any more.
+    fn overwrite(&self, path: &Path, bytes: &[u8; MARK_BYTES]) -> Result<bool, MarkError> {
+        let file = match self.files.open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(io_error("open", path, error)),
+        };
+        if file.size().map_err(|error| io_error("read", path, error))? != MARK_BYTES as u64 {
+            return Ok(false);
+        }
+        file.write_all_at(bytes, 0)
+            .map_err(|error| io_error("write", path, error))?;
+        file.sync().map_err(|error| io_error("sync", path, error))?;
+        Ok(true)
     }
 
     fn mark(&self, chain: ChainId) -> Mark {
@@ -185,6 +209,7 @@ impl<F: Files> Marks<F> {
             generation: 0,
             head: None,
             settled: false,
+            synced: false,
         })
     }
 }
@@ -237,6 +262,7 @@ fn read<F: Files>(files: &F, directory: &Path, chain: ChainId) -> Result<Mark, M
         generation: best.map_or(0, |(generation, _)| generation),
         head: best.map(|(_, head)| head),
         settled: alike == COPIES.len(),
+        synced: false,
     })
 }
 

@@ -200,6 +200,35 @@ fn power_lost_at_any_step_leaves_the_old_mark_or_the_new() {
 }
 
 #[test]
+fn power_lost_after_a_process_was_killed_leaves_a_mark_that_was_set() {
+    let clean = FaultyFiles::new();
+    assert_eq!(set_three(&clean), 3);
+    for killed in 0..clean.steps() {
+        for lost in 0..clean.steps() {
+            let files = FaultyFiles::new();
+            files.fail_at(killed, Fault::Stop);
+            let first = set_three(&files);
+            let files = files.kill();
+            let Ok(mut marks) = open(&files) else {
+                continue;
+            };
+            let stands = marks.get(ChainId::DEFAULT).map_or(0, |head| head.seq);
+            let stands = usize::try_from(stands).expect("three were set");
+            files.fail_at(files.steps() + lost, Fault::Stop);
+            for seq in stands..stands + 3 {
+                let _ = marks.set(ChainId::DEFAULT, head_of(seq, b"x"));
+            }
+            for survival in files.survivals() {
+                let marks = open(&files.crash(&survival)).expect("a copy reads");
+                let seq = marks.get(ChainId::DEFAULT).map_or(0, |head| head.seq);
+                let least = (first as u64).saturating_sub(1);
+                assert!(seq >= least, "{killed} {lost} {survival:?}: {seq}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_mark_that_is_not_written_again_is_durable() {
     let clean = FaultyFiles::new();
     assert_eq!(set_three(&clean), 3);
