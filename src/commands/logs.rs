@@ -5,11 +5,15 @@ use std::process::ExitCode;
 use futures_util::StreamExt as _;
 use realm_model::api::{LogLine, LogStream};
 use realm_model::name::ComponentName;
+use realm_node::Client;
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use crate::time::{parse_since, timestamp};
+
+/// Nodes that are named where a component runs on many.
+const NAMED_MAX: usize = 3;
 
 /// Print what a component wrote to stdout and stderr
 ///
@@ -36,9 +40,17 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         let lines = client
             .logs(&args.component, args.since, args.follow)
             .await?;
+        if args.follow {
+            tell_elsewhere(&client, &args.component).await?;
+        }
         let mut lines = std::pin::pin!(lines);
+        let mut printed = 0;
         while let Some(line) = lines.next().await {
             print(&line?, json)?;
+            printed += 1;
+        }
+        if printed == 0 && !args.follow {
+            tell_elsewhere(&client, &args.component).await?;
         }
         Ok(ExitCode::SUCCESS)
     };
@@ -47,6 +59,28 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     } else {
         context.block_on(show)
     }
+}
+
+/// A ring is that of one node: where the component runs on others alone, those are named.
+async fn tell_elsewhere(client: &Client, component: &ComponentName) -> Result<(), Failure> {
+    let status = client.status().await?;
+    let mut components = status.components.into_iter();
+    let Some(view) = components.find(|view| view.name == *component && view.wanted == 0) else {
+        return Ok(());
+    };
+    let runs = view.nodes.iter().filter(|(_, node)| node.wanted > 0);
+    let verbs: Vec<String> = runs
+        .map(|(node, _)| format!("`realm --node {node} logs {component}`"))
+        .take(NAMED_MAX)
+        .collect();
+    if !verbs.is_empty() {
+        output::note(&format!(
+            "`{component}` runs on other nodes than `{}`: {}",
+            status.node,
+            verbs.join(", ")
+        ));
+    }
+    Ok(())
 }
 
 fn print(line: &LogLine, json: bool) -> Result<(), Failure> {

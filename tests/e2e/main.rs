@@ -55,4 +55,5 @@ mod terminal;
 mod tidy;
 mod trust;
 mod up;
+mod waiting;
 mod worlds;

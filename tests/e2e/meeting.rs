@@ -223,6 +223,21 @@ async fn a_restart_is_carried_out_where_it_is_meant() {
     assert_eq!(count(0).await, 4, "nothing was restarted on alpha");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_of_what_runs_elsewhere_say_where() {
+    let realms = Realms::meet(&["alpha", "beta"]).await;
+    realms.apply(&pinned(&[("app", VERSION_A, "beta")]));
+    realms.run_there(&[("app", "beta")]).await;
+    eventually("alpha names the node", async || {
+        let said = realms.first().run(&["logs", "app"]).ok();
+        let named = said.stderr.contains("`realm --node beta logs app`");
+        (named && said.stdout.is_empty()).then_some(())
+    })
+    .await;
+    let there = realms.nodes[1].run(&["logs", "app"]).ok();
+    assert!(!there.stderr.contains("runs on other nodes"), "{}", there.stderr);
+}
+
 /// The verbs, from a folder without a realm, over a ticket and a key file alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn verbs_need_no_agent_beside_them_and_a_reader_looks_and_changes_nothing() {

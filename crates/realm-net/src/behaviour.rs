@@ -37,7 +37,7 @@ const PER_PEER_MAX: u32 = 4;
 pub(crate) const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(10);
 /// Members kept per distance. Every one of the 256 distances has its room from the start; addresses
 /// of members are in signed records anyway, look-ups are for the first contact.
-const LOOK_UP_BUCKET: NonZeroUsize = NonZeroUsize::new(8).expect("eight is not zero");
+const LOOK_UP_BUCKET: NonZeroUsize = NonZeroUsize::new(4).expect("four is not zero");
 /// Largest look-up message: 20 peers with a few addresses each.
 const LOOK_UP_BYTES_MAX: usize = 16 * 1024;
 

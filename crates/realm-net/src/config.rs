@@ -63,7 +63,7 @@ impl Config {
 /// beside the code that keeps it.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections to members. A node of a large realm holds about 12; a hub, or a realm of 24, more.
+    /// Connections to members. A node of a large realm holds about 10; a hub, or a realm of 24, more.
     pub members_max: usize,
     /// Connections of clients: people and their scripts.
     pub clients_max: usize,
@@ -154,7 +154,7 @@ impl Default for Limits {
                 burst: 500,
             },
             memory_share_max: 0.95,
-            neighbours: 12,
+            neighbours: 10,
             full_mesh_max: 24,
         }
     }

@@ -1,11 +1,11 @@
 //! Looks at the machine and the realm folder before they are in the way: each finding with its
 //! remedy. Changes nothing. Not here: what an app waits on (that is the plan's report).
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use realm_host::{Host, HostFacts};
-use realm_model::node_config::NodeConfig;
+use realm_model::node_config::{NodeConfig, Peering};
 use realm_store::folder::{FolderError, RealmFolder};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
@@ -55,6 +55,9 @@ pub fn examine(folder: Option<&RealmFolder>, node: &NodeConfig) -> Vec<Finding> 
     let running = folder.is_some_and(|folder| folder.socket().exists() && is_locked(folder));
     for address in node.listen.http.iter().chain([&node.listen.admin]) {
         findings.push(port(*address, running));
+    }
+    for address in &node.p2p.listen {
+        findings.push(p2p_port(*address, &node.p2p, running));
     }
     if let Some(folder) = folder {
         findings.push(permissions(folder));
@@ -188,6 +191,28 @@ fn port(address: SocketAddr, running: bool) -> Finding {
     }
 }
 
+/// The port where other nodes meet this one, by UDP and by TCP.
+fn p2p_port(address: SocketAddr, peering: &Peering, running: bool) -> Finding {
+    let udp = UdpSocket::bind(address).err();
+    let Some(error) = udp.or_else(|| TcpListener::bind(address).err()) else {
+        return ok("p2p-port", format!("{address} is free, UDP and TCP"));
+    };
+    if running {
+        return ok("p2p-port", format!("{address} is in use, and the agent runs"));
+    }
+    let level = match *peering == Peering::default() {
+        true => Level::Warning,
+        false => Level::Problem,
+    };
+    finding(
+        "p2p-port",
+        level,
+        format!("{address} cannot be listened on: {error}"),
+        "end what listens there (`ss -lntup`), or choose another address in node.toml, [p2p]; where \
+         none is chosen the agent takes any port that is free",
+    )
+}
+
 fn permissions(folder: &RealmFolder) -> Finding {
     match folder.check_safe() {
         Ok(()) => ok(
@@ -223,6 +248,25 @@ mod tests {
         assert_eq!(port(address, true).level, Level::Ok);
         drop(taken);
         assert_eq!(port(address, false).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_taken_port_of_the_network_is_a_problem_where_it_was_chosen() {
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let chosen = Peering {
+            listen: vec![address],
+            ..Peering::default()
+        };
+        let level = |peering, running| p2p_port(address, peering, running).level;
+        assert_eq!(level(&chosen, false), Level::Problem);
+        assert_eq!(level(&Peering::default(), false), Level::Warning);
+        assert_eq!(level(&chosen, true), Level::Ok);
+        drop(taken);
+        let taken = TcpListener::bind(address).unwrap();
+        assert_eq!(level(&chosen, false), Level::Problem);
+        drop(taken);
+        assert_eq!(level(&chosen, false), Level::Ok);
     }
 
     #[test]

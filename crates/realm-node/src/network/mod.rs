@@ -78,6 +78,8 @@ pub(crate) struct Network {
     /// When there began to be something to say, and how long that may wait.
     changed_at: Option<Millis>,
     lag_ms: u64,
+    /// When a record that would tell of entries alone is due.
+    heads_at: Option<Millis>,
     /// When those who fetch and those who dial are told what the records say.
     pub(crate) learn_at: Option<Millis>,
     /// Digests that a member was seen to hold when they were missing here.
@@ -160,6 +162,7 @@ impl Network {
             looked_at: now,
             changed_at: None,
             lag_ms: 0,
+            heads_at: None,
             learn_at: None,
             offered: BTreeSet::new(),
             admit_at: now,

@@ -22,6 +22,11 @@ const CHANGED_EACH_MS: u64 = 20;
 const FULL_MESH_MEMBERS: usize = 24;
 /// However large the realm is.
 const CHANGED_MS_MAX: u64 = 5_000;
+/// For each node of a realm that is no full mesh, between two records of one node that differ only in
+/// the entries that it has: every entry changes those of all nodes, and concerns few of them.
+const HEADS_EACH_MS: u64 = 60;
+/// However large it is.
+const HEADS_MS_MAX: u64 = 30_000;
 /// After this time figures that move all the time are told anew, in a realm of up to 25 nodes.
 const FIGURES_MS: u64 = 15_000;
 /// For each node of a larger one, so that no more than some two records per second go round: each
@@ -47,12 +52,19 @@ impl Network {
         self.changed = false;
         self.changed_at = None;
         self.looked_at = now;
-        self.lag_ms = random() % (lag_ms_max(self.sync.members().len()) + 1);
-        if let Some((said, at)) = &self.said
-            && now.since(*at) < self.figures_ms()
-            && steady(&body) == steady(said)
-        {
-            return None;
+        self.heads_at = None;
+        let members = self.sync.members().len();
+        self.lag_ms = random() % (lag_ms_max(members) + 1);
+        if let Some((said, at)) = &self.said {
+            let since = now.since(*at);
+            let (said, news) = (steady(said), steady(&body));
+            if since < figures_ms(members) && news == said {
+                return None;
+            }
+            if since < heads_ms(members) && (NodeBody { heads: said.heads.clone(), ..news }) == said {
+                self.heads_at = Some(at.plus(heads_ms(members)));
+                return None;
+            }
         }
         self.version.counter += 1;
         let bytes = NodeRecord::sign(self.realm, &self.key, self.version, body.clone());
@@ -69,22 +81,20 @@ impl Network {
 
     /// When the record is looked at again.
     pub(crate) fn record_due(&self) -> Millis {
-        match &self.said {
+        let members = self.sync.members().len();
+        let Some((_, at)) = &self.said else {
             // Before anybody can send an older one of this node: it would look like a stranger's.
-            None => Millis(0),
-            // The first change after a while is told at once, and of a crowd not each.
-            Some((_, at)) if self.changed => {
-                let next = at.plus(changed_ms(self.sync.members().len()));
-                let since = self.changed_at.unwrap_or(self.looked_at);
-                let next = next.max(since.plus(self.lag_ms));
-                self.looked_at.plus(CHANGED_MS).max(next)
-            }
-            Some((_, at)) => at.plus(self.figures_ms()),
+            return Millis(0);
+        };
+        let due = at.plus(figures_ms(members));
+        let due = self.heads_at.map_or(due, |heads_at| due.min(heads_at));
+        if !self.changed {
+            return due;
         }
-    }
-
-    fn figures_ms(&self) -> u64 {
-        figures_ms(self.sync.members().len())
+        // The first change after a while is told at once, and of a crowd not each.
+        let since = self.changed_at.unwrap_or(self.looked_at);
+        let next = at.plus(changed_ms(members)).max(since.plus(self.lag_ms));
+        due.min(self.looked_at.plus(CHANGED_MS).max(next))
     }
 
     /// Begins a new epoch, as another record with this node's key demands.
@@ -217,6 +227,14 @@ fn lag_ms_max(members: usize) -> u64 {
     }
 }
 
+/// How soon after a record another one may follow that tells of entries alone.
+fn heads_ms(members: usize) -> u64 {
+    match members {
+        0..=FULL_MESH_MEMBERS => 0,
+        _ => (HEADS_EACH_MS * members as u64).min(HEADS_MS_MAX),
+    }
+}
+
 /// How often figures are told in a realm of so many nodes.
 fn figures_ms(members: usize) -> u64 {
     let members = u64::try_from(members).unwrap_or(u64::MAX);
@@ -272,14 +290,15 @@ mod tests {
 
     #[test]
     fn a_node_of_a_large_realm_speaks_less_often() {
-        let check = |members: usize, changed: u64, figures: u64| {
+        let check = |members: usize, changed: u64, heads: u64, figures: u64| {
             assert_eq!(changed_ms(members), changed, "{members} nodes");
+            assert_eq!(heads_ms(members), heads, "{members} nodes");
             assert_eq!(figures_ms(members), figures, "{members} nodes");
         };
-        check(0, 300, 15_000);
-        check(15, 300, 15_000);
-        check(25, 500, 15_000);
-        check(100, 2_000, 60_000);
-        check(1_000, 5_000, 300_000);
+        check(0, 300, 0, 15_000);
+        check(15, 300, 0, 15_000);
+        check(25, 500, 1_500, 15_000);
+        check(100, 2_000, 6_000, 60_000);
+        check(1_000, 5_000, 30_000, 300_000);
     }
 }
