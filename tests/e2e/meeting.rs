@@ -235,7 +235,11 @@ async fn logs_of_what_runs_elsewhere_say_where() {
     })
     .await;
     let there = realms.nodes[1].run(&["logs", "app"]).ok();
-    assert!(!there.stderr.contains("runs on other nodes"), "{}", there.stderr);
+    assert!(
+        !there.stderr.contains("runs on other nodes"),
+        "{}",
+        there.stderr
+    );
 }
 
 /// The verbs, from a folder without a realm, over a ticket and a key file alone.

@@ -30,9 +30,10 @@ const PING_TIME_MAX: Duration = Duration::from_secs(5);
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 /// Requests of one peer at once, both ways counted alone: each may hold 256 KiB here.
 const REQUESTS_PER_PEER_MAX: usize = 32;
-/// Connections per peer: one that is dead and not yet known to be, the one that replaces it, and a
-/// direct one beside a relayed one.
-const PER_PEER_MAX: u32 = 4;
+/// Connections per key: one that is dead and not yet known to be, the one that replaces it, and a
+/// direct one beside a relayed one. A person's key calls from one program after the other, each by QUIC
+/// and TCP at once, and one that ended is missed only after seconds.
+const PER_PEER_MAX: u32 = 16;
 /// A look-up asks three at once, and ends; addresses of 1,000 members are few hops away.
 pub(crate) const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(10);
 /// Members kept per distance. Every one of the 256 distances has its room from the start; addresses
@@ -99,7 +100,7 @@ pub(crate) fn behaviour(
     let is_node = names.realm().is_some() && can_be_reached;
     let node = |wanted: bool| is_node && wanted;
     let hints = if is_node {
-        hints::behaviour(names)?
+        hints::behaviour(keys, names)?
     } else {
         None
     };

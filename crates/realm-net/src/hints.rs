@@ -1,9 +1,9 @@
 //! Gossip with the settings of a small trusted group that may hold a traitor.
 //!
 //! Checked by the agent before it goes on, two topics, nothing else. What is lost here comes by
-//! anti-entropy. A hint carries no signature of gossip's own: several copies of each come by, and
-//! what it holds (an entry, a record, a beacon) is signed by whom it speaks for, and checked once.
-//! Agents from before that signed, and refuse what is not: they hear by anti-entropy alone.
+//! anti-entropy. Gossip's own signature is made and not looked at: several copies of each hint come
+//! by, and what it holds (an entry, a record, a beacon) is signed by whom it speaks for, and checked
+//! once. Agents from before that check it, and hear nothing that has none.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use libp2p::gossipsub::{
     PeerScoreParams, PeerScoreThresholds, TopicScoreParams, ValidationMode, Version,
     WhitelistSubscriptionFilter,
 };
+use libp2p::identity::Keypair;
 use sha2::{Digest as _, Sha256};
 
 use crate::Error;
@@ -20,7 +21,7 @@ use crate::class::{Names, Topic};
 
 /// Largest hint. A record that is larger is fetched.
 pub(crate) const HINT_BYTES_MAX: usize = 60 * 1024;
-/// Largest message on the wire: a hint with its framing. What a peer announces beyond
+/// Largest message on the wire: a hint with its signature and framing. What a peer announces beyond
 /// it ends the stream.
 const WIRE_BYTES_MAX: usize = 64 * 1024;
 /// Messages that wait for a slow neighbour; more are dropped for it. 128 hints of 2 KiB are 256 KiB.
@@ -40,7 +41,7 @@ pub(crate) fn topic(names: &Names, topic: Topic) -> IdentTopic {
     IdentTopic::new(names.topic(topic))
 }
 
-pub(crate) fn behaviour(names: &Names) -> Result<Option<Hints>, Error> {
+pub(crate) fn behaviour(keys: &Keypair, names: &Names) -> Result<Option<Hints>, Error> {
     let Some(protocol) = names.of("hint") else {
         return Ok(None);
     };
@@ -70,7 +71,7 @@ pub(crate) fn behaviour(names: &Names) -> Result<Option<Hints>, Error> {
     let topics: Vec<_> = Topic::ALL.iter().map(|one| topic(names, *one)).collect();
     let listed: HashSet<_> = topics.iter().map(IdentTopic::hash).collect();
     let mut hints = Hints::new_with_subscription_filter(
-        MessageAuthenticity::Anonymous,
+        MessageAuthenticity::Signed(keys.clone()),
         config,
         WhitelistSubscriptionFilter(listed.clone()),
     )

@@ -198,7 +198,10 @@ fn p2p_port(address: SocketAddr, peering: &Peering, running: bool) -> Finding {
         return ok("p2p-port", format!("{address} is free, UDP and TCP"));
     };
     if running {
-        return ok("p2p-port", format!("{address} is in use, and the agent runs"));
+        return ok(
+            "p2p-port",
+            format!("{address} is in use, and the agent runs"),
+        );
     }
     let level = match *peering == Peering::default() {
         true => Level::Warning,
@@ -258,7 +261,7 @@ mod tests {
             listen: vec![address],
             ..Peering::default()
         };
-        let level = |peering, running| p2p_port(address, peering, running).level;
+        let level = |peering: &Peering, running| p2p_port(address, peering, running).level;
         assert_eq!(level(&chosen, false), Level::Problem);
         assert_eq!(level(&Peering::default(), false), Level::Warning);
         assert_eq!(level(&chosen, true), Level::Ok);

@@ -23,6 +23,9 @@ use crate::tls::{self, TlsError};
 const REACH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Dialling one node, at all its addresses at once.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
+/// How often a stream is opened, and the pause between.
+const OPENED_MAX: u32 = 3;
+const OPENED_AGAIN: Duration = Duration::from_millis(200);
 /// Addresses of one node that are tried.
 const ADDRESSES_MAX: usize = 8;
 /// Nodes that are tried.
@@ -113,7 +116,20 @@ impl Peer {
         self.via.is_some().then_some(self.node)
     }
 
+    /// Opens a stream. All addresses of a node are dialled at once, and of two connections one is
+    /// closed: what was being opened over that one is opened anew, since nothing was said yet.
     async fn open(&self) -> io::Result<Box<dyn Stream>> {
+        let mut attempts = 1..=OPENED_MAX;
+        loop {
+            attempts.next();
+            match self.open_once().await {
+                Err(_) if !attempts.is_empty() => tokio::time::sleep(OPENED_AGAIN).await,
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn open_once(&self) -> io::Result<Box<dyn Stream>> {
         let broken = |error: realm_net::Error| io::Error::other(with_causes(&error));
         let Some(via) = &self.via else {
             let stream = self.net.open(self.node, Protocol::Api).await;

@@ -61,7 +61,12 @@ impl Network {
             if since < figures_ms(members) && news == said {
                 return None;
             }
-            if since < heads_ms(members) && (NodeBody { heads: said.heads.clone(), ..news }) == said {
+            if since < heads_ms(members)
+                && (NodeBody {
+                    heads: said.heads.clone(),
+                    ..news
+                }) == said
+            {
                 self.heads_at = Some(at.plus(heads_ms(members)));
                 return None;
             }
