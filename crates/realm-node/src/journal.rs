@@ -3,6 +3,7 @@
 //! An entry is in force only after it is on the disk: append, fsync, mark, then the ledger.
 
 mod mend;
+mod places;
 mod reading;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,13 +17,15 @@ use realm_store::folder::{FolderError, RealmFolder};
 use realm_store::log::{Log, LogError};
 use realm_store::mark::{MarkError, Marks};
 
+use places::Places;
+
 /// The logs of a realm folder, open for appending.
 pub(crate) struct Journal<F: Files = RealFiles> {
     files: F,
     folder: RealmFolder,
     logs: BTreeMap<ChainId, Log<F>>,
-    /// (Sequence number, record) of every entry in each log, abandoned ones included.
-    places: BTreeMap<ChainId, BTreeSet<(u64, u64)>>,
+    /// Of every entry in each log, abandoned ones included.
+    places: BTreeMap<ChainId, Places>,
     marks: Marks<F>,
     /// Chains that are not back where their marks stand, of logs that were damaged.
     behind: BTreeMap<ChainId, Head>,
@@ -251,7 +254,7 @@ impl<F: Files> Journal<F> {
             // They were folded: each reads.
             let claimed = Opened::open(record, realm, chain).and_then(|opened| opened.claimed());
             if let Ok((head, _, _)) = claimed {
-                places.insert((head.seq, number));
+                places.push(head.seq, number);
             }
         }
     }
@@ -261,8 +264,9 @@ impl<F: Files> Journal<F> {
         let log = self.logs.get_mut(&chain).expect("its log was opened");
         log.append(entry)
             .map_err(|source| JournalError::Log { chain, source })?;
-        let place = (entry.head().seq, log.records() - 1);
-        self.places.entry(chain).or_default().insert(place);
+        let record = log.records() - 1;
+        let places = self.places.entry(chain).or_default();
+        places.push(entry.head().seq, record);
         Ok(())
     }
 

@@ -76,8 +76,11 @@ impl Ledger {
                 format!("there is no namespace `{chain}` here"),
             ));
         };
-        // Before any signature: a replay must cost nothing.
-        if steps.contains(opened.hash()) {
+        // Before any signature: a replay must cost little. Its hash vouches for the place that it claims.
+        if opened
+            .claimed()
+            .is_ok_and(|(entry, _, _)| steps.contains(entry))
+        {
             return Err(refused(
                 RefusalCode::Replayed,
                 "exactly this entry was accepted already".to_owned(),

@@ -1,6 +1,5 @@
-//! What is remembered of each entry of a chain: enough to tell a replay, a fork and a place.
-
-use std::collections::BTreeMap;
+//! What is remembered of each entry of a chain: enough to tell a replay, a fork and a place. A realm
+//! that lives for years has many entries, so it is a hash for each, and little else.
 
 use realm_model::digest::Digest;
 use realm_model::entry::Head;
@@ -8,69 +7,86 @@ use realm_model::entry::Head;
 /// The entries of one chain, the place before the first one (or the genesis) included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Steps {
-    steps: Vec<Step>,
-    /// The first bytes of a hash → where it is. A third of the room that a set of hashes would take.
-    known: BTreeMap<u64, u64>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Step {
-    hash: Digest,
-    /// The authority entry that its signer saw.
-    authority_seq: u64,
+    hashes: Vec<Digest>,
+    /// (From which entry on, the authority entry that the signers saw), where it changes.
+    seen: Vec<(u64, u64)>,
 }
 
 impl Steps {
     pub(super) fn from(origin: Head) -> Self {
-        let mut steps = Self {
-            steps: Vec::new(),
-            known: BTreeMap::new(),
-        };
-        steps.push(origin.hash, 0);
-        steps
+        Self {
+            hashes: vec![origin.hash],
+            seen: vec![(0, 0)],
+        }
     }
 
     pub(super) fn push(&mut self, hash: Digest, authority_seq: u64) {
-        let step = Step {
-            hash,
-            authority_seq,
-        };
-        self.known.insert(prefix(hash), self.steps.len() as u64);
-        self.steps.push(step);
+        let seq = self.hashes.len() as u64;
+        if self.authority_at(seq) != authority_seq {
+            self.seen.push((seq, authority_seq));
+        }
+        self.hashes.push(hash);
     }
 
     pub(super) fn head(&self) -> Head {
-        let last = self.steps.last().expect("it begins with the origin");
+        let last = self.hashes.last().expect("it begins with the origin");
         Head {
-            seq: self.steps.len() as u64 - 1,
-            hash: last.hash,
+            seq: self.hashes.len() as u64 - 1,
+            hash: *last,
         }
     }
 
     pub(super) fn hash_at(&self, seq: u64) -> Option<Digest> {
-        self.at(seq).map(|step| step.hash)
-    }
-
-    /// The authority entry that the signer of the entry at `seq` saw.
-    pub(super) fn authority_at(&self, seq: u64) -> u64 {
-        self.at(seq).map_or(0, |step| step.authority_seq)
-    }
-
-    pub(super) fn contains(&self, hash: Digest) -> bool {
-        let seq = self.known.get(&prefix(hash)).copied();
-        seq.and_then(|seq| self.hash_at(seq)) == Some(hash)
-    }
-
-    fn at(&self, seq: u64) -> Option<Step> {
         let index = usize::try_from(seq).ok()?;
-        self.steps.get(index).copied()
+        self.hashes.get(index).copied()
+    }
+
+    /// The authority entry that the signer of the entry at `seq` saw; of the last entry, if there are
+    /// not so many.
+    pub(super) fn authority_at(&self, seq: u64) -> u64 {
+        let run = self.seen.partition_point(|(from, _)| *from <= seq);
+        self.seen[run - 1].1
+    }
+
+    pub(super) fn contains(&self, entry: Head) -> bool {
+        self.hash_at(entry.seq) == Some(entry.hash)
     }
 }
 
-fn prefix(hash: Digest) -> u64 {
-    let bytes = hash
-        .as_bytes()
-        .first_chunk()
-        .expect("a digest has 32 bytes");
-    u64::from_le_bytes(*bytes)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(of: u64) -> Digest {
+        Digest::of(&of.to_le_bytes())
+    }
+
+    #[test]
+    fn each_entry_is_found_with_the_authority_entry_that_its_signer_saw() {
+        let origin = Head {
+            seq: 0,
+            hash: digest(0),
+        };
+        let mut steps = Steps::from(origin);
+        let seen = [0, 0, 3, 3, 3, 8, 9];
+        for (seq, seen) in (1..).zip(seen) {
+            steps.push(digest(seq), seen);
+        }
+        assert_eq!(steps.authority_at(0), 0);
+        for (seq, seen) in (1..).zip(seen) {
+            assert_eq!(steps.authority_at(seq), seen, "entry {seq}");
+            let place = |seq| Head {
+                seq,
+                hash: digest(seq),
+            };
+            assert!(steps.contains(place(seq)));
+            let elsewhere = Head {
+                seq: seq - 1,
+                ..place(seq)
+            };
+            assert!(!steps.contains(elsewhere), "entry {seq}");
+        }
+        assert_eq!(steps.head().seq, 7);
+        assert_eq!(steps.seen.len(), 4);
+    }
 }

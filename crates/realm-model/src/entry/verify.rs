@@ -98,7 +98,7 @@ impl<'a> Opened<'a> {
     }
 
     /// Its place, its parent and the authority head that its signer saw, by its own word: for entries
-    /// that were verified before, as those of a log.
+    /// that were verified before, as those of a log, and to look one up.
     pub fn claimed(&self) -> Result<(Head, Digest, Head), Refusal> {
         let raw: RawPayload = decode(&self.envelope.payload, "payload")?;
         let head = Head {

@@ -52,8 +52,8 @@ impl<F: Files> Journal<F> {
         ) else {
             return Ok(None);
         };
-        for (_, record) in places.range((seq, 0)..=(seq, u64::MAX)) {
-            let read = log.record(*record);
+        for record in places.of(seq) {
+            let read = log.record(record);
             let read = read.map_err(|source| JournalError::Log { chain, source })?;
             let Some(bytes) = read else { continue };
             let opened = Opened::open(&bytes, ledger.realm(), chain);

@@ -37,8 +37,8 @@ pub const LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub struct Log<F: Files = RealFiles> {
     file: F::Handle,
     path: PathBuf,
-    /// Where each acknowledged record begins, and the bytes of its payload.
-    places: Vec<(u64, u32)>,
+    /// Where each acknowledged record begins; it ends where the next one does.
+    starts: Vec<u64>,
     /// Where the last acknowledged record ends.
     size: u64,
     /// Whether bytes may follow `size`, of an append that failed.
@@ -200,7 +200,7 @@ impl<F: Files> Log<F> {
         let log = Self {
             file,
             path,
-            places: scan.records.iter().map(place).collect(),
+            starts: scan.records.iter().map(|span| span.start as u64).collect(),
             size: scan.end as u64,
             unsettled: false,
         };
@@ -239,18 +239,20 @@ impl<F: Files> Log<F> {
 
     /// The number of records.
     pub const fn records(&self) -> u64 {
-        self.places.len() as u64
+        self.starts.len() as u64
     }
 
     /// Reads one record again, counted from 0, and checks it; `None`: there are not so many.
     pub fn record(&self, number: u64) -> Result<Option<Vec<u8>>, LogError> {
-        let place = usize::try_from(number)
+        let start = usize::try_from(number)
             .ok()
-            .and_then(|at| self.places.get(at));
-        let Some((offset, length)) = place.copied() else {
+            .and_then(|at| self.starts.get(at..));
+        let Some((offset, after)) = start.and_then(<[u64]>::split_first) else {
             return Ok(None);
         };
-        let mut bytes = vec![0; record::size_of(length)];
+        let (offset, end) = (*offset, after.first().copied().unwrap_or(self.size));
+        // Each was read or written whole, so it fits into memory.
+        let mut bytes = vec![0; usize::try_from(end - offset).unwrap_or(0)];
         files::read_exact_at(&self.file, &mut bytes, offset)
             .map_err(|error| io_error("read", &self.path, error))?;
         match record::payload_of(bytes) {
@@ -280,7 +282,7 @@ impl<F: Files> Log<F> {
         let log = Self {
             file,
             path,
-            places: Vec::new(),
+            starts: Vec::new(),
             size: HEADER as u64,
             unsettled: false,
         };
@@ -313,9 +315,7 @@ impl<F: Files> Log<F> {
             return Err(error);
         }
         self.unsettled = false;
-        // An entry that fits a record has fewer bytes than 2^32.
-        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        self.places.push((self.size, length));
+        self.starts.push(self.size);
         self.size = end;
         Ok(())
     }
@@ -342,11 +342,6 @@ impl<F: Files> Log<F> {
             bytes: payload.len(),
         }
     }
-}
-
-fn place(span: &record::Span) -> (u64, u32) {
-    let length = u32::try_from(span.payload().len()).unwrap_or(u32::MAX);
-    (span.start as u64, length)
 }
 
 fn recovered(bytes: &[u8], scan: &Scan) -> Recovered {

@@ -94,11 +94,6 @@ pub(super) fn encode(payload: &[u8]) -> Option<Vec<u8>> {
     Some(record)
 }
 
-/// The bytes of a record whose payload has `length`.
-pub(super) const fn size_of(length: u32) -> usize {
-    PREFIX + length as usize
-}
-
 /// The payload of the bytes of one record, if they are one.
 pub(super) fn payload_of(mut record: Vec<u8>) -> Option<Vec<u8>> {
     let end = valid_end(&record, 0)?;
