@@ -1,11 +1,12 @@
 //! What every verb shares: the realm folder, the output form, the way to the agent. No choices.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use realm_model::entry::NamespaceName;
 use realm_model::key::SecretKey;
-use realm_node::{Client, Identity};
+use realm_node::{Client, Goodbye, Identity};
 use realm_store::folder::{FolderError, Places, RealmFolder, discover};
 use tokio::sync::OnceCell;
 
@@ -22,6 +23,8 @@ pub(crate) struct Context {
     key_file: Option<PathBuf>,
     // A passphrase is asked for once.
     key: OnceCell<SecretKey>,
+    /// Nodes that were called over the network of nodes.
+    called: RefCell<Vec<Goodbye>>,
 }
 
 impl Context {
@@ -37,6 +40,7 @@ impl Context {
             node,
             key_file,
             key: OnceCell::new(),
+            called: RefCell::default(),
         }
     }
 
@@ -153,7 +157,7 @@ impl Context {
         &self,
         verb: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        until_signal(verb)?.ok_or_else(Failure::interrupted)
+        self.until_signal(verb)?.ok_or_else(Failure::interrupted)
     }
 
     /// Runs a verb that shows things for as long as a person looks: a signal is its ordinary end.
@@ -161,39 +165,51 @@ impl Context {
         &self,
         verb: impl Future<Output = Result<ExitCode, Failure>>,
     ) -> Result<ExitCode, Failure> {
-        Ok(until_signal(verb)?.unwrap_or(ExitCode::SUCCESS))
+        Ok(self.until_signal(verb)?.unwrap_or(ExitCode::SUCCESS))
     }
-}
 
-/// Runs a verb to its end on a small runtime; signals are the verb's.
-pub(crate) fn on_small_runtime<T>(
-    verb: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let ended = runtime.block_on(verb);
-    // Standard input that nobody ends still blocks a thread.
-    runtime.shutdown_background();
-    ended
-}
+    /// Runs a verb to its end on a small runtime; signals are the verb's.
+    pub(crate) fn on_small_runtime<T>(
+        &self,
+        verb: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let ended = runtime.block_on(async {
+            let ended = verb.await;
+            self.hang_up().await;
+            ended
+        });
+        // Standard input or a prompt that nobody ends still blocks a thread.
+        runtime.shutdown_background();
+        ended
+    }
 
-/// Runs `verb` to its end, or until SIGINT or SIGTERM: then it gives nothing.
-fn until_signal<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<Option<T>, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let ended = runtime.block_on(async {
-        let mut signals = Signals::catch()?;
-        tokio::select! {
-            biased;
-            done = verb => done.map(Some),
-            () = signals.next() => Ok(None),
-        }
-    });
-    // A prompt that nobody answered still blocks a thread.
-    runtime.shutdown_background();
-    ended
+    /// Runs `verb` to its end, or until SIGINT or SIGTERM: then it gives nothing.
+    fn until_signal<T>(
+        &self,
+        verb: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<Option<T>, Failure> {
+        self.on_small_runtime(async {
+            let mut signals = Signals::catch()?;
+            tokio::select! {
+                biased;
+                done = verb => done.map(Some),
+                () = signals.next() => Ok(None),
+            }
+        })
+    }
+
+    /// Notes a node that is called, to say goodbye to it when the verb has ended.
+    pub(crate) fn calls(&self, goodbye: Goodbye) {
+        self.called.borrow_mut().push(goodbye);
+    }
+
+    async fn hang_up(&self) {
+        let called = self.called.take();
+        futures_util::future::join_all(called.into_iter().map(Goodbye::say)).await;
+    }
 }
 
 /// Where a user's realm is kept when it is not in a project: `$XDG_DATA_HOME/realm`.

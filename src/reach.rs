@@ -51,7 +51,7 @@ pub(crate) async fn client_of(context: &Context, name: &str) -> Result<Client, F
         places: known.places,
         target: Some(target),
     };
-    over_peers(context.owner_key().await?, meant).await
+    over_peers(context, context.owner_key().await?, meant).await
 }
 
 fn not_approved(node: &str) -> Failure {
@@ -70,16 +70,17 @@ async fn local(context: &Context, node: &str) -> Option<Client> {
 async fn peer(context: &Context, node: &str) -> Result<Client, Failure> {
     let key = context.owner_key().await?;
     let meant = meant(context, node).await?;
-    over_peers(key, meant).await
+    over_peers(context, key, meant).await
 }
 
-async fn over_peers(key: SecretKey, meant: Meant) -> Result<Client, Failure> {
+async fn over_peers(context: &Context, key: SecretKey, meant: Meant) -> Result<Client, Failure> {
     let way = Peer::reach(&key, meant.realm, &meant.places, meant.target).await;
     let way = way.map_err(|error| {
         Failure::from_error("not-reached", &error).hint(
             "`realm nodes ls` says where nodes are; `--node TICKET` reaches a realm from anywhere",
         )
     })?;
+    context.calls(way.goodbye());
     match way.relayed() {
         None => Ok(Client::over(Arc::new(way))),
         Some(node) => {

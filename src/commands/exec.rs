@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::context::{Context, on_small_runtime};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::reach;
 
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
-    on_small_runtime(async {
+    context.on_small_runtime(async {
         let asked = ExecRequest {
             command: args.command,
         };

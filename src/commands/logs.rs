@@ -41,7 +41,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             .logs(&args.component, args.since, args.follow)
             .await?;
         if args.follow {
-            tell_elsewhere(&client, &args.component).await?;
+            tell_elsewhere(&client, &args.component).await;
         }
         let mut lines = std::pin::pin!(lines);
         let mut printed = 0;
@@ -50,7 +50,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             printed += 1;
         }
         if printed == 0 && !args.follow {
-            tell_elsewhere(&client, &args.component).await?;
+            tell_elsewhere(&client, &args.component).await;
         }
         Ok(ExitCode::SUCCESS)
     };
@@ -61,12 +61,15 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A ring is that of one node: where the component runs on others alone, those are named.
-async fn tell_elsewhere(client: &Client, component: &ComponentName) -> Result<(), Failure> {
-    let status = client.status().await?;
+/// A ring is that of one node: where the component runs on others alone, those are named. A note: who
+/// cannot be asked has none.
+async fn tell_elsewhere(client: &Client, component: &ComponentName) {
+    let Ok(status) = client.status().await else {
+        return;
+    };
     let mut components = status.components.into_iter();
     let Some(view) = components.find(|view| view.name == *component && view.wanted == 0) else {
-        return Ok(());
+        return;
     };
     let runs = view.nodes.iter().filter(|(_, node)| node.wanted > 0);
     let verbs: Vec<String> = runs
@@ -80,7 +83,6 @@ async fn tell_elsewhere(client: &Client, component: &ComponentName) -> Result<()
             verbs.join(", ")
         ));
     }
-    Ok(())
 }
 
 fn print(line: &LogLine, json: bool) -> Result<(), Failure> {

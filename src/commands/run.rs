@@ -8,7 +8,7 @@ use realm_model::limits::Limits;
 use realm_node::standalone;
 
 use crate::alone::{Alone, failure, help};
-use crate::context::{Context, on_small_runtime};
+use crate::context::Context;
 use crate::failure::Failure;
 
 /// Memory of a program by default: it is one, and its user sits before it.
@@ -57,7 +57,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
 /// Brings the bytes to the node, and runs them there.
 fn on_node(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let (bytes, asked) = args.alone.for_node(args.args)?;
-    on_small_runtime(async {
+    context.on_small_runtime(async {
         let client = context.client().await?;
         let signer = client.signer(context.owner_key().await?).await?;
         if !client.has(&asked.digest).await? {

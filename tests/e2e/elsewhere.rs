@@ -45,6 +45,7 @@ async fn case_32_commands_run_on_the_node_that_is_meant_and_are_off_by_default()
     for _ in 0..8 {
         realms.as_owner(2, &["--node", &ticket, "nodes", "ls"]).ok();
     }
+    a_long_call_outlives_one_that_was_killed(&realms, &ticket);
     by_ticket("alpha").fails(3, "exec-off");
     by_ticket("nobody").fails(1, "unknown-name");
     // Alpha itself still runs nothing.
@@ -119,4 +120,24 @@ async fn case_32_a_node_in_between_passes_a_command_on_and_cannot_use_it_again()
     assert_eq!(send(0), "wrong-target");
     assert_eq!(send(1), "upgrade-required");
     assert_eq!(send(1), "replayed-request");
+}
+
+/// The node misses the caller that is gone only after seconds, and not the other one with the same key.
+fn a_long_call_outlives_one_that_was_killed(realms: &Realms, ticket: &str) {
+    let owner = realms.first().realm.path(".realm/owner.key");
+    let owner = owner.to_str().unwrap();
+    let call = |command: &str| {
+        let args = [
+            "--key", owner, "--node", ticket, "exec", "beta", "--", command,
+        ];
+        Running::start(realms.nodes[2].command(&args))
+    };
+    let killed = call("echo ready; sleep 100");
+    killed.stdout.after("ready");
+    killed.signal("KILL");
+    killed.ended();
+    let long = call("echo ready; sleep 9; echo still there");
+    long.stdout.after("ready");
+    assert_eq!(long.stdout.after("still"), " there");
+    assert!(long.ended().success());
 }

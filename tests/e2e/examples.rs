@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Realm, Running};
+use crate::support::{Realm, Running, on_free_ports};
 
 const BUILT: &str = "target/wasm32-wasip2/release";
 
@@ -32,17 +32,8 @@ fn copy(realm: &Realm) -> usize {
 async fn up_serves_every_example() {
     let realm = Realm::empty();
     let components = copy(&realm);
-    let up = Running::start(realm.command(&[
-        "up",
-        "--http",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-        "--p2p",
-        "127.0.0.1:0",
-        "--timeout",
-        "5m",
-    ]));
+    let up = [&on_free_ports("up")[..], &["--timeout", "5m"]].concat();
+    let up = Running::start(realm.command(&up));
     let lines: Vec<String> =
         tokio::task::block_in_place(|| (0..components).filter_map(|_| up.stdout.next()).collect());
     let url = |name: &str| -> String {

@@ -2,7 +2,7 @@
 
 use realm_test_guests::PARK;
 
-use crate::support::{AGENT, Realm, Running, get};
+use crate::support::{AGENT, Realm, Running, get, on_free_ports};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_wait_for_requests() {
@@ -47,15 +47,7 @@ async fn a_signal_while_up_waits_is_a_clean_end() {
         realm_test_guests::SLOW_START,
         "health = \"/\"\nenv = { BURN_MS = \"600000\" }\nepoch_timeout_ms = 600_000\nwall_timeout_ms = 600_000",
     );
-    let up = Running::start(realm.command(&[
-        "up",
-        "--http",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-        "--p2p",
-        "127.0.0.1:0",
-    ]));
+    let up = Running::start(realm.command(&on_free_ports("up")));
     up.stderr.after("version 1 is signed and in force");
     let ended = up.interrupt();
     assert!(ended.success(), "{ended}");

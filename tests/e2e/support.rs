@@ -17,15 +17,13 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent on free ports.
-pub(crate) const AGENT: [&str; 7] = [
-    "agent",
-    "--http",
-    "127.0.0.1:0",
-    "--admin",
-    "127.0.0.1:0",
-    "--p2p",
-    "127.0.0.1:0",
-];
+pub(crate) const AGENT: [&str; 7] = on_free_ports("agent");
+
+/// A verb that starts an agent, with free ports for it.
+pub(crate) const fn on_free_ports(verb: &str) -> [&str; 7] {
+    let free = "127.0.0.1:0";
+    [verb, "--http", free, "--admin", free, "--p2p", free]
+}
 
 /// The build that is tested.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_realm");

@@ -2,17 +2,9 @@
 
 use realm_test_guests::{HELLO, VERSION_A};
 
-use crate::support::{Agent, Realm, Running, get, said};
+use crate::support::{AGENT, Agent, Realm, Running, get, on_free_ports, said};
 
-const UP: [&str; 7] = [
-    "up",
-    "--http",
-    "127.0.0.1:0",
-    "--admin",
-    "127.0.0.1:0",
-    "--p2p",
-    "127.0.0.1:0",
-];
+const UP: [&str; 7] = on_free_ports("up");
 
 /// Starts `realm up` and waits for the table of URLs; returns the one of `app`.
 fn up(realm: &Realm) -> (Running, String) {
@@ -112,17 +104,7 @@ async fn a_realm_folder_with_a_very_long_path_works() {
     let folder = format!("{deep}/{deep}/realm");
     realm.run(&["init", "--realm", &folder]).ok();
     realm.app(HELLO, "");
-    let agent = Agent::start(realm.command(&[
-        "agent",
-        "--realm",
-        &folder,
-        "--http",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-        "--p2p",
-        "127.0.0.1:0",
-    ]));
+    let agent = Agent::start(realm.command(&[&AGENT[..], &["--realm", &folder]].concat()));
     realm.run(&["apply", "--yes", "--realm", &folder]).ok();
     assert_eq!(get(&agent.url("/")).await.0, 200);
 }

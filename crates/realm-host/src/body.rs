@@ -19,8 +19,8 @@ use crate::outcome::{CallError, Outcome};
 
 /// Bytes of a body that nobody will see: what a handler writes that does not know of HEAD.
 const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Time for that, on a machine that is busy: the client has its answer already.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for that: the client has its answer already, and a place of the component is taken.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Ends the guest's task, if it has one, unless it is disarmed.
 pub(crate) struct EndOnDrop {

@@ -31,9 +31,9 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 /// Requests of one peer at once, both ways counted alone: each may hold 256 KiB here.
 const REQUESTS_PER_PEER_MAX: usize = 32;
 /// Connections per key: one that is dead and not yet known to be, the one that replaces it, and a
-/// direct one beside a relayed one. A person's key calls from one program after the other, each by QUIC
-/// and TCP at once, and one that ended is missed only after seconds.
-const PER_PEER_MAX: u32 = 16;
+/// direct one beside a relayed one. A person's key calls from several programs at once, each by QUIC and
+/// TCP, and one that was killed is missed only after seconds.
+const PER_PEER_MAX: u32 = 8;
 /// A look-up asks three at once, and ends; addresses of 1,000 members are few hops away.
 pub(crate) const LOOK_UP_TIME_MAX: Duration = Duration::from_secs(10);
 /// Members kept per distance. Every one of the 256 distances has its room from the start; addresses

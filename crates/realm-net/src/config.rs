@@ -63,11 +63,11 @@ impl Config {
 /// beside the code that keeps it.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections to members. A node of a large realm holds about 10; a hub, or a realm of 24, more.
+    /// Connections to members. A node of a large realm holds 10 to 13; a hub, or a realm of 24, more.
     pub members_max: usize,
     /// Connections of clients: people and their scripts.
     pub clients_max: usize,
-    /// Connections of strangers: as many as pending joins are kept, and no more.
+    /// Connections of strangers. Each is one exchange and may hold 32 MiB (TCP): few at a time.
     pub strangers_max: usize,
     /// Connections of strangers from one address (IPv4) or one /64 (IPv6), so that one machine with
     /// many keys cannot take all the places.
@@ -113,13 +113,16 @@ pub struct Limits {
     pub full_mesh_max: usize,
 }
 
+/// Largest realm in which everybody holds a connection to everybody, unless a test says otherwise.
+pub const FULL_MESH_MAX: usize = 24;
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             members_max: 512,
             clients_max: 64,
-            strangers_max: 64,
-            strangers_per_source_max: 8,
+            strangers_max: 16,
+            strangers_per_source_max: 4,
             strangers_rate: Rate {
                 per_second: 20,
                 burst: 64,
@@ -155,7 +158,7 @@ impl Default for Limits {
             },
             memory_share_max: 0.95,
             neighbours: 10,
-            full_mesh_max: 24,
+            full_mesh_max: FULL_MESH_MAX,
         }
     }
 }

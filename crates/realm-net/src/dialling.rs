@@ -106,8 +106,8 @@ impl Net<'_> {
             count(&self.kept.counters.peers_lost);
             self.close(&peer, id, DownReason::NoAnswer);
         }
-        for peer in self.parts.live.suspect(now_ms) {
-            self.close_peer(&peer, DownReason::Stale);
+        for (peer, id) in self.parts.live.suspect(now_ms) {
+            self.close(&peer, id, DownReason::Stale);
             self.kept.book.again(&peer, now_ms, 0);
         }
         let stranger_ms = u64::try_from(self.kept.config.limits.stranger_time_max.as_millis());

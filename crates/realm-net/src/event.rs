@@ -77,6 +77,11 @@ pub enum Event {
         /// The address, without the key.
         address: String,
     },
+    /// This node can be reached at an address no more.
+    Expired {
+        /// The address, without the key.
+        address: String,
+    },
     /// An address cannot be listened on; it is tried again for ever.
     ListenFailed {
         /// The address.

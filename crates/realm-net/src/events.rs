@@ -63,9 +63,12 @@ impl Net<'_> {
             }
             SwarmEvent::ListenerClosed {
                 listener_id,
+                addresses,
                 reason,
-                ..
             } => {
+                for address in addresses {
+                    self.expired(address);
+                }
                 self.parts.circuits.remove(&listener_id);
                 if let Some(index) = self.parts.listeners.remove(&listener_id) {
                     let address = self.kept.listen[index].to_string();
@@ -78,15 +81,15 @@ impl Net<'_> {
             }
             SwarmEvent::ExternalAddrConfirmed { address } => {
                 self.kept.tell(Event::Listening {
-                    address: address.to_string(),
+                    address: crate::book::bare(address).to_string(),
                 });
             }
+            SwarmEvent::ExpiredListenAddr { address, .. }
+            | SwarmEvent::ExternalAddrExpired { address } => self.expired(address),
             SwarmEvent::IncomingConnection { .. }
-            | SwarmEvent::ExpiredListenAddr { .. }
             | SwarmEvent::ListenerError { .. }
             | SwarmEvent::Dialing { .. }
             | SwarmEvent::NewExternalAddrCandidate { .. }
-            | SwarmEvent::ExternalAddrExpired { .. }
             | SwarmEvent::NewExternalAddrOfPeer { .. } => {}
             // libp2p may grow: what this version does not know, it does not need.
             _ => {}
@@ -163,6 +166,12 @@ impl Net<'_> {
         }
         self.kept.tell(Event::Listening {
             address: crate::book::bare(address.clone()).to_string(),
+        });
+    }
+
+    fn expired(&self, address: Multiaddr) {
+        self.kept.tell(Event::Expired {
+            address: crate::book::bare(address).to_string(),
         });
     }
 

@@ -1,9 +1,8 @@
 //! Gossip with the settings of a small trusted group that may hold a traitor.
 //!
-//! Checked by the agent before it goes on, two topics, nothing else. What is lost here comes by
-//! anti-entropy. Gossip's own signature is made and not looked at: several copies of each hint come
-//! by, and what it holds (an entry, a record, a beacon) is signed by whom it speaks for, and checked
-//! once. Agents from before that check it, and hear nothing that has none.
+//! Signed by the author, checked by the agent before it goes on, two topics, nothing else. What is
+//! lost here comes by anti-entropy. (Gossip that does not look at signatures takes them off what it
+//! passes on, and whoever does look then takes the one in between for a liar.)
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -49,7 +48,7 @@ pub(crate) fn behaviour(keys: &Keypair, names: &Names) -> Result<Option<Hints>, 
     let config = ConfigBuilder::default()
         .protocol_id(protocol.as_ref().to_owned(), Version::V1_1)
         .validate_messages()
-        .validation_mode(ValidationMode::None)
+        .validation_mode(ValidationMode::Strict)
         .message_id_fn(|message| MessageId::from(Sha256::digest(&message.data).to_vec()))
         .max_transmit_size(WIRE_BYTES_MAX)
         .flood_publish(true)

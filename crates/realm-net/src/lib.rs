@@ -38,7 +38,7 @@ mod swarm;
 mod transport;
 
 pub use class::{Admission, Class, Protocol, Topic};
-pub use config::{Config, Limits, Nat, Rate};
+pub use config::{Config, FULL_MESH_MAX, Limits, Nat, Rate};
 pub use error::{Error, Refusal};
 pub use event::{DownReason, Event, Figures, Hint, HintId, How, PeerView, Reply, Verdict};
 pub use handle::{Handle, Transport};

@@ -190,24 +190,25 @@ impl Live {
         self.each(|_, conn| conn.pings && now_ms.saturating_sub(conn.sign_ms) > SILENCE_MS_MAX)
     }
 
-    /// Peers with an older connection that showed no life since a newer one was made. All of their
-    /// connections are closed: what was sent over the older one alone is lost (rust-libp2p #5097).
-    pub(crate) fn suspect(&self, now_ms: u64) -> Vec<PublicKey> {
-        let is_suspect = |peer: &Peer| {
-            let Some(newest_ms) = peer.conns.iter().map(|conn| conn.since_ms).max() else {
-                return false;
-            };
-            now_ms.saturating_sub(newest_ms) > SUSPECT_MS_MAX
-                && peer
-                    .conns
-                    .iter()
-                    .any(|conn| conn.pings && conn.since_ms < newest_ms && conn.sign_ms < newest_ms)
-        };
-        self.peers
-            .iter()
-            .filter(|(_, peer)| is_suspect(peer))
-            .map(|(key, _)| *key)
-            .collect()
+    /// Older connections that showed no life since a newer one of the same peer was made. With that of
+    /// a member all of its connections go: what gossip sent over the older one alone is lost
+    /// (rust-libp2p #5097).
+    pub(crate) fn suspect(&self, now_ms: u64) -> Vec<(PublicKey, ConnectionId)> {
+        let mut suspect = Vec::new();
+        for (key, peer) in &self.peers {
+            let newest_ms = peer.conns.iter().map(|conn| conn.since_ms).max();
+            let newest_ms = newest_ms.unwrap_or(now_ms);
+            if now_ms.saturating_sub(newest_ms) <= SUSPECT_MS_MAX {
+                continue;
+            }
+            let is_dead =
+                |conn: &&Conn| conn.pings && conn.since_ms < newest_ms && conn.sign_ms < newest_ms;
+            let gossips = |conn: &Conn| conn.class == Class::Member;
+            let with_all = peer.conns.iter().filter(is_dead).any(gossips);
+            let conns = peer.conns.iter().filter(|conn| with_all || is_dead(conn));
+            suspect.extend(conns.map(|conn| (*key, conn.id)));
+        }
+        suspect
     }
 
     /// Connections that a better one of the same peer makes needless. One of the two sides decides,
@@ -293,20 +294,24 @@ mod tests {
 
     #[test]
     fn an_older_connection_that_shows_no_life_beside_a_newer_is_suspect() {
-        let check = |older_sign_ms: u64, now_ms: u64, expected: bool| {
-            let live = live(vec![
-                conn(1, QUIC, 0, older_sign_ms),
-                conn(2, QUIC, 5_000, 5_100),
-            ]);
+        let check = |class: Class, older_sign_ms: u64, now_ms: u64, expected: &[usize]| {
+            let mut conns = vec![conn(1, QUIC, 0, older_sign_ms), conn(2, QUIC, 5_000, 5_100)];
+            conns.iter_mut().for_each(|conn| conn.class = class);
+            let suspect = live(conns).suspect(now_ms).into_iter().map(|(_, id)| id);
+            let expected = expected.iter().map(|id| ConnectionId::new_unchecked(*id));
             assert_eq!(
-                !live.suspect(now_ms).is_empty(),
-                expected,
-                "{older_sign_ms} {now_ms}"
+                suspect.collect::<Vec<_>>(),
+                expected.collect::<Vec<_>>(),
+                "{class:?} {older_sign_ms} {now_ms}"
             );
         };
-        check(4_000, 5_000 + SUSPECT_MS_MAX, false);
-        check(4_000, 5_001 + SUSPECT_MS_MAX, true);
-        check(5_001, 60_000, false);
+        for class in [Class::Member, Class::Client] {
+            check(class, 4_000, 5_000 + SUSPECT_MS_MAX, &[]);
+            check(class, 5_001, 60_000, &[]);
+        }
+        check(Class::Member, 4_000, 5_001 + SUSPECT_MS_MAX, &[1, 2]);
+        // A person's next call goes on.
+        check(Class::Client, 4_000, 5_001 + SUSPECT_MS_MAX, &[1]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::tls::{self, TlsError};
-pub use peer::{Peer, PeerError, Place};
+pub use peer::{Goodbye, Peer, PeerError, Place};
 
 /// TCP and TLS together: longer, and nobody is there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

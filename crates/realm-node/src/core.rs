@@ -279,7 +279,7 @@ impl Core {
         }
         self.executor.settle();
         // Waits for the disk; other tasks of this thread move elsewhere meanwhile.
-        let appended = tokio::task::block_in_place(|| self.journal.append(&admitted));
+        let appended = tokio::task::block_in_place(|| self.journal.write_down(&admitted));
         if let Err(error) = appended {
             let reason = crate::error::with_causes(&error);
             return Err(Refusal::new(RefusalCode::NotDurable, reason).into());
@@ -339,6 +339,7 @@ impl Core {
     fn act(&mut self) {
         let began = Instant::now();
         self.stale = false;
+        tokio::task::block_in_place(|| self.journal.raise_marks());
         self.held_back = !self.may_act();
         if !self.held_back {
             self.plan_and_execute();
@@ -349,8 +350,9 @@ impl Core {
             // Who waits for it may have lost its patience.
             let _ = restored.send(());
         }
+        let changed_at = self.now();
         if let Some(network) = &mut self.network {
-            network.changed = true;
+            network.changed(changed_at);
         }
         let now = Instant::now();
         self.pace.worked(now - began, now);

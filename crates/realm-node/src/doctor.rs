@@ -1,6 +1,7 @@
 //! Looks at the machine and the realm folder before they are in the way: each finding with its
 //! remedy. Changes nothing. Not here: what an app waits on (that is the plan's report).
 
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -179,41 +180,40 @@ fn clock() -> Finding {
 }
 
 fn port(address: SocketAddr, running: bool) -> Finding {
-    match TcpListener::bind(address) {
-        Ok(_) => ok("port", format!("{address} is free")),
-        Err(_) if running => ok("port", format!("{address} is in use, and the agent runs")),
-        Err(error) => finding(
-            "port",
-            Level::Problem,
-            format!("{address} cannot be listened on: {error}"),
-            "end what listens there (`ss -ltnp`), or choose another address in node.toml, [listen]",
-        ),
-    }
+    let taken = TcpListener::bind(address).err();
+    let remedy =
+        "end what listens there (`ss -ltnp`), or choose another address in node.toml, [listen]";
+    listening("port", address, taken, running)
+        .unwrap_or_else(|taken| finding("port", Level::Problem, taken, remedy))
 }
 
 /// The port where other nodes meet this one, by UDP and by TCP.
 fn p2p_port(address: SocketAddr, peering: &Peering, running: bool) -> Finding {
     let udp = UdpSocket::bind(address).err();
-    let Some(error) = udp.or_else(|| TcpListener::bind(address).err()) else {
-        return ok("p2p-port", format!("{address} is free, UDP and TCP"));
-    };
-    if running {
-        return ok(
-            "p2p-port",
-            format!("{address} is in use, and the agent runs"),
-        );
-    }
+    let taken = udp.or_else(|| TcpListener::bind(address).err());
     let level = match *peering == Peering::default() {
         true => Level::Warning,
         false => Level::Problem,
     };
-    finding(
-        "p2p-port",
-        level,
-        format!("{address} cannot be listened on: {error}"),
-        "end what listens there (`ss -lntup`), or choose another address in node.toml, [p2p]; where \
-         none is chosen the agent takes any port that is free",
-    )
+    let remedy = "end what listens there (`ss -lntup`), or choose another address in node.toml, [p2p]; \
+                  where none is chosen the agent takes any port that is free";
+    listening("p2p-port", address, taken, running)
+        .unwrap_or_else(|taken| finding("p2p-port", level, taken, remedy))
+}
+
+/// What is to be said of an address that is free, or that the agent has itself; `Err`: what it is
+/// taken for.
+fn listening(
+    code: &'static str,
+    address: SocketAddr,
+    taken: Option<io::Error>,
+    running: bool,
+) -> Result<Finding, String> {
+    match taken {
+        None => Ok(ok(code, format!("{address} is free"))),
+        Some(_) if running => Ok(ok(code, format!("{address} is in use, and the agent runs"))),
+        Some(error) => Err(format!("{address} cannot be listened on: {error}")),
+    }
 }
 
 fn permissions(folder: &RealmFolder) -> Finding {

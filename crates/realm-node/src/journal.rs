@@ -1,9 +1,10 @@
 //! The durable half of the ledger: logs, marks, and the order between them.
 //!
-//! An entry is in force only after it is on the disk: append, fsync, mark, then the ledger.
+//! An entry is in force only after it is on the disk: append, fsync, then the ledger. Before anything is
+//! done by it, the mark is raised.
 
+mod index;
 mod mend;
-mod places;
 mod reading;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use realm_store::folder::{FolderError, RealmFolder};
 use realm_store::log::{Log, LogError};
 use realm_store::mark::{MarkError, Marks};
 
-use places::Places;
+use index::Index;
 
 /// The logs of a realm folder, open for appending.
 pub(crate) struct Journal<F: Files = RealFiles> {
@@ -25,8 +26,10 @@ pub(crate) struct Journal<F: Files = RealFiles> {
     folder: RealmFolder,
     logs: BTreeMap<ChainId, Log<F>>,
     /// Of every entry in each log, abandoned ones included.
-    places: BTreeMap<ChainId, Places>,
+    index: BTreeMap<ChainId, Index>,
     marks: Marks<F>,
+    /// Where marks are to be raised to: by entries that are on the disk.
+    unmarked: BTreeMap<ChainId, Head>,
     /// Chains that are not back where their marks stand, of logs that were damaged.
     behind: BTreeMap<ChainId, Head>,
     /// How far the authority chain was known when that was seen.
@@ -163,8 +166,9 @@ impl<F: Files> Journal<F> {
             files,
             folder: folder.clone(),
             logs: BTreeMap::new(),
-            places: BTreeMap::new(),
+            index: BTreeMap::new(),
             marks,
+            unmarked: BTreeMap::new(),
             behind: BTreeMap::new(),
             authority_floor: 0,
         };
@@ -184,8 +188,9 @@ impl<F: Files> Journal<F> {
             files,
             folder: folder.clone(),
             logs: BTreeMap::new(),
-            places: BTreeMap::new(),
+            index: BTreeMap::new(),
             marks,
+            unmarked: BTreeMap::new(),
             behind: BTreeMap::new(),
             authority_floor: 0,
         };
@@ -216,8 +221,16 @@ impl<F: Files> Journal<F> {
         Ok(())
     }
 
-    /// Makes an entry durable. When this returns `Ok`, it survives kill -9 and a power cut.
+    /// Makes an entry durable, and raises the mark.
     pub(crate) fn append(&mut self, admitted: &Admitted) -> Result<(), JournalError> {
+        self.write_down(admitted)?;
+        self.raise_marks();
+        Ok(())
+    }
+
+    /// Makes an entry durable. When this returns `Ok`, it survives kill -9 and a power cut; before
+    /// anything is done by it, [`Journal::raise_marks`].
+    pub(crate) fn write_down(&mut self, admitted: &Admitted) -> Result<(), JournalError> {
         let entry = admitted.entry();
         let chain = entry.chain();
         if !self.logs.contains_key(&chain) {
@@ -228,14 +241,20 @@ impl<F: Files> Journal<F> {
             self.open_log(chain)?;
         }
         self.write(entry)?;
-        // The entry is durable: a mark that cannot be raised is repaired by the next one.
-        if admitted.takes_force()
-            && !self.behind.contains_key(&chain)
-            && let Err(error) = self.marks.set(chain, entry.head())
-        {
-            tracing::warn!(chain = chain.as_str(), %error, "the high-water mark could not be raised");
+        if admitted.takes_force() && !self.behind.contains_key(&chain) {
+            self.unmarked.insert(chain, entry.head());
         }
         Ok(())
+    }
+
+    /// Raises the marks of what was written down. One that cannot be raised is repaired by the next:
+    /// the entry is durable.
+    pub(crate) fn raise_marks(&mut self) {
+        for (chain, head) in std::mem::take(&mut self.unmarked) {
+            if let Err(error) = self.marks.set(chain, head) {
+                tracing::warn!(chain = chain.as_str(), %error, "the high-water mark could not be raised");
+            }
+        }
     }
 
     /// Folds the logs anew: entries are abandoned that were in force.
@@ -244,17 +263,18 @@ impl<F: Files> Journal<F> {
         let floor = |chain| self.floor(chain);
         let records = read_logs(&self.files, &self.folder, chains, floor)?;
         let ledger = replay(&self.folder, &records, &self.vouched())?;
+        self.unmarked.clear();
         self.set_marks(&ledger)?;
         Ok(ledger)
     }
 
     fn place(&mut self, chain: ChainId, realm: RealmId, records: &[Vec<u8>]) {
-        let places = self.places.entry(chain).or_default();
+        let index = self.index.entry(chain).or_default();
         for (number, record) in (0..).zip(records) {
             // They were folded: each reads.
             let claimed = Opened::open(record, realm, chain).and_then(|opened| opened.claimed());
             if let Ok((head, _, _)) = claimed {
-                places.push(head.seq, number);
+                index.push(head.seq, number);
             }
         }
     }
@@ -265,8 +285,8 @@ impl<F: Files> Journal<F> {
         log.append(entry)
             .map_err(|source| JournalError::Log { chain, source })?;
         let record = log.records() - 1;
-        let places = self.places.entry(chain).or_default();
-        places.push(entry.head().seq, record);
+        let index = self.index.entry(chain).or_default();
+        index.push(entry.head().seq, record);
         Ok(())
     }
 

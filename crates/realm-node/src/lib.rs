@@ -57,7 +57,7 @@ use realm_store::folder::RealmFolder;
 pub use client::{Client, ClientError, Signer};
 pub use compile::{COMPILE_VERB, CompileFailure, compile_child};
 pub use config::{Config, ConfigError};
-pub use connect::{Connect, Connecting, Peer, PeerError, Place, Stream, Tls};
+pub use connect::{Connect, Connecting, Goodbye, Peer, PeerError, Place, Stream, Tls};
 pub use error::NodeError;
 pub use identity::{Identity, IdentityError};
 pub use journal::JournalError;

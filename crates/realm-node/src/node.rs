@@ -350,6 +350,7 @@ async fn meet(
         router: api.clone().router(),
         me: key.public(),
         tls: MutualTls(Arc::new(crate::tls::server(key)?)),
+        passing: network::passing(),
         events,
     };
     tokio::spawn(network::watch_connections(net.clone(), door.events.clone()));

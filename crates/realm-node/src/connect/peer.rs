@@ -23,9 +23,8 @@ use crate::tls::{self, TlsError};
 const REACH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Dialling one node, at all its addresses at once.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
-/// How often a stream is opened, and the pause between.
-const OPENED_MAX: u32 = 3;
-const OPENED_AGAIN: Duration = Duration::from_millis(200);
+/// Closing connections.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(200);
 /// Addresses of one node that are tried.
 const ADDRESSES_MAX: usize = 8;
 /// Nodes that are tried.
@@ -48,6 +47,17 @@ pub struct Peer {
     node: PublicKey,
     /// Through whom; `None`: directly.
     via: Option<Via>,
+}
+
+/// What ends the connections of a [`Peer`].
+pub struct Goodbye(Handle);
+
+impl Goodbye {
+    /// Closes the connections, where the other side would notice only after seconds of silence that
+    /// nobody is there. No longer than a person waits without noticing.
+    pub async fn say(self) {
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.0.stop()).await;
+    }
 }
 
 /// Another node, that passes on what is encrypted for the one that is meant.
@@ -111,25 +121,17 @@ impl Peer {
         Err(PeerError::Unreached(reasons(&failures)))
     }
 
+    /// For the end of what is said: see [`Goodbye::say`].
+    pub fn goodbye(&self) -> Goodbye {
+        Goodbye(self.net.clone())
+    }
+
     /// The node that is meant, if another one passes everything on.
     pub fn relayed(&self) -> Option<PublicKey> {
         self.via.is_some().then_some(self.node)
     }
 
-    /// Opens a stream. All addresses of a node are dialled at once, and of two connections one is
-    /// closed: what was being opened over that one is opened anew, since nothing was said yet.
     async fn open(&self) -> io::Result<Box<dyn Stream>> {
-        let mut attempts = 1..=OPENED_MAX;
-        loop {
-            attempts.next();
-            match self.open_once().await {
-                Err(_) if !attempts.is_empty() => tokio::time::sleep(OPENED_AGAIN).await,
-                opened => return opened,
-            }
-        }
-    }
-
-    async fn open_once(&self) -> io::Result<Box<dyn Stream>> {
         let broken = |error: realm_net::Error| io::Error::other(with_causes(&error));
         let Some(via) = &self.via else {
             let stream = self.net.open(self.node, Protocol::Api).await;

@@ -49,7 +49,7 @@ impl Core {
         if std::mem::replace(&mut network.was_stale, stale) == stale {
             return;
         }
-        network.changed = true;
+        network.changed(now);
         self.stale = true;
         if stale {
             tracing::warn!(

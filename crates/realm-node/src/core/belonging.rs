@@ -87,11 +87,12 @@ impl Core {
     /// on.
     pub(super) fn stops_at(&mut self, chain: ChainId) {
         let seq = self.ledger.head(chain).seq + 1;
+        let now = self.now();
         let Some(network) = &mut self.network else {
             return;
         };
         if network.stopped.insert(chain, seq) != Some(seq) {
-            network.changed = true;
+            network.changed(now);
             tracing::error!(
                 code = UPGRADE_NEEDED,
                 chain = chain.as_str(),
@@ -103,8 +104,11 @@ impl Core {
 
     /// A chain went on.
     pub(super) fn goes_on(&mut self, chain: ChainId) {
-        if let Some(network) = &mut self.network {
-            network.changed |= network.stopped.remove(&chain).is_some();
+        let now = self.now();
+        if let Some(network) = &mut self.network
+            && network.stopped.remove(&chain).is_some()
+        {
+            network.changed(now);
         }
     }
 

@@ -62,6 +62,10 @@ impl Core {
                 tracing::info!(address, "nodes meet this one here");
                 network.listens(address);
             }
+            realm_net::Event::Expired { address } => {
+                tracing::info!(address, "nodes do not meet this one here any more");
+                network.expired(&address);
+            }
             realm_net::Event::ListenFailed { address, reason } => {
                 tracing::warn!(
                     address,
@@ -98,6 +102,7 @@ impl Core {
 
     /// Looks who is connected.
     pub(super) fn looked(&mut self) {
+        let now = self.now();
         let Some(network) = &mut self.network else {
             return;
         };
@@ -105,7 +110,7 @@ impl Core {
         if came.is_empty() && went.is_empty() {
             return;
         }
-        network.changed = true;
+        network.changed(now);
         if !came.is_empty() {
             // They may have what others did not.
             network.offered.clear();
@@ -241,7 +246,7 @@ impl Core {
             Output::Proof { from, chain, bytes } => self.proven(from, chain, &bytes, inputs),
             // What is wanted here does not depend on it: no plan follows.
             Output::Records => {
-                network.changed = true;
+                network.changed(now);
                 network.learn_at.get_or_insert(now.plus(LEARN_MS));
             }
             Output::Beacon(bytes) => network.keep_beacon(&bytes),
@@ -432,9 +437,6 @@ impl Core {
     /// Signs and publishes this node's record, if there is something to say.
     fn say(&mut self) {
         let now = self.now();
-        if let Some(network) = &mut self.network {
-            network.notice(now);
-        }
         let due = self
             .network
             .as_ref()

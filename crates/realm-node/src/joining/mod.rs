@@ -254,6 +254,9 @@ impl Machine<'_> {
                 }
                 tell(Joining::Listening(address));
             }
+            Event::Expired { address } => {
+                self.listening.retain(|one| one.to_string() != address);
+            }
             Event::ListenFailed { address, reason } => {
                 tell(Joining::Trouble(format!(
                     "cannot listen on {address}: {reason}"

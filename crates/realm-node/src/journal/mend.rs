@@ -73,7 +73,8 @@ impl<F: Files> Journal<F> {
             files,
             folder: folder.clone(),
             logs: BTreeMap::new(),
-            places: BTreeMap::new(),
+            index: BTreeMap::new(),
+            unmarked: BTreeMap::new(),
             behind: behind
                 .filter_map(|chain| Some((chain, marks.get(chain)?)))
                 .collect(),

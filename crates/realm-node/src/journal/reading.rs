@@ -45,14 +45,14 @@ impl<F: Files> Journal<F> {
         chain: ChainId,
         seq: u64,
     ) -> Result<Option<Vec<u8>>, JournalError> {
-        let (Some(hash), Some(log), Some(places)) = (
+        let (Some(hash), Some(log), Some(index)) = (
             ledger.hash_at(chain, seq),
             self.logs.get(&chain),
-            self.places.get(&chain),
+            self.index.get(&chain),
         ) else {
             return Ok(None);
         };
-        for record in places.of(seq) {
+        for record in index.of(seq) {
             let read = log.record(record);
             let read = read.map_err(|source| JournalError::Log { chain, source })?;
             let Some(bytes) = read else { continue };

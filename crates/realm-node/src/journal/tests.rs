@@ -50,32 +50,51 @@ fn approval(realm: RealmId, head: Head) -> Vec<u8> {
     payload.sign(realm, ChainId::Authority, &owner())
 }
 
-/// Submits entries as the node's loop does, until one fails; returns the acknowledged head.
+/// Submits entries as the node's loop does, until one fails.
 fn submit(
     journal: &mut Journal<FaultyFiles>,
     ledger: &mut Ledger,
     realm: RealmId,
     entries: usize,
 ) -> Result<(), JournalError> {
-    for _ in 0..entries {
-        let head = ledger.head(ChainId::Authority);
-        let admitted = ledger
-            .check(ChainId::Authority, &approval(realm, head), None)
-            .unwrap();
-        journal.append(&admitted)?;
-        let _ = ledger.apply(admitted);
+    submit_in_crowds(journal, ledger, realm, &vec![1; entries])
+}
+
+/// The same where so many come before anything is done by them.
+fn submit_in_crowds(
+    journal: &mut Journal<FaultyFiles>,
+    ledger: &mut Ledger,
+    realm: RealmId,
+    crowds: &[usize],
+) -> Result<(), JournalError> {
+    for crowd in crowds {
+        for _ in 0..*crowd {
+            let head = ledger.head(ChainId::Authority);
+            let admitted = ledger
+                .check(ChainId::Authority, &approval(realm, head), None)
+                .unwrap();
+            journal.write_down(&admitted)?;
+            let _ = ledger.apply(admitted);
+        }
+        journal.raise_marks();
     }
     Ok(())
 }
 
 #[test]
 fn a_power_cut_at_any_step_leaves_what_was_acknowledged() {
+    for crowds in [&[1, 1, 1][..], &[3], &[1, 2]] {
+        power_cut_at_any_step(crowds);
+    }
+}
+
+fn power_cut_at_any_step(crowds: &[usize]) {
     let (_real, folder) = folder();
     let (fresh, realm) = founded(&folder);
     let steps = {
         let files = fresh.kill();
         let (mut journal, mut ledger) = Journal::open_in(files.clone(), &folder).unwrap();
-        submit(&mut journal, &mut ledger, realm, 3).unwrap();
+        submit_in_crowds(&mut journal, &mut ledger, realm, crowds).unwrap();
         files.steps()
     };
     assert!(steps > 10, "{steps} steps of the disk");
@@ -85,7 +104,7 @@ fn a_power_cut_at_any_step_leaves_what_was_acknowledged() {
         let mut acknowledged = realm.origin();
         if let Ok((mut journal, mut ledger)) = Journal::open_in(files.clone(), &folder) {
             // What fails is not acknowledged: the ledger stays before it.
-            let _ = submit(&mut journal, &mut ledger, realm, 3);
+            let _ = submit_in_crowds(&mut journal, &mut ledger, realm, crowds);
             acknowledged = ledger.head(ChainId::Authority);
         }
         for survival in files.survivals() {
@@ -95,7 +114,7 @@ fn a_power_cut_at_any_step_leaves_what_was_acknowledged() {
             let head = ledger.head(ChainId::Authority);
             assert!(
                 head == acknowledged || head.seq == acknowledged.seq + 1,
-                "step {step}, {survival:?}: {head:?} after {acknowledged:?}"
+                "{crowds:?}, step {step}, {survival:?}: {head:?} after {acknowledged:?}"
             );
         }
     }

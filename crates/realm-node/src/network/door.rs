@@ -2,12 +2,12 @@
 //!
 //! Nothing here waits for a peer: each stream has a task of its own, as many as the network lets in.
 
+use std::time::Duration;
+
 use axum::Router;
 use realm_model::join::{Answer, JoinCode, Refused};
 use realm_model::key::PublicKey;
 use realm_net::{Class, Handle, Incoming, Protocol, Stream, Transport as _};
-use std::time::Duration;
-
 use tokio::sync::{mpsc, oneshot};
 
 use super::{BlobServer, Knock};
@@ -15,6 +15,7 @@ use crate::access::Mouth;
 use crate::event::Event;
 use crate::joining::{answer, hear};
 use crate::listen::{MutualTls, serve_stream};
+use crate::places::Places;
 
 /// A record is not signed more often either.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -22,6 +23,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const TARGET_TIMEOUT: Duration = Duration::from_secs(10);
 /// A key.
 const TARGET_BYTES: usize = 32;
+/// Calls that are passed on at once: they take streams between two members that those need themselves.
+const PASSED_ON_MAX: usize = 64;
+/// The same of one caller.
+const PASSED_ON_EACH_MAX: usize = 8;
 
 /// Who serves the streams of a node.
 #[derive(Clone)]
@@ -33,6 +38,7 @@ pub(crate) struct Door {
     pub(crate) me: PublicKey,
     /// For calls that another node passes on.
     pub(crate) tls: MutualTls,
+    pub(crate) passing: Places<PublicKey>,
     pub(crate) events: mpsc::Sender<Event>,
 }
 
@@ -76,6 +82,11 @@ struct Asker {
     address: String,
 }
 
+/// The places of callers whose calls are passed on.
+pub(crate) fn passing() -> Places<PublicKey> {
+    Places::new(PASSED_ON_MAX, PASSED_ON_EACH_MAX)
+}
+
 impl Door {
     async fn stream(self, asker: Asker, protocol: Protocol, incoming: Incoming) {
         let from = asker.key;
@@ -91,14 +102,14 @@ impl Door {
                 }
             }
             Protocol::Api => serve_stream(self.router, stream, Mouth::Peer(from)).await,
-            Protocol::Via => self.via(asker.class, stream).await,
+            Protocol::Via => self.via(asker, stream).await,
             // Nothing is served through tunnels by this version.
             Protocol::Tunnel => {}
         }
     }
 
     /// A caller speaks to a node through this one, or to this one through another.
-    async fn via(self, class: Class, mut stream: Stream) {
+    async fn via(self, asker: Asker, mut stream: Stream) {
         let named = tokio::time::timeout(TARGET_TIMEOUT, stream.read_message(TARGET_BYTES)).await;
         let Ok(Ok(Some(target))) = named else { return };
         let target = <[u8; 32]>::try_from(target).ok();
@@ -113,14 +124,17 @@ impl Door {
             return;
         }
         // One step is enough to reach whoever is reached at all, and cannot become a circle.
-        if class != Class::Client {
+        if asker.class != Class::Client {
             return;
         }
+        let Some(_place) = self.passing.take(asker.key, 0) else {
+            return;
+        };
         let Ok(mut far) = self.net.open(target, Protocol::Via).await else {
             return;
         };
         if far.write_message(target.as_bytes()).await.is_ok() {
-            // It ends when one of them ends; what each side says is for them.
+            // It ends when both have ended, or one breaks; what each side says is for them.
             let _ = tokio::io::copy_bidirectional(&mut stream, &mut far).await;
         }
     }

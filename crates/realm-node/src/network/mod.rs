@@ -10,6 +10,7 @@ mod book;
 mod call;
 mod door;
 mod epoch;
+mod pacing;
 mod peers;
 mod record;
 mod settings;
@@ -29,7 +30,7 @@ use realm_model::join::Ask;
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::name::NodeName;
 use realm_model::observed::Millis;
-use realm_model::record::{NodeBody, ReachedBy, Version};
+use realm_model::record::{ReachedBy, Version};
 use realm_model::view::ReachView;
 use realm_net::{Admission, Handle, Hint, HintId, How, Reply, Topic, Transport as _, Verdict};
 use realm_store::folder::RealmFolder;
@@ -40,8 +41,9 @@ use crate::event::Event;
 
 pub(crate) use blobs::BlobServer;
 pub(crate) use book::KeptBook;
-pub(crate) use door::{Door, forward, watch as watch_connections};
+pub(crate) use door::{Door, forward, passing, watch as watch_connections};
 pub(crate) use epoch::Epochs;
+use pacing::Pacing;
 pub(crate) use peers::Peers;
 pub(crate) use record::Facts;
 pub(crate) use settings::{caller, spawn};
@@ -70,16 +72,7 @@ pub(crate) struct Network {
     links: BTreeMap<PublicKey, Link>,
     listening: Vec<String>,
     behind_nat: bool,
-    /// The record in force, and when it was signed.
-    said: Option<(NodeBody, Millis)>,
-    /// Whether something happened since the record was looked at.
-    pub(crate) changed: bool,
-    looked_at: Millis,
-    /// When there began to be something to say, and how long that may wait.
-    changed_at: Option<Millis>,
-    lag_ms: u64,
-    /// When a record that would tell of entries alone is due.
-    heads_at: Option<Millis>,
+    pacing: Pacing,
     /// When those who fetch and those who dial are told what the records say.
     pub(crate) learn_at: Option<Millis>,
     /// Digests that a member was seen to hold when they were missing here.
@@ -157,12 +150,7 @@ impl Network {
             links: BTreeMap::new(),
             listening: Vec::new(),
             behind_nat: false,
-            said: None,
-            changed: true,
-            looked_at: now,
-            changed_at: None,
-            lag_ms: 0,
-            heads_at: None,
+            pacing: Pacing::new(now),
             learn_at: None,
             offered: BTreeSet::new(),
             admit_at: now,
@@ -214,6 +202,10 @@ impl Network {
         if !self.listening.contains(&address) && self.listening.len() < LISTENING_MAX {
             self.listening.push(address);
         }
+    }
+
+    pub(crate) fn expired(&mut self, address: &str) {
+        self.listening.retain(|one| one != address);
     }
 
     pub(crate) fn found_behind_nat(&mut self, behind: bool) {

@@ -171,7 +171,11 @@ impl<F: Files> Marks<F> {
         let bytes = encode(generation, head);
         for copy in COPIES {
             let path = copy_path(&self.directory, chain, copy);
-            if !(mark.synced && self.overwrite(&path, &bytes)?) {
+            let other = COPIES.iter().find(|other| **other != copy);
+            let other = other.map(|other| copy_path(&self.directory, chain, other));
+            // Else what is torn here would be the last one.
+            let is_spare = mark.synced && other.is_some_and(|other| self.reads(&other));
+            if !(is_spare && self.overwrite(&path, &bytes)?) {
                 files::replace(&self.files, &path, &bytes, PRIVATE_MODE)
                     .map_err(|(operation, error)| io_error(operation, &path, error))?;
             }
@@ -186,8 +190,12 @@ impl<F: Files> Marks<F> {
         Ok(())
     }
 
+    fn reads(&self, path: &Path) -> bool {
+        matches!(read_copy(&self.files, path), Ok(Copy::Good { .. }))
+    }
+
     /// Writes over one copy while the other is whole and durable: one sync where a new file takes
-    /// three, with a commit of the file system's journal. `false`: there is no such copy any more.
+    /// two, with a commit of the file system's journal. `false`: there is no such copy any more.
     fn overwrite(&self, path: &Path, bytes: &[u8; MARK_BYTES]) -> Result<bool, MarkError> {
         let file = match self.files.open(path) {
             Ok(file) => file,

@@ -3,7 +3,7 @@
 
 /// The records of one log by the sequence number of their entry.
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct Index {
     runs: Vec<Run>,
 }
 
@@ -15,7 +15,7 @@ struct Run {
     length: u64,
 }
 
-impl Places {
+impl Index {
     /// Remembers the next record of the log.
     pub(super) fn push(&mut self, seq: u64, record: u64) {
         if let Some(last) = self.runs.last_mut()
@@ -43,17 +43,17 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
-    use super::Places;
+    use super::Index;
 
     /// `seqs`: of the records 0, 1, …
     fn check(seqs: &[u64], runs: usize) {
-        let mut places = Places::default();
+        let mut index = Index::default();
         for (record, seq) in (0..).zip(seqs) {
-            places.push(*seq, record);
+            index.push(*seq, record);
         }
-        assert_eq!(places.runs.len(), runs, "{seqs:?}");
+        assert_eq!(index.runs.len(), runs, "{seqs:?}");
         for asked in 0..12 {
-            let found: Vec<u64> = places.of(asked).collect();
+            let found: Vec<u64> = index.of(asked).collect();
             let expected: Vec<u64> = (0..)
                 .zip(seqs)
                 .filter_map(|(record, seq)| (*seq == asked).then_some(record))

@@ -1,0 +1,258 @@
+//! When this node's record is signed anew: soon after something changed, not for every change of a
+//! crowd, and for what moves all the time, seldom. What it says is not decided here.
+
+use realm_model::observed::Millis;
+use realm_model::record::{Load, NodeBody};
+use realm_net::FULL_MESH_MAX;
+
+/// After a change of substance the others hear of it this late at most, in a realm that is a full mesh:
+/// changes come in crowds.
+const CHANGED_MS: u64 = 300;
+/// For each node of the realm, between two records of one node: what happens to many at once, such as
+/// a start of all machines, makes each of them say something else every moment, and what each says
+/// goes to all.
+const CHANGED_EACH_MS: u64 = 20;
+/// However large the realm is.
+const CHANGED_MS_MAX: u64 = 5_000;
+/// For each node of a realm that is no full mesh, between two records of one node that differ only in
+/// the entries that it has: every entry changes those of all nodes, and concerns few of them.
+const HEADS_EACH_MS: u64 = 60;
+/// However large it is.
+const HEADS_MS_MAX: u64 = 30_000;
+/// After this time figures that move all the time are told anew, in a realm of up to 25 nodes.
+const FIGURES_MS: u64 = 15_000;
+/// For each node of a larger one, so that no more than some two records per second go round: each
+/// comes to every node several times over, with a signature to check each time.
+const FIGURES_EACH_MS: u64 = 600;
+/// However large it is.
+const FIGURES_MS_MAX: u64 = 300_000;
+
+/// The record in force, and what may be news beside it.
+pub(super) struct Pacing {
+    /// What it says, without what moves all the time, and when it was signed.
+    said: Option<(NodeBody, Millis)>,
+    looked_at: Millis,
+    /// Since when there may be something to say, and how long that may wait.
+    changed_at: Option<Millis>,
+    lag_ms: u64,
+    /// When a record that would tell of entries alone is due.
+    heads_at: Option<Millis>,
+}
+
+impl Pacing {
+    pub(super) const fn new(now: Millis) -> Self {
+        Self {
+            said: None,
+            looked_at: now,
+            changed_at: Some(now),
+            lag_ms: 0,
+            heads_at: None,
+        }
+    }
+
+    /// Notes that there may be something to say.
+    pub(super) fn changed(&mut self, now: Millis) {
+        self.changed_at.get_or_insert(now);
+    }
+
+    /// Nothing that was said counts any more.
+    pub(super) fn restart(&mut self) {
+        self.said = None;
+    }
+
+    /// When the record is looked at again, in a realm of so many nodes.
+    pub(super) fn due(&self, members: usize) -> Millis {
+        let Some((_, at)) = &self.said else {
+            // Before anybody can send an older one of this node: it would look like a stranger's.
+            return Millis(0);
+        };
+        let due = at.plus(figures_ms(members));
+        let due = self.heads_at.map_or(due, |heads_at| due.min(heads_at));
+        let Some(since) = self.changed_at else {
+            return due;
+        };
+        // After a while a change is told at once, or with a lag where all have it at one moment; of a
+        // crowd not each.
+        let next = at.plus(changed_ms(members)).max(since.plus(self.lag_ms));
+        due.min(self.looked_at.plus(CHANGED_MS).max(next))
+    }
+
+    /// Whether a record with this body is to be signed; if so, it is what was said.
+    pub(super) fn look(
+        &mut self,
+        body: &NodeBody,
+        members: usize,
+        random: u64,
+        now: Millis,
+    ) -> bool {
+        self.changed_at = None;
+        self.looked_at = now;
+        self.heads_at = None;
+        self.lag_ms = random % (lag_ms_max(members) + 1);
+        let news = steady(body);
+        if let Some((said, at)) = &self.said {
+            let since = now.since(*at);
+            if since < figures_ms(members) && news == *said {
+                return false;
+            }
+            if since < heads_ms(members) && same_but_heads(&news, said) {
+                self.heads_at = Some(at.plus(heads_ms(members)));
+                return false;
+            }
+        }
+        self.said = Some((news, now));
+        true
+    }
+}
+
+/// How soon after a record another one may follow in a realm of so many nodes.
+fn changed_ms(members: usize) -> u64 {
+    each(members, CHANGED_EACH_MS).clamp(CHANGED_MS, CHANGED_MS_MAX)
+}
+
+/// How long a node may keep news to itself in a realm of so many: an entry changes the records of all
+/// at one moment, and a hundred records that come with the next entry hold that one up.
+fn lag_ms_max(members: usize) -> u64 {
+    match members {
+        0..=FULL_MESH_MAX => 0,
+        _ => changed_ms(members) / 2,
+    }
+}
+
+/// How soon after a record another one may follow that tells of entries alone.
+fn heads_ms(members: usize) -> u64 {
+    match members {
+        0..=FULL_MESH_MAX => 0,
+        _ => each(members, HEADS_EACH_MS).min(HEADS_MS_MAX),
+    }
+}
+
+/// How often figures are told in a realm of so many nodes.
+fn figures_ms(members: usize) -> u64 {
+    each(members, FIGURES_EACH_MS).clamp(FIGURES_MS, FIGURES_MS_MAX)
+}
+
+fn each(members: usize, ms: u64) -> u64 {
+    ms.saturating_mul(u64::try_from(members).unwrap_or(u64::MAX))
+}
+
+/// Whether two bodies tell the same but for the entries that the node has.
+fn same_but_heads(news: &NodeBody, said: &NodeBody) -> bool {
+    let mut news = news.clone();
+    news.heads.clone_from(&said.heads);
+    news == *said
+}
+
+/// The body without what moves all the time.
+fn steady(body: &NodeBody) -> NodeBody {
+    let mut steady = body.clone();
+    steady.load = Load::default();
+    for peer in &mut steady.peers {
+        peer.rtt_ms = 0;
+    }
+    steady
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_model::entry::{ChainId, Head};
+    use realm_model::record::ChainHead;
+
+    use super::*;
+
+    #[test]
+    fn a_node_of_a_large_realm_speaks_less_often() {
+        let check = |members: usize, changed: u64, heads: u64, figures: u64| {
+            assert_eq!(changed_ms(members), changed, "{members} nodes");
+            assert_eq!(heads_ms(members), heads, "{members} nodes");
+            assert_eq!(figures_ms(members), figures, "{members} nodes");
+        };
+        check(0, 300, 0, 15_000);
+        check(15, 300, 0, 15_000);
+        check(25, 500, 1_500, 15_000);
+        check(100, 2_000, 6_000, 60_000);
+        check(1_000, 5_000, 30_000, 300_000);
+    }
+
+    fn body(heads: u64, tag: &str, load: u64) -> NodeBody {
+        let mut body = NodeBody::of("here".parse().unwrap());
+        let hash = realm_model::digest::Digest::of(b"");
+        let head = Head { seq: heads, hash };
+        let chain = ChainId::DEFAULT;
+        body.heads = vec![ChainHead { chain, head }];
+        body.tags = vec![tag.to_owned()];
+        body.load.memory_mb = load;
+        body
+    }
+
+    /// A record was signed `ago_ms` before something changes twice. When is the next one signed?
+    fn check(
+        members: usize,
+        (ago_ms, random): (u64, u64),
+        (heads, tag): (u64, &str),
+        expected_ms: u64,
+    ) {
+        let said = Millis(1_000);
+        let changed = said.plus(ago_ms);
+        let mut pacing = Pacing::new(Millis(0));
+        assert_eq!(pacing.due(members), Millis(0));
+        assert!(pacing.look(&body(1, "a", 1), members, random, said));
+        pacing.changed(changed);
+        pacing.changed(changed.plus(10));
+        let news = body(heads, tag, 2);
+        let mut now = changed;
+        loop {
+            now = now.max(pacing.due(members));
+            if pacing.look(&news, members, random, now) {
+                break;
+            }
+            assert!(pacing.due(members) > now, "it would be asked for ever");
+        }
+        let after_ms = now.since(changed);
+        assert_eq!(
+            after_ms, expected_ms,
+            "{members} {ago_ms} {random} {heads} {tag}"
+        );
+    }
+
+    #[test]
+    fn news_are_told_soon_and_figures_seldom() {
+        // A full mesh hears at once, and not again within its pause.
+        check(3, (1_000, 7), (2, "a"), 0);
+        check(3, (1_000, 7), (1, "b"), 0);
+        check(3, (100, 7), (1, "b"), 200);
+        check(3, (1_000, 7), (1, "a"), 14_000);
+        // What is of substance waits for its turn, entries alone longer.
+        check(100, (1_000, 0), (1, "b"), 1_000);
+        check(100, (1_000, 0), (2, "b"), 1_000);
+        check(100, (1_000, 0), (2, "a"), 5_000);
+        check(100, (1_000, 0), (1, "a"), 59_000);
+        // And each node lags by its own time.
+        check(100, (10_000, 700), (1, "b"), 700);
+        check(100, (10_000, 700), (2, "a"), 700);
+        check(100, (10_000, 1_001), (2, "a"), 0);
+    }
+
+    #[test]
+    fn a_crowd_of_changes_makes_one_record() {
+        let mut pacing = Pacing::new(Millis(0));
+        let mut signed = 0;
+        for ms in 0..10_000 {
+            let now = Millis(ms);
+            pacing.changed(now);
+            if pacing.due(3) <= now && pacing.look(&body(ms, "a", 1), 3, 0, now) {
+                signed += 1;
+            }
+        }
+        assert_eq!(signed, 10_000 / CHANGED_MS + 1);
+    }
+
+    #[test]
+    fn who_begins_anew_speaks_at_once() {
+        let mut pacing = Pacing::new(Millis(0));
+        assert!(pacing.look(&body(1, "a", 1), 3, 0, Millis(0)));
+        pacing.restart();
+        assert_eq!(pacing.due(3), Millis(0));
+        assert!(pacing.look(&body(1, "a", 1), 3, 0, Millis(1)));
+    }
+}
