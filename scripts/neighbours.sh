@@ -4,7 +4,7 @@
 # beside all kinds is more than twice what it is alone.
 # CORES names the two (0,1); LOAD_CORES those of the clients, good and bad: the same two unless
 # others are named, and then they take a good third of them. NEIGHBOURS_SECONDS and
-# NEIGHBOURS_KIND_SECONDS say how long.
+# NEIGHBOURS_KIND_SECONDS say how long, NEIGHBOURS_KIND asks for one kind alone.
 . "$(dirname "$0")/common.sh"
 
 scripts/wasm-target.sh

@@ -303,6 +303,7 @@ fn acceptance(crowd: &Crowd, sent: &[Sent]) -> Result<(Sorted, Sorted, Sorted)> 
         last.push(times.at(100));
         each.extend((1..=100).map(|percent| times.at(percent)));
     }
+    eprintln!("milliseconds until the last node, entry by entry: {last:.0?}");
     Ok((Sorted::of(first), Sorted::of(each), Sorted::of(last)))
 }
 

@@ -15,6 +15,7 @@ mod forwarded;
 mod headers;
 mod host;
 mod io;
+mod linger;
 mod observe;
 mod origin;
 mod path;
