@@ -13,6 +13,7 @@ mod realms;
 mod support;
 
 mod alone;
+mod anywhere;
 mod beacon;
 mod belonging;
 mod blobs;

@@ -25,6 +25,7 @@ pub mod records;
 pub mod restart;
 pub mod sync;
 mod view;
+pub mod ways;
 
 pub use authority::{
     ApprovedNode, Authority, BeaconRule, CLOCK_TOLERANCE_S, OwnerSet, PlacedFence, Role,

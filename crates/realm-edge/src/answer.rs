@@ -19,7 +19,7 @@ use hyper::body::Incoming;
 use crate::backend::{Backend, Body, CallError, RoutePrefix};
 use crate::config::EdgeLimits;
 use crate::connection::{Connection, Ending};
-use crate::headers::{is_framing_clear, strip_request, strip_response};
+use crate::headers::{REALM_PATH, REALM_TRACE, is_framing_clear, strip_request, strip_response};
 use crate::observe::{MethodClass, Observer, Protocol};
 use crate::origin::{self, Origin};
 use crate::path::second_reading;
@@ -66,13 +66,14 @@ pub(crate) async fn answer(
             Err(Refusal::internal())
         });
     let response = match answer {
-        Ok(Answer::Guest(response)) => check_response(&record, response),
+        Ok(Answer::Guest(response)) => fit(record.method, response),
         Ok(Answer::Options) => return Ok(options(record)),
         Err(refusal) => Err(refusal),
     };
     Ok(match response {
-        Ok((response, owed)) => {
+        Ok((mut response, owed)) => {
             record.status = Some(response.status());
+            tell_path(&record, response.headers_mut());
             response.map(|body| match body {
                 Some(body) => Reply::stream(body, owed, record),
                 None => Reply::nothing(record),
@@ -103,6 +104,9 @@ async fn dispatch(
     }
     if parts.headers.len() > edge.limits.header_count_max {
         return Err(Refusal::headers_too_large());
+    }
+    if parts.headers.remove(REALM_TRACE).is_some() && connection.may_trace() {
+        record.path = Some(String::new());
     }
     let origin = origin::origin(&connection, parts, &edge.trusted_proxies)?;
     if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
@@ -178,6 +182,7 @@ async fn call(
     {
         upload.settle();
     }
+    record.goes_to(first.node());
     let mut result = first.call(request.map(|()| body())).await;
     if let Some(spare) = spare
         && is_retryable(&result, upload.as_deref())
@@ -185,6 +190,7 @@ async fn call(
     {
         tracing::debug!(component = %group.component, "asking another replica");
         record.is_retried = true;
+        record.goes_to(second.node());
         result = second.call(spare.map(|()| body())).await;
     }
     if let Some(upload) = &upload {
@@ -207,8 +213,8 @@ fn failed(error: CallError, upload: Option<&Upload>) -> Refusal {
 
 /// Makes a backend's response fit to send: its body (`None` where there must be none) and the
 /// length it declares.
-fn check_response(
-    record: &Record,
+pub(crate) fn fit(
+    method: MethodClass,
     response: Response<Body>,
 ) -> Result<(Response<Option<Body>>, Option<u64>), Refusal> {
     let (mut parts, body) = response.into_parts();
@@ -228,7 +234,7 @@ fn check_response(
         return Ok((Response::from_parts(parts, None), None));
     }
     let exact = body.size_hint().exact();
-    if record.method == MethodClass::Head {
+    if method == MethodClass::Head {
         // What GET would declare, where the backend made that body all the same.
         if let (None, Some(length @ 1..)) = (declared, exact) {
             parts
@@ -266,6 +272,13 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     Ok(declared)
 }
 
+fn tell_path(record: &Record, headers: &mut HeaderMap) {
+    let path = record.path.as_deref().map(HeaderValue::from_str);
+    if let Some(Ok(path)) = path {
+        headers.insert(REALM_PATH, path);
+    }
+}
+
 fn options(mut record: Record) -> Response<Reply> {
     record.status = Some(StatusCode::NO_CONTENT);
     let mut response = Response::new(Reply::nothing(record));
@@ -280,6 +293,7 @@ fn refuse(refusal: &Refusal, accept: Option<HeaderValue>, mut record: Record) ->
     record.status = Some(refusal.status);
     record.code = Some(refusal.code);
     let mut response = refusal.answer(accept.as_ref());
+    tell_path(&record, response.headers_mut());
     let is_upload_broken = record
         .upload
         .as_ref()

@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
+use realm_model::name::NodeName;
 
 /// The cause of a failed body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -25,6 +26,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The number of calls in flight, in any unit that compares between replicas of a component.
     fn load(&self) -> u32;
+
+    /// The node where it runs; `None`: here.
+    fn node(&self) -> Option<&NodeName> {
+        None
+    }
 }
 
 /// How many bytes of the request's path its route names: an extension of the request, absent where

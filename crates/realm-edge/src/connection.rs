@@ -124,6 +124,11 @@ impl Connection {
         self.has_output.store(true, Relaxed);
     }
 
+    /// Whether the client may see where its requests go: it is on this machine, or a proxy of it.
+    pub(crate) fn may_trace(&self) -> bool {
+        self.is_trusted || self.peer.is_loopback()
+    }
+
     /// Asks for a way to close; a reset outranks lingering.
     pub(crate) fn end_with(&self, ending: Ending) {
         self.ending.fetch_max(ending as u8, Relaxed);

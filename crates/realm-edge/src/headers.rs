@@ -16,6 +16,10 @@ pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwa
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// The code of an answer that the edge gave in a backend's place.
 pub(crate) const REALM_ERROR: HeaderName = HeaderName::from_static("realm-error");
+/// Asks for [`REALM_PATH`]: a caller on this machine, or behind a trusted proxy.
+pub(crate) const REALM_TRACE: HeaderName = HeaderName::from_static("realm-trace");
+/// The nodes that were asked, in order; `here` is the one that answers the client.
+pub(crate) const REALM_PATH: HeaderName = HeaderName::from_static("realm-path");
 /// What TCP proxies in front of HTTP servers set by custom; a guest may believe it.
 const X_REAL_IP: &str = "x-real-ip";
 const X_FORWARDED: &str = "x-forwarded-";

@@ -13,6 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use realm_model::name::NodeName;
 
 use crate::backend::{Body, BoxError};
 use crate::connection::{Connection, Ending};
@@ -52,6 +53,8 @@ pub(crate) struct Record {
     pub(crate) status: Option<StatusCode>,
     pub(crate) code: Option<&'static str>,
     pub(crate) is_retried: bool,
+    /// The nodes that were asked, if the client wants to know.
+    pub(crate) path: Option<String>,
     bytes_out: u64,
     outcome: Outcome,
 }
@@ -75,8 +78,19 @@ impl Record {
             status: None,
             code: None,
             is_retried: false,
+            path: None,
             bytes_out: 0,
             outcome: Outcome::ClientGone,
+        }
+    }
+
+    /// Notes who is asked; `None`: this node.
+    pub(crate) fn goes_to(&mut self, node: Option<&NodeName>) {
+        if let Some(path) = &mut self.path {
+            if !path.is_empty() {
+                path.push_str(", ");
+            }
+            path.push_str(node.map_or("here", NodeName::as_str));
         }
     }
 }

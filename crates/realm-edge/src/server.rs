@@ -23,6 +23,8 @@ use crate::registry::{Full, Registry};
 use crate::serve::{Http, serve};
 use crate::table::Table;
 use crate::throttle::Throttle;
+use crate::tunnel;
+use crate::upstream::Io;
 use crate::workers::Workers;
 
 /// A pause after an error of `accept` that a retry would only repeat, as too many open files.
@@ -70,6 +72,10 @@ struct Shared {
     stop: CancellationToken,
     listeners: TaskTracker,
     tasks: TaskTracker,
+    /// Streams of other nodes.
+    tunnels: TaskTracker,
+    /// Ends what other nodes still wait for.
+    cut: CancellationToken,
     failed_accepts: Throttle,
     refused_by_edge: Throttle,
     refused_by_address: Throttle,
@@ -138,6 +144,8 @@ pub async fn spawn_closed(
         stop: CancellationToken::new(),
         listeners: TaskTracker::new(),
         tasks: TaskTracker::new(),
+        tunnels: TaskTracker::new(),
+        cut: CancellationToken::new(),
         failed_accepts: Throttle::default(),
         refused_by_edge: Throttle::default(),
         refused_by_address: Throttle::default(),
@@ -188,6 +196,31 @@ impl Handle {
         self.shared.edge.table.store(Arc::new(table));
     }
 
+    /// Answers requests that another node brings on a stream, with what runs here. That the node is a
+    /// member is for the caller to know. Returns at once.
+    pub fn serve_node(&self, stream: impl Io) {
+        let shared = &self.shared;
+        if shared.stop.is_cancelled() {
+            return;
+        }
+        let seat = shared.workers.seat();
+        let runtime = seat.runtime.clone();
+        let serving = tunnel::serve(
+            Arc::clone(&shared.edge),
+            Box::new(stream),
+            shared.stop.clone(),
+        );
+        let cut = shared.cut.clone();
+        let serving = async move {
+            tokio::select! {
+                () = serving => {}
+                () = cut.cancelled() => {}
+            }
+            drop(seat);
+        };
+        shared.tunnels.spawn_on(serving, &runtime);
+    }
+
     /// The number of open connections.
     pub fn connections(&self) -> usize {
         self.shared.registry.count()
@@ -201,13 +234,19 @@ impl Handle {
         // No connection begins after this.
         shared.listeners.wait().await;
         shared.registry.give_order(Order::Drain);
-        let drained = tokio::time::timeout(grace, shared.registry.wait_empty()).await;
+        shared.tunnels.close();
+        let drained = tokio::time::timeout(grace, async {
+            tokio::join!(shared.registry.wait_empty(), shared.tunnels.wait())
+        });
+        let drained = drained.await;
         let n_cut = if drained.is_ok() {
             0
         } else {
             self.connections()
         };
         shared.registry.give_order(Order::Cut);
+        shared.cut.cancel();
+        shared.tunnels.wait().await;
         shared.tasks.close();
         shared.tasks.wait().await;
         shared.workers.stop();

@@ -1,4 +1,5 @@
-//! The route table: from host and path to the replicas of a component, and which of them to ask.
+//! The route table: from host and path to the replicas of a component, here and on other nodes, and
+//! which of them to ask.
 //!
 //! It decides as `realm_model::route::Route::sort` orders, by hashing instead of scanning, so that
 //! ten thousand routes cost as much as ten. Not which routes a node has.
@@ -12,6 +13,7 @@ use realm_model::name::ComponentName;
 use realm_model::route::{HostPattern, PathPattern, Route};
 
 use crate::backend::Backend;
+use crate::far::Far;
 
 /// Routes and the replicas behind them. Built whole, then swapped in.
 #[derive(Default)]
@@ -20,6 +22,7 @@ pub struct Table {
     /// Longest suffix first.
     host_suffixes: Vec<(HostPattern, Paths)>,
     any_host: Paths,
+    groups: BTreeMap<ComponentName, Arc<Group>>,
 }
 
 /// The owner of a path.
@@ -33,7 +36,15 @@ pub(crate) struct Found<'t> {
 /// The replicas of one component.
 pub(crate) struct Group {
     pub(crate) component: ComponentName,
+    /// Here.
     replicas: Vec<Arc<dyn Backend>>,
+    /// On other nodes.
+    others: Vec<Other>,
+}
+
+struct Other {
+    far: Far,
+    backend: Arc<dyn Backend>,
 }
 
 /// The paths of one host pattern.
@@ -53,7 +64,15 @@ impl Table {
         routes: Vec<Route>,
         backends: BTreeMap<ComponentName, Vec<Arc<dyn Backend>>>,
     ) -> Self {
-        let mut backends = backends;
+        Self::with_others(routes, backends, BTreeMap::new())
+    }
+
+    /// [`Table::new`] where other nodes answer as well. Replicas here are asked first.
+    pub fn with_others(
+        routes: Vec<Route>,
+        mut backends: BTreeMap<ComponentName, Vec<Arc<dyn Backend>>>,
+        mut others: BTreeMap<ComponentName, Vec<Far>>,
+    ) -> Self {
         let mut groups: BTreeMap<ComponentName, Arc<Group>> = BTreeMap::new();
         let mut table = Self::default();
         for route in routes {
@@ -63,16 +82,28 @@ impl Table {
                     Arc::new(Group {
                         component: component.clone(),
                         replicas: backends.remove(component).unwrap_or_default(),
+                        others: others
+                            .remove(component)
+                            .unwrap_or_default()
+                            .into_iter()
+                            .map(Other::new)
+                            .collect(),
                     })
                 });
             table
                 .paths_mut(route.host)
                 .insert(route.path, Arc::clone(group));
         }
+        table.groups = groups;
         table
             .host_suffixes
             .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.precedence()));
         table
+    }
+
+    /// A replica of a component on this node.
+    pub(crate) fn here(&self, component: &ComponentName) -> Option<&Arc<dyn Backend>> {
+        self.groups.get(component)?.pick_here()
     }
 
     /// Who owns a path on a host. The host is normalised: lower case, no port.
@@ -149,10 +180,24 @@ impl Paths {
     }
 }
 
+impl Other {
+    fn new(far: Far) -> Self {
+        Self {
+            backend: Arc::new(far.clone()),
+            far,
+        }
+    }
+}
+
 impl Group {
-    /// The replica to ask: the less loaded of two random ones. Reads no shared counter but the
-    /// loads, so that cores do not fight over a cache line.
+    /// The replica to ask: one that is here, else one of the nearest node.
     pub(crate) fn pick(&self) -> Option<&Arc<dyn Backend>> {
+        self.pick_here().or_else(|| self.pick_far(None))
+    }
+
+    /// The less loaded of two random ones. Reads no shared counter but the loads, so that cores do not
+    /// fight over a cache line.
+    fn pick_here(&self) -> Option<&Arc<dyn Backend>> {
         let count = self.replicas.len();
         match count {
             0 | 1 => self.replicas.first(),
@@ -164,17 +209,38 @@ impl Group {
         }
     }
 
-    /// Another replica than `tried`, the least loaded one; for the one retry, so it may scan.
+    /// The less loaded of two random ones among those of the first rank: nodes that answer before
+    /// nodes that do not, near ones before far ones.
+    fn pick_far(&self, tried: Option<&Arc<dyn Backend>>) -> Option<&Arc<dyn Backend>> {
+        let is_tried =
+            |other: &&Other| tried.is_some_and(|tried| Arc::ptr_eq(&other.backend, tried));
+        let others = || self.others.iter().filter(|other| !is_tried(other));
+        let rank = others().map(|other| other.far.rank()).min()?;
+        let equal = || others().filter(|other| other.far.rank() == rank);
+        // What a rank is may change between two looks.
+        let count = equal().count().max(1);
+        let first = random_below(count);
+        let second = (first + 1 + random_below(count.saturating_sub(1).max(1))) % count;
+        let at = |index| equal().nth(index).or_else(|| others().next());
+        let (first, second) = (at(first)?, at(second)?);
+        match second.backend.load() < first.backend.load() {
+            true => Some(&second.backend),
+            false => Some(&first.backend),
+        }
+    }
+
+    /// Another replica than `tried`, the least loaded one here, else one of another node; for the one
+    /// retry, so it may scan.
     pub(crate) fn pick_other(&self, tried: &Arc<dyn Backend>) -> Option<&Arc<dyn Backend>> {
-        self.replicas
-            .iter()
-            .filter(|replica| !Arc::ptr_eq(replica, tried))
+        let here = self.replicas.iter();
+        here.filter(|replica| !Arc::ptr_eq(replica, tried))
             .min_by_key(|replica| replica.load())
+            .or_else(|| self.pick_far(Some(tried)))
     }
 
     /// Whether a request that one replica never took could go to another.
     pub(crate) fn has_several(&self) -> bool {
-        self.replicas.len() > 1
+        self.replicas.len() + self.others.len() > 1
     }
 
     fn less_loaded(&self, first: usize, second: usize) -> &Arc<dyn Backend> {

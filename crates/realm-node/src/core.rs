@@ -460,6 +460,11 @@ impl Core {
                 .as_ref()
                 .map(|network| network.net.figures())
                 .unwrap_or_default(),
+            lines: self
+                .network
+                .as_ref()
+                .map(|network| network.tunnels.figures())
+                .unwrap_or_default(),
             code: self.executor.code(),
             compilations: self.executor.compilations(),
         }

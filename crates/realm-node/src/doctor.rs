@@ -243,10 +243,17 @@ fn is_locked(folder: &RealmFolder) -> bool {
 mod tests {
     use super::*;
 
+    /// A free address that nobody is given meanwhile: tests beside this one are other processes, and
+    /// ports that the system gives out begin at 32768 (Linux).
+    fn own_address() -> SocketAddr {
+        let process = u16::try_from(std::process::id() % 8_000).unwrap();
+        SocketAddr::from(([127, 0, 0, 1], 12_000 + process))
+    }
+
     #[test]
     fn a_taken_port_is_a_problem_unless_the_agent_has_it() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = taken.local_addr().unwrap();
+        let address = own_address();
+        let taken = TcpListener::bind(address).unwrap();
         assert_eq!(port(address, false).level, Level::Problem);
         assert_eq!(port(address, true).level, Level::Ok);
         drop(taken);
@@ -255,8 +262,8 @@ mod tests {
 
     #[test]
     fn a_taken_port_of_the_network_is_a_problem_where_it_was_chosen() {
-        let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = taken.local_addr().unwrap();
+        let address = own_address();
+        let taken = UdpSocket::bind(address).unwrap();
         let chosen = Peering {
             listen: vec![address],
             ..Peering::default()

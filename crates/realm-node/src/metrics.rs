@@ -10,7 +10,7 @@ use prometheus::proto::{
 };
 use prometheus::{Encoder as _, TextEncoder};
 use realm_host::{CodeFigures, HistogramSnapshot, MeterSnapshot};
-use realm_model::name::ComponentName;
+use realm_model::name::{ComponentName, NodeName};
 use realm_model::refusal::RefusalCode;
 use realm_model::view::ComponentState;
 
@@ -42,6 +42,8 @@ pub(crate) struct NodeFigures {
     pub(crate) links: usize,
     /// What the network counted.
     pub(crate) network: realm_net::Figures,
+    /// What became of requests that went to other nodes.
+    pub(crate) lines: Vec<(NodeName, realm_edge::LineFigures)>,
     pub(crate) code: CodeFigures,
     pub(crate) compilations: u64,
 }
@@ -235,6 +237,7 @@ impl Page<'_> {
         ));
         self.replicas(families);
         self.components(families);
+        self.tunnels(families);
         families.push(counters(
             "realm_refusals_total",
             "Refused entries and uploads by code.",
@@ -261,6 +264,33 @@ impl Page<'_> {
                 .named()
                 .into_iter()
                 .map(|(event, count)| (vec![label("event", event)], count)),
+        ));
+    }
+
+    fn tunnels(&self, families: &mut Vec<MetricFamily>) {
+        let outcomes = |(node, line): &(NodeName, realm_edge::LineFigures)| {
+            let counts = [
+                ("answered", line.answered),
+                ("refused", line.refused),
+                ("failed", line.failed),
+            ];
+            counts.map(|(outcome, count)| {
+                let node = label("node", node.as_str());
+                (vec![node, label("outcome", outcome)], count)
+            })
+        };
+        families.push(counters(
+            "realm_tunnel_requests_total",
+            "Requests that were brought to other nodes.",
+            self.node.lines.iter().flat_map(outcomes),
+        ));
+        families.push(gauges(
+            "realm_tunnel_avoided",
+            "Whether a node is left alone since it does not answer requests.",
+            self.node.lines.iter().map(|(node, line)| {
+                let avoided = if line.is_avoided { 1.0 } else { 0.0 };
+                (vec![label("node", node.as_str())], avoided)
+            }),
         ));
     }
 

@@ -206,6 +206,7 @@ impl Prepared {
                     realm,
                     name: node,
                     key: &key,
+                    edge: edge.clone(),
                     peers,
                     started,
                 };
@@ -313,6 +314,7 @@ struct Meeting<'a> {
     realm: RealmId,
     name: NodeName,
     key: &'a SecretKey,
+    edge: realm_edge::Handle,
     peers: Peers,
     /// When the loop's time began.
     started: Instant,
@@ -347,6 +349,7 @@ async fn meet(
     let door = Door {
         net: net.clone(),
         blobs: BlobServer::new(blobs),
+        edge: meeting.edge,
         router: api.clone().router(),
         me: key.public(),
         tls: MutualTls(Arc::new(crate::tls::server(key)?)),

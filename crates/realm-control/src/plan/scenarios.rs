@@ -492,6 +492,7 @@ source = "file:d"
     /x/y → d
     /eu → c
     /b → b
+    /d → d
     /x/... → b
     b: 2
     c: 3

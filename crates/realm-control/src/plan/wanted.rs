@@ -98,7 +98,13 @@ impl<'a> WantedHere<'a> {
                 components.insert(name.clone(), wanted);
             }
         }
-        let mut routes: Vec<Route> = specs.iter().map(|spec| route(spec)).collect();
+        let mut routes: Vec<Route> = specs
+            .into_iter()
+            .chain(routes_elsewhere(desired, manifest, authority, node))
+            .map(route)
+            .collect();
+        let mut taken = BTreeSet::new();
+        routes.retain(|route| taken.insert((route.host.clone(), route.path.clone())));
         Route::sort(&mut routes);
         Some(Self {
             components,
@@ -211,6 +217,19 @@ fn routes_of<'a>(
         .flat_map(|(_, routes)| routes)
         .filter(|route| taken.insert((&route.host, &route.path)))
         .collect()
+}
+
+/// The routes of other nodes: any node answers them, by asking one of those.
+fn routes_elsewhere<'a>(
+    desired: &'a Desired,
+    all: &'a Manifest,
+    authority: &'a Authority,
+    node: &'a NodeName,
+) -> impl Iterator<Item = &'a RouteSpec> {
+    let lists = desired.parts().flat_map(|part| &part.routing);
+    lists
+        .filter(|(selector, _)| !selects(selector, node, all, authority))
+        .flat_map(|(_, routes)| routes)
 }
 
 fn route(spec: &RouteSpec) -> Route {

@@ -157,5 +157,6 @@ fn group(loads: &[u32]) -> Group {
             .iter()
             .map(|&load| Arc::new(Loaded(AtomicU32::new(load))) as Arc<dyn Backend>)
             .collect(),
+        others: Vec::new(),
     }
 }

@@ -25,7 +25,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::backend::{Backend, Body, BoxFuture, CallError};
 use crate::request_body;
 use body::{ReplyBody, RequestBody};
-use pool::{Lease, Pool};
+use pool::{Lease, Local, Pool};
+
+pub(crate) use pool::Keep;
+pub use pool::{Dial, Io};
 
 /// How long a request waits for room: longer than a burst takes, shorter than a balancer would take
 /// to try another replica. As for instances that answer requests.
@@ -35,6 +38,12 @@ const WAIT_MAX: Duration = Duration::from_millis(250);
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Bytes of the answer to a probe that are read, so that its connection can be kept.
 const PROBE_BYTES_MAX: usize = 64 * 1024;
+/// Servers close silent connections after five seconds and up.
+const KEEP: Keep = Keep {
+    idle_max: 32,
+    age_max: Duration::from_secs(4),
+    may_be_single: true,
+};
 
 /// What a server's requests are held to.
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +83,13 @@ impl Drop for Place {
 impl Upstream {
     /// A server at `address`; no connection is made yet.
     pub fn new(address: SocketAddr, limits: UpstreamLimits) -> Self {
+        Self::over(Box::new(Local(address)), KEEP, limits)
+    }
+
+    /// Whatever answers on such connections.
+    pub(crate) fn over(dial: Box<dyn Dial>, keep: Keep, limits: UpstreamLimits) -> Self {
         Self(Arc::new(Inner {
-            pool: Pool::new(address),
+            pool: Pool::new(dial, keep),
             slots: Arc::new(Semaphore::new(limits.concurrency_max.max(1) as usize)),
             waiting: AtomicU32::new(0),
             in_flight: Arc::new(AtomicU32::new(0)),
@@ -121,6 +135,11 @@ impl Upstream {
         Ok(parts.status)
     }
 
+    /// Requests that are not answered to their end.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.0.in_flight.load(Relaxed)
+    }
+
     async fn admit(&self) -> Option<Place> {
         let inner = &*self.0;
         let slot = match Arc::clone(&inner.slots).try_acquire_owned() {
@@ -141,13 +160,22 @@ impl Upstream {
 
     async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
         let limits = self.0.limits;
-        let deadline = Instant::now() + limits.wall_timeout;
         if announced(&request) > limits.request_bytes_max {
             return Err(request_too_large());
         }
-        let place = self.admit().await.ok_or_else(overloaded)?;
         let (parts, body) = request.into_parts();
-        let head = head(parts)?;
+        self.send(head(parts)?, body).await
+    }
+
+    /// Sends a request whose head is as the server expects it.
+    pub(crate) async fn send(
+        &self,
+        head: Request<()>,
+        body: Body,
+    ) -> Result<Response<Body>, CallError> {
+        let limits = self.0.limits;
+        let deadline = Instant::now() + limits.wall_timeout;
+        let place = self.admit().await.ok_or_else(overloaded)?;
         let body = RequestBody::new(body, limits.request_bytes_max);
         let fault = body.fault();
         let answered = timeout_at(deadline, self.exchange(head, body)).await;
@@ -211,7 +239,7 @@ impl Backend for Upstream {
     }
 
     fn load(&self) -> u32 {
-        self.0.in_flight.load(Relaxed)
+        self.in_flight()
     }
 }
 

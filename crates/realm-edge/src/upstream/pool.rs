@@ -8,16 +8,49 @@ use std::time::{Duration, Instant};
 
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::body::RequestBody;
+use crate::backend::BoxFuture;
 use crate::config::HEADER_COUNT_MAX;
 
-/// Connections that are kept while nobody uses them: what a usual load reuses.
-const IDLE_MAX: usize = 32;
-/// A kept connection is not trusted after this: servers close silent ones after five seconds and up.
-const IDLE_AGE_MAX: Duration = Duration::from_secs(4);
+/// Bytes both ways.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// How connections to one server are made.
+pub trait Dial: Send + Sync + 'static {
+    /// Makes one.
+    fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>>;
+}
+
+/// What is kept of connections that nobody uses.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    /// As many: what a usual load reuses.
+    pub(crate) idle_max: usize,
+    /// A kept one is not trusted after this.
+    pub(crate) age_max: Duration,
+    /// Whether the server may take one connection after the other, so that a kept one blocks it.
+    pub(crate) may_be_single: bool,
+}
+
+/// A server that listens on this machine.
+pub(super) struct Local(pub(super) SocketAddr);
+
+impl Dial for Local {
+    fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>> {
+        Box::pin(async {
+            let stream = TcpStream::connect(self.0).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Io>)
+        })
+    }
+}
+
 /// Loopback answers at once, or the queue of the server is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After its answer a server may still read the rest of the request; nobody waits for it longer.
@@ -27,7 +60,8 @@ const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// The connections to one server.
 pub(super) struct Pool {
-    address: SocketAddr,
+    dial: Box<dyn Dial>,
+    keep: Keep,
     /// The last one is the one that was used last.
     idle: Mutex<Vec<Idle>>,
     /// Requests on new connections that wait longer than is usual: perhaps the server is busy with
@@ -47,9 +81,10 @@ pub(super) struct Lease {
 }
 
 impl Pool {
-    pub(super) fn new(address: SocketAddr) -> Arc<Self> {
+    pub(super) fn new(dial: Box<dyn Dial>, keep: Keep) -> Arc<Self> {
         Arc::new(Self {
-            address,
+            dial,
+            keep,
             idle: Mutex::default(),
             impatient: AtomicU32::new(0),
         })
@@ -59,7 +94,7 @@ impl Pool {
     pub(super) fn take(self: &Arc<Self>) -> Option<Lease> {
         let mut idle = self.lock();
         while let Some(Idle { sender, since }) = idle.pop() {
-            if since.elapsed() > IDLE_AGE_MAX {
+            if since.elapsed() > self.keep.age_max {
                 // The others wait for even longer.
                 idle.clear();
                 return None;
@@ -73,9 +108,8 @@ impl Pool {
 
     /// A new connection.
     pub(super) async fn open(self: &Arc<Self>) -> io::Result<Lease> {
-        let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address));
+        let connecting = timeout(CONNECT_TIMEOUT, self.dial.dial());
         let stream = connecting.await.map_err(|_| io::ErrorKind::TimedOut)??;
-        stream.set_nodelay(true)?;
         let (sender, connection) = Builder::new()
             .max_headers(HEADER_COUNT_MAX)
             .max_buf_size(BUFFER_BYTES_MAX)
@@ -93,6 +127,9 @@ impl Pool {
         patience: Duration,
         answer: impl Future<Output = T>,
     ) -> T {
+        if !self.keep.may_be_single {
+            return answer.await;
+        }
         let mut answer = std::pin::pin!(answer);
         if let Ok(answered) = timeout(patience, &mut answer).await {
             return answered;
@@ -114,7 +151,7 @@ impl Pool {
             return;
         }
         let mut idle = self.lock();
-        if idle.len() >= IDLE_MAX {
+        if idle.len() >= self.keep.idle_max {
             idle.remove(0);
         }
         idle.push(Idle {

@@ -18,4 +18,5 @@ mod routing;
 mod shutdown;
 mod stalls;
 mod support;
+mod tunnels;
 mod upstreams;

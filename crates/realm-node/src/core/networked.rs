@@ -415,6 +415,10 @@ impl Core {
         for (node, addresses) in addresses {
             network.knows(node, &addresses);
         }
+        let nodes = self.ledger.authority().nodes.iter();
+        let nodes = nodes.map(|(name, node)| (node.key, name.clone()));
+        let ways = realm_control::ways::ways(network.sync.records(), &network.reached());
+        let others = network.tunnels.learn(ways, &nodes.collect());
         let connected = network.links().keys().copied().collect();
         if !self.journal.behind().contains_key(&ChainId::Authority) {
             network.save_book();
@@ -428,7 +432,11 @@ impl Core {
         let fresh = offered
             .into_iter()
             .filter(|digest| network.offered.insert(*digest));
-        for digest in fresh.collect::<Vec<_>>() {
+        let fresh: Vec<_> = fresh.collect();
+        if let Some(others) = others {
+            self.with_world(|executor, world| executor.meets(others, world));
+        }
+        for digest in fresh {
             self.with_world(|executor, world| executor.uploaded(&digest, world));
             self.stale = true;
         }

@@ -91,6 +91,8 @@ pub(crate) struct Executor {
     restarts: BTreeMap<ComponentName, u64>,
     next_start: u64,
     fence: Fence,
+    /// Who else answers for a component.
+    others: BTreeMap<ComponentName, Vec<realm_edge::Far>>,
 }
 
 /// What the replicas of one revision share.
@@ -178,6 +180,7 @@ impl Executor {
             restarts: BTreeMap::new(),
             next_start: 0,
             fence: Fence::default(),
+            others: BTreeMap::new(),
         }
     }
 
@@ -214,17 +217,32 @@ impl Executor {
     fn route(&mut self, table: RouteTable, world: &mut World<'_>) {
         self.traffic
             .know(table.routes.iter().map(|route| &route.component));
+        self.set_table(&table);
+        self.serving.keep(&table);
+        world.observed.routes = table;
+    }
+
+    fn set_table(&self, table: &RouteTable) {
         let backends = table.backends.iter().map(|(component, replicas)| {
             let live = replicas.iter().filter_map(|id| self.replicas.get(id));
             let backends = live.filter_map(|live| live.work.backend());
             (component.clone(), backends.collect())
         });
-        self.edge.set_table(realm_edge::Table::new(
+        self.edge.set_table(realm_edge::Table::with_others(
             table.routes.clone(),
             backends.collect(),
+            self.others.clone(),
         ));
-        self.serving.keep(&table);
-        world.observed.routes = table;
+    }
+
+    /// Takes who else answers for each component.
+    pub(crate) fn meets(
+        &mut self,
+        others: BTreeMap<ComponentName, Vec<realm_edge::Far>>,
+        world: &World<'_>,
+    ) {
+        self.others = others;
+        self.set_table(&world.observed.routes);
     }
 
     /// Takes plans again that were made from fewer entries: the owners ended a history.

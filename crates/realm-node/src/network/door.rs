@@ -33,6 +33,8 @@ const PASSED_ON_EACH_MAX: usize = 8;
 pub(crate) struct Door {
     pub(crate) net: Handle,
     pub(crate) blobs: BlobServer,
+    /// For requests of other nodes' clients.
+    pub(crate) edge: realm_edge::Handle,
     /// The calls of the control API.
     pub(crate) router: Router,
     pub(crate) me: PublicKey,
@@ -103,8 +105,7 @@ impl Door {
             }
             Protocol::Api => serve_stream(self.router, stream, Mouth::Peer(from)).await,
             Protocol::Via => self.via(asker, stream).await,
-            // Nothing is served through tunnels by this version.
-            Protocol::Tunnel => {}
+            Protocol::Tunnel => self.edge.serve_node(stream),
         }
     }
 

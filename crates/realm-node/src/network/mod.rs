@@ -14,6 +14,7 @@ mod pacing;
 mod peers;
 mod record;
 mod settings;
+mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -47,6 +48,7 @@ use pacing::Pacing;
 pub(crate) use peers::Peers;
 pub(crate) use record::Facts;
 pub(crate) use settings::{caller, spawn};
+use tunnels::Tunnels;
 
 /// Hints and requests whose end has not come: as many as the network itself lets wait.
 const UNDER_WAY_MAX: usize = 4_096;
@@ -73,6 +75,7 @@ pub(crate) struct Network {
     listening: Vec<String>,
     behind_nat: bool,
     pacing: Pacing,
+    pub(crate) tunnels: Tunnels,
     /// When those who fetch and those who dial are told what the records say.
     pub(crate) learn_at: Option<Millis>,
     /// Digests that a member was seen to hold when they were missing here.
@@ -143,6 +146,7 @@ impl Network {
             peers: parts.peers,
             admission,
             events: parts.events,
+            tunnels: Tunnels::new(parts.net.clone()),
             net: parts.net,
             hints: BTreeMap::new(),
             replies: BTreeMap::new(),

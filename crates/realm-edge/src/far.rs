@@ -1,0 +1,299 @@
+//! A component on another node as a backend: the request goes there over an encrypted stream that is
+//! kept for the next one, and a node that does not answer is left alone for a while.
+//!
+//! The other end is `tunnel`. Not who has what, nor how far it is: that is told with the table.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Request, Response, StatusCode, Version};
+use realm_model::name::{ComponentName, NodeName};
+
+use crate::backend::{Backend, Body, BoxFuture, CallError, RoutePrefix};
+use crate::headers::REALM_ERROR;
+use crate::upstream::{Dial, Keep, Upstream, UpstreamLimits};
+
+/// The component that a request is for.
+pub(crate) const TO: HeaderName = HeaderName::from_static("realm-to");
+/// Bytes of the path that its route names.
+pub(crate) const PREFIX: HeaderName = HeaderName::from_static("realm-prefix");
+/// The other node has no answer: its code is in `realm-error`, what happened is here.
+pub(crate) const REFUSED: HeaderName = HeaderName::from_static("realm-refused");
+/// Another node may have one: the guest never had the request.
+pub(crate) const AGAIN: HeaderName = HeaderName::from_static("realm-again");
+
+/// Requests under way to one node: each takes a stream of the connection, which has 384.
+const CONCURRENCY_MAX: u32 = 256;
+/// What a component itself allows is kept where it runs; this ends what got lost on the way.
+const WALL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// A stream that nobody uses costs its tables alone; a new one costs the time of a good tenth of a
+/// millisecond.
+const KEEP: Keep = Keep {
+    idle_max: 64,
+    age_max: Duration::from_secs(30),
+    may_be_single: false,
+};
+/// Failures in a row until a node is left alone.
+const FAILURES_MAX: u32 = 3;
+/// For how long; doubled with each failure after that.
+const PAUSE: Duration = Duration::from_secs(2);
+/// And no longer: a node that is back is to be found.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Times are kept as milliseconds since then, so that a look at them takes no lock.
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The way to one node, shared by all components there.
+pub struct Line {
+    node: NodeName,
+    upstream: Upstream,
+    /// Failures in a row.
+    failures: AtomicU32,
+    /// Until then it is asked only if nobody else is left.
+    avoided_until_ms: AtomicU64,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    answered: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// What became of the requests that were sent to a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LineFigures {
+    /// A guest answered.
+    pub answered: u64,
+    /// The node said why it has no answer.
+    pub refused: u64,
+    /// The node was not reached, or broke off.
+    pub failed: u64,
+    /// Whether it is left alone.
+    pub is_avoided: bool,
+}
+
+impl Line {
+    /// The way to `node`, on streams that `dial` opens.
+    pub fn new(node: NodeName, dial: Box<dyn Dial>) -> Arc<Self> {
+        let limits = UpstreamLimits {
+            concurrency_max: CONCURRENCY_MAX,
+            wall_timeout: WALL_TIMEOUT,
+            // The edge counts what the client sends, and the component's own limit holds there.
+            request_bytes_max: u64::MAX,
+        };
+        Arc::new(Self {
+            node,
+            upstream: Upstream::over(dial, KEEP, limits),
+            failures: AtomicU32::new(0),
+            avoided_until_ms: AtomicU64::new(0),
+            counts: Counts::default(),
+        })
+    }
+
+    /// The node's name.
+    pub const fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// For the metrics.
+    pub fn figures(&self) -> LineFigures {
+        LineFigures {
+            answered: self.counts.answered.load(Relaxed),
+            refused: self.counts.refused.load(Relaxed),
+            failed: self.counts.failed.load(Relaxed),
+            is_avoided: self.is_avoided(),
+        }
+    }
+
+    fn is_avoided(&self) -> bool {
+        self.avoided_until_ms.load(Relaxed) > now_ms()
+    }
+
+    fn succeeded(&self) {
+        // Most of the time nothing is to be written.
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+            self.avoided_until_ms.store(0, Relaxed);
+        }
+    }
+
+    fn failed(&self) {
+        self.counts.failed.fetch_add(1, Relaxed);
+        let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        let Some(more) = failures.checked_sub(FAILURES_MAX) else {
+            return;
+        };
+        let pause = PAUSE.saturating_mul(1 << more.min(16)).min(PAUSE_MAX);
+        let until_ms = now_ms() + u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        let before_ms = self.avoided_until_ms.fetch_max(until_ms, Relaxed);
+        if before_ms <= now_ms() {
+            tracing::warn!(node = %self.node, ?pause, "the node does not answer requests and is avoided");
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    // Never 0, which stands for never.
+    u64::try_from(BEGAN.elapsed().as_millis())
+        .unwrap_or(u64::MAX)
+        .saturating_add(1)
+}
+
+/// A component on another node.
+#[derive(Clone)]
+pub struct Far {
+    line: Arc<Line>,
+    component: ComponentName,
+    /// How far it is: of two, the lower one is asked.
+    ring: u8,
+}
+
+impl Far {
+    /// `component` at the end of `line`; `ring` is a class of distance, the nearest is 0.
+    pub const fn new(line: Arc<Line>, component: ComponentName, ring: u8) -> Self {
+        Self {
+            line,
+            component,
+            ring,
+        }
+    }
+
+    /// Whose turn it is: who answers before who does not, the near before the far.
+    pub(crate) fn rank(&self) -> (bool, u8) {
+        (self.line.is_avoided(), self.ring)
+    }
+
+    async fn ask(self, request: Request<Body>) -> Result<Response<Body>, CallError> {
+        let (parts, body) = request.into_parts();
+        let may_repeat = parts.method.is_idempotent();
+        let head = self.head(parts)?;
+        match self.line.upstream.send(head, body).await {
+            Ok(response) => {
+                self.line.succeeded();
+                let counts = &self.line.counts;
+                match refusal(response.status(), response.headers()) {
+                    Some(error) => {
+                        counts.refused.fetch_add(1, Relaxed);
+                        Err(error)
+                    }
+                    None => {
+                        counts.answered.fetch_add(1, Relaxed);
+                        Ok(response)
+                    }
+                }
+            }
+            Err(error) => Err(self.unanswered(error, may_repeat)),
+        }
+    }
+
+    /// The head as the other end expects it: the whole URI, and what the request is for.
+    fn head(&self, parts: http::request::Parts) -> Result<Request<()>, CallError> {
+        let authority = parts.uri.authority().map(|authority| authority.as_str());
+        let host = authority.and_then(|host| HeaderValue::from_str(host).ok());
+        let to = HeaderValue::from_str(self.component.as_str()).ok();
+        let (Some(host), Some(to)) = (host, to) else {
+            return Err(CallError::new(
+                StatusCode::BAD_REQUEST,
+                "bad-request",
+                "the request has no usable host",
+            ));
+        };
+        let prefix = parts.extensions.get::<RoutePrefix>();
+        let prefix = prefix.map_or(0, |RoutePrefix(bytes)| *bytes);
+        let mut head = Request::new(());
+        *head.method_mut() = parts.method;
+        *head.uri_mut() = parts.uri;
+        *head.version_mut() = Version::HTTP_11;
+        *head.headers_mut() = parts.headers;
+        let headers = head.headers_mut();
+        if !headers.contains_key(HOST) {
+            headers.insert(HOST, host);
+        }
+        headers.insert(TO, to);
+        headers.insert(PREFIX, HeaderValue::from(prefix));
+        Ok(head)
+    }
+
+    fn unanswered(&self, error: CallError, may_repeat: bool) -> CallError {
+        match error.code {
+            "not-listening" | "no-response" => {
+                self.line.failed();
+                let is_sent = error.code == "no-response";
+                CallError {
+                    retryable: !is_sent || may_repeat,
+                    retry_after_s: Some(1),
+                    ..CallError::new(
+                        StatusCode::BAD_GATEWAY,
+                        "node-unreached",
+                        "the node that was asked for an answer is not reached, or broke off",
+                    )
+                }
+            }
+            "wall-timeout" => {
+                self.line.failed();
+                error
+            }
+            _ => error,
+        }
+    }
+}
+
+/// What the other end says in a guest's place.
+fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<CallError> {
+    let message = headers.get(REFUSED)?;
+    let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+    let code = headers.get(REALM_ERROR).and_then(text).unwrap_or_default();
+    let retry_after_s = headers.get(RETRY_AFTER).and_then(text);
+    Some(CallError {
+        retryable: headers.contains_key(AGAIN),
+        retry_after_s: retry_after_s.and_then(|seconds| seconds.parse().ok()),
+        ..CallError::new(status, known_code(&code), text(message).unwrap_or_default())
+    })
+}
+
+/// Codes that a node may give for another: each is a label of metrics, so that no node can make up
+/// more.
+const CODES: [&str; 16] = [
+    "bad-request",
+    "bad-response",
+    "epoch-timeout",
+    "exit",
+    "guest-error",
+    "memory-limit",
+    "no-response",
+    "not-here",
+    "not-listening",
+    "overloaded",
+    "request-too-large",
+    "start-failed",
+    "trap",
+    "wall-timeout",
+    "internal",
+    "request-timeout",
+];
+
+fn known_code(code: &str) -> &'static str {
+    let known = CODES.iter().find(|known| **known == code);
+    known.copied().unwrap_or("failed-elsewhere")
+}
+
+impl Backend for Far {
+    fn call(
+        &self,
+        request: Request<Body>,
+    ) -> BoxFuture<'static, Result<Response<Body>, CallError>> {
+        Box::pin(self.clone().ask(request))
+    }
+
+    fn load(&self) -> u32 {
+        self.line.upstream.in_flight()
+    }
+
+    fn node(&self) -> Option<&NodeName> {
+        Some(&self.line.node)
+    }
+}

@@ -1,0 +1,178 @@
+//! Requests that other nodes bring for components here: the other end of `far`.
+//!
+//! What such a request is for was decided by the node where it came in; here it is answered by a
+//! replica of this node or not at all, so it can go no further and in no circle. That the other node is
+//! a member is known before.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt as _;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use realm_model::name::ComponentName;
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::{Edge, fit};
+use crate::backend::{Backend, Body, CallError, RoutePrefix};
+use crate::config::HEADER_COUNT_MAX;
+use crate::far::{AGAIN, PREFIX, REFUSED, TO};
+use crate::headers::REALM_ERROR;
+use crate::observe::MethodClass;
+use crate::refusal::Refusal;
+use crate::request_body;
+use crate::upstream::Io;
+
+/// Bytes of a message that are passed on.
+const MESSAGE_BYTES_MAX: usize = 512;
+/// Bytes of a head: those that the edge of the other node took, and what it wrote into them.
+const BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Headers beside those that a client may send: what the other node wrote.
+const HEADERS_MORE: usize = 16;
+
+/// Answers the requests that come on one stream until it ends, or, once `stop` is told, until the one
+/// that is under way is answered.
+pub(crate) async fn serve(edge: Arc<Edge>, io: Box<dyn Io>, stop: CancellationToken) {
+    let service = service_fn(move |request| answer(Arc::clone(&edge), request));
+    let mut http = http1::Builder::new();
+    http.max_headers(HEADER_COUNT_MAX + HEADERS_MORE)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .header_read_timeout(None);
+    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a stream of another node's requests ended");
+    }
+}
+
+async fn answer(edge: Arc<Edge>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let method = MethodClass::from(request.method());
+    let answer = AssertUnwindSafe(dispatch(&edge, request));
+    let answer = answer.catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a request of another node panicked");
+        Err(CallError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the other node failed",
+        ))
+    });
+    let answer = answer.and_then(|response| fit(method, response).map_err(bad_response));
+    Ok(match answer {
+        Ok((response, _)) => response.map(|body| body.unwrap_or_else(request_body::empty)),
+        Err(error) => refuse(&error),
+    })
+}
+
+async fn dispatch(edge: &Edge, request: Request<Incoming>) -> Result<Response<Body>, CallError> {
+    let (mut parts, body) = request.into_parts();
+    let word = |headers: &mut HeaderMap, name: HeaderName| {
+        let value = headers.remove(name)?;
+        Some(value.to_str().ok()?.to_owned())
+    };
+    let component = word(&mut parts.headers, TO).and_then(|name| name.parse().ok());
+    let prefix = word(&mut parts.headers, PREFIX).and_then(|bytes| bytes.parse().ok());
+    let path_bytes = parts.uri.path().len();
+    let (Some(component), Some(prefix)) = (component, prefix) else {
+        return Err(malformed());
+    };
+    if prefix > path_bytes || parts.uri.authority().is_none() {
+        return Err(malformed());
+    }
+    let replica = here(edge, &component).ok_or_else(not_here)?;
+    if body.size_hint().lower() > edge.limits.request_bytes_max {
+        return Err(too_large());
+    }
+    let bytes_max = usize::try_from(edge.limits.request_bytes_max).unwrap_or(usize::MAX);
+    let body = match body.is_end_stream() {
+        true => request_body::empty(),
+        false => Limited::new(body, bytes_max).boxed_unsync(),
+    };
+    parts.headers.remove(AGAIN);
+    parts.headers.remove(REFUSED);
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method;
+    *request.uri_mut() = parts.uri;
+    *request.version_mut() = parts.version;
+    *request.headers_mut() = parts.headers;
+    if prefix > 0 {
+        request.extensions_mut().insert(RoutePrefix(prefix));
+    }
+    let mut response = replica.call(request).await?;
+    // What a guest writes is not this node's word.
+    response.headers_mut().remove(REFUSED);
+    Ok(response)
+}
+
+fn here(edge: &Edge, component: &ComponentName) -> Option<Arc<dyn Backend>> {
+    edge.table.load().here(component).map(Arc::clone)
+}
+
+fn refuse(error: &CallError) -> Response<Body> {
+    let mut response = Response::new(request_body::empty());
+    *response.status_mut() = error.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+    headers.insert(REALM_ERROR, HeaderValue::from_static(error.code));
+    let shown = |c: &char| c.is_ascii_graphic() || *c == ' ';
+    let message: String = error
+        .message
+        .chars()
+        .filter(shown)
+        .take(MESSAGE_BYTES_MAX)
+        .collect();
+    let message = HeaderValue::from_str(&message);
+    headers.insert(REFUSED, message.unwrap_or(HeaderValue::from_static("")));
+    if error.retryable {
+        headers.insert(AGAIN, HeaderValue::from_static("1"));
+    }
+    if let Some(seconds) = error.retry_after_s {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn bad_response(refusal: Refusal) -> CallError {
+    CallError::new(refusal.status, refusal.code, refusal.message)
+}
+
+fn malformed() -> CallError {
+    CallError::new(
+        StatusCode::BAD_REQUEST,
+        "bad-request",
+        "the request of the other node does not say what it is for",
+    )
+}
+
+/// The other node's view was older than this one's table.
+fn not_here() -> CallError {
+    CallError {
+        retryable: true,
+        retry_after_s: Some(1),
+        ..CallError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not-here",
+            "the component has no healthy replica on the node that was asked",
+        )
+    }
+}
+
+fn too_large() -> CallError {
+    CallError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "request-too-large",
+        "the request body is larger than the server takes",
+    )
+}
