@@ -22,6 +22,7 @@ done
 if [ "$alone" != yes ]; then
 	need_package wrk wrk
 	need_package nginx nginx
+	need_package haproxy haproxy
 	need_package npm npm
 fi
 

@@ -59,6 +59,7 @@ pub(crate) const CASES: &[Case] = &[
         has_peers: false,
         ..case("nodes", nodes::nodes)
     },
+    case("hop", nodes::hop),
     // An hour.
     Case {
         has_peers: false,

@@ -102,6 +102,15 @@ pub(crate) struct Args {
     )]
     pub(crate) nginx: PathBuf,
 
+    /// `haproxy`
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "REALM_BENCH_HAPROXY",
+        default_value = "haproxy"
+    )]
+    pub(crate) haproxy: PathBuf,
+
     /// `workerd`
     #[arg(
         long,

@@ -198,7 +198,7 @@ impl Tools<'_> {
 }
 
 /// nginx gives up root, and then may not read a folder of root's.
-fn nginx_user() -> &'static str {
+pub(crate) fn nginx_user() -> &'static str {
     if rustix::process::geteuid().is_root() {
         "user root;"
     } else {

@@ -60,7 +60,8 @@ source = "file:./b.wasm"
         ("/ab", "hello\n"),
         ("/a/exact", "version b\n"),
         ("/a/exact/not", "version a\n"),
-        ("/elsewhere", "hello\n"),
+        // The route of another node, for a component that is here as well.
+        ("/elsewhere", "version b\n"),
     ] {
         assert_eq!(
             get(&agent.url(path)).await,

@@ -5,6 +5,7 @@
 
 mod crowd;
 mod growth;
+mod hop;
 mod look;
 mod spread;
 
@@ -25,6 +26,7 @@ use crate::report::{Bound, CaseReport, Table, Verdict, digits};
 use crate::stats::Spread;
 use crowd::{Crowd, Member};
 pub(crate) use growth::growth;
+pub(crate) use hop::hop;
 use look::Sees;
 use spread::Sorted;
 

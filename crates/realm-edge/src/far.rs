@@ -233,7 +233,8 @@ impl Far {
                     )
                 }
             }
-            "wall-timeout" => {
+            // The node is there, and of no use.
+            "wall-timeout" | "bad-response" => {
                 self.line.failed();
                 error
             }
