@@ -44,6 +44,9 @@ impl Ring {
     }
 }
 
+/// What a node without a connection counts as further away.
+const DIALLING_MS: u32 = 20;
+
 /// Which other nodes answer for each component, nearest first: those that are reached, and say of
 /// themselves that replicas are healthy there. Nobody is believed about others.
 pub fn ways(
@@ -55,7 +58,8 @@ pub fn ways(
         let rtt_ms = match how {
             Reached::Here | Reached::Lost => continue,
             Reached::Linked(link) => link.rtt_ms,
-            Reached::Through { rtt_ms, .. } => *rtt_ms,
+            // A connection is to be made first, if one can be.
+            Reached::Through { rtt_ms, .. } => rtt_ms.saturating_add(DIALLING_MS),
         };
         let way = Way {
             ring: Ring::of(rtt_ms),
@@ -177,7 +181,7 @@ mod tests {
                 (through, 1),
                 (Reached::Lost, 1),
             ],
-            &[("b", Ring::Rack), ("c", Ring::City)],
+            &[("b", Ring::Rack), ("c", Ring::Continent)],
         );
         check(OTHERS.map(|_| (linked(1), 0)), &[]);
     }

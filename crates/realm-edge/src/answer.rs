@@ -185,7 +185,8 @@ async fn call(
     record.goes_to(first.node());
     let mut result = first.call(request.map(|()| body())).await;
     if let Some(spare) = spare
-        && is_retryable(&result, upload.as_deref())
+        && result.as_ref().is_err_and(|error| error.retryable)
+        && can_repeat(upload.as_deref()).await
         && let Some(second) = group.pick_other(first)
     {
         tracing::debug!(component = %group.component, "asking another replica");
@@ -199,9 +200,12 @@ async fn call(
     result.map_err(|error| failed(error, upload.as_deref()))
 }
 
-/// Whether the call failed before the guest had any part of the request.
-fn is_retryable(result: &Result<Response<Body>, CallError>, upload: Option<&Upload>) -> bool {
-    result.as_ref().is_err_and(|error| error.retryable) && upload.is_none_or(Upload::is_untouched)
+/// Whether all of a body can be given to another replica.
+async fn can_repeat(upload: Option<&Upload>) -> bool {
+    match upload {
+        None => true,
+        Some(upload) => upload.fault().is_none() && upload.comes_back().await,
+    }
 }
 
 /// A failed call, unless the client's own upload is to blame.

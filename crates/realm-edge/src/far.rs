@@ -1,38 +1,33 @@
 //! A component on another node as a backend: the request goes there over an encrypted stream that is
 //! kept for the next one, and a node that does not answer is left alone for a while.
 //!
-//! The other end is `tunnel`. Not who has what, nor how far it is: that is told with the table.
+//! The other end is `tunnel`. Not who has what, nor how far it is: that is told with the table. Over
+//! HTTP/1.1, so that trailers are not passed on unless the head of a message names them.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use http::header::{HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode, Version};
 use realm_model::name::{ComponentName, NodeName};
 
 use crate::backend::{Backend, Body, BoxFuture, CallError, RoutePrefix};
-use crate::headers::REALM_ERROR;
-use crate::upstream::{Dial, Keep, Upstream, UpstreamLimits};
+use crate::headers::{REALM_AGAIN, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO};
+use crate::upstream::{Dial, Failure, Keep, Upstream, UpstreamLimits};
 
-/// The component that a request is for.
-pub(crate) const TO: HeaderName = HeaderName::from_static("realm-to");
-/// Bytes of the path that its route names.
-pub(crate) const PREFIX: HeaderName = HeaderName::from_static("realm-prefix");
-/// The other node has no answer: its code is in `realm-error`, what happened is here.
-pub(crate) const REFUSED: HeaderName = HeaderName::from_static("realm-refused");
-/// Another node may have one: the guest never had the request.
-pub(crate) const AGAIN: HeaderName = HeaderName::from_static("realm-again");
-
-/// Requests under way to one node: each takes a stream of the connection, which has 384.
-const CONCURRENCY_MAX: u32 = 256;
-/// What a component itself allows is kept where it runs; this ends what got lost on the way.
-const WALL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// Requests under way to one node: each takes a stream of the connection, which has 384 for both ways
+/// and all that nodes say to each other.
+const CONCURRENCY_MAX: u32 = 96;
+/// Until the head of an answer. What a component itself allows is kept where it runs; this ends what
+/// got lost on the way.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// A stream that nobody uses costs its tables alone; a new one costs the time of a good tenth of a
 /// millisecond.
 const KEEP: Keep = Keep {
-    idle_max: 64,
+    idle_max: 32,
     age_max: Duration::from_secs(30),
+    life_max: Duration::from_secs(120),
     may_be_single: false,
 };
 /// Failures in a row until a node is left alone.
@@ -81,7 +76,7 @@ impl Line {
     pub fn new(node: NodeName, dial: Box<dyn Dial>) -> Arc<Self> {
         let limits = UpstreamLimits {
             concurrency_max: CONCURRENCY_MAX,
-            wall_timeout: WALL_TIMEOUT,
+            wall_timeout: HEAD_TIMEOUT,
             // The edge counts what the client sends, and the component's own limit holds there.
             request_bytes_max: u64::MAX,
         };
@@ -109,6 +104,11 @@ impl Line {
         }
     }
 
+    /// Lets go of streams that nobody used for long: a connection with streams is not closed.
+    pub fn sweep(&self) {
+        self.upstream.sweep();
+    }
+
     fn is_avoided(&self) -> bool {
         self.avoided_until_ms.load(Relaxed) > now_ms()
     }
@@ -123,16 +123,18 @@ impl Line {
 
     fn failed(&self) {
         self.counts.failed.fetch_add(1, Relaxed);
+        // What was under way when it broke is one failure and not many.
+        if self.is_avoided() {
+            return;
+        }
         let failures = self.failures.fetch_add(1, Relaxed).saturating_add(1);
         let Some(more) = failures.checked_sub(FAILURES_MAX) else {
             return;
         };
         let pause = PAUSE.saturating_mul(1 << more.min(16)).min(PAUSE_MAX);
         let until_ms = now_ms() + u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        let before_ms = self.avoided_until_ms.fetch_max(until_ms, Relaxed);
-        if before_ms <= now_ms() {
-            tracing::warn!(node = %self.node, ?pause, "the node does not answer requests and is avoided");
-        }
+        self.avoided_until_ms.fetch_max(until_ms, Relaxed);
+        tracing::warn!(node = %self.node, ?pause, "the node does not answer requests and is avoided");
     }
 }
 
@@ -171,23 +173,24 @@ impl Far {
         let (parts, body) = request.into_parts();
         let may_repeat = parts.method.is_idempotent();
         let head = self.head(parts)?;
-        match self.line.upstream.send(head, body).await {
-            Ok(response) => {
-                self.line.succeeded();
-                let counts = &self.line.counts;
-                match refusal(response.status(), response.headers()) {
-                    Some(error) => {
-                        counts.refused.fetch_add(1, Relaxed);
-                        Err(error)
-                    }
-                    None => {
-                        counts.answered.fetch_add(1, Relaxed);
-                        Ok(response)
-                    }
-                }
-            }
-            Err(error) => Err(self.unanswered(error, may_repeat)),
+        // How long the body may take is for the component's limits, and for the client.
+        let response = match self.line.upstream.send(head, body, None).await {
+            Ok(response) => response,
+            Err(failure) => return Err(self.unanswered(failure, may_repeat)),
+        };
+        let Some(refusal) = refusal(response.status(), response.headers()) else {
+            self.line.succeeded();
+            self.line.counts.answered.fetch_add(1, Relaxed);
+            return Ok(response);
+        };
+        // A node that says of itself that it has what it has not, or fails, is of no use.
+        if ["not-here", "internal", "bad-response", UNKNOWN].contains(&refusal.code) {
+            self.line.failed();
+        } else {
+            self.line.succeeded();
+            self.line.counts.refused.fetch_add(1, Relaxed);
         }
+        Err(refusal)
     }
 
     /// The head as the other end expects it: the whole URI, and what the request is for.
@@ -213,44 +216,51 @@ impl Far {
         if !headers.contains_key(HOST) {
             headers.insert(HOST, host);
         }
-        headers.insert(TO, to);
-        headers.insert(PREFIX, HeaderValue::from(prefix));
+        headers.insert(REALM_TO, to);
+        headers.insert(REALM_PREFIX, HeaderValue::from(prefix));
         Ok(head)
     }
 
-    fn unanswered(&self, error: CallError, may_repeat: bool) -> CallError {
-        match error.code {
-            "not-listening" | "no-response" => {
-                self.line.failed();
-                let is_sent = error.code == "no-response";
-                CallError {
-                    retryable: !is_sent || may_repeat,
-                    retry_after_s: Some(1),
-                    ..CallError::new(
-                        StatusCode::BAD_GATEWAY,
-                        "node-unreached",
-                        "the node that was asked for an answer is not reached, or broke off",
-                    )
-                }
-            }
-            // The node is there, and of no use.
-            "wall-timeout" | "bad-response" => {
-                self.line.failed();
-                error
-            }
-            _ => error,
+    fn unanswered(&self, failure: Failure, may_repeat: bool) -> CallError {
+        let retryable = match failure {
+            Failure::NotReached => true,
+            Failure::Broken => may_repeat,
+            Failure::NotHttp | Failure::TooLate => false,
+            // Nothing that the node did.
+            Failure::NoRoom | Failure::Upload | Failure::TooLarge => return failure.into(),
+        };
+        self.line.failed();
+        match failure {
+            Failure::NotReached | Failure::Broken => CallError {
+                retryable,
+                retry_after_s: Some(1),
+                ..CallError::new(
+                    StatusCode::BAD_GATEWAY,
+                    "node-unreached",
+                    "the node that was asked for an answer is not reached, or broke off",
+                )
+            },
+            Failure::NotHttp
+            | Failure::TooLate
+            | Failure::NoRoom
+            | Failure::Upload
+            | Failure::TooLarge => failure.into(),
         }
     }
 }
 
 /// What the other end says in a guest's place.
 fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<CallError> {
-    let message = headers.get(REFUSED)?;
+    let message = headers.get(REALM_REFUSED)?;
+    let status = match status.is_client_error() || status.is_server_error() {
+        true => status,
+        false => StatusCode::BAD_GATEWAY,
+    };
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let code = headers.get(REALM_ERROR).and_then(text).unwrap_or_default();
     let retry_after_s = headers.get(RETRY_AFTER).and_then(text);
     Some(CallError {
-        retryable: headers.contains_key(AGAIN),
+        retryable: headers.contains_key(REALM_AGAIN),
         retry_after_s: retry_after_s.and_then(|seconds| seconds.parse().ok()),
         ..CallError::new(status, known_code(&code), text(message).unwrap_or_default())
     })
@@ -261,6 +271,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<CallError> {
 const CODES: [&str; 16] = [
     "bad-request",
     "bad-response",
+    "cancelled",
     "epoch-timeout",
     "exit",
     "guest-error",
@@ -274,13 +285,15 @@ const CODES: [&str; 16] = [
     "trap",
     "wall-timeout",
     "internal",
-    "request-timeout",
 ];
 
 fn known_code(code: &str) -> &'static str {
     let known = CODES.iter().find(|known| **known == code);
-    known.copied().unwrap_or("failed-elsewhere")
+    known.copied().unwrap_or(UNKNOWN)
 }
+
+/// A code that this version does not know.
+const UNKNOWN: &str = "failed-elsewhere";
 
 impl Backend for Far {
     fn call(

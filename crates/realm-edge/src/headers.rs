@@ -16,6 +16,14 @@ pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwa
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// The code of an answer that the edge gave in a backend's place.
 pub(crate) const REALM_ERROR: HeaderName = HeaderName::from_static("realm-error");
+/// Of a request that comes from another node: the component that it is for.
+pub(crate) const REALM_TO: HeaderName = HeaderName::from_static("realm-to");
+/// And the bytes of the path that its route names.
+pub(crate) const REALM_PREFIX: HeaderName = HeaderName::from_static("realm-prefix");
+/// Of an answer: the other node has none of a guest; its code is in `realm-error`, what happened here.
+pub(crate) const REALM_REFUSED: HeaderName = HeaderName::from_static("realm-refused");
+/// Another node may have one: the guest never had the request.
+pub(crate) const REALM_AGAIN: HeaderName = HeaderName::from_static("realm-again");
 /// Asks for [`REALM_PATH`]: a caller on this machine, or behind a trusted proxy.
 pub(crate) const REALM_TRACE: HeaderName = HeaderName::from_static("realm-trace");
 /// The nodes that were asked, in order; `here` is the one that answers the client.
@@ -47,7 +55,7 @@ pub(crate) fn is_framing_clear(version: Version, headers: &HeaderMap) -> bool {
 pub(crate) fn strip_request(headers: &mut HeaderMap) {
     if !headers
         .keys()
-        .any(|name| is_connection_bound(name) || is_misread(name))
+        .any(|name| is_connection_bound(name) || is_misread(name) || is_between_nodes(name))
     {
         return;
     }
@@ -58,7 +66,7 @@ pub(crate) fn strip_request(headers: &mut HeaderMap) {
             .any(|item| item.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     });
     strip(headers);
-    remove_where(headers, is_misread);
+    remove_where(headers, |name| is_misread(name) || is_between_nodes(name));
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -68,10 +76,12 @@ pub(crate) fn strip_request(headers: &mut HeaderMap) {
 pub(crate) fn strip_response(headers: &mut HeaderMap) {
     if headers
         .keys()
-        .any(|name| is_connection_bound(name) || *name == REALM_ERROR)
+        .any(|name| is_connection_bound(name) || *name == REALM_ERROR || is_between_nodes(name))
     {
         strip(headers);
-        headers.remove(REALM_ERROR);
+        remove_where(headers, |name| {
+            *name == REALM_ERROR || is_between_nodes(name)
+        });
     }
 }
 
@@ -93,6 +103,18 @@ pub(crate) fn strip_response_trailers(headers: &mut HeaderMap) {
 /// Removes the client's story of its way; a peer that is no trusted proxy may not tell one.
 pub(crate) fn strip_forwarded(headers: &mut HeaderMap) {
     remove_where(headers, is_story_of_way);
+}
+
+/// What nodes say to each other: no word of clients and guests.
+fn is_between_nodes(name: &HeaderName) -> bool {
+    [
+        REALM_TO,
+        REALM_PREFIX,
+        REALM_REFUSED,
+        REALM_AGAIN,
+        REALM_PATH,
+    ]
+    .contains(name)
 }
 
 fn is_story_of_way(name: &HeaderName) -> bool {

@@ -1,8 +1,9 @@
-//! A request body on its way to a backend: counted, capped, timed, and given back whole where the
-//! backend never touched it.
+//! A request body on its way to a backend: counted, capped, timed, and given again where another
+//! replica is asked, as long as no more than its beginning was read.
 //!
 //! Not a buffer: a frame is read from the client when the backend asks for one.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 
 use crate::backend::{Body, BoxError};
@@ -33,18 +35,32 @@ enum UploadError {
     Malformed,
 }
 
+/// Bytes of a body that are kept until no other replica can be asked: a form, a document. They lie in
+/// what was read anyway.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a backend may take to let go of a body after its call has failed.
+const LETTING_GO_MAX: Duration = Duration::from_secs(1);
+
 /// What the edge knows of a body that it gave away.
 pub(crate) struct Upload {
     bytes: AtomicU64,
     fault: AtomicU8,
     size_hint: SizeHint,
     slot: Mutex<Slot>,
+    /// Told when a backend lets go of the body.
+    let_go: Notify,
 }
 
 struct Slot {
     body: Option<Incoming>,
     /// Whether the body may still be given to another replica.
     is_retryable: bool,
+    /// What was read of it.
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    /// Whether that is all that was read.
+    is_kept: bool,
 }
 
 /// No body: nothing to share, and nothing to allocate.
@@ -61,7 +77,11 @@ impl Upload {
             slot: Mutex::new(Slot {
                 body: Some(body),
                 is_retryable: true,
+                kept: Vec::new(),
+                kept_bytes: 0,
+                is_kept: true,
             }),
+            let_go: Notify::new(),
         })
     }
 
@@ -75,6 +95,7 @@ impl Upload {
             upload: Arc::clone(self),
             connection: Arc::clone(connection),
             incoming: None,
+            again: self.with_slot(|slot| slot.kept.clone().into()),
             is_finished: false,
             bytes_max: limits.request_bytes_max,
             pause_max: limits.body_read_timeout,
@@ -84,14 +105,48 @@ impl Upload {
         .boxed_unsync()
     }
 
-    /// Whether no backend has read any of it.
-    pub(crate) fn is_untouched(&self) -> bool {
-        self.with_slot(|slot| slot.body.is_some())
+    /// Whether all of it can be given to another backend. Waits a moment for the one that had it: a
+    /// connection that breaks lets go of what it was to send a little after it tells.
+    pub(crate) async fn comes_back(&self) -> bool {
+        let coming = async {
+            loop {
+                let let_go = self.let_go.notified();
+                let mut let_go = std::pin::pin!(let_go);
+                let_go.as_mut().enable();
+                match self.with_slot(|slot| (slot.is_kept, slot.body.is_some())) {
+                    (false, _) => return false,
+                    (true, true) => return true,
+                    (true, false) => let_go.await,
+                }
+            }
+        };
+        tokio::time::timeout(LETTING_GO_MAX, coming)
+            .await
+            .unwrap_or(false)
     }
 
     /// No retry comes any more: a body that the backend lets go is let go.
     pub(crate) fn settle(&self) {
-        self.with_slot(|slot| slot.is_retryable = false);
+        let kept = self.with_slot(|slot| {
+            slot.is_retryable = false;
+            slot.is_kept = false;
+            std::mem::take(&mut slot.kept)
+        });
+        drop(kept);
+    }
+
+    /// Keeps what was read, as far as it may be wanted again.
+    fn keep(&self, data: &Bytes) {
+        self.with_slot(|slot| {
+            let bytes = slot.kept_bytes.saturating_add(data.len());
+            if !slot.is_retryable || bytes > KEPT_BYTES_MAX {
+                slot.is_kept = false;
+                slot.kept = Vec::new();
+            } else if slot.is_kept {
+                slot.kept_bytes = bytes;
+                slot.kept.push(data.clone());
+            }
+        });
     }
 
     /// Bytes that the backend read.
@@ -130,6 +185,8 @@ struct RequestBody {
     connection: Arc<Connection>,
     /// `None` until the first read, so that an untouched body stays with the edge.
     incoming: Option<Incoming>,
+    /// What another backend read of it before.
+    again: VecDeque<Bytes>,
     is_finished: bool,
     bytes_max: u64,
     pause_max: Duration,
@@ -178,9 +235,12 @@ impl RequestBody {
                 if before.saturating_add(added) > self.bytes_max {
                     return Err(self.upload.fail(UploadError::TooLarge));
                 }
+                self.upload.keep(&data);
                 Ok(Frame::data(data))
             }
             Err(frame) => {
+                // They are not kept.
+                self.upload.with_slot(|slot| slot.is_kept = false);
                 let mut trailers = frame.into_trailers().unwrap_or_default();
                 strip_request_trailers(&mut trailers);
                 Ok(Frame::trailers(trailers))
@@ -200,6 +260,9 @@ impl HttpBody for RequestBody {
         let this = &mut *self;
         if this.is_finished {
             return Poll::Ready(None);
+        }
+        if let Some(data) = this.again.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if this.incoming.is_none() {
             this.incoming = this.upload.with_slot(|slot| slot.body.take());
@@ -233,30 +296,35 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.is_finished || self.incoming.as_ref().is_some_and(HttpBody::is_end_stream)
+        self.is_finished
+            || self.again.is_empty() && self.incoming.as_ref().is_some_and(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.incoming {
-            Some(incoming) => incoming.size_hint(),
+            Some(incoming) if self.again.is_empty() => incoming.size_hint(),
             None if self.is_finished => SizeHint::with_exact(0),
-            None => self.upload.size_hint,
+            Some(_) | None => self.upload.size_hint,
         }
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if !self.is_end_stream() {
-            self.connection.end_with(Ending::Linger);
-        }
-        let unread = self.upload.with_slot(|slot| {
-            if slot.is_retryable {
-                None
+        let is_over = self.is_end_stream();
+        let incoming = self.incoming.take();
+        let (is_given_back, unread) = self.upload.with_slot(|slot| {
+            if slot.is_retryable && slot.is_kept {
+                slot.body = slot.body.take().or(incoming);
+                (true, None)
             } else {
-                slot.body.take()
+                (false, incoming.or(slot.body.take()))
             }
         });
         drop(unread);
+        self.upload.let_go.notify_waiters();
+        if !is_over && !is_given_back {
+            self.connection.end_with(Ending::Linger);
+        }
     }
 }

@@ -196,15 +196,20 @@ impl Handle {
         self.shared.edge.table.store(Arc::new(table));
     }
 
+    /// Whether [`Handle::serve_node`] takes streams: not once it is shut down.
+    pub fn takes_nodes(&self) -> bool {
+        !self.shared.stop.is_cancelled()
+    }
+
     /// Answers requests that another node brings on a stream, with what runs here. That the node is a
     /// member is for the caller to know. Returns at once.
     pub fn serve_node(&self, stream: impl Io) {
         let shared = &self.shared;
-        if shared.stop.is_cancelled() {
+        if !self.takes_nodes() {
             return;
         }
-        let seat = shared.workers.seat();
-        let runtime = seat.runtime.clone();
+        // Streams are kept while nobody uses them: they count for no seat.
+        let runtime = shared.workers.seat().runtime.clone();
         let serving = tunnel::serve(
             Arc::clone(&shared.edge),
             Box::new(stream),
@@ -216,7 +221,6 @@ impl Handle {
                 () = serving => {}
                 () = cut.cancelled() => {}
             }
-            drop(seat);
         };
         shared.tunnels.spawn_on(serving, &runtime);
     }

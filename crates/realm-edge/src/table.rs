@@ -42,8 +42,9 @@ pub(crate) struct Group {
     others: Vec<Other>,
 }
 
+/// One replica elsewhere, and the same as what is called.
 struct Other {
-    far: Far,
+    far: Arc<Far>,
     backend: Arc<dyn Backend>,
 }
 
@@ -182,8 +183,9 @@ impl Paths {
 
 impl Other {
     fn new(far: Far) -> Self {
+        let far = Arc::new(far);
         Self {
-            backend: Arc::new(far.clone()),
+            backend: Arc::clone(&far) as Arc<dyn Backend>,
             far,
         }
     }
@@ -229,13 +231,19 @@ impl Group {
         }
     }
 
-    /// Another replica than `tried`, the least loaded one here, else one of another node; for the one
-    /// retry, so it may scan.
+    /// Another replica than `tried`, for the one retry, so it may scan: the least loaded one here if it
+    /// has less to do, else one of another node: where the better of two had no room, none here may
+    /// have any.
     pub(crate) fn pick_other(&self, tried: &Arc<dyn Backend>) -> Option<&Arc<dyn Backend>> {
-        let here = self.replicas.iter();
-        here.filter(|replica| !Arc::ptr_eq(replica, tried))
-            .min_by_key(|replica| replica.load())
-            .or_else(|| self.pick_far(Some(tried)))
+        let others = self.replicas.iter();
+        let here = others
+            .filter(|replica| !Arc::ptr_eq(replica, tried))
+            .min_by_key(|replica| replica.load());
+        let is_freer = here.is_some_and(|here| here.load() < tried.load());
+        match is_freer || self.others.is_empty() {
+            true => here,
+            false => self.pick_far(Some(tried)).or(here),
+        }
     }
 
     /// Whether a request that one replica never took could go to another.

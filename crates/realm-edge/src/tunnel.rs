@@ -7,11 +7,13 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use http::{Request, Response, StatusCode};
-use http_body::Body as _;
+use http::{Method, Request, Response, StatusCode};
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -23,8 +25,10 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::{Edge, fit};
 use crate::backend::{Backend, Body, CallError, RoutePrefix};
 use crate::config::HEADER_COUNT_MAX;
-use crate::far::{AGAIN, PREFIX, REFUSED, TO};
-use crate::headers::REALM_ERROR;
+use crate::headers::{
+    REALM_AGAIN, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO, is_framing_clear,
+    strip_request, strip_request_trailers,
+};
 use crate::observe::MethodClass;
 use crate::refusal::Refusal;
 use crate::request_body;
@@ -40,21 +44,55 @@ const HEADERS_MORE: usize = 16;
 /// Answers the requests that come on one stream until it ends, or, once `stop` is told, until the one
 /// that is under way is answered.
 pub(crate) async fn serve(edge: Arc<Edge>, io: Box<dyn Io>, stop: CancellationToken) {
-    let service = service_fn(move |request| answer(Arc::clone(&edge), request));
+    let under_way = Arc::new(AtomicU32::new(0));
+    let service = service_fn(|request| {
+        let under_way = UnderWay::begin(&under_way);
+        let answer = answer(Arc::clone(&edge), request);
+        async move {
+            let answer = answer.await;
+            // Dropped with the body.
+            let held = move |frame| {
+                let _ = &under_way;
+                frame
+            };
+            answer.map(|response| response.map(|body| body.map_frame(held).boxed_unsync()))
+        }
+    });
     let mut http = http1::Builder::new();
     http.max_headers(HEADER_COUNT_MAX + HEADERS_MORE)
         .max_buf_size(BUFFER_BYTES_MAX)
         .header_read_timeout(None);
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
+        biased;
         () = stop.cancelled() => {
+            // Half a head is no request: whoever sends it asks another node.
+            if under_way.load(Relaxed) == 0 {
+                return;
+            }
             serving.as_mut().graceful_shutdown();
             serving.await
         }
+        ended = serving.as_mut() => ended,
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a stream of another node's requests ended");
+    }
+}
+
+/// A request until the end of its answer.
+struct UnderWay(Arc<AtomicU32>);
+
+impl UnderWay {
+    fn begin(count: &Arc<AtomicU32>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -82,15 +120,21 @@ async fn dispatch(edge: &Edge, request: Request<Incoming>) -> Result<Response<Bo
         let value = headers.remove(name)?;
         Some(value.to_str().ok()?.to_owned())
     };
-    let component = word(&mut parts.headers, TO).and_then(|name| name.parse().ok());
-    let prefix = word(&mut parts.headers, PREFIX).and_then(|bytes| bytes.parse().ok());
+    let component = word(&mut parts.headers, REALM_TO).and_then(|name| name.parse().ok());
+    let prefix = word(&mut parts.headers, REALM_PREFIX).and_then(|bytes| bytes.parse().ok());
     let path_bytes = parts.uri.path().len();
     let (Some(component), Some(prefix)) = (component, prefix) else {
         return Err(malformed());
     };
-    if prefix > path_bytes || parts.uri.authority().is_none() {
+    // The other node's edge saw to all of this, if it is an honest one.
+    let is_sound = prefix <= path_bytes
+        && parts.uri.authority().is_some()
+        && parts.method != Method::CONNECT
+        && is_framing_clear(parts.version, &parts.headers);
+    if !is_sound {
         return Err(malformed());
     }
+    strip_request(&mut parts.headers);
     let replica = here(edge, &component).ok_or_else(not_here)?;
     if body.size_hint().lower() > edge.limits.request_bytes_max {
         return Err(too_large());
@@ -98,10 +142,8 @@ async fn dispatch(edge: &Edge, request: Request<Incoming>) -> Result<Response<Bo
     let bytes_max = usize::try_from(edge.limits.request_bytes_max).unwrap_or(usize::MAX);
     let body = match body.is_end_stream() {
         true => request_body::empty(),
-        false => Limited::new(body, bytes_max).boxed_unsync(),
+        false => Limited::new(body.map_frame(without_heads), bytes_max).boxed_unsync(),
     };
-    parts.headers.remove(AGAIN);
-    parts.headers.remove(REFUSED);
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
     *request.uri_mut() = parts.uri;
@@ -110,10 +152,14 @@ async fn dispatch(edge: &Edge, request: Request<Incoming>) -> Result<Response<Bo
     if prefix > 0 {
         request.extensions_mut().insert(RoutePrefix(prefix));
     }
-    let mut response = replica.call(request).await?;
-    // What a guest writes is not this node's word.
-    response.headers_mut().remove(REFUSED);
-    Ok(response)
+    replica.call(request).await
+}
+
+fn without_heads(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        strip_request_trailers(trailers);
+    }
+    frame
 }
 
 fn here(edge: &Edge, component: &ComponentName) -> Option<Arc<dyn Backend>> {
@@ -134,9 +180,12 @@ fn refuse(error: &CallError) -> Response<Body> {
         .take(MESSAGE_BYTES_MAX)
         .collect();
     let message = HeaderValue::from_str(&message);
-    headers.insert(REFUSED, message.unwrap_or(HeaderValue::from_static("")));
+    headers.insert(
+        REALM_REFUSED,
+        message.unwrap_or(HeaderValue::from_static("")),
+    );
     if error.retryable {
-        headers.insert(AGAIN, HeaderValue::from_static("1"));
+        headers.insert(REALM_AGAIN, HeaderValue::from_static("1"));
     }
     if let Some(seconds) = error.retry_after_s {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -67,7 +67,7 @@ pub struct Limits {
     pub members_max: usize,
     /// Connections of clients: people and their scripts.
     pub clients_max: usize,
-    /// Connections of strangers. Each is one exchange and may hold 32 MiB (TCP): few at a time.
+    /// Connections of strangers. Each is one exchange and may hold 96 MiB (TCP): few at a time.
     pub strangers_max: usize,
     /// Connections of strangers from one address (IPv4) or one /64 (IPv6), so that one machine with
     /// many keys cannot take all the places.
@@ -122,7 +122,7 @@ impl Default for Limits {
             members_max: 512,
             clients_max: 64,
             strangers_max: 16,
-            strangers_per_source_max: 4,
+            strangers_per_source_max: 2,
             strangers_rate: Rate {
                 per_second: 20,
                 burst: 64,

@@ -25,9 +25,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// A QUIC connection over which nothing comes is dead. Members are found out sooner, by ping.
 const QUIC_IDLE_TIME_MAX: Duration = Duration::from_secs(10);
 const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(4);
-/// Streams of one connection over TCP, where each may hold 256 KiB that nobody has read yet, before it
-/// is known who the peer is: 32 MiB. The fallback is not for thousands.
-const TCP_STREAMS_MAX: usize = 128;
+/// Streams of one connection over TCP: as over QUIC, and one more ends the connection. Each may hold 256
+/// KiB that nobody has read yet, before it is known who the peer is: 96 MiB.
+const TCP_STREAMS_MAX: usize = 384;
 /// A handshake, with the choice of protocols.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 /// A connection of a client or stranger without a stream ends after that.

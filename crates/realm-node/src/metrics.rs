@@ -281,7 +281,7 @@ impl Page<'_> {
         };
         families.push(counters(
             "realm_tunnel_requests_total",
-            "Requests that were brought to other nodes.",
+            "Requests that were passed on to other nodes.",
             self.node.lines.iter().flat_map(outcomes),
         ));
         families.push(gauges(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use realm_model::entry::NamespaceName;
 use realm_model::lock::Pin;
 use realm_model::manifest::{ComponentSpec, Manifest, Mode, NodeSelector, RouteSpec};
 use realm_model::name::{ComponentName, NodeName};
@@ -219,14 +220,17 @@ fn routes_of<'a>(
         .collect()
 }
 
-/// The routes of other nodes: any node answers them, by asking one of those.
+/// The owners' routes of other nodes: any node answers them, by asking one of those. Not those of
+/// delegates: a path that is for a delegate's nodes is not to take requests of the others.
 fn routes_elsewhere<'a>(
     desired: &'a Desired,
     all: &'a Manifest,
     authority: &'a Authority,
     node: &'a NodeName,
 ) -> impl Iterator<Item = &'a RouteSpec> {
-    let lists = desired.parts().flat_map(|part| &part.routing);
+    let owners = desired.namespaces.get(&NamespaceName::DEFAULT);
+    let owners = owners.and_then(|state| state.manifest.as_deref());
+    let lists = owners.into_iter().flat_map(|part| &part.routing);
     lists
         .filter(|(selector, _)| !selects(selector, node, all, authority))
         .flat_map(|(_, routes)| routes)

@@ -83,16 +83,22 @@ impl HttpBody for RequestBody {
 pub(super) struct ReplyBody {
     body: Incoming,
     lease: Option<Lease>,
-    wall: Pin<Box<Sleep>>,
+    /// `None`: whoever reads it bounds its time.
+    wall: Option<Pin<Box<Sleep>>>,
     _place: Place,
 }
 
 impl ReplyBody {
-    pub(super) fn new(body: Incoming, lease: Lease, deadline: Instant, place: Place) -> Self {
+    pub(super) fn new(
+        body: Incoming,
+        lease: Lease,
+        deadline: Option<Instant>,
+        place: Place,
+    ) -> Self {
         let mut reply = Self {
             body,
             lease: Some(lease),
-            wall: Box::pin(sleep_until(deadline)),
+            wall: deadline.map(|deadline| Box::pin(sleep_until(deadline))),
             _place: place,
         };
         reply.settle();
@@ -119,7 +125,12 @@ impl HttpBody for ReplyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         // A server that always has more is never waited for: its time is looked at all the same.
-        if this.lease.is_some() && Instant::now() >= this.wall.deadline() {
+        if this.lease.is_some()
+            && this
+                .wall
+                .as_ref()
+                .is_some_and(|wall| Instant::now() >= wall.deadline())
+        {
             this.lease = None;
             return Poll::Ready(Some(Err(wall_timeout().into())));
         }
@@ -138,12 +149,14 @@ impl HttpBody for ReplyBody {
                 }
                 Poll::Ready(None)
             }
-            Poll::Pending if this.lease.is_some() => {
-                ready!(this.wall.as_mut().poll(context));
+            Poll::Pending => {
+                let Some(wall) = this.wall.as_mut().filter(|_| this.lease.is_some()) else {
+                    return Poll::Pending;
+                };
+                ready!(wall.as_mut().poll(context));
                 this.lease = None;
                 Poll::Ready(Some(Err(wall_timeout().into())))
             }
-            Poll::Pending => Poll::Pending,
         }
     }
 

@@ -1,5 +1,5 @@
-//! A server on this machine as a backend: requests go to it over HTTP/1.1, on connections that are
-//! kept, within limits.
+//! A server as a backend: requests go to it over HTTP/1.1, on connections that are kept, within limits.
+//! It listens on this machine, or is another node at the end of a stream (`far`).
 //!
 //! What is stale is tried once more where that is safe; what the client gives up ends at the server
 //! as well. Not here: who the server is, and whether it is healthy. `Upgrade` is not passed on: to
@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Uri};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -42,6 +42,7 @@ const PROBE_BYTES_MAX: usize = 64 * 1024;
 const KEEP: Keep = Keep {
     idle_max: 32,
     age_max: Duration::from_secs(4),
+    life_max: Duration::MAX,
     may_be_single: true,
 };
 
@@ -66,6 +67,25 @@ struct Inner {
     slots: Arc<Semaphore>,
     waiting: AtomicU32,
     in_flight: Arc<AtomicU32>,
+}
+
+/// Why a server gave no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// As many requests as may be are under way.
+    NoRoom,
+    /// No connection was made, or the request did not leave.
+    NotReached,
+    /// The connection broke after the request, or a part of it, had left.
+    Broken,
+    /// What came back is not HTTP.
+    NotHttp,
+    /// The request's own body failed.
+    Upload,
+    /// It has more bytes than the server takes.
+    TooLarge,
+    /// No answer came in time.
+    TooLate,
 }
 
 /// What one request holds to its end.
@@ -121,11 +141,14 @@ impl Upstream {
             .body(())
             .map_err(|_| refused("bad-request", "the path of the probe is none"))?;
         let body = RequestBody::new(request_body::empty(), 0);
-        let (response, lease) = self.exchange(request, body).await?;
+        let (response, lease) = self
+            .exchange(request, body)
+            .await
+            .map_err(CallError::from)?;
         let (parts, mut body) = response.into_parts();
         let mut read = 0;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| no_response())?;
+            let frame = frame.map_err(|_| CallError::from(Failure::Broken))?;
             read += frame.data_ref().map_or(0, bytes::Bytes::len);
             if read > PROBE_BYTES_MAX {
                 return Ok(parts.status);
@@ -164,30 +187,40 @@ impl Upstream {
             return Err(request_too_large());
         }
         let (parts, body) = request.into_parts();
-        self.send(head(parts)?, body).await
+        let deadline = Instant::now() + limits.wall_timeout;
+        let sent = self.send(head(parts)?, body, Some(deadline)).await;
+        sent.map_err(CallError::from)
     }
 
-    /// Sends a request whose head is as the server expects it.
+    /// Sends a request whose head is as the server expects it. Its head is waited for as long as the
+    /// limits say, the body of its answer until `deadline`.
     pub(crate) async fn send(
         &self,
         head: Request<()>,
         body: Body,
-    ) -> Result<Response<Body>, CallError> {
+        deadline: Option<Instant>,
+    ) -> Result<Response<Body>, Failure> {
         let limits = self.0.limits;
-        let deadline = Instant::now() + limits.wall_timeout;
-        let place = self.admit().await.ok_or_else(overloaded)?;
+        let answer_by = Instant::now() + limits.wall_timeout;
+        let place = self.admit().await.ok_or(Failure::NoRoom)?;
+        let head = framed(head, &body);
         let body = RequestBody::new(body, limits.request_bytes_max);
         let fault = body.fault();
-        let answered = timeout_at(deadline, self.exchange(head, body)).await;
+        let answered = timeout_at(answer_by, self.exchange(head, body)).await;
         let (response, lease) = match answered {
             Ok(Ok(answered)) => answered,
-            Ok(Err(_)) if fault.is_too_large() => return Err(request_too_large()),
-            Ok(Err(error)) => return Err(error),
-            Err(_) => return Err(wall_timeout()),
+            Ok(Err(_)) if fault.is_too_large() => return Err(Failure::TooLarge),
+            Ok(Err(failure)) => return Err(failure),
+            Err(_) => return Err(Failure::TooLate),
         };
         let (parts, body) = response.into_parts();
         let body = ReplyBody::new(body, lease, deadline, place);
         Ok(Response::from_parts(parts, Body::new(body)))
+    }
+
+    /// Lets go of connections that nobody used for long.
+    pub(crate) fn sweep(&self) {
+        self.0.pool.sweep();
     }
 
     /// One request on a kept connection or a new one. A kept one may be stale: then the request is
@@ -196,8 +229,8 @@ impl Upstream {
         &self,
         head: Request<()>,
         body: RequestBody,
-    ) -> Result<(Response<Incoming>, Lease), CallError> {
-        let spare = (is_repeatable(head.method()) && body.is_end_stream()).then(|| head.clone());
+    ) -> Result<(Response<Incoming>, Lease), Failure> {
+        let spare = (head.method().is_idempotent() && body.is_end_stream()).then(|| head.clone());
         let mut request = head.map(|()| body);
         let mut sent_before = false;
         if let Some(mut lease) = self.0.pool.take() {
@@ -213,18 +246,18 @@ impl Upstream {
                 },
             }
         }
-        let opened = self.0.pool.open().await;
-        let mut lease = opened.map_err(|_| {
-            // What was sent may have been the end of the server: no replica is to get it as well.
-            if sent_before {
-                no_response()
-            } else {
-                not_listening()
-            }
-        })?;
+        // What was sent may have been the end of the server: no replica is to get it as well.
+        let unsent = match sent_before {
+            true => Failure::Broken,
+            false => Failure::NotReached,
+        };
+        let mut lease = self.0.pool.open().await.map_err(|_| unsent)?;
         let answered = lease.sender.try_send_request(request);
         let response = self.0.pool.patiently(PATIENCE, answered).await;
-        let response = response.map_err(|error| failed(error.error()))?;
+        let response = response.map_err(|mut error| match error.take_message() {
+            Some(_) => unsent,
+            None => failed(error.error()),
+        })?;
         Ok((response, lease))
     }
 }
@@ -303,28 +336,47 @@ fn announced(request: &Request<Body>) -> u64 {
     length.unwrap_or(0).max(request.body().size_hint().lower())
 }
 
-/// Methods that may be sent twice (RFC 9110 §9.2.2).
-fn is_repeatable(method: &Method) -> bool {
-    method.is_idempotent()
-}
-
-fn failed(error: &hyper::Error) -> CallError {
-    if error.is_parse() {
-        return CallError::new(
-            StatusCode::BAD_GATEWAY,
-            "bad-response",
-            "the component's answer is not HTTP",
-        );
+/// hyper sends no body with GET and the like unless the head says that there is one.
+fn framed(mut head: Request<()>, body: &Body) -> Request<()> {
+    let headers = head.headers_mut();
+    if body.is_end_stream() || headers.contains_key(CONTENT_LENGTH) {
+        return head;
     }
-    no_response()
+    match body.size_hint().exact() {
+        Some(bytes) => headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes)),
+        None => headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked")),
+    };
+    head
 }
 
-fn no_response() -> CallError {
-    CallError::new(
-        StatusCode::BAD_GATEWAY,
-        "no-response",
-        "the component closed the connection without an answer",
-    )
+fn failed(error: &hyper::Error) -> Failure {
+    if error.is_parse() {
+        Failure::NotHttp
+    } else if error.is_user() {
+        Failure::Upload
+    } else {
+        Failure::Broken
+    }
+}
+
+impl From<Failure> for CallError {
+    fn from(failure: Failure) -> Self {
+        let broken = |message| CallError::new(StatusCode::BAD_GATEWAY, "no-response", message);
+        match failure {
+            Failure::NoRoom => overloaded(),
+            Failure::NotReached => not_listening(),
+            Failure::Broken => broken("the component closed the connection without an answer"),
+            Failure::NotHttp => CallError::new(
+                StatusCode::BAD_GATEWAY,
+                "bad-response",
+                "the component's answer is not HTTP",
+            ),
+            // The client's own fault is told in its place.
+            Failure::Upload => broken("the request's body broke off"),
+            Failure::TooLarge => request_too_large(),
+            Failure::TooLate => wall_timeout(),
+        }
+    }
 }
 
 fn refused(code: &'static str, message: &'static str) -> CallError {

@@ -34,6 +34,8 @@ pub(crate) struct Keep {
     pub(crate) idle_max: usize,
     /// A kept one is not trusted after this.
     pub(crate) age_max: Duration,
+    /// None lives longer than that: of two ways to a server the better one is taken in the end.
+    pub(crate) life_max: Duration,
     /// Whether the server may take one connection after the other, so that a kept one blocks it.
     pub(crate) may_be_single: bool,
 }
@@ -51,7 +53,7 @@ impl Dial for Local {
     }
 }
 
-/// Loopback answers at once, or the queue of the server is full.
+/// Who is there answers at once, or is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After its answer a server may still read the rest of the request; nobody waits for it longer.
 const REST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -72,11 +74,13 @@ pub(super) struct Pool {
 struct Idle {
     sender: SendRequest<RequestBody>,
     since: Instant,
+    born: Instant,
 }
 
 /// A connection in use. Without [`Lease::give_back`] its end is the end of the connection.
 pub(super) struct Lease {
     pub(super) sender: SendRequest<RequestBody>,
+    born: Instant,
     pool: Arc<Pool>,
 }
 
@@ -93,14 +97,19 @@ impl Pool {
     /// A kept connection.
     pub(super) fn take(self: &Arc<Self>) -> Option<Lease> {
         let mut idle = self.lock();
-        while let Some(Idle { sender, since }) = idle.pop() {
+        while let Some(Idle {
+            sender,
+            since,
+            born,
+        }) = idle.pop()
+        {
             if since.elapsed() > self.keep.age_max {
                 // The others wait for even longer.
                 idle.clear();
                 return None;
             }
             if sender.is_ready() {
-                return Some(self.lease(sender));
+                return Some(self.lease(sender, born));
             }
         }
         None
@@ -118,7 +127,7 @@ impl Pool {
             .map_err(io::Error::other)?;
         // It ends with its sender, and says there what went wrong.
         tokio::spawn(async move { drop(connection.await) });
-        Ok(self.lease(sender))
+        Ok(self.lease(sender, Instant::now()))
     }
 
     /// Waits for an answer on a new connection; after `patience` the kept ones make room.
@@ -139,15 +148,22 @@ impl Pool {
         answer.await
     }
 
-    fn lease(self: &Arc<Self>, sender: SendRequest<RequestBody>) -> Lease {
+    /// Lets go of those that nobody used for long.
+    pub(super) fn sweep(&self) {
+        self.lock()
+            .retain(|idle| idle.since.elapsed() <= self.keep.age_max);
+    }
+
+    fn lease(self: &Arc<Self>, sender: SendRequest<RequestBody>, born: Instant) -> Lease {
         Lease {
             sender,
+            born,
             pool: Arc::clone(self),
         }
     }
 
-    fn keep(&self, sender: SendRequest<RequestBody>) {
-        if self.impatient.load(Relaxed) > 0 {
+    fn keep(&self, sender: SendRequest<RequestBody>, born: Instant) {
+        if self.impatient.load(Relaxed) > 0 || born.elapsed() > self.keep.life_max {
             return;
         }
         let mut idle = self.lock();
@@ -157,6 +173,7 @@ impl Pool {
         idle.push(Idle {
             sender,
             since: Instant::now(),
+            born,
         });
     }
 
@@ -170,13 +187,17 @@ impl Lease {
     /// The answer was read whole: the connection may serve another request, once the server has
     /// read the rest of this one.
     pub(super) fn give_back(self) {
-        let Self { mut sender, pool } = self;
+        let Self {
+            mut sender,
+            born,
+            pool,
+        } = self;
         if sender.is_ready() {
-            return pool.keep(sender);
+            return pool.keep(sender, born);
         }
         tokio::spawn(async move {
             if let Ok(Ok(())) = timeout(REST_TIMEOUT, sender.ready()).await {
-                pool.keep(sender);
+                pool.keep(sender, born);
             }
         });
     }

@@ -186,7 +186,7 @@ async fn a_node_that_is_not_reached_costs_no_request_and_is_soon_avoided() {
 }
 
 #[tokio::test]
-async fn what_broke_off_is_asked_again_elsewhere_where_that_changes_nothing() {
+async fn case_33_what_broke_off_is_asked_again_elsewhere_where_that_changes_nothing() {
     for (method, expected) in [
         ("GET", good("there")),
         ("DELETE", good("there")),
@@ -201,7 +201,67 @@ async fn what_broke_off_is_asked_again_elsewhere_where_that_changes_nothing() {
 }
 
 #[tokio::test]
-async fn two_nodes_with_old_views_do_not_send_a_request_round() {
+async fn a_body_is_given_again_to_the_next_node() {
+    for bytes in [10, 60_000] {
+        let (empty, old) = node(mirror()).await;
+        empty.handle.set_table(routed(Vec::new(), Vec::new()));
+        let count = backend(|request| async move {
+            let body = http_body_util::BodyExt::collect(request.into_body()).await;
+            let bytes = body.expect("a whole body").to_bytes().len();
+            Ok(Response::new(text(bytes.to_string())))
+        });
+        let (_there, to) = node(count).await;
+        let asking = Asking::of(&[(old, 0), (to, 1)]).await;
+        let body = text("x".repeat(bytes));
+        let answer = asking
+            .rig
+            .send1(request("POST", "http://a.example/", body))
+            .await;
+        let (status, _, body) = whole(answer).await;
+        assert_eq!(status.as_u16(), 200, "{bytes} bytes");
+        assert_eq!(body, bytes.to_string().as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_its_own_request_is_no_fault_of_the_node() {
+    let (_there, to) = node(mirror()).await;
+    let asking = Asking::of(&[(to, 0)]).await;
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n";
+    for _ in 0..5 {
+        let answer = asking.rig.raw(head).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    assert_eq!(asking.figures(0).failed, 0);
+    assert!(!asking.figures(0).is_avoided);
+}
+
+#[tokio::test]
+async fn a_get_with_a_body_keeps_it() {
+    let echo = backend(|request| async move { Ok(Response::new(request.into_body())) });
+    let (_there, to) = node(echo).await;
+    let asking = Asking::of(&[(to, 0)]).await;
+    let head = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+                4\r\nbody\r\n0\r\n\r\n";
+    let answer = asking.rig.raw(head).await;
+    assert!(answer.contains("\r\n4\r\nbody\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_node_that_says_it_has_what_it_has_not_is_avoided() {
+    let (liar, to) = node(mirror()).await;
+    liar.handle.set_table(routed(Vec::new(), Vec::new()));
+    let (_there, honest) = node(named("there")).await;
+    let asking = Asking::of(&[(to, 0), (honest, 1)]).await;
+    for _ in 0..20 {
+        assert_eq!(asking.ask("POST").await, good("there"));
+    }
+    assert!(asking.figures(0).is_avoided);
+    assert_eq!(asking.figures(0).failed, 3);
+}
+
+#[tokio::test]
+async fn case_33_two_nodes_with_old_views_do_not_send_a_request_round() {
     let (there, to) = node(named("there")).await;
     let asking = Asking::of(&[(to, 0)]).await;
     let back = Streams {
@@ -214,8 +274,7 @@ async fn two_nodes_with_old_views_do_not_send_a_request_round() {
         .set_table(routed(Vec::new(), vec![Far::new(line, app(), 0)]));
     let (status, code, _) = asking.ask("GET").await;
     assert_eq!((status, code.as_str()), (503, "not-here"));
-    assert_eq!(asking.figures(0).refused, 1);
-    assert!(!asking.figures(0).is_avoided, "it did answer");
+    assert_eq!(asking.figures(0).failed, 1);
 }
 
 #[tokio::test]

@@ -92,6 +92,10 @@ pub(crate) fn passing() -> Places<PublicKey> {
 impl Door {
     async fn stream(self, asker: Asker, protocol: Protocol, incoming: Incoming) {
         let from = asker.key;
+        // Declined, so that the other node knows that nobody had its request.
+        if protocol == Protocol::Tunnel && !self.edge.takes_nodes() {
+            return;
+        }
         // A peer that went away meanwhile is no news.
         let Ok(stream) = incoming.accept().await else {
             return;

@@ -51,8 +51,13 @@ impl Tunnels {
         names: &BTreeMap<PublicKey, NodeName>,
     ) -> Option<BTreeMap<ComponentName, Vec<Far>>> {
         let Self { net, lines, .. } = self;
+        let mut ways = ways;
+        for ways in ways.values_mut() {
+            ways.retain(|way| names.contains_key(&way.node));
+        }
         let before = lines.len();
         lines.retain(|key, line| names.get(key) == Some(line.node()));
+        lines.values().for_each(|line| line.sweep());
         if lines.len() == before && ways == self.ways {
             return None;
         }
