@@ -16,7 +16,6 @@ mod forwarded;
 mod headers;
 mod host;
 mod io;
-mod linger;
 mod observe;
 mod origin;
 mod path;

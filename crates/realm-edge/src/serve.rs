@@ -11,22 +11,30 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::{Edge, answer};
 use crate::config::{EdgeLimits, HEADER_COUNT_MAX};
 use crate::connection::{Connection, Ending, Order};
 use crate::io::Socket;
-use crate::linger::{Pace, linger};
 use crate::registry::Place;
 use crate::stream::watch;
 
-/// The two protocols, with their limits, and what closing connections share.
+/// How long a closing connection reads on, so that its client sees the answer and not a reset.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// And how much: as much as a component takes by default, so that whoever sends such a body and
+/// gets its answer early can read it.
+const LINGER_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// At once. On the heap: most connections never come to this.
+const LINGER_READ_BYTES: usize = 16 * 1024;
+
+/// The two protocols, with their limits.
 pub(crate) struct Http {
     http1: http1::Builder,
     http2: http2::Builder<Tracked>,
-    lingering: Pace,
 }
 
 /// Serves a connection until it ends; it holds its place until its socket is closed.
@@ -38,7 +46,7 @@ pub(crate) async fn serve(
     place: Place,
 ) {
     drive(edge, &http, stream, &connection).await;
-    close(&http.lingering, &connection).await;
+    close(&connection).await;
     drop(place);
 }
 
@@ -92,16 +100,42 @@ where
 }
 
 /// Closes the socket that hyper gave back.
-async fn close(pace: &Pace, connection: &Connection) {
+async fn close(connection: &Connection) {
     let Some(mut stream) = connection.take_socket() else {
         return;
     };
     match connection.ending() {
         Ending::Close => {}
-        Ending::Linger => linger(pace, connection, &mut stream).await,
+        Ending::Linger => linger(connection, &mut stream).await,
         Ending::Reset => {
             let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         }
+    }
+}
+
+async fn linger(connection: &Connection, stream: &mut TcpStream) {
+    let reading = async {
+        let _ = stream.shutdown().await;
+        let mut unread = vec![0; LINGER_READ_BYTES];
+        let mut n_read = 0;
+        while n_read < LINGER_BYTES_MAX {
+            match stream.read(&mut unread).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => n_read += count,
+            }
+            // Else many that send what nobody wants are read for milliseconds at a time, while
+            // requests wait for the thread.
+            yield_now().await;
+        }
+    };
+    let cut = poll_fn(|context| match connection.poll_order(context) {
+        Order::Serve | Order::Drain => Poll::Pending,
+        Order::Evict | Order::Cut => Poll::Ready(()),
+    });
+    tokio::select! {
+        () = reading => {}
+        () = cut => {}
+        () = tokio::time::sleep(LINGER_TIMEOUT) => {}
     }
 }
 
@@ -148,10 +182,44 @@ impl Http {
             .max_local_error_reset_streams(limits.error_resets_max)
             .keep_alive_interval(limits.ping_interval)
             .keep_alive_timeout(limits.ping_timeout);
-        Self {
-            http1,
-            http2,
-            lingering: Pace::default(),
+        Self { http1, http2 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closing_connection_lets_others_run_between_two_reads() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).await.unwrap();
+        let (mut stream, peer) = listener.accept().await.unwrap();
+        client.writable().await.unwrap();
+        let mut n_sent = 0;
+        while let Ok(count) = client.try_write(&[0; 4096]) {
+            n_sent += count;
         }
+        drop(client);
+        let connection = Connection::new(peer, address, |_| false);
+        let mut n_turns = 0;
+        let others = async {
+            loop {
+                n_turns += 1;
+                yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = linger(&connection, &mut stream) => {}
+            () = others => {}
+        }
+        let n_read = n_sent.min(LINGER_BYTES_MAX);
+        assert!(
+            n_turns >= n_read / LINGER_READ_BYTES,
+            "{n_turns} turns, {n_read} bytes"
+        );
     }
 }
