@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use http::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use realm_model::name::{ComponentName, NodeName};
 
 use crate::backend::{Backend, Body, BoxFuture, CallError, RoutePrefix};
@@ -30,6 +32,8 @@ const KEEP: Keep = Keep {
     life_max: Duration::from_secs(120),
     may_be_single: false,
 };
+/// An answer of so many bytes, or fewer, is waited for to its end before any of it is passed on.
+const SHORT_BYTES_MAX: u64 = 64 * 1024;
 /// Failures in a row until a node is left alone.
 const FAILURES_MAX: u32 = 3;
 /// For how long; doubled with each failure after that.
@@ -179,6 +183,10 @@ impl Far {
             Err(failure) => return Err(self.unanswered(failure, may_repeat)),
         };
         let Some(refusal) = refusal(response.status(), response.headers()) else {
+            let response = match may_repeat {
+                true => self.whole(response).await?,
+                false => response,
+            };
             self.line.succeeded();
             self.line.counts.answered.fetch_add(1, Relaxed);
             return Ok(response);
@@ -191,6 +199,23 @@ impl Far {
             self.line.counts.refused.fetch_add(1, Relaxed);
         }
         Err(refusal)
+    }
+
+    /// Waits for the body of a short answer, so that one of which only the head came is none: the request
+    /// may go to another node.
+    async fn whole(&self, response: Response<Body>) -> Result<Response<Body>, CallError> {
+        let is_short = |bytes| (1..=SHORT_BYTES_MAX).contains(&bytes);
+        if !response.body().size_hint().exact().is_some_and(is_short) {
+            return Ok(response);
+        }
+        let (parts, body) = response.into_parts();
+        match body.collect().await {
+            Ok(body) => {
+                let body = body.map_err(|never| match never {}).boxed_unsync();
+                Ok(Response::from_parts(parts, body))
+            }
+            Err(_) => Err(self.unanswered(Failure::Broken, true)),
+        }
     }
 
     /// The head as the other end expects it: the whole URI, and what the request is for.

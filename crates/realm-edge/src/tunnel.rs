@@ -6,14 +6,16 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
-use http_body::{Body as _, Frame};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -50,12 +52,8 @@ pub(crate) async fn serve(edge: Arc<Edge>, io: Box<dyn Io>, stop: CancellationTo
         let answer = answer(Arc::clone(&edge), request);
         async move {
             let answer = answer.await;
-            // Dropped with the body.
-            let held = move |frame| {
-                let _ = &under_way;
-                frame
-            };
-            answer.map(|response| response.map(|body| body.map_frame(held).boxed_unsync()))
+            let held = |body| Passed::of(body, Some(under_way)).boxed_unsync();
+            answer.map(|response| response.map(held))
         }
     });
     let mut http = http1::Builder::new();
@@ -142,7 +140,7 @@ async fn dispatch(edge: &Edge, request: Request<Incoming>) -> Result<Response<Bo
     let bytes_max = usize::try_from(edge.limits.request_bytes_max).unwrap_or(usize::MAX);
     let body = match body.is_end_stream() {
         true => request_body::empty(),
-        false => Limited::new(body.map_frame(without_heads), bytes_max).boxed_unsync(),
+        false => Limited::new(Passed::of(body, None), bytes_max).boxed_unsync(),
     };
     let mut request = Request::new(body);
     *request.method_mut() = parts.method;
@@ -155,11 +153,44 @@ async fn dispatch(edge: &Edge, request: Request<Incoming>) -> Result<Response<Bo
     replica.call(request).await
 }
 
-fn without_heads(mut frame: Frame<Bytes>) -> Frame<Bytes> {
-    if let Some(trailers) = frame.trailers_mut() {
-        strip_request_trailers(trailers);
+/// A body on its way through, with the length that it has.
+struct Passed<B> {
+    body: B,
+    /// Of an answer; of a request there is none, and its trailers are looked at.
+    under_way: Option<UnderWay>,
+}
+
+impl<B> Passed<B> {
+    const fn of(body: B, under_way: Option<UnderWay>) -> Self {
+        Self { body, under_way }
     }
-    frame
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Passed<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let mut polled = Pin::new(&mut self.body).poll_frame(context);
+        if self.under_way.is_none()
+            && let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            strip_request_trailers(trailers);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn here(edge: &Edge, component: &ComponentName) -> Option<Arc<dyn Backend>> {
