@@ -26,14 +26,10 @@ const PAUSE_LAST: Duration = Duration::from_secs(5);
 /// How long the ports of a swarm that ended are waited for, and how often they are looked at.
 const RELEASE_TIME_MAX: Duration = Duration::from_secs(10);
 const RELEASE_LOOK: Duration = Duration::from_millis(20);
-const THREAD_NAME: &str = "realm-net";
 /// After that long without a panic the pauses begin anew.
 const CALM: Duration = Duration::from_secs(60);
 
-/// Starts the network on a thread of its own. Fails when an address cannot be listened on.
-///
-/// One thread: what comes in wakes the task of its connection, and that the one of a stream; where each
-/// of them may be on another thread, each costs a wake-up of tens of microseconds.
+/// Starts the network in a task of the current runtime. Fails when an address cannot be listened on.
 pub fn spawn(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), Error> {
     let keys = identity::keypair(&config.seed)?;
     let me = SecretKey::from_seed(&config.seed).public();
@@ -47,33 +43,10 @@ pub fn spawn(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), Error> {
         counters: kept.counters.clone(),
         me,
     };
-    let setup = |error: std::io::Error| Error::Setup(error.to_string());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(setup)?;
-    let listening = {
-        let _here = runtime.enter();
-        Net::new(&mut kept).and_then(|mut first| {
-            first.listen_now()?;
-            Ok(first.into_parts())
-        })
-    };
-    let parts = match listening {
-        Ok(parts) => parts,
-        Err(error) => {
-            // Dropped where others wait, it would wait for its own threads.
-            runtime.shutdown_background();
-            return Err(error);
-        }
-    };
-    std::thread::Builder::new()
-        .name(THREAD_NAME.to_owned())
-        .spawn(move || {
-            runtime.block_on(supervise(kept, inbox, parts));
-            runtime.shutdown_background();
-        })
-        .map_err(setup)?;
+    let mut first = Net::new(&mut kept)?;
+    first.listen_now()?;
+    let parts = first.into_parts();
+    tokio::spawn(Box::pin(supervise(kept, inbox, parts)));
     Ok((handle, receiver))
 }
 

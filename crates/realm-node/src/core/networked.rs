@@ -27,6 +27,8 @@ const STEPS_AT_ONCE_MAX: usize = 64;
 /// After a new record those who fetch and those who dial hear of it this late at most: in a realm of
 /// a hundred nodes records come all the time, and each look goes through all of them.
 const LEARN_MS: u64 = 250;
+/// The same in a realm that is no full mesh.
+const LEARN_LARGE_MS: u64 = 1_000;
 
 impl Core {
     /// The node has a part in the network from now on.
@@ -247,7 +249,11 @@ impl Core {
             // What is wanted here does not depend on it: no plan follows.
             Output::Records => {
                 network.changed(now);
-                network.learn_at.get_or_insert(now.plus(LEARN_MS));
+                let late_ms = match network.sync.members().len() {
+                    0..=realm_net::FULL_MESH_MAX => LEARN_MS,
+                    _ => LEARN_LARGE_MS,
+                };
+                network.learn_at.get_or_insert(now.plus(late_ms));
             }
             Output::Beacon(bytes) => network.keep_beacon(&bytes),
             Output::Epoch { at_least } => {
