@@ -19,6 +19,8 @@ const STANDS_STILL: [&str; 5] = [
 ];
 /// Nodes and components that an error names: the status has them all.
 const NAMED_MAX: usize = 20;
+/// The code of a component whose bytes are not on its node, and nowhere that it knows.
+const NOT_UPLOADED: &str = "not-uploaded";
 
 /// What is to be said of the other nodes.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -78,10 +80,12 @@ impl Others {
             let Some(state) = there.state else { continue };
             let why = there.why.as_deref().unwrap_or("no reason given");
             let line = format!("{} on {node}: {why}", component.name);
+            // It has not heard yet who has the bytes that were just uploaded elsewhere.
+            let is_coming = why.starts_with(NOT_UPLOADED);
             match progress_of(state) {
                 Progress::Done => {}
-                Progress::Failed => self.failed.push(line),
-                Progress::Underway => self.underway.push(line),
+                Progress::Failed if !is_coming => self.failed.push(line),
+                Progress::Failed | Progress::Underway => self.underway.push(line),
             }
         }
     }
