@@ -67,7 +67,8 @@ pub struct Limits {
     pub members_max: usize,
     /// Connections of clients: people and their scripts.
     pub clients_max: usize,
-    /// Connections of strangers. Each is one exchange and may hold 96 MiB (TCP): few at a time.
+    /// Connections of strangers: as many as pending joins are kept, and no more. A hundred machines that
+    /// wake up behind one address are strangers to each other until they have the authority chain.
     pub strangers_max: usize,
     /// Connections of strangers from one address (IPv4) or one /64 (IPv6), so that one machine with
     /// many keys cannot take all the places.
@@ -121,8 +122,8 @@ impl Default for Limits {
         Self {
             members_max: 512,
             clients_max: 64,
-            strangers_max: 16,
-            strangers_per_source_max: 2,
+            strangers_max: 64,
+            strangers_per_source_max: 8,
             strangers_rate: Rate {
                 per_second: 20,
                 burst: 64,
