@@ -24,7 +24,7 @@ pub(crate) const WASMTIME_BEST: &[&str] = &[
     "-Opooling-table-keep-resident=524288",
     "-Opooling-pagemap-scan=y",
 ];
-/// nginx as a static file server with nothing else to do; a process per core, like the others.
+/// nginx with a process per core, like the others, and temporary files where it runs.
 const NGINX_SETTINGS: &str = "\
 daemon off;
 USER
@@ -41,9 +41,11 @@ http {
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
     default_type text/plain;
-    server { listen ADDRESS; root files; }
+    SERVER
 }
 ";
+/// A static file server with nothing else to do.
+const NGINX_FILES: &str = "server { listen ADDRESS; root files; }";
 const WORKERD_SETTINGS: &str = "\
 using Workerd = import \"/workerd/workerd.capnp\";
 const config :Workerd.Config = (
@@ -156,6 +158,20 @@ impl Tools<'_> {
         })
     }
 
+    /// nginx in `folder`, with this in its block `http`.
+    pub(crate) fn nginx(&self, folder: &Path, server: &str) -> Result<Command> {
+        let settings = NGINX_SETTINGS
+            .replace("SERVER", server)
+            .replace("USER", nginx_user());
+        fs::write(folder.join("nginx.conf"), settings)?;
+        let mut command = Command::new(&self.args.nginx);
+        command
+            .arg("-p")
+            .arg(folder)
+            .args(["-e", "error.log", "-c", "nginx.conf"]);
+        Ok(command)
+    }
+
     /// Starts a peer with a guest. It may not answer yet, except realm, whose components run.
     pub(crate) fn start(&self, name: &str, peer: &Peer, guest: &Path) -> Result<Running> {
         let folder = self.folder(&name.replace(' ', "-"))?;
@@ -173,15 +189,8 @@ impl Tools<'_> {
                 let address = free_address()?;
                 fs::create_dir(folder.join("files"))?;
                 fs::write(folder.join("files/index.html"), text)?;
-                let settings = NGINX_SETTINGS
-                    .replace("ADDRESS", &address.to_string())
-                    .replace("USER", nginx_user());
-                fs::write(folder.join("nginx.conf"), settings)?;
-                let mut command = Command::new(&self.args.nginx);
-                command
-                    .arg("-p")
-                    .arg(&folder)
-                    .args(["-e", "error.log", "-c", "nginx.conf"]);
+                let server = NGINX_FILES.replace("ADDRESS", &address.to_string());
+                let command = self.nginx(&folder, &server)?;
                 plain(Server::start(name, address, command, &log)?)
             }
             Peer::Workerd => {
@@ -198,7 +207,7 @@ impl Tools<'_> {
 }
 
 /// nginx gives up root, and then may not read a folder of root's.
-pub(crate) fn nginx_user() -> &'static str {
+fn nginx_user() -> &'static str {
     if rustix::process::geteuid().is_root() {
         "user root;"
     } else {

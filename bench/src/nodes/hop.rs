@@ -17,7 +17,7 @@ use super::{WHOLE_TIME_MAX, until_whole};
 use crate::cases::example;
 use crate::http;
 use crate::machine;
-use crate::peers::{Tools, nginx_user};
+use crate::peers::Tools;
 use crate::report::{Bound, CaseReport, Table, Verdict, digits};
 use crate::server::{Server, free_address};
 use crate::stats::Spread;
@@ -35,29 +35,13 @@ const KNOWN_TIME_MAX: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// As many connections as a busy site keeps, and the workers of the others.
+/// As many connections as a busy site keeps.
 const NGINX: &str = "\
-daemon off;
-USER
-worker_processes 2;
-pid nginx.pid;
-error_log error.log warn;
-events { worker_connections 4096; }
-http {
-    access_log off;
-    keepalive_requests 1000000000;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    upstream there { server TARGET; keepalive 64; keepalive_requests 1000000000; }
+upstream there { server TARGET; keepalive 64; keepalive_requests 1000000000; }
     server {
         listen ADDRESS;
         location / { proxy_pass http://there; proxy_http_version 1.1; proxy_set_header Connection \"\"; }
-    }
-}
-";
+    }";
 const HAPROXY: &str = "\
 global
     nbthread 2
@@ -188,14 +172,10 @@ fn address(member: &Member) -> Result<SocketAddr> {
 fn nginx(tools: &Tools<'_>, target: SocketAddr) -> Result<Server> {
     let folder = tools.folder("hop-nginx")?;
     let address = free_address()?;
-    let settings = NGINX
+    let server = NGINX
         .replace("ADDRESS", &address.to_string())
-        .replace("TARGET", &target.to_string())
-        .replace("USER", nginx_user());
-    fs::write(folder.join("nginx.conf"), settings)?;
-    let mut command = Command::new(&tools.args.nginx);
-    command.arg("-p").arg(&folder);
-    command.args(["-e", "error.log", "-c", "nginx.conf"]);
+        .replace("TARGET", &target.to_string());
+    let command = tools.nginx(&folder, &server)?;
     started("nginx", address, command, &folder)
 }
 

@@ -247,29 +247,25 @@ impl Far {
     }
 
     fn unanswered(&self, failure: Failure, may_repeat: bool) -> CallError {
-        let retryable = match failure {
-            Failure::NotReached => true,
-            Failure::Broken => may_repeat,
-            Failure::NotHttp | Failure::TooLate => false,
-            // Nothing that the node did.
-            Failure::NoRoom | Failure::Upload | Failure::TooLarge => return failure.into(),
-        };
-        self.line.failed();
         match failure {
-            Failure::NotReached | Failure::Broken => CallError {
-                retryable,
-                retry_after_s: Some(1),
-                ..CallError::new(
-                    StatusCode::BAD_GATEWAY,
-                    "node-unreached",
-                    "the node that was asked for an answer is not reached, or broke off",
-                )
-            },
-            Failure::NotHttp
-            | Failure::TooLate
-            | Failure::NoRoom
-            | Failure::Upload
-            | Failure::TooLarge => failure.into(),
+            // Nothing that the node did.
+            Failure::NoRoom | Failure::Upload | Failure::TooLarge => failure.into(),
+            Failure::NotHttp | Failure::TooLate => {
+                self.line.failed();
+                failure.into()
+            }
+            Failure::NotReached | Failure::Broken => {
+                self.line.failed();
+                CallError {
+                    retryable: failure == Failure::NotReached || may_repeat,
+                    retry_after_s: Some(1),
+                    ..CallError::new(
+                        StatusCode::BAD_GATEWAY,
+                        "node-unreached",
+                        "the node that was asked for an answer is not reached, or broke off",
+                    )
+                }
+            }
         }
     }
 }
