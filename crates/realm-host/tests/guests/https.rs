@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -118,7 +118,11 @@ async fn answer(
             _ => text,
         };
         let response = response.body(Full::new(Bytes::from(text)));
-        async { response }
+        async {
+            // An answer that comes before the request has ended would hide how its body ends.
+            let _ = request.into_body().collect().await;
+            response
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http2().max_concurrent_streams(streams_max);
