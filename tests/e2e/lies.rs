@@ -46,6 +46,8 @@ fn lies(realms: &Realms) -> NodeBody {
     };
     body.peers = vec![link.clone(), link];
     body.components = vec![ComponentSummary {
+        serving: None,
+        seats: None,
         name: "hello".to_owned(),
         namespace: "default".to_owned(),
         wanted: u32::MAX,

@@ -46,6 +46,7 @@ mod neighbourhood;
 mod neighbours;
 mod panics;
 mod partition;
+mod placed;
 mod remote;
 mod serving;
 mod session;

@@ -249,6 +249,10 @@ impl Node {
         self.agent = Some(Agent::of(running));
     }
 
+    pub(crate) const fn is_running(&self) -> bool {
+        self.agent.is_some()
+    }
+
     pub(crate) fn agent(&self) -> &Agent {
         self.agent.as_ref().expect("the agent runs")
     }

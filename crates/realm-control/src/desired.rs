@@ -139,6 +139,13 @@ impl Desired {
         state.map_or(usize::MAX, |state| state.age_of(component, node, revision))
     }
 
+    /// The namespace of `component`, and the entry that last made it another revision on some node.
+    pub(crate) fn edition(&self, component: &ComponentName) -> Option<(NamespaceName, u64)> {
+        let mut namespaces = self.namespaces.iter();
+        let (name, state) = namespaces.find(|(_, state)| state.has(component))?;
+        Some((*name, state.edition(component)))
+    }
+
     /// The pin of `component`.
     pub fn pin(&self, component: &ComponentName) -> Option<Pin> {
         self.state_of(component)?.pin(component)

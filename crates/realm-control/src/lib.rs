@@ -8,9 +8,11 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod around;
 mod authority;
 mod bucket;
 mod desired;
+mod gates;
 mod ledger;
 mod namespace;
 mod revision;
@@ -18,7 +20,9 @@ mod text;
 
 pub mod backoff;
 pub mod changes;
+pub mod losses;
 pub mod pending;
+pub mod place;
 mod plan;
 pub mod reach;
 pub mod records;
@@ -27,6 +31,7 @@ pub mod sync;
 mod view;
 pub mod ways;
 
+pub use around::Around;
 pub use authority::{
     ApprovedNode, Authority, BeaconRule, CLOCK_TOLERANCE_S, OwnerSet, PlacedFence, Role,
 };
@@ -44,5 +49,7 @@ pub use view::{Across, Here, across, view};
 mod sim;
 #[cfg(test)]
 mod sim_net;
+#[cfg(test)]
+mod sim_roll;
 #[cfg(test)]
 mod testing;

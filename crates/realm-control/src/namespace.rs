@@ -37,6 +37,8 @@ pub struct NamespaceState {
     since: BTreeMap<ComponentName, u64>,
     /// Component → the settings it had, the newest last.
     lineage: BTreeMap<ComponentName, Vec<Settings>>,
+    /// Component → the entry that made it another revision on some node.
+    editions: BTreeMap<ComponentName, u64>,
 }
 
 /// What a component ran with from one version on.
@@ -89,6 +91,7 @@ impl NamespaceState {
             restarts: BTreeMap::new(),
             since: BTreeMap::new(),
             lineage: BTreeMap::new(),
+            editions: BTreeMap::new(),
         }
     }
 
@@ -170,6 +173,12 @@ impl NamespaceState {
         manifest.is_some_and(|manifest| manifest.components.contains_key(component))
     }
 
+    /// The entry that last made `component` another revision on some node: a rollout goes by it. 0 if it
+    /// is not in the manifest.
+    pub(crate) fn edition(&self, component: &ComponentName) -> u64 {
+        self.editions.get(component).copied().unwrap_or_default()
+    }
+
     /// The authority head that was seen when the component came into the manifest.
     pub(crate) fn since(&self, component: &ComponentName) -> Option<u64> {
         self.since.get(component).copied()
@@ -190,6 +199,8 @@ impl NamespaceState {
             .retain(|component, _| manifest.components.contains_key(component));
         self.lineage
             .retain(|component, _| manifest.components.contains_key(component));
+        self.editions
+            .retain(|component, _| manifest.components.contains_key(component));
         self.manifest = Some(manifest);
         self.manifest_text = Some(text);
     }
@@ -209,6 +220,7 @@ impl NamespaceState {
             let digest = settings_digest(spec, *pin);
             let lineage = self.lineage.entry(component.clone()).or_default();
             if lineage.last().is_none_or(|last| last.digest != digest) {
+                self.editions.insert(component.clone(), head.seq);
                 lineage.push(Settings {
                     version: self.version,
                     digest,
@@ -225,6 +237,7 @@ impl NamespaceState {
 
     pub(crate) fn restart(&mut self, restart: &RestartBody, head: Head) {
         self.head = head;
+        self.editions.insert(restart.component.clone(), head.seq);
         let restarts = self.restarts.entry(restart.component.clone()).or_default();
         if restart.nodes.is_empty() {
             restarts.everywhere += 1;

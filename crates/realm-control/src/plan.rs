@@ -9,6 +9,7 @@
 mod artifacts;
 mod job;
 mod report;
+mod rolling;
 mod rollout;
 mod times;
 mod wanted;
@@ -24,9 +25,11 @@ use realm_model::observed::{
     RouteTable,
 };
 
+use crate::around::Around;
 use crate::authority::Authority;
 use crate::desired::Desired;
 use artifacts::Step;
+use rolling::Turns;
 use rollout::Rollout;
 use times::Handling;
 use wanted::{Wanted, WantedHere};
@@ -56,6 +59,12 @@ struct Scene<'a> {
     /// How those older revisions run, as far as it is remembered.
     modes: BTreeMap<Revision, Mode>,
     artifact: Step<'a>,
+    /// Replicas that go on here until others have taken over from them.
+    lingering: u32,
+    /// Until when they do so at least.
+    linger_until: Option<Millis>,
+    /// The turns of the replicas, by slot.
+    turns: Turns,
     handled: Option<&'a Handled>,
     now: Millis,
     /// The clock on the wall: for schedules.
@@ -63,6 +72,12 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
+    /// Whether a replica is of the wanted revision.
+    fn is_wanted(&self, id: &ReplicaId) -> bool {
+        self.wanted
+            .is_some_and(|wanted| wanted.revision == id.revision)
+    }
+
     /// Whether a replica of this revision can do meanwhile what the wanted one shall do.
     fn stands_in(&self, revision: Revision) -> bool {
         let wanted = self.wanted.map(Wanted::mode);
@@ -98,6 +113,7 @@ pub fn plan(
     authority: &Authority,
     node: &NodeName,
     observed: &Observed,
+    around: &Around,
     now: Millis,
 ) -> Plan {
     let mut plan = Plan {
@@ -105,7 +121,8 @@ pub fn plan(
         ..Plan::default()
     };
     let unix_ms = observed.unix_ms_at_zero.saturating_add(now.0);
-    let Some(here) = WantedHere::of(desired, authority, node, unix_ms / 1_000) else {
+    let Some(here) = WantedHere::of(desired, authority, node, &around.placement, unix_ms / 1_000)
+    else {
         return plan;
     };
     let mut table = RouteTable {
@@ -120,8 +137,22 @@ pub fn plan(
         let revisions: BTreeSet<Revision> =
             ids.filter(|id| old(id)).map(|id| id.revision).collect();
         let age = |revision| (revision, desired.age_of(component, node, revision));
+        let (lingering, linger_until) = match here.is_withheld(component, desired) {
+            true => (0, None),
+            false => around.lingering(component, node, now),
+        };
+        let own = rolling::Own {
+            component,
+            node,
+            wanted,
+            replicas: &replicas,
+            now,
+        };
         let scene = Scene {
             component,
+            lingering,
+            linger_until,
+            turns: rolling::turns(&own, desired, around),
             wanted,
             modes: revisions
                 .iter()
@@ -183,12 +214,19 @@ pub fn wake_at(observed: &Observed, now: Millis) -> Option<Millis> {
     replicas.chain(artifacts).filter(|time| *time > now).min()
 }
 
-/// When a schedule is to be looked at again. Not only when it falls due: the clock on the wall may be
+/// When to look again: at the turns of a rollout, and at a schedule. That not only when it falls due: the clock on the wall may be
 /// set, or may have stood still in the machine's sleep, and the monotonic clock does not know.
 fn look_at(scene: &Scene<'_>, rollout: &Rollout) -> Option<Millis> {
-    let due = rollout.next_due?;
-    let wait = due.saturating_sub(scene.unix_ms).clamp(1, LOOK_MS_MAX);
-    Some(scene.now.plus(wait))
+    let due = rollout.next_due.map(|due| {
+        let wait = due.saturating_sub(scene.unix_ms).clamp(1, LOOK_MS_MAX);
+        scene.now.plus(wait)
+    });
+    due.into_iter()
+        .chain(scene.turns.look_at)
+        .chain(rollout.look_at)
+        .chain(scene.linger_until)
+        .filter(|at| *at > scene.now)
+        .min()
 }
 
 /// Components that are wanted, run or have backends here, with their replicas.
@@ -255,6 +293,8 @@ impl Steps {
             backends: _,
             kept: _,
             held_back: _,
+            waits_turn: _,
+            look_at: _,
             handle,
             next_due: _,
         } = rollout;

@@ -151,20 +151,30 @@ impl World {
 
     /// Lets time pass until the next thing happens; `false` if nothing is under way.
     pub(crate) fn advance(&mut self) -> bool {
+        let Some(next) = self.next() else {
+            return false;
+        };
+        self.pass_to(next);
+        true
+    }
+
+    /// When the next thing happens by itself.
+    pub(crate) fn next(&self) -> Option<Millis> {
         let task = self.tasks.keys().next().map(|(time, _)| *time);
         let wake = crate::plan::wake_at(&self.observed, self.now);
         let look = self.look_at.filter(|time| *time > self.now);
-        let Some(next) = task.into_iter().chain(wake).chain(look).min() else {
-            return false;
-        };
-        self.now = next.max(self.now);
+        task.into_iter().chain(wake).chain(look).min()
+    }
+
+    /// Lets time pass until `now`, which is not behind anything that happens by itself.
+    pub(crate) fn pass_to(&mut self, now: Millis) {
+        self.now = now.max(self.now);
         while let Some(entry) = self.tasks.first_entry()
             && entry.key().0 <= self.now
         {
             let task = entry.remove();
             self.finish(&task);
         }
-        true
     }
 
     /// A healthy replica fails its probe; `which` chooses one.

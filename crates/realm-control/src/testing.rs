@@ -1,6 +1,7 @@
 //! Shared by the tests: a realm whose owner signs whatever a test wants signed, and manifests
 //! from few words.
 
+use realm_model::action::Plan;
 use realm_model::beacon::Beacon;
 use realm_model::digest::Digest;
 use realm_model::entry::{
@@ -10,9 +11,14 @@ use realm_model::entry::{
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::lock::{Lock, Pin};
 use realm_model::name::{ComponentName, NodeName};
+use realm_model::observed::{Millis, Observed};
 use realm_model::refusal::Refusal;
 
+use crate::around::Around;
+use crate::authority::Authority;
+use crate::desired::Desired;
 use crate::ledger::{Ledger, Logs};
+use crate::plan::plan;
 
 /// A realm with one owner; entries are signed for the place that the ledger has for them.
 #[derive(Clone)]
@@ -183,6 +189,18 @@ impl Realm {
             lock: lock.to_text(),
         }
     }
+}
+
+/// What the only node that anybody knows of plans.
+pub(crate) fn plan_alone(
+    desired: &Desired,
+    authority: &Authority,
+    node: &NodeName,
+    observed: &Observed,
+    now: Millis,
+) -> Plan {
+    let around = Around::alone(desired, authority);
+    plan(desired, authority, node, observed, &around, now)
 }
 
 pub(crate) fn chain_of(body: &Body) -> ChainId {

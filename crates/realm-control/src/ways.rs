@@ -69,8 +69,9 @@ pub fn ways(
             continue;
         };
         let components = record.body.components.iter();
-        let healthy =
-            components.filter(|one| one.healthy > 0 && ChainId::DEFAULT.as_str() == one.namespace);
+        let healthy = components.filter(|one| {
+            one.serving.unwrap_or(one.healthy) > 0 && ChainId::DEFAULT.as_str() == one.namespace
+        });
         for name in healthy.filter_map(|one| one.name.parse().ok()) {
             ways.entry(name).or_default().push(way);
         }
@@ -105,6 +106,8 @@ mod tests {
             code: String::new(),
             reason: String::new(),
             digest: None,
+            serving: None,
+            seats: None,
         }
     }
 

@@ -7,6 +7,7 @@ use crate::lock::Pin;
 use crate::manifest::{Mode, Source};
 use crate::name::ComponentName;
 use crate::observed::{Artifact, Handled, Millis, ReplicaId, RouteTable};
+use crate::record::SeatSummary;
 
 /// One step. Every action is idempotent: doing it twice is doing it once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,12 @@ pub struct ComponentReport {
     pub healthy: u32,
     /// Replicas of other revisions that still serve.
     pub old: u32,
+    /// Replicas that take requests, of whatever revision.
+    #[serde(skip)]
+    pub serving: u32,
+    /// Its places here, in a rollout over the nodes.
+    #[serde(skip)]
+    pub seats: Vec<SeatSummary>,
     /// The pin in force.
     pub digest: Option<Digest>,
     /// Everything it waits on, the most important first. Empty: all is as wanted.

@@ -20,7 +20,7 @@ use crate::wire::authenticated;
 pub use crate::wire::KeyBytes;
 pub use body::{
     Alarm, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, PeerLink, PendingJoin,
-    ReachedBy, RefusalCount, limits,
+    ReachedBy, RefusalCount, SeatSummary, limits,
 };
 
 /// A larger record is neither made nor read: room for 4,096 blobs and 500 components with a

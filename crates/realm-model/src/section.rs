@@ -68,6 +68,15 @@ pub enum Kind {
     Lists(Form, &'static Section),
     /// A string of a form, or a table.
     TextOrTable(Form, &'static Section),
+    /// An integer in a range, or a string of a form.
+    IntegerOrText {
+        /// The least.
+        min: u64,
+        /// The greatest.
+        max: u64,
+        /// The form.
+        form: Form,
+    },
 }
 
 /// The form of a string.
@@ -114,6 +123,10 @@ impl Kind {
             Self::TextOrTable(form, section) => {
                 format!("{}, or a table like `{}`", form.expected, section.title)
             }
+            Self::IntegerOrText { min, max, form } => {
+                let (min, max) = (grouped(*min), grouped(*max));
+                format!("an integer from {min} to {max}, or {}", form.expected)
+            }
         }
     }
 }
@@ -137,7 +150,8 @@ impl Kind {
             | Self::Table(_)
             | Self::Named(..)
             | Self::Lists(..)
-            | Self::TextOrTable(..) => self.expected(),
+            | Self::TextOrTable(..)
+            | Self::IntegerOrText { .. } => self.expected(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Everything that decides is pure (`realm_control`); everything that does is the executor's. What
 //! is here is the order between them.
 
+mod around;
 mod beacon;
 mod belonging;
 mod damaged;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use realm_control::sync::{Input, Judgement};
 use realm_control::{CheckError, Here, Ledger, plan, view, wake_at};
+use realm_model::action::Plan;
 use realm_model::api::Accepted;
 use realm_model::entry::{ChainId, NamespaceName};
 use realm_model::key::PublicKey;
@@ -35,6 +37,7 @@ use crate::metrics::NodeFigures;
 use crate::network::Network;
 use crate::pace::Pace;
 use crate::unix_ms;
+pub(crate) use around::Surroundings;
 pub(crate) use standing::heads;
 
 /// Plans in a row for one event. Each must act, and two or three reach a plan that waits for an
@@ -93,6 +96,8 @@ pub(crate) struct Core {
     pub(crate) tags: Vec<String>,
     /// What is left of a turn of the sync.
     pub(crate) fed: VecDeque<Input>,
+    /// Where everything shall be, and what the others say.
+    pub(crate) surroundings: Surroundings,
     /// Which desired state the node began with: another one waits until the others were heard.
     pub(crate) began_with: u64,
 }
@@ -138,6 +143,7 @@ impl Core {
         let wake = wake_at(&self.observed, self.planned_at)
             .into_iter()
             .chain(self.look_at)
+            .chain(self.surroundings.look_at)
             .min();
         let now = self.now();
         wake.map(|time| Duration::from_millis(time.since(now)))
@@ -338,8 +344,9 @@ impl Core {
     /// Plans and executes until there is nothing to do but wait.
     fn act(&mut self) {
         let began = Instant::now();
-        self.stale = false;
         tokio::task::block_in_place(|| self.journal.raise_marks());
+        self.look_around_if_due();
+        self.stale = false;
         self.held_back = !self.may_act();
         if !self.held_back {
             self.plan_and_execute();
@@ -372,9 +379,11 @@ impl Core {
         tracing::error!("the plan does not settle; waiting for the next event");
     }
 
-    fn plan(&self) -> realm_model::action::Plan {
+    fn plan(&self) -> Plan {
         let (desired, authority) = (self.ledger.desired(), self.ledger.authority());
-        plan(desired, authority, &self.node, &self.observed, self.now())
+        let around = &self.surroundings.around;
+        let now = self.now();
+        plan(desired, authority, &self.node, &self.observed, around, now)
     }
 
     fn with_world<T>(&mut self, act: impl FnOnce(&mut Executor, &mut World<'_>) -> T) -> T {
@@ -401,6 +410,10 @@ impl Core {
 
     /// What this node says of itself alone.
     fn own_status(&self) -> StatusView {
+        self.status_of(&self.plan())
+    }
+
+    fn status_of(&self, plan: &Plan) -> StatusView {
         let here = Here {
             node: &self.node,
             agent_version: env!("CARGO_PKG_VERSION"),
@@ -409,7 +422,7 @@ impl Core {
             refusals: &self.refusals,
         };
         let (desired, authority) = (self.ledger.desired(), self.ledger.authority());
-        view(desired, authority, &self.plan(), &here)
+        view(desired, authority, plan, &here)
     }
 
     /// What the authority chain says of a key.

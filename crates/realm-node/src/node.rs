@@ -168,6 +168,7 @@ impl Prepared {
             refusals: BTreeMap::new(),
             started,
             planned_at: Millis(0),
+            surroundings: crate::core::Surroundings::default(),
             look_at: None,
             inbox: VecDeque::new(),
             stale: true,

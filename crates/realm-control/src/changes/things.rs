@@ -8,8 +8,8 @@ use realm_model::grants::{ClockGrant, DirGrant, Grants};
 use realm_model::limits::Limits;
 use realm_model::lock::{Lock, Pin};
 use realm_model::manifest::{
-    ComponentSpec, HealthCheck, Manifest, NodeSpec, Probe, RestartPolicy, RouteSpec, Serve, Source,
-    World,
+    ComponentSpec, HealthCheck, Manifest, NodeSpec, OnFail, Probe, RestartPolicy, RouteSpec, Serve,
+    Source, Upkeep, World,
 };
 
 use realm_model::digest::Digest;
@@ -83,13 +83,60 @@ fn route_keys(route: &RouteSpec) -> Keys {
         host: _,
         path: _,
         component,
-        replicas,
+        upkeep,
     } = route;
-    [
-        ("component".to_owned(), given(quoted(component.as_str()))),
-        ("replicas".to_owned(), given(replicas)),
-    ]
-    .into()
+    let Upkeep {
+        replicas,
+        per_node,
+        max_surge,
+        max_unavailable,
+        min_ready_ms,
+        progress_deadline_ms,
+        on_fail,
+        lost_after_ms,
+    } = upkeep;
+    let default = Upkeep::default();
+    let mut keys = Keys::new();
+    let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
+    set("component", given(quoted(component.as_str())));
+    set("replicas", given(replicas));
+    set("per_node", or_default(per_node, &default.per_node));
+    set("max_surge", or_default(max_surge, &default.max_surge));
+    set(
+        "max_unavailable",
+        or_default(max_unavailable, &default.max_unavailable),
+    );
+    for (key, ms, default_ms) in [
+        ("min_ready", *min_ready_ms, default.min_ready_ms),
+        (
+            "progress_deadline",
+            *progress_deadline_ms,
+            default.progress_deadline_ms,
+        ),
+        ("lost_after", *lost_after_ms, default.lost_after_ms),
+    ] {
+        set(key, or_default(&span(ms), &span(default_ms)));
+    }
+    let word = |on_fail: &OnFail| match on_fail {
+        OnFail::Halt => "halt",
+        OnFail::Revert => "revert",
+    };
+    set(
+        "on_fail",
+        or_default(&word(on_fail), &word(&default.on_fail)),
+    );
+    keys
+}
+
+/// A time span as a manifest writes it, exactly.
+fn span(ms: u64) -> String {
+    match ms {
+        0 => "0s".to_owned(),
+        _ if ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
+        _ if ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
+        _ if ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
+        _ => format!("{ms}ms"),
+    }
 }
 
 fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {

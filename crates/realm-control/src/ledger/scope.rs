@@ -139,11 +139,11 @@ impl Scope<'_> {
 
     fn check_route(&self, route: &RouteSpec) -> Result<(), Refusal> {
         if let Some(max) = self.delegate.replicas_max
-            && route.replicas > max
+            && route.upkeep.replicas > max
         {
             return Err(self.beyond(format!(
                 "a route of `{}` asks for {} replicas, at most {max} are allowed",
-                route.component, route.replicas
+                route.component, route.upkeep.replicas
             )));
         }
         let hosts = &self.delegate.hosts;

@@ -10,8 +10,8 @@ use realm_model::manifest::{COMPONENTS_MAX, Mode};
 use realm_model::name::ComponentName;
 use realm_model::observed::{Observed, ReplicaState};
 
-use super::plan;
 use crate::sim::World;
+use crate::testing::plan_alone;
 use crate::testing::{Realm, component_name, manifest_body, node_name, pin, restart};
 
 /// Rounds without a pause in which one state of things has to come to rest: the table switches,
@@ -113,14 +113,14 @@ impl Drive {
         let routes = manifest.iter().flat_map(|m| m.routing.values().flatten());
         let replicas = routes
             .filter(|r| r.component == *component)
-            .map(|r| r.replicas as usize);
+            .map(|r| r.upkeep.replicas as usize);
         replicas.max().unwrap_or_default()
     }
 
     fn plan(&self) -> Plan {
         let (desired, authority) = (self.realm.ledger.desired(), self.realm.ledger.authority());
         let node = node_name("here");
-        plan(
+        plan_alone(
             desired,
             authority,
             &node,
@@ -194,8 +194,12 @@ impl Drive {
     fn settle(&mut self) {
         for _ in 0..2_000 {
             self.step();
-            // Schedules never come to an end.
-            self.world.look_at = None;
+            // Schedules never come to an end; rollouts do.
+            let plan = self.plan();
+            let mut codes = plan.reports.iter().flat_map(|one| &one.waiting_on);
+            if !codes.any(|one| one.code == "rolling") {
+                self.world.look_at = None;
+            }
             if !self.world.advance() {
                 return;
             }

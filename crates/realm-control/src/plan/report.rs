@@ -56,6 +56,8 @@ pub(super) fn report(
         wanted,
         mode: scene.wanted.map(Wanted::mode),
         running: healthy(true) > 0,
+        serving: number(scene.in_force.len()),
+        seats: scene.turns.seats.clone(),
         // Stand-ins in surplus slots are no more than wanted.
         healthy: number(healthy(true) + as_good_as_healthy(scene)).min(wanted),
         old: number(healthy(false)),
@@ -187,6 +189,13 @@ fn on_replicas(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Vec
         all.push(waiting("backoff", message));
     }
     all.extend(on_starts(scene, rollout, wanted));
+    if rollout.waits_turn > 0 {
+        let number = count(rollout.waits_turn as usize, "replica");
+        let why = scene.turns.waits_for.as_deref();
+        let why = why.map_or(String::new(), |why| format!(": {why}"));
+        let message = format!("{number} not replaced yet{why}");
+        all.push(waiting("rolling", message));
+    }
     if rollout.held_back > 0 {
         let number = count(rollout.held_back as usize, "replica");
         let message = if wanted.mode().is_job() {

@@ -1,16 +1,17 @@
 //! One component on one node: who takes requests, who starts, drains and stops.
 //!
-//! Groups: `new` are replicas of the wanted revision; of all older revisions the one that serves
-//! best is kept (`kept`) until the new one is complete, the others go. Not here: messages.
+//! Slot by slot, when its turn comes, a replica of the wanted revision takes the place of an older one;
+//! of several older ones in a slot the one that serves best goes on until then. Not here: messages, and whose turn it is (`rolling`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::observed::{Millis, ReplicaId, ReplicaState, Revision};
 
 use super::artifacts::Step;
 use super::times::Handling;
 use super::wanted::Wanted;
-use super::{Replicas, Scene, job};
+use super::{DRAIN_GRACE_MS, Replicas, Scene, job};
+use crate::gates::Gate;
 
 /// The decision about one component.
 #[derive(Debug, Default)]
@@ -24,6 +25,10 @@ pub(super) struct Rollout {
     pub(super) kept: Option<Revision>,
     /// Wanted replicas that start once others are gone.
     pub(super) held_back: u32,
+    /// Wanted replicas whose turn it is not.
+    pub(super) waits_turn: u32,
+    /// When to look again, although nothing happens.
+    pub(super) look_at: Option<Millis>,
     /// What is to be written down of a schedule.
     pub(super) handle: Option<Handling>,
     /// When a schedule falls due next, in milliseconds since 1970.
@@ -37,57 +42,32 @@ impl Rollout {
         {
             return job::decide(scene, wanted);
         }
-        let replicas_wanted = scene.wanted.map_or(0, |wanted| wanted.replicas);
-        let new = scene.wanted.map(|wanted| wanted.revision);
-        // The lowest slots first. A surplus replica stands in for a wanted one that is not
-        // healthy: it runs the same revision.
-        let healthy_new: BTreeSet<&ReplicaId> =
-            healthy(&scene.replicas, |id| Some(id.revision) == new)
-                .take(replicas_wanted as usize)
-                .collect();
-        let complete = healthy_new.len() + done(scene, new) >= replicas_wanted as usize;
-        // What stops first keeps the old one for as long as the new one could not start anyway.
-        let gives_way =
-            scene.wanted.is_some_and(Wanted::stops_first) && matches!(scene.artifact, Step::Ready);
-        let kept = if complete || gives_way {
-            None
-        } else {
-            best_old(scene, new)
-        };
-        let healthy_kept: BTreeSet<&ReplicaId> =
-            healthy(&scene.replicas, |id| Some(id.revision) == kept).collect();
-        // The old revision keeps the table that it has. If it has none, whoever has more healthy
-        // replicas takes it: capacity never shrinks by a choice made here.
-        let keeps = healthy_kept.iter().any(|id| scene.in_force.contains(*id));
-        let backends = if keeps || healthy_kept.len() >= healthy_new.len() && !complete {
-            &healthy_kept
-        } else {
-            &healthy_new
-        };
+        let groups = Groups::of(scene);
         let takes_requests = scene
             .wanted
             .is_none_or(|wanted| wanted.mode().takes_requests());
+        let share = scene.wanted.map_or(0, |wanted| wanted.replicas);
         let stays = |id: &ReplicaId| {
-            Some(id.revision) == kept
-                || (Some(id.revision) == new && id.slot < replicas_wanted)
-                || healthy_new.contains(id)
+            groups.serving.contains(id)
+                || groups.retained.contains(id)
+                || (scene.is_wanted(id) && id.slot < share)
         };
         let mut rollout = Self {
             backends: if takes_requests {
-                backends.iter().copied().cloned().collect()
+                groups.serving.iter().copied().cloned().collect()
             } else {
                 Vec::new()
             },
-            kept,
+            kept: groups.kept(scene),
             ..Self::default()
         };
         for (id, state) in &scene.replicas {
             rollout.wind_down(scene, id, state, stays(id));
         }
-        rollout.restart_kept(scene);
         if let Some(wanted) = scene.wanted {
-            rollout.start_new(scene, wanted);
+            rollout.start_new(scene, wanted, &groups);
         }
+        rollout.restart_kept(scene, &groups);
         rollout
     }
 
@@ -115,7 +95,7 @@ impl Rollout {
             }
             // A wanted one is kept for its reason; an older one has nothing to say.
             ReplicaState::Failed { .. } | ReplicaState::Done { .. } => {
-                !stays || Some(id.revision) == self.kept
+                !stays || !scene.is_wanted(id)
             }
             ReplicaState::Starting { .. } | ReplicaState::Backoff { .. } => !stays,
         };
@@ -124,10 +104,17 @@ impl Rollout {
         }
     }
 
-    /// The older revision has its failed replicas started again for as long as it is needed.
-    fn restart_kept(&mut self, scene: &Scene<'_>) {
+    /// Older replicas that failed are started again for as long as they are needed; but not beside the
+    /// wanted one in the same place, which may make them needless.
+    fn restart_kept(&mut self, scene: &Scene<'_>, groups: &Groups<'_>) {
         for (id, state) in &scene.replicas {
-            if Some(id.revision) == self.kept && is_due(state, scene.now) {
+            let is_in_place = |other: &ReplicaId| other.slot == id.slot && scene.is_wanted(other);
+            let begins = self.starts.iter().any(is_in_place);
+            let is_tried = begins
+                || scene.replicas.iter().any(|(other, state)| {
+                    is_in_place(other) && matches!(state, ReplicaState::Starting { .. })
+                });
+            if !is_tried && groups.retained.contains(id) && is_due(state, scene.now) {
                 self.starts.push((*id).clone());
             }
         }
@@ -136,7 +123,7 @@ impl Rollout {
     /// Starts what is missing of the wanted slots, as far as there is room: for as many new
     /// replicas as are wanted beside as many old ones as serve. Replicas that still drain, of a
     /// rollout before the last, take room until they are gone.
-    fn start_new(&mut self, scene: &Scene<'_>, wanted: &Wanted<'_>) {
+    fn start_new(&mut self, scene: &Scene<'_>, wanted: &Wanted<'_>, groups: &Groups<'_>) {
         if !matches!(scene.artifact, Step::Ready) {
             return;
         }
@@ -144,9 +131,7 @@ impl Rollout {
             let replicas = scene.replicas.iter();
             replicas.filter(|(id, state)| which(id, state)).count()
         };
-        let kept = |id: &ReplicaId, state: &ReplicaState| {
-            Some(id.revision) == self.kept && !is_ending(state)
-        };
+        let kept = |id: &ReplicaId, _: &ReplicaState| groups.retained.contains(id);
         // A kept replica that waits to be started again has its room reserved.
         let taken = count(&|id, state| is_live(state) || kept(id, state));
         let all = wanted.replicas as usize;
@@ -170,6 +155,22 @@ impl Rollout {
             if !missing {
                 continue;
             }
+            if !may_start(scene, wanted, slot) {
+                let starting = scene.replicas.iter().filter_map(|(id, state)| match state {
+                    ReplicaState::Starting { since, .. } if id.slot == slot => {
+                        Some(given_up_at(*since))
+                    }
+                    ReplicaState::Starting { .. }
+                    | ReplicaState::Healthy { .. }
+                    | ReplicaState::Draining { .. }
+                    | ReplicaState::Backoff { .. }
+                    | ReplicaState::Done { .. }
+                    | ReplicaState::Failed { .. } => None,
+                });
+                self.look_at = self.look_at.into_iter().chain(starting).min();
+                self.waits_turn += 1;
+                continue;
+            }
             if room == 0 {
                 self.held_back += 1;
                 continue;
@@ -180,13 +181,87 @@ impl Rollout {
     }
 }
 
+/// Who takes requests, and who stays beside.
+struct Groups<'a> {
+    /// Older replicas that go on until the wanted ones in their places are healthy: one in each place.
+    retained: BTreeSet<&'a ReplicaId>,
+    serving: BTreeSet<&'a ReplicaId>,
+}
+
+impl<'a> Groups<'a> {
+    fn of(scene: &Scene<'a>) -> Self {
+        let share = scene.wanted.map_or(0, |wanted| wanted.replicas);
+        let (own, surplus): (Vec<_>, Vec<_>) =
+            healthy(&scene.replicas, |id| scene.is_wanted(id)).partition(|id| id.slot < share);
+        // A surplus replica stands in for a wanted one that is not healthy: it runs the same revision.
+        let missing = (share as usize).saturating_sub(own.len() + done(scene));
+        let (stand_ins, surplus) = surplus.split_at(missing.min(surplus.len()));
+        // What stops first keeps the old one for as long as the new one could not start anyway.
+        let gives_way =
+            scene.wanted.is_some_and(Wanted::stops_first) && matches!(scene.artifact, Step::Ready);
+        let is_complete = missing <= stand_ins.len();
+        let renewed: BTreeSet<u32> = own.iter().map(|id| id.slot).collect();
+        let is_ready = matches!(scene.artifact, Step::Ready);
+        let stays = |id: &&ReplicaId| {
+            let stops_first = is_ready && scene.turns.of(id.slot) == Gate::StopFirst;
+            // More than there shall be go once all that shall be there is.
+            id.slot >= share || !renewed.contains(&id.slot) && !stops_first
+        };
+        let retained: BTreeSet<&ReplicaId> = match is_complete || gives_way {
+            true => BTreeSet::new(),
+            false => best_old(scene).filter(stays).collect(),
+        };
+        let old: Vec<&ReplicaId> = healthy(&scene.replicas, |id| !scene.is_wanted(id)).collect();
+        // Of those that would go so many stay as others have not taken over from yet.
+        let leaves = |id: &&&ReplicaId| id.slot >= share && !retained.contains(**id);
+        let leaving = old.iter().filter(leaves);
+        let lingering = surplus.iter().chain(leaving);
+        let serving = own
+            .iter()
+            .chain(stand_ins)
+            .chain(old.iter().filter(|id| retained.contains(*id)))
+            .chain(lingering.take(scene.lingering as usize))
+            .copied()
+            .collect();
+        Self { retained, serving }
+    }
+
+    /// The older revision that serves, or would, until the wanted one does.
+    fn kept(&self, scene: &Scene<'_>) -> Option<Revision> {
+        let mut old = self.serving.iter().filter(|id| !scene.is_wanted(id));
+        let first = old.next().or_else(|| self.retained.iter().next());
+        first.map(|id| id.revision)
+    }
+}
+
+/// When a start of an older replica is waited for no longer.
+const fn given_up_at(since: Millis) -> Millis {
+    since.plus(DRAIN_GRACE_MS)
+}
+
+/// Whether the replica in a slot may be started: it is its turn, and what had to stop first has
+/// stopped; or nothing is lost by it, since no older one runs there.
+fn may_start(scene: &Scene<'_>, wanted: &Wanted<'_>, slot: u32) -> bool {
+    let mut old = scene.replicas.iter().filter(|(id, _)| {
+        id.revision != wanted.revision && id.slot == slot && scene.stands_in(id.revision)
+    });
+    let turn = scene.turns.of(slot);
+    !old.any(|(_, state)| match state {
+        // Of two that get up the second is one too many.
+        ReplicaState::Starting { since, .. } => given_up_at(*since) > scene.now,
+        ReplicaState::Healthy { .. } => turn != Gate::StartFirst,
+        ReplicaState::Draining { .. }
+        | ReplicaState::Backoff { .. }
+        | ReplicaState::Done { .. }
+        | ReplicaState::Failed { .. } => false,
+    })
+}
+
 /// Replicas of the wanted revision that ran to their end, and shall not run again.
-fn done(scene: &Scene<'_>, new: Option<Revision>) -> usize {
+fn done(scene: &Scene<'_>) -> usize {
     let replicas = scene.replicas.iter();
     replicas
-        .filter(|(id, state)| {
-            Some(id.revision) == new && matches!(state, ReplicaState::Done { .. })
-        })
+        .filter(|(id, state)| scene.is_wanted(id) && matches!(state, ReplicaState::Done { .. }))
         .count()
 }
 
@@ -200,25 +275,34 @@ fn healthy<'a>(
         .map(|(id, _)| *id)
 }
 
-/// The older revision that serves best: most healthy replicas in the table in force, then most
-/// healthy ones. Of those with none the oldest: that is the one which was kept so far, since each
-/// plan winds down all but the wanted revision and one older one.
-fn best_old(scene: &Scene<'_>, new: Option<Revision>) -> Option<Revision> {
-    let old: BTreeSet<Revision> = scene
-        .replicas
-        .iter()
-        .filter(|(id, state)| Some(id.revision) != new && !is_ending(state))
-        .filter(|(id, _)| scene.stands_in(id.revision))
-        .map(|(id, _)| id.revision)
-        .collect();
-    old.into_iter().max_by_key(|revision| {
-        let healthy = healthy(&scene.replicas, |id| id.revision == *revision);
-        let (serving, idle): (Vec<_>, Vec<_>) = healthy.partition(|id| scene.in_force.contains(id));
-        let age = scene.ages.get(revision).copied().unwrap_or(usize::MAX);
+/// In each place the older replica that serves best: one in the table in force, then a healthy one, then
+/// one that may get healthy. Of those with none the oldest: that is the one which was kept so far,
+/// since each plan winds down all others.
+fn best_old<'a>(scene: &Scene<'a>) -> impl Iterator<Item = &'a ReplicaId> + use<'a> {
+    let mut best: BTreeMap<u32, (Rank, &ReplicaId)> = BTreeMap::new();
+    let old = scene.replicas.iter().filter(|(id, state)| {
+        !scene.is_wanted(id) && !is_ending(state) && scene.stands_in(id.revision)
+    });
+    for (id, state) in old {
+        let is_healthy = matches!(state, ReplicaState::Healthy { .. });
+        let age = scene.ages.get(&id.revision).copied().unwrap_or(usize::MAX);
         // The digest decides between two that are forgotten, so that two looks agree.
-        (serving.len(), idle.len(), age, *revision)
-    })
+        let rank = (
+            is_healthy && scene.in_force.contains(*id),
+            is_healthy,
+            age,
+            id.revision,
+        );
+        let best = best.entry(id.slot).or_insert((rank, *id));
+        if rank > best.0 {
+            *best = (rank, *id);
+        }
+    }
+    best.into_values().map(|(_, id)| id)
 }
+
+/// In the table in force, healthy, older.
+type Rank = (bool, bool, usize, Revision);
 
 /// Whether its wait after a failure is over.
 pub(super) fn is_due(state: &ReplicaState, now: Millis) -> bool {

@@ -7,9 +7,11 @@ use realm_model::entry::Body;
 use realm_model::observed::{Artifact, ArtifactState, Millis, ReplicaId, ReplicaState, Revision};
 
 use super::story::Story;
-use super::{plan, wake_at};
+use super::wake_at;
 use crate::sim::World;
-use crate::testing::{Realm, approval, component_name, node_name, pin, restart, revocation};
+use crate::testing::{
+    Realm, approval, component_name, node_name, pin, plan_alone, restart, revocation,
+};
 
 const ORDERS: &str = r#"
 [components.orders]
@@ -42,7 +44,7 @@ fn a_first_version_starts() {
 }
 
 #[test]
-fn a_new_version_takes_over_when_all_of_it_is_healthy() {
+fn a_new_version_takes_over_one_replica_after_the_other() {
     let mut story = Story::begin();
     story.apply(ORDERS, &[("orders", "1")]);
     story.skip();
@@ -56,20 +58,30 @@ fn a_new_version_takes_over_when_all_of_it_is_healthy() {
       [orders 0 of 2: compiling orders (sha256:d4735e3a265e…); version 1 keeps serving]
     1500 ms
       start orders/0 v2
-      start orders/1 v2
-      [orders 0 of 2: starting 2 of 2 replicas; version 1 keeps serving]
+      [orders 0 of 2: starting 1 of 2 replicas; version 1 keeps serving]
+      [orders 0 of 2: 1 replica not replaced yet: the next one is on node `here`]
     1600 ms
-      route /orders/... → orders/0 v2, orders/1 v2
-      [orders 2 of 2: the route table changes to 2 replicas]
+      route /orders/... → orders/1 v1, orders/0 v2
+      [orders 1 of 2: 1 replica not replaced yet: the next one is on node `here`; version 1 keeps serving]
+      [orders 1 of 2: the route table changes to 2 replicas]
     1600 ms
       drain orders/0 v1 for at most 30000 ms
-      drain orders/1 v1 for at most 30000 ms
-      [orders 2 of 2: draining 2 old replicas, at most 30 s]
+      [orders 1 of 2: 1 replica not replaced yet: the next one is on node `here`; version 1 keeps serving]
+      [orders 1 of 2: draining 1 old replica, at most 30 s]
     1600 ms
-      stop orders/1 v1
-      [orders 2 of 2: draining 1 old replica, 1 request in flight, at most 30 s]
-    1700 ms
       stop orders/0 v1
+      [orders 1 of 2: 1 replica not replaced yet: the next one is on node `here`; version 1 keeps serving]
+    3600 ms
+      start orders/1 v2
+      [orders 1 of 2: starting 1 of 2 replicas; version 1 keeps serving]
+    3700 ms
+      route /orders/... → orders/0 v2, orders/1 v2
+      [orders 2 of 2: the route table changes to 2 replicas]
+    3700 ms
+      drain orders/1 v1 for at most 30000 ms
+      [orders 2 of 2: draining 1 old replica, at most 30 s]
+    3700 ms
+      stop orders/1 v1
     "#);
 }
 
@@ -90,10 +102,11 @@ fn a_version_that_fails_leaves_the_one_before() {
       [orders 0 of 2: compiling orders (sha256:d4735e3a265e…); version 1 keeps serving]
     1500 ms
       start orders/0 v2
-      start orders/1 v2
-      [orders 0 of 2: starting 2 of 2 replicas; version 1 keeps serving]
+      [orders 0 of 2: starting 1 of 2 replicas; version 1 keeps serving]
+      [orders 0 of 2: 1 replica not replaced yet: the next one is on node `here`]
     1600 ms
-      [orders 0 of 2: missing-import: it imports `acme:shop/cart`; version 1 keeps serving]
+      [orders 0 of 2: 1 of 2 replicas: missing-import: it imports `acme:shop/cart`; version 1 keeps serving]
+      [orders 0 of 2: 1 replica not replaced yet: the next one is on node `here`]
     "#);
     // The owner goes back: nothing has to start.
     story.text.clear();
@@ -101,7 +114,6 @@ fn a_version_that_fails_leaves_the_one_before() {
     insta::assert_snapshot!(story.told(), @r#"
     1600 ms
       stop orders/0 v2
-      stop orders/1 v2
     "#);
 }
 
@@ -223,20 +235,30 @@ fn a_restart_replaces_every_replica() {
     insta::assert_snapshot!(story.told(), @r#"
     1300 ms
       start orders/0 v1
-      start orders/1 v1
-      [orders 0 of 2: starting 2 of 2 replicas; version 1 from before the restart keeps serving]
+      [orders 0 of 2: starting 1 of 2 replicas; version 1 from before the restart keeps serving]
+      [orders 0 of 2: 1 replica not replaced yet: the next one is on node `here`]
     1400 ms
-      route /orders/... → orders/0 v1, orders/1 v1
-      [orders 2 of 2: the route table changes to 2 replicas]
+      route /orders/... → orders/1 v1, orders/0 v1
+      [orders 1 of 2: 1 replica not replaced yet: the next one is on node `here`; version 1 from before the restart keeps serving]
+      [orders 1 of 2: the route table changes to 2 replicas]
     1400 ms
       drain orders/0 v1 for at most 30000 ms
-      drain orders/1 v1 for at most 30000 ms
-      [orders 2 of 2: draining 2 old replicas, at most 30 s]
-    1400 ms
-      stop orders/1 v1
-      [orders 2 of 2: draining 1 old replica, 2 requests in flight, at most 30 s]
-    31400 ms
+      [orders 1 of 2: 1 replica not replaced yet: the next one is on node `here`; version 1 from before the restart keeps serving]
+      [orders 1 of 2: draining 1 old replica, at most 30 s]
+    1500 ms
       stop orders/0 v1
+      [orders 1 of 2: 1 replica not replaced yet: the next one is on node `here`; version 1 from before the restart keeps serving]
+    3400 ms
+      start orders/1 v1
+      [orders 1 of 2: starting 1 of 2 replicas; version 1 from before the restart keeps serving]
+    3500 ms
+      route /orders/... → orders/0 v1, orders/1 v1
+      [orders 2 of 2: the route table changes to 2 replicas]
+    3500 ms
+      drain orders/1 v1 for at most 30000 ms
+      [orders 2 of 2: draining 1 old replica, at most 30 s]
+    3500 ms
+      stop orders/1 v1
     "#);
 }
 
@@ -265,7 +287,7 @@ fn an_unhealthy_replica_leaves_the_table_and_comes_back() {
 /// One replica of the old version is left, two of three of the new one are up: the table stays
 /// with the version that was whole, until the new one is.
 #[test]
-fn what_serves_keeps_the_table_until_the_new_version_is_whole() {
+fn a_place_that_is_renewed_takes_requests_at_once() {
     let (mut story, [old, new]) = versions(3);
     story.world.observed.routes.backends = [(component_name("orders"), old.clone())].into();
     story.are(&old[..1], &healthy());
@@ -273,7 +295,7 @@ fn what_serves_keeps_the_table_until_the_new_version_is_whole() {
     story.are(&new[..2], &healthy());
     story.are(&new[2..], &failed());
     story.skip();
-    assert_eq!(story.world.backends(&component_name("orders")), &old[..1]);
+    assert_eq!(story.world.backends(&component_name("orders")), &new[..2]);
 
     story.are(&new[2..], &healthy());
     story.skip();
@@ -305,15 +327,9 @@ fn a_new_version_waits_for_room() {
     story.world.observed.routes.backends = [(component_name("orders"), old[..1].to_vec())].into();
     let (desired, authority) = (story.realm.ledger.desired(), story.realm.ledger.authority());
     let observed = &mut story.world.observed;
-    observed.artifacts = [(
-        Artifact {
-            digest: pin("3").digest,
-            fuel: false,
-        },
-        ArtifactState::Ready,
-    )]
-    .into();
-    let first = plan(
+    let (digest, fuel) = (pin("3").digest, false);
+    observed.artifacts = [(Artifact { digest, fuel }, ArtifactState::Ready)].into();
+    let first = plan_alone(
         desired,
         authority,
         &node_name("here"),
@@ -334,7 +350,8 @@ fn a_new_version_waits_for_room() {
     assert_eq!(
         waiting,
         [
-            "2 replicas not started until the old ones have finished their requests; version 2 keeps serving",
+            "1 replica not replaced yet: a replica on node `here` is down; version 2 keeps serving",
+            "1 replica not started until the old ones have finished their requests",
             "draining 2 old replicas, 2 requests in flight, at most 8.0 s",
         ]
     );
@@ -411,20 +428,32 @@ fn a_changed_limit_is_another_revision_and_a_moved_source_is_none() {
       [orders 0 of 2: compiling orders (sha256:6b86b273ff34…); version 1 keeps serving]
     1400 ms
       start orders/0 v3
-      start orders/1 v3
-      [orders 0 of 2: starting 2 of 2 replicas; version 1 keeps serving]
+      [orders 0 of 2: starting 1 of 2 replicas; version 1 keeps serving]
+      [orders 0 of 2: 1 replica not replaced yet: the next one is on node `here`]
     1500 ms
-      route /orders/... → orders/0 v3, orders/1 v3
-      [orders 2 of 2: the route table changes to 2 replicas]
+      route /orders/... → orders/1 v1, orders/0 v3
+      [orders 1 of 2: 1 replica not replaced yet: the next one is on node `here`; version 1 keeps serving]
+      [orders 1 of 2: the route table changes to 2 replicas]
     1500 ms
       drain orders/0 v1 for at most 30000 ms
+      [orders 1 of 2: 1 replica not replaced yet: the next one is on node `here`; version 1 keeps serving]
+      [orders 1 of 2: draining 1 old replica, at most 30 s]
+    3500 ms
+      start orders/1 v3
+      [orders 1 of 2: starting 1 of 2 replicas; version 1 keeps serving]
+      [orders 1 of 2: draining 1 old replica, 2 requests in flight, at most 28 s]
+    3600 ms
+      route /orders/... → orders/0 v3, orders/1 v3
+      [orders 2 of 2: the route table changes to 2 replicas]
+      [orders 2 of 2: draining 1 old replica, 2 requests in flight, at most 27 s]
+    3600 ms
       drain orders/1 v1 for at most 30000 ms
-      [orders 2 of 2: draining 2 old replicas, at most 30 s]
-    1500 ms
-      stop orders/0 v1
-      [orders 2 of 2: draining 1 old replica, 1 request in flight, at most 30 s]
-    1600 ms
+      [orders 2 of 2: draining 2 old replicas, 2 requests in flight, at most 30 s]
+    3700 ms
       stop orders/1 v1
+      [orders 2 of 2: draining 1 old replica, 2 requests in flight, at most 27 s]
+    31500 ms
+      stop orders/0 v1
     "#);
 }
 
@@ -513,7 +542,7 @@ fn without_a_manifest_nothing_is_touched() {
         ReplicaState::Healthy { since: world.now },
     );
     let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
-    let plan = plan(
+    let plan = plan_alone(
         desired,
         authority,
         &node_name("here"),

@@ -4,9 +4,9 @@ use realm_model::action::{Action, Plan};
 use realm_model::entry::{ApproveUntil, Body, SetNode};
 use realm_model::observed::ReplicaState;
 
-use super::plan;
 use crate::authority::CLOCK_TOLERANCE_S;
 use crate::sim::World;
+use crate::testing::plan_alone;
 use crate::testing::{Realm, component_name, node_key, node_name};
 
 const ORDERS: &str = r#"
@@ -41,7 +41,7 @@ fn settle(realm: &Realm, world: &mut World) -> Plan {
     let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
     world.learn(desired);
     for _ in 0..100 {
-        let planned = plan(
+        let planned = plan_alone(
             desired,
             authority,
             &node_name("here"),

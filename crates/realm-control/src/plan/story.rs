@@ -8,8 +8,8 @@ use realm_model::entry::Body;
 use realm_model::observed::{Millis, ReplicaId, ReplicaState};
 use realm_model::route::Route;
 
-use super::plan;
 use crate::sim::World;
+use crate::testing::plan_alone;
 use crate::testing::{Realm, node_name};
 
 pub(super) struct Story {
@@ -65,7 +65,7 @@ impl Story {
                 let (desired, authority) =
                     (self.realm.ledger.desired(), self.realm.ledger.authority());
                 let (observed, now) = (&self.world.observed, self.world.now);
-                let plan = plan(desired, authority, &node_name("here"), observed, now);
+                let plan = plan_alone(desired, authority, &node_name("here"), observed, now);
                 if plan.actions.is_empty() {
                     self.world.look_at = plan.look_at;
                     self.tell_end(&plan);

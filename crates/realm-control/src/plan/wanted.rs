@@ -11,6 +11,7 @@ use realm_model::route::Route;
 
 use crate::authority::Authority;
 use crate::desired::Desired;
+use crate::place::Placement;
 
 /// One component as it shall run on this node.
 pub(super) struct Wanted<'a> {
@@ -18,7 +19,7 @@ pub(super) struct Wanted<'a> {
     pub(super) pin: Pin,
     pub(super) revision: Revision,
     pub(super) artifact: Artifact,
-    /// The most that any of its routes here asks for; one of what runs by itself.
+    /// The places that this node has; one of what runs by itself.
     pub(super) replicas: u32,
 }
 
@@ -72,21 +73,22 @@ impl<'a> WantedHere<'a> {
         desired: &'a Desired,
         authority: &Authority,
         node: &NodeName,
+        placement: &Placement,
         unix_s: u64,
     ) -> Option<Self> {
         let manifest = desired.manifest.as_deref()?;
         let specs = routes_of(desired, manifest, authority, node);
         let mut components: BTreeMap<ComponentName, Wanted<'_>> = BTreeMap::new();
-        for route in &specs {
-            let name = &route.component;
-            let wanted = match components.remove(name) {
-                Some(wanted) => Some(wanted),
-                None => wanted(desired, manifest, name, node),
-            };
+        let shares: Vec<(&ComponentName, u32)> = match authority.nodes.contains_key(node) {
+            true => placement.shares(node).collect(),
+            // It has no places; what it might have is told, with the reason.
+            false => specs.iter().map(|route| (&route.component, 1)).collect(),
+        };
+        for (name, replicas) in shares {
             // Admission keeps routes, components and pins together; a route without them
             // stays in the table and answers 503.
-            if let Some(mut wanted) = wanted {
-                wanted.replicas = wanted.replicas.max(route.replicas);
+            if let Some(wanted) = wanted(desired, manifest, name, node) {
+                let wanted = Wanted { replicas, ..wanted };
                 components.insert(name.clone(), wanted);
             }
         }
@@ -123,6 +125,14 @@ impl<'a> WantedHere<'a> {
                 self.routes.clone()
             }
         }
+    }
+
+    /// Whether the node runs nothing of the component because of how it stands, and not because
+    /// others have it.
+    pub(super) fn is_withheld(&self, component: &ComponentName, desired: &Desired) -> bool {
+        self.standing == Standing::NotApproved
+            || self.components.contains_key(component)
+                && self.withheld(component, desired, true).is_some()
     }
 
     /// The component as it shall run, unless the node may not run it.

@@ -12,8 +12,8 @@ use realm_model::view::{ComponentState, StatusView};
 
 use super::across::{Across, across};
 use super::{Here, state, view};
-use crate::plan::plan;
 use crate::records::Records;
+use crate::testing::plan_alone;
 use crate::testing::{Realm, approval, component_name, key, node_key, node_name};
 
 const MANIFEST: &str = r#"
@@ -117,6 +117,8 @@ fn the_state_is_one_word() {
             running: code.is_empty(),
             healthy,
             old,
+            serving: 0,
+            seats: Vec::new(),
             digest: None,
             waiting_on: vec![WaitingOn {
                 code: code.to_owned(),
@@ -131,7 +133,7 @@ fn the_state_is_one_word() {
 fn status(realm: &Realm) -> StatusView {
     let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
     let node = node_name("here");
-    let plan = plan(desired, authority, &node, &Observed::default(), Millis(0));
+    let plan = plan_alone(desired, authority, &node, &Observed::default(), Millis(0));
     let here = Here {
         node: &node,
         agent_version: "0.1.0",

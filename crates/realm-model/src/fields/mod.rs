@@ -102,7 +102,7 @@ impl<'d, 'i> Fields<'d, 'i> {
     pub(crate) fn integer(&self, report: &mut Report<'_>, name: &str) -> Option<u64> {
         let key = self.key(name);
         let value = self.value(report, name)?;
-        let Kind::Integer { min, max } = key.kind else {
+        let (Kind::Integer { min, max } | Kind::IntegerOrText { min, max, .. }) = key.kind else {
             return None;
         };
         let DeValue::Integer(integer) = value.get_ref() else {

@@ -22,6 +22,17 @@ const ANY: Form = Form {
     example: "info",
 };
 
+const SHARE: Form = Form {
+    expected: "a share like `25%`",
+    pattern: "^[0-9]{1,3}%$",
+    example: "25%",
+};
+const TIME: Form = Form {
+    expected: "a time span like `30s` or `5m`",
+    pattern: "^[0-9][0-9A-Za-z. ]{0,31}$",
+    example: "30s",
+};
+
 /// The whole file.
 pub static ROOT: Section = Section {
     title: "realm.toml",
@@ -387,7 +398,7 @@ pub static HEALTH: Section = Section {
 /// One line of a list under `[routing]`.
 pub static ROUTE: Section = Section {
     title: "routing.\"NAME\" = [{ … }]",
-    doc: "One route. The key is a node's name, `tag:NAME` for the nodes with a tag, or `*` for every node.",
+    doc: "One route. The key is a node's name, `tag:NAME` for the nodes with a tag, or `*` for all nodes.",
     keys: &[
         Key {
             name: "path",
@@ -422,7 +433,57 @@ pub static ROUTE: Section = Section {
                 max: REPLICAS_MAX as u64,
             },
             absent: Absent::Number(1),
-            doc: "Replicas of the component on each of these nodes; its other routes here may leave it out, and must not differ",
+            doc: "Replicas of the component on these nodes together; like the keys below, it holds for all routes of the component in the list: the others may leave it out, and must not differ",
+        },
+        Key {
+            name: "per_node",
+            kind: Kind::Boolean,
+            absent: Absent::Word("false"),
+            doc: "Whether each of these nodes has so many replicas",
+        },
+        Key {
+            name: "max_surge",
+            kind: Kind::IntegerOrText {
+                min: 0,
+                max: REPLICAS_MAX as u64,
+                form: SHARE,
+            },
+            absent: Absent::Word("25%"),
+            doc: "Replicas in addition while a version replaces another; a share rounds up",
+        },
+        Key {
+            name: "max_unavailable",
+            kind: Kind::IntegerOrText {
+                min: 0,
+                max: REPLICAS_MAX as u64,
+                form: SHARE,
+            },
+            absent: Absent::Number(0),
+            doc: "Replicas that may be missing while a version replaces another; a share rounds down",
+        },
+        Key {
+            name: "min_ready",
+            kind: Kind::Text(TIME),
+            absent: Absent::Word("2s"),
+            doc: "How long a new replica is healthy before the next ones are replaced, up to `1h`",
+        },
+        Key {
+            name: "progress_deadline",
+            kind: Kind::Text(TIME),
+            absent: Absent::Word("10m"),
+            doc: "After this long without progress a rollout has failed, from `1s` to `24h`",
+        },
+        Key {
+            name: "on_fail",
+            kind: Kind::OneOf(&["halt", "revert"]),
+            absent: Absent::Word("halt"),
+            doc: "What follows then: it stands still, or the version before comes back",
+        },
+        Key {
+            name: "lost_after",
+            kind: Kind::Text(TIME),
+            absent: Absent::Word("30s"),
+            doc: "How long a node is not reached before others have its replicas, from `1s` to `24h`",
         },
     ],
 };

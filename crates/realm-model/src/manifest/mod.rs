@@ -14,6 +14,7 @@ mod read;
 mod runs;
 mod schema;
 mod source;
+mod upkeep;
 mod value;
 mod whole;
 
@@ -33,6 +34,7 @@ pub use dir::parse_dir;
 pub(crate) use host::dns_name;
 pub(crate) use path::directory;
 pub use schema::schema;
+pub use upkeep::{Amount, Budget, OnFail, Upkeep};
 pub use value::ValueError;
 pub(crate) use value::plain_name;
 
@@ -230,8 +232,9 @@ pub struct RouteSpec {
     pub path: PathPattern,
     /// The component that answers.
     pub component: ComponentName,
-    /// Replicas of the component on the node.
-    pub replicas: u32,
+    /// How its replicas are kept: the same on all routes of the component in a list.
+    #[serde(flatten)]
+    pub upkeep: Upkeep,
 }
 
 impl ComponentSpec {

@@ -10,7 +10,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::value::{ValueError, plain_name};
 use super::{COMPONENTS_MAX, Manifest, NodeSelector, NodeSpec, RouteSpec, keys};
-use super::{ComponentSpec, address, component, host, path, runs, whole};
+use super::{ComponentSpec, address, component, host, path, runs, upkeep, whole};
 use crate::codes;
 use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, text_of, wrong_type};
 use crate::key::PublicKey;
@@ -239,10 +239,10 @@ fn read_selector(
     Some(NodeSelector::Node(name))
 }
 
-/// A route, and the replicas if they are written.
+/// A route, and what it writes of its replicas.
 struct Row {
     route: RouteSpec,
-    replicas: Option<u32>,
+    written: upkeep::Written,
 }
 
 fn read_routes(
@@ -262,7 +262,7 @@ fn read_routes(
     let fields = rows(report, value, &keys::ROUTE, key.get_ref());
     fits(report, key.get_ref(), fields.len(), ROUTES_MAX, key.span());
     let mut seen = BTreeSet::new();
-    let mut replicas: BTreeMap<ComponentName, u32> = BTreeMap::new();
+    let mut upkeeps: BTreeMap<ComponentName, upkeep::Merged> = BTreeMap::new();
     let mut routes = Vec::new();
     for fields in fields.iter().take(ROUTES_MAX) {
         let Some(row) = read_route(report, fields, components) else {
@@ -278,39 +278,36 @@ fn read_routes(
             let span = fields.value_span("path");
             report.error(codes::DUPLICATE_ROUTE, span, message, None);
         }
-        check_replicas(report, fields, &row, &mut replicas);
+        merge(report, fields, &row, &mut upkeeps);
         routes.push(row);
     }
     routes
         .into_iter()
         .map(|row| RouteSpec {
-            replicas: replicas
+            upkeep: upkeeps
                 .get(&row.route.component)
-                .copied()
-                .unwrap_or(row.route.replicas),
+                .map_or(row.route.upkeep, |merged| merged.upkeep),
             ..row.route
         })
         .collect()
 }
 
-/// Replicas are per node and component: routes may leave them out, and must not differ.
-fn check_replicas(
+/// What a route says of its replicas holds for the component in the whole list: the other routes may leave
+/// it out, and must not differ.
+fn merge(
     report: &mut Report<'_>,
     fields: &Fields<'_, '_>,
     row: &Row,
-    replicas: &mut BTreeMap<ComponentName, u32>,
+    upkeeps: &mut BTreeMap<ComponentName, upkeep::Merged>,
 ) {
-    let Some(count) = row.replicas else {
-        return;
-    };
     let name = &row.route.component;
-    let first = *replicas.entry(name.clone()).or_insert(count);
-    if first != count {
+    let merged = upkeeps.entry(name.clone()).or_default();
+    for key in merged.add(&row.written) {
         report.error(
             codes::REPLICAS_DISAGREE,
-            fields.value_span("replicas"),
-            format!("another route of `{name}` here says {first} replicas, this one {count}"),
-            Some("replicas are per node and component: write them on one route".to_owned()),
+            fields.value_span(key),
+            format!("another route of `{name}` here says something else about `{key}`"),
+            Some("it holds for the component: write it on one route".to_owned()),
         );
     }
 }
@@ -322,13 +319,15 @@ fn read_route(
 ) -> Option<Row> {
     let path = fields.text(report, "path", path::route_path);
     let host = fields.text(report, "host", host::route_host);
-    let replicas = fields.number_u32(report, "replicas");
-    let written = fields.key_span("replicas").is_some();
+    let written = upkeep::read(report, fields);
+    let upkeep = written.upkeep;
     let component = read_component_name(report, fields, components);
     let spec = component
         .as_ref()
         .and_then(|name| components.specs.get(name));
-    if let Some((code, message, hint)) = spec.and_then(|spec| runs::unroutable(spec, replicas)) {
+    if let Some((code, message, hint)) =
+        spec.and_then(|spec| runs::unroutable(spec, upkeep.replicas))
+    {
         report.error(
             code,
             fields.value_span("component"),
@@ -341,9 +340,9 @@ fn read_route(
             host,
             path: path?,
             component: component?,
-            replicas,
+            upkeep,
         },
-        replicas: written.then_some(replicas),
+        written,
     })
 }
 

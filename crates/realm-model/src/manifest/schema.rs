@@ -63,7 +63,8 @@ fn property(key: &Key) -> Value {
                 | Kind::Table(_)
                 | Kind::Named(..)
                 | Kind::Lists(..)
-                | Kind::TextOrTable(..) => json!(word),
+                | Kind::TextOrTable(..)
+                | Kind::IntegerOrText { .. } => json!(word),
             }
         }
         Absent::Refused | Absent::Means(_) => {}
@@ -85,6 +86,9 @@ fn of_kind(kind: &Kind) -> Value {
             named(form, json!({"type": "array", "items": table(section)}))
         }
         Kind::TextOrTable(form, section) => json!({"anyOf": [text(form), table(section)]}),
+        Kind::IntegerOrText { min, max, form } => json!({
+            "anyOf": [{"type": "integer", "minimum": min, "maximum": max}, text(form)],
+        }),
     }
 }
 

@@ -100,7 +100,12 @@ fn the_text_of_the_specification_is_a_manifest() {
     let routes = &manifest.routing[&NodeSelector::Node("bm-01".parse().expect("a name"))];
     let seen: Vec<_> = routes
         .iter()
-        .map(|route| format!("{} {} {}", route.path, route.component, route.replicas))
+        .map(|route| {
+            format!(
+                "{} {} {}",
+                route.path, route.component, route.upkeep.replicas
+            )
+        })
         .collect();
     assert_eq!(seen, ["/auth/... auth 2", "/orders/... orders 3"]);
 }
@@ -302,7 +307,7 @@ fn replicas_may_be_left_out_but_not_differ() {
     ));
     let replicas: Vec<u32> = manifest.routing[&NodeSelector::All]
         .iter()
-        .map(|route| route.replicas)
+        .map(|route| route.upkeep.replicas)
         .collect();
     assert_eq!(replicas, [3, 3, 1]);
     // Each list of routes speaks for its own nodes.
@@ -312,6 +317,51 @@ fn replicas_may_be_left_out_but_not_differ() {
         ),
         &["unlisted-node 6:1"],
     );
+}
+
+#[test]
+fn how_replicas_are_kept_is_written_once_and_within_bounds() {
+    let route = |keys: &str| {
+        routes(&format!(
+            "'*' = [{{ path = '/', component = 'a', {keys} }}]"
+        ))
+    };
+    let two = |keys: &str, others: &str| {
+        routes(&format!(
+            "'*' = [{{ path = '/', component = 'a', {keys} }},\n{{ path = '/x', component = 'a', {others} }}]"
+        ))
+    };
+    good(&two(
+        "max_surge = 1, on_fail = 'revert'",
+        "max_surge = 1, lost_after = '1m'",
+    ));
+    check(
+        &two("max_surge = '10%'", "max_surge = '11%'"),
+        &["replicas-disagree 6:45 | it holds for the component: write it on one route"],
+    );
+    for (keys, expected) in [
+        ("max_surge = 1001", "out-of-range 5:51"),
+        ("max_surge = -1", "out-of-range 5:51"),
+        ("max_surge = '101%'", "bad-value 5:51"),
+        ("max_surge = '1'", "bad-value 5:51"),
+        ("max_surge = true", "wrong-type 5:51"),
+        ("min_ready = '61m'", "out-of-range 5:51"),
+        ("min_ready = '-1s'", "bad-value 5:51"),
+        ("min_ready = 'soon'", "bad-value 5:51"),
+        ("min_ready = 5", "wrong-type 5:51"),
+        ("lost_after = '999ms'", "out-of-range 5:52"),
+        ("progress_deadline = '25h'", "out-of-range 5:59"),
+        (
+            "on_fail = 'revrt'",
+            "bad-value 5:49 | did you mean `\"revert\"`?",
+        ),
+        (
+            "max_surge = 0, max_unavailable = '0%'",
+            "out-of-range 5:72 | write 1 for one of them",
+        ),
+    ] {
+        check(&route(keys), &[expected]);
+    }
 }
 
 #[test]

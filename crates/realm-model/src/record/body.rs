@@ -26,6 +26,8 @@ pub mod limits {
     pub const PEERS_MAX: usize = 256;
     /// Components shown one by one; `components_more` counts the others.
     pub const COMPONENTS_MAX: usize = 1_024;
+    /// Places of one component on one node: as many as a manifest may ask for.
+    pub const SEATS_MAX: usize = 1_000;
     /// Characters of a reason.
     pub const REASON_CHARS_MAX: usize = 200;
     /// Refusal codes: the closed list is shorter.
@@ -40,7 +42,7 @@ pub mod limits {
 
 use limits::{
     ADDRESS_CHARS_MAX, ADDRESSES_MAX, ALARMS_MAX, BLOBS_MAX, CHAINS_MAX, COMPONENTS_MAX, PEERS_MAX,
-    PENDING_MAX, REASON_CHARS_MAX, REFUSALS_MAX, TAGS_MAX, WORD_CHARS_MAX,
+    PENDING_MAX, REASON_CHARS_MAX, REFUSALS_MAX, SEATS_MAX, TAGS_MAX, WORD_CHARS_MAX,
 };
 
 /// What a node says of itself.
@@ -204,6 +206,28 @@ pub struct ComponentSummary {
     /// The build that runs, if one does.
     #[n(7)]
     pub digest: Option<Digest>,
+    /// Replicas that take requests, of whatever version; `None`: the node is of a version that does
+    /// not say.
+    #[n(8)]
+    pub serving: Option<u32>,
+    /// Its places in a rollout; `None`: it has none, or its version does not say.
+    #[n(9)]
+    pub seats: Option<Vec<SeatSummary>>,
+}
+
+/// The place of one replica in a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct SeatSummary {
+    /// Its number among all of the component.
+    #[n(0)]
+    pub seat: u32,
+    /// Whether a replica takes requests there, of whatever version.
+    #[n(1)]
+    pub up: bool,
+    /// The entry whose version has been healthy there for as long as the next ones wait for it; 0:
+    /// none.
+    #[n(2)]
+    pub ready: u64,
 }
 
 /// How often something was refused.
@@ -290,6 +314,11 @@ impl NodeBody {
         self.pending.truncate(PENDING_MAX);
         self.alarms.truncate(ALARMS_MAX);
         self.keep_components(COMPONENTS_MAX);
+        for component in &mut self.components {
+            if let Some(seats) = &mut component.seats {
+                seats.truncate(SEATS_MAX);
+            }
+        }
         // Halving ends: both lists are empty after a dozen rounds, and the rest always fits.
         while encode(&self).len() > BODY_BYTES_MAX {
             self.keep_components(self.components.len() / 2);
@@ -330,6 +359,14 @@ impl NodeBody {
             if tags > TAGS_MAX {
                 return Err(format!(
                     "{tags} tags of a join, at most {TAGS_MAX} are taken"
+                ));
+            }
+        }
+        for component in &self.components {
+            let seats = component.seats.as_ref().map_or(0, Vec::len);
+            if seats > SEATS_MAX {
+                return Err(format!(
+                    "{seats} places of a component, at most {SEATS_MAX} are taken"
                 ));
             }
         }

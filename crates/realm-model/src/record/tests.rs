@@ -51,6 +51,8 @@ fn full() -> NodeBody {
             why: text("no public address"),
         }],
         components: vec![ComponentSummary {
+            serving: None,
+            seats: None,
             name: text("hello"),
             namespace: text("default"),
             wanted: 2,

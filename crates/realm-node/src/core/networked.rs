@@ -170,7 +170,9 @@ impl Core {
         let now = self.now();
         let due = network.sync.wake_at_ms().min(network.admit_at.0);
         // Who is not approved signs no record: one that is due would wake the loop without end.
-        let record = self.is_approved().then(|| network.record_due().0);
+        // What is said of this node is what it has carried out.
+        let may_say = self.is_approved() && !self.stale;
+        let record = may_say.then(|| network.record_due().0);
         let due = due.min(record.unwrap_or(u64::MAX));
         let due = due.min(self.seek_at().unwrap_or(u64::MAX));
         let due = network.learn_at.map_or(due, |at| due.min(at.0));
@@ -439,6 +441,7 @@ impl Core {
             .into_iter()
             .filter(|digest| network.offered.insert(*digest));
         let fresh: Vec<_> = fresh.collect();
+        self.look_around();
         if let Some(others) = others {
             self.with_world(|executor, world| executor.meets(others, world));
         }
@@ -455,10 +458,11 @@ impl Core {
             .network
             .as_ref()
             .is_some_and(|network| network.record_due() <= now);
-        if !due || !self.is_approved() {
+        if !due || !self.is_approved() || self.stale {
             return;
         }
-        let status = self.own_status();
+        let plan = self.plan();
+        let status = self.status_of(&plan);
         let figures = self.machine.figures();
         let in_flight: u32 = self
             .executor
@@ -475,6 +479,7 @@ impl Core {
         let facts = Facts {
             ledger: &self.ledger,
             status: &status,
+            reports: &plan.reports,
             machine: realm_model::record::Machine {
                 os: std::env::consts::OS.to_owned(),
                 arch: std::env::consts::ARCH.to_owned(),

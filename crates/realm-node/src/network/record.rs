@@ -1,8 +1,12 @@
 //! What this node says of itself: the body of its record.
 
+use std::collections::BTreeMap;
+
 use realm_control::Ledger;
 use realm_control::pending::REPORTED_MAX;
+use realm_model::action::ComponentReport;
 use realm_model::entry::ChainId;
+use realm_model::name::ComponentName;
 use realm_model::observed::Millis;
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
@@ -16,6 +20,7 @@ use super::{Network, random};
 pub(crate) struct Facts<'a> {
     pub(crate) ledger: &'a Ledger,
     pub(crate) status: &'a StatusView,
+    pub(crate) reports: &'a [ComponentReport],
     pub(crate) machine: Machine,
     pub(crate) load: Load,
     pub(crate) blobs: Vec<realm_model::digest::Digest>,
@@ -87,7 +92,7 @@ impl Network {
                 why: link.why.clone(),
             })
             .collect();
-        body.components = components(facts.status);
+        body.components = components(facts.status, facts.reports);
         body.load = facts.load;
         let refusals = facts.status.refusals.iter();
         body.refusals = refusals
@@ -158,7 +163,9 @@ impl Network {
     }
 }
 
-fn components(status: &StatusView) -> Vec<ComponentSummary> {
+fn components(status: &StatusView, reports: &[ComponentReport]) -> Vec<ComponentSummary> {
+    let reports: BTreeMap<&ComponentName, &ComponentReport> =
+        reports.iter().map(|one| (&one.component, one)).collect();
     // What this node has nothing to do with is no news of it.
     let concerned = status.components.iter().filter(|component| {
         component.wanted > 0
@@ -169,6 +176,7 @@ fn components(status: &StatusView) -> Vec<ComponentSummary> {
     concerned
         .map(|component| {
             let waits = component.waiting_on.first();
+            let report = reports.get(&component.name);
             ComponentSummary {
                 name: component.name.to_string(),
                 namespace: ChainId::DEFAULT.as_str().to_owned(),
@@ -178,6 +186,8 @@ fn components(status: &StatusView) -> Vec<ComponentSummary> {
                 code: waits.map(|waits| waits.code.clone()).unwrap_or_default(),
                 reason: waits.map(|waits| waits.message.clone()).unwrap_or_default(),
                 digest: component.digest,
+                serving: report.map(|report| report.serving),
+                seats: report.map(|report| report.seats.clone()),
             }
         })
         .collect()

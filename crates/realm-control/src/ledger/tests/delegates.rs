@@ -242,7 +242,7 @@ fn of_two_namespaces_the_earlier_one_has_the_name_and_the_route() {
     assert_eq!(desired.namespace_of(&component_name("cart")), Some(name));
     assert_eq!(desired.manifest.as_ref().expect("both").components.len(), 2);
     let observed = realm_model::observed::Observed::default();
-    let plan = crate::plan(
+    let plan = crate::testing::plan_alone(
         desired,
         realm.ledger.authority(),
         &node_name("here"),

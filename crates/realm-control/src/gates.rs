@@ -1,0 +1,90 @@
+//! Which replica of a component may be replaced next, all over the realm and without a leader.
+//!
+//! Every node decides about its own replicas by the same rule over what the others say of themselves.
+//! Each condition rests on something positive that a node said and does not take back: a view that is
+//! behind waits for too long, and never goes too far. The places are divided into as many rows as
+//! may be under way at once; in each row they go one after the other. Not here: who has which place
+//! (`place`), what is said (`around`), and how one replica takes over from another (`plan`).
+
+use realm_model::manifest::Budget;
+
+/// What is known of one place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct SeatFact {
+    /// Whether its node has heard of the version that is wanted, so that it goes by the same rule.
+    pub(crate) heard: bool,
+    /// Whether a replica takes requests there, of whatever version.
+    pub(crate) up: bool,
+    /// Whether the wanted version has been healthy there for long enough.
+    pub(crate) ready: bool,
+}
+
+/// What a place may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Gate {
+    /// The new replica starts beside the old one.
+    StartFirst,
+    /// The old replica goes, then the new one starts.
+    StopFirst,
+    /// It is not its turn.
+    Shut,
+}
+
+/// What each place may do.
+pub(crate) fn gates(seats: &[SeatFact], budget: Budget) -> Vec<Gate> {
+    let rows = Rows::of(seats, budget);
+    let all_heard = seats.iter().all(|seat| seat.heard);
+    // A place that is down has used the budget up already, unless it is down for its own turn.
+    let none_missing = seats
+        .iter()
+        .enumerate()
+        .all(|(index, seat)| seat.up || rows.stops_first(index) && rows.is_next(index));
+    let gate = |(index, seat): (usize, &SeatFact)| {
+        // What is down cannot make it worse; what is ready has nothing left to do.
+        if !seat.up || seat.ready {
+            return Gate::StartFirst;
+        }
+        if !all_heard || !none_missing || !rows.is_next(index) {
+            return Gate::Shut;
+        }
+        match rows.stops_first(index) {
+            true => Gate::StopFirst,
+            false => Gate::StartFirst,
+        }
+    };
+    seats.iter().enumerate().map(gate).collect()
+}
+
+/// The places in rows: the first ones start first, as many as there may be in addition; in the others the
+/// old one stops first, as many as may be missing.
+struct Rows {
+    surge: usize,
+    /// The first place of each row that is not ready.
+    next: Vec<Option<usize>>,
+}
+
+impl Rows {
+    fn of(seats: &[SeatFact], budget: Budget) -> Self {
+        let surge = budget.surge as usize;
+        let count = (surge + budget.unavailable as usize).max(1);
+        let next = (0..count)
+            .map(|row| {
+                let mut places = (row..seats.len()).step_by(count);
+                places.find(|index| !seats[*index].ready)
+            })
+            .collect();
+        Self { surge, next }
+    }
+
+    fn row(&self, index: usize) -> usize {
+        index % self.next.len()
+    }
+
+    fn stops_first(&self, index: usize) -> bool {
+        self.row(index) >= self.surge
+    }
+
+    fn is_next(&self, index: usize) -> bool {
+        self.next[self.row(index)] == Some(index)
+    }
+}

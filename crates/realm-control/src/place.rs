@@ -1,0 +1,435 @@
+//! Which node has which replica: a pure function of what the owners signed and of who is gone.
+//!
+//! Rendezvous hashing: every node ranks every replica, and each replica goes to the node that ranks it
+//! highest among those that have the fewest so far, zone by zone. What is signed gives each replica a
+//! *base*; while that node is gone the next one stands in, so that nothing else moves when a node
+//! dies, and all is as before when it comes back. The ranks are part of the wire format: two agents
+//! that disagree would both run a replica, or neither. Not here: who is gone (`losses`), and how one
+//! replica takes over from another (`plan`).
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use realm_model::digest::Digest;
+use realm_model::key::PublicKey;
+use realm_model::manifest::{Manifest, NodeSelector, RouteSpec, Upkeep};
+use realm_model::name::{ComponentName, NodeName};
+
+use crate::authority::{ApprovedNode, Authority};
+use crate::desired::Desired;
+
+/// Which ranks these are. Another function of hashing is another version, and all nodes of a realm
+/// have to change at once.
+const RANKS: &[u8] = b"realm.place.v1";
+
+/// A tag with this prefix names the zone of a node: `zone-fra`.
+pub const ZONE_PREFIX: &str = "zone-";
+
+/// Where the replicas of all components that answer requests shall be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Approved nodes, in order of their names.
+    nodes: Vec<NodeName>,
+    components: BTreeMap<ComponentName, Placed>,
+}
+
+/// Where the replicas of one component shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// One for each replica. Their order is the same in every view.
+    pub seats: Vec<Seat>,
+    /// How they are kept.
+    pub upkeep: Upkeep,
+    /// Node → replicas there.
+    shares: BTreeMap<usize, u32>,
+}
+
+/// The place of one replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    /// Where it is by what is signed.
+    base: usize,
+    /// Where it is while the base is gone; the base itself otherwise. `None`: nobody can have it.
+    holder: Option<usize>,
+    /// Whether no other node may have it.
+    pinned: bool,
+}
+
+/// A node as placement looks at it.
+struct Candidate<'a> {
+    approved: &'a ApprovedNode,
+    seed: u64,
+    zone: Option<&'a str>,
+}
+
+/// Routes of one component in one list, and the nodes on which at least one of them counts.
+struct Group<'a> {
+    selector: &'a NodeSelector,
+    upkeep: Upkeep,
+    nodes: BTreeSet<usize>,
+}
+
+/// Places every component that has a route. `gone` says whether a node that is not reached has been so
+/// for as many milliseconds as a component waits.
+pub fn place(
+    desired: &Desired,
+    authority: &Authority,
+    gone: &dyn Fn(&NodeName, u64) -> bool,
+) -> Placement {
+    let nodes: Vec<NodeName> = authority.nodes.keys().cloned().collect();
+    let Some(manifest) = desired.manifest.as_deref() else {
+        return Placement {
+            nodes,
+            ..Placement::default()
+        };
+    };
+    let candidates = candidates(manifest, authority);
+    let mut components: BTreeMap<ComponentName, Placed> = BTreeMap::new();
+    for (name, groups) in groups(desired, manifest, authority, &nodes) {
+        let since = desired.since(name);
+        let scene = Scene {
+            nodes: &nodes,
+            candidates: &candidates,
+            seed: seed(name.as_str().as_bytes()),
+            // What came before the cordon has its place; a cordoned node takes no other.
+            may_begin: &|node: &ApprovedNode| {
+                let cordon = node.cordoned;
+                !node.drained
+                    && cordon.is_none_or(|cordon| since.is_some_and(|since| since < cordon))
+            },
+            gone,
+        };
+        components.insert(name.clone(), scene.placed(&groups));
+    }
+    Placement { nodes, components }
+}
+
+impl Placement {
+    /// Where the replicas of a component shall be; `None`: no route of any node leads to it.
+    pub fn of(&self, component: &ComponentName) -> Option<&Placed> {
+        self.components.get(component)
+    }
+
+    /// Replicas of a component that a node shall have.
+    pub fn share(&self, component: &ComponentName, node: &NodeName) -> u32 {
+        let share = |placed: &Placed| Some(*placed.shares.get(&self.index(node)?)?);
+        self.of(component).and_then(share).unwrap_or_default()
+    }
+
+    /// Components of which a node shall have replicas, and how many.
+    pub fn shares<'a>(
+        &'a self,
+        node: &NodeName,
+    ) -> impl Iterator<Item = (&'a ComponentName, u32)> + use<'a> {
+        let index = self.index(node);
+        self.components.iter().filter_map(move |(name, placed)| {
+            let share = placed.shares.get(&index?)?;
+            Some((name, *share))
+        })
+    }
+
+    /// The nodes that shall have replicas of a component, and how many.
+    pub fn holders<'a>(
+        &'a self,
+        component: &ComponentName,
+    ) -> impl Iterator<Item = (&'a NodeName, u32)> + use<'a> {
+        let shares = self.of(component).into_iter().flat_map(|one| &one.shares);
+        shares.filter_map(|(index, share)| Some((self.nodes.get(*index)?, *share)))
+    }
+
+    /// The nodes that have places of a component which others might have, and how many.
+    pub(crate) fn movable<'a>(
+        &'a self,
+        component: &ComponentName,
+    ) -> impl Iterator<Item = (&'a NodeName, u32)> + use<'a> {
+        let mut movable: BTreeMap<usize, u32> = BTreeMap::new();
+        let seats = self.of(component).into_iter().flat_map(|one| &one.seats);
+        for holder in seats
+            .filter(|seat| !seat.pinned)
+            .filter_map(|seat| seat.holder)
+        {
+            *movable.entry(holder).or_default() += 1;
+        }
+        let named = movable.into_iter();
+        named.filter_map(|(index, count)| Some((self.nodes.get(index)?, count)))
+    }
+
+    /// The seats of a component with the nodes that hold them.
+    pub fn seats<'a>(
+        &'a self,
+        component: &ComponentName,
+    ) -> impl Iterator<Item = Option<&'a NodeName>> + use<'a> {
+        let seats = self.of(component).into_iter().flat_map(|one| &one.seats);
+        seats.map(|seat| seat.holder.and_then(|index| self.nodes.get(index)))
+    }
+
+    /// How long the components that are placed wait at least for a node that is not reached.
+    pub fn lost_after_ms_least(&self) -> Option<u64> {
+        let placed = self.components.values();
+        placed.map(|placed| placed.upkeep.lost_after_ms).min()
+    }
+
+    /// Times after which a component gives up on a node, each once.
+    pub fn lost_after_ms(&self) -> BTreeSet<u64> {
+        let placed = self.components.values();
+        placed.map(|placed| placed.upkeep.lost_after_ms).collect()
+    }
+
+    fn index(&self, node: &NodeName) -> Option<usize> {
+        self.nodes.binary_search(node).ok()
+    }
+}
+
+/// What placing one component looks at.
+struct Scene<'a> {
+    nodes: &'a [NodeName],
+    candidates: &'a [Candidate<'a>],
+    /// The component's share of every rank.
+    seed: u64,
+    /// Whether a node has places for the component.
+    may_begin: &'a dyn Fn(&ApprovedNode) -> bool,
+    gone: &'a dyn Fn(&NodeName, u64) -> bool,
+}
+
+/// How many replicas each node and each zone have so far.
+#[derive(Default)]
+struct Taken<'a> {
+    nodes: BTreeMap<usize, u32>,
+    zones: BTreeMap<Option<&'a str>, u32>,
+}
+
+impl<'a> Scene<'a> {
+    fn placed(&self, groups: &[Group<'_>]) -> Placed {
+        let seats: Vec<Vec<Seat>> = groups.iter().map(|group| self.seats(group)).collect();
+        let mut shares: BTreeMap<usize, u32> = BTreeMap::new();
+        for seats in &seats {
+            let mut here: BTreeMap<usize, u32> = BTreeMap::new();
+            for holder in seats.iter().filter_map(|seat| seat.holder) {
+                *here.entry(holder).or_default() += 1;
+            }
+            // What several lists want of one node is the same replicas.
+            for (node, count) in here {
+                let share = shares.entry(node).or_default();
+                *share = count.max(*share);
+            }
+        }
+        Placed {
+            seats: union(seats),
+            upkeep: groups.first().map(|group| group.upkeep).unwrap_or_default(),
+            shares,
+        }
+    }
+
+    fn seats(&self, group: &Group<'_>) -> Vec<Seat> {
+        let replicas = group.upkeep.replicas;
+        if group.upkeep.per_node || matches!(group.selector, NodeSelector::Node(_)) {
+            let lost_after_ms = group.upkeep.lost_after_ms;
+            let seats = |node: &usize| {
+                let is_gone = (self.gone)(&self.nodes[*node], lost_after_ms);
+                let seat = Seat {
+                    base: *node,
+                    holder: (!is_gone).then_some(*node),
+                    pinned: true,
+                };
+                std::iter::repeat_n(seat, replicas as usize)
+            };
+            return group.nodes.iter().flat_map(seats).collect();
+        }
+        let mut eligible: Vec<usize> = group.nodes.iter().copied().collect();
+        let open = |node: &usize| (self.may_begin)(self.candidates[*node].approved);
+        if eligible.iter().any(open) {
+            eligible.retain(open);
+        }
+        let mut taken = Taken::default();
+        let bases: Vec<usize> = (0..replicas)
+            .filter_map(|slot| self.take(&eligible, slot, &mut taken))
+            .collect();
+        self.stand_in(&bases, &eligible, group.upkeep.lost_after_ms)
+    }
+
+    /// Finds others for the places of those that are gone.
+    fn stand_in(&self, bases: &[usize], eligible: &[usize], lost_after_ms: u64) -> Vec<Seat> {
+        let gone: BTreeSet<usize> = eligible
+            .iter()
+            .copied()
+            .filter(|node| (self.gone)(&self.nodes[*node], lost_after_ms))
+            .collect();
+        let mut taken = Taken::default();
+        for base in bases.iter().filter(|base| !gone.contains(base)) {
+            taken.add(*base, self.candidates[*base].zone);
+        }
+        let there: Vec<usize> = eligible
+            .iter()
+            .copied()
+            .filter(|node| {
+                !gone.contains(node) && self.candidates[*node].approved.cordoned.is_none()
+            })
+            .collect();
+        let numbered = (0u32..).zip(bases);
+        numbered
+            .map(|(slot, base)| Seat {
+                base: *base,
+                pinned: false,
+                holder: match gone.contains(base) {
+                    true => self.take(&there, slot, &mut taken),
+                    false => Some(*base),
+                },
+            })
+            .collect()
+    }
+
+    /// The node for one replica: of the zones and nodes with the fewest so far the one that ranks it
+    /// highest.
+    fn take(&self, eligible: &[usize], slot: u32, taken: &mut Taken<'a>) -> Option<usize> {
+        let order = |node: &usize| {
+            let candidate = &self.candidates[*node];
+            let (of_zone, of_node) = taken.of(*node, candidate.zone);
+            let rank = rank(candidate.seed, self.seed, slot);
+            (of_zone, of_node, std::cmp::Reverse(rank))
+        };
+        let node = eligible.iter().copied().min_by_key(order)?;
+        taken.add(node, self.candidates[node].zone);
+        Some(node)
+    }
+}
+
+impl<'a> Taken<'a> {
+    fn of(&self, node: usize, zone: Option<&'a str>) -> (u32, u32) {
+        let of_zone = self.zones.get(&zone).copied().unwrap_or_default();
+        (of_zone, self.nodes.get(&node).copied().unwrap_or_default())
+    }
+
+    fn add(&mut self, node: usize, zone: Option<&'a str>) {
+        *self.nodes.entry(node).or_default() += 1;
+        *self.zones.entry(zone).or_default() += 1;
+    }
+}
+
+/// The seats of several lists as one list: of each base node those of the list that wants most of it.
+fn union(mut groups: Vec<Vec<Seat>>) -> Vec<Seat> {
+    if groups.len() <= 1 {
+        return groups.pop().unwrap_or_default();
+    }
+    let mut by_base: BTreeMap<usize, Vec<Seat>> = BTreeMap::new();
+    for seats in groups {
+        let mut of_group: BTreeMap<usize, Vec<Seat>> = BTreeMap::new();
+        for seat in seats {
+            of_group.entry(seat.base).or_default().push(seat);
+        }
+        for (base, seats) in of_group {
+            let most = by_base.entry(base).or_default();
+            if seats.len() > most.len() {
+                *most = seats;
+            }
+        }
+    }
+    by_base.into_values().flatten().collect()
+}
+
+fn candidates<'a>(manifest: &'a Manifest, authority: &'a Authority) -> Vec<Candidate<'a>> {
+    let nodes = authority.nodes.iter();
+    nodes
+        .map(|(name, approved)| Candidate {
+            approved,
+            seed: seed_of(&approved.key),
+            zone: tags(name, approved, manifest).find_map(|tag| tag.strip_prefix(ZONE_PREFIX)),
+        })
+        .collect()
+}
+
+/// The tags of a node: those that the owners vouched for, then those of the manifest.
+fn tags<'a>(
+    name: &NodeName,
+    approved: &'a ApprovedNode,
+    manifest: &'a Manifest,
+) -> impl Iterator<Item = &'a str> {
+    let written = manifest.nodes.get(name).map(|node| &node.tags);
+    let tags = approved.tags.iter().chain(written.into_iter().flatten());
+    tags.map(String::as_str)
+}
+
+/// Every component with the lists that want it. Nodes that are concerned by the same lists are looked
+/// at once.
+fn groups<'a>(
+    desired: &'a Desired,
+    manifest: &'a Manifest,
+    authority: &Authority,
+    nodes: &[NodeName],
+) -> BTreeMap<&'a ComponentName, Vec<Group<'a>>> {
+    let mut kinds: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
+    let lists: Vec<(&NodeSelector, &Vec<RouteSpec>)> =
+        desired.parts().flat_map(in_precedence).collect();
+    for (index, node) in nodes.iter().enumerate() {
+        let concerned = lists
+            .iter()
+            .enumerate()
+            .filter(|(_, (selector, _))| crate::plan::selects(selector, node, manifest, authority));
+        let kind = concerned.map(|(list, _)| list).collect();
+        kinds.entry(kind).or_default().push(index);
+    }
+    let mut groups: BTreeMap<(&ComponentName, usize), Group<'_>> = BTreeMap::new();
+    for (kind, nodes) in kinds {
+        // The first of two routes for the same host and path counts.
+        let mut taken = BTreeSet::new();
+        for list in kind {
+            let Some((selector, routes)) = lists.get(list) else {
+                continue;
+            };
+            for route in *routes {
+                if !taken.insert((&route.host, &route.path)) {
+                    continue;
+                }
+                let group = groups.entry((&route.component, list));
+                let group = group.or_insert_with(|| Group {
+                    selector,
+                    upkeep: route.upkeep,
+                    nodes: BTreeSet::new(),
+                });
+                group.nodes.extend(&nodes);
+            }
+        }
+    }
+    let mut by_component: BTreeMap<&ComponentName, Vec<Group<'_>>> = BTreeMap::new();
+    for ((component, _), group) in groups {
+        by_component.entry(component).or_default().push(group);
+    }
+    by_component
+}
+
+/// The lists of one namespace: those for one node before those for a tag before those for all.
+fn in_precedence(part: &Manifest) -> Vec<(&NodeSelector, &Vec<RouteSpec>)> {
+    let mut lists: Vec<_> = part.routing.iter().collect();
+    lists.sort_by_key(|(selector, _)| match selector {
+        NodeSelector::Node(_) => 0,
+        NodeSelector::Tag(_) => 1,
+        NodeSelector::All => 2,
+    });
+    lists
+}
+
+/// How high a node ranks a replica: the greatest has it. All weights are equal, so that the hash itself
+/// decides and no logarithm, which two machines may round differently.
+fn rank(node: u64, component: u64, slot: u32) -> u64 {
+    mix(mix(node ^ component) ^ u64::from(slot))
+}
+
+fn seed_of(key: &PublicKey) -> u64 {
+    seed(key.as_bytes())
+}
+
+/// The first 64 bits of the SHA-256 of the version and these bytes.
+fn seed(bytes: &[u8]) -> u64 {
+    let digest = Digest::of(&[RANKS, &[0], bytes].concat());
+    let first = digest.as_bytes().first_chunk().copied();
+    u64::from_le_bytes(first.unwrap_or_default())
+}
+
+/// The finalizer of splitmix64: every bit of the input changes half of those of the output.
+const fn mix(bits: u64) -> u64 {
+    let bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}

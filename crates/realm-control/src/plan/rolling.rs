@@ -1,0 +1,147 @@
+//! Whose turn it is to be replaced, of the replicas of one component on this node: what this node
+//! observes of its own places and what the others say of theirs, put through the gates.
+
+use realm_model::manifest::Mode;
+use realm_model::name::{ComponentName, NodeName};
+use realm_model::observed::{Millis, ReplicaState};
+use realm_model::record::SeatSummary;
+
+use super::Replicas;
+use super::wanted::Wanted;
+use crate::around::Around;
+use crate::desired::Desired;
+use crate::gates::{Gate, SeatFact, gates};
+
+/// What this node has of a component.
+pub(super) struct Own<'a> {
+    pub(super) component: &'a ComponentName,
+    pub(super) node: &'a NodeName,
+    pub(super) wanted: Option<&'a Wanted<'a>>,
+    pub(super) replicas: &'a Replicas<'a>,
+    pub(super) now: Millis,
+}
+
+/// The turns of the replicas of one component on this node.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// By slot. Of slots beyond it is always the turn.
+    gates: Vec<Gate>,
+    /// When to look again: the next replica has been healthy for long enough by then.
+    pub(super) look_at: Option<Millis>,
+    /// What this node says of its places.
+    pub(super) seats: Vec<SeatSummary>,
+    /// What those that are not at their turn wait for.
+    pub(super) waits_for: Option<String>,
+}
+
+impl Turns {
+    pub(super) fn of(&self, slot: u32) -> Gate {
+        let slot = usize::try_from(slot).unwrap_or(usize::MAX);
+        self.gates.get(slot).copied().unwrap_or(Gate::StartFirst)
+    }
+}
+
+/// Whose turn it is.
+pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns {
+    let mut turns = Turns::default();
+    let (Some(wanted), Some(edition)) = (own.wanted, desired.edition(own.component)) else {
+        return turns;
+    };
+    let Some(placed) = around.placement.of(own.component) else {
+        return turns;
+    };
+    // Runs take no turns: they end by themselves.
+    if !matches!(wanted.mode(), Mode::Answers | Mode::Server) {
+        return turns;
+    }
+    let upkeep = placed.upkeep;
+    let mut facts = Vec::new();
+    let mut holders = Vec::new();
+    let mut mine = Vec::new();
+    let mut ready_next: Option<Millis> = None;
+    let mut others_wait = false;
+    for (number, holder) in (0u32..).zip(around.placement.seats(own.component)) {
+        // Of a place that nobody can have nothing can be awaited.
+        let Some(holder) = holder else { continue };
+        holders.push(holder);
+        if holder != own.node {
+            let fact = around.fact(own.component, edition, holder, number);
+            others_wait |= !fact.ready;
+            facts.push(fact);
+            continue;
+        }
+        let slot = u32::try_from(mine.len()).unwrap_or(u32::MAX);
+        let place = own.place(wanted, slot);
+        let ready_at = place.new_since.map(|since| since.plus(upkeep.min_ready_ms));
+        let ready = ready_at.is_some_and(|at| at <= own.now);
+        let waits = ready_at.filter(|at| *at > own.now);
+        ready_next = ready_next.into_iter().chain(waits).min();
+        others_wait |= place.new_since.is_none();
+        turns.seats.push(SeatSummary {
+            seat: number,
+            up: place.up,
+            ready: if ready { edition.1 } else { 0 },
+        });
+        mine.push(facts.len());
+        facts.push(SeatFact {
+            heard: true,
+            up: place.up,
+            ready,
+        });
+    }
+    turns.look_at = ready_next.filter(|_| others_wait);
+    let count = u32::try_from(facts.len()).unwrap_or(u32::MAX);
+    let gates = gates(&facts, upkeep.budget(count));
+    turns.waits_for = waits_for(&facts, &holders);
+    turns.gates = mine.iter().map(|index| gates[*index]).collect();
+    turns
+}
+
+/// The first thing that keeps a rollout from going on, for a person.
+fn waits_for(facts: &[SeatFact], holders: &[&NodeName]) -> Option<String> {
+    let first = |which: &dyn Fn(&SeatFact) -> bool| {
+        let index = facts.iter().position(which)?;
+        holders.get(index)
+    };
+    if let Some(node) = first(&|fact| !fact.heard) {
+        return Some(format!("node `{node}` has not heard of this version yet"));
+    }
+    if let Some(node) = first(&|fact| !fact.up) {
+        return Some(format!("a replica on node `{node}` is down"));
+    }
+    let node = first(&|fact| !fact.ready)?;
+    Some(format!("the next one is on node `{node}`"))
+}
+
+/// One place here.
+struct Place {
+    /// Whether a replica takes requests.
+    up: bool,
+    /// Since when a replica of the wanted version has been healthy.
+    new_since: Option<Millis>,
+}
+
+impl Own<'_> {
+    fn place(&self, wanted: &Wanted<'_>, slot: u32) -> Place {
+        let healthy = |is_new: bool| {
+            self.replicas.iter().find_map(|(id, state)| match state {
+                ReplicaState::Healthy { since }
+                    if id.slot == slot && (id.revision == wanted.revision) == is_new =>
+                {
+                    Some(*since)
+                }
+                ReplicaState::Healthy { .. }
+                | ReplicaState::Starting { .. }
+                | ReplicaState::Draining { .. }
+                | ReplicaState::Backoff { .. }
+                | ReplicaState::Done { .. }
+                | ReplicaState::Failed { .. } => None,
+            })
+        };
+        let new_since = healthy(true);
+        Place {
+            up: new_since.is_some() || healthy(false).is_some(),
+            new_since,
+        }
+    }
+}

@@ -1,0 +1,569 @@
+//! Several simulated nodes that place and replace the replicas of one component: entries and records
+//! reach them late, in any order or not at all; nodes die, come back and are cut off from each other.
+//!
+//! What runs is the real thing: `place`, `losses`, `around`, `plan`. Checked at every step: how many replicas are
+//! missing or doubled by anybody's decision; in the end: what is wanted runs where it shall, and
+//! nothing goes on happening. Not here: how entries and records travel (`sim_net`).
+
+mod seeds;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use realm_model::entry::{ChainId, Head};
+use realm_model::name::NodeName;
+use realm_model::observed::{Millis, ReplicaState};
+use realm_model::record::{ChainHead, ComponentSummary, NodeBody};
+
+use crate::around::Around;
+use crate::losses::Losses;
+use crate::place::place;
+use crate::plan::plan;
+use crate::sim::World;
+use crate::sync::Random;
+use crate::testing::{Realm, component_name, node_name};
+
+/// A node says what it says again after this long, whether it is news or not.
+const TICK_MS: u64 = 3_000;
+/// Who was not heard for this long is not reached.
+const UNHEARD_MS: u64 = 8_000;
+/// Plans in a row at one moment.
+const ROUNDS_MAX: usize = 16;
+
+/// What a run is like.
+#[derive(Debug, Clone)]
+pub(crate) struct Kind {
+    pub(crate) nodes: usize,
+    pub(crate) delay_ms_max: u64,
+    pub(crate) loss_percent: u64,
+    /// Replicas in addition, and missing, that the manifest allows; of so many.
+    pub(crate) surge: u32,
+    pub(crate) unavailable: u32,
+    pub(crate) replicas: u32,
+    /// Starts that fail, in percent.
+    pub(crate) start_fails: u64,
+}
+
+/// One node: what it has and what it knows.
+struct Node {
+    name: NodeName,
+    world: World,
+    /// Which of the signed states it has in force.
+    version: usize,
+    losses: Losses,
+    around: Around,
+    records: BTreeMap<usize, (u64, Arc<NodeBody>)>,
+    /// Other node → when it was heard last.
+    heard: BTreeMap<usize, u64>,
+    counter: u64,
+    said: Option<NodeBody>,
+    is_up: bool,
+}
+
+enum Event {
+    Entry {
+        to: usize,
+        version: usize,
+    },
+    Record {
+        to: usize,
+        from: usize,
+        counter: u64,
+        body: Arc<NodeBody>,
+    },
+    Wake {
+        node: usize,
+    },
+    Tick {
+        node: usize,
+    },
+}
+
+/// All nodes, and what is on its way between them.
+pub(crate) struct Sim {
+    pub(crate) kind: Kind,
+    pub(crate) now: u64,
+    /// What was signed, one after the other.
+    states: Vec<Arc<Realm>>,
+    nodes: Vec<Node>,
+    events: BTreeMap<(u64, u64), Event>,
+    sent: u64,
+    random: Random,
+    /// Pairs that cannot talk, by (from, to).
+    cut: BTreeSet<(usize, usize)>,
+    /// When the last disturbance was over.
+    disturbed_ms: u64,
+    /// Places that somebody took down to replace what is there, by node and slot; and those where both
+    /// run. What two sides of a cut decided does not count.
+    taken_down: BTreeSet<(usize, u32)>,
+    doubled: BTreeSet<(usize, u32)>,
+    pub(crate) starts: usize,
+    pub(crate) last_start_ms: u64,
+    pub(crate) violations: Vec<String>,
+    /// Whether each step is told.
+    pub(crate) prints: bool,
+}
+
+impl Sim {
+    pub(crate) fn new(kind: Kind, seed: u64) -> Self {
+        let mut realm = Realm::found();
+        let names: Vec<String> = (0..kind.nodes).map(|n| format!("n{n}")).collect();
+        for name in &names {
+            let approval = crate::testing::approval(name, &[]);
+            realm.submit(approval).expect("an approval");
+        }
+        let mut sim = Self {
+            nodes: names
+                .iter()
+                .zip(0..)
+                .map(|(name, n)| Node::new(node_name(name), seed ^ n, &kind))
+                .collect(),
+            kind,
+            now: 1_000,
+            states: vec![Arc::new(realm)],
+            events: BTreeMap::new(),
+            sent: 0,
+            random: Random::new(seed),
+            cut: BTreeSet::new(),
+            disturbed_ms: 0,
+            taken_down: BTreeSet::new(),
+            doubled: BTreeSet::new(),
+            starts: 0,
+            last_start_ms: 0,
+            violations: Vec::new(),
+            prints: false,
+        };
+        for node in 0..sim.nodes.len() {
+            sim.later(100, Event::Tick { node });
+        }
+        sim
+    }
+
+    /// The owner signs another build of the component; every node hears of it sooner or later.
+    pub(crate) fn apply(&mut self, build: &str) {
+        let Kind {
+            surge,
+            unavailable,
+            replicas,
+            ..
+        } = self.kind;
+        let text = format!(
+            "[components.app]\nsource = 'file:a'\n[routing]\n'*' = [{{ path = '/', component = 'app', \
+             replicas = {replicas}, max_surge = {surge}, max_unavailable = {unavailable} }}]\n"
+        );
+        let mut realm = Realm::clone(self.states.last().expect("the first one"));
+        realm.apply(&text, &[("app", build)]);
+        self.states.push(Arc::new(realm));
+        let version = self.states.len() - 1;
+        for to in 0..self.nodes.len() {
+            let delay = 1 + self.random.below(self.kind.delay_ms_max);
+            self.later(delay, Event::Entry { to, version });
+        }
+    }
+
+    /// Builds of which no replica gets healthy.
+    pub(crate) fn breaks(&mut self, build: &str) {
+        for node in &mut self.nodes {
+            node.world
+                .faults
+                .broken
+                .insert(crate::testing::pin(build).digest);
+        }
+    }
+
+    pub(crate) fn kill(&mut self, node: usize) {
+        let dead = &mut self.nodes[node];
+        dead.is_up = false;
+        dead.world.crash();
+        self.taken_down.retain(|(of, _)| *of != node);
+        self.doubled.retain(|(of, _)| *of != node);
+    }
+
+    /// It comes back, with what is signed and without a memory of the others.
+    pub(crate) fn revive(&mut self, node: usize) {
+        self.disturbed_ms = self.now;
+        let back = &mut self.nodes[node];
+        if back.is_up {
+            return;
+        }
+        back.is_up = true;
+        back.losses = Losses::default();
+        back.records.clear();
+        back.heard = (0..self.kind.nodes).map(|of| (of, self.now)).collect();
+        back.said = None;
+        back.world.pass_to(Millis(self.now));
+        self.wake(node);
+    }
+
+    /// Lets those below `below` and the others not hear each other, or only the ones the others.
+    pub(crate) fn cut(&mut self, below: usize, one_way: bool) {
+        for one in 0..below {
+            for other in below..self.nodes.len() {
+                self.cut.insert((one, other));
+                if !one_way {
+                    self.cut.insert((other, one));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.cut.clear();
+        self.disturbed_ms = self.now;
+    }
+
+    /// A replica of a node fails.
+    pub(crate) fn fail_one(&mut self, node: usize) {
+        if self.nodes[node].is_up {
+            self.nodes[node].world.fail_one(0);
+            self.wake(node);
+        }
+    }
+
+    /// Whether anything that is not a decision takes replicas away, or did of late.
+    fn is_disturbed(&self) -> bool {
+        !self.cut.is_empty()
+            || self.nodes.iter().any(|node| !node.is_up)
+            || self.now < self.disturbed_ms + 90_000
+    }
+
+    /// Lets time pass until `until_ms`.
+    pub(crate) fn run(&mut self, until_ms: u64) {
+        while let Some(entry) = self.events.first_entry()
+            && entry.key().0 <= until_ms
+        {
+            let ((at, _), event) = entry.remove_entry();
+            self.now = at;
+            self.happen(event);
+            if !self.violations.is_empty() {
+                return;
+            }
+        }
+        self.now = until_ms;
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Entry { to, version } => {
+                if !self.nodes[to].is_up {
+                    // Whoever has it says so again.
+                    return self.later(TICK_MS, Event::Entry { to, version });
+                }
+                let node = &mut self.nodes[to];
+                if node.version < version {
+                    node.version = version;
+                    node.world.learn(self.states[version].ledger.desired());
+                    self.act(to);
+                }
+            }
+            Event::Record {
+                to,
+                from,
+                counter,
+                body,
+            } => {
+                if !self.nodes[to].is_up || self.cut.contains(&(from, to)) {
+                    return;
+                }
+                let known = self.nodes[to].records.get(&from).map(|(known, _)| *known);
+                if known.is_none_or(|known| known < counter) {
+                    self.nodes[to].records.insert(from, (counter, body));
+                    self.act(to);
+                }
+            }
+            Event::Wake { node } => {
+                if self.nodes[node].is_up {
+                    self.act(node);
+                }
+            }
+            Event::Tick { node } => {
+                self.later(TICK_MS, Event::Tick { node });
+                if !self.nodes[node].is_up {
+                    return;
+                }
+                // Connections do not lose their signs of life, however many records are lost.
+                for to in 0..self.nodes.len() {
+                    if !self.cut.contains(&(node, to)) {
+                        self.nodes[to].heard.insert(node, self.now);
+                    }
+                }
+                // What one has in force the others ask for, whoever they hear.
+                let newest = (0..self.nodes.len())
+                    .filter(|of| self.nodes[*of].is_up && !self.cut.contains(&(*of, node)))
+                    .map(|of| self.nodes[of].version)
+                    .max();
+                let version = newest.unwrap_or_default();
+                self.later(1, Event::Entry { to: node, version });
+                self.act(node);
+                self.publish(node);
+            }
+        }
+    }
+
+    /// Plans and executes until there is nothing left to do at this moment.
+    fn act(&mut self, index: usize) {
+        let now = Millis(self.now);
+        let before = self.serving_slots(index);
+        let node = &mut self.nodes[index];
+        node.world.pass_to(now);
+        let realm = Arc::clone(&self.states[node.version]);
+        let lost: BTreeSet<NodeName> = (0..self.kind.nodes)
+            .filter(|other| *other != index)
+            .filter(|other| {
+                let heard = node.heard.get(other).copied().unwrap_or_default();
+                heard + UNHEARD_MS < now.0
+            })
+            .map(|other| node_name(&format!("n{other}")))
+            .collect();
+        let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
+        let least_ms = node.around.placement.lost_after_ms_least();
+        node.losses.look(
+            &lost,
+            authority.nodes.len(),
+            least_ms.unwrap_or(u64::MAX),
+            now,
+        );
+        let placement = place(desired, authority, &|name, wait_ms| {
+            *name != node.name && node.losses.is_gone(name, wait_ms, now)
+        });
+        let names: Vec<NodeName> = authority.nodes.keys().cloned().collect();
+        let records = node.records.iter();
+        let bodies = records.filter_map(|(of, (_, body))| Some((names.get(*of)?, &**body)));
+        let running = node.world.observed.replicas.keys().map(|id| &id.component);
+        node.around = Around::of(placement, bodies, &node.name, &lost).after(
+            &node.around,
+            &node.name,
+            running,
+            now,
+        );
+        let mut rounds = 0;
+        let last = loop {
+            let plan = plan(
+                desired,
+                authority,
+                &node.name,
+                &node.world.observed,
+                &node.around,
+                now,
+            );
+            rounds += 1;
+            if plan.actions.is_empty() || rounds > ROUNDS_MAX {
+                break plan;
+            }
+            let starts = plan
+                .actions
+                .iter()
+                .filter(|action| matches!(action, realm_model::action::Action::Start(_)));
+            let starts = starts.count();
+            self.starts += starts;
+            if starts > 0 {
+                self.last_start_ms = now.0;
+            }
+            if self.prints {
+                let gates = plan.reports.iter().flat_map(|one| &one.waiting_on);
+                let gates: Vec<&str> = gates.map(|one| one.message.as_str()).collect();
+                eprintln!("{} {} {:?} {gates:?}", now.0, node.name, plan.actions);
+            }
+            node.world.execute(&plan);
+        };
+        if rounds > ROUNDS_MAX {
+            self.violations
+                .push(format!("{} does not settle: {last:?}", node.name));
+        }
+        self.violations.append(&mut node.world.violations);
+        let body = node.body(&realm, &last);
+        let is_news = node.said.as_ref() != Some(&body);
+        if is_news {
+            node.said = Some(body);
+            node.counter += 1;
+        }
+        if let Some(at) = self.nodes[index].world.next() {
+            let wait = at.0.saturating_sub(now.0).max(1);
+            self.later(wait, Event::Wake { node: index });
+        }
+        if is_news {
+            self.publish(index);
+        }
+        self.check(index, &before);
+    }
+
+    /// Slots of a node that take requests.
+    fn serving_slots(&self, index: usize) -> BTreeSet<u32> {
+        let world = &self.nodes[index].world;
+        let backends = world.backends(&component_name("app")).iter();
+        backends
+            .filter(|id| world.healthy().any(|healthy| healthy == *id))
+            .map(|id| id.slot)
+            .collect()
+    }
+
+    /// What nobody may decide: more replicas missing, or doubled, than the manifest allows.
+    fn check(&mut self, index: usize, before: &BTreeSet<u32>) {
+        let after = self.serving_slots(index);
+        let share = self.nodes[index]
+            .around
+            .placement
+            .share(&component_name("app"), &self.nodes[index].name);
+        // A slot that served and was healthy, and that is wanted: it is down by decision.
+        for slot in before.difference(&after).filter(|slot| **slot < share) {
+            let world = &self.nodes[index].world;
+            let gone_by_itself = world.observed.replicas.iter().any(|(id, state)| {
+                id.slot == *slot
+                    && matches!(
+                        state,
+                        ReplicaState::Backoff { .. } | ReplicaState::Failed { .. }
+                    )
+            });
+            if !gone_by_itself && !self.is_disturbed() {
+                self.taken_down.insert((index, *slot));
+            }
+        }
+        self.taken_down
+            .retain(|(of, slot)| *of != index || !after.contains(slot) && *slot < share);
+        let mut by_slot: BTreeMap<u32, BTreeSet<_>> = BTreeMap::new();
+        for (id, state) in &self.nodes[index].world.observed.replicas {
+            let runs = matches!(
+                state,
+                ReplicaState::Starting { .. } | ReplicaState::Healthy { .. }
+            );
+            if runs && id.slot < share {
+                by_slot.entry(id.slot).or_default().insert(id.revision);
+            }
+        }
+        by_slot.retain(|_, revisions| revisions.len() > 1);
+        self.doubled
+            .retain(|(of, slot)| *of != index || by_slot.contains_key(slot));
+        if !self.is_disturbed() {
+            self.doubled
+                .extend(by_slot.keys().map(|slot| (index, *slot)));
+        }
+        let doubled = self.doubled.len();
+        let missing = self.taken_down.len();
+        if self.is_disturbed() {
+            return;
+        }
+        if missing > self.kind.unavailable as usize || doubled > self.kind.surge as usize {
+            self.violations.push(format!(
+                "at {} ms {missing} are missing and {doubled} are doubled",
+                self.now
+            ));
+        }
+    }
+
+    fn publish(&mut self, from: usize) {
+        let node = &self.nodes[from];
+        let Some(said) = &node.said else { return };
+        let (counter, body) = (node.counter, Arc::new(said.clone()));
+        for to in (0..self.nodes.len()).filter(|to| *to != from) {
+            if self.random.below(100) < self.kind.loss_percent {
+                continue;
+            }
+            let delay = 1 + self.random.below(self.kind.delay_ms_max);
+            let body = Arc::clone(&body);
+            self.later(
+                delay,
+                Event::Record {
+                    to,
+                    from,
+                    counter,
+                    body,
+                },
+            );
+        }
+    }
+
+    fn wake(&mut self, node: usize) {
+        self.later(1, Event::Wake { node });
+    }
+
+    fn later(&mut self, delay_ms: u64, event: Event) {
+        self.sent += 1;
+        self.events.insert((self.now + delay_ms, self.sent), event);
+    }
+
+    /// What is wrong in the end: `healthy` of the wanted build shall run, where they shall, and no others.
+    pub(crate) fn end(&self, build: &str) -> Result<(), String> {
+        let app = component_name("app");
+        let realm = self.states.last().expect("the first one");
+        let placement = place(realm.ledger.desired(), realm.ledger.authority(), &|_, _| {
+            false
+        });
+        for node in &self.nodes {
+            let wanted = placement.share(&app, &node.name) as usize;
+            let replicas = &node.world.observed.replicas;
+            let healthy = replicas
+                .values()
+                .filter(|state| matches!(state, ReplicaState::Healthy { .. }));
+            let (all, healthy) = (replicas.len(), healthy.count());
+            let serving = node.world.backends(&app).len();
+            let right = node.world.backends(&app).iter().all(|id| {
+                node.world
+                    .revisions
+                    .get(&id.revision)
+                    .is_some_and(|(artifact, _)| {
+                        artifact.digest == crate::testing::pin(build).digest
+                    })
+            });
+            if (all, healthy, serving) != (wanted, wanted, wanted) || !right {
+                return Err(format!(
+                    "{} has {all} replicas, {healthy} healthy, {serving} serving, {wanted} wanted, of the right build: {right}; {:?}",
+                    node.name, replicas
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Replicas that take requests on nodes that are up.
+    pub(crate) fn serving(&self) -> usize {
+        (0..self.nodes.len())
+            .filter(|index| self.nodes[*index].is_up)
+            .map(|index| self.serving_slots(index).len())
+            .sum()
+    }
+}
+
+impl Node {
+    fn new(name: NodeName, seed: u64, kind: &Kind) -> Self {
+        let mut world = World::new(seed);
+        world.delay_ms_max = 2_000;
+        world.faults.start = kind.start_fails;
+        Self {
+            name,
+            world,
+            version: 0,
+            losses: Losses::default(),
+            around: Around::default(),
+            records: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            counter: 0,
+            said: None,
+            is_up: true,
+        }
+    }
+
+    /// What it says of itself.
+    fn body(&self, realm: &Realm, plan: &realm_model::action::Plan) -> NodeBody {
+        let mut body = NodeBody::of(self.name.clone());
+        let chain = ChainId::DEFAULT;
+        let head: Head = realm.ledger.head(chain);
+        body.heads = vec![ChainHead { chain, head }];
+        body.components = plan
+            .reports
+            .iter()
+            .map(|report| ComponentSummary {
+                name: report.component.to_string(),
+                namespace: chain.as_str().to_owned(),
+                wanted: report.wanted,
+                healthy: report.healthy,
+                state: String::new(),
+                code: String::new(),
+                reason: String::new(),
+                digest: report.digest,
+                serving: Some(report.serving),
+                seats: Some(report.seats.clone()),
+            })
+            .collect();
+        body
+    }
+}

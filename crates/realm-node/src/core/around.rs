@@ -1,0 +1,88 @@
+//! The loop and where everything shall be: looks again when the others say something new, when what is
+//! signed changes, and when somebody has been away for long enough.
+
+use std::collections::BTreeSet;
+
+use realm_control::losses::Losses;
+use realm_control::place::place;
+use realm_control::reach;
+use realm_control::{Around, Ledger};
+use realm_model::entry::Head;
+use realm_model::name::NodeName;
+use realm_model::observed::Millis;
+
+use super::Core;
+
+/// What this node knows of the others, and since when they are away.
+#[derive(Default)]
+pub(crate) struct Surroundings {
+    pub(super) around: Around,
+    losses: Losses,
+    /// What was signed when it was looked last: the authority head, and how much is wanted.
+    seen: Option<(Head, u64)>,
+    /// When to look again, although nobody says anything.
+    pub(super) look_at: Option<Millis>,
+}
+
+impl Surroundings {
+    fn signed(ledger: &Ledger) -> (Head, u64) {
+        (ledger.authority().head, ledger.desired().generation())
+    }
+}
+
+impl Core {
+    /// Looks again if what is signed is not what it was, or somebody has been away for long enough.
+    pub(super) fn look_around_if_due(&mut self) {
+        let now = self.now();
+        let is_due = self.surroundings.look_at.is_some_and(|at| at <= now);
+        if is_due || self.surroundings.seen != Some(Surroundings::signed(&self.ledger)) {
+            self.look_around();
+        }
+    }
+
+    /// Looks who is away and what the others say. A plan follows if it is something new.
+    pub(super) fn look_around(&mut self) {
+        let now = self.now();
+        let (desired, authority) = (self.ledger.desired(), self.ledger.authority());
+        let lost: BTreeSet<NodeName> = match &self.network {
+            None => BTreeSet::new(),
+            Some(network) => {
+                let lost = reach::lost(&network.reached());
+                let nodes = authority.nodes.iter();
+                nodes
+                    .filter(|(_, node)| lost.contains(&node.key.into()))
+                    .map(|(name, _)| name.clone())
+                    .collect()
+            }
+        };
+        let surroundings = &mut self.surroundings;
+        // As the last look found them: another manifest asks again at once.
+        let least_ms = surroundings.around.placement.lost_after_ms_least();
+        let least_ms = least_ms.unwrap_or(u64::MAX);
+        surroundings
+            .losses
+            .look(&lost, authority.nodes.len(), least_ms, now);
+        let losses = &surroundings.losses;
+        let placement = place(desired, authority, &|node, wait_ms| {
+            *node != self.node && losses.is_gone(node, wait_ms, now)
+        });
+        surroundings.look_at = losses.wake_at(&placement.lost_after_ms(), now);
+        surroundings.seen = Some(Surroundings::signed(&self.ledger));
+        let around = match &self.network {
+            None => Around::unheard(placement),
+            Some(network) => Around::new(
+                placement,
+                network.sync.records(),
+                authority,
+                &self.node,
+                &lost,
+            ),
+        };
+        let running = self.observed.replicas.keys().map(|id| &id.component);
+        let around = around.after(&surroundings.around, &self.node, running, now);
+        if around != surroundings.around {
+            surroundings.around = around;
+            self.stale = true;
+        }
+    }
+}
