@@ -1,13 +1,13 @@
 # One line each: what happens is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: build run demo-nodes test bench lint guests release fmt clean help
+.PHONY: build run demo test bench lint guests release fmt clean help
 
 build: ## build the host and the examples
 	@scripts/build.sh
 run: ## build all, and serve the examples on http://127.0.0.1:8080/
 	@scripts/run.sh
-demo-nodes: ## three agents become one realm; one is killed and comes back
-	@scripts/demo-nodes.sh
+demo: ## three agents under load: one is killed, replicas move, a new build rolls out
+	@scripts/demo.sh
 test: ## run every test there is, and install what they need
 	@scripts/test.sh
 lint: ## check format, lints, licenses and sources

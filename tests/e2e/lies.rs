@@ -48,6 +48,7 @@ fn lies(realms: &Realms) -> NodeBody {
     body.components = vec![ComponentSummary {
         serving: None,
         seats: None,
+        failed: None,
         name: "hello".to_owned(),
         namespace: "default".to_owned(),
         wanted: u32::MAX,

@@ -1,8 +1,10 @@
 //! Replicas that the realm places: they move when their node dies or is drained, come back with it, and are
 //! replaced one after the other. Real processes, killed with -9, under a load whose answers are checked.
 
+use realm_model::view::ReachState;
 use realm_test_guests as guests;
 
+use crate::lab::Lab;
 use crate::realms::Realms;
 use crate::support::{Load, eventually};
 
@@ -110,9 +112,7 @@ async fn a_new_version_goes_from_node_to_node_within_its_budget() {
     let realms = three_nodes("replicas = 3, max_surge = 1, min_ready = \"1s\"").await;
     held_by(&realms, 3).await;
     let load = load(&realms, 0).await;
-    realms.first().realm.guest(guests::VERSION_B, "new.wasm");
-    let args = ["push", "app", "new.wasm", "--no-wait"];
-    realms.as_owner(0, &args).ok();
+    push(&realms, guests::VERSION_B);
     let mut mixed = 0;
     eventually("every node has the new version", async || {
         let mut renewed = 0;
@@ -133,4 +133,110 @@ async fn a_new_version_goes_from_node_to_node_within_its_budget() {
     .await;
     assert!(mixed > 0, "old and new ones were there together");
     lost_none(load).await;
+}
+
+/// Pushes another build to the realm's only component, and does not wait.
+fn push(realms: &Realms, guest: &str) {
+    realms.first().realm.guest(guest, "new.wasm");
+    let args = ["push", "app", "new.wasm", "--no-wait"];
+    realms.as_owner(0, &args).ok();
+}
+
+/// Waits until every running node answers with the new version, and runs nothing else.
+async fn all_new(realms: &Realms) {
+    eventually("the new version alone", async || {
+        for node in realms.running() {
+            let status = node.status().await;
+            let app = status
+                .components
+                .iter()
+                .find(|one| one.name.as_str() == "app");
+            let app = app.unwrap();
+            if (app.healthy, app.old) != (app.wanted, 0) {
+                return None;
+            }
+            if node.get("/app/").await != (200, "version b\n".to_owned()) {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+}
+
+/// Case 31: a node that takes part in a rollout dies in the middle of it, and comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_31_a_rollout_goes_on_when_a_node_of_it_is_killed() {
+    let keys = "replicas = 3, max_surge = 1, min_ready = \"1s\", lost_after = \"2s\"";
+    let mut realms = three_nodes(keys).await;
+    held_by(&realms, 3).await;
+    let load = load(&realms, 0).await;
+    push(&realms, guests::VERSION_B);
+    realms.nodes[2].kill_9();
+    all_new(&realms).await;
+    realms.nodes[2].start();
+    held_by(&realms, 3).await;
+    all_new(&realms).await;
+    lost_none(load).await;
+}
+
+/// Cases 17 and 31: the realm falls apart in the middle of a rollout. Both sides go on answering, the one
+/// that heard of the new version with that, and when they meet all have it, each once.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_17_a_rollout_ends_well_when_the_realm_fell_apart_in_it() {
+    let lab = Lab::new(&["left", "left", "right"]);
+    let realms = Realms::in_lab(Some(lab), &["alpha", "beta", "gamma"], "").await;
+    realms.first().realm.guest(guests::VERSION_A, "app.wasm");
+    realms.apply(&manifest(
+        "replicas = 3, max_surge = 1, min_ready = \"1s\", lost_after = \"3s\"",
+    ));
+    held_by(&realms, 3).await;
+    push(&realms, guests::VERSION_B);
+    realms.lab.as_ref().unwrap().cut();
+    realms.first().until_sees("gamma", ReachState::Lost).await;
+    eventually("the left side has the new version", async || {
+        let (status, body) = realms.first().get("/app/").await;
+        assert_eq!(status, 200, "{body}");
+        (body == "version b\n").then_some(())
+    })
+    .await;
+    assert_eq!(realms.nodes[2].get("/app/").await.0, 200);
+    realms.lab.as_ref().unwrap().mend();
+    held_by(&realms, 3).await;
+    all_new(&realms).await;
+    eventually("each has one", async || {
+        let mut wanted = Vec::new();
+        for node in &realms.nodes {
+            wanted.push(node.status().await.components[0].wanted);
+        }
+        (wanted == [1, 1, 1]).then_some(())
+    })
+    .await;
+}
+
+/// Case 31: a build that never gets healthy is undone where the manifest says so, to what was signed
+/// before.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_31_a_failed_rollout_goes_back_to_the_version_before() {
+    let keys = "replicas = 3, max_unavailable = 1, max_surge = 0, progress_deadline = \"3s\", on_fail = \"revert\"";
+    let realms = Realms::meet(&["alpha", "beta", "gamma"]).await;
+    realms.first().realm.guest(guests::VERSION_A, "app.wasm");
+    let manifest = manifest(keys).replace("\n\n[routing]", "\nhealth = \"/\"\n\n[routing]");
+    realms.apply(&manifest);
+    held_by(&realms, 3).await;
+    let load = load(&realms, 0).await;
+    push(&realms, guests::TRAP_START);
+    eventually("a node that says that it failed", async || {
+        let alarms = realms.first().alarms().await;
+        alarms.contains(&"rollout-failed".to_owned()).then_some(())
+    })
+    .await;
+    held_by(&realms, 3).await;
+    for node in &realms.nodes {
+        assert_eq!(node.get("/app/").await, (200, "version a\n".to_owned()));
+    }
+    lost_none(load).await;
+    // What mends it is taken at once.
+    push(&realms, guests::VERSION_B);
+    all_new(&realms).await;
 }

@@ -1,7 +1,7 @@
 //! What shall run in the realm: all namespaces together. Where two want one name, the earlier namespace
 //! has it: the owners' own first, then by name. Not where things run: that is `plan`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use realm_model::entry::{Head, NamespaceName};
@@ -144,6 +144,23 @@ impl Desired {
         let mut namespaces = self.namespaces.iter();
         let (name, state) = namespaces.find(|(_, state)| state.has(component))?;
         Some((*name, state.edition(component)))
+    }
+
+    /// What `component` ran with before the settings that are wanted, with the entry and the revision on `node`: the last
+    /// that did not come by an entry in `failed`.
+    pub(crate) fn before(
+        &self,
+        component: &ComponentName,
+        node: &NodeName,
+        failed: &BTreeSet<u64>,
+    ) -> Option<(u64, Revision, &ComponentSpec, Pin)> {
+        self.state_of(component)?.before(component, node, failed)
+    }
+
+    /// Whether an entry is one of those that brought what is remembered of `component`.
+    pub(crate) fn brought(&self, component: &ComponentName, entry: u64) -> bool {
+        let state = self.state_of(component);
+        state.is_some_and(|state| state.brought(component, entry))
     }
 
     /// The pin of `component`.

@@ -1,7 +1,7 @@
 //! One folded namespace chain: what its signers want to run. Not what follows where several
 //! namespaces meet: that is `desired`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use realm_model::digest::Digest;
@@ -45,6 +45,8 @@ pub struct NamespaceState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Settings {
     version: u64,
+    /// The entry that brought them.
+    seq: u64,
     digest: Digest,
     /// The revision before any restart: what nearly every look at a component asks for.
     first: Revision,
@@ -179,6 +181,31 @@ impl NamespaceState {
         self.editions.get(component).copied().unwrap_or_default()
     }
 
+    /// What `component` ran with before the settings that are wanted, with the entry and the revision on `node`: the last
+    /// that did not come by an entry in `failed`. `None` if what is wanted came by a restart, or
+    /// nothing was before.
+    pub(crate) fn before(
+        &self,
+        component: &ComponentName,
+        node: &NodeName,
+        failed: &BTreeSet<u64>,
+    ) -> Option<(u64, Revision, &ComponentSpec, Pin)> {
+        let (last, earlier) = self.lineage.get(component)?.split_last()?;
+        let mut earlier = earlier.iter().rev();
+        let before = earlier.find(|settings| !failed.contains(&settings.seq))?;
+        (last.seq == self.edition(component)).then(|| {
+            let revision = before.revision(self.restarts_on(component, node));
+            (before.seq, revision, &*before.spec, before.pin)
+        })
+    }
+
+    /// Whether an entry is one of those that brought what is remembered of `component`.
+    pub(crate) fn brought(&self, component: &ComponentName, entry: u64) -> bool {
+        let lineage = self.lineage.get(component);
+        let mut known = lineage.into_iter().flatten();
+        self.edition(component) == entry || known.any(|settings| settings.seq == entry)
+    }
+
     /// The authority head that was seen when the component came into the manifest.
     pub(crate) fn since(&self, component: &ComponentName) -> Option<u64> {
         self.since.get(component).copied()
@@ -223,6 +250,7 @@ impl NamespaceState {
                 self.editions.insert(component.clone(), head.seq);
                 lineage.push(Settings {
                     version: self.version,
+                    seq: head.seq,
                     digest,
                     first: revision(digest, 0),
                     spec: Arc::new(spec.clone()),

@@ -121,8 +121,7 @@ pub fn plan(
         ..Plan::default()
     };
     let unix_ms = observed.unix_ms_at_zero.saturating_add(now.0);
-    let Some(here) = WantedHere::of(desired, authority, node, &around.placement, unix_ms / 1_000)
-    else {
+    let Some(here) = WantedHere::of(desired, authority, node, around, unix_ms / 1_000) else {
         return plan;
     };
     let mut table = RouteTable {
@@ -172,7 +171,7 @@ pub fn plan(
             unix_ms,
         };
         let rollout = Rollout::decide(&scene);
-        let report = report::report(&scene, &rollout, &here, desired, node);
+        let report = report::report(&scene, &rollout, &here, desired, around, node);
         plan.reports.push(report);
         steps.take(&scene, &rollout);
         plan.look_at = plan

@@ -42,6 +42,8 @@ pub(crate) struct Kind {
     pub(crate) replicas: u32,
     /// Starts that fail, in percent.
     pub(crate) start_fails: u64,
+    /// Whether a rollout that fails is undone, after two minutes.
+    pub(crate) reverts: bool,
 }
 
 /// One node: what it has and what it knows.
@@ -147,9 +149,13 @@ impl Sim {
             replicas,
             ..
         } = self.kind;
+        let more = match self.kind.reverts {
+            true => ", on_fail = 'revert', progress_deadline = '2m'",
+            false => "",
+        };
         let text = format!(
             "[components.app]\nsource = 'file:a'\n[routing]\n'*' = [{{ path = '/', component = 'app', \
-             replicas = {replicas}, max_surge = {surge}, max_unavailable = {unavailable} }}]\n"
+             replicas = {replicas}, max_surge = {surge}, max_unavailable = {unavailable}{more} }}]\n"
         );
         let mut realm = Realm::clone(self.states.last().expect("the first one"));
         realm.apply(&text, &[("app", build)]);
@@ -329,15 +335,11 @@ impl Sim {
         let names: Vec<NodeName> = authority.nodes.keys().cloned().collect();
         let records = node.records.iter();
         let bodies = records.filter_map(|(of, (_, body))| Some((names.get(*of)?, &**body)));
-        let running = node.world.observed.replicas.keys().map(|id| &id.component);
-        node.around = Around::of(placement, bodies, &node.name, &lost).after(
-            &node.around,
-            &node.name,
-            running,
-            now,
-        );
+        node.around = Around::of(placement, bodies, &node.name, &lost).after(&node.around);
         let mut rounds = 0;
         let last = loop {
+            let observed = &node.world.observed;
+            node.around.remember(desired, &node.name, observed, now);
             let plan = plan(
                 desired,
                 authority,
@@ -377,7 +379,9 @@ impl Sim {
             node.said = Some(body);
             node.counter += 1;
         }
-        if let Some(at) = self.nodes[index].world.next() {
+        let next = self.nodes[index].world.next();
+        let deadline = self.nodes[index].around.wake_at(now);
+        if let Some(at) = next.into_iter().chain(deadline).min() {
             let wait = at.0.saturating_sub(now.0).max(1);
             self.later(wait, Event::Wake { node: index });
         }
@@ -562,6 +566,7 @@ impl Node {
                 digest: report.digest,
                 serving: Some(report.serving),
                 seats: Some(report.seats.clone()),
+                failed: Some(report.failed.clone()),
             })
             .collect();
         body

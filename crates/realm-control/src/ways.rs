@@ -108,6 +108,7 @@ mod tests {
             digest: None,
             serving: None,
             seats: None,
+            failed: None,
         }
     }
 

@@ -85,6 +85,9 @@ pub struct ComponentReport {
     /// Its places here, in a rollout over the nodes.
     #[serde(skip)]
     pub seats: Vec<SeatSummary>,
+    /// The entries whose rollouts failed.
+    #[serde(skip)]
+    pub failed: Vec<u64>,
     /// The pin in force.
     pub digest: Option<Digest>,
     /// Everything it waits on, the most important first. Empty: all is as wanted.

@@ -368,6 +368,7 @@ impl Core {
     fn plan_and_execute(&mut self) {
         for _ in 0..ROUNDS_MAX {
             self.plans += 1;
+            self.remember();
             self.planned_at = self.now();
             self.observed.unix_ms_at_zero = unix_ms().saturating_sub(self.planned_at.0);
             let plan = self.plan();

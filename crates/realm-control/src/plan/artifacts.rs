@@ -151,6 +151,7 @@ mod tests {
             revision: Revision(digest),
             artifact: artifact(false),
             replicas: 1,
+            entry: 1,
         };
         let states = [(artifact(false), own), (artifact(true), other)];
         let states = states

@@ -9,6 +9,7 @@ use super::artifacts::{Step, short};
 use super::rollout::Rollout;
 use super::wanted::{Wanted, WantedHere};
 use super::{DRAIN_GRACE_MS, Scene, job};
+use crate::around::Around;
 use crate::desired::Desired;
 use crate::text::{count, duration, times};
 
@@ -17,6 +18,7 @@ pub(super) fn report(
     rollout: &Rollout,
     here: &WantedHere<'_>,
     desired: &Desired,
+    around: &Around,
     node: &NodeName,
 ) -> ComponentReport {
     let new = scene.wanted.map(|wanted| wanted.revision);
@@ -58,6 +60,11 @@ pub(super) fn report(
         running: healthy(true) > 0,
         serving: number(scene.in_force.len()),
         seats: scene.turns.seats.clone(),
+        failed: around
+            .failures_of(scene.component)
+            .iter()
+            .copied()
+            .collect(),
         // Stand-ins in surplus slots are no more than wanted.
         healthy: number(healthy(true) + as_good_as_healthy(scene)).min(wanted),
         old: number(healthy(false)),
@@ -189,7 +196,14 @@ fn on_replicas(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Vec
         all.push(waiting("backoff", message));
     }
     all.extend(on_starts(scene, rollout, wanted));
-    if rollout.waits_turn > 0 {
+    if scene.turns.failed || scene.turns.undone {
+        let follows = match scene.turns.undone {
+            true => "the version before it comes back",
+            false => "it stands still until the next entry",
+        };
+        let message = format!("the rollout did not get healthy by its deadline: {follows}");
+        all.insert(0, waiting("rollout-failed", message));
+    } else if rollout.waits_turn > 0 {
         let number = count(rollout.waits_turn as usize, "replica");
         let why = scene.turns.waits_for.as_deref();
         let why = why.map_or(String::new(), |why| format!(": {why}"));

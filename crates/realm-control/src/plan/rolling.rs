@@ -8,7 +8,7 @@ use realm_model::record::SeatSummary;
 
 use super::Replicas;
 use super::wanted::Wanted;
-use crate::around::Around;
+use crate::around::{Around, Edition};
 use crate::desired::Desired;
 use crate::gates::{Gate, SeatFact, gates};
 
@@ -32,6 +32,10 @@ pub(super) struct Turns {
     pub(super) seats: Vec<SeatSummary>,
     /// What those that are not at their turn wait for.
     pub(super) waits_for: Option<String>,
+    /// Whether the rollout failed, and stands still.
+    pub(super) failed: bool,
+    /// Whether it failed, and the version before it comes back.
+    pub(super) undone: bool,
 }
 
 impl Turns {
@@ -44,8 +48,15 @@ impl Turns {
 /// Whose turn it is.
 pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns {
     let mut turns = Turns::default();
-    let (Some(wanted), Some(edition)) = (own.wanted, desired.edition(own.component)) else {
+    let (Some(wanted), Some((namespace, entry))) = (own.wanted, desired.edition(own.component))
+    else {
         return turns;
+    };
+    let edition = Edition {
+        namespace,
+        entry,
+        aim: wanted.entry,
+        failed: around.failures_of(own.component),
     };
     let Some(placed) = around.placement.of(own.component) else {
         return turns;
@@ -65,7 +76,7 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
         let Some(holder) = holder else { continue };
         holders.push(holder);
         if holder != own.node {
-            let fact = around.fact(own.component, edition, holder, number);
+            let fact = around.fact(own.component, &edition, holder, number);
             others_wait |= !fact.ready;
             facts.push(fact);
             continue;
@@ -80,7 +91,7 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
         turns.seats.push(SeatSummary {
             seat: number,
             up: place.up,
-            ready: if ready { edition.1 } else { 0 },
+            ready: if ready { edition.aim } else { 0 },
         });
         mine.push(facts.len());
         facts.push(SeatFact {
@@ -91,8 +102,17 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
     }
     turns.look_at = ready_next.filter(|_| others_wait);
     let count = u32::try_from(facts.len()).unwrap_or(u32::MAX);
-    let gates = gates(&facts, upkeep.budget(count));
+    let mut gates = gates(&facts, upkeep.budget(count));
     turns.waits_for = waits_for(&facts, &holders);
+    turns.undone = edition.aim != entry;
+    if edition.failed.contains(&edition.aim) {
+        // What failed goes no further: what is down has nothing to lose by it.
+        let going = gates.iter_mut().zip(&facts);
+        for (gate, _) in going.filter(|(_, fact)| fact.up && !fact.ready) {
+            *gate = Gate::Shut;
+        }
+        turns.failed = true;
+    }
     turns.gates = mine.iter().map(|index| gates[*index]).collect();
     turns
 }

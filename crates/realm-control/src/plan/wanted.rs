@@ -9,9 +9,9 @@ use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::{Artifact, Revision};
 use realm_model::route::Route;
 
+use crate::around::Around;
 use crate::authority::Authority;
 use crate::desired::Desired;
-use crate::place::Placement;
 
 /// One component as it shall run on this node.
 pub(super) struct Wanted<'a> {
@@ -21,6 +21,9 @@ pub(super) struct Wanted<'a> {
     pub(super) artifact: Artifact,
     /// The places that this node has; one of what runs by itself.
     pub(super) replicas: u32,
+    /// The entry that brought it: not the one that is wanted, if the rollout of that one failed and is
+    /// undone.
+    pub(super) entry: u64,
 }
 
 impl Wanted<'_> {
@@ -73,21 +76,21 @@ impl<'a> WantedHere<'a> {
         desired: &'a Desired,
         authority: &Authority,
         node: &NodeName,
-        placement: &Placement,
+        around: &Around,
         unix_s: u64,
     ) -> Option<Self> {
         let manifest = desired.manifest.as_deref()?;
         let specs = routes_of(desired, manifest, authority, node);
         let mut components: BTreeMap<ComponentName, Wanted<'_>> = BTreeMap::new();
         let shares: Vec<(&ComponentName, u32)> = match authority.nodes.contains_key(node) {
-            true => placement.shares(node).collect(),
+            true => around.placement.shares(node).collect(),
             // It has no places; what it might have is told, with the reason.
             false => specs.iter().map(|route| (&route.component, 1)).collect(),
         };
         for (name, replicas) in shares {
             // Admission keeps routes, components and pins together; a route without them
             // stays in the table and answers 503.
-            if let Some(wanted) = wanted(desired, manifest, name, node) {
+            if let Some(wanted) = wanted(desired, manifest, around, name, node) {
                 let wanted = Wanted { replicas, ..wanted };
                 components.insert(name.clone(), wanted);
             }
@@ -95,7 +98,7 @@ impl<'a> WantedHere<'a> {
         // What runs by itself runs on every node.
         for (name, spec) in &manifest.components {
             if !spec.mode().takes_requests()
-                && let Some(mut wanted) = wanted(desired, manifest, name, node)
+                && let Some(mut wanted) = wanted(desired, manifest, around, name, node)
             {
                 wanted.replicas = 1;
                 components.insert(name.clone(), wanted);
@@ -255,21 +258,24 @@ fn route(spec: &RouteSpec) -> Route {
 }
 
 fn wanted<'a>(
-    desired: &Desired,
+    desired: &'a Desired,
     manifest: &'a Manifest,
+    around: &Around,
     component: &ComponentName,
     node: &NodeName,
 ) -> Option<Wanted<'a>> {
-    let spec = manifest.components.get(component)?;
-    let pin = desired.pin(component)?;
+    // What left the manifest is not wanted, whatever failed.
+    manifest.components.get(component)?;
+    let aim = around.aim(desired, component, node)?;
     Some(Wanted {
-        spec,
-        pin,
-        revision: desired.revision_of(component, node)?,
+        spec: aim.spec,
+        pin: aim.pin,
+        revision: aim.revision,
         artifact: Artifact {
-            digest: pin.digest,
-            fuel: spec.limits.fuel_per_sec.is_some(),
+            digest: aim.pin.digest,
+            fuel: aim.spec.limits.fuel_per_sec.is_some(),
         },
         replicas: 0,
+        entry: aim.entry,
     })
 }

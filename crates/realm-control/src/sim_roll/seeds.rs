@@ -25,7 +25,11 @@ fn run(seed: u64, prints: bool) -> Result<(), String> {
         unavailable: unavailable.min(replicas),
         replicas,
         start_fails: [0, 0, 20][usize::try_from(below(3)).expect("small")],
+        reverts: false,
     };
+    // Dice that fail for two minutes are not a broken build.
+    let reverts = kind.start_fails == 0 && below(2) == 0;
+    let kind = Kind { reverts, ..kind };
     if prints {
         eprintln!("{kind:?}");
     }
@@ -34,6 +38,7 @@ fn run(seed: u64, prints: bool) -> Result<(), String> {
     sim.apply("b0");
     sim.run(60_000);
     let mut build = "b0".to_owned();
+    let mut good = build.clone();
     let mut broken = false;
     let mut killed = false;
     // Versions that follow each other sooner than they are carried out.
@@ -42,6 +47,8 @@ fn run(seed: u64, prints: bool) -> Result<(), String> {
         broken = below(6) == 0;
         if broken {
             sim.breaks(&build);
+        } else {
+            good.clone_from(&build);
         }
         sim.apply(&build);
         let node = usize::try_from(below(nodes as u64)).expect("small");
@@ -76,6 +83,9 @@ fn run(seed: u64, prints: bool) -> Result<(), String> {
         let until = sim.now + SETTLED_MS;
         sim.run(until);
         let least = (sim.kind.replicas - sim.kind.unavailable) as usize;
+        if sim.kind.reverts && sim.violations.is_empty() {
+            sim.end(&good).map_err(|why| format!("not back: {why}"))?;
+        }
         // A node that starts again with a broken build has nothing that it could go on with.
         if sim.serving() < least && !killed {
             return Err(format!(

@@ -220,6 +220,9 @@ fn hint(code: &str) -> &'static str {
         realm_model::record::UPGRADE_NEEDED => {
             "install a newer realm on that node: it goes on where it stopped"
         }
+        "rollout-failed" => {
+            "`realm logs COMPONENT` says why; push what mends it, or apply the version before"
+        }
         "isolated" => "look at the network of that node, and at `realm nodes ls` on another one",
         realm_model::record::CLONED_KEY => {
             "stop one of the two machines; if you know of one only, revoke the node"

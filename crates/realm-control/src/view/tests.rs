@@ -119,6 +119,7 @@ fn the_state_is_one_word() {
             old,
             serving: 0,
             seats: Vec::new(),
+            failed: Vec::new(),
             digest: None,
             waiting_on: vec![WaitingOn {
                 code: code.to_owned(),

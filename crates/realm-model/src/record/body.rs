@@ -28,6 +28,8 @@ pub mod limits {
     pub const COMPONENTS_MAX: usize = 1_024;
     /// Places of one component on one node: as many as a manifest may ask for.
     pub const SEATS_MAX: usize = 1_000;
+    /// Rollouts of one component that failed: as many versions of it are remembered.
+    pub const FAILED_MAX: usize = 8;
     /// Characters of a reason.
     pub const REASON_CHARS_MAX: usize = 200;
     /// Refusal codes: the closed list is shorter.
@@ -41,8 +43,9 @@ pub mod limits {
 }
 
 use limits::{
-    ADDRESS_CHARS_MAX, ADDRESSES_MAX, ALARMS_MAX, BLOBS_MAX, CHAINS_MAX, COMPONENTS_MAX, PEERS_MAX,
-    PENDING_MAX, REASON_CHARS_MAX, REFUSALS_MAX, SEATS_MAX, TAGS_MAX, WORD_CHARS_MAX,
+    ADDRESS_CHARS_MAX, ADDRESSES_MAX, ALARMS_MAX, BLOBS_MAX, CHAINS_MAX, COMPONENTS_MAX,
+    FAILED_MAX, PEERS_MAX, PENDING_MAX, REASON_CHARS_MAX, REFUSALS_MAX, SEATS_MAX, TAGS_MAX,
+    WORD_CHARS_MAX,
 };
 
 /// What a node says of itself.
@@ -213,6 +216,9 @@ pub struct ComponentSummary {
     /// Its places in a rollout; `None`: it has none, or its version does not say.
     #[n(9)]
     pub seats: Option<Vec<SeatSummary>>,
+    /// The entries whose rollouts failed, by the word of this node or of another one.
+    #[n(10)]
+    pub failed: Option<Vec<u64>>,
 }
 
 /// The place of one replica in a rollout.
@@ -318,6 +324,9 @@ impl NodeBody {
             if let Some(seats) = &mut component.seats {
                 seats.truncate(SEATS_MAX);
             }
+            if let Some(failed) = &mut component.failed {
+                failed.truncate(FAILED_MAX);
+            }
         }
         // Halving ends: both lists are empty after a dozen rounds, and the rest always fits.
         while encode(&self).len() > BODY_BYTES_MAX {
@@ -367,6 +376,12 @@ impl NodeBody {
             if seats > SEATS_MAX {
                 return Err(format!(
                     "{seats} places of a component, at most {SEATS_MAX} are taken"
+                ));
+            }
+            let failed = component.failed.as_ref().map_or(0, Vec::len);
+            if failed > FAILED_MAX {
+                return Err(format!(
+                    "{failed} failed rollouts of a component, at most {FAILED_MAX} are taken"
                 ));
             }
         }

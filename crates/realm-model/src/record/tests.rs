@@ -53,6 +53,7 @@ fn full() -> NodeBody {
         components: vec![ComponentSummary {
             serving: None,
             seats: None,
+            failed: None,
             name: text("hello"),
             namespace: text("default"),
             wanted: 2,

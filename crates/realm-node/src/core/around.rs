@@ -40,6 +40,17 @@ impl Core {
         }
     }
 
+    /// Notes what is to be remembered of what runs here and of what the others say.
+    pub(super) fn remember(&mut self) {
+        let now = self.now();
+        let desired = self.ledger.desired();
+        let around = &mut self.surroundings.around;
+        around.remember(desired, &self.node, &self.observed, now);
+        let wake_at = around.wake_at(now);
+        let look_at = &mut self.surroundings.look_at;
+        *look_at = look_at.iter().copied().chain(wake_at).min();
+    }
+
     /// Looks who is away and what the others say. A plan follows if it is something new.
     pub(super) fn look_around(&mut self) {
         let now = self.now();
@@ -78,8 +89,7 @@ impl Core {
                 &lost,
             ),
         };
-        let running = self.observed.replicas.keys().map(|id| &id.component);
-        let around = around.after(&surroundings.around, &self.node, running, now);
+        let around = around.after(&surroundings.around);
         if around != surroundings.around {
             surroundings.around = around;
             self.stale = true;

@@ -16,6 +16,9 @@ use realm_model::view::{ComponentState, StatusView};
 
 use super::{Network, random};
 
+/// The code of a rollout that did not get healthy by its deadline.
+const ROLLOUT_FAILED: &str = "rollout-failed";
+
 /// What the record takes from the rest of the node.
 pub(crate) struct Facts<'a> {
     pub(crate) ledger: &'a Ledger,
@@ -116,6 +119,7 @@ impl Network {
             })
             .collect();
         body.alarms = self.alarms(facts.ledger, now);
+        body.alarms.extend(failed_rollouts(facts.reports));
         body
     }
 
@@ -163,6 +167,18 @@ impl Network {
     }
 }
 
+/// A rollout that failed waits for its owner, or was undone.
+fn failed_rollouts(reports: &[ComponentReport]) -> impl Iterator<Item = Alarm> {
+    reports.iter().filter_map(|report| {
+        let mut reasons = report.waiting_on.iter();
+        let reason = reasons.find(|one| one.code == ROLLOUT_FAILED)?;
+        Some(Alarm {
+            code: ROLLOUT_FAILED.to_owned(),
+            about: format!("`{}`: {}", report.component, reason.message),
+        })
+    })
+}
+
 fn components(status: &StatusView, reports: &[ComponentReport]) -> Vec<ComponentSummary> {
     let reports: BTreeMap<&ComponentName, &ComponentReport> =
         reports.iter().map(|one| (&one.component, one)).collect();
@@ -188,6 +204,7 @@ fn components(status: &StatusView, reports: &[ComponentReport]) -> Vec<Component
                 digest: component.digest,
                 serving: report.map(|report| report.serving),
                 seats: report.map(|report| report.seats.clone()),
+                failed: report.map(|report| report.failed.clone()),
             }
         })
         .collect()

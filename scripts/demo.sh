@@ -1,0 +1,171 @@
+#!/usr/bin/env bash
+# Three agents on this machine become one realm: join, approve, place components by tag. Clients ask one
+# node while another is killed with -9 and comes back, a new build rolls out, and a node is drained:
+# replicas move, and no request is lost. Each agent has a folder and ports of its own, in a temporary
+# folder that goes at the end (REALM_DEMO_KEEP=1 keeps it). Exit code 0: everything was seen.
+. "$(dirname "$0")/common.sh"
+
+# More than any step takes on two busy cores.
+PATIENCE_S=60
+
+scripts/examples.sh
+cargo build --locked --bin realm
+realm=$(cd "$TARGET_DIR/debug" && pwd)/realm
+place=$(mktemp -d "${TMPDIR:-/tmp}/realm-demo.XXXXXX")
+declare -A agents=()
+
+stop() {
+	for node in "${!agents[@]}"; do kill "${agents[$node]}" 2>/dev/null || true; done
+	wait 2>/dev/null || true
+	if [ -n "${REALM_DEMO_KEEP:-}" ]; then say "kept: $place"; else rm -rf "$place"; fi
+}
+trap stop EXIT
+
+# show COMMAND..: says what is done, then does it.
+show() {
+	printf '\n$ realm %s\n' "${*:-}"
+	"$realm" --realm "$place/alpha" "$@"
+}
+
+# start NODE: an agent on free ports; its log goes to a file.
+start() {
+	"$realm" --realm "$place/$1" agent --http 127.0.0.1:0 --admin 127.0.0.1:0 --p2p 127.0.0.1:0 \
+		>"$place/$1.out" 2>>"$place/$1.log" &
+	agents[$1]=$!
+}
+
+# until WHAT COMMAND..: waits for a command to succeed.
+until_true() {
+	local what=$1 deadline=$((SECONDS + PATIENCE_S))
+	shift
+	until "$@" >/dev/null 2>&1; do
+		if [ $SECONDS -ge $deadline ]; then
+			for log in "$place"/*.log; do say "--- $log"; tail -n 20 "$log" >&2; done
+			fail "$what did not happen within $PATIENCE_S s"
+		fi
+		sleep 0.2
+	done
+}
+
+# says NODE TEXT: whether the status of `alpha` has a node in this state.
+state_is() { "$realm" --realm "$place/alpha" --json nodes ls | node_state "$1" | grep -qx "$2"; }
+node_state() { python3 -c 'import json,sys
+for node in json.load(sys.stdin)["nodes"]:
+    if node["name"] == sys.argv[1]: print(node["reach"]["state"])' "$1"; }
+urls_of() { "$realm" --realm "$place/$1" --json status | python3 -c 'import json,sys
+print(json.load(sys.stdin)["urls"][0].rstrip("/"))'; }
+# replicas_are COMPONENT NODE=NUMBER..: whether these nodes have so many healthy ones, and nobody else.
+replicas_are() { "$realm" --realm "$place/alpha" --json status | python3 -c 'import json,sys
+component, wanted = sys.argv[1], dict(pair.split("=") for pair in sys.argv[2:])
+for one in json.load(sys.stdin)["components"]:
+    if one["name"] == component:
+        there = {name: str(node["healthy"]) for name, node in one["nodes"].items() if node["healthy"]}
+        sys.exit(0 if there == wanted else 1)
+sys.exit(1)' "$@"; }
+runs_on() { "$realm" --realm "$place/alpha" --json status | python3 -c 'import json,sys
+status = json.load(sys.stdin)
+components = {one["name"]: one for one in status["components"]}
+for name, node in (pair.split("=") for pair in sys.argv[1:]):
+    if components[name]["nodes"].get(node, {}).get("state") != "healthy": sys.exit(1)' "$@"; }
+asks() { "$realm" --realm "$place/alpha" --json nodes ls | grep -q "\"name\": \"$1\""; }
+
+say "three agents in $place"
+"$realm" --realm "$place/alpha" init --name alpha >/dev/null 2>&1
+start alpha
+until_true "the first agent" "$realm" --realm "$place/alpha" status
+
+ticket=$("$realm" --realm "$place/alpha" invite)
+for node in beta gamma; do
+	printf '\n$ realm join TICKET --name %s && realm agent   # on the other machine\n' "$node"
+	"$realm" --realm "$place/$node" join "$ticket" --name "$node"
+	start "$node"
+done
+until_true "the request of beta" asks beta
+until_true "the request of gamma" asks gamma
+show nodes ls
+show nodes approve beta gamma --yes
+until_true "the connection to beta" state_is beta direct
+until_true "the connection to gamma" state_is gamma direct
+
+show nodes tag beta web
+show nodes tag gamma web
+
+examples=$PWD/$EXAMPLES_TARGET_DIR/$WASM_TARGET/release
+cat >"$place/realm.toml" <<EOF
+[components.hello]
+source = "file:$examples/hello.wasm"
+
+[components.web]
+source = "file:$examples/hello.wasm"
+
+[routing]
+"alpha" = [{ path = "/hello/...", component = "hello" }]
+"tag:web" = [{ path = "/web/...", component = "web", replicas = 2, lost_after = "5s" }]
+EOF
+show apply "$place/realm.toml" --yes
+until_true "what was applied" runs_on hello=alpha web=beta web=gamma
+show status
+
+say "clients ask alpha for what beta and gamma run, from here to the end"
+url=$(urls_of alpha)/web/
+until_true "an answer" curl -fsS "$url"
+python3 - "$url" "$place/load" <<'EOF' &
+import http.client, json, signal, sys, threading, time, urllib.parse
+url, out = urllib.parse.urlsplit(sys.argv[1]), sys.argv[2]
+counts, lock, ends = {"answered": 0, "lost": 0, "slowest_ms": 0}, threading.Lock(), threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: ends.set())
+
+def ask():
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=30)
+    while not ends.is_set():
+        began = time.monotonic()
+        try:
+            connection.request("GET", url.path)
+            answer = connection.getresponse()
+            answer.read()
+            good = answer.status == 200
+        except OSError:
+            connection.close()
+            good = False
+        with lock:
+            counts["answered" if good else "lost"] += 1
+            counts["slowest_ms"] = max(counts["slowest_ms"], round(1000 * (time.monotonic() - began)))
+
+clients = [threading.Thread(target=ask) for _ in range(4)]
+for client in clients: client.start()
+for client in clients: client.join()
+json.dump(counts, open(out, "w"))
+EOF
+load=$!
+
+printf '\n$ kill -9 %s   # the agent of beta\n' "${agents[beta]}"
+kill -9 "${agents[beta]}"
+wait "${agents[beta]}" 2>/dev/null || true
+until_true "the news that beta is lost" state_is beta lost
+until_true "gamma with both replicas" replicas_are web gamma=2
+show status
+
+printf '\n$ realm agent   # on beta again\n'
+start beta
+until_true "the return of beta" state_is beta direct
+until_true "its replica" replicas_are web beta=1 gamma=1
+show status
+
+say "another build, place by place"
+show push web "$examples/echo.wasm"
+until_true "the new build" replicas_are web beta=1 gamma=1
+show status
+
+say "gamma is taken out of service"
+show nodes drain gamma
+until_true "beta with both replicas" replicas_are web beta=2
+show status
+
+kill "$load"
+wait "$load"
+counts=$(cat "$place/load")
+say "the clients: $counts"
+python3 -c 'import json,sys
+counts = json.loads(sys.argv[1])
+sys.exit(0 if counts["lost"] == 0 and counts["answered"] > 100 else 1)' "$counts" || fail "requests were lost"
+printf '\nno request was lost\n'
