@@ -11,8 +11,9 @@ use realm_model::inspection::{Inspection, WasmKind};
 use realm_model::lock::{Lock, Pin, version_after};
 use realm_model::manifest::{ComponentSpec, Manifest, Serve, Source, World};
 use realm_model::name::ComponentName;
+use realm_model::node_config::SourceSettings;
 use realm_store::blobs::BLOB_BYTES_MAX;
-use realm_store::fetch::{FetchError, resolve};
+use realm_store::fetch::{FetchError, Origins, resolve};
 use serde::Serialize;
 
 use crate::diagnostics;
@@ -266,7 +267,9 @@ async fn pin(
     if let Some(pin) = known {
         return Ok((Found { pin, world: None }, None));
     }
-    let (pin, bytes) = resolve(source, folder, BLOB_BYTES_MAX)
+    // This machine's node.toml is the agent's; a person has the environment.
+    let origins = Origins::new(&SourceSettings::default(), |name| std::env::var(name).ok());
+    let (pin, bytes) = resolve(source, folder, &origins, BLOB_BYTES_MAX)
         .await
         .map_err(|error| {
             source_failure(&error, "the path is relative to the manifest")
@@ -276,7 +279,11 @@ async fn pin(
     // Nodes fetch from where they can reach it themselves; a file is only here.
     let only_here = match source {
         Source::File { path } => Some(folder.join(path)),
-        Source::Http { .. } | Source::Later { .. } => None,
+        Source::Http { .. }
+        | Source::Registry(_)
+        | Source::S3(_)
+        | Source::Ipfs(_)
+        | Source::Later { .. } => None,
     };
     Ok((Found { pin, world }, only_here))
 }
@@ -286,7 +293,7 @@ pub(crate) fn source_failure(error: &FetchError, relative_to: &str) -> Failure {
     let failure = Failure::from_error(error.code(), error);
     match error {
         FetchError::Unsupported { .. } => {
-            failure.hint("use `file:`, or `https://…@sha256:…`, until this kind of source is built")
+            failure.hint("use another kind of source: docs/manifest.md names them")
         }
         FetchError::File { .. } | FetchError::NotAFile { .. } => {
             failure.hint(format!("build it first; {relative_to}"))
@@ -294,6 +301,23 @@ pub(crate) fn source_failure(error: &FetchError, relative_to: &str) -> Failure {
         FetchError::Mismatch { .. } => failure
             .hint("the bytes there are not those that the manifest pins: ask who publishes them"),
         FetchError::TooLarge { .. } => failure.hint("a component has at most 256 MiB"),
+        FetchError::Status {
+            status: 401 | 403, ..
+        } => failure.hint(
+            "credentials are in the environment, not in the manifest: docs/operations.md#sources-of-components",
+        ),
+        FetchError::ManifestPin { component, .. } => {
+            failure.hint(format!("pin the component: `@{component}`"))
+        }
+        FetchError::WrongBlock { .. } => {
+            failure.hint("that gateway is broken or lies: ask another one, with `IPFS_GATEWAY`")
+        }
+        FetchError::Setting { .. } => {
+            failure.hint("it is from the environment: docs/operations.md#sources-of-components")
+        }
+        FetchError::Unusable { .. } => {
+            failure.hint("a source is one component: docs/manifest.md#sources")
+        }
         FetchError::Setup(_)
         | FetchError::Http { .. }
         | FetchError::Status { .. }

@@ -10,7 +10,7 @@ use realm_model::lock::{Pin, version_after};
 use realm_model::manifest::Source;
 use realm_model::name::ComponentName;
 use realm_store::blobs::BLOB_BYTES_MAX;
-use realm_store::fetch::resolve;
+use realm_store::fetch::{Origins, resolve};
 
 use crate::commands::apply;
 use crate::context::Context;
@@ -50,7 +50,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         let source = Source::File {
             path: args.file.display().to_string(),
         };
-        let (pin, bytes) = resolve(&source, Path::new(""), BLOB_BYTES_MAX)
+        let (pin, bytes) = resolve(&source, Path::new(""), &Origins::default(), BLOB_BYTES_MAX)
             .await
             .map_err(|error| {
                 source_failure(&error, "the path is relative to the current folder")

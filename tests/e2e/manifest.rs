@@ -59,7 +59,7 @@ memory_max_mb = "64"
 }
 
 #[test]
-fn the_specifications_manifest_is_understood_and_its_registry_source_refused() {
+fn the_specifications_manifest_is_understood_and_its_sources_are_asked() {
     let realm = Realm::new();
     let text = include_str!("../../crates/realm-model/tests/fixtures/3-realm.toml");
     let owner = realm.owner().public().to_string();
@@ -69,11 +69,15 @@ fn the_specifications_manifest_is_understood_and_its_registry_source_refused() {
         .unwrap();
     realm.write(
         "realm.toml",
-        &text.replace(line, &format!("pubkey = \"{owner}\"")),
+        // Nobody listens there, and a test asks nobody else.
+        &text
+            .replace(line, &format!("pubkey = \"{owner}\""))
+            .replace("ghcr.io", "127.0.0.1:1"),
     );
-    let said = realm.run(&["plan"]).fails(1, "source-unsupported");
+    let said = realm.run(&["plan"]).fails(1, "fetch-failed");
     assert!(
-        said.stderr.contains("`registry:` sources are not fetched"),
+        said.stderr
+            .contains("failed to get `http://127.0.0.1:1/v2/acme/auth/blobs/sha256:"),
         "{}",
         said.stderr
     );

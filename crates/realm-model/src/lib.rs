@@ -10,6 +10,7 @@
 
 pub mod block;
 mod cbor;
+pub mod content_id;
 pub mod digest;
 pub mod key;
 pub mod name;

@@ -14,11 +14,16 @@ use crate::block::{Block, BlockError};
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::fields::{Fields, Report, cut};
-use crate::manifest::{ValueError, directory, plain_name, without_duplicates, without_places};
+use crate::manifest::{
+    ValueError, check_endpoint, check_region, directory, is_registry, plain_name,
+    without_duplicates, without_places,
+};
 use crate::name::NodeName;
 use crate::section::Section;
 pub use keys::SECTIONS;
-use keys::{CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PROGRAM, ROOT, SOCKET, USER};
+use keys::{
+    CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PROGRAM, REGISTRY, ROOT, SOCKET, SOURCES, USER,
+};
 
 /// A `node.toml` larger than this is refused before it is parsed: an honest one has a few lines.
 pub const NODE_CONFIG_BYTES_MAX: usize = 64 * 1024;
@@ -52,7 +57,31 @@ pub struct NodeConfig {
     pub trusted_proxies: Vec<std::net::IpAddr>,
     /// How the node meets the other nodes of its realm.
     pub p2p: Peering,
+    /// Whom the node asks for the bytes of components, beside its peers.
+    pub sources: SourceSettings,
 }
+
+/// Whom a machine asks for the bytes of `registry:`, `s3:` and `ipfs:` sources, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SourceSettings {
+    /// Gateways of IPFS, in the order in which they are asked.
+    pub ipfs_gateways: Vec<String>,
+    /// The S3 server, and the only one that gets the credentials; `None`: Amazon's.
+    pub s3_endpoint: Option<String>,
+    /// The region of S3.
+    pub s3_region: Option<String>,
+    /// A file with log-ins to registries, as `docker login` writes it.
+    pub registry_auth: Option<String>,
+    /// Registries that are asked without TLS.
+    pub registries_without_tls: Vec<String>,
+}
+
+/// Where Kubo's gateway listens by default.
+pub const IPFS_GATEWAY: &str = "http://127.0.0.1:8080";
+
+/// `sources.ipfs_gateways` at most: each may be asked for one component in turn.
+pub const IPFS_GATEWAYS_MAX: usize = 4;
 
 /// How the node meets the other nodes of its realm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,6 +169,18 @@ pub struct GuestPolicy {
     pub instances_max: u32,
 }
 
+impl Default for SourceSettings {
+    fn default() -> Self {
+        Self {
+            ipfs_gateways: vec![IPFS_GATEWAY.to_owned()],
+            s3_endpoint: None,
+            s3_region: None,
+            registry_auth: None,
+            registries_without_tls: Vec::new(),
+        }
+    }
+}
+
 impl Default for Listeners {
     fn default() -> Self {
         Self {
@@ -225,6 +266,7 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
         exec: read_exec(report, &root),
         trusted_proxies: without_places(proxies),
         p2p: read_peering(report, &root),
+        sources: read_sources(report, &root),
     }
 }
 
@@ -328,6 +370,46 @@ fn read_peering(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Peering {
     peering.mdns = p2p.boolean(report, "mdns");
     peering.relay = p2p.boolean(report, "relay");
     peering
+}
+
+fn read_sources(report: &mut Report<'_>, root: &Fields<'_, '_>) -> SourceSettings {
+    let mut settings = SourceSettings::default();
+    let Some(sources) = section(report, root, "sources", &SOURCES) else {
+        return settings;
+    };
+    if sources.key_span("ipfs_gateways").is_some() {
+        let gateways = sources.texts(report, "ipfs_gateways", endpoint);
+        if let Some((_, place)) = gateways.get(IPFS_GATEWAYS_MAX) {
+            let message = format!("at most {IPFS_GATEWAYS_MAX} gateways are asked");
+            report.error(codes::OUT_OF_RANGE, place.clone(), message, None);
+        }
+        settings.ipfs_gateways = without_duplicates(report, "ipfs_gateways", gateways);
+    }
+    settings.s3_endpoint = sources.text(report, "s3_endpoint", endpoint);
+    settings.s3_region = sources.text(report, "s3_region", |text| {
+        check_region(text).map_err(|(why, hint)| because(text, &why, hint))
+    });
+    settings.registry_auth = sources.text(report, "registry_auth", |text| {
+        directory(text).map_err(|_| bad(text, "an absolute path of a file"))
+    });
+    let registries = sources.texts(report, "registries_without_tls", |text| {
+        match is_registry(text) {
+            true => Ok(text.to_ascii_lowercase()),
+            false => Err(bad(text, REGISTRY.expected)),
+        }
+    });
+    settings.registries_without_tls =
+        without_duplicates(report, "registries_without_tls", registries);
+    settings
+}
+
+fn endpoint(text: &str) -> Result<String, ValueError> {
+    check_endpoint(text).map_err(|(why, hint)| because(text, &why, hint))
+}
+
+fn because(text: &str, why: &str, hint: Option<String>) -> ValueError {
+    let message = format!("`{}` does not do: {why}", cut(text));
+    ValueError::new(codes::BAD_VALUE, message).hint(hint)
 }
 
 fn multiaddr(text: &str) -> Result<String, ValueError> {

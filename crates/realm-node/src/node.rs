@@ -13,6 +13,7 @@ use realm_model::key::SecretKey;
 use realm_model::name::NodeName;
 use realm_model::observed::Millis;
 use realm_store::blobs::Blobs;
+use realm_store::fetch::Origins;
 use realm_store::folder::{AgentLock, RealmFolder};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -163,6 +164,7 @@ impl Prepared {
                 serving,
                 jobs,
                 peers: peers.clone(),
+                origins: Origins::new(&config.node.sources, |name| std::env::var(name).ok()),
                 events: events.clone(),
             }),
             refusals: BTreeMap::new(),

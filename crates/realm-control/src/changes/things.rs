@@ -320,16 +320,19 @@ fn source_text(source: &Source) -> String {
     match source {
         Source::File { path } => format!("file:{path}"),
         Source::Http { url, digest } => format!("{url}@{digest}"),
+        Source::Registry(source) => pinned(source, source.digest),
+        Source::S3(source) => pinned(source, source.digest),
+        Source::Ipfs(source) => pinned(source, source.digest),
         Source::Later {
-            location,
-            digest: Some(digest),
-            ..
-        } => format!("{location}@{digest}"),
-        Source::Later {
-            location,
-            digest: None,
-            ..
-        } => location.clone(),
+            location, digest, ..
+        } => pinned(location, *digest),
+    }
+}
+
+fn pinned(location: impl Display, digest: Option<Digest>) -> String {
+    match digest {
+        Some(digest) => format!("{location}@{digest}"),
+        None => location.to_string(),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use realm_model::key::PublicKey;
 use realm_model::lock::{Lock, VERSION_MAX};
-use realm_model::manifest::{Manifest, Source};
+use realm_model::manifest::Manifest;
 use realm_model::name::ComponentName;
 use realm_model::refusal::{Refusal, RefusalCode};
 
@@ -30,8 +30,7 @@ pub(super) fn invalid_lock(message: String) -> Refusal {
     Refusal::new(RefusalCode::InvalidLock, message)
 }
 
-/// The pin is the one that the source names, if it names one; the source is one that this version
-/// fetches.
+/// The pin is the one that the source names, if it names one.
 pub(super) fn check_source(
     manifest: &Manifest,
     lock: &Lock,
@@ -42,18 +41,6 @@ pub(super) fn check_source(
     let (Some(spec), Some(pin)) = (spec, pin) else {
         return Ok(());
     };
-    // Understood and not built yet: an agent that can fetch it admits the very same entry, so
-    // the manifest is not at fault.
-    if let Source::Later { kind, location, .. } = &spec.source
-        && kind != "p2p"
-    {
-        return Err(Refusal::new(
-            RefusalCode::NeedsNewerAgent,
-            format!(
-                "component `{component}` comes from `{location}`; this version fetches `file:` and `http(s):` sources, not `{kind}:`"
-            ),
-        ));
-    }
     match spec.source.pinned() {
         Some(pinned) if pinned != pin.digest => Err(Refusal::new(
             RefusalCode::DigestMismatch,
@@ -166,6 +153,13 @@ mod tests {
         for text in [ORDERS.to_owned(), versioned(7), owned("owner"), pinned("1")] {
             check(&text, &fit, Ok(()));
         }
+        for source in [
+            "registry:ghcr.io/acme/orders:1.2",
+            "s3://acme/orders.wasm",
+            "p2p:orders",
+        ] {
+            check(&sourced(source), &fit, Ok(()));
+        }
         let unfit = RefusalCode::InvalidLock;
         let cases = [
             (
@@ -175,11 +169,6 @@ mod tests {
             ),
             (owned("thief"), RefusalCode::WrongOwner, "none of this"),
             (pinned("2"), RefusalCode::DigestMismatch, "realm.lock sha"),
-            (
-                sourced("registry:ghcr.io/acme/orders"),
-                RefusalCode::NeedsNewerAgent,
-                "comes from",
-            ),
         ];
         for (text, code, part) in cases {
             check(&text, &fit, Err((code, part)));

@@ -258,12 +258,12 @@ fn a_manifest_that_does_not_fit_is_refused() {
         RefusalCode::DigestMismatch,
         "realm.lock sha256:",
     );
-    let registry = sourced("registry:ghcr.io/acme/orders");
+    let registry = sourced(&format!("registry:ghcr.io/acme/orders:1.2@{other}"));
     refused(
         &realm,
         body(&registry, 5),
-        RefusalCode::NeedsNewerAgent,
-        "comes from `registry:",
+        RefusalCode::DigestMismatch,
+        "realm.lock sha256:",
     );
 
     let pinned = sourced(&format!("https://a.example/o.wasm@{}", Digest::of(b"1")));

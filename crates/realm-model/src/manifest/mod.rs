@@ -8,6 +8,7 @@ mod component;
 mod dir;
 mod host;
 pub mod keys;
+mod origin;
 mod outbound;
 mod path;
 mod read;
@@ -32,6 +33,8 @@ pub use address::{Address, parse_address};
 pub(crate) use component::{without_duplicates, without_places};
 pub use dir::parse_dir;
 pub(crate) use host::dns_name;
+pub use origin::{IpfsSource, ObjectSource, RegistrySource, is_loopback};
+pub(crate) use origin::{check_endpoint, check_region, is_registry};
 pub(crate) use path::directory;
 pub use schema::schema;
 pub use upkeep::{Amount, Budget, OnFail, Upkeep};
@@ -124,9 +127,15 @@ pub enum Source {
         /// The pin, which http sources must carry.
         digest: Digest,
     },
-    /// `registry:`, `s3:`, `ipfs:`, `p2p:`: understood, fetched by a later version.
+    /// `registry:…`.
+    Registry(RegistrySource),
+    /// `s3://…`.
+    S3(ObjectSource),
+    /// `ipfs://…`.
+    Ipfs(IpfsSource),
+    /// `p2p:`: understood, made by a later version.
     Later {
-        /// `registry`, `s3`, `ipfs` or `p2p`.
+        /// `p2p`.
         kind: String,
         /// The source as written, without the pin.
         location: String,
@@ -274,6 +283,9 @@ impl Source {
         match self {
             Self::File { .. } => None,
             Self::Http { digest, .. } => Some(*digest),
+            Self::Registry(source) => source.digest,
+            Self::S3(source) => source.digest,
+            Self::Ipfs(source) => source.digest,
             Self::Later { digest, .. } => *digest,
         }
     }

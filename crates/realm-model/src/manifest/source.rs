@@ -2,7 +2,7 @@
 
 use super::host::dns_name;
 use super::value::ValueError;
-use super::{Source, World};
+use super::{Source, World, origin};
 use crate::codes;
 use crate::digest::Digest;
 use crate::fields::{cut, nearest};
@@ -21,7 +21,10 @@ pub(crate) fn source(text: &str) -> Result<Source, ValueError> {
     match scheme.to_ascii_lowercase().as_str() {
         "file" => file(text, rest),
         scheme @ ("http" | "https") => http(text, scheme, rest),
-        scheme @ ("registry" | "s3" | "ipfs" | "p2p") => later(text, scheme, rest),
+        "registry" => from_service(text, rest, origin::registry).map(Source::Registry),
+        "s3" => from_service(text, rest, origin::object).map(Source::S3),
+        "ipfs" => from_service(text, rest, origin::ipfs).map(Source::Ipfs),
+        "p2p" => later(text, "p2p", rest),
         unknown => {
             let hint = match unknown {
                 "oci" | "docker" | "ghcr.io" => Some("write `registry:…`".to_owned()),
@@ -86,6 +89,16 @@ fn http(text: &str, scheme: &str, rest: &str) -> Result<Source, ValueError> {
     })
 }
 
+/// Reads what a service has; the pin is optional, because `realm apply` writes it into `realm.lock`.
+fn from_service<T>(
+    text: &str,
+    rest: &str,
+    read: impl Fn(&str, Option<Digest>) -> Result<T, origin::Wrong>,
+) -> Result<T, ValueError> {
+    let (location, digest) = pin(text, rest)?;
+    read(location, digest).or_else(|(why, hint)| error(text, &why, hint))
+}
+
 fn later(text: &str, kind: &str, rest: &str) -> Result<Source, ValueError> {
     let (location, digest) = pin(text, rest)?;
     let location = location.strip_prefix("//").unwrap_or(location);
@@ -114,7 +127,7 @@ fn pin<'t>(text: &str, rest: &'t str) -> Result<(&'t str, Option<Digest>), Value
 }
 
 /// Checks `host[:port]` of a URL.
-fn check_authority(authority: &str) -> Result<(), String> {
+pub(super) fn check_authority(authority: &str) -> Result<(), String> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (address, after) = rest.split_once(']').ok_or("a bracket is not closed")?;
@@ -212,6 +225,9 @@ mod tests {
         let seen = match &source {
             Source::File { path } => format!("file {path}"),
             Source::Http { url, .. } => format!("http {url}"),
+            Source::Registry(source) => source.to_string(),
+            Source::S3(source) => source.to_string(),
+            Source::Ipfs(source) => source.to_string(),
             Source::Later { kind, location, .. } => format!("{kind} {location}"),
         };
         assert_eq!(seen, expected, "{text}");
@@ -244,10 +260,8 @@ mod tests {
         check(&format!("http://[::1]/x@y{PIN}"), "http http://[::1]/x@y");
         check(
             &format!("registry:ghcr.io/acme/auth{PIN}"),
-            "registry registry:ghcr.io/acme/auth",
+            "registry:ghcr.io/acme/auth",
         );
-        check("s3://bucket/key", "s3 s3:bucket/key");
-        check("ipfs:bafy", "ipfs ipfs:bafy");
         check("p2p:name", "p2p p2p:name");
     }
 
@@ -268,7 +282,7 @@ mod tests {
         );
         refused("fil:a", codes::BAD_SOURCE, "did you mean `file:`?");
         refused("oci:ghcr.io/a", codes::BAD_SOURCE, "registry:");
-        refused("s3:", codes::BAD_SOURCE, "names nothing");
+        refused("p2p:", codes::BAD_SOURCE, "names nothing");
         refused("registry:a@sha256:...", codes::BAD_SOURCE, "64 hex digits");
         refused(
             "https://a.example/x.wasm",

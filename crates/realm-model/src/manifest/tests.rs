@@ -96,7 +96,7 @@ fn the_text_of_the_specification_is_a_manifest() {
     assert!(orders.grants.allowed_outbound[0].matches("postgres", "db.internal", 5432));
     let auth = &manifest.components[&"auth".parse().expect("a name")];
     assert_eq!(auth.grants.env["RUST_LOG"], "info");
-    assert!(matches!(&auth.source, Source::Later { kind, .. } if kind == "registry"));
+    assert!(matches!(&auth.source, Source::Registry(source) if source.repository == "acme/auth"));
     let routes = &manifest.routing[&NodeSelector::Node("bm-01".parse().expect("a name"))];
     let seen: Vec<_> = routes
         .iter()

@@ -30,6 +30,16 @@ pub(super) const USER: Form = Form {
     pattern: "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$",
     example: "deploy",
 };
+pub(super) const ENDPOINT: Form = Form {
+    expected: "an address like `https://s3.example.com` or `http://127.0.0.1:9000`",
+    pattern: "^https?://[^/?#@]+/?$",
+    example: "https://s3.example.com",
+};
+pub(super) const REGISTRY: Form = Form {
+    expected: "a registry's host, with its port if it has one of its own",
+    pattern: "^[A-Za-z0-9_.:\\[\\]-]+$",
+    example: "registry.example.com:5000",
+};
 pub(super) const PROGRAM: Form = Form {
     expected: "an absolute path",
     pattern: "^/",
@@ -86,6 +96,12 @@ pub(super) static ROOT: Section = Section {
             kind: Kind::Table(&EXEC),
             absent: Absent::Means("nobody may run anything, as below"),
             doc: "What callers of the control API may run on this machine",
+        },
+        Key {
+            name: "sources",
+            kind: Kind::Table(&SOURCES),
+            absent: Absent::Means("as below"),
+            doc: "Whom the node asks for the bytes of components, beside its peers",
         },
     ],
 };
@@ -245,5 +261,51 @@ pub(super) static P2P: Section = Section {
     ],
 };
 
+/// `[sources]`.
+pub(super) static SOURCES: Section = Section {
+    title: "[sources]",
+    doc: "Whom the node asks for the bytes of `registry:`, `s3:` and `ipfs:` sources, beside its peers. Credentials are not here: see [operations.md](operations.md#sources-of-components).",
+    keys: &[
+        Key {
+            name: "ipfs_gateways",
+            kind: Kind::Texts(ENDPOINT),
+            absent: Absent::Word("[\"http://127.0.0.1:8080\"]"),
+            doc: "Gateways of IPFS that give single blocks, in the order in which they are asked; at most 4. Each block is checked, so a gateway need not be trusted",
+        },
+        Key {
+            name: "s3_endpoint",
+            kind: Kind::Text(ENDPOINT),
+            absent: Absent::Means("Amazon's, by the region"),
+            doc: "The S3 server of sources that name none, and the only one that gets the credentials",
+        },
+        Key {
+            name: "s3_region",
+            kind: Kind::Text(Form {
+                expected: "a region like `eu-central-1`",
+                pattern: "^[A-Za-z0-9_-]{1,64}$",
+                example: "eu-central-1",
+            }),
+            absent: Absent::Word("us-east-1"),
+            doc: "The region of sources that name none",
+        },
+        Key {
+            name: "registry_auth",
+            kind: Kind::Text(Form {
+                expected: "an absolute path of a file",
+                pattern: "^/",
+                example: "/etc/realm/registries.json",
+            }),
+            absent: Absent::Means("what the environment says"),
+            doc: "A file with log-ins to registries, as `docker login` writes it; read at each fetch",
+        },
+        Key {
+            name: "registries_without_tls",
+            kind: Kind::Texts(REGISTRY),
+            absent: Absent::Means("those on loopback"),
+            doc: "Registries that are asked over `http`",
+        },
+    ],
+};
+
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 5] = [&ROOT, &LISTEN, &GUESTS, &EXEC, &P2P];
+pub static SECTIONS: [&Section; 6] = [&ROOT, &LISTEN, &GUESTS, &EXEC, &P2P, &SOURCES];

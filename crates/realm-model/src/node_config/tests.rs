@@ -54,6 +54,14 @@ fn every_key_is_read() {
         max_at_once: 2,
     };
     assert_eq!(config.exec, exec);
+    let sources = SourceSettings {
+        ipfs_gateways: vec!["https://trustless-gateway.link".to_owned()],
+        s3_endpoint: Some("http://127.0.0.1:9000".to_owned()),
+        s3_region: Some("garage".to_owned()),
+        registry_auth: Some("/etc/realm/registries.json".to_owned()),
+        registries_without_tls: vec!["registry.example.com:5000".to_owned()],
+    };
+    assert_eq!(config.sources, sources);
 }
 
 const FULL: &str = r#"
@@ -76,6 +84,12 @@ dirs = ["/srv/"]
 private_ranges = ["10.0.0.0/8", "::1"]
 tls_roots = ["/etc/ssl/company.pem"]
 instances_max = 200
+[sources]
+ipfs_gateways = ["https://trustless-gateway.link/"]
+s3_endpoint = "http://127.0.0.1:9000"
+s3_region = "garage"
+registry_auth = "/etc/realm/registries.json"
+registries_without_tls = ["Registry.example.com:5000"]
 "#;
 
 #[test]
@@ -112,6 +126,20 @@ fn every_problem_is_told_with_its_place() {
             (codes::BAD_VALUE, 4, 9),
             (codes::OUT_OF_RANGE, 5, 15),
         ],
+    );
+    refused(
+        "[sources]\nipfs_gateways = ['ipfs.io']\ns3_endpoint = 'https://user:password@s3.example.com'\ns3_region = ''\nregistry_auth = 'auth.json'\nregistries_without_tls = ['registry']\n",
+        &[
+            (codes::BAD_VALUE, 2, 18),
+            (codes::BAD_VALUE, 3, 15),
+            (codes::BAD_VALUE, 4, 13),
+            (codes::BAD_VALUE, 5, 17),
+            (codes::BAD_VALUE, 6, 27),
+        ],
+    );
+    refused(
+        "[sources]\nipfs_gateways = ['http://a', 'http://b', 'http://c', 'http://d', 'http://e']\n",
+        &[(codes::OUT_OF_RANGE, 2, 66)],
     );
     refused("listen = 1", &[(codes::WRONG_TYPE, 1, 10)]);
 }

@@ -10,7 +10,7 @@ use realm_model::lock::Pin;
 use realm_model::manifest::Source;
 use realm_model::observed::{Artifact, ArtifactState, Millis};
 use realm_store::blobs::{BlobError, Blobs};
-use realm_store::fetch::{PeerSource, Timeouts, fetch_shared};
+use realm_store::fetch::{Origins, PeerSource, Timeouts, fetch_shared};
 
 use super::{Executor, World};
 use crate::compile::CompileFailure;
@@ -40,12 +40,12 @@ impl Executor {
             .insert(artifact, ArtifactState::Fetching { since: None });
         let (blobs, events) = (self.blobs.clone(), self.events.clone());
         let turns = Arc::clone(&self.fetches);
-        let peers = self.peers.clone();
+        let (peers, origins) = (self.peers.clone(), Arc::clone(&self.origins));
         let work = async move {
             let _turn = turns.acquire().await;
             let stage = Stage::Fetch;
             let _ = events.send(Event::Began { artifact, stage }).await;
-            fetch(&blobs, pin, &source, &peers).await
+            fetch(&blobs, pin, &source, &peers, &origins).await
         };
         self.report(work, move |ended| Event::Fetched {
             artifact,
@@ -241,7 +241,13 @@ fn wanted_artifact(desired: &Desired, digest: Digest) -> Artifact {
     Artifact { digest, fuel }
 }
 
-async fn fetch(blobs: &Blobs, pin: Pin, source: &Source, peers: &Peers) -> Result<(), StepFailure> {
+async fn fetch(
+    blobs: &Blobs,
+    pin: Pin,
+    source: &Source,
+    peers: &Peers,
+    origins: &Origins,
+) -> Result<(), StepFailure> {
     let peers = peers.sources(&pin.digest);
     if let Source::File { .. } = source
         && peers.is_empty()
@@ -266,7 +272,7 @@ async fn fetch(blobs: &Blobs, pin: Pin, source: &Source, peers: &Peers) -> Resul
         };
     }
     let peers: Vec<&dyn PeerSource> = peers.iter().map(|peer| peer as &dyn PeerSource).collect();
-    let fetched = fetch_shared(blobs, pin, source, &peers, Timeouts::default()).await;
+    let fetched = fetch_shared(blobs, pin, source, &peers, origins, Timeouts::default()).await;
     let fetched = fetched.map_err(|error| StepFailure {
         code: error.code().to_owned(),
         reason: with_causes(&error),

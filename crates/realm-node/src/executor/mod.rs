@@ -20,6 +20,7 @@ use realm_model::observed::{
     Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
 };
 use realm_store::blobs::Blobs;
+use realm_store::fetch::Origins;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
@@ -71,6 +72,7 @@ pub(crate) struct Executor {
     serving: Serving,
     jobs: Jobs,
     peers: Peers,
+    origins: Arc<Origins>,
     ports: Ports,
     /// Times of schedules that were not run.
     unrun: BTreeMap<ComponentName, Unrun>,
@@ -123,6 +125,7 @@ pub(crate) struct Means {
     pub(crate) serving: Serving,
     pub(crate) jobs: Jobs,
     pub(crate) peers: Peers,
+    pub(crate) origins: Origins,
     pub(crate) events: mpsc::Sender<Event>,
 }
 
@@ -151,6 +154,7 @@ impl Executor {
             serving,
             jobs,
             peers,
+            origins,
             events,
         } = means;
         Self {
@@ -166,6 +170,7 @@ impl Executor {
             serving,
             jobs,
             peers,
+            origins: Arc::new(origins),
             ports: Ports::default(),
             unrun: BTreeMap::new(),
             revisions: BTreeMap::new(),

@@ -12,11 +12,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use realm_model::digest::Digest;
 use realm_model::lock::Pin;
+use realm_model::manifest::{IpfsSource, ObjectSource, RegistrySource};
 use realm_model::text::one_line;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
-use super::{FetchError, Timeouts, from_blob_error, http};
+use super::{Body, FetchError, Origins, Timeouts, from_blob_error, http, ipfs, registry, s3};
 use crate::blobs::{BlobError, Blobs, BoxError, Partial, join};
 use crate::files::Files;
 
@@ -56,9 +57,11 @@ pub struct Fetched {
 pub(super) enum Remote<'a> {
     Peer(&'a dyn PeerSource),
     Http(&'a str),
+    Registry(&'a RegistrySource, &'a Origins),
+    S3(&'a ObjectSource, &'a Origins),
+    /// A file, and the gateway that is asked for its blocks.
+    Ipfs(&'a IpfsSource, &'a str),
 }
-
-type Body<'a> = Pinned<Box<dyn Stream<Item = Result<Bytes, FetchError>> + Send + 'a>>;
 
 /// Bytes of one source within a download: up to `end`, where the beginning had this digest.
 struct Hand {
@@ -311,6 +314,9 @@ impl<'a> Remote<'a> {
         match self {
             Self::Peer(peer) => one_line(peer.name(), NAME_CHARS_MAX),
             Self::Http(url) => http::shown(url),
+            Self::Registry(source, _) => source.to_string(),
+            Self::S3(source, _) => source.to_string(),
+            Self::Ipfs(source, gateway) => ipfs::name(source, gateway),
         }
     }
 
@@ -333,16 +339,22 @@ impl<'a> Remote<'a> {
                 let body = stream.map(move |piece| piece.map_err(failed.clone()));
                 Ok((offset, body.boxed()))
             }
-            Self::Http(url) => {
-                let url = *url;
-                let (begin, body) = http::get_from(url, offset, pin.size, timeouts).await?;
-                let body = body.map(|piece| piece.map_err(|error| http::failed(url, error)));
-                Ok((begin, body.boxed()))
+            Self::Http(url) => http::get_from(url, offset, pin.size, timeouts).await,
+            Self::Registry(source, origins) => {
+                registry::open(source, origins, pin, offset, timeouts).await
+            }
+            Self::S3(source, origins) => {
+                s3::open(source, origins, offset, pin.size, timeouts).await
+            }
+            Self::Ipfs(source, gateway) => {
+                let body = ipfs::open(source, gateway, offset, pin.size, timeouts).await?;
+                Ok((offset, body))
             }
         }
     }
 
-    /// Waits for a peer as long as for a server; the client of a server keeps its times by itself.
+    /// Waits for a peer as long as for a server. The client of a server keeps its times by itself,
+    /// for one request: what takes several has the total time for all of them.
     async fn within<T>(
         &self,
         timeouts: Timeouts,
@@ -351,6 +363,9 @@ impl<'a> Remote<'a> {
     ) -> Result<T, FetchError> {
         match self {
             Self::Http(_) => work.await,
+            Self::Registry(..) | Self::S3(..) | Self::Ipfs(..) => timeout_at(deadline, work)
+                .await
+                .unwrap_or_else(|_| Err(FetchError::Silent { from: self.name() })),
             Self::Peer(_) => timeout_at(deadline.min(Instant::now() + timeouts.idle), work)
                 .await
                 .unwrap_or_else(|_| Err(FetchError::Silent { from: self.name() })),

@@ -28,13 +28,13 @@ const PATIENCE: Timeouts = Timeouts {
 
 /// What a peer does after its bytes.
 #[derive(Clone, Copy, PartialEq)]
-enum Then {
+pub(super) enum Then {
     End,
     Break,
     Silence,
 }
 
-struct Peer {
+pub(super) struct Peer {
     name: &'static str,
     bytes: Vec<u8>,
     then: Then,
@@ -43,7 +43,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn new(name: &'static str, bytes: &[u8], then: Then) -> Self {
+    pub(super) fn new(name: &'static str, bytes: &[u8], then: Then) -> Self {
         Self {
             name,
             bytes: bytes.to_vec(),
@@ -118,7 +118,15 @@ fn real() -> (tempfile::TempDir, Blobs) {
 
 async fn fetch_p2p<F: Files>(blobs: &Blobs<F>, peers: &[&Peer]) -> Result<Fetched, FetchError> {
     let peers: Vec<&dyn PeerSource> = peers.iter().map(|peer| *peer as &dyn PeerSource).collect();
-    fetch_shared(blobs, good_pin(), &p2p(), &peers, PATIENCE).await
+    fetch_shared(
+        blobs,
+        good_pin(),
+        &p2p(),
+        &peers,
+        &Origins::default(),
+        PATIENCE,
+    )
+    .await
 }
 
 fn partial_bytes(folder: &Path) -> Option<u64> {
@@ -302,7 +310,15 @@ async fn partials_are_few_and_go_when_nobody_wants_them() {
         .collect();
     for (number, pin) in pins.iter().enumerate() {
         let half = Peer::new("half", &good()[..1_000 + number], Then::Break);
-        let fetched = fetch_shared(&blobs, *pin, &p2p(), &[&half], PATIENCE).await;
+        let fetched = fetch_shared(
+            &blobs,
+            *pin,
+            &p2p(),
+            &[&half],
+            &Origins::default(),
+            PATIENCE,
+        )
+        .await;
         assert!(fetched.is_err());
     }
     let left = || {
@@ -349,7 +365,15 @@ async fn other_kinds_of_sources_are_answered() {
     let honest = Peer::new("bm-01", &good(), Then::End);
     let other = Digest::of(b"other");
     let check = async |source: Source, expected: &str| {
-        let fetched = fetch_shared(&blobs, good_pin(), &source, &[&honest], PATIENCE).await;
+        let fetched = fetch_shared(
+            &blobs,
+            good_pin(),
+            &source,
+            &[&honest],
+            &Origins::default(),
+            PATIENCE,
+        )
+        .await;
         let code = fetched.map_or_else(|error| error.code(), |_| "fetched");
         assert_eq!(code, expected, "{source:?}");
     };
@@ -369,6 +393,30 @@ async fn other_kinds_of_sources_are_answered() {
         "digest-mismatch",
     )
     .await;
+    let registry = realm_model::manifest::RegistrySource {
+        host: "127.0.0.1:1".to_owned(),
+        repository: "orders".to_owned(),
+        tag: None,
+        digest: Some(other),
+    };
+    check(Source::Registry(registry), "digest-mismatch").await;
+    let object = realm_model::manifest::ObjectSource {
+        bucket: "acme".to_owned(),
+        key: "orders".to_owned(),
+        endpoint: Some("http://127.0.0.1:1".to_owned()),
+        region: None,
+        digest: Some(other),
+    };
+    check(Source::S3(object), "digest-mismatch").await;
+    let file = realm_model::manifest::IpfsSource {
+        cid: realm_model::content_id::ContentId::of(
+            realm_model::content_id::BlockKind::Raw,
+            &good(),
+        ),
+        path: Vec::new(),
+        digest: Some(other),
+    };
+    check(Source::Ipfs(file), "digest-mismatch").await;
     assert_eq!(honest.asked(), [0; 0]);
     // Nothing listens at the URL: the peer was asked first.
     check(
@@ -406,7 +454,8 @@ async fn downloads_until_it_is_killed() {
     };
     let peers: [&dyn PeerSource; 1] = [&half];
     let source = p2p();
-    let fetch = fetch_shared(&blobs, good_pin(), &source, &peers, patient);
+    let origins = Origins::default();
+    let fetch = fetch_shared(&blobs, good_pin(), &source, &peers, &origins, patient);
     let told = async {
         // Everything but the last piece of less than 256 KiB is on the disk by then.
         while half.asked().is_empty() {
@@ -499,7 +548,8 @@ async fn power_lost_at_any_step_of_a_resumed_download_leaves_no_wrong_blob() {
             let Ok(blobs) = open() else {
                 return false;
             };
-            let fetched = fetch_shared(&blobs, pin, &p2p(), &[peer], PATIENCE).await;
+            let fetched =
+                fetch_shared(&blobs, pin, &p2p(), &[peer], &Origins::default(), PATIENCE).await;
             if fetched.is_ok() {
                 return true;
             }
@@ -530,7 +580,15 @@ async fn power_lost_at_any_step_of_a_resumed_download_leaves_no_wrong_blob() {
                     "{step} {fault:?} {survival:?}"
                 );
                 let honest = Peer::new("bm-01", &small, Then::End);
-                let fetched = fetch_shared(&blobs, pin, &p2p(), &[&honest], PATIENCE).await;
+                let fetched = fetch_shared(
+                    &blobs,
+                    pin,
+                    &p2p(),
+                    &[&honest],
+                    &Origins::default(),
+                    PATIENCE,
+                )
+                .await;
                 assert!(fetched.expect("fetched").faults.is_empty());
                 crashes += 1;
             }

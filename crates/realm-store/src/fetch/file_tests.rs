@@ -39,7 +39,9 @@ async fn a_file_is_resolved_and_fetched_relative_to_the_base() {
     let absolute = base.join("build/x.wasm").display().to_string();
     symlink("x.wasm", base.join("build/link.wasm")).expect("linked");
     for path in ["./build/x.wasm", "build/link.wasm", &absolute] {
-        let (resolved, bytes) = resolve(&file(path), base, 100).await.expect("there");
+        let (resolved, bytes) = resolve(&file(path), base, &Origins::default(), 100)
+            .await
+            .expect("there");
         assert_eq!((resolved, &bytes[..]), (pin(b"bytes"), &b"bytes"[..]));
         fetch(&blobs, resolved, &file(path), base)
             .await
@@ -98,10 +100,12 @@ async fn only_regular_files_of_a_fitting_size_are_read() {
     let _socket = UnixListener::bind(base.join("socket")).expect("bound");
     symlink("/dev/zero", base.join("zero")).expect("linked");
     for path in ["build", "pipe", "socket", "zero", "/dev/null"] {
-        let error = resolve(&file(path), base, 100).await.expect_err(path);
+        let error = resolve(&file(path), base, &Origins::default(), 100)
+            .await
+            .expect_err(path);
         assert!(matches!(error, FetchError::NotAFile { .. }), "{error:?}");
     }
-    let error = resolve(&file("build/x.wasm"), base, 4).await;
+    let error = resolve(&file("build/x.wasm"), base, &Origins::default(), 4).await;
     let error = error.expect_err("too large");
     assert!(matches!(error, FetchError::TooLarge { bytes_max: 4, .. }));
     let mut small = pin(b"bytes");
@@ -121,7 +125,7 @@ async fn later_schemes_are_named() {
     let error = fetch(&blobs, pin(b"x"), &source, folder.path()).await;
     let text = error.expect_err("later").to_string();
     assert!(text.contains("`ipfs:bafy`"), "{text}");
-    let error = resolve(&source, folder.path(), 9).await;
+    let error = resolve(&source, folder.path(), &Origins::default(), 9).await;
     assert!(matches!(error, Err(FetchError::Unsupported { .. })));
 }
 
@@ -130,7 +134,7 @@ fn what_the_disk_refuses_is_told_apart_from_the_source() {
     let full = BlobError::Io {
         operation: "write",
         path: PathBuf::from("blobs/0.part"),
-        source: io::ErrorKind::StorageFull.into(),
+        source: std::io::ErrorKind::StorageFull.into(),
     };
     let error = from_blob_error(full, "x.wasm".to_owned());
     let FetchError::Keep { source, .. } = &error else {

@@ -4,17 +4,16 @@
 //! The TLS set-up is explicit (aws-lc-rs, the certificates of this machine, else those built in),
 //! so nothing depends on a process-wide crypto provider.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 
-use super::FetchError;
+use super::{Body, FetchError};
 use crate::blobs::BoxError;
 
 /// Until a connection stands, TLS included: a slow one takes a second or two.
@@ -48,8 +47,6 @@ pub enum RedirectError {
     Downgrade,
 }
 
-pub(super) type Body = Pin<Box<dyn Stream<Item = Result<Bytes, reqwest::Error>> + Send>>;
-
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
@@ -60,25 +57,35 @@ impl Default for Timeouts {
     }
 }
 
-/// Asks for `url` and returns the body of a 200. A declared length above `bytes_max` is refused at
-/// once; whoever reads the body counts, because lengths lie.
-pub(super) async fn get(url: &str, bytes_max: u64, timeouts: Timeouts) -> Result<Body, FetchError> {
-    let (_, body) = get_from(url, 0, bytes_max, timeouts).await?;
-    Ok(body)
-}
-
-/// [`get`] from `offset` on; says where the body begins: there, or at 0 if the server sends all.
+/// Asks for `url` from `offset` on and returns the body of a 200 or 206, and where it begins: there,
+/// or at 0 if the server sends all. A declared length above `bytes_max` is refused at once; whoever
+/// reads the body counts, because lengths lie.
 pub(super) async fn get_from(
     url: &str,
     offset: u64,
     bytes_max: u64,
     timeouts: Timeouts,
-) -> Result<(u64, Body), FetchError> {
-    let mut request = client(timeouts)?.get(url);
-    if offset > 0 {
-        request = request.header(RANGE, format!("bytes={offset}-"));
-    }
+) -> Result<(u64, Body<'static>), FetchError> {
+    let request = from_offset(client(timeouts)?.get(url), offset);
     let response = request.send().await.map_err(|error| failed(url, error))?;
+    body_of(url, response, offset, bytes_max)
+}
+
+/// Asks for what is after `offset` alone.
+pub(super) fn from_offset(request: RequestBuilder, offset: u64) -> RequestBuilder {
+    match offset {
+        0 => request,
+        offset => request.header(RANGE, format!("bytes={offset}-")),
+    }
+}
+
+/// The body of an answer to [`from_offset`], and where it begins.
+pub(super) fn body_of(
+    url: &str,
+    response: Response,
+    offset: u64,
+    bytes_max: u64,
+) -> Result<(u64, Body<'static>), FetchError> {
     let begin = match response.status() {
         StatusCode::OK => 0,
         StatusCode::PARTIAL_CONTENT if begins_at(&response, offset) => offset,
@@ -98,10 +105,26 @@ pub(super) async fn get_from(
             bytes_max,
         });
     }
-    let body = response
-        .bytes_stream()
-        .map(|piece| piece.map_err(reqwest::Error::without_url));
+    let url = url.to_owned();
+    let body = response.bytes_stream();
+    let body = body.map(move |piece| piece.map_err(|error| failed(&url, error)));
     Ok((begin, body.boxed()))
+}
+
+/// The whole of a small answer with the status 200.
+pub(super) async fn small(
+    url: &str,
+    response: Response,
+    bytes_max: usize,
+) -> Result<Bytes, FetchError> {
+    if response.status() != StatusCode::OK {
+        return Err(FetchError::Status {
+            url: shown(url),
+            status: response.status().as_u16(),
+        });
+    }
+    let (_, body) = body_of(url, response, 0, bytes_max as u64)?;
+    super::collect(shown(url), body, bytes_max as u64).await
 }
 
 /// Whether a part begins where it was asked for; a server may send another one.
@@ -134,6 +157,11 @@ pub(super) fn shown(url: &str) -> String {
 
 /// A client per fetch: fetches are rare, and a pool would outlive the runtime it was made in.
 pub(super) fn client(timeouts: Timeouts) -> Result<Client, FetchError> {
+    pooled(timeouts, 0)
+}
+
+/// A client that keeps connections for the next request of the same fetch.
+pub(super) fn pooled(timeouts: Timeouts, idle_max: usize) -> Result<Client, FetchError> {
     Client::builder()
         .user_agent(concat!("realm/", env!("CARGO_PKG_VERSION")))
         .tls_backend_preconfigured(tls().map_err(FetchError::Setup)?)
@@ -142,7 +170,7 @@ pub(super) fn client(timeouts: Timeouts) -> Result<Client, FetchError> {
         .connect_timeout(timeouts.connect)
         .read_timeout(timeouts.idle)
         .timeout(timeouts.total)
-        .pool_max_idle_per_host(0)
+        .pool_max_idle_per_host(idle_max)
         .build()
         .map_err(|error| FetchError::Setup(error.into()))
 }

@@ -129,8 +129,23 @@ async fn get(server: SocketAddr, path: &str) -> Result<(), FetchError> {
         url: format!("http://user:password@{server}{path}?token=hidden"),
         digest: pin.digest,
     };
-    let fetched = fetch_within(&blobs, pin, &source, folder.path(), PATIENCE).await;
-    let resolved = resolve_within(&source, folder.path(), pin.size, PATIENCE).await;
+    let fetched = fetch_within(
+        &blobs,
+        pin,
+        &source,
+        folder.path(),
+        &Origins::default(),
+        PATIENCE,
+    )
+    .await;
+    let resolved = resolve_within(
+        &source,
+        folder.path(),
+        &Origins::default(),
+        pin.size,
+        PATIENCE,
+    )
+    .await;
     let left = RealFiles.names(folder.path()).expect("listed");
     match (&fetched, resolved) {
         (Ok(()), Ok((resolved, bytes))) => {
@@ -232,7 +247,8 @@ async fn a_trickle_is_ended_by_the_total_time() {
         total: PATIENCE.idle,
         ..PATIENCE
     };
-    let resolved = resolve_within(&source, Path::new("."), 1_000_000, hasty);
+    let origins = Origins::default();
+    let resolved = resolve_within(&source, Path::new("."), &origins, 1_000_000, hasty);
     let resolved = tokio::time::timeout(PATIENCE.total / 2, resolved).await;
     let error = http_error(resolved.expect("ended").map(|_| ()));
     assert!(error.is_timeout(), "{error:?}");
@@ -312,7 +328,15 @@ async fn resume_with(second: String) -> (String, Result<(), FetchError>) {
         url: format!("http://{address}/component"),
         digest: pin.digest,
     };
-    let fetched = fetch_within(&blobs, pin, &source, folder.path(), PATIENCE).await;
+    let fetched = fetch_within(
+        &blobs,
+        pin,
+        &source,
+        folder.path(),
+        &Origins::default(),
+        PATIENCE,
+    )
+    .await;
     assert_eq!(fetched.is_ok(), blobs.verify_pin(pin).await.is_ok());
     (server.await.expect("no panic"), fetched)
 }

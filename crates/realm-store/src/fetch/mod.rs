@@ -1,11 +1,19 @@
-//! From a source to its bytes: `file:` relative to a folder, `http:` and `https:` with a digest.
+//! From a source to its bytes: `file:` relative to a folder, `http:` and `https:` with a digest,
+//! registries, S3 and IPFS as the settings of this machine say ([`Origins`]).
 //!
 //! Every source is untrusted: whatever it serves is capped before and while it is read, and counts
 //! only if it has the digest that was signed. Peers come first where there are any, and what broke
 //! off is resumed ([`fetch_shared`]). Not here: who the peers are.
 
 mod download;
+mod error;
 mod http;
+mod ipfs;
+mod login;
+mod origins;
+mod registry;
+mod s3;
+mod unixfs;
 
 #[cfg(test)]
 mod download_tests;
@@ -13,17 +21,24 @@ mod download_tests;
 mod file_tests;
 #[cfg(test)]
 mod http_tests;
+#[cfg(test)]
+mod ipfs_tests;
+#[cfg(test)]
+mod origin_tests;
+#[cfg(test)]
+mod real_tests;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use realm_model::digest::Digest;
 use realm_model::lock::Pin;
 use realm_model::manifest::Source;
+use realm_model::node_config::IPFS_GATEWAYS_MAX;
 use rustix::fs::OFlags;
 use tokio::task::spawn_blocking;
 
@@ -31,162 +46,18 @@ use crate::blobs::{BlobError, Blobs};
 use crate::files::Files;
 pub use download::{ByteStream, Fetched, PeerSource, SOURCES_MAX};
 use download::{Remote, download};
+pub use error::FetchError;
 pub use http::{
     CONNECT_TIMEOUT, IDLE_TIMEOUT, REDIRECTS_MAX, RedirectError, TOTAL_TIMEOUT, Timeouts,
 };
+pub use ipfs::BLOCKS_MAX;
+pub use login::AUTH_FILE_BYTES_MAX;
+pub use origins::{Origins, S3Settings};
+pub use registry::{ANSWER_BYTES_MAX, MANIFEST_BYTES_MAX};
+pub use unixfs::{BLOCK_BYTES_MAX, DEPTH_MAX, PARTS_MAX};
 
-/// Why a source did not give the bytes.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// A scheme of a later version.
-    #[error("`{kind}:` sources are not fetched by this version: `{location}`")]
-    Unsupported {
-        /// The scheme.
-        kind: String,
-        /// The source as written.
-        location: String,
-    },
-    /// A file could not be opened or read.
-    #[error("failed to read `{path}`")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// A folder, device, pipe or socket.
-    #[error("`{path}` is not a regular file")]
-    NotAFile {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The TLS library or the certificates of this machine cannot be used.
-    #[error("failed to set up https")]
-    Setup(#[source] crate::blobs::BoxError),
-    /// The server could not be reached, took too long, or broke off.
-    #[error("failed to get `{url}`")]
-    Http {
-        /// The URL, without credentials and query.
-        url: String,
-        /// What happened.
-        #[source]
-        source: reqwest::Error,
-    },
-    /// The server answered something else than 200.
-    #[error("`{url}` answered {status}")]
-    Status {
-        /// The URL, without credentials and query.
-        url: String,
-        /// The status code.
-        status: u16,
-    },
-    /// The source has more bytes than are taken.
-    #[error("`{from}` has more than {bytes_max} bytes")]
-    TooLarge {
-        /// The source.
-        from: String,
-        /// The cap.
-        bytes_max: u64,
-    },
-    /// The source has other bytes than were signed.
-    #[error("`{from}` has other bytes: expected `{expected}`, got `{got}`")]
-    Mismatch {
-        /// The source.
-        from: String,
-        /// The digest that was signed, or that the source names.
-        expected: Digest,
-        /// The digest of what came.
-        got: Digest,
-    },
-    /// The source names another digest than the pin.
-    #[error("`{from}` names `{named}`, but the pin is `{pinned}`")]
-    OtherPin {
-        /// The source.
-        from: String,
-        /// The digest in the source.
-        named: Digest,
-        /// The digest in the pin.
-        pinned: Digest,
-    },
-    /// A peer refused, could not be reached, or broke off.
-    #[error("failed to get the bytes from `{from}`")]
-    Peer {
-        /// The peer.
-        from: String,
-        /// What happened.
-        #[source]
-        source: crate::blobs::BoxError,
-    },
-    /// A peer sent nothing for too long, or took too long in all.
-    #[error("`{from}` took too long")]
-    Silent {
-        /// The peer.
-        from: String,
-    },
-    /// A peer ended before all bytes were there; they may be right as far as they go.
-    #[error("`{from}` ended after {bytes} of {pinned} bytes")]
-    Short {
-        /// The peer.
-        from: String,
-        /// Bytes that are here.
-        bytes: u64,
-        /// Bytes of the pin.
-        pinned: u64,
-    },
-    /// Another source gave the right bytes: this one's differ from them.
-    #[error("`{from}` gave other bytes, which ended at byte {end}")]
-    WrongPart {
-        /// The source.
-        from: String,
-        /// Where what it gave ended.
-        end: u64,
-    },
-    /// Nobody was there to be asked.
-    #[error("no node that is reached has `{digest}`")]
-    NoSource {
-        /// The digest.
-        digest: Digest,
-    },
-    /// Several sources were asked; what each did, in this order.
-    #[error("no source gave the bytes: {}", each(faults))]
-    All {
-        /// At least two.
-        faults: Vec<FetchError>,
-    },
-    /// The bytes came, and could not be kept.
-    #[error("failed to keep what `{from}` gave")]
-    Keep {
-        /// The source.
-        from: String,
-        /// Why not.
-        #[source]
-        source: BlobError,
-    },
-}
-
-impl FetchError {
-    /// Stable code.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Unsupported { .. } => "source-unsupported",
-            Self::File { .. } | Self::NotAFile { .. } => "source-unreadable",
-            Self::Setup(_) => "tls-setup",
-            Self::Http { .. }
-            | Self::Status { .. }
-            | Self::Peer { .. }
-            | Self::Silent { .. }
-            | Self::Short { .. } => "fetch-failed",
-            Self::TooLarge { .. } => "oversized",
-            Self::Mismatch { .. } | Self::OtherPin { .. } | Self::WrongPart { .. } => {
-                "digest-mismatch"
-            }
-            Self::NoSource { .. } => "no-source",
-            Self::All { faults } => code_of_all(faults),
-            Self::Keep { .. } => "store-failed",
-        }
-    }
-}
+/// Bytes as they come from a source.
+type Body<'a> = std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, FetchError>> + Send + 'a>>;
 
 /// Brings the bytes of `pin` into `blobs`, unless they are there and sound already. `file:` sources
 /// are relative to `base`.
@@ -196,15 +67,17 @@ pub async fn fetch<F: Files>(
     source: &Source,
     base: &Path,
 ) -> Result<(), FetchError> {
-    fetch_within(blobs, pin, source, base, Timeouts::default()).await
+    let origins = Origins::default();
+    fetch_within(blobs, pin, source, base, &origins, Timeouts::default()).await
 }
 
-/// [`fetch`] with other timeouts.
+/// [`fetch`] with other origins and timeouts.
 pub async fn fetch_within<F: Files>(
     blobs: &Blobs<F>,
     pin: Pin,
     source: &Source,
     base: &Path,
+    origins: &Origins,
     timeouts: Timeouts,
 ) -> Result<(), FetchError> {
     if blobs.verify(&pin.digest).await.is_ok() {
@@ -216,17 +89,16 @@ pub async fn fetch_within<F: Files>(
             let kept = blobs.put_reader(Some(pin.digest), file, pin.size).await;
             kept.map(drop).map_err(|error| from_blob_error(error, from))
         }
-        Source::Http { url, digest } => {
-            check_pin(&http::shown(url), Some(*digest), pin)?;
-            let remotes = vec![Remote::Http(url)];
+        Source::Later { kind, location, .. } => Err(unsupported(kind, location)),
+        Source::Http { .. } | Source::Registry(_) | Source::S3(_) | Source::Ipfs(_) => {
+            let remotes = remotes(source, pin, origins)?;
             download(blobs, pin, remotes, timeouts).await.map(drop)
         }
-        Source::Later { kind, location, .. } => Err(unsupported(kind, location)),
     }
 }
 
 /// Brings the bytes of `pin` into `blobs` on a node among others: from the peers in this order,
-/// then from the source if that is a URL. `file:` names a file of the machine where it was
+/// then from where the source says. `file:` names a file of the machine where it was
 /// applied, so its bytes come from peers alone, and so do those of `p2p:`.
 ///
 /// A download that broke off is resumed by the next source, or by the next call.
@@ -235,27 +107,56 @@ pub async fn fetch_shared<F: Files>(
     pin: Pin,
     source: &Source,
     peers: &[&dyn PeerSource],
+    origins: &Origins,
     timeouts: Timeouts,
 ) -> Result<Fetched, FetchError> {
     if blobs.verify_pin(pin).await.is_ok() {
         return Ok(Fetched::default());
     }
-    let peers = peers.iter().take(SOURCES_MAX - 1);
+    let last = remotes(source, pin, origins)?;
+    let peers = peers.iter().take(SOURCES_MAX.saturating_sub(last.len()));
     let mut remotes: Vec<_> = peers.map(|peer| Remote::Peer(*peer)).collect();
+    remotes.extend(last);
+    download(blobs, pin, remotes, timeouts).await
+}
+
+/// Who has the bytes of `source`, beside peers.
+fn remotes<'a>(
+    source: &'a Source,
+    pin: Pin,
+    origins: &'a Origins,
+) -> Result<Vec<Remote<'a>>, FetchError> {
     match source {
-        Source::File { .. } => {}
+        Source::File { .. } => Ok(Vec::new()),
         Source::Http { url, digest } => {
             check_pin(&http::shown(url), Some(*digest), pin)?;
-            remotes.push(Remote::Http(url));
+            Ok(vec![Remote::Http(url)])
+        }
+        Source::Registry(source) => {
+            check_pin(&source.to_string(), source.digest, pin)?;
+            Ok(vec![Remote::Registry(source, origins)])
+        }
+        Source::S3(source) => {
+            check_pin(&source.to_string(), source.digest, pin)?;
+            Ok(vec![Remote::S3(source, origins)])
+        }
+        Source::Ipfs(source) => {
+            check_pin(&source.to_string(), source.digest, pin)?;
+            let gateways = origins.ipfs_gateways.iter().take(IPFS_GATEWAYS_MAX);
+            Ok(gateways
+                .map(|gateway| Remote::Ipfs(source, gateway))
+                .collect())
         }
         Source::Later {
             kind,
             location,
             digest,
-        } if kind == "p2p" => check_pin(location, *digest, pin)?,
-        Source::Later { kind, location, .. } => return Err(unsupported(kind, location)),
+        } if kind == "p2p" => {
+            check_pin(location, *digest, pin)?;
+            Ok(Vec::new())
+        }
+        Source::Later { kind, location, .. } => Err(unsupported(kind, location)),
     }
-    download(blobs, pin, remotes, timeouts).await
 }
 
 fn check_pin(from: &str, named: Option<Digest>, pin: Pin) -> Result<(), FetchError> {
@@ -274,15 +175,17 @@ fn check_pin(from: &str, named: Option<Digest>, pin: Pin) -> Result<(), FetchErr
 pub async fn resolve(
     source: &Source,
     base: &Path,
+    origins: &Origins,
     bytes_max: u64,
 ) -> Result<(Pin, Bytes), FetchError> {
-    resolve_within(source, base, bytes_max, Timeouts::default()).await
+    resolve_within(source, base, origins, bytes_max, Timeouts::default()).await
 }
 
 /// [`resolve`] with other timeouts.
 pub async fn resolve_within(
     source: &Source,
     base: &Path,
+    origins: &Origins,
     bytes_max: u64,
     timeouts: Timeouts,
 ) -> Result<(Pin, Bytes), FetchError> {
@@ -293,8 +196,28 @@ pub async fn resolve_within(
             (from, bytes)
         }
         Source::Http { url, .. } => {
-            let body = http::get(url, bytes_max, timeouts).await?;
-            (http::shown(url), collect(url, body, bytes_max).await?)
+            let (_, body) = http::get_from(url, 0, bytes_max, timeouts).await?;
+            let from = http::shown(url);
+            (from.clone(), collect(from, body, bytes_max).await?)
+        }
+        Source::Registry(source) => {
+            let resolved = registry::resolve(source, origins, bytes_max, timeouts);
+            (
+                source.to_string(),
+                within(source, timeouts, resolved).await?,
+            )
+        }
+        Source::S3(source) => {
+            let (_, body) = s3::open(source, origins, 0, bytes_max, timeouts).await?;
+            let from = source.to_string();
+            (from.clone(), collect(from, body, bytes_max).await?)
+        }
+        Source::Ipfs(source) => {
+            let resolved = ipfs::resolve(source, origins, bytes_max, timeouts);
+            (
+                source.to_string(),
+                within(source, timeouts, resolved).await?,
+            )
         }
         Source::Later { kind, location, .. } => return Err(unsupported(kind, location)),
     };
@@ -369,16 +292,26 @@ async fn read_file(from: String, file: File, bytes_max: u64) -> Result<Bytes, Fe
     joined(spawn_blocking(read).await)
 }
 
-async fn collect(url: &str, body: http::Body, bytes_max: u64) -> Result<Bytes, FetchError> {
-    let mut body = std::pin::pin!(body);
+/// The total time for what takes more than one request: each of them has a clock of its own.
+async fn within<T>(
+    from: &impl std::fmt::Display,
+    timeouts: Timeouts,
+    work: impl Future<Output = Result<T, FetchError>>,
+) -> Result<T, FetchError> {
+    let silent = |_| FetchError::Silent {
+        from: from.to_string(),
+    };
+    tokio::time::timeout(timeouts.total, work)
+        .await
+        .map_err(silent)?
+}
+
+async fn collect(from: String, mut body: Body<'_>, bytes_max: u64) -> Result<Bytes, FetchError> {
     let mut bytes = BytesMut::new();
     while let Some(piece) = body.next().await {
-        let piece = piece.map_err(|source| http::failed(url, source))?;
+        let piece = piece?;
         if (bytes.len() + piece.len()) as u64 > bytes_max {
-            return Err(FetchError::TooLarge {
-                from: http::shown(url),
-                bytes_max,
-            });
+            return Err(FetchError::TooLarge { from, bytes_max });
         }
         bytes.extend_from_slice(&piece);
     }
@@ -407,27 +340,6 @@ fn from_blob_error(error: BlobError, from: String) -> FetchError {
             }
         }
     }
-}
-
-/// The gravest: wrong bytes are worth more attention than a source that is not there.
-fn code_of_all(faults: &[FetchError]) -> &'static str {
-    let wrong = |fault: &&FetchError| fault.code() == "digest-mismatch";
-    let gravest = faults.iter().find(wrong).or(faults.last());
-    gravest.map_or("no-source", FetchError::code)
-}
-
-/// Each fault with its causes, since an error has but one source.
-fn each(faults: &[FetchError]) -> String {
-    let texts = faults.iter().map(|fault| {
-        let mut text = fault.to_string();
-        let mut cause = std::error::Error::source(fault);
-        while let Some(error) = cause {
-            text.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
-        text
-    });
-    texts.collect::<Vec<_>>().join("; ")
 }
 
 fn unsupported(kind: &str, location: &str) -> FetchError {
