@@ -18,6 +18,7 @@ mod text;
 
 pub mod backoff;
 pub mod changes;
+pub mod lease;
 pub mod pending;
 mod plan;
 pub mod reach;
