@@ -48,6 +48,8 @@ struct Said {
     /// Namespace → the last entry that it has in force.
     heads: BTreeMap<NamespaceName, u64>,
     components: BTreeMap<ComponentName, OfComponent>,
+    /// Whether more components run there than its record has room for.
+    is_cut: bool,
 }
 
 /// What it says of one component.
@@ -301,8 +303,12 @@ impl Around {
 
     fn serving(&self, component: &ComponentName, node: &NodeName) -> u32 {
         let said = self.nodes.get(node).filter(|said| said.is_reached);
-        let said = said.and_then(|said| said.components.get(component));
-        said.map_or(0, |said| said.serving)
+        said.map_or(0, |said| match said.components.get(component) {
+            Some(component) => component.serving,
+            // Of what found no room in a record nothing is heard: nobody waits for it.
+            None if said.is_cut => u32::MAX,
+            None => 0,
+        })
     }
 
     /// What another node says of one of its places, where `edition` is the entry that is to be carried
@@ -327,6 +333,7 @@ impl Around {
         let heard = head.is_some_and(|head| head >= edition.entry)
             && (!edition.reverts() || of_component.is_some_and(|said| knows(&said.failed)));
         let (up, ready) = match of_component {
+            None if said.is_cut => (true, heard && !edition.reverts()),
             None => (false, false),
             Some(OfComponent {
                 seats: Some(seats), ..
@@ -361,6 +368,7 @@ impl Said {
             is_reached: true,
             heads: heads.collect(),
             components: components.collect(),
+            is_cut: body.components_more > 0,
         }
     }
 }

@@ -11,6 +11,8 @@ use realm_model::entry::{Delegate, Genesis, Head, NamespaceName, RealmId, SetNod
 use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
 
+use crate::lease::Electorate;
+
 pub use fences::PlacedFence;
 pub(crate) use fences::Verdict;
 pub use roles::Role;
@@ -159,6 +161,16 @@ impl Authority {
         at(self.tenures.get(name)?, seq)?.as_ref()
     }
 
+    /// The approved nodes as the chain has them: an approval that is over by the clock counts until it
+    /// is revoked, since clocks differ.
+    pub fn electorate(&self) -> Electorate {
+        let turns = self.tenures.values();
+        Electorate {
+            nodes: self.nodes.values().map(|node| node.key.into()).collect(),
+            changes: turns.map(|turns| changes_of(turns)).sum(),
+        }
+    }
+
     /// Who owned the realm when `seq` was the last entry.
     pub fn owners_at(&self, seq: u64) -> &OwnerSet {
         at(&self.owner_sets, seq).expect("the genesis names owners")
@@ -286,6 +298,21 @@ impl Authority {
         .filter_map(|(part, is)| is.then_some(part))
         .collect()
     }
+}
+
+/// How often a key came or went under one name: at each entry its last turn counts.
+fn changes_of(turns: &[(u64, Option<ApprovedNode>)]) -> u64 {
+    let key = |turn: &(u64, Option<ApprovedNode>)| turn.1.as_ref().map(|node| node.key);
+    let mut before = None;
+    let mut changes = 0;
+    for entry in turns.chunk_by(|one, next| one.0 == next.0) {
+        let after = entry.last().and_then(key);
+        if after != before {
+            changes += u64::from(before.is_some()) + u64::from(after.is_some());
+        }
+        before = after;
+    }
+    changes
 }
 
 /// What held when `seq` was the last entry, of what holds from a sequence number on.

@@ -20,6 +20,7 @@ mod text;
 
 pub mod backoff;
 pub mod changes;
+pub mod lease;
 pub mod losses;
 pub mod pending;
 pub mod place;

@@ -5,6 +5,7 @@
 //! docs/formats.md. Not here: which record of a key counts, and who is reached (control).
 
 mod body;
+mod lease;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ pub use body::{
     Alarm, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, PeerLink, PendingJoin,
     ReachedBy, RefusalCount, SeatSummary, limits,
 };
+pub use lease::{LeaseAsk, LeaseGrant, LeaseState};
 
 /// A larger record is neither made nor read: room for 4,096 blobs and 500 components with a
 /// reason each, and a hundred of them are still little to send after a partition.

@@ -3,6 +3,7 @@
 
 use minicbor::{Decode, Encode};
 
+use super::lease::{LeaseAsk, LeaseGrant};
 use super::{BODY_BYTES_MAX, KeyBytes};
 use crate::cbor::encode;
 use crate::digest::Digest;
@@ -40,12 +41,15 @@ pub mod limits {
     pub const PENDING_MAX: usize = 16;
     /// Alarms that stand.
     pub const ALARMS_MAX: usize = 32;
+    /// Leases that a node asks for, and that it grants: singletons are few, and each is renewed all
+    /// the time.
+    pub const LEASES_MAX: usize = 128;
 }
 
 use limits::{
     ADDRESS_CHARS_MAX, ADDRESSES_MAX, ALARMS_MAX, BLOBS_MAX, CHAINS_MAX, COMPONENTS_MAX,
-    FAILED_MAX, PEERS_MAX, PENDING_MAX, REASON_CHARS_MAX, REFUSALS_MAX, SEATS_MAX, TAGS_MAX,
-    WORD_CHARS_MAX,
+    FAILED_MAX, LEASES_MAX, PEERS_MAX, PENDING_MAX, REASON_CHARS_MAX, REFUSALS_MAX, SEATS_MAX,
+    TAGS_MAX, WORD_CHARS_MAX,
 };
 
 /// What a node says of itself.
@@ -99,6 +103,12 @@ pub struct NodeBody {
     /// Alarms that stand.
     #[n(15)]
     pub alarms: Vec<Alarm>,
+    /// Leases of singletons that it asks for; `None`: none, or the node is of a version before them.
+    #[n(16)]
+    pub asks: Option<Vec<LeaseAsk>>,
+    /// Leases that it grants to others or to itself.
+    #[n(17)]
+    pub grants: Option<Vec<LeaseGrant>>,
 }
 
 /// What kind of machine a node is.
@@ -298,6 +308,8 @@ impl NodeBody {
             blobs: Vec::new(),
             pending: Vec::new(),
             alarms: Vec::new(),
+            asks: None,
+            grants: None,
         }
     }
 
@@ -319,6 +331,13 @@ impl NodeBody {
         self.blobs.truncate(BLOBS_MAX);
         self.pending.truncate(PENDING_MAX);
         self.alarms.truncate(ALARMS_MAX);
+        // Who is not told of a grant or of a release waits longer; nothing else comes of it.
+        if let Some(asks) = &mut self.asks {
+            asks.truncate(LEASES_MAX);
+        }
+        if let Some(grants) = &mut self.grants {
+            grants.truncate(LEASES_MAX);
+        }
         self.keep_components(COMPONENTS_MAX);
         for component in &mut self.components {
             if let Some(seats) = &mut component.seats {
@@ -328,8 +347,11 @@ impl NodeBody {
                 failed.truncate(FAILED_MAX);
             }
         }
-        // Halving ends: both lists are empty after a dozen rounds, and the rest always fits.
+        // Halving ends: all three lists are empty after some twenty rounds, and the rest always fits.
         while encode(&self).len() > BODY_BYTES_MAX {
+            if self.components.is_empty() && self.blobs.is_empty() {
+                self.peers.truncate(self.peers.len() / 2);
+            }
             self.keep_components(self.components.len() / 2);
             if self.components.len() < 64 {
                 self.blobs.truncate(self.blobs.len() / 2);
@@ -358,6 +380,12 @@ impl NodeBody {
             ("blobs", self.blobs.len(), BLOBS_MAX),
             ("pending", self.pending.len(), PENDING_MAX),
             ("alarms", self.alarms.len(), ALARMS_MAX),
+            ("asks", self.asks.as_ref().map_or(0, Vec::len), LEASES_MAX),
+            (
+                "grants",
+                self.grants.as_ref().map_or(0, Vec::len),
+                LEASES_MAX,
+            ),
         ] {
             if len > max {
                 return Err(format!("{len} {what}, at most {max} are taken"));
