@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use realm_model::api::Accepted;
 use realm_model::entry::ChainId;
 use realm_model::name::ComponentName;
+use realm_model::record::ROLLOUT_FAILED;
 use realm_model::view::{ComponentState, ComponentView, StatusView};
 use realm_node::Client;
 
@@ -222,6 +223,11 @@ fn progress(component: &ComponentView) -> Progress {
         let mut codes = component.waiting_on.iter().map(|waiting| &waiting.code);
         codes.any(|code| code == "failed")
     };
+    // Also where the version before came back: what was asked for does not run.
+    let mut codes = component.waiting_on.iter().map(|waiting| &waiting.code);
+    if codes.any(|code| code == ROLLOUT_FAILED) {
+        return Progress::Failed;
+    }
     // An old revision serves while the new one failed for good.
     if component.state == ComponentState::Updating && gave_up(component) {
         return Progress::Failed;

@@ -60,6 +60,10 @@ pub(crate) const CASES: &[Case] = &[
         ..case("nodes", nodes::nodes)
     },
     case("hop", nodes::hop),
+    Case {
+        has_peers: false,
+        ..case("moves", nodes::moves)
+    },
     // An hour.
     Case {
         has_peers: false,

@@ -70,7 +70,7 @@ enum NodesVerb {
         #[arg(required = true, value_name = "NODE")]
         nodes: Vec<NodeName>,
     },
-    /// Take everything away from nodes: requests in flight finish, then nothing runs there
+    /// Take everything away from nodes: replicas go on until others answer in their place
     Drain {
         /// The nodes
         #[arg(required = true, value_name = "NODE")]

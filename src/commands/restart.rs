@@ -13,7 +13,8 @@ use crate::{output, progress, sign};
 
 /// Start a component's replicas afresh
 ///
-/// New replicas start and answer before the old ones stop. The restart is an entry in the signed
+/// One replica follows the other, within `max_surge` and `max_unavailable` of its route, and answers
+/// before the old one stops. The restart is an entry in the signed
 /// chain, so that every node carries it out once, whenever it hears of it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

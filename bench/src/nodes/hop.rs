@@ -160,7 +160,7 @@ fn two_nodes(tools: &Tools<'_>) -> Result<Crowd> {
 }
 
 /// Where an agent answers HTTP, by its own word.
-fn address(member: &Member) -> Result<SocketAddr> {
+pub(super) fn address(member: &Member) -> Result<SocketAddr> {
     let log = member.log_text()?;
     let told = log
         .lines()

@@ -7,6 +7,7 @@ mod crowd;
 mod growth;
 mod hop;
 mod look;
+mod moves;
 mod spread;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use crate::stats::Spread;
 use crowd::{Crowd, Member};
 pub(crate) use growth::growth;
 pub(crate) use hop::hop;
+pub(crate) use moves::moves;
 use look::Sees;
 use spread::Sorted;
 

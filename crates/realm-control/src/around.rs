@@ -2,12 +2,13 @@
 //! of themselves. Not what this node observes of itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use realm_model::entry::{ChainId, NamespaceName};
 use realm_model::lock::Pin;
 use realm_model::manifest::{ComponentSpec, OnFail};
 use realm_model::name::{ComponentName, NodeName};
-use realm_model::observed::{Millis, Observed, ReplicaState, Revision};
+use realm_model::observed::{Artifact, ArtifactState, Millis, Observed, ReplicaState, Revision};
 use realm_model::record::{ComponentSummary, NodeBody};
 
 use crate::authority::Authority;
@@ -23,7 +24,7 @@ const RELIEF_MS: u64 = 5_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Around {
     /// Where everything shall be, by this node's view.
-    pub placement: Placement,
+    pub placement: Arc<Placement>,
     nodes: BTreeMap<NodeName, Said>,
     memory: Memory,
 }
@@ -33,11 +34,24 @@ pub struct Around {
 struct Memory {
     /// Component → since when every place of it on another node has been up.
     relieved: BTreeMap<ComponentName, Millis>,
-    /// Component → the entry whose version is tried here without getting healthy, and since when.
-    tried: BTreeMap<ComponentName, (u64, Millis)>,
+    /// Component → the entry whose version has been healthy here for long enough.
+    proven: BTreeMap<ComponentName, u64>,
+    /// Component → the version that is tried here without getting healthy.
+    tried: BTreeMap<ComponentName, Tried>,
     /// Component → the entries whose rollouts failed, here or elsewhere. What one node said all repeat, so
     /// that it holds although that node forgets it.
     failed: BTreeMap<ComponentName, BTreeSet<u64>>,
+}
+
+/// A version that does not get healthy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Tried {
+    /// The entry that brought it.
+    entry: u64,
+    /// Since when nothing more of it got ready.
+    since: Millis,
+    /// Replicas here that are.
+    ready: usize,
 }
 
 /// What one other node says of itself.
@@ -97,11 +111,11 @@ impl Edition<'_> {
 impl Around {
     /// For a node that knows nobody: nobody is gone, and nobody says anything.
     pub fn alone(desired: &Desired, authority: &Authority) -> Self {
-        Self::unheard(place(desired, authority, &|_, _| false))
+        Self::unheard(place(desired, authority, &|_, _| false).into())
     }
 
     /// For a node to which nobody says anything.
-    pub fn unheard(placement: Placement) -> Self {
+    pub fn unheard(placement: Arc<Placement>) -> Self {
         Self {
             placement,
             ..Self::default()
@@ -110,35 +124,49 @@ impl Around {
 
     /// What the records of the nodes other than `own` say, of which those in `lost` are not reached.
     pub fn new(
-        placement: Placement,
+        placement: Arc<Placement>,
         records: &Records,
         authority: &Authority,
         own: &NodeName,
         lost: &BTreeSet<NodeName>,
+        observed: &Observed,
     ) -> Self {
         let nodes = authority.nodes.iter();
         let bodies = nodes.filter_map(|(name, node)| Some((name, &records.get(node.key)?.body)));
-        Self::of(placement, bodies, own, lost)
+        Self::of(placement, bodies, own, lost, observed)
     }
 
     /// The same with the bodies of those records.
     pub(crate) fn of<'a>(
-        placement: Placement,
+        placement: Arc<Placement>,
         bodies: impl Iterator<Item = (&'a NodeName, &'a NodeBody)>,
         own: &NodeName,
         lost: &BTreeSet<NodeName>,
+        observed: &Observed,
     ) -> Self {
+        // What has nothing to do with this node is no news to it, and no reason to plan anew.
+        let here = placement.shares(own).map(|(component, _)| component);
+        let running = observed.replicas.keys().map(|id| &id.component);
+        let relevant: BTreeMap<&str, &ComponentName> = here
+            .chain(running)
+            .map(|name| (name.as_str(), name))
+            .collect();
         let others = bodies.filter(|(name, _)| *name != own);
-        let said = others.map(|(name, body)| {
+        let said = others.filter_map(|(name, body)| {
             let said = Said {
                 is_reached: !lost.contains(name),
-                ..Said::of(body)
+                ..Said::of(body, &relevant)
             };
-            (name.clone(), said)
+            let shares = || {
+                let mut shares = placement.shares(name);
+                shares.any(|(one, _)| relevant.contains_key(one.as_str()))
+            };
+            (!said.components.is_empty() || shares()).then(|| (name.clone(), said))
         });
+        let nodes = said.collect();
         Self {
             placement,
-            nodes: said.collect(),
+            nodes,
             memory: Memory::default(),
         }
     }
@@ -159,41 +187,58 @@ impl Around {
         now: Millis,
     ) -> bool {
         let mut memory = Memory::default();
-        let mut unhealthy: BTreeMap<&ComponentName, BTreeSet<Revision>> = BTreeMap::new();
+        let mut here: BTreeMap<&ComponentName, Vec<(Revision, &ReplicaState)>> = BTreeMap::new();
         for (id, state) in &observed.replicas {
-            let unhealthy = unhealthy.entry(&id.component).or_default();
-            match state {
-                ReplicaState::Starting { .. }
-                | ReplicaState::Backoff { .. }
-                | ReplicaState::Failed { .. } => {
-                    unhealthy.insert(id.revision);
-                }
-                ReplicaState::Healthy { .. }
-                | ReplicaState::Draining { .. }
-                | ReplicaState::Done { .. } => {}
-            }
+            let states = here.entry(&id.component).or_default();
+            states.push((id.revision, state));
         }
-        for (component, unhealthy) in unhealthy {
+        for (component, states) in here {
             let Some(placed) = self.placement.of(component) else {
                 continue;
             };
-            let aim = self.aim(desired, component, own);
-            let aim = aim.filter(|aim| unhealthy.contains(&aim.revision));
             if self.is_relieved(component, own) {
                 let since = self.memory.relieved.get(component).copied();
                 memory
                     .relieved
                     .insert(component.clone(), since.unwrap_or(now));
             }
-            if let Some(edition) = aim.map(|aim| aim.entry) {
-                let before = self.memory.tried.get(component).copied();
-                let before = before.filter(|(of, _)| *of == edition);
-                let (_, since) = before.unwrap_or((edition, now));
-                memory.tried.insert(component.clone(), (edition, since));
-                if since.plus(placed.upkeep.progress_deadline_ms) <= now {
-                    let failed = memory.failed.entry(component.clone()).or_default();
-                    failed.insert(edition);
+            let Some(aim) = self.aim(desired, component, own) else {
+                continue;
+            };
+            let upkeep = placed.upkeep;
+            let proven = |(revision, state): &(Revision, &ReplicaState)| match state {
+                ReplicaState::Healthy { since } => {
+                    *revision == aim.revision && since.plus(upkeep.min_ready_ms) <= now
                 }
+                ReplicaState::Starting { .. }
+                | ReplicaState::Backoff { .. }
+                | ReplicaState::Failed { .. }
+                | ReplicaState::Draining { .. }
+                | ReplicaState::Done { .. } => false,
+            };
+            let was_proven = self.memory.proven.get(component) == Some(&aim.entry);
+            let is_proven = was_proven || states.iter().any(proven);
+            if is_proven {
+                memory.proven.insert(component.clone(), aim.entry);
+            }
+            if !is_tried(&aim, &states, observed)
+                || !self.is_rolling(component, &aim, &states, is_proven)
+            {
+                continue;
+            }
+            let ready = states.iter().filter(|state| proven(state)).count();
+            let before = self.memory.tried.get(component).copied();
+            // Each place that gets ready is progress.
+            let before = before.filter(|one| one.entry == aim.entry && one.ready >= ready);
+            let tried = before.unwrap_or(Tried {
+                entry: aim.entry,
+                since: now,
+                ready,
+            });
+            memory.tried.insert(component.clone(), tried);
+            if tried.since.plus(upkeep.progress_deadline_ms) <= now {
+                let failed = memory.failed.entry(component.clone()).or_default();
+                failed.insert(aim.entry);
             }
         }
         for (component, edition) in self.failures(desired) {
@@ -204,16 +249,61 @@ impl Around {
         is_new
     }
 
-    /// Rollouts that failed by what this node remembers and what the others say, as far as the versions
-    /// are remembered.
+    /// Whether a rollout is under way, and not just a replica down that was healthy: some place still has
+    /// an older version, or none has had this one.
+    fn is_rolling(
+        &self,
+        component: &ComponentName,
+        aim: &Aim<'_>,
+        here: &[(Revision, &ReplicaState)],
+        is_proven: bool,
+    ) -> bool {
+        let said = self.nodes.values();
+        let of_component = said.filter_map(|said| Some((said, said.components.get(component)?)));
+        let seats = of_component.flat_map(|(said, one)| {
+            let seats = one.seats.iter().flat_map(BTreeMap::values);
+            seats.map(|(up, ready)| (*up && said.is_reached, *ready == aim.entry))
+        });
+        let (mut older, mut ready_once) = (false, is_proven);
+        for (is_up, is_ready) in seats {
+            older |= is_up && !is_ready;
+            ready_once |= is_ready;
+        }
+        let serves_older = |(revision, state): &(Revision, &ReplicaState)| {
+            *revision != aim.revision && matches!(state, ReplicaState::Healthy { .. })
+        };
+        older || !ready_once || here.iter().any(serves_older)
+    }
+
+    /// Rollouts that failed by what this node remembers, as far as the versions are remembered; and those
+    /// of what is wanted by the word of nodes that have a place, unless it is healthy everywhere.
     fn failures(&self, desired: &Desired) -> BTreeSet<(ComponentName, u64)> {
-        let said = self.nodes.values().flat_map(|said| &said.components);
-        let said = said.map(|(name, one)| (name, &one.failed));
-        let known = said.chain(&self.memory.failed);
-        let each = known.flat_map(|(name, failed)| failed.iter().map(move |entry| (name, *entry)));
-        each.filter(|(name, entry)| desired.brought(name, *entry))
+        let known = self.memory.failed.iter();
+        let known = known.flat_map(|(name, failed)| failed.iter().map(move |entry| (name, *entry)));
+        let known = known.filter(|(name, entry)| desired.brought(name, *entry));
+        let said = self.nodes.iter().flat_map(|(node, said)| {
+            let failed = said.components.iter().filter(move |(name, one)| {
+                !one.failed.is_empty() && self.placement.share(name, node) > 0
+            });
+            failed.filter_map(|(name, one)| {
+                let (_, wanted) = desired.edition(name)?;
+                let is_done = self.is_ready_elsewhere(name, wanted)
+                    && self.memory.proven.get(name) == Some(&wanted);
+                (one.failed.contains(&wanted) && !is_done).then_some((name, wanted))
+            })
+        });
+        known
+            .chain(said)
             .map(|(name, entry)| (name.clone(), entry))
             .collect()
+    }
+
+    /// Whether every place of another node is up with the version of an entry, by its own word.
+    fn is_ready_elsewhere(&self, component: &ComponentName, entry: u64) -> bool {
+        let said = self.nodes.values();
+        let of_component = said.filter_map(|said| said.components.get(component));
+        let mut seats = of_component.flat_map(|one| one.seats.iter().flat_map(BTreeMap::values));
+        seats.all(|(_, ready)| *ready == entry)
     }
 
     fn is_relieved(&self, component: &ComponentName, own: &NodeName) -> bool {
@@ -223,14 +313,10 @@ impl Around {
 
     /// When there is something to remember although nothing happens.
     pub fn wake_at(&self, now: Millis) -> Option<Millis> {
-        let tried = self
-            .memory
-            .tried
-            .iter()
-            .filter_map(|(component, (_, since))| {
-                let upkeep = self.placement.of(component)?.upkeep;
-                Some(since.plus(upkeep.progress_deadline_ms))
-            });
+        let tried = self.memory.tried.iter().filter_map(|(component, tried)| {
+            let upkeep = self.placement.of(component)?.upkeep;
+            Some(tried.since.plus(upkeep.progress_deadline_ms))
+        });
         tried.filter(|at| *at > now).min()
     }
 
@@ -256,7 +342,9 @@ impl Around {
     ) -> Option<Aim<'a>> {
         let (_, edition) = desired.edition(component)?;
         let placed = self.placement.of(component);
-        let reverts = placed.is_some_and(|placed| placed.upkeep.on_fail == OnFail::Revert);
+        let reverts = placed.is_some_and(|placed| placed.upkeep.on_fail == OnFail::Revert)
+            // Where it stands still, who has not got the new one healthy goes on with the old one.
+            || self.memory.proven.get(component) != Some(&edition);
         let failed = self.failed(component, edition).filter(|_| reverts);
         let before = failed.and_then(|failed| desired.before(component, node, failed));
         if let Some((entry, revision, spec, pin)) = before {
@@ -354,15 +442,43 @@ impl Around {
     }
 }
 
+/// Whether this node tries a version and has not got it healthy: its replicas, or its bytes.
+fn is_tried(aim: &Aim<'_>, here: &[(Revision, &ReplicaState)], observed: &Observed) -> bool {
+    let artifact = Artifact {
+        digest: aim.pin.digest,
+        fuel: aim.spec.limits.fuel_per_sec.is_some(),
+    };
+    let replica = |(revision, state): &(Revision, &ReplicaState)| match state {
+        ReplicaState::Starting { .. }
+        | ReplicaState::Backoff { .. }
+        | ReplicaState::Failed { .. } => *revision == aim.revision,
+        ReplicaState::Healthy { .. }
+        | ReplicaState::Draining { .. }
+        | ReplicaState::Done { .. } => false,
+    };
+    let bytes = match observed.artifacts.get(&artifact) {
+        Some(ArtifactState::Ready) => false,
+        Some(
+            ArtifactState::Fetching { .. }
+            | ArtifactState::Fetched
+            | ArtifactState::Compiling { .. }
+            | ArtifactState::Failed { .. },
+        ) => true,
+        // Known under the other engine's name, or not at all: what runs already needs none.
+        None => false,
+    };
+    bytes || here.iter().any(replica)
+}
+
 impl Said {
-    fn of(body: &NodeBody) -> Self {
+    fn of(body: &NodeBody, relevant: &BTreeMap<&str, &ComponentName>) -> Self {
         let heads = body.heads.iter().filter_map(|one| match one.chain {
             ChainId::Namespace(name) => Some((name, one.head.seq)),
             ChainId::Authority => None,
         });
         let components = body.components.iter().filter_map(|one| {
-            let name = one.name.parse().ok()?;
-            Some((name, OfComponent::of(one)))
+            let name = relevant.get(one.name.as_str())?;
+            Some(((*name).clone(), OfComponent::of(one)))
         });
         Self {
             is_reached: true,

@@ -88,3 +88,60 @@ impl Rows {
         self.next[self.row(index)] == Some(index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A place is `u`p, `d`own, up and `r`eady, or has n`o`t heard; then what each may do: `S`tart first,
+    /// sto`P` first, or not (`.`).
+    fn check(seats: &str, (surge, unavailable): (u32, u32), expected: &str) {
+        let fact = |letter| SeatFact {
+            heard: letter != 'o',
+            up: letter != 'd',
+            ready: letter == 'r',
+        };
+        let seats: Vec<SeatFact> = seats.chars().map(fact).collect();
+        let gates = gates(&seats, Budget { surge, unavailable });
+        let letter = |gate| match gate {
+            Gate::StartFirst => 'S',
+            Gate::StopFirst => 'P',
+            Gate::Shut => '.',
+        };
+        let found: String = gates.into_iter().map(letter).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn so_many_at_once_and_each_row_in_order() {
+        check("uuuu", (1, 0), "S...");
+        check("ruuu", (1, 0), "SS..");
+        check("uuuu", (2, 0), "SS..");
+        check("uuuu", (0, 1), "P...");
+        check("ruuu", (0, 1), "SP..");
+        check("uuuu", (1, 1), "SP..");
+        check("rurr", (1, 1), "SPSS");
+        check("rrrr", (1, 1), "SSSS");
+        // The second row is done with its first place, the first one is not.
+        check("urru", (1, 1), "SSSP");
+        check("u", (1, 0), "S");
+        check("", (1, 0), "");
+    }
+
+    #[test]
+    fn nobody_goes_before_all_have_heard_or_while_another_is_missing() {
+        check("uuou", (1, 1), "....");
+        check("rruo", (2, 0), "SS..");
+        // Down for its own turn: the other row goes on, its own does not.
+        check("udrr", (1, 1), "SSSS");
+        check("uduu", (1, 1), "SS..");
+        // Down before its turn, or where nothing stops first: only what is down may start.
+        check("uuud", (1, 1), "...S");
+        check("duuu", (1, 1), "S...");
+        check("uudu", (0, 1), "..S.");
+        check("duuu", (0, 1), "S...");
+        check("dddd", (0, 1), "SSSS");
+        // What is down starts whatever the others have heard.
+        check("doou", (1, 0), "S...");
+    }
+}

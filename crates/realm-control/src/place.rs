@@ -40,8 +40,10 @@ pub struct Placement {
 pub struct Placed {
     /// One for each replica. Their order is the same in every view.
     pub seats: Vec<Seat>,
-    /// How they are kept.
+    /// How they are kept: as the most particular list says that wants them.
     pub upkeep: Upkeep,
+    /// Milliseconds after which the lists give up on a node.
+    lost_after_ms: BTreeSet<u64>,
     /// Node → replicas there.
     shares: BTreeMap<usize, u32>,
 }
@@ -55,6 +57,8 @@ pub struct Seat {
     holder: Option<usize>,
     /// Whether no other node may have it.
     pinned: bool,
+    /// Whether its node is drained, or cordoned from before: nothing can be awaited of it.
+    closed: bool,
 }
 
 /// A node as placement looks at it.
@@ -147,7 +151,7 @@ impl Placement {
         let mut movable: BTreeMap<usize, u32> = BTreeMap::new();
         let seats = self.of(component).into_iter().flat_map(|one| &one.seats);
         for holder in seats
-            .filter(|seat| !seat.pinned)
+            .filter(|seat| !seat.pinned && !seat.closed)
             .filter_map(|seat| seat.holder)
         {
             *movable.entry(holder).or_default() += 1;
@@ -156,25 +160,31 @@ impl Placement {
         named.filter_map(|(index, count)| Some((self.nodes.get(index)?, count)))
     }
 
-    /// The seats of a component with the nodes that hold them.
-    pub fn seats<'a>(
+    /// The seats of a component with the nodes that hold them, and whether each is the node's own and
+    /// not one for which it stands in. `None`: nothing can be awaited of it.
+    pub(crate) fn seats<'a>(
         &'a self,
         component: &ComponentName,
-    ) -> impl Iterator<Item = Option<&'a NodeName>> + use<'a> {
+    ) -> impl Iterator<Item = Option<(&'a NodeName, bool)>> + use<'a> {
         let seats = self.of(component).into_iter().flat_map(|one| &one.seats);
-        seats.map(|seat| seat.holder.and_then(|index| self.nodes.get(index)))
+        seats.map(|seat| {
+            let index = seat.holder.filter(|_| !seat.closed)?;
+            Some((self.nodes.get(index)?, seat.base == index))
+        })
     }
 
     /// How long the components that are placed wait at least for a node that is not reached.
     pub fn lost_after_ms_least(&self) -> Option<u64> {
         let placed = self.components.values();
-        placed.map(|placed| placed.upkeep.lost_after_ms).min()
+        let each = placed.flat_map(|placed| &placed.lost_after_ms);
+        each.min().copied()
     }
 
     /// Times after which a component gives up on a node, each once.
     pub fn lost_after_ms(&self) -> BTreeSet<u64> {
         let placed = self.components.values();
-        placed.map(|placed| placed.upkeep.lost_after_ms).collect()
+        let each = placed.flat_map(|placed| &placed.lost_after_ms);
+        each.copied().collect()
     }
 
     fn index(&self, node: &NodeName) -> Option<usize> {
@@ -218,6 +228,10 @@ impl<'a> Scene<'a> {
         Placed {
             seats: union(seats),
             upkeep: groups.first().map(|group| group.upkeep).unwrap_or_default(),
+            lost_after_ms: groups
+                .iter()
+                .map(|group| group.upkeep.lost_after_ms)
+                .collect(),
             shares,
         }
     }
@@ -227,11 +241,13 @@ impl<'a> Scene<'a> {
         if group.upkeep.per_node || matches!(group.selector, NodeSelector::Node(_)) {
             let lost_after_ms = group.upkeep.lost_after_ms;
             let seats = |node: &usize| {
+                let closed = !(self.may_begin)(self.candidates[*node].approved);
                 let is_gone = (self.gone)(&self.nodes[*node], lost_after_ms);
                 let seat = Seat {
                     base: *node,
                     holder: (!is_gone).then_some(*node),
                     pinned: true,
+                    closed,
                 };
                 std::iter::repeat_n(seat, replicas as usize)
             };
@@ -239,18 +255,25 @@ impl<'a> Scene<'a> {
         }
         let mut eligible: Vec<usize> = group.nodes.iter().copied().collect();
         let open = |node: &usize| (self.may_begin)(self.candidates[*node].approved);
-        if eligible.iter().any(open) {
+        let closed = !eligible.iter().any(open);
+        if !closed {
             eligible.retain(open);
         }
         let mut taken = Taken::default();
         let bases: Vec<usize> = (0..replicas)
             .filter_map(|slot| self.take(&eligible, slot, &mut taken))
             .collect();
-        self.stand_in(&bases, &eligible, group.upkeep.lost_after_ms)
+        let seats = self.stand_in(&bases, &eligible, group.upkeep.lost_after_ms);
+        seats.map(|seat| Seat { closed, ..seat }).collect()
     }
 
     /// Finds others for the places of those that are gone.
-    fn stand_in(&self, bases: &[usize], eligible: &[usize], lost_after_ms: u64) -> Vec<Seat> {
+    fn stand_in(
+        &self,
+        bases: &[usize],
+        eligible: &[usize],
+        lost_after_ms: u64,
+    ) -> impl Iterator<Item = Seat> {
         let gone: BTreeSet<usize> = eligible
             .iter()
             .copied()
@@ -267,17 +290,16 @@ impl<'a> Scene<'a> {
                 !gone.contains(node) && self.candidates[*node].approved.cordoned.is_none()
             })
             .collect();
-        let numbered = (0u32..).zip(bases);
-        numbered
-            .map(|(slot, base)| Seat {
-                base: *base,
-                pinned: false,
-                holder: match gone.contains(base) {
-                    true => self.take(&there, slot, &mut taken),
-                    false => Some(*base),
-                },
-            })
-            .collect()
+        let numbered = (0u32..).zip(bases.iter().copied());
+        numbered.map(move |(slot, base)| Seat {
+            base,
+            pinned: false,
+            closed: false,
+            holder: match gone.contains(&base) {
+                true => self.take(&there, slot, &mut taken),
+                false => Some(base),
+            },
+        })
     }
 
     /// The node for one replica: of the zones and nodes with the fewest so far the one that ranks it

@@ -1,7 +1,7 @@
-//! What one node does next: (desired, authority, observed, time) → actions and reports.
+//! What one node does next: (desired, authority, observed, what is around, time) → actions and reports.
 //!
-//! Deterministic and total. Start-first: fetch → compile → start → when enough replicas of the
-//! wanted revision are healthy, the route table switches → the old ones drain → stop. Each step
+//! Deterministic and total. Place by place, when its turn comes: fetch → compile → start →
+//! once it is healthy the route table takes it in the old one's stead → the old one drains → stop. Each step
 //! rests on what is *observed*, never on what was planned before, so that a lost action, a crash
 //! or a newer manifest at any point leads on from where things are. Not here: executing, and how
 //! long a failed replica waits (`backoff`).

@@ -194,6 +194,7 @@ impl Sim {
         }
         back.is_up = true;
         back.losses = Losses::default();
+        back.around = Around::default();
         back.records.clear();
         back.heard = (0..self.kind.nodes).map(|of| (of, self.now)).collect();
         back.said = None;
@@ -335,7 +336,14 @@ impl Sim {
         let names: Vec<NodeName> = authority.nodes.keys().cloned().collect();
         let records = node.records.iter();
         let bodies = records.filter_map(|(of, (_, body))| Some((names.get(*of)?, &**body)));
-        node.around = Around::of(placement, bodies, &node.name, &lost).after(&node.around);
+        node.around = Around::of(
+            placement.into(),
+            bodies,
+            &node.name,
+            &lost,
+            &node.world.observed,
+        )
+        .after(&node.around);
         let mut rounds = 0;
         let last = loop {
             let observed = &node.world.observed;

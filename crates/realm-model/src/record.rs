@@ -44,6 +44,9 @@ pub const STALE: &str = "stale";
 /// The alarm of a node that stopped at an entry of a kind that it does not know.
 pub const UPGRADE_NEEDED: &str = "upgrade-needed";
 
+/// The alarm of a node at which a new version of a component did not get healthy by its deadline.
+pub const ROLLOUT_FAILED: &str = "rollout-failed";
+
 const DOMAIN: &[u8] = b"realm.record.v1";
 
 /// Which of two records of one key is the newer one: compared field by field.

@@ -152,7 +152,7 @@ pub enum ComponentState {
     Backoff,
     /// Will not run until something changes.
     Failed,
-    /// In the manifest, with no route on this node.
+    /// In the manifest; nothing of it runs or shall run on this node.
     Idle,
     /// A job that runs.
     Running,

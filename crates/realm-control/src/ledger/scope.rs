@@ -146,6 +146,15 @@ impl Scope<'_> {
                 route.component, route.upkeep.replicas
             )));
         }
+        // How many that is depends on how many nodes there will be.
+        if let Some(max) = self.delegate.replicas_max
+            && route.upkeep.per_node
+        {
+            return Err(self.beyond(format!(
+                "a route of `{}` asks for replicas on each node, at most {max} in all are allowed",
+                route.component
+            )));
+        }
         let hosts = &self.delegate.hosts;
         if hosts.is_empty() {
             return Ok(());

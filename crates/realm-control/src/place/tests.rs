@@ -42,7 +42,7 @@ fn placed(realm: &Realm, gone: &[&str]) -> Placement {
 fn seats(placement: &Placement) -> Vec<String> {
     let seats = placement.seats(&component_name("app"));
     seats
-        .map(|holder| holder.map_or("-".to_owned(), ToString::to_string))
+        .map(|holder| holder.map_or("-".to_owned(), |(node, _)| node.to_string()))
         .collect()
 }
 
@@ -131,11 +131,22 @@ fn a_cordoned_node_keeps_its_places_and_takes_no_others_and_a_drained_one_has_no
     assert_ne!(taker(&realm, "n000"), other);
     set(&mut realm, &other, false, true);
     assert!(!seats(&placed(&realm, &[])).contains(&other));
-    // Where nobody else is, it is said of those that are drained.
+    // Where nobody else is, it is said of those that are drained, and nobody waits for them.
     for node in nodes(3) {
         set(&mut realm, &node, false, true);
     }
-    assert_eq!(seats(&placed(&realm, &[])).len(), 3);
+    let placement = placed(&realm, &[]);
+    assert_eq!(seats(&placement), ["-"; 3]);
+    let shares: u32 = placement
+        .holders(&component_name("app"))
+        .map(|(_, share)| share)
+        .sum();
+    assert_eq!(shares, 3);
+    // What is pinned to a drained node is not waited for either.
+    let each = "'*' = [{ path = '/', component = 'app', per_node = true }]";
+    let mut realm = of_nodes(3, each);
+    set(&mut realm, "n001", false, true);
+    assert_eq!(seats(&placed(&realm, &[])), ["n000", "-", "n002"]);
 }
 
 /// How many seats have another holder.

@@ -4,6 +4,7 @@ use realm_model::action::{ComponentReport, WaitingOn};
 use realm_model::manifest::Mode;
 use realm_model::name::NodeName;
 use realm_model::observed::{ArtifactState, LastFailure, Millis, ReplicaId, ReplicaState};
+use realm_model::record::ROLLOUT_FAILED;
 
 use super::artifacts::{Step, short};
 use super::rollout::Rollout;
@@ -196,13 +197,13 @@ fn on_replicas(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Vec
         all.push(waiting("backoff", message));
     }
     all.extend(on_starts(scene, rollout, wanted));
-    if scene.turns.failed || scene.turns.undone {
+    if scene.turns.failed {
         let follows = match scene.turns.undone {
             true => "the version before it comes back",
             false => "it stands still until the next entry",
         };
         let message = format!("the rollout did not get healthy by its deadline: {follows}");
-        all.insert(0, waiting("rollout-failed", message));
+        all.insert(0, waiting(ROLLOUT_FAILED, message));
     } else if rollout.waits_turn > 0 {
         let number = count(rollout.waits_turn as usize, "replica");
         let why = scene.turns.waits_for.as_deref();

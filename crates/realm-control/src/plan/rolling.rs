@@ -1,7 +1,7 @@
 //! Whose turn it is to be replaced, of the replicas of one component on this node: what this node
 //! observes of its own places and what the others say of theirs, put through the gates.
 
-use realm_model::manifest::Mode;
+use realm_model::manifest::{Budget, Mode, OnFail};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::{Millis, ReplicaState};
 use realm_model::record::SeatSummary;
@@ -32,9 +32,9 @@ pub(super) struct Turns {
     pub(super) seats: Vec<SeatSummary>,
     /// What those that are not at their turn wait for.
     pub(super) waits_for: Option<String>,
-    /// Whether the rollout failed, and stands still.
+    /// Whether the rollout failed.
     pub(super) failed: bool,
-    /// Whether it failed, and the version before it comes back.
+    /// Whether the version before it comes back.
     pub(super) undone: bool,
 }
 
@@ -69,19 +69,31 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
     let mut facts = Vec::new();
     let mut holders = Vec::new();
     let mut mine = Vec::new();
-    let mut ready_next: Option<Millis> = None;
     let mut others_wait = false;
-    for (number, holder) in (0u32..).zip(around.placement.seats(own.component)) {
-        // Of a place that nobody can have nothing can be awaited.
-        let Some(holder) = holder else { continue };
-        holders.push(holder);
-        if holder != own.node {
-            let fact = around.fact(own.component, &edition, holder, number);
-            others_wait |= !fact.ready;
-            facts.push(fact);
-            continue;
+    for (number, seat) in (0u32..).zip(around.placement.seats(own.component)) {
+        holders.push(seat.map(|(holder, _)| holder));
+        match seat {
+            Some((holder, is_base)) if holder == own.node => {
+                // Where it stands in for others comes last: its own places keep their replicas.
+                mine.push((!is_base, facts.len(), number));
+                facts.push(SeatFact::default());
+            }
+            Some((holder, _)) => {
+                let fact = around.fact(own.component, &edition, holder, number);
+                others_wait |= !fact.ready;
+                facts.push(fact);
+            }
+            // Of a place that nobody can have nothing is awaited; the rows stay as they are.
+            None => facts.push(SeatFact {
+                heard: true,
+                up: true,
+                ready: true,
+            }),
         }
-        let slot = u32::try_from(mine.len()).unwrap_or(u32::MAX);
+    }
+    mine.sort_unstable();
+    let mut ready_next: Option<Millis> = None;
+    for (slot, (_, index, number)) in (0u32..).zip(&mine) {
         let place = own.place(wanted, slot);
         let ready_at = place.new_since.map(|since| since.plus(upkeep.min_ready_ms));
         let ready = ready_at.is_some_and(|at| at <= own.now);
@@ -89,39 +101,45 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
         ready_next = ready_next.into_iter().chain(waits).min();
         others_wait |= place.new_since.is_none();
         turns.seats.push(SeatSummary {
-            seat: number,
+            seat: *number,
             up: place.up,
             ready: if ready { edition.aim } else { 0 },
         });
-        mine.push(facts.len());
-        facts.push(SeatFact {
+        facts[*index] = SeatFact {
             heard: true,
             up: place.up,
             ready,
-        });
+        };
     }
     turns.look_at = ready_next.filter(|_| others_wait);
     let count = u32::try_from(facts.len()).unwrap_or(u32::MAX);
-    let mut gates = gates(&facts, upkeep.budget(count));
+    let mut budget = upkeep.budget(count);
+    if wanted.stops_first() {
+        budget = Budget {
+            surge: 0,
+            unavailable: budget.unavailable.max(1),
+        };
+    }
+    let mut gates = gates(&facts, budget);
     turns.waits_for = waits_for(&facts, &holders);
-    turns.undone = edition.aim != entry;
+    turns.failed = edition.failed.contains(&entry);
+    turns.undone = turns.failed && upkeep.on_fail == OnFail::Revert;
     if edition.failed.contains(&edition.aim) {
         // What failed goes no further: what is down has nothing to lose by it.
         let going = gates.iter_mut().zip(&facts);
         for (gate, _) in going.filter(|(_, fact)| fact.up && !fact.ready) {
             *gate = Gate::Shut;
         }
-        turns.failed = true;
     }
-    turns.gates = mine.iter().map(|index| gates[*index]).collect();
+    turns.gates = mine.iter().map(|(_, index, _)| gates[*index]).collect();
     turns
 }
 
 /// The first thing that keeps a rollout from going on, for a person.
-fn waits_for(facts: &[SeatFact], holders: &[&NodeName]) -> Option<String> {
+fn waits_for(facts: &[SeatFact], holders: &[Option<&NodeName>]) -> Option<String> {
     let first = |which: &dyn Fn(&SeatFact) -> bool| {
         let index = facts.iter().position(which)?;
-        holders.get(index)
+        holders.get(index).copied().flatten()
     };
     if let Some(node) = first(&|fact| !fact.heard) {
         return Some(format!("node `{node}` has not heard of this version yet"));

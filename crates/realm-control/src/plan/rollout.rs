@@ -196,18 +196,23 @@ impl<'a> Groups<'a> {
         // A surplus replica stands in for a wanted one that is not healthy: it runs the same revision.
         let missing = (share as usize).saturating_sub(own.len() + done(scene));
         let (stand_ins, surplus) = surplus.split_at(missing.min(surplus.len()));
-        // What stops first keeps the old one for as long as the new one could not start anyway.
-        let gives_way =
-            scene.wanted.is_some_and(Wanted::stops_first) && matches!(scene.artifact, Step::Ready);
+        // What insists on something that two cannot have stops first, whatever its row says.
+        let gives_way = scene.wanted.is_some_and(Wanted::stops_first);
         let is_complete = missing <= stand_ins.len();
         let renewed: BTreeSet<u32> = own.iter().map(|id| id.slot).collect();
         let is_ready = matches!(scene.artifact, Step::Ready);
         let stays = |id: &&ReplicaId| {
-            let stops_first = is_ready && scene.turns.of(id.slot) == Gate::StopFirst;
+            // The old one goes on for as long as the new one could not start anyway.
+            let stops_first = is_ready
+                && match scene.turns.of(id.slot) {
+                    Gate::StopFirst => true,
+                    Gate::StartFirst => gives_way,
+                    Gate::Shut => false,
+                };
             // More than there shall be go once all that shall be there is.
             id.slot >= share || !renewed.contains(&id.slot) && !stops_first
         };
-        let retained: BTreeSet<&ReplicaId> = match is_complete || gives_way {
+        let retained: BTreeSet<&ReplicaId> = match is_complete {
             true => BTreeSet::new(),
             false => best_old(scene).filter(stays).collect(),
         };

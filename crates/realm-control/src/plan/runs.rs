@@ -170,11 +170,11 @@ fn a_server_with_a_port_of_its_own_gives_way_first() {
       [orders 0 of 1: compiling orders (sha256:d4735e3a265e…); version 1 keeps serving]
     1500 ms
       route /... → 503
-      [orders 0 of 1: not started until the old one has left its port]
+      [orders 0 of 1: 1 replica not replaced yet: the next one is on node `here`]
       [orders 0 of 1: the route table changes to 0 replicas]
     1500 ms
       drain orders/0 v1 for at most 30000 ms
-      [orders 0 of 1: not started until the old one has left its port]
+      [orders 0 of 1: 1 replica not replaced yet: the next one is on node `here`]
       [orders 0 of 1: draining 1 old replica, at most 30 s]
     31500 ms
       stop orders/0 v1

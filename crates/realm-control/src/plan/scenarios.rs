@@ -284,8 +284,8 @@ fn an_unhealthy_replica_leaves_the_table_and_comes_back() {
     "#);
 }
 
-/// One replica of the old version is left, two of three of the new one are up: the table stays
-/// with the version that was whole, until the new one is.
+/// One replica of the old version is left, two of three of the new one are up: those take requests,
+/// each in its place.
 #[test]
 fn a_place_that_is_renewed_takes_requests_at_once() {
     let (mut story, [old, new]) = versions(3);

@@ -1,4 +1,4 @@
-//! Thousands of small realms in which everything goes wrong at once, and mistakes that are planted.
+//! Hundreds of small realms in which everything goes wrong at once; as many more as a person asks for.
 
 use super::{Kind, Sim};
 use crate::sync::Random;

@@ -220,7 +220,7 @@ fn hint(code: &str) -> &'static str {
         realm_model::record::UPGRADE_NEEDED => {
             "install a newer realm on that node: it goes on where it stopped"
         }
-        "rollout-failed" => {
+        realm_model::record::ROLLOUT_FAILED => {
             "`realm logs COMPONENT` says why; push what mends it, or apply the version before"
         }
         "isolated" => "look at the network of that node, and at `realm nodes ls` on another one",

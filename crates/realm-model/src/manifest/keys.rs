@@ -471,7 +471,7 @@ pub static ROUTE: Section = Section {
             name: "progress_deadline",
             kind: Kind::Text(TIME),
             absent: Absent::Word("10m"),
-            doc: "After this long without progress a rollout has failed, from `1s` to `24h`",
+            doc: "How long one replica of a new version is tried without getting healthy until the rollout has failed, from `1s` to `24h`",
         },
         Key {
             name: "on_fail",

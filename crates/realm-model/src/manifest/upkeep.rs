@@ -51,7 +51,7 @@ pub struct Upkeep {
     pub max_unavailable: Amount,
     /// Milliseconds that a new replica is healthy before the next ones are replaced.
     pub min_ready_ms: u64,
-    /// Milliseconds without progress after which a rollout has failed.
+    /// Milliseconds that a replica is tried without getting healthy until the rollout has failed.
     pub progress_deadline_ms: u64,
     /// What follows then.
     pub on_fail: OnFail,

@@ -348,6 +348,12 @@ impl NodeBody {
             }
         }
         // Halving ends: all three lists are empty after some twenty rounds, and the rest always fits.
+        if encode(&self).len() > BODY_BYTES_MAX {
+            // That something runs matters more than why not.
+            for component in &mut self.components {
+                component.reason.clear();
+            }
+        }
         while encode(&self).len() > BODY_BYTES_MAX {
             if self.components.is_empty() && self.blobs.is_empty() {
                 self.peers.truncate(self.peers.len() / 2);

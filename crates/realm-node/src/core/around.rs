@@ -2,6 +2,7 @@
 //! signed changes, and when somebody has been away for long enough.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use realm_control::losses::Losses;
 use realm_control::place::place;
@@ -20,6 +21,8 @@ pub(crate) struct Surroundings {
     losses: Losses,
     /// What was signed when it was looked last: the authority head, and how much is wanted.
     seen: Option<(Head, u64)>,
+    /// Who counted as gone then, for each time that components wait.
+    gone: Vec<(u64, NodeName)>,
     /// When to look again, although nobody says anything.
     pub(super) look_at: Option<Millis>,
 }
@@ -74,11 +77,26 @@ impl Core {
             .losses
             .look(&lost, authority.nodes.len(), least_ms, now);
         let losses = &surroundings.losses;
-        let placement = place(desired, authority, &|node, wait_ms| {
+        let is_gone = |node: &NodeName, wait_ms: u64| {
             *node != self.node && losses.is_gone(node, wait_ms, now)
-        });
+        };
+        let signed = Surroundings::signed(&self.ledger);
+        let last = &surroundings.around.placement;
+        let gone: Vec<(u64, NodeName)> = last
+            .lost_after_ms()
+            .into_iter()
+            .flat_map(|wait_ms| authority.nodes.keys().map(move |node| (wait_ms, node)))
+            .filter(|(wait_ms, node)| is_gone(node, *wait_ms))
+            .map(|(wait_ms, node)| (wait_ms, node.clone()))
+            .collect();
+        // In a large realm somebody says something all the time, and seldom does it move anything.
+        let placement = match surroundings.seen == Some(signed) && surroundings.gone == gone {
+            true => Arc::clone(last),
+            false => place(desired, authority, &is_gone).into(),
+        };
         surroundings.look_at = losses.wake_at(&placement.lost_after_ms(), now);
-        surroundings.seen = Some(Surroundings::signed(&self.ledger));
+        surroundings.seen = Some(signed);
+        surroundings.gone = gone;
         let around = match &self.network {
             None => Around::unheard(placement),
             Some(network) => Around::new(
@@ -87,6 +105,7 @@ impl Core {
                 authority,
                 &self.node,
                 &lost,
+                &self.observed,
             ),
         };
         let around = around.after(&surroundings.around);

@@ -10,14 +10,11 @@ use realm_model::name::ComponentName;
 use realm_model::observed::Millis;
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
-    PeerLink, PendingJoin, RefusalCount, STALE, UPGRADE_NEEDED,
+    PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, STALE, UPGRADE_NEEDED,
 };
 use realm_model::view::{ComponentState, StatusView};
 
 use super::{Network, random};
-
-/// The code of a rollout that did not get healthy by its deadline.
-const ROLLOUT_FAILED: &str = "rollout-failed";
 
 /// What the record takes from the rest of the node.
 pub(crate) struct Facts<'a> {
