@@ -28,8 +28,8 @@ use crate::stats::Spread;
 use crowd::{Crowd, Member};
 pub(crate) use growth::growth;
 pub(crate) use hop::hop;
-pub(crate) use moves::moves;
 use look::Sees;
+pub(crate) use moves::moves;
 use spread::Sorted;
 
 /// What the largest realm is held to; smaller ones are shown beside it.

@@ -82,10 +82,11 @@ fn measure(tools: &Tools<'_>) -> Result<Vec<Death>> {
 /// Kills the node with the replica and brings it back; the seconds without an answer.
 fn death(crowd: &mut Crowd) -> Result<f64> {
     let holder = holder(crowd)?;
-    let asked = (0..NODES).find(|at| *at != holder).context("another node")?;
+    let asked = (0..NODES)
+        .find(|at| *at != holder)
+        .context("another node")?;
     let asks = address(&crowd.members[asked])?;
-    let answers =
-        || http::ask(asks, "GET", PATH, b"").is_ok_and(|answer| answer.status == 200);
+    let answers = || http::ask(asks, "GET", PATH, b"").is_ok_and(|answer| answer.status == 200);
     until("the component answers", answers)?;
     crowd.members[holder].kill()?;
     let died = Instant::now();
