@@ -178,14 +178,14 @@ impl Around {
         self
     }
 
-    /// Notes what is new of what is to be remembered; whether there was anything.
+    /// Notes what is to be remembered of what runs here and of what the others say.
     pub fn remember(
         &mut self,
         desired: &Desired,
         own: &NodeName,
         observed: &Observed,
         now: Millis,
-    ) -> bool {
+    ) {
         let mut memory = Memory::default();
         let mut here: BTreeMap<&ComponentName, Vec<(Revision, &ReplicaState)>> = BTreeMap::new();
         for (id, state) in &observed.replicas {
@@ -244,9 +244,7 @@ impl Around {
         for (component, edition) in self.failures(desired) {
             memory.failed.entry(component).or_default().insert(edition);
         }
-        let is_new = memory != self.memory;
         self.memory = memory;
-        is_new
     }
 
     /// Whether a rollout is under way, and not just a replica down that was healthy: some place still has

@@ -135,7 +135,8 @@ impl Placement {
     }
 
     /// The nodes that shall have replicas of a component, and how many.
-    pub fn holders<'a>(
+    #[cfg(test)]
+    fn holders<'a>(
         &'a self,
         component: &ComponentName,
     ) -> impl Iterator<Item = (&'a NodeName, u32)> + use<'a> {
@@ -356,19 +357,21 @@ fn candidates<'a>(manifest: &'a Manifest, authority: &'a Authority) -> Vec<Candi
         .map(|(name, approved)| Candidate {
             approved,
             seed: seed_of(&approved.key),
-            zone: tags(name, approved, manifest).find_map(|tag| tag.strip_prefix(ZONE_PREFIX)),
+            zone: tags(name, Some(approved), manifest)
+                .find_map(|tag| tag.strip_prefix(ZONE_PREFIX)),
         })
         .collect()
 }
 
 /// The tags of a node: those that the owners vouched for, then those of the manifest.
-fn tags<'a>(
+pub(crate) fn tags<'a>(
     name: &NodeName,
-    approved: &'a ApprovedNode,
+    approved: Option<&'a ApprovedNode>,
     manifest: &'a Manifest,
 ) -> impl Iterator<Item = &'a str> {
     let written = manifest.nodes.get(name).map(|node| &node.tags);
-    let tags = approved.tags.iter().chain(written.into_iter().flatten());
+    let vouched = approved.map(|node| &node.tags);
+    let tags = vouched.into_iter().chain(written).flatten();
     tags.map(String::as_str)
 }
 
@@ -421,7 +424,7 @@ fn groups<'a>(
 }
 
 /// The lists of one namespace: those for one node before those for a tag before those for all.
-fn in_precedence(part: &Manifest) -> Vec<(&NodeSelector, &Vec<RouteSpec>)> {
+pub(crate) fn in_precedence(part: &Manifest) -> Vec<(&NodeSelector, &Vec<RouteSpec>)> {
     let mut lists: Vec<_> = part.routing.iter().collect();
     lists.sort_by_key(|(selector, _)| match selector {
         NodeSelector::Node(_) => 0,

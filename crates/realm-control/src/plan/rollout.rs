@@ -1,7 +1,8 @@
 //! One component on one node: who takes requests, who starts, drains and stops.
 //!
 //! Slot by slot, when its turn comes, a replica of the wanted revision takes the place of an older one;
-//! of several older ones in a slot the one that serves best goes on until then. Not here: messages, and whose turn it is (`rolling`).
+//! of several older ones in a slot the one that serves best goes on until then. Not here: messages,
+//! and whose turn it is (`rolling`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -12,6 +12,7 @@ use realm_model::route::Route;
 use crate::around::Around;
 use crate::authority::Authority;
 use crate::desired::Desired;
+use crate::place::{in_precedence, tags};
 
 /// One component as it shall run on this node.
 pub(super) struct Wanted<'a> {
@@ -191,13 +192,8 @@ pub(crate) fn selects(
         NodeSelector::All => true,
         NodeSelector::Node(name) => name == node,
         NodeSelector::Tag(tag) => {
-            let approved = authority.nodes.get(node).map(|node| &node.tags);
-            let written = manifest.nodes.get(node).map(|node| &node.tags);
-            approved
-                .into_iter()
-                .chain(written)
-                .flatten()
-                .any(|t| t == tag)
+            let approved = authority.nodes.get(node);
+            tags(node, approved, manifest).any(|of_node| of_node == tag)
         }
     }
 }
@@ -211,23 +207,11 @@ fn routes_of<'a>(
     authority: &Authority,
     node: &NodeName,
 ) -> Vec<&'a RouteSpec> {
-    let lists_of = |part: &'a Manifest| {
-        let mut lists: Vec<_> = part
-            .routing
-            .iter()
-            .filter(|(selector, _)| selects(selector, node, all, authority))
-            .collect();
-        lists.sort_by_key(|(selector, _)| match selector {
-            NodeSelector::Node(_) => 0,
-            NodeSelector::Tag(_) => 1,
-            NodeSelector::All => 2,
-        });
-        lists
-    };
     let mut taken = BTreeSet::new();
     desired
         .parts()
-        .flat_map(lists_of)
+        .flat_map(in_precedence)
+        .filter(|(selector, _)| selects(selector, node, all, authority))
         .flat_map(|(_, routes)| routes)
         .filter(|route| taken.insert((&route.host, &route.path)))
         .collect()

@@ -78,7 +78,7 @@ pub(super) fn ok(body: impl Into<Bytes>) -> Reply {
     (200, None, body.into())
 }
 
-fn pin_of(bytes: &[u8]) -> Pin {
+pub(super) fn pin_of(bytes: &[u8]) -> Pin {
     Pin {
         digest: Digest::of(bytes),
         size: bytes.len() as u64,

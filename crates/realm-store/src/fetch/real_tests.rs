@@ -13,6 +13,7 @@ use rusty_s3::{Bucket, Credentials, S3Action as _, UrlStyle};
 use tempfile::TempDir;
 
 use super::download_tests::{Peer, Then};
+use super::origin_tests::pin_of;
 use super::*;
 use crate::testing::payload;
 
@@ -44,13 +45,6 @@ fn start(command: &mut Command) -> Child {
     spawned.unwrap_or_else(|error| {
         panic!("{command:?}: {error}; scripts/setup-test.sh brings what is missing")
     })
-}
-
-fn pin_of(bytes: &[u8]) -> Pin {
-    Pin {
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-    }
 }
 
 /// Fetches into a place where the first `here` bytes are already; gives the code of an error with
