@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Three agents on this machine become one realm: join, approve, place components by tag. Clients ask one
-# node while another is killed with -9 and comes back, a new build rolls out, and a node is drained:
-# replicas move, and no request is lost. Each agent has a folder and ports of its own, in a temporary
+# node while another is killed with -9 and comes back, a new build rolls out, a node is drained, and
+# requests move from blue to green: replicas move, and no request is lost. Each agent has a folder and ports of its own, in a temporary
 # folder that goes at the end (REALM_DEMO_KEEP=1 keeps it). Exit code 0: everything was seen.
 . "$(dirname "$0")/common.sh"
 
@@ -151,14 +151,54 @@ until_true "the return of beta" state_is beta direct
 until_true "its replica" replicas_are web beta=1 gamma=1
 show status
 
+# answers TEXT: whether ten answers in a row begin with it.
+answers() {
+	local answer
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		answer=$(curl -fsS "$url") || return 1
+		case $answer in "$1"*) ;; *) return 1 ;; esac
+	done
+}
+old=$(curl -fsS "$url" | head -c 5)
+
 say "another build, place by place"
 show push web "$examples/echo.wasm"
 until_true "the new build" replicas_are web beta=1 gamma=1
+answers "$old" && fail "the old build still answers"
 show status
 
 say "gamma is taken out of service"
 show nodes drain gamma
 until_true "beta with both replicas" replicas_are web beta=2
+show status
+
+show nodes uncordon gamma
+until_true "gamma with its replica" replicas_are web beta=1 gamma=1
+
+say "two versions side by side: blue has the requests, green waits"
+sed -i '/^\[components.web\]/,$d' "$place/realm.toml"
+cat >>"$place/realm.toml" <<EOF
+[components."web@blue"]
+source = "file:$examples/echo.wasm"
+
+[components."web@green"]
+source = "file:$examples/hello.wasm"
+health = "/web/"
+
+[routing]
+"alpha" = [{ path = "/hello/...", component = "hello" }]
+"tag:web" = [{ path = "/web/...", component = "web", weights = { blue = 100, green = 0 }, replicas = 2 }]
+EOF
+show apply "$place/realm.toml" --yes
+until_true "blue and green" replicas_are web@green beta=1 gamma=1
+answers "$old" && fail "green answers before it is promoted"
+show promote web@green --percent 50
+show promote web@green
+until_true "green alone" answers "$old"
+show status
+show rollback web
+until_true "half of the requests of each" "$realm" --realm "$place/alpha" rollback web --list
+show abort web
 show status
 
 kill "$load"

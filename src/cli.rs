@@ -37,7 +37,8 @@ const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Say what runs",
         &[
-            "apply", "plan", "push", "restart", "verify", "submit", "schema",
+            "apply", "plan", "push", "restart", "promote", "abort", "rollback", "verify", "submit",
+            "schema",
         ],
     ),
     (
@@ -99,6 +100,9 @@ pub(crate) enum Verb {
     Status(commands::status::Args),
     Push(commands::push::Args),
     Restart(commands::restart::Args),
+    Promote(commands::promote::Args),
+    Abort(commands::abort::Args),
+    Rollback(commands::rollback::Args),
     Logs(commands::logs::Args),
     Exec(commands::exec::Args),
     Audit(commands::audit::Args),

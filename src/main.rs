@@ -16,6 +16,7 @@ mod files;
 mod key_files;
 mod output;
 mod owner;
+mod past;
 mod progress;
 mod reach;
 mod resolve;

@@ -12,10 +12,13 @@ pub(crate) mod resolve;
 pub(crate) mod agent;
 pub(crate) mod up;
 
+pub(crate) mod abort;
 pub(crate) mod apply;
 pub(crate) mod plan;
+pub(crate) mod promote;
 pub(crate) mod push;
 pub(crate) mod restart;
+pub(crate) mod rollback;
 pub(crate) mod submit;
 pub(crate) mod verify;
 
@@ -70,6 +73,9 @@ pub(crate) fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Status(args) => status::run(&context, &args),
         Verb::Push(args) => push::run(&context, args),
         Verb::Restart(args) => restart::run(&context, args),
+        Verb::Promote(args) => promote::run(&context, &args),
+        Verb::Abort(args) => abort::run(&context, &args),
+        Verb::Rollback(args) => rollback::run(&context, &args),
         Verb::Logs(args) => logs::run(&context, args),
         Verb::Audit(args) => audit::run(&context, &args),
         Verb::Exec(args) => exec::run(&context, args),

@@ -312,6 +312,8 @@ const fn repeatable(body: &Body) -> bool {
         | Body::Recover(_)
         | Body::Manifest(_)
         | Body::Push(_)
-        | Body::Restart(_) => false,
+        | Body::Restart(_)
+        | Body::Weigh(_)
+        | Body::Rollback(_) => false,
     }
 }

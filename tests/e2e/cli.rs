@@ -41,6 +41,9 @@ fn help_is_one_page_and_names_the_exit_codes() {
       plan         Show what `apply` would change (+ added, ~ changed, - removed)
       push         Upload new bytes for a component and put them in force
       restart      Start a component's replicas afresh
+      promote      Give a version of an app the requests, or a share of them
+      abort        End a rollout or a promotion that is in the middle, and go back
+      rollback     Go back to what ran before, or to how requests were divided
       verify       Check a manifest and its signature, without an agent
       submit       Submit an entry that was signed on another machine
       schema       Print the JSON schema of realm.toml, for editors

@@ -57,5 +57,6 @@ mod terminal;
 mod tidy;
 mod trust;
 mod up;
+mod versions;
 mod waiting;
 mod worlds;

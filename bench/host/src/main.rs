@@ -63,6 +63,7 @@ async fn main() {
             host: None,
             path: PathPattern::Exact(format!("/{name}")),
             component,
+            weights: [].into(),
         });
     }
 

@@ -34,6 +34,8 @@ pub struct Around {
 struct Memory {
     /// Component → since when every place of it on another node has been up.
     relieved: BTreeMap<ComponentName, Millis>,
+    /// Components that shall be nowhere, and whose successors are not up everywhere.
+    awaiting: BTreeSet<ComponentName>,
     /// Component → the entry whose version has been healthy here for long enough.
     proven: BTreeMap<ComponentName, u64>,
     /// Component → the version that is tried here without getting healthy.
@@ -146,9 +148,12 @@ impl Around {
     ) -> Self {
         // What has nothing to do with this node is no news to it, and no reason to plan anew.
         let here = placement.shares(own).map(|(component, _)| component);
-        let running = observed.replicas.keys().map(|id| &id.component);
+        let running: BTreeSet<&ComponentName> =
+            observed.replicas.keys().map(|id| &id.component).collect();
+        let of_apps = placement.versions_beside(&running);
         let relevant: BTreeMap<&str, &ComponentName> = here
-            .chain(running)
+            .chain(running.iter().copied())
+            .chain(of_apps)
             .map(|name| (name.as_str(), name))
             .collect();
         let others = bodies.filter(|(name, _)| *name != own);
@@ -194,6 +199,16 @@ impl Around {
         }
         for (component, states) in here {
             let Some(placed) = self.placement.of(component) else {
+                let successors = desired.successors(component);
+                if !successors.is_empty() {
+                    if self.are_up(successors, own, observed) {
+                        let since = self.memory.relieved.get(component).copied();
+                        let since = since.unwrap_or(now);
+                        memory.relieved.insert(component.clone(), since);
+                    } else {
+                        memory.awaiting.insert(component.clone());
+                    }
+                }
                 continue;
             };
             if self.is_relieved(component, own) {
@@ -369,12 +384,40 @@ impl Around {
         own: &NodeName,
         now: Millis,
     ) -> (u32, Option<Millis>) {
-        let until = self.memory.relieved.get(component);
-        let until = until.map(|since| since.plus(RELIEF_MS));
+        let since = self.memory.relieved.get(component);
+        let until = since.map(|since| since.plus(RELIEF_MS));
         match until.filter(|until| *until > now) {
             Some(until) => (u32::MAX, Some(until)),
+            // Nothing of it shall be anywhere: it goes on until those after it have taken over.
+            None if since.is_none() && self.awaits(component) => (u32::MAX, None),
             None => (self.missing_elsewhere(component, own), None),
         }
+    }
+
+    /// Whether other versions are to take over from a component, and have not.
+    fn awaits(&self, component: &ComponentName) -> bool {
+        self.memory.awaiting.contains(component)
+    }
+
+    /// Whether every place of these components that can be awaited takes requests.
+    fn are_up(&self, components: &[ComponentName], own: &NodeName, observed: &Observed) -> bool {
+        components.iter().all(|component| {
+            let mut shares: BTreeMap<&NodeName, u32> = BTreeMap::new();
+            for (node, _) in self.placement.seats(component).flatten() {
+                *shares.entry(node).or_default() += 1;
+            }
+            let here = || {
+                let here = observed.replicas.iter().filter(|(id, state)| {
+                    id.component == *component && matches!(state, ReplicaState::Healthy { .. })
+                });
+                u32::try_from(here.count()).unwrap_or(u32::MAX)
+            };
+            !shares.is_empty()
+                && shares.into_iter().all(|(node, share)| match node == own {
+                    true => here() >= share,
+                    false => self.serving(component, node) >= share,
+                })
+        })
     }
 
     /// Places of a component that shall be on other nodes than `own` and do not take requests there yet:

@@ -11,6 +11,7 @@ use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::Revision;
 
 use crate::namespace::NamespaceState;
+use crate::weights::{Former, Weights};
 
 /// What the realm shall run. `version`, `head` and the texts are those of the owners' namespace;
 /// `manifest` and `lock` are of all together.
@@ -32,6 +33,7 @@ pub struct Desired {
     pub namespaces: BTreeMap<NamespaceName, NamespaceState>,
     /// What each namespace wants and gets, in order of precedence.
     parts: Vec<Arc<Manifest>>,
+    former: Former,
 }
 
 impl Desired {
@@ -46,6 +48,7 @@ impl Desired {
             lock_text: None,
             namespaces: BTreeMap::new(),
             parts: Vec::new(),
+            former: Former::default(),
         };
         desired.set(NamespaceName::DEFAULT, NamespaceState::nothing(origin));
         desired
@@ -173,11 +176,34 @@ impl Desired {
         self.state_of(component)?.since(component)
     }
 
+    /// How the requests of an app are divided, and were before, by the first namespace that divides them.
+    pub fn weights(&self, app: &ComponentName) -> Option<&Weights> {
+        let mut states = self.namespaces.values();
+        states.find_map(|state| state.weights(app))
+    }
+
+    /// Versions between which the requests of an app were divided, and to which no route leads any
+    /// longer: they answer while no other can.
+    pub(crate) fn former(&self, app: &ComponentName) -> &[ComponentName] {
+        self.former.of(app)
+    }
+
+    /// The versions that take over from a former one; empty: it is none.
+    pub(crate) fn successors(&self, component: &ComponentName) -> &[ComponentName] {
+        self.former.successors(component)
+    }
+
     fn state_of(&self, component: &ComponentName) -> Option<&NamespaceState> {
         self.namespaces.values().find(|state| state.has(component))
     }
 
     fn merge(&mut self) {
+        self.merge_manifests();
+        let divided = self.namespaces.values().map(NamespaceState::divided);
+        self.former = Former::of_all(divided.flatten(), &self.parts);
+    }
+
+    fn merge_manifests(&mut self) {
         if let Some(own) = self.namespaces.get(&NamespaceName::DEFAULT) {
             self.version = own.version;
             self.head = own.head;
@@ -215,7 +241,11 @@ impl Desired {
         let mut part = Manifest::clone(manifest);
         part.components.retain(|component, _| gets(component));
         for routes in part.routing.values_mut() {
-            routes.retain(|route| gets(&route.component));
+            routes.retain_mut(|route| {
+                // Of versions between which it divides, those that are its own.
+                route.weights.retain(|version, _| gets(version));
+                route.weights.values().any(|weight| *weight > 0) || gets(&route.component)
+            });
         }
         Arc::new(part)
     }

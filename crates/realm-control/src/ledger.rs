@@ -24,7 +24,7 @@ use std::sync::Arc;
 use realm_model::digest::Digest;
 use realm_model::entry::{
     Body, ChainId, Delegate, Fence, Head, NamespaceName, RealmId, RestartBody, SetNode,
-    VerifiedEntry,
+    VerifiedEntry, WeighBody,
 };
 use realm_model::key::PublicKey;
 use realm_model::lock::Lock;
@@ -110,6 +110,13 @@ enum Effect {
         lock_text: Arc<str>,
     },
     Restart(RestartBody),
+    Weigh(WeighBody),
+    Rollback {
+        /// The one in force, with the component as it was.
+        manifest: Arc<Manifest>,
+        lock: Lock,
+        lock_text: Arc<str>,
+    },
     /// It takes the place of another entry: what follows shows when the logs are folded anew.
     Replace,
 }
@@ -204,6 +211,8 @@ impl Ledger {
             | Effect::Manifest { .. }
             | Effect::Push { .. }
             | Effect::Restart(_)
+            | Effect::Weigh(_)
+            | Effect::Rollback { .. }
             | Effect::Replace => {}
         }
         authority.set_fences(entry.payload().body.fences());
@@ -237,11 +246,17 @@ impl Ledger {
                 lock,
                 lock_text,
             } => {
-                state.set_manifest(manifest, manifest_text, seen);
+                state.set_manifest(manifest, manifest_text, seen, head.seq);
                 state.set_lock(lock, lock_text, head);
             }
             Effect::Push { lock, lock_text } => state.set_lock(lock, lock_text, head),
             Effect::Restart(restart) => state.restart(&restart, head),
+            Effect::Weigh(body) => state.weigh(&body, head),
+            Effect::Rollback {
+                manifest,
+                lock,
+                lock_text,
+            } => state.roll_back(manifest, lock, lock_text, head),
             Effect::Approve(..)
             | Effect::Revoke(_)
             | Effect::SetNode(_)

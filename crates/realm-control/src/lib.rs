@@ -17,6 +17,7 @@ mod ledger;
 mod namespace;
 mod revision;
 mod text;
+mod weights;
 
 pub mod backoff;
 pub mod changes;
@@ -42,9 +43,10 @@ pub use ledger::{
     Admitted, Applied, CheckError, Fork, Frozen, Held, Ledger, Logs, ReplayError, Replayed,
     check_files,
 };
-pub use namespace::{NamespaceState, Restarts};
+pub use namespace::{NamespaceState, Past, Restarts};
 pub use plan::{DRAIN_GRACE_MS, plan, wake_at};
 pub use view::{Across, Here, across, view};
+pub use weights::{Division, Weights};
 
 #[cfg(test)]
 mod sim;

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use realm_model::digest::Digest;
-use realm_model::entry::{Head, RestartBody};
+use realm_model::entry::{Head, RestartBody, WeighBody};
 use realm_model::lock::{Lock, Pin};
 use realm_model::manifest::{ComponentSpec, Manifest};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::Revision;
 
 use crate::revision::{revision, settings_digest};
+use crate::weights::{self, Weights};
 
 /// Settings that a component had before, and restarts, that are remembered: an old replica is at most a few steps behind.
 const LINEAGE_MAX: usize = 8;
@@ -23,8 +24,10 @@ pub struct NamespaceState {
     pub version: u64,
     /// The last entry of the namespace chain.
     pub head: Head,
-    /// The manifest in force.
+    /// The manifest in force: what was signed, with what was signed since about single components.
     pub manifest: Option<Arc<Manifest>>,
+    /// The manifest as it was signed.
+    signed: Option<Arc<Manifest>>,
     /// Its text, byte for byte.
     pub manifest_text: Option<Arc<str>>,
     /// The pins in force.
@@ -39,6 +42,8 @@ pub struct NamespaceState {
     lineage: BTreeMap<ComponentName, Vec<Settings>>,
     /// Component → the entry that made it another revision on some node.
     editions: BTreeMap<ComponentName, u64>,
+    /// App → how its requests are divided and were before.
+    weights: BTreeMap<ComponentName, Weights>,
 }
 
 /// What a component ran with from one version on.
@@ -52,6 +57,17 @@ struct Settings {
     first: Revision,
     spec: Arc<ComponentSpec>,
     pin: Pin,
+}
+
+/// What a component ran with from one version on, for who looks back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Past {
+    /// The version.
+    pub version: u64,
+    /// The entry that brought it.
+    pub entry: u64,
+    /// Its bytes.
+    pub pin: Pin,
 }
 
 /// How often a component was restarted by its owner.
@@ -87,6 +103,7 @@ impl NamespaceState {
             version: 0,
             head: origin,
             manifest: None,
+            signed: None,
             manifest_text: None,
             lock: Arc::default(),
             lock_text: None,
@@ -94,6 +111,7 @@ impl NamespaceState {
             since: BTreeMap::new(),
             lineage: BTreeMap::new(),
             editions: BTreeMap::new(),
+            weights: BTreeMap::new(),
         }
     }
 
@@ -216,6 +234,7 @@ impl NamespaceState {
         manifest: Arc<Manifest>,
         text: Arc<str>,
         authority_seq: u64,
+        seq: u64,
     ) {
         self.since
             .retain(|component, _| manifest.components.contains_key(component));
@@ -228,8 +247,68 @@ impl NamespaceState {
             .retain(|component, _| manifest.components.contains_key(component));
         self.editions
             .retain(|component, _| manifest.components.contains_key(component));
-        self.manifest = Some(manifest);
+        self.weights = weights::follow(
+            std::mem::take(&mut self.weights),
+            self.signed.as_deref(),
+            &manifest,
+            seq,
+        );
+        self.manifest = Some(weights::applied(&manifest, &self.weights));
+        self.signed = Some(manifest);
         self.manifest_text = Some(text);
+    }
+
+    /// Divides the requests of an app otherwise.
+    pub(crate) fn weigh(&mut self, body: &WeighBody, head: Head) {
+        self.head = head;
+        let of_app = self.weights.entry(body.app.clone()).or_default();
+        of_app.set(body, head.seq);
+        if let Some(manifest) = &self.manifest {
+            self.manifest = Some(weights::applied(manifest, &self.weights));
+        }
+    }
+
+    /// Takes a component back to what it ran with before.
+    pub(crate) fn roll_back(
+        &mut self,
+        manifest: Arc<Manifest>,
+        lock: Lock,
+        text: Arc<str>,
+        head: Head,
+    ) {
+        self.manifest = Some(manifest);
+        self.set_lock(lock, text, head);
+    }
+
+    /// What an entry brought to a component, as far as it is remembered.
+    pub(crate) fn brought_by(
+        &self,
+        component: &ComponentName,
+        entry: u64,
+    ) -> Option<(&ComponentSpec, Pin)> {
+        let mut lineage = self.lineage.get(component)?.iter();
+        let settings = lineage.find(|settings| settings.seq == entry)?;
+        Some((&settings.spec, settings.pin))
+    }
+
+    /// What a component ran with, the newest last.
+    pub fn history(&self, component: &ComponentName) -> impl Iterator<Item = Past> {
+        let lineage = self.lineage.get(component);
+        lineage.into_iter().flatten().map(|settings| Past {
+            version: settings.version,
+            entry: settings.seq,
+            pin: settings.pin,
+        })
+    }
+
+    /// The apps whose requests are divided.
+    pub(crate) const fn divided(&self) -> &BTreeMap<ComponentName, Weights> {
+        &self.weights
+    }
+
+    /// How the requests of an app are divided, and were before.
+    pub fn weights(&self, app: &ComponentName) -> Option<&Weights> {
+        self.weights.get(app).filter(|weights| !weights.has_ended())
     }
 
     pub(crate) fn set_lock(&mut self, lock: Lock, text: Arc<str>, head: Head) {

@@ -134,6 +134,18 @@ impl Placement {
         })
     }
 
+    /// Placed versions of the apps of which `names` are versions.
+    pub(crate) fn versions_beside<'a>(
+        &'a self,
+        names: &BTreeSet<&ComponentName>,
+    ) -> impl Iterator<Item = &'a ComponentName> + use<'a> {
+        let labelled = names.iter().filter(|name| name.label().is_some());
+        let apps: BTreeSet<String> = labelled.map(|name| name.app().to_owned()).collect();
+        let placed = (!apps.is_empty()).then(|| self.components.keys());
+        let placed = placed.into_iter().flatten();
+        placed.filter(move |name| name.label().is_some() && apps.contains(name.app()))
+    }
+
     /// The nodes that shall have replicas of a component, and how many.
     #[cfg(test)]
     fn holders<'a>(
@@ -406,13 +418,15 @@ fn groups<'a>(
                 if !taken.insert((&route.host, &route.path)) {
                     continue;
                 }
-                let group = groups.entry((&route.component, list));
-                let group = group.or_insert_with(|| Group {
-                    selector,
-                    upkeep: route.upkeep,
-                    nodes: BTreeSet::new(),
-                });
-                group.nodes.extend(&nodes);
+                for component in route.answering() {
+                    let group = groups.entry((component, list));
+                    let group = group.or_insert_with(|| Group {
+                        selector,
+                        upkeep: route.upkeep,
+                        nodes: BTreeSet::new(),
+                    });
+                    group.nodes.extend(&nodes);
+                }
             }
         }
     }

@@ -349,3 +349,5 @@ mod scenarios;
 mod standing;
 #[cfg(test)]
 mod story;
+#[cfg(test)]
+mod versions;

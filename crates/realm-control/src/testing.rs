@@ -6,7 +6,8 @@ use realm_model::beacon::Beacon;
 use realm_model::digest::Digest;
 use realm_model::entry::{
     ApproveNode, Body, ChainId, Delegate, Fence, Head, ManifestBody, NamespaceName, Payload,
-    PushBody, RestartBody, RevokeNode, SetBeacon, VerifiedEntry, found_realm,
+    PushBody, RestartBody, RevokeNode, RollbackBody, SetBeacon, VerifiedEntry, WeighBody, Weight,
+    found_realm,
 };
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::lock::{Lock, Pin};
@@ -173,6 +174,33 @@ impl Realm {
         let version = self.ledger.desired().version + 1;
         let body = manifest_body(manifest, version, builds);
         self.submit(body).expect("an admissible manifest");
+    }
+
+    /// Divides the requests of `orders` between its versions.
+    pub(crate) fn weigh(&mut self, weights: &[(&str, u32)]) -> Result<Head, Refusal> {
+        let weights = weights.iter().map(|(component, weight)| Weight {
+            component: component_name(component),
+            weight: *weight,
+        });
+        self.submit(Body::Weigh(WeighBody {
+            app: component_name("orders"),
+            weights: weights.collect(),
+        }))
+    }
+
+    /// A rollback of a component to what an entry brought, with a build.
+    pub(crate) fn roll_back(
+        &mut self,
+        component: &str,
+        to: u64,
+        build: &str,
+    ) -> Result<Head, Refusal> {
+        let lock = self.push_body(component, build).lock;
+        self.submit(Body::Rollback(RollbackBody {
+            component: component_name(component),
+            to,
+            lock,
+        }))
     }
 
     /// A push of another build on top of what is in force.

@@ -153,10 +153,16 @@ fn routes_here(
         .iter()
         .filter(|(selector, _)| selects(selector, node, manifest, authority));
     for route in selected.flat_map(|(_, routes)| routes) {
-        let texts = routes.entry(route.component.clone()).or_default();
-        let text = written(route);
-        if !texts.contains(&text) {
-            texts.push(text);
+        let all: u32 = route.weights.values().sum();
+        for component in route.answering() {
+            let texts = routes.entry(component.clone()).or_default();
+            let text = match route.weights.get(component) {
+                Some(weight) => format!("{} {}", written(route), share(*weight, all)),
+                None => written(route),
+            };
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
         }
     }
     routes
@@ -167,6 +173,15 @@ fn written(route: &RouteSpec) -> String {
     match &route.host {
         Some(host) => format!("{host}{}", route.path),
         None => route.path.to_string(),
+    }
+}
+
+/// The share of a version, in hundredths where that says it.
+fn share(weight: u32, all: u32) -> String {
+    match (weight * 1_000).checked_div(all) {
+        Some(thousandths) if thousandths % 10 == 0 => format!("({}%)", thousandths / 10),
+        Some(thousandths) => format!("({}.{}%)", thousandths / 10, thousandths % 10),
+        None => "(0%)".to_owned(),
     }
 }
 
@@ -193,7 +208,7 @@ fn absent_nodes(
             code: "node-absent".to_owned(),
             message: format!("waiting for {whom}"),
         };
-        for component in routes.iter().map(|route| &route.component) {
+        for component in routes.iter().flat_map(RouteSpec::answering) {
             let list = absent.entry(component.clone()).or_default();
             if !list.contains(&waiting) {
                 list.push(waiting.clone());

@@ -26,7 +26,7 @@ use crate::path::second_reading;
 use crate::refusal::{ALLOWED_METHODS, Refusal};
 use crate::request_body::{self, Upload};
 use crate::response_body::{Record, Reply};
-use crate::table::{Group, Table};
+use crate::table::{Table, Target};
 
 /// What all connections share.
 pub(crate) struct Edge {
@@ -112,9 +112,9 @@ async fn dispatch(
     if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
         return Ok(Answer::Options);
     }
-    let (group, prefix) = route(&edge.table.load(), &origin, parts.uri.path())?;
-    record.group = Some(Arc::clone(&group));
-    let first = group.pick().ok_or_else(Refusal::no_backend)?;
+    let (target, prefix) = route(&edge.table.load(), &origin, parts.uri.path())?;
+    record.group = Some(Arc::clone(&target.group));
+    let first = target.group.pick().ok_or_else(Refusal::no_backend)?;
     if body.size_hint().lower() > edge.limits.request_bytes_max {
         return Err(Refusal::request_too_large());
     }
@@ -132,21 +132,21 @@ async fn dispatch(
     if !body.is_end_stream() {
         record.upload = Some(Upload::new(body));
     }
-    call(edge, record, &group, first, request)
+    call(edge, record, &target, first, request)
         .await
         .map(Answer::Guest)
 }
 
-/// The group that owns the path. Where a more permissive reader of the path would land at another
+/// Who owns the path. Where a more permissive reader of the path would land at another
 /// one, the request is refused: a component must not be reached around the route that guards it.
-fn route(table: &Table, origin: &Origin, path: &str) -> Result<(Arc<Group>, RoutePrefix), Refusal> {
+fn route(table: &Table, origin: &Origin, path: &str) -> Result<(Target, RoutePrefix), Refusal> {
     let other = second_reading(path).map_err(|error| Refusal::bad_path(error.to_string()))?;
     let host = origin.route_key();
     let found = table.find(host, path);
     if let Some(other) = other {
         let other = table.find(host, &other);
         let is_same = match (found, other) {
-            (Some(found), Some(other)) => Arc::ptr_eq(found.group, other.group),
+            (Some(found), Some(other)) => found.owner.is(other.owner),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
@@ -158,14 +158,14 @@ fn route(table: &Table, origin: &Origin, path: &str) -> Result<(Arc<Group>, Rout
     }
     let found = found.ok_or_else(Refusal::no_route)?;
     let prefix = RoutePrefix(found.prefix_bytes);
-    Ok((Arc::clone(found.group), prefix))
+    Ok((found.owner.choose(), prefix))
 }
 
 /// Calls one replica, and another one if the first never took the request.
 async fn call(
     edge: &Edge,
     record: &mut Record,
-    group: &Group,
+    target: &Target,
     first: &Arc<dyn Backend>,
     request: Request<()>,
 ) -> Result<Response<Body>, Refusal> {
@@ -176,7 +176,7 @@ async fn call(
         None => request_body::empty(),
     };
     // A copy of the head is made only where a second replica could get it.
-    let spare = group.has_several().then(|| request.clone());
+    let spare = target.has_several().then(|| request.clone());
     if spare.is_none()
         && let Some(upload) = &upload
     {
@@ -187,9 +187,10 @@ async fn call(
     if let Some(spare) = spare
         && result.as_ref().is_err_and(|error| error.retryable)
         && can_repeat(upload.as_deref()).await
-        && let Some(second) = group.pick_other(first)
+        && let Some((group, second)) = target.pick_other(first)
     {
         tracing::debug!(component = %group.component, "asking another replica");
+        record.group = Some(Arc::clone(group));
         record.is_retried = true;
         record.goes_to(second.node());
         result = second.call(spare.map(|()| body())).await;

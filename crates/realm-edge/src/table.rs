@@ -4,6 +4,8 @@
 //! It decides as `realm_model::route::Route::sort` orders, by hashing instead of scanning, so that
 //! ten thousand routes cost as much as ten. Not which routes a node has.
 
+mod divided;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -14,6 +16,8 @@ use realm_model::route::{HostPattern, PathPattern, Route};
 
 use crate::backend::Backend;
 use crate::far::Far;
+use divided::Divided;
+pub(crate) use divided::{Owner, Target};
 
 /// Routes and the replicas behind them. Built whole, then swapped in.
 #[derive(Default)]
@@ -28,7 +32,7 @@ pub struct Table {
 /// The owner of a path.
 #[derive(Clone, Copy)]
 pub(crate) struct Found<'t> {
-    pub(crate) group: &'t Arc<Group>,
+    pub(crate) owner: &'t Owner,
     /// Bytes of the path that the route names; the rest is below it.
     pub(crate) prefix_bytes: usize,
 }
@@ -51,8 +55,8 @@ struct Other {
 /// The paths of one host pattern.
 #[derive(Default)]
 struct Paths {
-    exact: HashMap<Box<str>, Arc<Group>>,
-    prefixes: HashMap<Box<str>, Arc<Group>>,
+    exact: HashMap<Box<str>, Owner>,
+    prefixes: HashMap<Box<str>, Owner>,
     /// The distinct lengths of `prefixes`, longest first: what bounds a look-up by the table and
     /// not by the slashes a client sends.
     prefix_lengths: Vec<usize>,
@@ -75,25 +79,31 @@ impl Table {
         mut others: BTreeMap<ComponentName, Vec<Far>>,
     ) -> Self {
         let mut groups: BTreeMap<ComponentName, Arc<Group>> = BTreeMap::new();
+        let mut group = |component: ComponentName| {
+            let group = groups.entry(component).or_insert_with_key(|component| {
+                Arc::new(Group {
+                    component: component.clone(),
+                    replicas: backends.remove(component).unwrap_or_default(),
+                    others: others
+                        .remove(component)
+                        .unwrap_or_default()
+                        .into_iter()
+                        .map(Other::new)
+                        .collect(),
+                })
+            });
+            Arc::clone(group)
+        };
         let mut table = Self::default();
         for route in routes {
-            let group = groups
-                .entry(route.component)
-                .or_insert_with_key(|component| {
-                    Arc::new(Group {
-                        component: component.clone(),
-                        replicas: backends.remove(component).unwrap_or_default(),
-                        others: others
-                            .remove(component)
-                            .unwrap_or_default()
-                            .into_iter()
-                            .map(Other::new)
-                            .collect(),
-                    })
-                });
-            table
-                .paths_mut(route.host)
-                .insert(route.path, Arc::clone(group));
+            let owner = if route.weights.is_empty() {
+                Owner::Alone(group(route.component))
+            } else {
+                let members = route.weights.into_iter();
+                let members = members.map(|(name, weight)| (weight, group(name)));
+                Owner::Divided(Divided::new(route.component, members.collect()).into())
+            };
+            table.paths_mut(route.host).insert(route.path, owner);
         }
         table.groups = groups;
         table
@@ -143,16 +153,16 @@ impl Table {
 }
 
 impl Paths {
-    fn insert(&mut self, pattern: PathPattern, group: Arc<Group>) {
+    fn insert(&mut self, pattern: PathPattern, owner: Owner) {
         match pattern {
             PathPattern::Exact(path) => {
-                self.exact.entry(path.into_boxed_str()).or_insert(group);
+                self.exact.entry(path.into_boxed_str()).or_insert(owner);
             }
             PathPattern::Prefix(prefix) => {
                 let length = prefix.len();
                 self.prefixes
                     .entry(prefix.into_boxed_str())
-                    .or_insert(group);
+                    .or_insert(owner);
                 if let Err(at) = self
                     .prefix_lengths
                     .binary_search_by(|known| length.cmp(known))
@@ -164,11 +174,11 @@ impl Paths {
     }
 
     fn find(&self, path: &str) -> Option<Found<'_>> {
-        let found = |group, prefix_bytes| Found {
-            group,
+        let found = |owner, prefix_bytes| Found {
+            owner,
             prefix_bytes,
         };
-        let exact = self.exact.get(path).map(|group| found(group, path.len()));
+        let exact = self.exact.get(path).map(|owner| found(owner, path.len()));
         exact.or_else(|| {
             self.prefix_lengths
                 .iter()
@@ -234,7 +244,7 @@ impl Group {
     /// Another replica than `tried`, for the one retry, so it may scan: the least loaded one here if it
     /// has less to do, else one of another node: where the better of two had no room, none here may
     /// have any.
-    pub(crate) fn pick_other(&self, tried: &Arc<dyn Backend>) -> Option<&Arc<dyn Backend>> {
+    fn pick_other(&self, tried: &Arc<dyn Backend>) -> Option<&Arc<dyn Backend>> {
         let others = self.replicas.iter();
         let here = others
             .filter(|replica| !Arc::ptr_eq(replica, tried))
@@ -246,8 +256,13 @@ impl Group {
         }
     }
 
+    /// Whether there is a replica, here or elsewhere.
+    fn has_any(&self) -> bool {
+        !self.replicas.is_empty() || !self.others.is_empty()
+    }
+
     /// Whether a request that one replica never took could go to another.
-    pub(crate) fn has_several(&self) -> bool {
+    fn has_several(&self) -> bool {
         self.replicas.len() + self.others.len() > 1
     }
 

@@ -73,6 +73,41 @@ pub struct Heads {
     /// The beacon, if the owners want one.
     #[serde(default)]
     pub beacon: Option<BeaconView>,
+    /// What the component or app that was asked for ran with, as far as it is remembered.
+    #[serde(default)]
+    pub history: Option<HistoryView>,
+}
+
+/// What a component ran with, or how the requests of an app were divided. The newest is last, and in
+/// force.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HistoryView {
+    /// Of a component.
+    pub versions: Vec<PastView>,
+    /// Of an app.
+    pub divisions: Vec<DivisionView>,
+}
+
+/// What a component ran with from one entry on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastView {
+    /// The version of the desired state.
+    pub version: u64,
+    /// The entry of its namespace that brought it.
+    pub entry: u64,
+    /// Its bytes.
+    pub digest: Digest,
+    /// Their number.
+    pub size: u64,
+}
+
+/// How the requests of an app were divided from one entry on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DivisionView {
+    /// The entry of its namespace that brought it.
+    pub entry: u64,
+    /// Version → how many requests of all together.
+    pub weights: BTreeMap<ComponentName, u32>,
 }
 
 /// The answer to a beacon that was taken.

@@ -21,12 +21,16 @@ pub struct NameError {
     pub why: &'static str,
 }
 
-pub(crate) fn check(text: &str, what: &'static str, extra: &[char]) -> Result<(), NameError> {
-    let error = |why| NameError {
+fn error(text: &str, what: &'static str, why: &'static str) -> NameError {
+    NameError {
         text: text.chars().take(80).collect(),
         what,
         why,
-    };
+    }
+}
+
+pub(crate) fn check(text: &str, what: &'static str, extra: &[char]) -> Result<(), NameError> {
+    let error = |why| error(text, what, why);
     let first = text.chars().next().ok_or_else(|| error("it is empty"))?;
     if text.len() > NAME_LENGTH_MAX {
         return Err(error("it has more than 63 characters"));
@@ -39,14 +43,14 @@ pub(crate) fn check(text: &str, what: &'static str, extra: &[char]) -> Result<()
         .all(|c| c.is_ascii_alphanumeric() || extra.contains(&c))
     {
         return Err(error(
-            "only ASCII letters, digits, `-`, `_` and (for nodes) `.` are allowed",
+            "only ASCII letters, digits, `-`, `_`, (for nodes) `.` and (before the label of a component) `@` are allowed",
         ));
     }
     Ok(())
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $what:literal, $extra:expr) => {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $check:path) => {
         $(#[$doc])*
         // Cheap to clone: a node of thousands of components holds each name a dozen times.
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,7 +67,7 @@ macro_rules! name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                check(text, $what, $extra)?;
+                $check(text, $what)?;
                 Ok(Self(text.into()))
             }
         }
@@ -119,17 +123,64 @@ macro_rules! name {
 }
 
 name!(
-    /// A component's name: the key under `[components]`.
+    /// A component's name: the key under `[components]`. `orders@blue` is the version `blue` of the
+    /// app `orders`.
     ComponentName,
     "component",
-    &['-', '_']
+    check_component
 );
 name!(
     /// A node's name: chosen at the node, bound to its key by the owner's approval.
     NodeName,
     "node",
-    &['-', '_', '.']
+    check_node
 );
+
+/// What stands between an app and the label of one of its versions.
+const LABEL_MARK: char = '@';
+
+fn check_component(text: &str, what: &'static str) -> Result<(), NameError> {
+    check(text, what, &['-', '_', LABEL_MARK])?;
+    let why = match text.split_once(LABEL_MARK) {
+        Some((_, label)) if label.contains(LABEL_MARK) => "`@` may stand in it once",
+        Some((_, label)) if !label.starts_with(|c: char| c.is_ascii_alphanumeric()) => {
+            "after `@` comes a label that begins with a letter or a digit"
+        }
+        Some(_) | None => return Ok(()),
+    };
+    Err(error(text, what, why))
+}
+
+fn check_node(text: &str, what: &'static str) -> Result<(), NameError> {
+    check(text, what, &['-', '_', '.'])
+}
+
+impl ComponentName {
+    /// The app: the name without its label.
+    pub fn app(&self) -> &str {
+        self.parts().0
+    }
+
+    /// The label: what stands behind `@`.
+    pub fn label(&self) -> Option<&str> {
+        self.parts().1
+    }
+
+    /// The version `label` of this app.
+    ///
+    /// # Errors
+    /// When that is no name.
+    pub fn labelled(&self, label: &str) -> Result<Self, NameError> {
+        format!("{}{LABEL_MARK}{label}", self.app()).parse()
+    }
+
+    fn parts(&self) -> (&str, Option<&str>) {
+        match self.0.split_once(LABEL_MARK) {
+            Some((app, label)) => (app, Some(label)),
+            None => (&self.0, None),
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -139,9 +190,13 @@ mod tests {
 
     #[test]
     fn names_are_short_and_plain() {
-        for good in ["auth", "bm-01", "a_b", "0"] {
+        for good in ["auth", "bm-01", "a_b", "0", "orders@blue", "a@0-b_c"] {
             assert!(good.parse::<ComponentName>().is_ok(), "{good}");
         }
+        for bad in ["@", "@a", "a@", "a@b@c", "a@@b", "a@-b"] {
+            assert!(bad.parse::<ComponentName>().is_err(), "{bad}");
+        }
+        assert!("a@b".parse::<NodeName>().is_err());
         for bad in ["", "-a", "a/b", "..", "ä", "a b", &"x".repeat(64)] {
             assert!(bad.parse::<ComponentName>().is_err(), "{bad}");
             assert!(bad.parse::<NodeName>().is_err(), "{bad}");
@@ -152,12 +207,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_is_safe_wherever_it_is_written(text in "[a-zA-Z0-9._-]{0,70}|\\PC{0,70}") {
+        fn a_name_is_safe_wherever_it_is_written(text in "[a-zA-Z0-9@._-]{0,70}|\\PC{0,70}") {
             let component = text.parse::<ComponentName>();
             let node = text.parse::<NodeName>();
             if let Ok(name) = &component {
                 prop_assert_eq!(name.as_str(), &text);
-                prop_assert!(node.is_ok(), "a component's name is good for a node as well");
+                let is_plain = name.label().is_none();
+                prop_assert!(node.is_ok() == is_plain, "without a label it is good for a node as well");
+                if let Some(label) = name.label() {
+                    prop_assert_eq!(&name.labelled(label), &Ok(name.clone()));
+                }
             }
             if let Ok(name) = &node {
                 prop_assert_eq!(name.to_string(), text.as_str());

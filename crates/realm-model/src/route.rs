@@ -1,5 +1,6 @@
 //! Which component answers which host and path. Pure matching; not how a request travels.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -33,8 +34,12 @@ pub struct Route {
     pub host: Option<HostPattern>,
     /// The path.
     pub path: PathPattern,
-    /// The component that answers.
+    /// The component that answers; the app whose versions do, if they have weights.
     pub component: ComponentName,
+    /// Versions of the app, and how many requests of all together each one gets. Empty: the component
+    /// itself answers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<ComponentName, u32>,
 }
 
 impl PathPattern {
@@ -78,6 +83,12 @@ impl HostPattern {
 }
 
 impl Route {
+    /// The components that answer: the one, or the versions that have weights.
+    pub fn answering(&self) -> impl Iterator<Item = &ComponentName> {
+        let one = self.weights.is_empty().then_some(&self.component);
+        one.into_iter().chain(self.weights.keys())
+    }
+
     /// Sorts routes so that the first match is the right one: exact host, longest host suffix,
     /// any host; then exact path, longest prefix. Equal ones stay in the order of the manifest.
     pub fn sort(routes: &mut [Self]) {
@@ -141,6 +152,7 @@ mod tests {
     #[test]
     fn the_most_specific_route_comes_first() {
         let route = |host: Option<HostPattern>, path| Route {
+            weights: BTreeMap::new(),
             host,
             path,
             component: "a".parse().expect("a name"),

@@ -77,6 +77,15 @@ pub enum Kind {
         /// The form.
         form: Form,
     },
+    /// A table of integers in a range, by names.
+    IntegerTable {
+        /// The least.
+        min: u64,
+        /// The greatest.
+        max: u64,
+        /// What the names are.
+        names: Form,
+    },
 }
 
 /// The form of a string.
@@ -127,6 +136,13 @@ impl Kind {
                 let (min, max) = (grouped(*min), grouped(*max));
                 format!("an integer from {min} to {max}, or {}", form.expected)
             }
+            Self::IntegerTable { min, max, names } => {
+                let (min, max) = (grouped(*min), grouped(*max));
+                format!(
+                    "a table of integers from {min} to {max}, by {}",
+                    names.expected
+                )
+            }
         }
     }
 }
@@ -152,6 +168,11 @@ impl Kind {
             | Self::Lists(..)
             | Self::TextOrTable(..)
             | Self::IntegerOrText { .. } => self.expected(),
+            Self::IntegerTable { min, max, .. } => Self::Integer {
+                min: *min,
+                max: *max,
+            }
+            .expected(),
         }
     }
 }

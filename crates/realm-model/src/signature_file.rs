@@ -80,7 +80,9 @@ impl SignatureFile {
             | Body::Resolve(_)
             | Body::Recover(_)
             | Body::SetBeacon(_)
-            | Body::Restart(_) => return None,
+            | Body::Restart(_)
+            | Body::Weigh(_)
+            | Body::Rollback(_) => return None,
         };
         Some(Self {
             realm,

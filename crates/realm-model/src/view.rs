@@ -250,6 +250,8 @@ impl ComponentView {
     /// The URLs under which the component answers, given the base URLs of the node.
     pub fn urls(&self, bases: &[String]) -> Vec<String> {
         let paths = self.routes.iter().map(|route| {
+            // Behind a space stands the share of the requests.
+            let route = route.split(' ').next().unwrap_or_default();
             let (host, path) = match route.find('/') {
                 Some(slash) => (&route[..slash], &route[slash..]),
                 None => ("", "/"),

@@ -127,7 +127,10 @@ fn value(kind: &Kind) -> String {
             .collect::<Vec<_>>()
             .join(", "),
         Kind::Integer { min, max } => format!("{} … {}", grouped(*min), grouped(*max)),
-        Kind::Boolean | Kind::TextOrTable(..) | Kind::IntegerOrText { .. } => kind.expected(),
+        Kind::Boolean
+        | Kind::TextOrTable(..)
+        | Kind::IntegerOrText { .. }
+        | Kind::IntegerTable { .. } => kind.expected(),
     }
 }
 

@@ -230,8 +230,12 @@ impl Core {
             // Questions change nothing: no plan follows.
             Event::AskInvitation(reply) => return drop(reply.send(self.invitation())),
             Event::AskStatus(reply) => return drop(reply.send(self.settled().status())),
-            Event::AskHeads { namespace, reply } => {
-                return drop(reply.send(self.heads(namespace)));
+            Event::AskHeads {
+                namespace,
+                of,
+                reply,
+            } => {
+                return drop(reply.send(self.heads(namespace, of.as_ref())));
             }
             Event::AskEntries { chain, from, reply } => {
                 return drop(reply.send(self.listed(chain, from)));

@@ -10,6 +10,7 @@ use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, NamespaceName};
 use realm_model::join::Approved;
 use realm_model::key::PublicKey;
+use realm_model::name::ComponentName;
 use realm_model::observed::{Artifact, ReplicaId};
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::StatusView;
@@ -99,6 +100,8 @@ pub(crate) enum Event {
     AskHeads {
         /// Whose texts in force are wanted as well.
         namespace: Option<NamespaceName>,
+        /// The component or the app whose past is wanted as well.
+        of: Option<ComponentName>,
         reply: oneshot::Sender<Heads>,
     },
     /// Somebody wants to read a chain.

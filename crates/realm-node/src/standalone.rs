@@ -107,6 +107,7 @@ pub async fn serve(
         host: None,
         path: PathPattern::Prefix(String::new()),
         component: name.clone(),
+        weights: [].into(),
     };
     let backend: Arc<dyn realm_edge::Backend> = Arc::new(LocalBackend(component.replica(0)));
     edge.set_table(Table::new(vec![route], [(name, vec![backend])].into()));

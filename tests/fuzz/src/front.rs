@@ -86,6 +86,7 @@ fn start() -> Edge {
         host: None,
         path: PathPattern::Prefix(String::new()),
         component: name.clone(),
+        weights: BTreeMap::new(),
     };
     let backends: BTreeMap<_, Vec<Arc<dyn Backend>>> =
         BTreeMap::from([(name, vec![Arc::new(Reader) as Arc<dyn Backend>])]);

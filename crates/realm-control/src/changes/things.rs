@@ -11,6 +11,7 @@ use realm_model::manifest::{
     ComponentSpec, HealthCheck, Manifest, NodeSpec, OnFail, Probe, RestartPolicy, RouteSpec, Serve,
     Source, Upkeep, World,
 };
+use realm_model::name::ComponentName;
 
 use realm_model::digest::Digest;
 
@@ -83,6 +84,7 @@ fn route_keys(route: &RouteSpec) -> Keys {
         host: _,
         path: _,
         component,
+        weights,
         upkeep,
     } = route;
     let Upkeep {
@@ -99,6 +101,14 @@ fn route_keys(route: &RouteSpec) -> Keys {
     let mut keys = Keys::new();
     let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
     set("component", given(quoted(component.as_str())));
+    if !weights.is_empty() {
+        let label = |name: &ComponentName| name.label().unwrap_or_default().to_owned();
+        let weights = weights.iter();
+        set(
+            "weights",
+            list(weights.map(|(name, weight)| format!("{} = {weight}", label(name)))),
+        );
+    }
     set("replicas", given(replicas));
     set("per_node", or_default(per_node, &default.per_node));
     set("max_surge", or_default(max_surge, &default.max_surge));

@@ -63,13 +63,16 @@ pub(super) fn effect(
         }
         Body::Recover(body) => recovery(authority, body, &fences, rank),
         Body::SetBeacon(body) => set_beacon(authority, body),
-        Body::Genesis(_) | Body::Manifest(_) | Body::Push(_) | Body::Restart(_) => {
-            Err(malformed(format!(
-                "a {} does not belong into the authority chain at sequence {}",
-                payload.body.kind(),
-                payload.seq
-            )))
-        }
+        Body::Genesis(_)
+        | Body::Manifest(_)
+        | Body::Push(_)
+        | Body::Restart(_)
+        | Body::Weigh(_)
+        | Body::Rollback(_) => Err(malformed(format!(
+            "a {} does not belong into the authority chain at sequence {}",
+            payload.body.kind(),
+            payload.seq
+        ))),
     }
 }
 

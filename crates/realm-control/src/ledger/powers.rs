@@ -71,7 +71,9 @@ impl Ledger {
             | Body::SetBeacon(_)
             | Body::Manifest(_)
             | Body::Push(_)
-            | Body::Restart(_) => by_owners.map(|()| Rank::Owners),
+            | Body::Restart(_)
+            | Body::Weigh(_)
+            | Body::Rollback(_) => by_owners.map(|()| Rank::Owners),
         }
     }
 

@@ -50,9 +50,11 @@ impl Scope<'_> {
         in_force: Option<&Manifest>,
     ) -> Result<(), Refusal> {
         match effect {
-            Effect::Manifest { manifest, .. } => self.check_manifest(manifest),
+            Effect::Manifest { manifest, .. } | Effect::Rollback { manifest, .. } => {
+                self.check_manifest(manifest)
+            }
             // The scope may be narrower than it was.
-            Effect::Push { .. } => {
+            Effect::Push { .. } | Effect::Weigh(_) => {
                 in_force.map_or(Ok(()), |manifest| self.check_manifest(manifest))
             }
             Effect::Restart(restart) => self.check_name(&restart.component),
@@ -138,12 +140,15 @@ impl Scope<'_> {
     }
 
     fn check_route(&self, route: &RouteSpec) -> Result<(), Refusal> {
+        // Each version has so many.
+        let versions = u32::try_from(route.weights.len().max(1)).unwrap_or(u32::MAX);
+        let replicas = route.upkeep.replicas.saturating_mul(versions);
         if let Some(max) = self.delegate.replicas_max
-            && route.upkeep.replicas > max
+            && replicas > max
         {
             return Err(self.beyond(format!(
-                "a route of `{}` asks for {} replicas, at most {max} are allowed",
-                route.component, route.upkeep.replicas
+                "a route of `{}` asks for {replicas} replicas, at most {max} are allowed",
+                route.component
             )));
         }
         // How many that is depends on how many nodes there will be.

@@ -5,6 +5,7 @@ mod delegates;
 mod floor;
 mod forks;
 mod owners;
+mod versions;
 
 use proptest::prelude::*;
 use realm_model::digest::Digest;

@@ -1,12 +1,17 @@
 //! What an entry of the namespace chain must satisfy. Not its signatures: those held already.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::digest::Digest;
-use realm_model::entry::{Body, ManifestBody, Payload, PushBody, RestartBody};
+use realm_model::entry::{
+    Body, ManifestBody, Payload, PushBody, RestartBody, RollbackBody, WeighBody, Weight,
+};
 use realm_model::lock::{Lock, version_after};
-use realm_model::manifest::{self, MANIFEST_BYTES_MAX, Manifest, NodeSelector};
+use realm_model::manifest::{
+    self, LABELS_MAX, MANIFEST_BYTES_MAX, Manifest, NodeSelector, RouteSpec, WEIGHT_MAX,
+};
 use realm_model::name::ComponentName;
 use realm_model::refusal::{Refusal, RefusalCode};
 
@@ -27,6 +32,11 @@ pub(super) fn effect(
             check_restart(desired, authority, payload.authority.seq, body)?;
             Ok(Effect::Restart(body.clone()))
         }
+        Body::Weigh(body) => {
+            check_weigh(desired, body)?;
+            Ok(Effect::Weigh(body.clone()))
+        }
+        Body::Rollback(body) => rollback_effect(desired, body),
         Body::Genesis(_)
         | Body::ApproveNode(_)
         | Body::RevokeNode(_)
@@ -144,22 +154,7 @@ fn check_push_lock(
     component: &ComponentName,
     lock: &Lock,
 ) -> Result<(), Refusal> {
-    check_above(desired.version, lock.version)?;
-    match version_after(desired.version) {
-        Some(next) if next == lock.version => {}
-        Some(next) => {
-            return Err(invalid_lock(format!(
-                "a push raises the version by one, from {} to {next}, not to {}",
-                desired.version, lock.version
-            )));
-        }
-        None => {
-            return Err(invalid_lock(format!(
-                "no version follows {}, the one in force",
-                desired.version
-            )));
-        }
-    }
+    check_next(desired, lock, "push")?;
     let Some(pin) = lock.components.get(component) else {
         return Err(invalid_lock(format!(
             "realm.lock has no pin of `{component}`"
@@ -177,6 +172,116 @@ fn check_push_lock(
         )));
     }
     Ok(())
+}
+
+/// The version of a lock is the one that follows.
+fn check_next(desired: &NamespaceState, lock: &Lock, what: &str) -> Result<(), Refusal> {
+    check_above(desired.version, lock.version)?;
+    match version_after(desired.version) {
+        Some(next) if next == lock.version => Ok(()),
+        Some(next) => Err(invalid_lock(format!(
+            "a {what} raises the version by one, from {} to {next}, not to {}",
+            desired.version, lock.version
+        ))),
+        None => Err(invalid_lock(format!(
+            "no version follows {}, the one in force",
+            desired.version
+        ))),
+    }
+}
+
+fn check_weigh(desired: &NamespaceState, body: &WeighBody) -> Result<(), Refusal> {
+    let WeighBody { app, weights } = body;
+    let routes = desired.manifest.iter();
+    let routes = routes.flat_map(|manifest| manifest.routing.values().flatten());
+    let divided: Vec<&RouteSpec> = routes
+        .filter(|route| route.component == *app && !route.weights.is_empty())
+        .collect();
+    if divided.is_empty() {
+        return Err(Refusal::new(
+            RefusalCode::UnknownName,
+            format!("no route of the manifest in force divides the requests of `{app}`"),
+        ));
+    }
+    let invalid = |message| Err(Refusal::new(RefusalCode::InvalidManifest, message));
+    if weights.len() > LABELS_MAX || weights.iter().any(|one| one.weight > WEIGHT_MAX) {
+        return invalid(format!(
+            "at most {LABELS_MAX} versions have weights, of at most {WEIGHT_MAX}"
+        ));
+    }
+    let mut named = BTreeSet::new();
+    for Weight { component, .. } in weights {
+        if !named.insert(component) {
+            return invalid(format!("`{component}` is named twice"));
+        }
+        if !divided
+            .iter()
+            .any(|route| route.weights.contains_key(component))
+        {
+            return Err(Refusal::new(
+                RefusalCode::UnknownName,
+                format!("no route of `{app}` leads to `{component}`"),
+            ));
+        }
+    }
+    let answers = |route: &RouteSpec| {
+        let mut positive = weights.iter().filter(|one| one.weight > 0);
+        positive.any(|one| route.weights.contains_key(&one.component))
+    };
+    match divided.iter().find(|route| !answers(route)) {
+        Some(route) => invalid(format!("nobody would answer `{}` of `{app}`", route.path)),
+        None => Ok(()),
+    }
+}
+
+fn rollback_effect(desired: &NamespaceState, body: &RollbackBody) -> Result<Effect, Refusal> {
+    let RollbackBody {
+        component,
+        to,
+        lock: text,
+    } = body;
+    let now = desired.manifest.as_deref();
+    let now = now.and_then(|manifest| Some((manifest, manifest.components.get(component)?)));
+    let (Some((manifest, wanted)), Some((before, pin))) = (now, desired.brought_by(component, *to))
+    else {
+        return Err(Refusal::new(
+            RefusalCode::UnknownName,
+            format!("entry {to} brought nothing to `{component}` that is remembered"),
+        ));
+    };
+    // Routes and secrets are those of now: what ran otherwise needs its manifest.
+    let has_secrets = before
+        .grants
+        .secrets
+        .iter()
+        .all(|name| manifest.secrets.contains_key(name));
+    if (before.mode(), before.listen) != (wanted.mode(), wanted.listen) || !has_secrets {
+        return Err(Refusal::new(
+            RefusalCode::InvalidManifest,
+            format!(
+                "`{component}` ran otherwise then, or with other secrets: apply its manifest again"
+            ),
+        ));
+    }
+    let mut manifest = Manifest::clone(manifest);
+    manifest
+        .components
+        .insert(component.clone(), before.clone());
+    let lock = parse_lock(text)?;
+    check_next(desired, &lock, "rollback")?;
+    let mut expected = desired.lock.components.clone();
+    expected.insert(component.clone(), pin);
+    if expected != lock.components {
+        return Err(invalid_lock(format!(
+            "a rollback of `{component}` to entry {to} pins it to {}, and changes no other pin",
+            pin.digest
+        )));
+    }
+    Ok(Effect::Rollback {
+        manifest: manifest.into(),
+        lock,
+        lock_text: text.as_str().into(),
+    })
 }
 
 fn check_component(manifest: &Manifest, component: &ComponentName) -> Result<(), Refusal> {

@@ -86,7 +86,10 @@ impl<'a> WantedHere<'a> {
         let shares: Vec<(&ComponentName, u32)> = match authority.nodes.contains_key(node) {
             true => around.placement.shares(node).collect(),
             // It has no places; what it might have is told, with the reason.
-            false => specs.iter().map(|route| (&route.component, 1)).collect(),
+            false => {
+                let named = specs.iter().flat_map(|route| route.answering());
+                named.map(|component| (component, 1)).collect()
+            }
         };
         for (name, replicas) in shares {
             // Admission keeps routes, components and pins together; a route without them
@@ -108,7 +111,7 @@ impl<'a> WantedHere<'a> {
         let mut routes: Vec<Route> = specs
             .into_iter()
             .chain(routes_elsewhere(desired, manifest, authority, node))
-            .map(route)
+            .map(|spec| route(spec, desired))
             .collect();
         let mut taken = BTreeSet::new();
         routes.retain(|route| taken.insert((route.host.clone(), route.path.clone())));
@@ -233,11 +236,18 @@ fn routes_elsewhere<'a>(
         .flat_map(|(_, routes)| routes)
 }
 
-fn route(spec: &RouteSpec) -> Route {
+fn route(spec: &RouteSpec, desired: &Desired) -> Route {
+    let former = desired.former(&spec.component);
+    let mut weights = spec.weights.clone();
+    if weights.is_empty() && !former.is_empty() {
+        weights.insert(spec.component.clone(), 1);
+    }
+    weights.extend(former.iter().map(|name| (name.clone(), 0)));
     Route {
         host: spec.host.clone(),
         path: spec.path.clone(),
         component: spec.component.clone(),
+        weights,
     }
 }
 

@@ -43,6 +43,7 @@ fn a_miss_on_the_better_host_falls_through() {
         host,
         path,
         component: component.parse().expect("a name"),
+        weights: BTreeMap::new(),
     };
     let routes = vec![
         route(
@@ -60,7 +61,7 @@ fn a_miss_on_the_better_host_falls_through() {
     let table = Table::new(routes, BTreeMap::new());
     let owner = |host, path| {
         let found = table.find(host, path).expect("a route");
-        found.group.component.as_str().to_owned()
+        found.owner.choose().group.component.as_str().to_owned()
     };
     assert_eq!(owner("a.b", "/x"), "exact");
     assert_eq!(owner("a.b", "/y/z"), "below");
@@ -117,7 +118,7 @@ proptest! {
         let expected = scan(&routes, &host, &path);
         let table = Table::new(routes, BTreeMap::new());
         let found = table.find(&host, &path);
-        let found = found.map(|found| (found.group.component.clone(), found.prefix_bytes));
+        let found = found.map(|found| (found.owner.choose().group.component.clone(), found.prefix_bytes));
         prop_assert_eq!(found, expected);
     }
 
@@ -127,6 +128,7 @@ proptest! {
             host: None,
             path: PathPattern::Prefix(prefix.to_owned()),
             component: "a".parse().expect("a name"),
+            weights: BTreeMap::new(),
         });
         let table = Table::new(routes.to_vec(), BTreeMap::new());
         let _ = table.find("h", &path);
@@ -147,6 +149,7 @@ fn routes() -> impl Strategy<Value = Route> {
         host,
         path,
         component: component.parse().expect("a name"),
+        weights: BTreeMap::new(),
     })
 }
 
@@ -159,4 +162,80 @@ fn group(loads: &[u32]) -> Group {
             .collect(),
         others: Vec::new(),
     }
+}
+
+/// A route that divides between versions, of which some have replicas here.
+fn divided(weights: &[(&str, u32)], able: &[&str]) -> Table {
+    let name = |label: &&str| {
+        format!("a@{label}")
+            .parse::<ComponentName>()
+            .expect("a name")
+    };
+    let route = Route {
+        host: None,
+        path: PathPattern::Prefix(String::new()),
+        component: "a".parse().expect("a name"),
+        weights: weights
+            .iter()
+            .map(|(label, weight)| (name(label), *weight))
+            .collect(),
+    };
+    let backend = || vec![Arc::new(Loaded(AtomicU32::new(0))) as Arc<dyn Backend>];
+    let backends = able.iter().map(|label| (name(label), backend()));
+    Table::new(vec![route], backends.collect())
+}
+
+/// How many of a thousand requests each version gets, in hundreds.
+#[track_caller]
+fn check_division(weights: &[(&str, u32)], able: &[&str], expected: &[(&str, u32)]) {
+    let table = divided(weights, able);
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    for _ in 0..4_000 {
+        let target = table.find("", "/").expect("a route").owner.choose();
+        let label = target
+            .group
+            .component
+            .label()
+            .unwrap_or_default()
+            .to_owned();
+        *seen.entry(label).or_default() += 1;
+    }
+    let expected_names: Vec<&str> = expected.iter().map(|(label, _)| *label).collect();
+    assert_eq!(
+        seen.keys().map(String::as_str).collect::<Vec<_>>(),
+        expected_names
+    );
+    for (label, hundredths) in expected {
+        let share = f64::from(seen[*label]) / 40.0;
+        assert!(
+            (share - f64::from(*hundredths)).abs() < 5.0,
+            "{label}: {share} of {hundredths}"
+        );
+    }
+}
+
+#[test]
+fn requests_are_divided_by_weight_between_versions_that_can_answer() {
+    let both = [("blue", 75), ("green", 25)];
+    check_division(&both, &["blue", "green"], &[("blue", 75), ("green", 25)]);
+    // Who cannot answer gets nothing, and who has no weight answers only in the stead of all others.
+    check_division(&both, &["green"], &[("green", 100)]);
+    let waiting = [("blue", 0), ("green", 1), ("red", 0)];
+    check_division(&waiting, &["blue", "green"], &[("green", 100)]);
+    check_division(&waiting, &["blue"], &[("blue", 100)]);
+    check_division(&waiting, &[], &[("green", 100)]);
+}
+
+#[test]
+fn what_a_version_did_not_take_goes_to_another_version() {
+    let table = divided(&[("blue", 1), ("green", 0)], &["blue", "green"]);
+    let target = table.find("", "/").expect("a route").owner.choose();
+    assert!(target.has_several());
+    let tried = target.group.pick().expect("a replica");
+    let (group, other) = target.pick_other(tried).expect("another one");
+    assert_eq!(group.component.as_str(), "a@green");
+    assert!(!Arc::ptr_eq(tried, other));
+    let alone = divided(&[("blue", 1), ("green", 0)], &["blue"]);
+    let target = alone.find("", "/").expect("a route").owner.choose();
+    assert!(!target.has_several());
 }

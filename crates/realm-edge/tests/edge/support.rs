@@ -232,6 +232,7 @@ pub(crate) fn table(routes: &[(&str, &str)], backends: &[(&str, Vec<Arc<dyn Back
                 None => PathPattern::Exact(path.to_owned()),
             },
             component: name(component),
+            weights: BTreeMap::new(),
         }
     });
     let backends: BTreeMap<_, _> = backends

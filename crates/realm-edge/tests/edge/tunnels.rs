@@ -109,6 +109,7 @@ fn routed(here: Vec<Arc<dyn Backend>>, others: Vec<Far>) -> Table {
         host: None,
         path: PathPattern::Prefix(String::new()),
         component: app(),
+        weights: [].into(),
     };
     let (here, others) = ([(app(), here)], [(app(), others)]);
     Table::with_others(vec![route], here.into(), others.into())

@@ -47,6 +47,10 @@ pub enum Body {
     Push(PushBody),
     /// Kind 18, namespace: replicas of a component start afresh.
     Restart(RestartBody),
+    /// Kind 19, namespace: requests are divided otherwise between the versions of an app.
+    Weigh(WeighBody),
+    /// Kind 20, namespace: a component goes back to what it ran with before.
+    Rollback(RollbackBody),
 }
 
 /// Kind 0: the owners of a realm. Its payload's SHA-256 is the realm's id.
@@ -121,6 +125,43 @@ pub struct RestartBody {
     pub nodes: Vec<NodeName>,
 }
 
+/// Kind 19: how the requests of an app are divided from now on, until the manifest says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct WeighBody {
+    /// The app: a component's name without a label.
+    #[n(0)]
+    pub app: ComponentName,
+    /// Versions of it; those of its routes that are not named get nothing.
+    #[n(1)]
+    pub weights: Vec<Weight>,
+}
+
+/// What one version gets.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Weight {
+    /// The version.
+    #[n(0)]
+    pub component: ComponentName,
+    /// How many requests of all together.
+    #[n(1)]
+    pub weight: u32,
+}
+
+/// Kind 20: a component runs again with the bytes and the settings of an earlier entry, until the next
+/// manifest or push.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RollbackBody {
+    /// The component.
+    #[n(0)]
+    pub component: ComponentName,
+    /// The entry of this chain that brought what it goes back to.
+    #[n(1)]
+    pub to: u64,
+    /// The bytes of the new lock file: the version, and at most this component's pin, differ.
+    #[n(2)]
+    pub lock: String,
+}
+
 impl Body {
     pub(super) fn encode(&self) -> (u32, Vec<u8>) {
         match self {
@@ -138,6 +179,8 @@ impl Body {
             Self::Manifest(body) => (16, encode(body)),
             Self::Push(body) => (17, encode(body)),
             Self::Restart(body) => (18, encode(body)),
+            Self::Weigh(body) => (19, encode(body)),
+            Self::Rollback(body) => (20, encode(body)),
         }
     }
 
@@ -157,6 +200,8 @@ impl Body {
             16 => Self::Manifest(decode(bytes, "manifest body")?),
             17 => Self::Push(decode(bytes, "push")?),
             18 => Self::Restart(decode(bytes, "restart")?),
+            19 => Self::Weigh(decode(bytes, "division of requests")?),
+            20 => Self::Rollback(decode(bytes, "rollback")?),
             _ => {
                 return Err(Refusal::new(
                     RefusalCode::NeedsNewerAgent,
@@ -189,7 +234,11 @@ impl Body {
             | Self::Resolve(_)
             | Self::Recover(_)
             | Self::SetBeacon(_) => true,
-            Self::Manifest(_) | Self::Push(_) | Self::Restart(_) => false,
+            Self::Manifest(_)
+            | Self::Push(_)
+            | Self::Restart(_)
+            | Self::Weigh(_)
+            | Self::Rollback(_) => false,
         }
     }
 
@@ -209,7 +258,9 @@ impl Body {
             | Self::SetBeacon(_)
             | Self::Manifest(_)
             | Self::Push(_)
-            | Self::Restart(_) => &[],
+            | Self::Restart(_)
+            | Self::Weigh(_)
+            | Self::Rollback(_) => &[],
         }
     }
 
@@ -230,6 +281,8 @@ impl Body {
             Self::Manifest(_) => "manifest",
             Self::Push(_) => "push",
             Self::Restart(_) => "restart",
+            Self::Weigh(_) => "weigh",
+            Self::Rollback(_) => "rollback",
         }
     }
 }

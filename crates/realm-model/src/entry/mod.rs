@@ -16,6 +16,8 @@ mod words;
 #[cfg(test)]
 mod byte_tests;
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod tests;
 
 use minicbor::{Decode, Encode};
@@ -25,7 +27,10 @@ use crate::digest::Digest;
 use crate::key::{PublicKey, SecretKey, Signature};
 use crate::refusal::Refusal;
 
-pub use body::{ApproveNode, Body, Genesis, ManifestBody, PushBody, RestartBody, RevokeNode};
+pub use body::{
+    ApproveNode, Body, Genesis, ManifestBody, PushBody, RestartBody, RevokeNode, RollbackBody,
+    WeighBody, Weight,
+};
 pub use fork::{ForkProof, ForkProofError};
 pub use id::{
     ChainId, NAMESPACE_LENGTH_MAX, NamespaceName, NamespaceNameError, RealmId, RealmIdError,

@@ -136,6 +136,8 @@ pub(super) fn bodies() -> Vec<Body> {
         })),
         beacon(Some(key(7).public())),
         beacon(None),
+        super::samples::weigh(),
+        super::samples::rollback(),
     ]
 }
 
@@ -516,7 +518,7 @@ pub(super) fn sign_bytes(realm: &Realm, payload: &[u8]) -> Vec<u8> {
 fn what_this_version_does_not_know_asks_for_a_newer_one() {
     let realm = realm();
     realm.check(
-        &raw(&realm, |raw| raw.kind = 19),
+        &raw(&realm, |raw| raw.kind = 23),
         Err(RefusalCode::NeedsNewerAgent),
     );
     realm.check(
@@ -525,7 +527,7 @@ fn what_this_version_does_not_know_asks_for_a_newer_one() {
     );
     // A kind of the future that stands in the wrong place is refused for its place.
     let bytes = raw(&realm, |raw| {
-        raw.kind = 19;
+        raw.kind = 23;
         raw.seq = 9;
     });
     realm.check(&bytes, Err(RefusalCode::Gap));

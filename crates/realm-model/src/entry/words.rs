@@ -72,6 +72,23 @@ impl Body {
                     names(body.nodes.iter())
                 )
             }
+            Self::Weigh(body) => {
+                let weights: Vec<String> = body
+                    .weights
+                    .iter()
+                    .take(NAMES_SHOWN_MAX)
+                    .map(|one| format!("`{}` {}", one.component, one.weight))
+                    .collect();
+                format!(
+                    "divides the requests of `{}`: {}",
+                    body.app,
+                    weights.join(", ")
+                )
+            }
+            Self::Rollback(body) => format!(
+                "takes `{}` back to what entry {} brought",
+                body.component, body.to
+            ),
         }
     }
 }
@@ -113,7 +130,9 @@ fn names(names: impl ExactSizeIterator<Item = impl std::fmt::Display>) -> String
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ApproveNode, Delegate, ManifestBody, RestartBody};
+    use super::super::{
+        ApproveNode, Delegate, ManifestBody, RestartBody, RollbackBody, WeighBody, Weight,
+    };
     use super::*;
     use crate::key::SecretKey;
 
@@ -154,6 +173,27 @@ mod tests {
             nodes: Vec::new(),
         };
         check(&Body::Restart(restart), "restarts `orders` everywhere");
+        let weigh = |label: &str, weight| Weight {
+            component: format!("orders@{label}").parse().expect("a name"),
+            weight,
+        };
+        let weigh = WeighBody {
+            app: "orders".parse().expect("a name"),
+            weights: vec![weigh("blue", 90), weigh("green", 10)],
+        };
+        check(
+            &Body::Weigh(weigh),
+            "divides the requests of `orders`: `orders@blue` 90, `orders@green` 10",
+        );
+        let back = RollbackBody {
+            component: "orders".parse().expect("a name"),
+            to: 7,
+            lock: String::new(),
+        };
+        check(
+            &Body::Rollback(back),
+            "takes `orders` back to what entry 7 brought",
+        );
         let delegate = Delegate {
             namespace: "shop".parse().expect("a name"),
             key,

@@ -105,25 +105,26 @@ impl<'d, 'i> Fields<'d, 'i> {
         let (Kind::Integer { min, max } | Kind::IntegerOrText { min, max, .. }) = key.kind else {
             return None;
         };
-        let DeValue::Integer(integer) = value.get_ref() else {
-            wrong_type(report, value, &key.kind.expected(), integer_hint(value));
-            return None;
+        integer(report, name, value, (min, max), &key.kind.expected())
+    }
+
+    /// The integers of a table, by their names; `None` for one that is wrong.
+    pub(crate) fn integer_table(
+        &self,
+        report: &mut Report<'_>,
+        name: &str,
+    ) -> Vec<(Placed<String>, Option<u64>)> {
+        let key = self.key(name);
+        let Kind::IntegerTable { min, max, .. } = key.kind else {
+            return Vec::new();
         };
-        // Beyond 128 bits is beyond every range.
-        let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
-        let in_range = number
-            .and_then(|number| u64::try_from(number).ok())
-            .filter(|number| (min..=max).contains(number));
-        if in_range.is_none() {
-            let written: String = integer.as_str().chars().take(40).collect();
-            report.error(
-                codes::OUT_OF_RANGE,
-                value.span(),
-                format!("`{name}` is {written}, expected {}", key.kind.expected()),
-                None,
-            );
+        let expected = key.kind.expected_item();
+        let mut items = Vec::new();
+        for (of, value) in self.entries(report, name) {
+            let number = integer(report, of.get_ref(), value, (min, max), &expected);
+            items.push(((of.get_ref().to_string(), of.span()), number));
         }
-        in_range
+        items
     }
 
     /// `true` or `false`; what holds for an absent key if it is wrong.
@@ -373,6 +374,31 @@ pub(crate) fn text_of<'d>(
         return None;
     }
     Some((text, value.span()))
+}
+
+/// An integer from `min` to `max`.
+fn integer(
+    report: &mut Report<'_>,
+    name: &str,
+    value: &Spanned<DeValue<'_>>,
+    (min, max): (u64, u64),
+    expected: &str,
+) -> Option<u64> {
+    let DeValue::Integer(integer) = value.get_ref() else {
+        wrong_type(report, value, expected, integer_hint(value));
+        return None;
+    };
+    // Beyond 128 bits is beyond every range.
+    let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
+    let in_range = number
+        .and_then(|number| u64::try_from(number).ok())
+        .filter(|number| (min..=max).contains(number));
+    if in_range.is_none() {
+        let written: String = integer.as_str().chars().take(40).collect();
+        let message = format!("`{}` is {written}, expected {expected}", cut(name));
+        report.error(codes::OUT_OF_RANGE, value.span(), message, None);
+    }
+    in_range
 }
 
 fn table_of<'d, 'i>(

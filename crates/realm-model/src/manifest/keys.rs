@@ -2,14 +2,19 @@
 //!
 //! A key that is not here does not exist. What a value *means* is in `read` and the value parsers.
 
-use super::REPLICAS_MAX;
+use super::{REPLICAS_MAX, WEIGHT_MAX};
 use crate::limits;
 use crate::section::{Absent, Form, Key, Kind, Section};
 
 const NAME: Form = Form {
-    expected: "a name of letters, digits, `-` and `_`",
-    pattern: "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$",
+    expected: "a name of letters, digits, `-` and `_`, or a version of it like `orders@blue`",
+    pattern: "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}(@[A-Za-z0-9][A-Za-z0-9_-]{0,60})?$",
     example: "orders",
+};
+const LABEL: Form = Form {
+    expected: "labels of letters, digits, `-` and `_`",
+    pattern: "^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$",
+    example: "blue",
 };
 const NODE_NAME: Form = Form {
     expected: "a name of letters, digits, `-`, `_` and `.`",
@@ -424,7 +429,17 @@ pub static ROUTE: Section = Section {
             name: "component",
             kind: Kind::Text(NAME),
             absent: Absent::Refused,
-            doc: "The component that answers: a name under `[components]`",
+            doc: "The component that answers: a name under `[components]`; beside `weights` the app, without a label",
+        },
+        Key {
+            name: "weights",
+            kind: Kind::IntegerTable {
+                min: 0,
+                max: WEIGHT_MAX as u64,
+                names: LABEL,
+            },
+            absent: Absent::Means("the component answers alone"),
+            doc: "Divides the requests between versions: `{ blue = 90, green = 10 }` gives `orders@blue` nine of ten. One with 0 runs and waits. Until the next change of this key, `realm promote` decides",
         },
         Key {
             name: "replicas",

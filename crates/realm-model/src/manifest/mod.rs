@@ -17,6 +17,7 @@ mod schema;
 mod source;
 mod upkeep;
 mod value;
+mod weights;
 mod whole;
 
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use schema::schema;
 pub use upkeep::{Amount, Budget, OnFail, Upkeep};
 pub use value::ValueError;
 pub(crate) use value::plain_name;
+pub use weights::{LABELS_MAX, WEIGHT_MAX};
 
 use crate::codes;
 use crate::diagnostic::Diagnostic;
@@ -239,11 +241,23 @@ pub struct RouteSpec {
     pub host: Option<HostPattern>,
     /// Path.
     pub path: PathPattern,
-    /// The component that answers.
+    /// The component that answers; the app whose versions do, if they have weights.
     pub component: ComponentName,
+    /// Versions of the app, and how many requests of all together each one gets. Empty: the component
+    /// itself answers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<ComponentName, u32>,
     /// How its replicas are kept: the same on all routes of the component in a list.
     #[serde(flatten)]
     pub upkeep: Upkeep,
+}
+
+impl RouteSpec {
+    /// The components that answer: the one, or the versions that have weights.
+    pub fn answering(&self) -> impl Iterator<Item = &ComponentName> {
+        let one = self.weights.is_empty().then_some(&self.component);
+        one.into_iter().chain(self.weights.keys())
+    }
 }
 
 impl ComponentSpec {

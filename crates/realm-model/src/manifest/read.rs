@@ -10,9 +10,9 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::value::{ValueError, plain_name};
 use super::{COMPONENTS_MAX, Manifest, NodeSelector, NodeSpec, RouteSpec, keys};
-use super::{ComponentSpec, address, component, host, path, runs, upkeep, whole};
+use super::{ComponentSpec, address, component, host, path, runs, upkeep, weights, whole};
 use crate::codes;
-use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, text_of, wrong_type};
+use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, wrong_type};
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
 
@@ -168,9 +168,9 @@ fn read_secrets(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Secrets {
 }
 
 /// The components that routes may name.
-struct Components<'c> {
+pub(super) struct Components<'c> {
     /// Names that are written, also of components that have other problems.
-    names: &'c BTreeSet<ComponentName>,
+    pub(super) names: &'c BTreeSet<ComponentName>,
     specs: &'c BTreeMap<ComponentName, ComponentSpec>,
 }
 
@@ -262,8 +262,7 @@ fn read_routes(
     let fields = rows(report, value, &keys::ROUTE, key.get_ref());
     fits(report, key.get_ref(), fields.len(), ROUTES_MAX, key.span());
     let mut seen = BTreeSet::new();
-    let mut upkeeps: BTreeMap<ComponentName, upkeep::Merged> = BTreeMap::new();
-    let mut routes = Vec::new();
+    let mut rows = Vec::new();
     for fields in fields.iter().take(ROUTES_MAX) {
         let Some(row) = read_route(report, fields, components) else {
             continue;
@@ -278,30 +277,36 @@ fn read_routes(
             let span = fields.value_span("path");
             report.error(codes::DUPLICATE_ROUTE, span, message, None);
         }
-        merge(report, fields, &row, &mut upkeeps);
-        routes.push(row);
+        rows.push((fields, row));
     }
-    routes
-        .into_iter()
-        .map(|row| RouteSpec {
-            upkeep: upkeeps
-                .get(&row.route.component)
-                .map_or(row.route.upkeep, |merged| merged.upkeep),
-            ..row.route
-        })
-        .collect()
+    let divided: BTreeSet<&str> = rows
+        .iter()
+        .filter(|(_, row)| !row.route.weights.is_empty())
+        .map(|(_, row)| row.route.component.as_str())
+        .collect();
+    // Versions between which requests are divided are kept alike.
+    let kept_as = |name: &ComponentName| match divided.contains(name.app()) {
+        true => name.app().to_owned(),
+        false => name.to_string(),
+    };
+    let mut upkeeps: BTreeMap<String, upkeep::Merged> = BTreeMap::new();
+    for (fields, row) in &rows {
+        let merged = upkeeps.entry(kept_as(&row.route.component)).or_default();
+        merge(report, fields, row, merged);
+    }
+    let routes = rows.iter().map(|(_, row)| RouteSpec {
+        upkeep: upkeeps
+            .get(&kept_as(&row.route.component))
+            .map_or(row.route.upkeep, |merged| merged.upkeep),
+        ..row.route.clone()
+    });
+    routes.collect()
 }
 
 /// What a route says of its replicas holds for the component in the whole list: the other routes may leave
 /// it out, and must not differ.
-fn merge(
-    report: &mut Report<'_>,
-    fields: &Fields<'_, '_>,
-    row: &Row,
-    upkeeps: &mut BTreeMap<ComponentName, upkeep::Merged>,
-) {
+fn merge(report: &mut Report<'_>, fields: &Fields<'_, '_>, row: &Row, merged: &mut upkeep::Merged) {
     let name = &row.route.component;
-    let merged = upkeeps.entry(name.clone()).or_default();
     for key in merged.add(&row.written) {
         report.error(
             codes::REPLICAS_DISAGREE,
@@ -321,13 +326,12 @@ fn read_route(
     let host = fields.text(report, "host", host::route_host);
     let written = upkeep::read(report, fields);
     let upkeep = written.upkeep;
-    let component = read_component_name(report, fields, components);
-    let spec = component
-        .as_ref()
-        .and_then(|name| components.specs.get(name));
-    if let Some((code, message, hint)) =
-        spec.and_then(|spec| runs::unroutable(spec, upkeep.replicas))
-    {
+    let answering = weights::read(report, fields, components);
+    let named = answering.iter().flat_map(weights::Answering::components);
+    let unroutable = named
+        .filter_map(|name| components.specs.get(name))
+        .find_map(|spec| runs::unroutable(spec, upkeep.replicas));
+    if let Some((code, message, hint)) = unroutable {
         report.error(
             code,
             fields.value_span("component"),
@@ -335,36 +339,15 @@ fn read_route(
             Some(hint.to_owned()),
         );
     }
+    let weights::Answering { component, weights } = answering?;
     Some(Row {
         route: RouteSpec {
             host,
             path: path?,
-            component: component?,
+            component,
+            weights,
             upkeep,
         },
         written,
     })
-}
-
-fn read_component_name(
-    report: &mut Report<'_>,
-    fields: &Fields<'_, '_>,
-    components: &Components<'_>,
-) -> Option<ComponentName> {
-    let value = fields.value(report, "component")?;
-    let (text, span) = text_of(report, value, "a component's name")?;
-    let known = text
-        .parse()
-        .ok()
-        .filter(|name| components.names.contains(name));
-    if known.is_none() && !report.is_broken() {
-        let near = report.nearest(text, components.names.iter().map(ComponentName::as_str));
-        let hint = match near {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("add `[components.{}]`", cut(text)),
-        };
-        let message = format!("no component `{}` under `[components]`", cut(text));
-        report.error(codes::UNKNOWN_COMPONENT, span, message, Some(hint));
-    }
-    known
 }

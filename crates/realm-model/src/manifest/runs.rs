@@ -259,7 +259,7 @@ pub(super) fn infer_services(
     let routed: BTreeSet<&ComponentName> = routing
         .values()
         .flatten()
-        .map(|route| &route.component)
+        .flat_map(RouteSpec::answering)
         .collect();
     for (name, spec) in components {
         if spec.serve.is_none() && spec.world == Some(World::Command) && !routed.contains(name) {

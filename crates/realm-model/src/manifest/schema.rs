@@ -64,7 +64,8 @@ fn property(key: &Key) -> Value {
                 | Kind::Named(..)
                 | Kind::Lists(..)
                 | Kind::TextOrTable(..)
-                | Kind::IntegerOrText { .. } => json!(word),
+                | Kind::IntegerOrText { .. }
+                | Kind::IntegerTable { .. } => json!(word),
             }
         }
         Absent::Refused | Absent::Means(_) => {}
@@ -89,6 +90,10 @@ fn of_kind(kind: &Kind) -> Value {
         Kind::IntegerOrText { min, max, form } => json!({
             "anyOf": [{"type": "integer", "minimum": min, "maximum": max}, text(form)],
         }),
+        Kind::IntegerTable { min, max, names } => named(
+            names,
+            json!({"type": "integer", "minimum": min, "maximum": max}),
+        ),
     }
 }
 

@@ -194,8 +194,12 @@ fn servers_of<'m>(
                         .is_some_and(|of| of.contains(&address(route)))
                 })
             };
-            if claims.contains_key(&route.component) && !shadowed() {
-                servers.insert(&route.component);
+            let mut claimants = route.answering().filter(|name| claims.contains_key(name));
+            if let Some(first) = claimants.next()
+                && !shadowed()
+            {
+                servers.insert(first);
+                servers.extend(claimants);
             }
         }
     }

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::StatusCode;
 use realm_model::beacon::BEACON_BYTES_MAX;
 use realm_model::entry::{ChainId, ENTRY_BYTES_MAX, NamespaceName};
+use realm_model::name::ComponentName;
 use serde::Deserialize;
 
 use super::{Api, Failed, bad_query, failed, read_capped};
@@ -18,16 +19,24 @@ use crate::event::Event;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct HeadsQuery {
     namespace: Option<NamespaceName>,
+    /// The component or the app whose past is wanted.
+    history: Option<ComponentName>,
 }
 
 pub(super) async fn heads(
     State(api): State<Api>,
     query: Result<Query<HeadsQuery>, QueryRejection>,
 ) -> Result<Response, Failed> {
-    let Query(HeadsQuery { namespace }) = query.map_err(bad_query)?;
-    let heads = api
-        .ask(|reply| Event::AskHeads { namespace, reply })
-        .await?;
+    let Query(HeadsQuery {
+        namespace,
+        history: of,
+    }) = query.map_err(bad_query)?;
+    let asked = |reply| Event::AskHeads {
+        namespace,
+        of,
+        reply,
+    };
+    let heads = api.ask(asked).await?;
     Ok(Json(heads).into_response())
 }
 

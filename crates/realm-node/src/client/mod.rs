@@ -174,7 +174,17 @@ impl Client {
         self.get("/v1/heads").await
     }
 
-    /// Where the realm stands, with the texts in force of a namespace.
+    /// Where a namespace stands, with its texts in force and the past of a component or an app.
+    pub async fn heads_with_history(
+        &self,
+        namespace: NamespaceName,
+        of: &ComponentName,
+    ) -> Result<Heads, ClientError> {
+        self.get(&format!("/v1/heads?namespace={namespace}&history={of}"))
+            .await
+    }
+
+    /// Where a namespace stands, with its texts in force.
     pub async fn heads_of(&self, namespace: NamespaceName) -> Result<Heads, ClientError> {
         self.get(&format!("/v1/heads?namespace={namespace}")).await
     }

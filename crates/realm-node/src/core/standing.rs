@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use realm_control::Ledger;
+use realm_control::{Ledger, Weights};
 use realm_model::api::{
-    DelegateView, EntriesPage, EntryView, ForkHeads, ForkView, Heads, NamespaceHead,
+    DelegateView, DivisionView, EntriesPage, EntryView, ForkHeads, ForkView, Heads, HistoryView,
+    NamespaceHead, PastView,
 };
 use realm_model::entry::{Body, ChainId, ForkProof, NamespaceName, Opened};
 use realm_model::key::PublicKey;
-use realm_model::name::NodeName;
+use realm_model::name::{ComponentName, NodeName};
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::text::base64;
 
@@ -22,12 +23,38 @@ const ENTRIES_MAX: usize = 256;
 const ENTRIES_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Core {
-    pub(super) fn heads(&self, namespace: Option<NamespaceName>) -> Heads {
+    pub(super) fn heads(
+        &self,
+        namespace: Option<NamespaceName>,
+        of: Option<&ComponentName>,
+    ) -> Heads {
         let heads = heads(&self.ledger, &self.node, self.node_key, namespace);
         Heads {
+            history: of
+                .and_then(|name| self.history(namespace.unwrap_or(NamespaceName::DEFAULT), name)),
             beacon: self.beacon().or(heads.beacon),
             ..heads
         }
+    }
+
+    /// What a component or an app of a namespace was.
+    fn history(&self, namespace: NamespaceName, of: &ComponentName) -> Option<HistoryView> {
+        let state = self.ledger.desired().namespaces.get(&namespace)?;
+        let divisions = state.weights(of).map(Weights::divisions);
+        let divisions = divisions.into_iter().flatten().map(|one| DivisionView {
+            entry: one.entry,
+            weights: one.weights.clone(),
+        });
+        let versions = state.history(of).map(|past| PastView {
+            version: past.version,
+            entry: past.entry,
+            digest: past.pin.digest,
+            size: past.pin.size,
+        });
+        Some(HistoryView {
+            versions: versions.collect(),
+            divisions: divisions.collect(),
+        })
     }
 
     /// Entries of a chain from a number on, without their bytes.
@@ -100,7 +127,9 @@ impl Core {
                 | Body::SetBeacon(_)
                 | Body::Manifest(_)
                 | Body::Push(_)
-                | Body::Restart(_) => None,
+                | Body::Restart(_)
+                | Body::Weigh(_)
+                | Body::Rollback(_) => None,
             },
             says: payload.body.words(),
             created_unix_s: payload.created_unix_s,
@@ -167,5 +196,6 @@ pub(crate) fn heads(
             })
             .collect(),
         beacon: authority.beacon.as_ref().map(super::beacon::view_of),
+        history: None,
     }
 }

@@ -19,6 +19,7 @@ use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::{
     Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
 };
+use realm_model::route::Route;
 use realm_store::blobs::Blobs;
 use realm_store::fetch::Origins;
 use tokio::sync::{Semaphore, mpsc};
@@ -221,7 +222,7 @@ impl Executor {
 
     fn route(&mut self, table: RouteTable, world: &mut World<'_>) {
         self.traffic
-            .know(table.routes.iter().map(|route| &route.component));
+            .know(table.routes.iter().flat_map(Route::answering));
         self.set_table(&table);
         self.serving.keep(&table);
         world.observed.routes = table;

@@ -122,7 +122,9 @@ fn approved_key(body: &Body) -> Option<PublicKey> {
         | Body::SetBeacon(_)
         | Body::Manifest(_)
         | Body::Push(_)
-        | Body::Restart(_) => None,
+        | Body::Restart(_)
+        | Body::Weigh(_)
+        | Body::Rollback(_) => None,
     }
 }
 

@@ -284,7 +284,7 @@ fn unknown_kind(realm: &Realm, chain: ChainId, payload: &Payload) -> Vec<u8> {
     // The kind of a restart of `orders` stands before its body of nine bytes and their length.
     let at = known.len() - 11;
     assert_eq!(known[at], 18);
-    unknown[at] = 19;
+    unknown[at] = 23;
     let digest = id.digest();
     let parts: [&[u8]; 4] = [
         b"realm.entry.v1",

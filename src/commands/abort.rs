@@ -1,0 +1,78 @@
+//! `realm abort`: ends what is in the middle, and goes back to what was before it.
+
+use std::process::ExitCode;
+
+use realm_model::name::ComponentName;
+use realm_model::view::{ComponentState, StatusView};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::past::{Past, answering};
+use crate::{progress, sign};
+
+/// End a rollout or a promotion that is in the middle, and go back
+///
+/// Of an app whose requests are divided between several versions, the one that had them all before
+/// gets them again. Of a component whose new version is on its way, or stands still because it
+/// failed, the version before comes back. What has come to its end is left alone:
+/// `realm rollback` undoes that.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The component or the app
+    component: ComponentName,
+
+    #[command(flatten)]
+    of: sign::Of,
+
+    #[command(flatten)]
+    wait: progress::Wait,
+}
+
+pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
+    context.block_on(async {
+        let client = context.client().await?;
+        let past = Past::fetch(&client, &args.of, &args.component).await?;
+        if let Some((now, mut before)) = past.divisions() {
+            if answering(now) == 1 {
+                return Err(nothing(&past, "one version has every request"));
+            }
+            let Some(before) = before.find(|one| answering(one) == 1).cloned() else {
+                return Err(nothing(&past, "no version had every request before")
+                    .hint("`realm promote APP@LABEL` gives them to one"));
+            };
+            return past.divide(context, &client, &before, &args.wait).await;
+        }
+        let (now, mut before) = past.versions()?;
+        if !is_underway(&client.status().await?, &past.name) {
+            return Err(nothing(&past, "its version is healthy everywhere"));
+        }
+        let Some(to) = before.find(|one| one.entry != now.entry).cloned() else {
+            return Err(nothing(&past, "nothing was before"));
+        };
+        past.go_back(context, &client, &to, &args.wait).await
+    })
+}
+
+fn nothing(past: &Past, why: &str) -> Failure {
+    let name = &past.name;
+    Failure::new(
+        "nothing-underway",
+        format!("nothing of `{name}` is in the middle: {why}"),
+    )
+    .hint(format!("`realm rollback {name}` goes back"))
+}
+
+/// Whether a version is on its way somewhere, or got stuck.
+fn is_underway(status: &StatusView, name: &ComponentName) -> bool {
+    let view = status.components.iter().find(|one| one.name == *name);
+    view.is_some_and(|view| {
+        let here = view.state != ComponentState::Healthy || view.old > 0;
+        let there = view.nodes.values().any(|there| {
+            there
+                .state
+                .is_some_and(|state| state != ComponentState::Idle)
+                && there.healthy < there.wanted
+        });
+        (here && view.state != ComponentState::Idle) || there
+    })
+}

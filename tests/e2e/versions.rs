@@ -1,0 +1,231 @@
+//! Versions of one app side by side: requests move from one to the other under load, and none is lost. A
+//! version goes only once another one answers. What was before can be had again.
+
+use realm_test_guests as guests;
+
+use crate::realms::Realms;
+use crate::support::{Load, Realm, eventually};
+
+/// A manifest in which requests are divided so, with these keys on the versions.
+fn manifest(versions: &[(&str, &str)], weights: &str) -> String {
+    let mut text = String::new();
+    for (label, keys) in versions {
+        text.push_str(&format!(
+            "[components.\"app@{label}\"]\nsource = \"file:{label}.wasm\"\n{keys}\n"
+        ));
+    }
+    format!(
+        "{text}[routing]\n\"*\" = [{{ path = \"/app/...\", component = \"app\", weights = {{ {weights} }}, replicas = 2, min_ready = \"1s\" }}]\n"
+    )
+}
+
+const BOTH: [(&str, &str); 2] = [("blue", ""), ("green", "")];
+
+/// Three nodes with both versions; blue answers `version a`, green `version b`.
+async fn three_nodes() -> Realms {
+    let realms = Realms::meet(&["alpha", "beta", "gamma"]).await;
+    realms.first().realm.guest(guests::VERSION_A, "blue.wasm");
+    realms.first().realm.guest(guests::VERSION_B, "green.wasm");
+    realms
+}
+
+/// Both versions answer 200 with their name.
+fn a_or_b(status: u16, body: &str) -> bool {
+    status == 200 && (body == "version a\n" || body == "version b\n")
+}
+
+/// Clients that ask each node all the time.
+async fn loads(realms: &Realms) -> Vec<Load> {
+    let mut loads = Vec::new();
+    for node in &realms.nodes {
+        eventually("the node answers", async || {
+            (node.get("/app/").await.0 == 200).then_some(())
+        })
+        .await;
+        let load = Load::start(node.agent().url("/app/"), 4, a_or_b);
+        load.more(100).await;
+        loads.push(load);
+    }
+    loads
+}
+
+async fn lost_none(loads: Vec<Load>) {
+    for load in loads {
+        load.more(100).await;
+        let (good, bad, first_bad) = load.stop().await;
+        assert_eq!(bad, 0, "of {good}: {first_bad:?}");
+    }
+}
+
+/// How many of so many answers of each node are those of the version `b`.
+async fn of_b(realms: &Realms, of_each: usize) -> usize {
+    let mut seen = 0;
+    for node in &realms.nodes {
+        for _ in 0..of_each {
+            let (status, body) = node.get("/app/").await;
+            assert!(a_or_b(status, &body), "{status} {body}");
+            seen += usize::from(body == "version b\n");
+        }
+    }
+    seen
+}
+
+/// Waits until every node answers with one version alone.
+async fn answers(realms: &Realms, version: &str) {
+    let expected = if version == "b" { 60 } else { 0 };
+    eventually("one version answers everywhere", async || {
+        (of_b(realms, 20).await == expected).then_some(())
+    })
+    .await;
+}
+
+/// Replicas of a version that take requests, on all nodes.
+async fn running(realms: &Realms, version: &str) -> u32 {
+    let mut running = 0;
+    for node in &realms.nodes {
+        let status = node.status().await;
+        let mut views = status.components.iter();
+        let view = views.find(|one| one.name.as_str() == version);
+        running += view.map_or(0, |view| view.healthy + view.old);
+    }
+    running
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blue_and_green_change_places_under_load() {
+    let realms = three_nodes().await;
+    realms.apply(&manifest(&BOTH, "blue = 100, green = 0"));
+    let loads = loads(&realms).await;
+    answers(&realms, "a").await;
+    eventually("both wait", async || {
+        let both = (
+            running(&realms, "app@blue").await,
+            running(&realms, "app@green").await,
+        );
+        (both == (2, 2)).then_some(())
+    })
+    .await;
+    let told = realms
+        .as_owner(0, &["promote", "app@green", "--percent", "25"])
+        .ok();
+    assert!(
+        told.stderr.contains("blue 75 %, green 25 %"),
+        "{}",
+        told.stderr
+    );
+    eventually("a quarter on every node", async || {
+        let share = of_b(&realms, 100).await;
+        (40..=110).contains(&share).then_some(())
+    })
+    .await;
+    realms.as_owner(0, &["promote", "app@green"]).ok();
+    answers(&realms, "b").await;
+    // Nothing is in the middle any longer; what was before comes back at once.
+    realms
+        .as_owner(0, &["abort", "app"])
+        .fails(1, "nothing-underway");
+    realms.as_owner(0, &["rollback", "app"]).ok();
+    let told = realms.as_owner(0, &["abort", "app"]).ok();
+    assert!(told.stderr.contains("green 100 %"), "{}", told.stderr);
+    answers(&realms, "b").await;
+    // The manifest of another change leaves it so; without blue, blue goes.
+    realms.apply(&manifest(&BOTH, "blue = 100, green = 0").replace("1s", "2s"));
+    answers(&realms, "b").await;
+    realms.apply(&manifest(&BOTH[1..], "green = 100"));
+    eventually("blue is gone", async || {
+        (running(&realms, "app@blue").await == 0).then_some(())
+    })
+    .await;
+    answers(&realms, "b").await;
+    lost_none(loads).await;
+}
+
+/// The issue's own words: both colours are never gone at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_goes_on_while_the_one_after_it_does_not_start() {
+    let realms = three_nodes().await;
+    realms.apply(&manifest(&BOTH[..1], "blue = 100"));
+    let loads = loads(&realms).await;
+    answers(&realms, "a").await;
+    realms.first().realm.guest(guests::TRAP_START, "green.wasm");
+    let broken = manifest(&[("green", "health = \"/\"")], "green = 100");
+    realms.first().realm.write("realm.toml", &broken);
+    realms.as_owner(0, &["apply", "--yes", "--no-wait"]).ok();
+    eventually("green fails", async || {
+        let status = realms.first().status().await;
+        let alarms = status.components.iter().flat_map(|one| &one.waiting_on);
+        let mut codes = alarms.map(|one| one.code.as_str());
+        codes.any(|code| code == "handing-over").then_some(())
+    })
+    .await;
+    for load in &loads {
+        load.more(500).await;
+    }
+    assert_eq!(of_b(&realms, 20).await, 0);
+    assert_eq!(running(&realms, "app@blue").await, 2);
+    realms.first().realm.guest(guests::VERSION_B, "good.wasm");
+    realms.as_owner(0, &["push", "app@green", "good.wasm"]).ok();
+    answers(&realms, "b").await;
+    eventually("blue is gone", async || {
+        (running(&realms, "app@blue").await == 0).then_some(())
+    })
+    .await;
+    lost_none(loads).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_run_is_not_promoted() {
+    let realm = Realm::new();
+    realm.guest(guests::VERSION_A, "blue.wasm");
+    realm.guest(guests::TRAP_START, "green.wasm");
+    let agent = realm.agent();
+    let versions = [("blue", ""), ("green", "health = \"/\"")];
+    realm.write("realm.toml", &manifest(&versions, "blue = 100, green = 0"));
+    realm.run(&["apply", "--yes", "--no-wait"]).ok();
+    eventually("blue answers", async || {
+        let (status, body) = crate::support::get(&agent.url("/app/")).await;
+        (status == 200 && body == "version a\n").then_some(())
+    })
+    .await;
+    realm.run(&["promote", "app@green"]).fails(1, "not-running");
+    realm.run(&["promote", "app@red"]).fails(1, "unknown-name");
+    realm.run(&["promote", "app"]).fails(64, "usage");
+    realm
+        .run(&["promote", "app@green", "--force", "--no-wait"])
+        .ok();
+    // It has every request and cannot answer: blue answers in its stead.
+    for _ in 0..50 {
+        let (status, body) = crate::support::get(&agent.url("/app/")).await;
+        assert_eq!((status, body.as_str()), (200, "version a\n"));
+    }
+    realm.run(&["rollback", "app", "--no-wait"]).ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_goes_back_to_what_it_ran_with() {
+    let realm = Realm::new();
+    realm.app(guests::VERSION_A, "env = { A = \"1\" }");
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    realm.run(&["rollback", "app"]).fails(1, "nothing-before");
+    realm.run(&["abort", "app"]).fails(1, "nothing-underway");
+    realm.guest(guests::VERSION_B, "b.wasm");
+    realm.run(&["push", "app", "b.wasm"]).ok();
+    let body = async || crate::support::get(&agent.url("/app/")).await.1;
+    assert_eq!(body().await, "version b\n");
+    realm.run(&["rollback", "app"]).ok();
+    assert_eq!(body().await, "version a\n");
+    realm.run(&["rollback", "app", "--to", "2"]).ok();
+    assert_eq!(body().await, "version b\n");
+    realm
+        .run(&["rollback", "app", "--to", "9"])
+        .fails(1, "nothing-before");
+    let listed = realm.run(&["rollback", "app", "--list"]).ok().stdout;
+    assert_eq!(listed.lines().count(), 4, "{listed}");
+    // A build that does not get healthy is taken back.
+    realm.guest(guests::TRAP_START, "broken.wasm");
+    realm.run(&["push", "app", "broken.wasm", "--no-wait"]).ok();
+    realm.run(&["abort", "app"]).ok();
+    assert_eq!(body().await, "version b\n");
+    realm.run(&["abort", "app"]).fails(1, "nothing-underway");
+}
