@@ -197,8 +197,8 @@ show promote web@green
 until_true "green alone" answers "$old"
 show status
 show rollback web
-until_true "half of the requests of each" "$realm" --realm "$place/alpha" rollback web --list
 show abort web
+until_true "green alone again" answers "$old"
 show status
 
 kill "$load"
