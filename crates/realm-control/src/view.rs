@@ -2,19 +2,22 @@
 //! Decides nothing, and does not know how it is drawn.
 
 mod across;
+mod explain;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::action::{ComponentReport, Plan, WaitingOn};
-use realm_model::manifest::{Manifest, Mode, NodeSelector, RouteSpec};
+use realm_model::manifest::{Manifest, Mode, NodeSelector};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::refusal::RefusalCode;
 use realm_model::view::{ComponentState, ComponentView, NodeView, ReachView, StatusView};
 
 use crate::authority::Authority;
 use crate::desired::Desired;
+use crate::place::written;
 use crate::plan::selects;
 pub use across::{Across, across};
+pub use explain::{Looked, explain};
 
 /// What only the node that answers knows.
 #[derive(Debug, Clone, Copy)]
@@ -160,14 +163,6 @@ fn routes_here(
         }
     }
     routes
-}
-
-/// `shop.example.com/auth/...`, or the path alone.
-fn written(route: &RouteSpec) -> String {
-    match &route.host {
-        Some(host) => format!("{host}{}", route.path),
-        None => route.path.to_string(),
-    }
 }
 
 /// Component → the nodes it has routes for and that are not in the realm.
