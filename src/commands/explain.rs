@@ -40,7 +40,7 @@ fn text(view: &ExplainView) -> String {
         Verdict::Degraded | Verdict::Down | Verdict::Nowhere => output::red(&message),
     };
     let mut text = format!("{}: {message}\n{}\n", view.component, about(view));
-    let header = ["NODE", "SHALL", "RUN", "STATE", "VERSION", "WHY"];
+    let header = ["NODE", "WANTED", "RUNNING", "STATE", "VERSION", "WHY"];
     let rows = view.nodes.iter().map(|node| row(node, view.version));
     text += &format!("\n{}\n", output::table(&header, rows.collect()));
     if !view.reasons.is_empty() {
@@ -100,9 +100,13 @@ fn row(node: &ExplainedNode, wanted: Option<u64>) -> Vec<String> {
         (None, ReachState::Here | ReachState::Direct | ReachState::Indirect) => "-".to_owned(),
     };
     let mut versions: Vec<String> = node.versions.iter().map(u64::to_string).collect();
-    if node.unproven > 0 {
-        let wanted = wanted.map_or_else(|| "that".to_owned(), |version| version.to_string());
-        versions.push(format!("not yet {wanted}"));
+    let wanted = wanted.map_or_else(|| "new".to_owned(), |version| version.to_string());
+    // What has just begun is the one that is wanted, if everything that runs there is.
+    match (node.unproven, node.current == node.running) {
+        (0, _) => {}
+        (_, true) if versions.contains(&wanted) => {}
+        (_, true) => versions.push(wanted),
+        (_, false) => versions.push(format!("not yet {wanted}")),
     }
     let why: Vec<&str> = node
         .reasons

@@ -147,7 +147,10 @@ async fn every_node_says_where_a_component_runs_and_why_not_elsewhere() {
     assert!(codes.starts_with(&["drained"]), "{codes:?}");
     let said = realms.as_owner(2, &["explain", "app"]).ok().stdout;
     assert!(said.starts_with("app: no node shall run it; "), "{said}");
-    assert!(said.contains("hint: `realm nodes uncordon NODE`"), "{said}");
+    assert!(
+        said.contains("hint: `realm nodes uncordon alpha` ends that"),
+        "{said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -93,7 +93,7 @@ impl Proposal<'_> {
                 reasons: reasons
                     .iter()
                     .filter(|one| taken(one))
-                    .map(Reason::view)
+                    .map(|one| one.view(None))
                     .collect(),
             });
         }
@@ -115,7 +115,7 @@ impl Proposal<'_> {
             version: new.map(|(version, _)| version).filter(|_| !goes),
             replaced,
             nodes,
-            reasons: after.reasons.iter().map(Reason::view).collect(),
+            reasons: after.reasons.iter().map(|one| one.view(None)).collect(),
         })
     }
 
@@ -132,12 +132,14 @@ impl Proposal<'_> {
             if self.abridged && in_force == 0 && place.replicas == 0 {
                 return None;
             }
+            let reasons = place.reasons.iter().map(|one| one.view(Some(&node)));
+            let reasons = reasons.collect();
             Some(ProposedPlace {
                 node,
                 in_force,
                 replicas: place.replicas,
                 withheld: place.withheld,
-                reasons: place.reasons.iter().map(Reason::view).collect(),
+                reasons,
             })
         });
         places.collect()

@@ -114,7 +114,9 @@ fn in_full(component: &ProposedView) -> Vec<String> {
 
 /// The nodes that would have none of a component that stays or comes.
 fn left_out(component: &ProposedView) -> impl Iterator<Item = &ProposedPlace> {
-    let stays = component.version.is_some();
+    // Where no route leads to it, that says it all.
+    let is_routed = !component.reasons.iter().any(|one| one.code == "no-route");
+    let stays = component.version.is_some() && is_routed;
     let nodes = component.nodes.iter();
     nodes.filter(move |place| stays && place.replicas == 0)
 }

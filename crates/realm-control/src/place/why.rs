@@ -20,6 +20,8 @@ use crate::plan::{Standing, selects};
 
 /// Places beyond those that are wanted of which it is said whose they would be.
 const NEXT_MAX: u32 = 256;
+/// Ranks that are looked at for that: more take the loop of an agent longer than the answer is worth.
+const NEXT_RANKS_MAX: usize = 200_000;
 
 /// What is looked at.
 #[derive(Clone, Copy)]
@@ -503,7 +505,11 @@ fn next(scene: &Scene<'_>, group: &Group<'_>) -> BTreeMap<usize, u32> {
     eligible.retain(|node| scene.may_begin(*node));
     let (replicas, mut taken) = (group.upkeep.replicas, Taken::default());
     let mut first: BTreeMap<usize, u32> = BTreeMap::new();
-    for slot in 0..replicas.saturating_add(NEXT_MAX) {
+    let slots = replicas.saturating_add(NEXT_MAX);
+    if eligible.len().saturating_mul(slots as usize) > NEXT_RANKS_MAX {
+        return first;
+    }
+    for slot in 0..slots {
         let Some(node) = scene.take(&eligible, slot, &mut taken) else {
             break;
         };

@@ -53,15 +53,17 @@ pub fn explain(
         entry,
         version: settings.map(|(version, _)| version),
     };
+    // Where no route leads to it, that says it all.
+    let nobody = explained.wanted == 0 && !explained.reasons.contains(&Reason::NoRoute);
     let (mut nodes, mut reasons) = (Vec::new(), Vec::new());
     for (node, place) in &explained.nodes {
         let (one, behind) = scene.node(node, place);
-        scene.obstacles(place, &one, behind, explained.wanted == 0, &mut reasons);
+        scene.obstacles(place, &one, behind, nobody, &mut reasons);
         nodes.push(one);
     }
     let general = explained.reasons.iter().map(|reason| Obstacle {
         node: None,
-        reason: reason.view(),
+        reason: reason.view(None),
     });
     reasons.extend(general);
     reasons.sort_by_key(|one| words::rank(&one.reason.code));
@@ -144,11 +146,12 @@ impl Scene<'_> {
         if said.seats.is_empty() && said.current > 0 {
             versions.extend(self.version);
         }
+        let reasons = place.reasons.iter().map(|one| one.view(Some(node)));
         let one = ExplainedNode {
             node: node.clone(),
             replicas: place.replicas,
             withheld: place.withheld,
-            reasons: place.reasons.iter().map(Reason::view).collect(),
+            reasons: reasons.collect(),
             reach: if is_here { ReachState::Here } else { reach },
             state: said.state,
             running: said.running,
@@ -250,7 +253,7 @@ impl Scene<'_> {
         for reason in place.reasons.iter().filter(|reason| !reason.is_having()) {
             told.insert(reason.code());
             if place.replicas > 0 || nobody || matches!(reason, Reason::Lost { .. }) {
-                add(reason.view());
+                add(reason.view(Some(&one.node)));
             }
         }
         if concerned && behind {

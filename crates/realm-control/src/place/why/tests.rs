@@ -413,10 +413,12 @@ proptest! {
             prop_assert!(approved.into_iter().all(|node| explained.nodes.contains_key(node)));
             let open = placement.of(&app).into_iter().flat_map(|placed| &placed.seats);
             let open = open.filter(|seat| !seat.closed && seat.holder.is_none()).count();
-            let absent: u32 = explained.reasons.iter().map(|reason| match reason {
-                Reason::NodeAbsent { replicas, .. } => *replicas,
-                _ => 0,
-            }).sum();
+            let mut absent = 0;
+            for reason in &explained.reasons {
+                if let Reason::NodeAbsent { replicas, .. } = reason {
+                    absent += *replicas;
+                }
+            }
             prop_assert_eq!(explained.unplaced as usize, open + absent as usize);
         }
     }

@@ -1,6 +1,7 @@
 //! The reasons as codes, sentences and hints. The codes are stable, and in docs/rollouts.md.
 
 use realm_model::manifest::NodeSelector;
+use realm_model::name::NodeName;
 use realm_model::why::ReasonView;
 
 use super::Reason;
@@ -130,8 +131,9 @@ impl Reason {
         }
     }
 
-    /// What to do about it, where something can be done.
-    pub fn hint(&self) -> Option<String> {
+    /// What to do about it, where something can be done; `node` is the one that it is about.
+    pub fn hint(&self, node: Option<&NodeName>) -> Option<String> {
+        let node = node.map_or("NODE", NodeName::as_str);
         let hint = match self {
             Self::Pinned { .. }
             | Self::Placed { .. }
@@ -142,14 +144,16 @@ impl Reason {
                 "see that the machine is on and its agent runs; `realm nodes ls` says how it is reached".to_owned()
             }
             Self::Standing { code, .. } => match *code {
-                "not-approved" => "`realm nodes ls` shows who asks, `realm nodes approve NAME` lets it in",
-                "approval-expired" => "`realm nodes approve KEY --name NAME` renews it",
-                _ => "`realm nodes uncordon NODE` ends that",
-            }
-            .to_owned(),
-            Self::StandsInForNobody => "`realm nodes uncordon NODE` ends that".to_owned(),
+                "not-approved" => {
+                    format!("`realm nodes ls` shows who asks, `realm nodes approve {node}` lets it in")
+                }
+                "approval-expired" => format!("`realm nodes approve KEY --name {node}` renews it"),
+                _ => format!("`realm nodes uncordon {node}` ends that"),
+            },
+            Self::StandsInForNobody => format!("`realm nodes uncordon {node}` ends that"),
             Self::NotListed { lists } => match lists.iter().find(|list| is_tag(list)) {
-                Some(NodeSelector::Tag(tag)) => format!("`realm nodes tag NODE {tag}` adds it"),
+                Some(NodeSelector::Tag(tag)) => format!("`realm nodes tag {node} {tag}` adds it"),
+                Some(_) | None if lists.is_empty() => return None,
                 Some(_) | None => "`[routing]` of the manifest says where it runs".to_owned(),
             },
             Self::Outranked { .. } => {
@@ -157,7 +161,7 @@ impl Reason {
             }
             Self::NoRoute => "write one for it under `[routing]`".to_owned(),
             Self::NodeAbsent { list, .. } => match list {
-                NodeSelector::Tag(tag) => format!("`realm nodes tag NODE {tag}` adds it to one"),
+                NodeSelector::Tag(tag) => format!("`realm nodes tag {node} {tag}` adds it to one"),
                 NodeSelector::Node(_) | NodeSelector::All => {
                     "`realm nodes ls` shows the names; `realm invite` lets a machine in".to_owned()
                 }
@@ -171,11 +175,11 @@ impl Reason {
     }
 
     /// As it leaves the agent.
-    pub fn view(&self) -> ReasonView {
+    pub fn view(&self, node: Option<&NodeName>) -> ReasonView {
         ReasonView {
             code: self.code().to_owned(),
             message: self.message(),
-            hint: self.hint(),
+            hint: self.hint(node),
         }
     }
 }

@@ -308,7 +308,6 @@ fn where_nobody_shall_have_it_every_nodes_reason_is_in_the_way() {
             .expect("an owner's word");
     }
     let view = world.explain("job");
-    let hint = "`realm nodes uncordon NODE` ends that";
     check(
         &view,
         (
@@ -316,7 +315,7 @@ fn where_nobody_shall_have_it_every_nodes_reason_is_in_the_way() {
             "no node shall run it; here: is drained: it runs nothing",
         ),
         &["here", "there", "third"]
-            .map(|node| format!("{node} drained: is drained: it runs nothing | {hint}"))
+            .map(|node| format!("{node} drained: is drained: it runs nothing | `realm nodes uncordon {node}` ends that"))
             .join("\n"),
     );
     assert!(view.nodes.iter().all(|node| node.withheld));

@@ -174,14 +174,14 @@ const FAILURES: [(&[&str], &str); 7] = [
 
 fn failure(component: &ComponentName, node: &NodeName, message: &str) -> String {
     // A failure is told as `code: reason`, or as `failed twice (code): reason`.
-    let named = |code: &&str| {
+    let named = |code: &str| {
         message.contains(&format!("({code}): "))
             || message.starts_with(&format!("{code}: "))
             || message.contains(&format!(": {code}: "))
     };
     let known = FAILURES
         .iter()
-        .find(|(codes, _)| codes.iter().any(|code| named(&code)));
+        .find(|(codes, _)| codes.iter().any(|code| named(code)));
     known.map_or_else(
         || format!("`realm --node {node} logs {component}` has what it wrote; docs/operations.md#why-a-component-does-not-run has the code"),
         |(_, hint)| (*hint).to_owned(),
