@@ -92,7 +92,7 @@ fn in_short(component: &ProposedView) -> Vec<String> {
             more => format!("{named} and {more} more ({codes})"),
         }
     });
-    let general = component.reasons.iter().map(|reason| message(reason));
+    let general = component.reasons.iter().map(message);
     let all: Vec<String> = general.chain(nodes).collect();
     match all.is_empty() {
         true => Vec::new(),
