@@ -43,7 +43,9 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     (
         "Look",
-        &["status", "logs", "audit", "inspect", "node", "version"],
+        &[
+            "status", "explain", "logs", "audit", "inspect", "node", "version",
+        ],
     ),
     (
         "Say who may",
@@ -98,6 +100,7 @@ pub(crate) enum Verb {
     Verify(commands::verify::Args),
     Submit(commands::submit::Args),
     Status(commands::status::Args),
+    Explain(commands::explain::Args),
     Push(commands::push::Args),
     Restart(commands::restart::Args),
     Promote(commands::promote::Args),

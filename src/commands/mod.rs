@@ -28,6 +28,7 @@ pub(crate) mod serve;
 
 pub(crate) mod audit;
 pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod logs;
 pub(crate) mod nodes;
@@ -71,6 +72,7 @@ pub(crate) fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Verify(args) => verify::run(&context, &args),
         Verb::Submit(args) => submit::run(&context, &args),
         Verb::Status(args) => status::run(&context, &args),
+        Verb::Explain(args) => explain::run(&context, &args),
         Verb::Push(args) => push::run(&context, args),
         Verb::Restart(args) => restart::run(&context, args),
         Verb::Promote(args) => promote::run(&context, &args),

@@ -38,7 +38,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
 
     Say what runs:
       apply        Sign the manifest with the owner key and put it in force
-      plan         Show what `apply` would change (+ added, ~ changed, - removed)
+      plan         Show what `apply` would change, and what would run where
       push         Upload new bytes for a component and put them in force
       restart      Start a component's replicas afresh
       promote      Give a version of an app the requests, or a share of them
@@ -50,6 +50,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
 
     Look:
       status       Show what runs, and in one line per component why something does not
+      explain      Say why a component is as it is, on every node, and what to do
       logs         Print what a component wrote to stdout and stderr
       audit        Show who changed or ran what on the node, the newest last
       inspect      Show what a WebAssembly file imports and exports, and how realm would run it
@@ -109,6 +110,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
         "verify",
         "submit",
         "status",
+        "explain",
         "push",
         "restart",
         "logs",
@@ -342,6 +344,7 @@ fn every_listing_has_json_and_text_without_colour() {
     for args in [
         &["status"][..],
         &["plan"],
+        &["explain", "app"],
         &["verify"],
         &["key", "show"],
         &["logs", "app"],

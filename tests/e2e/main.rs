@@ -26,6 +26,7 @@ mod damage;
 mod deaths;
 mod elsewhere;
 mod examples;
+mod explain;
 mod health;
 mod install;
 mod keys;

@@ -118,12 +118,16 @@ async fn plan_shows_changes_and_says_by_exit_code() {
         memory_max_mb: 128 → 32
         pin:
     plan: 0 to add, 1 to change, 0 to remove
+
+    NODE    COMPONENT  REPLICAS  VERSION
+    node-1  app        1         1 → 2
     "#);
     let json: serde_json::Value =
         serde_json::from_str(&realm.run(&["plan", "--json"]).stdout).unwrap();
     assert_eq!(json["version_in_force"], 1);
     assert_eq!(json["version"], 2);
     assert!(!json["changes"].as_array().unwrap().is_empty());
+    assert_eq!(json["placement"]["components"][0]["replaced"], true);
 }
 
 #[tokio::test(flavor = "multi_thread")]

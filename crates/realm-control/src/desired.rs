@@ -60,6 +60,29 @@ impl Desired {
         self.merge();
     }
 
+    /// What would be wanted with another manifest in a namespace, after this authority entry.
+    #[must_use]
+    pub fn with(
+        &self,
+        name: NamespaceName,
+        manifest: Manifest,
+        lock: Lock,
+        authority_seq: u64,
+    ) -> Self {
+        let mut desired = self.clone();
+        let state = desired.namespaces.remove(&name);
+        let mut state = state.unwrap_or_else(|| NamespaceState::nothing(self.head));
+        let next = Head {
+            seq: state.head.seq + 1,
+            ..state.head
+        };
+        // Nobody reads the texts of what is not in force.
+        state.set_manifest(Arc::new(manifest), Arc::from(""), authority_seq, next.seq);
+        state.set_lock(lock, Arc::from(""), next);
+        desired.set(name, state);
+        desired
+    }
+
     /// Takes a namespace out to change it. What is merged is as it was until [`Desired::set`].
     pub(crate) fn take(&mut self, name: NamespaceName) -> NamespaceState {
         self.namespaces
@@ -164,6 +187,16 @@ impl Desired {
     pub(crate) fn brought(&self, component: &ComponentName, entry: u64) -> bool {
         let state = self.state_of(component);
         state.is_some_and(|state| state.brought(component, entry))
+    }
+
+    /// The version that brought the settings of `component`, and their revision without restarts.
+    pub(crate) fn settings(&self, component: &ComponentName) -> Option<(u64, Revision)> {
+        self.state_of(component)?.settings(component)
+    }
+
+    /// The version of `component` that an entry left in force; `None` if that was too long ago.
+    pub(crate) fn version_at(&self, component: &ComponentName, entry: u64) -> Option<u64> {
+        self.state_of(component)?.version_at(component, entry)
     }
 
     /// The pin of `component`.

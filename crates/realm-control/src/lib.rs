@@ -26,6 +26,7 @@ pub mod losses;
 pub mod pending;
 pub mod place;
 mod plan;
+mod proposed;
 pub mod reach;
 pub mod records;
 pub mod restart;
@@ -45,7 +46,8 @@ pub use ledger::{
 };
 pub use namespace::{NamespaceState, Past, Restarts};
 pub use plan::{DRAIN_GRACE_MS, plan, wake_at};
-pub use view::{Across, Here, across, view};
+pub use proposed::{PAIRS_MAX, proposed};
+pub use view::{Across, Here, Looked, across, explain, view};
 pub use weights::{Division, Weights};
 
 #[cfg(test)]

@@ -38,6 +38,15 @@ struct Absence {
     counts: bool,
 }
 
+/// Since when a node is away, or back, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Away {
+    /// It has not been reached for so long.
+    For(u64),
+    /// It has been back for so long.
+    Back(u64),
+}
+
 impl Losses {
     /// Notes who is not reached: `lost`, of so many approved nodes. `least_ms` is the shortest time
     /// that anything waits for a node.
@@ -96,6 +105,15 @@ impl Losses {
             absence.counts = true;
             self.counted.push_back(now);
         }
+    }
+
+    /// The last absence of a node that is remembered.
+    pub fn away(&self, node: &NodeName, now: Millis) -> Option<Away> {
+        let last = self.nodes.get(node)?.back()?;
+        Some(match last.until {
+            None => Away::For(now.since(last.since)),
+            Some(until) => Away::Back(now.since(until)),
+        })
     }
 
     /// Whether others stand in for a node where a component waits for it for `lost_after_ms`: it has

@@ -182,6 +182,19 @@ impl NamespaceState {
         })
     }
 
+    /// The version that brought the settings of `component`, and their revision without restarts.
+    pub(crate) fn settings(&self, component: &ComponentName) -> Option<(u64, Revision)> {
+        let settings = self.lineage.get(component)?.last()?;
+        Some((settings.version, settings.first))
+    }
+
+    /// The version of `component` that an entry left in force.
+    pub(crate) fn version_at(&self, component: &ComponentName, entry: u64) -> Option<u64> {
+        let mut past = self.lineage.get(component)?.iter().rev();
+        let settings = past.find(|settings| settings.seq <= entry)?;
+        Some(settings.version)
+    }
+
     /// The pin of `component`.
     pub fn pin(&self, component: &ComponentName) -> Option<Pin> {
         self.lock.components.get(component).copied()

@@ -9,7 +9,12 @@
 
 #[cfg(test)]
 mod tests;
+mod why;
 
+pub(crate) use why::written;
+pub use why::{Asked, Explained, Place, Reason, Why};
+
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::digest::Digest;
@@ -75,6 +80,13 @@ struct Group<'a> {
     nodes: BTreeSet<usize>,
 }
 
+impl Group<'_> {
+    /// Whether each of its nodes has replicas of its own.
+    const fn is_pinned(&self) -> bool {
+        self.upkeep.per_node || matches!(self.selector, NodeSelector::Node(_))
+    }
+}
+
 /// Places every component that has a route. `gone` says whether a node that is not reached has been so
 /// for as many milliseconds as a component waits.
 pub fn place(
@@ -91,20 +103,8 @@ pub fn place(
     };
     let candidates = candidates(manifest, authority);
     let mut components: BTreeMap<ComponentName, Placed> = BTreeMap::new();
-    for (name, groups) in groups(desired, manifest, authority, &nodes) {
-        let since = desired.since(name);
-        let scene = Scene {
-            nodes: &nodes,
-            candidates: &candidates,
-            seed: seed(name.as_str().as_bytes()),
-            // What came before the cordon has its place; a cordoned node takes no other.
-            may_begin: &|node: &ApprovedNode| {
-                let cordon = node.cordoned;
-                !node.drained
-                    && cordon.is_none_or(|cordon| since.is_some_and(|since| since < cordon))
-            },
-            gone,
-        };
+    for (name, groups) in Lists::of(desired, manifest, authority, &nodes).groups {
+        let scene = Scene::of(name, desired, &nodes, &candidates, gone);
         components.insert(name.clone(), scene.placed(&groups));
     }
     Placement { nodes, components }
@@ -211,8 +211,8 @@ struct Scene<'a> {
     candidates: &'a [Candidate<'a>],
     /// The component's share of every rank.
     seed: u64,
-    /// Whether a node has places for the component.
-    may_begin: &'a dyn Fn(&ApprovedNode) -> bool,
+    /// The authority head that was seen when the component came.
+    since: Option<u64>,
     gone: &'a dyn Fn(&NodeName, u64) -> bool,
 }
 
@@ -224,6 +224,30 @@ struct Taken<'a> {
 }
 
 impl<'a> Scene<'a> {
+    fn of(
+        component: &ComponentName,
+        desired: &Desired,
+        nodes: &'a [NodeName],
+        candidates: &'a [Candidate<'a>],
+        gone: &'a dyn Fn(&NodeName, u64) -> bool,
+    ) -> Self {
+        Self {
+            nodes,
+            candidates,
+            seed: seed(component.as_str().as_bytes()),
+            since: desired.since(component),
+            gone,
+        }
+    }
+
+    /// Whether a node has places for the component. What came before the cordon has its place; a
+    /// cordoned node takes no other.
+    fn may_begin(&self, node: usize) -> bool {
+        let node = self.candidates[node].approved;
+        let came_before = |cordon| self.since.is_some_and(|since| since < cordon);
+        !node.drained && node.cordoned.is_none_or(came_before)
+    }
+
     fn placed(&self, groups: &[Group<'_>]) -> Placed {
         let seats: Vec<Vec<Seat>> = groups.iter().map(|group| self.seats(group)).collect();
         let mut shares: BTreeMap<usize, u32> = BTreeMap::new();
@@ -251,10 +275,10 @@ impl<'a> Scene<'a> {
 
     fn seats(&self, group: &Group<'_>) -> Vec<Seat> {
         let replicas = group.upkeep.replicas;
-        if group.upkeep.per_node || matches!(group.selector, NodeSelector::Node(_)) {
+        if group.is_pinned() {
             let lost_after_ms = group.upkeep.lost_after_ms;
             let seats = |node: &usize| {
-                let closed = !(self.may_begin)(self.candidates[*node].approved);
+                let closed = !self.may_begin(*node);
                 let is_gone = (self.gone)(&self.nodes[*node], lost_after_ms);
                 let seat = Seat {
                     base: *node,
@@ -267,10 +291,9 @@ impl<'a> Scene<'a> {
             return group.nodes.iter().flat_map(seats).collect();
         }
         let mut eligible: Vec<usize> = group.nodes.iter().copied().collect();
-        let open = |node: &usize| (self.may_begin)(self.candidates[*node].approved);
-        let closed = !eligible.iter().any(open);
+        let closed = !eligible.iter().any(|node| self.may_begin(*node));
         if !closed {
-            eligible.retain(open);
+            eligible.retain(|node| self.may_begin(*node));
         }
         let mut taken = Taken::default();
         let bases: Vec<usize> = (0..replicas)
@@ -387,54 +410,90 @@ pub(crate) fn tags<'a>(
     tags.map(String::as_str)
 }
 
-/// Every component with the lists that want it. Nodes that are concerned by the same lists are looked
-/// at once.
-fn groups<'a>(
-    desired: &'a Desired,
-    manifest: &'a Manifest,
-    authority: &Authority,
-    nodes: &[NodeName],
-) -> BTreeMap<&'a ComponentName, Vec<Group<'a>>> {
-    let mut kinds: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
-    let lists: Vec<(&NodeSelector, &Vec<RouteSpec>)> =
-        desired.parts().flat_map(in_precedence).collect();
-    for (index, node) in nodes.iter().enumerate() {
-        let concerned = lists
-            .iter()
-            .enumerate()
-            .filter(|(_, (selector, _))| crate::plan::selects(selector, node, manifest, authority));
-        let kind = concerned.map(|(list, _)| list).collect();
-        kinds.entry(kind).or_default().push(index);
+/// The lists of routes, which nodes each of them concerns, and what comes of that.
+struct Lists<'a> {
+    /// In order of precedence.
+    all: Vec<(&'a NodeSelector, &'a Vec<RouteSpec>)>,
+    /// Nodes that are concerned by the same lists, which are looked at once.
+    kinds: Vec<(Vec<usize>, Vec<usize>)>,
+    /// Every component with the lists that want it.
+    groups: BTreeMap<&'a ComponentName, Vec<Group<'a>>>,
+    /// Routes that do not count on the nodes of a kind, in order.
+    shadowed: Vec<Shadowed<'a>>,
+}
+
+/// A route that does not count on some nodes, since one before it is for the same host and path.
+struct Shadowed<'a> {
+    kind: usize,
+    list: usize,
+    route: &'a RouteSpec,
+    /// The list of the one that counts, and that one.
+    by: (usize, &'a RouteSpec),
+}
+
+impl<'a> Lists<'a> {
+    fn of(
+        desired: &'a Desired,
+        manifest: &Manifest,
+        authority: &Authority,
+        nodes: &[NodeName],
+    ) -> Self {
+        let all: Vec<_> = desired.parts().flat_map(in_precedence).collect();
+        let mut kinds: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
+        for (index, node) in nodes.iter().enumerate() {
+            let concerned = all.iter().enumerate().filter(|(_, (selector, _))| {
+                crate::plan::selects(selector, node, manifest, authority)
+            });
+            let kind = concerned.map(|(list, _)| list).collect();
+            kinds.entry(kind).or_default().push(index);
+        }
+        let mut lists = Self {
+            all,
+            kinds: kinds.into_iter().collect(),
+            groups: BTreeMap::new(),
+            shadowed: Vec::new(),
+        };
+        lists.group();
+        lists
     }
-    let mut groups: BTreeMap<(&ComponentName, usize), Group<'_>> = BTreeMap::new();
-    for (kind, nodes) in kinds {
-        // The first of two routes for the same host and path counts.
-        let mut taken = BTreeSet::new();
-        for list in kind {
-            let Some((selector, routes)) = lists.get(list) else {
-                continue;
-            };
-            for route in *routes {
-                if !taken.insert((&route.host, &route.path)) {
+
+    fn group(&mut self) {
+        let mut groups: BTreeMap<(&ComponentName, usize), Group<'_>> = BTreeMap::new();
+        for (number, (kind, nodes)) in self.kinds.iter().enumerate() {
+            // The first of two routes for the same host and path counts.
+            let mut taken = BTreeMap::new();
+            for list in kind {
+                let Some((selector, routes)) = self.all.get(*list) else {
                     continue;
-                }
-                for component in route.answering() {
-                    let group = groups.entry((component, list));
-                    let group = group.or_insert_with(|| Group {
-                        selector,
-                        upkeep: route.upkeep,
-                        nodes: BTreeSet::new(),
-                    });
-                    group.nodes.extend(&nodes);
+                };
+                for route in *routes {
+                    let first = taken.entry((&route.host, &route.path));
+                    if let Entry::Occupied(by) = first {
+                        self.shadowed.push(Shadowed {
+                            kind: number,
+                            list: *list,
+                            route,
+                            by: *by.get(),
+                        });
+                        continue;
+                    }
+                    first.or_insert((*list, route));
+                    for component in route.answering() {
+                        let group = groups.entry((component, *list));
+                        let group = group.or_insert_with(|| Group {
+                            selector,
+                            upkeep: route.upkeep,
+                            nodes: BTreeSet::new(),
+                        });
+                        group.nodes.extend(nodes);
+                    }
                 }
             }
         }
+        for ((component, _), group) in groups {
+            self.groups.entry(component).or_default().push(group);
+        }
     }
-    let mut by_component: BTreeMap<&ComponentName, Vec<Group<'_>>> = BTreeMap::new();
-    for ((component, _), group) in groups {
-        by_component.entry(component).or_default().push(group);
-    }
-    by_component
 }
 
 /// The lists of one namespace: those for one node before those for a tag before those for all.

@@ -34,7 +34,7 @@ use rollout::Rollout;
 use times::Handling;
 use wanted::{Wanted, WantedHere};
 
-pub(crate) use wanted::selects;
+pub(crate) use wanted::{Standing, selects};
 
 /// Milliseconds that a draining replica gets for its requests in flight: as long as the default
 /// `wall_timeout_ms`, so that no request which is within its limits is cut off.

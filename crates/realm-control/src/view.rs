@@ -2,6 +2,7 @@
 //! Decides nothing, and does not know how it is drawn.
 
 mod across;
+mod explain;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +14,10 @@ use realm_model::view::{ComponentState, ComponentView, NodeView, ReachView, Stat
 
 use crate::authority::Authority;
 use crate::desired::Desired;
+use crate::place::written;
 use crate::plan::selects;
 pub use across::{Across, across};
+pub use explain::{Looked, explain};
 
 /// What only the node that answers knows.
 #[derive(Debug, Clone, Copy)]
@@ -166,14 +169,6 @@ fn routes_here(
         }
     }
     routes
-}
-
-/// `shop.example.com/auth/...`, or the path alone.
-fn written(route: &RouteSpec) -> String {
-    match &route.host {
-        Some(host) => format!("{host}{}", route.path),
-        None => route.path.to_string(),
-    }
 }
 
 /// The share of a version, in hundredths where that says it.

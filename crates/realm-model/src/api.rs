@@ -21,6 +21,17 @@ pub struct Accepted {
     pub version: u64,
 }
 
+/// A manifest and its pins, to be told what would run where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskPlacement {
+    /// The namespace that it is for.
+    pub namespace: NamespaceName,
+    /// The text of realm.toml.
+    pub manifest: String,
+    /// The text of realm.lock.
+    pub lock: String,
+}
+
 /// Every error of the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApiError {

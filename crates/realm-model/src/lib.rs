@@ -49,3 +49,4 @@ pub mod api;
 pub mod frame;
 pub mod request;
 pub mod view;
+pub mod why;

@@ -11,6 +11,8 @@ use std::fmt::{self, Display, Write as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+pub use crate::fields::nearest;
+
 /// Stands where a text was cut.
 const CUT: char = '…';
 

@@ -5,6 +5,7 @@
 
 mod chains;
 mod verified;
+mod why;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,12 +26,13 @@ use http_body_util::BodyExt as _;
 use realm_model::api::{AddPeer, ApiError, LogLine, Uploaded};
 use realm_model::digest::Digest;
 use realm_model::key::PublicKey;
-use realm_model::name::ComponentName;
+use realm_model::name::{ComponentName, NameError};
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_store::blobs::{BLOB_BYTES_MAX, BlobError, BoxError};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use verified::Verified;
+pub(crate) use why::PLACEMENT_BYTES_MAX;
 
 use crate::access::{Call, Caller, Gate, authorize};
 use crate::audit::Audit;
@@ -92,6 +94,7 @@ pub(crate) struct Api {
     pub(crate) sessions: Sessions,
     log_readers: Arc<Semaphore>,
     uploads: Places<Holder>,
+    placements: Places<Holder>,
     verified: Verified,
     scrapes: Arc<Semaphore>,
 }
@@ -119,6 +122,7 @@ impl Api {
             sessions,
             log_readers: Arc::new(Semaphore::new(LOG_READERS_MAX)),
             uploads: Places::new(UPLOADS_MAX, UPLOADS_PER_KEY_MAX),
+            placements: Places::new(why::PLACEMENTS_MAX, why::PLACEMENTS_PER_KEY_MAX),
             verified: Verified::new(),
             scrapes: Arc::new(Semaphore::new(SCRAPES_MAX)),
         }
@@ -173,6 +177,8 @@ impl Api {
 fn handler(call: Call, filter: MethodFilter) -> MethodRouter<Api> {
     match call {
         Call::Status => on(filter, status),
+        Call::Explain => on(filter, why::explain),
+        Call::Placement => on(filter, why::placement),
         Call::Heads => on(filter, chains::heads),
         Call::Entries => on(filter, chains::entries),
         Call::Fork => on(filter, chains::fork),
@@ -217,6 +223,11 @@ async fn status(State(api): State<Api>) -> Result<Response, Failed> {
 fn bad_query(error: QueryRejection) -> Failed {
     let message = error.body_text();
     failed(StatusCode::BAD_REQUEST, "bad-query", &message, None)
+}
+
+fn bad_name(error: NameError) -> Failed {
+    let message = with_causes(&error);
+    failed(StatusCode::BAD_REQUEST, "bad-name", &message, None)
 }
 
 async fn invitation(State(api): State<Api>) -> Result<Response, Failed> {
@@ -339,14 +350,7 @@ async fn logs(
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, Failed> {
     let Query(query) = query.map_err(bad_query)?;
-    let component: ComponentName = component.parse().map_err(|error| {
-        failed(
-            StatusCode::BAD_REQUEST,
-            "bad-name",
-            &with_causes(&error),
-            None,
-        )
-    })?;
+    let component: ComponentName = component.parse().map_err(bad_name)?;
     let ring = match api.rings.existing(&component) {
         Some(ring) => ring,
         None => {

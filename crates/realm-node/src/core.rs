@@ -11,6 +11,7 @@ mod networked;
 mod shut;
 mod standing;
 mod strangers;
+mod why;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use crate::pace::Pace;
 use crate::unix_ms;
 pub(crate) use around::Surroundings;
 pub(crate) use standing::heads;
+pub(crate) use why::{Prospect, Unknown};
 
 /// Plans in a row for one event. Each must act, and two or three reach a plan that waits for an
 /// event; a plan that never settles is a bug, which must not take a core.
@@ -230,6 +232,12 @@ impl Core {
             // Questions change nothing: no plan follows.
             Event::AskInvitation(reply) => return drop(reply.send(self.invitation())),
             Event::AskStatus(reply) => return drop(reply.send(self.settled().status())),
+            Event::AskWhy { component, reply } => {
+                return drop(reply.send(self.settled().explained(&component)));
+            }
+            Event::AskProspect(reply) => {
+                return drop(reply.send(Box::new(self.settled().prospect())));
+            }
             Event::AskHeads {
                 namespace,
                 of,

@@ -14,10 +14,12 @@ use realm_model::name::ComponentName;
 use realm_model::observed::{Artifact, ReplicaId};
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::StatusView;
+use realm_model::why::ExplainView;
 use tokio::sync::oneshot;
 
 use crate::access::Role;
 use crate::compile::CompileFailure;
+use crate::core::{Prospect, Unknown};
 use crate::metrics::NodeFigures;
 use crate::network::{Knock, Network};
 use crate::replica::Started;
@@ -96,6 +98,13 @@ pub(crate) enum Event {
     },
     /// Somebody asks how things are.
     AskStatus(oneshot::Sender<StatusView>),
+    /// Somebody asks why a component is as it is.
+    AskWhy {
+        component: ComponentName,
+        reply: oneshot::Sender<Result<ExplainView, Unknown>>,
+    },
+    /// Somebody wants to see what would run where.
+    AskProspect(oneshot::Sender<Box<Prospect>>),
     /// Somebody asks what to sign on.
     AskHeads {
         /// Whose texts in force are wanted as well.

@@ -50,8 +50,10 @@ mod traffic;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use realm_model::api::Heads;
+use realm_model::api::{AskPlacement, Heads};
 use realm_model::entry::NamespaceName;
+use realm_model::refusal::Refusal;
+use realm_model::why::PlacementView;
 use realm_store::folder::RealmFolder;
 
 pub use client::{Client, ClientError, Signer};
@@ -79,6 +81,18 @@ pub fn offline_heads(
         key,
         namespace,
     ))
+}
+
+/// What would run where with another manifest, as the log of a realm folder has it. Changes nothing.
+pub fn offline_placement(
+    folder: &RealmFolder,
+    asked: &AskPlacement,
+) -> Result<Result<PlacementView, Refusal>, IdentityError> {
+    let ledger = journal::Journal::read_only(folder)?;
+    let key = identity::node_key(folder)?.public();
+    let name = ledger.authority().name_of(&key).cloned();
+    let name = name.unwrap_or_else(found::host_name);
+    Ok(core::Prospect::offline(&ledger, name).placement(asked))
 }
 
 /// The nodes of a realm, as its folder knows them without an agent.

@@ -7,7 +7,7 @@ use super::*;
 use crate::testing::{Realm, approval, component_name, node_key, node_name};
 
 /// A realm of these nodes (`name` or `name tag tag`), in which these routes lead to `app`.
-fn realm(nodes: &[&str], routing: &str) -> Realm {
+pub(super) fn realm(nodes: &[&str], routing: &str) -> Realm {
     let mut realm = Realm::found();
     for node in nodes {
         let words: Vec<&str> = node.split(' ').collect();
@@ -107,7 +107,7 @@ fn only_nodes_with_the_tag_have_places_and_zones_come_first() {
     );
 }
 
-fn set(realm: &mut Realm, node: &str, cordoned: bool, drained: bool) {
+pub(super) fn set(realm: &mut Realm, node: &str, cordoned: bool, drained: bool) {
     let set = SetNode {
         key: node_key(node),
         cordoned,

@@ -47,7 +47,7 @@ pub(super) struct WantedHere<'a> {
 
 /// How the node stands in the realm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+pub(crate) enum Standing {
     /// Everything that is wanted runs.
     Approved,
     /// A node without approval runs nothing: its name may be another's.
@@ -61,12 +61,38 @@ enum Standing {
 }
 
 impl Standing {
-    fn of(authority: &Authority, node: &NodeName, unix_s: u64) -> Self {
+    pub(crate) fn of(authority: &Authority, node: &NodeName, unix_s: u64) -> Self {
         match authority.nodes.get(node) {
             None => Self::NotApproved,
             Some(node) if node.drained => Self::Drained,
             Some(node) if node.is_expired(unix_s) => Self::Expired,
             Some(node) => node.cordoned.map_or(Self::Approved, Self::Cordoned),
+        }
+    }
+
+    /// Why the node does not run a component that came to the realm at `since`: a code and a reason.
+    /// `is_here`: something of it runs, or is on its way.
+    pub(crate) fn withholds(
+        self,
+        since: Option<u64>,
+        is_here: bool,
+    ) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Approved => None,
+            Self::NotApproved => Some((
+                "not-approved",
+                "is not approved: it runs nothing until its owner approves it",
+            )),
+            Self::Drained => Some(("drained", "is drained: it runs nothing")),
+            Self::Expired if !is_here => Some((
+                "approval-expired",
+                "has an approval that is over by the clock here: what runs goes on, nothing new begins",
+            )),
+            // What is older than the cordon comes back after a restart of the agent.
+            Self::Cordoned(cordon) if !is_here && since.is_none_or(|came| came >= cordon) => {
+                Some(("cordoned", "is cordoned: nothing new begins there"))
+            }
+            Self::Expired | Self::Cordoned(_) => None,
         }
     }
 }
@@ -161,25 +187,7 @@ impl<'a> WantedHere<'a> {
         desired: &Desired,
         is_here: bool,
     ) -> Option<(&'static str, &'static str)> {
-        match self.standing {
-            Standing::Approved => None,
-            Standing::NotApproved => Some((
-                "not-approved",
-                "is not approved: it runs nothing until its owner approves it",
-            )),
-            Standing::Drained => Some(("drained", "is drained: it runs nothing")),
-            Standing::Expired if !is_here => Some((
-                "approval-expired",
-                "has an approval that is over by the clock here: what runs goes on, nothing new begins",
-            )),
-            // What is older than the cordon comes back after a restart of the agent.
-            Standing::Cordoned(since)
-                if !is_here && desired.since(component).is_none_or(|came| came >= since) =>
-            {
-                Some(("cordoned", "is cordoned: nothing new begins there"))
-            }
-            Standing::Expired | Standing::Cordoned(_) => None,
-        }
+        self.standing.withholds(desired.since(component), is_here)
     }
 }
 

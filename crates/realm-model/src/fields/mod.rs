@@ -16,7 +16,8 @@ use crate::manifest::ValueError;
 use crate::section::{Absent, Key, Kind, Section, grouped};
 
 pub(crate) use report::Report;
-pub(crate) use words::{cut, nearest};
+pub(crate) use words::cut;
+pub use words::nearest;
 
 /// Items of one list, and bytes of one string: no honest one comes near.
 pub(crate) const ITEMS_MAX: usize = 1_000;

@@ -3,7 +3,7 @@
 use crate::text::is_unprintable;
 
 /// The known word that is nearest to what was written, if one is near.
-pub(crate) fn nearest<'w>(written: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+pub fn nearest<'w>(written: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let written: String = written.chars().take(64).collect::<String>().to_lowercase();
     let length = written.chars().count();
     known

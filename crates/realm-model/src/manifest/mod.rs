@@ -258,6 +258,11 @@ impl RouteSpec {
         let one = self.weights.is_empty().then_some(&self.component);
         one.into_iter().chain(self.weights.keys())
     }
+
+    /// Whether a component answers.
+    pub fn leads_to(&self, component: &ComponentName) -> bool {
+        self.answering().any(|one| one == component)
+    }
 }
 
 impl ComponentSpec {

@@ -19,7 +19,7 @@ use realm_model::request::{
 
 use super::nonces::{Nonces, Repeated};
 use super::{Call, Caller, Mouth, Role};
-use crate::api::{Api, failed, read_capped};
+use crate::api::{Api, PLACEMENT_BYTES_MAX, failed, read_capped};
 use crate::event::Event;
 use crate::unix_ms;
 
@@ -320,9 +320,11 @@ async fn with_body(call: Call, request: Request, digest: Digest) -> Result<Reque
             };
         }
         Call::Submit => ENTRY_BYTES_MAX,
+        Call::Placement => PLACEMENT_BYTES_MAX,
         Call::Beacon => BEACON_BYTES_MAX,
         Call::Exec | Call::Run | Call::AddPeer => BODY_BYTES_MAX,
         Call::Status
+        | Call::Explain
         | Call::Heads
         | Call::Entries
         | Call::Fork

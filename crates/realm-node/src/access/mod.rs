@@ -57,6 +57,8 @@ pub(crate) enum Caller {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Call {
     Status,
+    Explain,
+    Placement,
     Heads,
     Entries,
     Fork,
@@ -74,8 +76,10 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Status,
+        Self::Explain,
+        Self::Placement,
         Self::Heads,
         Self::Entries,
         Self::Fork,
@@ -96,6 +100,8 @@ impl Call {
     pub(crate) const fn route(self) -> (Method, &'static str) {
         match self {
             Self::Status => (Method::GET, "/v1/status"),
+            Self::Explain => (Method::GET, "/v1/explain/{component}"),
+            Self::Placement => (Method::POST, "/v1/placement"),
             Self::Heads => (Method::GET, "/v1/heads"),
             Self::Entries => (Method::GET, "/v1/entries/{chain}"),
             Self::Fork => (Method::GET, "/v1/forks/{chain}"),
@@ -117,6 +123,8 @@ impl Call {
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Status => "status",
+            Self::Explain => "explain",
+            Self::Placement => "placement",
             Self::Heads => "heads",
             Self::Entries => "entries",
             Self::Fork => "fork",
@@ -139,6 +147,8 @@ impl Call {
         match self {
             Self::Submit | Self::PutBlob | Self::Exec | Self::Run | Self::AddPeer => true,
             Self::Status
+            | Self::Explain
+            | Self::Placement
             | Self::Heads
             | Self::Entries
             | Self::Fork
@@ -169,19 +179,30 @@ impl Call {
             // It is kept offline, and taken out to mend the chain.
             (
                 Role::Recovery,
-                Self::Status | Self::Heads | Self::Entries | Self::Fork | Self::Submit,
+                Self::Status
+                | Self::Explain
+                | Self::Heads
+                | Self::Entries
+                | Self::Fork
+                | Self::Submit,
             ) => true,
             (Role::Recovery, _) => false,
             (
                 Role::Reader,
-                Self::Status | Self::Heads | Self::Entries | Self::Logs | Self::Metrics,
+                Self::Status
+                | Self::Explain
+                | Self::Placement
+                | Self::Heads
+                | Self::Entries
+                | Self::Logs
+                | Self::Metrics,
             ) => true,
             (Role::Reader, _) => false,
             // Its key lies on a machine that is on all the time: whoever steals it gets little.
-            (Role::Beacon, Self::Status | Self::Heads | Self::Beacon) => true,
+            (Role::Beacon, Self::Status | Self::Explain | Self::Heads | Self::Beacon) => true,
             (Role::Beacon, _) => false,
             // What a component writes is for people.
-            (Role::Node, Self::Status | Self::Heads | Self::HasBlob) => true,
+            (Role::Node, Self::Status | Self::Explain | Self::Heads | Self::HasBlob) => true,
             (Role::Node, _) => false,
         }
     }
@@ -235,6 +256,8 @@ mod tests {
         ];
         let table = "
             Status   yes yes yes yes yes yes yes
+            Explain  yes yes yes yes yes yes yes
+            Placement yes yes yes yes - - -
             Heads    yes yes yes yes yes yes yes
             Entries  yes yes yes yes -   yes -
             Fork     yes yes yes -   -   yes -

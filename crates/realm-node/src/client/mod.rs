@@ -16,8 +16,8 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use realm_model::api::{
-    Accepted, AddPeer, ApiError, AuditPage, BeaconTaken, EntriesPage, ForkView, Heads, Invitation,
-    LogLine, PeerAdded, Uploaded,
+    Accepted, AddPeer, ApiError, AskPlacement, AuditPage, BeaconTaken, EntriesPage, ForkView,
+    Heads, Invitation, LogLine, PeerAdded, Uploaded,
 };
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, NamespaceName};
@@ -26,6 +26,7 @@ use realm_model::key::{PublicKey, SecretKey};
 use realm_model::name::ComponentName;
 use realm_model::request::{AUTH_HEADER, TIME_HEADER};
 use realm_model::view::StatusView;
+use realm_model::why::{ExplainView, PlacementView};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -202,6 +203,18 @@ impl Client {
     /// The status as the agent sees it.
     pub async fn status(&self) -> Result<StatusView, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// Everything about one component at once.
+    pub async fn explain(&self, component: &ComponentName) -> Result<ExplainView, ClientError> {
+        self.get(&format!("/v1/explain/{component}")).await
+    }
+
+    /// What would run where with another manifest.
+    pub async fn placement(&self, asked: &AskPlacement) -> Result<PlacementView, ClientError> {
+        let body = serde_json::to_vec(asked).map_err(|error| ClientError::Answer(error.into()))?;
+        self.call(Method::POST, "/v1/placement", Payload::Bytes(body))
+            .await
     }
 
     /// What a ticket is made of.

@@ -18,7 +18,7 @@ use super::Core;
 #[derive(Default)]
 pub(crate) struct Surroundings {
     pub(super) around: Around,
-    losses: Losses,
+    pub(super) losses: Losses,
     /// What was signed when it was looked last: the authority head, and how much is wanted.
     seen: Option<(Head, u64)>,
     /// Who counted as gone then, for each time that components wait.
@@ -31,6 +31,17 @@ impl Surroundings {
     fn signed(ledger: &Ledger) -> (Head, u64) {
         (ledger.authority().head, ledger.desired().generation())
     }
+}
+
+/// Whether others stand in for a node where a component waits for so long; never for this one.
+pub(super) fn is_gone(
+    losses: &Losses,
+    own: &NodeName,
+    node: &NodeName,
+    wait_ms: u64,
+    now: Millis,
+) -> bool {
+    node != own && losses.is_gone(node, wait_ms, now)
 }
 
 impl Core {
@@ -77,9 +88,8 @@ impl Core {
             .losses
             .look(&lost, authority.nodes.len(), least_ms, now);
         let losses = &surroundings.losses;
-        let is_gone = |node: &NodeName, wait_ms: u64| {
-            *node != self.node && losses.is_gone(node, wait_ms, now)
-        };
+        let is_gone =
+            |node: &NodeName, wait_ms: u64| is_gone(losses, &self.node, node, wait_ms, now);
         let signed = Surroundings::signed(&self.ledger);
         let last = &surroundings.around.placement;
         let gone: Vec<(u64, NodeName)> = last

@@ -1,0 +1,322 @@
+//! What is told of a component, from what the realm signed and the nodes say.
+
+use std::collections::BTreeMap;
+
+use realm_model::entry::{Body, SetNode};
+use realm_model::observed::{Millis, Observed};
+use realm_model::record::{
+    Alarm, ChainHead, ComponentSummary, NodeRecord, ROLLOUT_FAILED, Version,
+};
+use realm_model::why::Verdict;
+
+use super::*;
+use crate::losses::Away;
+use crate::place::{Asked, Why};
+use crate::reach::{Link, Reached};
+use crate::testing::{Realm, approval, component_name, key, node_key, node_name, plan_alone};
+use crate::view::{Across, Here, across, view};
+
+const MANIFEST: &str = "[components.app]\nsource = 'file:a'\n[components.job]\nsource = 'file:a'\nserve = 'job'\n[routing]\n\
+    '*' = [{ path = '/app/...', component = 'app', per_node = true }]\n\
+    'tag:gpu' = [{ host = 'x.example', path = '/', component = 'app' }]";
+
+/// The nodes `here`, `there` and `third`, of which the others say something.
+struct World {
+    realm: Realm,
+    records: Records,
+    lost: Vec<&'static str>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut realm = Realm::found();
+        for node in ["here", "there", "third"] {
+            realm.submit(approval(node, &[])).expect("an approval");
+        }
+        realm.apply(MANIFEST, &[("app", "1"), ("job", "1")]);
+        let records = Records::new(realm.ledger.realm(), node_key("here"));
+        Self {
+            realm,
+            records,
+            lost: Vec::new(),
+        }
+    }
+
+    fn says(&mut self, node: &str, change: impl FnOnce(&mut NodeBody)) {
+        let mut body = NodeBody::of(node_name(node));
+        let heads = self.realm.ledger.heads().into_iter();
+        body.heads = heads
+            .map(|(chain, head)| ChainHead { chain, head })
+            .collect();
+        change(&mut body);
+        let key = key(node);
+        let version = Version {
+            epoch: 1,
+            boot: 1,
+            counter: 1,
+        };
+        let bytes = NodeRecord::sign(self.realm.ledger.realm(), &key, version, body);
+        let members = [(key.public().into(), key.public())].into();
+        self.records.offer(&bytes, &members, true);
+    }
+
+    fn explain(&self, component: &str) -> ExplainView {
+        let (desired, authority) = (self.realm.ledger.desired(), self.realm.ledger.authority());
+        let node = node_name("here");
+        let plan = plan_alone(desired, authority, &node, &Observed::default(), Millis(0));
+        let here = Here {
+            node: &node,
+            agent_version: "0.1.0",
+            urls: &[],
+            restarts: &BTreeMap::new(),
+            refusals: &BTreeMap::new(),
+        };
+        let mut status = view(desired, authority, &plan, &here);
+        let reached = authority.nodes.iter().map(|(name, node)| {
+            let link = Link {
+                how: realm_model::record::ReachedBy::Direct,
+                rtt_ms: 1,
+                why: String::new(),
+            };
+            let how = match self.lost.contains(&name.as_str()) {
+                true => Reached::Lost,
+                false => Reached::Linked(link),
+            };
+            (node.key, how)
+        });
+        let reached = reached.collect();
+        let others = Across {
+            own: node_key("here"),
+            heads: &self.realm.ledger.heads(),
+            records: &self.records,
+            reached: &reached,
+            connections: &BTreeMap::new(),
+            pending: &[],
+        };
+        across(&mut status, authority, &others);
+        let asked = Asked {
+            desired,
+            authority,
+            gone: &|_, _| false,
+            away: &|node| {
+                self.lost
+                    .contains(&node.as_str())
+                    .then_some(Away::For(12_000))
+            },
+            unix_s: 0,
+        };
+        let component = component_name(component);
+        let explained = Why::of(asked).expect("a manifest").explain(&component);
+        let looked = Looked {
+            desired,
+            authority,
+            status: &status,
+            reports: &plan.reports,
+            records: Some(&self.records),
+        };
+        let explained = explained.expect("it is there");
+        explain(&component, &explained, &looked).expect("it is there")
+    }
+}
+
+fn summary(wanted: u32, healthy: u32, code: &str, reason: &str) -> ComponentSummary {
+    ComponentSummary {
+        name: "app".to_owned(),
+        namespace: "default".to_owned(),
+        wanted,
+        healthy,
+        state: if healthy == wanted {
+            "healthy"
+        } else {
+            "starting"
+        }
+        .to_owned(),
+        code: code.to_owned(),
+        reason: reason.to_owned(),
+        digest: None,
+        serving: Some(healthy),
+        seats: None,
+        failed: None,
+    }
+}
+
+fn check(view: &ExplainView, verdict: (Verdict, &str), reasons: &str) {
+    let said = (view.verdict.code, view.verdict.message.as_str());
+    assert_eq!(said, verdict);
+    let told = view.reasons.iter().map(|one| {
+        let node = one.node.as_ref().map_or("-", |node| node.as_str());
+        let hint = one.reason.hint.as_deref().unwrap_or("-");
+        format!(
+            "{node} {}: {} | {hint}",
+            one.reason.code, one.reason.message
+        )
+    });
+    let told: Vec<String> = told.collect();
+    let expected: Vec<&str> = reasons.trim().lines().map(str::trim).collect();
+    assert_eq!(told, expected);
+}
+
+/// What fails comes before what passes by itself; who is behind and who is lost is told; each with what
+/// to do.
+#[test]
+fn everything_in_the_way_is_told_at_once() {
+    let mut world = World::new();
+    world.says("there", |body| {
+        let reason = "exited twice (dir-denied): `/data` is not allowed; next try in 3 s";
+        body.components.push(summary(1, 0, "backoff", reason));
+        for (code, about) in [
+            (ROLLOUT_FAILED, "`app`: it did not get healthy"),
+            (ROLLOUT_FAILED, "`application`: another one"),
+            ("isolated", "fewer than half of the others"),
+        ] {
+            body.alarms.push(Alarm {
+                code: code.to_owned(),
+                about: about.to_owned(),
+            });
+        }
+    });
+    world.lost.push("third");
+    let view = world.explain("app");
+    check(
+        &view,
+        (
+            Verdict::Down,
+            "0 of 4 run; there: exited twice (dir-denied): `/data` is not allowed; next try in 3 s",
+        ),
+        "
+        there backoff: exited twice (dir-denied): `/data` is not allowed; next try in 3 s | allow the directory in node.toml of that node, or take it out of `dirs`
+        third not-reached: has not been reached for 12 s: what it runs is not known | see that the machine is on and its agent runs; `realm nodes ls` says how it is reached
+        - node-absent: waits for a node with the tag `gpu` | `realm nodes tag NODE gpu` adds it to one
+        here fetching: fetching app (sha256:6b86b273ff34…) | -",
+    );
+    let codes: Vec<&str> = view
+        .alarms
+        .iter()
+        .map(|alarm| alarm.code.as_str())
+        .collect();
+    assert_eq!(codes, ["isolated", ROLLOUT_FAILED]);
+    let routes: Vec<String> = view
+        .routes
+        .iter()
+        .map(|one| format!("{} {}", one.list, one.route))
+        .collect();
+    assert_eq!(routes, ["* /app/...", "tag:gpu x.example/"]);
+    assert_eq!(
+        (view.version, view.unplaced, view.nodes.len()),
+        (Some(1), 1, 3)
+    );
+    assert_eq!(view.nodes[2].state, None);
+}
+
+#[test]
+fn a_node_that_has_not_heard_of_the_version_is_named_and_its_replica_is_an_older_one() {
+    let mut world = World::new();
+    let seat = |number, ready| SeatSummary {
+        seat: number,
+        up: true,
+        ready,
+    };
+    world.says("there", |body| {
+        body.components.push(ComponentSummary {
+            seats: Some(vec![seat(1, 1)]),
+            ..summary(1, 1, "", "")
+        });
+    });
+    world.realm.apply(MANIFEST, &[("app", "2"), ("job", "1")]);
+    world.says("third", |body| {
+        body.components.push(ComponentSummary {
+            seats: Some(vec![seat(2, 2), seat(3, 0)]),
+            ..summary(1, 1, "", "")
+        });
+    });
+    let view = world.explain("app");
+    assert_eq!((view.version, view.running, view.current), (Some(2), 2, 1));
+    let of = |at: usize| (view.nodes[at].versions.clone(), view.nodes[at].unproven);
+    assert_eq!((of(1), of(2)), ((vec![1], 0), (vec![2], 1)));
+    let behind = view.reasons.iter().find(|one| one.reason.code == "behind");
+    let behind = behind.expect("there is behind");
+    assert_eq!(behind.node, Some(node_name("there")));
+    assert_eq!(
+        behind.reason.message,
+        "has not said that version 2 is in force there"
+    );
+    assert_eq!(view.verdict.code, Verdict::Degraded);
+}
+
+#[test]
+fn the_verdict_is_a_word_and_counts() {
+    let counts = |wanted, running, current| words::Counts {
+        wanted,
+        running,
+        current,
+        version: Some(7),
+        is_job: false,
+    };
+    let why = Obstacle {
+        node: Some(node_name("a")),
+        reason: words::behind(None),
+    };
+    for (wanted, running, current, code, message) in [
+        (3, 3, 3, Verdict::AsWanted, "3 of 3 run"),
+        (3, 5, 3, Verdict::AsWanted, "3 of 3 run"),
+        (
+            3,
+            3,
+            1,
+            Verdict::Updating,
+            "3 of 3 run, 1 with version 7; a: has not said that what is wanted is in force there",
+        ),
+        (
+            3,
+            2,
+            2,
+            Verdict::Degraded,
+            "2 of 3 run; a: has not said that what is wanted is in force there",
+        ),
+        (
+            3,
+            0,
+            0,
+            Verdict::Down,
+            "0 of 3 run; a: has not said that what is wanted is in force there",
+        ),
+        (
+            0,
+            2,
+            0,
+            Verdict::Nowhere,
+            "no node shall run it; a: has not said that what is wanted is in force there",
+        ),
+    ] {
+        let verdict = words::verdict(&counts(wanted, running, current), Some(&why));
+        assert_eq!((verdict.code, verdict.message.as_str()), (code, message));
+    }
+}
+
+#[test]
+fn where_nobody_shall_have_it_every_nodes_reason_is_in_the_way() {
+    let mut world = World::new();
+    for node in ["here", "there", "third"] {
+        let set = SetNode {
+            key: node_key(node),
+            cordoned: false,
+            drained: true,
+        };
+        world
+            .realm
+            .submit(Body::SetNode(set))
+            .expect("an owner's word");
+    }
+    let view = world.explain("job");
+    check(
+        &view,
+        (
+            Verdict::Nowhere,
+            "no node shall run it; here: is drained: it runs nothing",
+        ),
+        &["here", "there", "third"]
+            .map(|node| format!("{node} drained: is drained: it runs nothing | `realm nodes uncordon {node}` ends that"))
+            .join("\n"),
+    );
+    assert!(view.nodes.iter().all(|node| node.withheld));
+}

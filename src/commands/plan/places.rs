@@ -1,0 +1,126 @@
+//! The text of a placement: a line for each component on each node, then who is left out and why. Not
+//! how it comes about.
+
+use std::collections::BTreeMap;
+
+use realm_model::why::{PlacementView, ProposedPlace, ProposedView, ReasonView};
+
+use crate::output;
+
+/// Nodes that are named where many are left out for one reason.
+const NAMED_MAX: usize = 5;
+
+/// What follows the changes; with `why` every reason in full.
+pub(super) fn text(placement: &PlacementView, why: bool) -> String {
+    let mut rows: Vec<(&str, Vec<String>)> = Vec::new();
+    for component in &placement.components {
+        for place in &component.nodes {
+            if place.in_force > 0 || place.replicas > 0 {
+                rows.push((place.node.as_str(), row(component, place)));
+            }
+        }
+    }
+    rows.sort_by_key(|(node, _)| *node);
+    let mut text = String::new();
+    if !rows.is_empty() {
+        let header = ["NODE", "COMPONENT", "REPLICAS", "VERSION"];
+        let rows = rows.into_iter().map(|(_, row)| row);
+        text += &format!("\n\n{}", output::table(&header, rows.collect()));
+    }
+    let left_out = placement.components.iter().filter_map(|component| {
+        let lines = match why {
+            true => in_full(component),
+            false => in_short(component),
+        };
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    });
+    let left_out: Vec<String> = left_out.collect();
+    if !left_out.is_empty() {
+        let more = if why { "" } else { " (`--why` says more)" };
+        text += &format!("\n\nnot on{more}:\n{}", left_out.join("\n"));
+    }
+    if placement.abridged {
+        text += "\nthere are too many components and nodes to say who is left out";
+    }
+    text
+}
+
+fn row(component: &ProposedView, place: &ProposedPlace) -> Vec<String> {
+    let replicas = match (place.in_force, place.replicas) {
+        (before, after) if before == after => after.to_string(),
+        (before, after) => format!("{before} → {after}"),
+    };
+    let replicas = match place.withheld {
+        true => format!("{replicas} ({})", obstacles(place).join(", ")),
+        false => replicas,
+    };
+    let version = match (component.version_in_force, component.version) {
+        _ if place.replicas == 0 => "-".to_owned(),
+        (Some(before), Some(after)) if component.replaced => format!("{before} → {after}"),
+        (_, Some(version)) => version.to_string(),
+        (_, None) => "-".to_owned(),
+    };
+    vec![
+        place.node.to_string(),
+        component.component.to_string(),
+        replicas,
+        version,
+    ]
+}
+
+/// Codes of what is in the way of the replicas that a node would have.
+fn obstacles(place: &ProposedPlace) -> Vec<String> {
+    let having = ["pinned", "placed", "stands-in", "everywhere"];
+    let codes = place.reasons.iter().map(|reason| reason.code.clone());
+    codes
+        .filter(|code| !having.contains(&code.as_str()))
+        .collect()
+}
+
+/// `orders: bm-03 (drained); bm-04, bm-05 (tag-missing)`
+fn in_short(component: &ProposedView) -> Vec<String> {
+    let mut by_codes: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for place in left_out(component) {
+        let codes = obstacles(place).join(", ");
+        by_codes.entry(codes).or_default().push(place.node.as_str());
+    }
+    let nodes = by_codes.into_iter().map(|(codes, nodes)| {
+        let more = nodes.len().saturating_sub(NAMED_MAX);
+        let named = nodes[..nodes.len() - more].join(", ");
+        match more {
+            0 => format!("{named} ({codes})"),
+            more => format!("{named} and {more} more ({codes})"),
+        }
+    });
+    let general = component.reasons.iter().map(message);
+    let all: Vec<String> = general.chain(nodes).collect();
+    match all.is_empty() {
+        true => Vec::new(),
+        false => vec![format!("  {}: {}", component.component, all.join("; "))],
+    }
+}
+
+/// A line for each node, with the sentences.
+fn in_full(component: &ProposedView) -> Vec<String> {
+    let name = &component.component;
+    let general = component.reasons.iter();
+    let general = general.map(|reason| format!("  {name}: {}", message(reason)));
+    let nodes = left_out(component).map(|place| {
+        let reasons: Vec<String> = place.reasons.iter().map(message).collect();
+        format!("  {name}: {} {}", place.node, reasons.join("; "))
+    });
+    general.chain(nodes).collect()
+}
+
+/// The nodes that would have none of a component that stays or comes.
+fn left_out(component: &ProposedView) -> impl Iterator<Item = &ProposedPlace> {
+    // Where no route leads to it, that says it all.
+    let is_routed = !component.reasons.iter().any(|one| one.code == "no-route");
+    let stays = component.version.is_some() && is_routed;
+    let nodes = component.nodes.iter();
+    nodes.filter(move |place| stays && place.replicas == 0)
+}
+
+fn message(reason: &ReasonView) -> String {
+    output::within_line(&reason.message).into_owned()
+}
