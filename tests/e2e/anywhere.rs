@@ -1,5 +1,8 @@
 //! Any node answers any route: what runs elsewhere is asked there, over the network of nodes.
 
+use std::time::Duration;
+
+use realm_model::view::ReachState;
 use realm_test_guests as guests;
 use reqwest::{Client, Method};
 use serde_json::Value;
@@ -167,6 +170,41 @@ async fn any_node_answers_any_route_with_what_a_client_sent() {
 async fn case_33_no_request_is_lost_with_a_node_that_is_killed() {
     let mut realms = on_two_nodes().await;
     under_load(&mut realms, async |realms| realms.nodes[1].kill_9()).await;
+}
+
+/// A request that may be repeated waits no longer for a node that is gone.
+const GONE_MAX: Duration = Duration::from_secs(3);
+
+/// From the moment when a node gives no sign of life until nobody counts on it any more.
+async fn while_it_is_missed(signal: &str) {
+    let realms = on_two_nodes().await;
+    let url = realms.first().agent().url("/app/");
+    let load = Load::start(url, 8, |status, body| {
+        (status, body) == (200, "version a\n")
+    });
+    load.more(200).await;
+    realms.nodes[1].agent().signal(signal);
+    realms.first().until_sees("beta", ReachState::Lost).await;
+    // Attempts to connect with it anew end later than that.
+    let until = tokio::time::Instant::now() + 2 * GONE_MAX;
+    while tokio::time::Instant::now() < until {
+        load.more(100).await;
+    }
+    let slowest = load.slowest();
+    let (good, bad, first_bad) = load.stop().await;
+    assert_eq!(bad, 0, "of {good}: {first_bad:?}");
+    assert!(slowest <= GONE_MAX, "of {good} one took {slowest:?}");
+    eprintln!("of {good} answers the slowest took {slowest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_killed_holds_no_request_up_for_long() {
+    while_it_is_missed("KILL").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stands_still_holds_no_request_up_for_long() {
+    while_it_is_missed("STOP").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

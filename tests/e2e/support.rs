@@ -448,6 +448,8 @@ pub(crate) struct Load {
 pub(crate) struct Counts {
     pub(crate) good: AtomicU64,
     pub(crate) bad: AtomicU64,
+    /// The longest that a client waited for an answer.
+    pub(crate) slowest_ms: AtomicU64,
     first_bad: std::sync::Mutex<Option<String>>,
 }
 
@@ -465,6 +467,7 @@ impl Load {
                     .build()
                     .unwrap();
                 while !stop.load(Relaxed) {
+                    let began = Instant::now();
                     let answer = async {
                         let response = client.get(&url).send().await?;
                         Ok::<_, reqwest::Error>((
@@ -472,7 +475,10 @@ impl Load {
                             response.text().await?,
                         ))
                     };
-                    match answer.await {
+                    let answer = answer.await;
+                    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap();
+                    counts.slowest_ms.fetch_max(took_ms, Relaxed);
+                    match answer {
                         Ok((status, body)) if good(status, &body) => {
                             counts.good.fetch_add(1, Relaxed)
                         }
@@ -500,6 +506,11 @@ impl Load {
             (self.counts.good.load(Relaxed) >= target).then_some(())
         })
         .await;
+    }
+
+    /// The longest that a client has waited for an answer so far.
+    pub(crate) fn slowest(&self) -> Duration {
+        Duration::from_millis(self.counts.slowest_ms.load(Relaxed))
     }
 
     /// Stops, and returns (good, bad, the first bad answer).

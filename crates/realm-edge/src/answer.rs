@@ -16,7 +16,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use hyper::body::Incoming;
 
-use crate::backend::{Backend, Body, CallError, RoutePrefix};
+use crate::backend::{Backend, Body, CallError, Elsewhere, RoutePrefix};
 use crate::config::EdgeLimits;
 use crate::connection::{Connection, Ending};
 use crate::headers::{REALM_PATH, REALM_TRACE, is_framing_clear, strip_request, strip_response};
@@ -167,7 +167,7 @@ async fn call(
     record: &mut Record,
     target: &Target,
     first: &Arc<dyn Backend>,
-    request: Request<()>,
+    mut request: Request<()>,
 ) -> Result<Response<Body>, Refusal> {
     let upload = record.upload.clone();
     let connection = Arc::clone(&record.connection);
@@ -183,6 +183,9 @@ async fn call(
         upload.settle();
     }
     record.goes_to(first.node());
+    if spare.is_some() && first.node().is_some() {
+        request.extensions_mut().insert(Elsewhere);
+    }
     let mut result = first.call(request.map(|()| body())).await;
     if let Some(spare) = spare
         && result.as_ref().is_err_and(|error| error.retryable)

@@ -38,6 +38,10 @@ pub trait Backend: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoutePrefix(pub usize);
 
+/// If this backend has no answer, another one is asked: an extension of the request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Elsewhere;
+
 /// A backend has no answer; the edge makes one of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -4,9 +4,9 @@
 //! The other end is `tunnel`. Not who has what, nor how far it is: that is told with the table. Over
 //! HTTP/1.1, so that trailers are not passed on unless the head of a message names them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode, Version};
@@ -14,9 +14,11 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use realm_model::name::{ComponentName, NodeName};
 
-use crate::backend::{Backend, Body, BoxFuture, CallError, RoutePrefix};
+use crate::backend::{Backend, Body, BoxFuture, CallError, Elsewhere, RoutePrefix};
 use crate::headers::{REALM_AGAIN, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO};
-use crate::upstream::{Dial, Failure, Keep, Upstream, UpstreamLimits};
+use crate::pulse::{Listening, Pulse, now_ms};
+use crate::request_body::KEPT_BYTES_MAX;
+use crate::upstream::{Dial, Failure, Keep, Left, Upstream, UpstreamLimits};
 
 /// Requests under way to one node: each takes a stream of the connection, which has 384 for both ways
 /// and all that nodes say to each other.
@@ -41,13 +43,11 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// And no longer: a node that is back is to be found.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Times are kept as milliseconds since then, so that a look at them takes no lock.
-static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
-
 /// The way to one node, shared by all components there.
 pub struct Line {
     node: NodeName,
     upstream: Upstream,
+    pulse: Arc<Pulse>,
     /// Failures in a row.
     failures: AtomicU32,
     /// Until then it is asked only if nobody else is left.
@@ -84,9 +84,11 @@ impl Line {
             // The edge counts what the client sends, and the component's own limit holds there.
             request_bytes_max: u64::MAX,
         };
+        let pulse = Pulse::new(node.clone(), dial);
         Arc::new(Self {
             node,
-            upstream: Upstream::over(dial, KEEP, limits),
+            upstream: Upstream::over(Box::new(Listening(Arc::clone(&pulse))), KEEP, limits),
+            pulse,
             failures: AtomicU32::new(0),
             avoided_until_ms: AtomicU64::new(0),
             counts: Counts::default(),
@@ -113,8 +115,13 @@ impl Line {
         self.upstream.sweep();
     }
 
+    /// Something says that the node is back: if it was silent, it is asked with the next request.
+    pub fn may_be_back(&self) {
+        self.pulse.may_be_back();
+    }
+
     fn is_avoided(&self) -> bool {
-        self.avoided_until_ms.load(Relaxed) > now_ms()
+        self.avoided_until_ms.load(Relaxed) > now_ms() || self.pulse.is_in_doubt()
     }
 
     fn succeeded(&self) {
@@ -142,13 +149,6 @@ impl Line {
     }
 }
 
-fn now_ms() -> u64 {
-    // Never 0, which stands for never.
-    u64::try_from(BEGAN.elapsed().as_millis())
-        .unwrap_or(u64::MAX)
-        .saturating_add(1)
-}
-
 /// A component on another node.
 #[derive(Clone)]
 pub struct Far {
@@ -170,23 +170,40 @@ impl Far {
 
     /// Whose turn it is: who answers before who does not, the near before the far.
     pub(crate) fn rank(&self) -> (bool, u8) {
+        self.line.pulse.look_again();
         (self.line.is_avoided(), self.ring)
     }
 
     async fn ask(self, request: Request<Body>) -> Result<Response<Body>, CallError> {
         let (parts, body) = request.into_parts();
         let may_repeat = parts.method.is_idempotent();
-        let head = self.head(parts)?;
-        // How long the body may take is for the component's limits, and for the client.
-        let response = match self.line.upstream.send(head, body, None).await {
-            Ok(response) => response,
-            Err(failure) => return Err(self.unanswered(failure, may_repeat)),
+        let comes_back = body.size_hint().upper();
+        let comes_back = comes_back.is_some_and(|bytes| bytes <= KEPT_BYTES_MAX as u64);
+        let left = parts.extensions.get::<Elsewhere>().map(|_| Left::default());
+        let mut head = self.head(parts)?;
+        if let Some(left) = &left {
+            head.extensions_mut().insert(left.clone());
+        }
+        if self.line.pulse.took_stale() {
+            self.line.upstream.forget();
+        }
+        // Given up only where another node is asked then, and may have it as well.
+        let given_up = async {
+            self.line.pulse.silence().await;
+            let is_free = |left: &Left| !left.has_left() || may_repeat && comes_back;
+            if !left.as_ref().is_some_and(is_free) {
+                std::future::pending::<()>().await;
+            }
+        };
+        let response = tokio::select! {
+            biased;
+            answered = self.answered(head, body, may_repeat) => answered?,
+            () = given_up => {
+                self.line.counts.failed.fetch_add(1, Relaxed);
+                return Err(unreached(true));
+            }
         };
         let Some(refusal) = refusal(response.status(), response.headers()) else {
-            let response = match may_repeat {
-                true => self.whole(response).await?,
-                false => response,
-            };
             self.line.succeeded();
             self.line.counts.answered.fetch_add(1, Relaxed);
             return Ok(response);
@@ -199,6 +216,22 @@ impl Far {
             self.line.counts.refused.fetch_add(1, Relaxed);
         }
         Err(refusal)
+    }
+
+    /// What comes back, of a short answer all of it.
+    async fn answered(
+        &self,
+        head: Request<()>,
+        body: Body,
+        may_repeat: bool,
+    ) -> Result<Response<Body>, CallError> {
+        // How long the body may take is for the component's limits, and for the client.
+        let sent = self.line.upstream.send(head, body, None).await;
+        let response = sent.map_err(|failure| self.unanswered(failure, may_repeat))?;
+        match may_repeat {
+            true => self.whole(response).await,
+            false => Ok(response),
+        }
     }
 
     /// Waits for the body of a short answer, so that one of which only the head came is none: the request
@@ -256,17 +289,21 @@ impl Far {
             }
             Failure::NotReached | Failure::Broken => {
                 self.line.failed();
-                CallError {
-                    retryable: failure == Failure::NotReached || may_repeat,
-                    retry_after_s: Some(1),
-                    ..CallError::new(
-                        StatusCode::BAD_GATEWAY,
-                        "node-unreached",
-                        "the node that was asked for an answer is not reached, or broke off",
-                    )
-                }
+                unreached(failure == Failure::NotReached || may_repeat)
             }
         }
+    }
+}
+
+fn unreached(retryable: bool) -> CallError {
+    CallError {
+        retryable,
+        retry_after_s: Some(1),
+        ..CallError::new(
+            StatusCode::BAD_GATEWAY,
+            "node-unreached",
+            "the node that was asked for an answer is not reached, or broke off",
+        )
     }
 }
 

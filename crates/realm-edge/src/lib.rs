@@ -19,6 +19,7 @@ mod io;
 mod observe;
 mod origin;
 mod path;
+mod pulse;
 mod refusal;
 mod registry;
 mod request_body;

@@ -37,7 +37,7 @@ enum UploadError {
 
 /// Bytes of a body that are kept until no other replica can be asked: a form, a document. They lie in
 /// what was read anyway.
-const KEPT_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a backend may take to let go of a body after its call has failed.
 const LETTING_GO_MAX: Duration = Duration::from_secs(1);

@@ -125,7 +125,7 @@ impl Net<'_> {
             return refuse(work, Error::Unknown);
         };
         conn.used_ms = now_ms;
-        let in_use = conn.in_use.clone();
+        let in_use = conn.wire.hold();
         let to = identity::peer_id(&peer);
         match work {
             Work::Open(protocol, reply) => match self.kept.names.stream(protocol) {

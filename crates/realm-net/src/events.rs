@@ -229,7 +229,7 @@ impl Net<'_> {
             return;
         };
         conn.used_ms = now_ms;
-        let in_use = conn.in_use.clone();
+        let in_use = conn.wire.hold();
         let address = conn.address.to_string();
         let slot = self.parts.slots.stream(key, class, protocol, now_ms);
         match slot {

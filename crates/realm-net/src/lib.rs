@@ -36,6 +36,7 @@ mod streams;
 mod supervisor;
 mod swarm;
 mod transport;
+mod wire;
 
 pub use class::{Admission, Class, Protocol, Topic};
 pub use config::{Config, FULL_MESH_MAX, Limits, Nat, Rate};

@@ -4,7 +4,6 @@
 //! a dead QUIC connection stands for ten seconds: here a peer without a sign of life for six is gone.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use libp2p::Multiaddr;
 use libp2p::core::ConnectedPoint;
@@ -16,7 +15,7 @@ use crate::book::{Kind, bare};
 use crate::class::Class;
 use crate::event::How;
 use crate::identity;
-use crate::stream::InUse;
+use crate::wire::Wire;
 
 /// A connection without a sign of life for that long is dead. Pings go every two seconds.
 pub(crate) const SILENCE_MS_MAX: u64 = 6_000;
@@ -40,7 +39,8 @@ pub(crate) struct Conn {
     pub(crate) rtt_us: Option<u64>,
     /// Last request or stream.
     pub(crate) used_ms: u64,
-    pub(crate) in_use: InUse,
+    /// Goes with the connection, and breaks its streams.
+    pub(crate) wire: Wire,
 }
 
 impl Conn {
@@ -67,7 +67,7 @@ impl Conn {
             pings: true,
             rtt_us: None,
             used_ms: now_ms,
-            in_use: Arc::new(()),
+            wire: Wire::default(),
         }
     }
 
@@ -80,7 +80,7 @@ impl Conn {
     }
 
     pub(crate) fn is_in_use(&self) -> bool {
-        Arc::strong_count(&self.in_use) > 1
+        self.wire.is_in_use()
     }
 }
 
@@ -325,7 +325,7 @@ mod tests {
             live.needless(&low, TIDY_MS + 1),
             [(high, ConnectionId::new_unchecked(1))]
         );
-        let stream = live.peers[&high].conns[0].in_use.clone();
+        let stream = live.peers[&high].conns[0].wire.hold();
         assert_eq!(live.needless(&low, TIDY_MS + 1), []);
         drop(stream);
         let mut live = Live::default();

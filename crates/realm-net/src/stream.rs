@@ -5,12 +5,12 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::slots::Slot;
-use futures_util::{AsyncReadExt as _, AsyncWriteExt as _};
+use crate::wire::{InUse, Tied};
+use futures_util::AsyncWriteExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt as _};
 
@@ -23,14 +23,11 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
 const ACCEPTED: u8 = 0;
 
-/// Held by each stream of a connection: a connection in use is not closed for tidiness.
-pub(crate) type InUse = Arc<()>;
-
 /// A stream of bytes to one peer, both ways. Dropping it resets what is not yet sent; end the own
-/// side with `shutdown`.
+/// side with `shutdown`. It breaks as soon as its connection is given up.
 pub struct Stream {
     io: Compat<libp2p::Stream>,
-    _in_use: InUse,
+    tied: Tied,
     _slot: Option<Slot>,
 }
 
@@ -46,18 +43,17 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    pub(crate) async fn accepted(mut self) -> Result<Stream, Error> {
-        let mut answer = [0];
-        let read = tokio::time::timeout(OPEN_TIME_MAX, self.io.read_exact(&mut answer));
-        match read.await {
+    pub(crate) async fn accepted(self) -> Result<Stream, Error> {
+        let mut stream = Stream {
+            io: self.io.compat(),
+            tied: Tied::to(self.in_use),
+            _slot: None,
+        };
+        match tokio::time::timeout(OPEN_TIME_MAX, stream.read_u8()).await {
             Err(_) => Err(Error::Timeout),
             Ok(Err(error)) => Err(Error::Broken(error.to_string())),
-            Ok(Ok(())) if answer[0] == ACCEPTED => Ok(Stream {
-                io: self.io.compat(),
-                _in_use: self.in_use,
-                _slot: None,
-            }),
-            Ok(Ok(())) => Err(Error::Refused(Refusal::of(answer[0]))),
+            Ok(Ok(ACCEPTED)) => Ok(stream),
+            Ok(Ok(code)) => Err(Error::Refused(Refusal::of(code))),
         }
     }
 }
@@ -75,7 +71,7 @@ impl Incoming {
         answer(&mut io, ACCEPTED).await?;
         Ok(Stream {
             io: io.compat(),
-            _in_use: in_use,
+            tied: Tied::to(in_use),
             _slot: Some(slot),
         })
     }
@@ -173,7 +169,8 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
+        self.tied.read(cx, polled)
     }
 }
 
@@ -183,15 +180,18 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.tied.write(cx, polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.tied.write(cx, polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let polled = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.tied.write(cx, polled)
     }
 }
 

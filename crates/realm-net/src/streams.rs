@@ -24,7 +24,8 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::oneshot;
 
 use crate::class::{Class, Classes, Names, Protocol};
-use crate::stream::{InUse, OPEN_TIME_MAX, Opened};
+use crate::stream::{OPEN_TIME_MAX, Opened};
+use crate::wire::InUse;
 use crate::{Error, Refusal};
 
 /// Streams that a connection hands over before the loop has looked at them; more are reset. The loop

@@ -10,7 +10,7 @@ mod pool;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
@@ -86,6 +86,23 @@ pub(crate) enum Failure {
     TooLarge,
     /// No answer came in time.
     TooLate,
+}
+
+/// Whether a request has left for a server, for those who want to know: an extension of its head.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Left(Arc<AtomicBool>);
+
+impl Left {
+    /// Something of it may have come there.
+    pub(crate) fn has_left(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    fn tell(request: &Request<RequestBody>) {
+        if let Some(left) = request.extensions().get::<Self>() {
+            left.0.store(true, Relaxed);
+        }
+    }
 }
 
 /// What one request holds to its end.
@@ -223,6 +240,11 @@ impl Upstream {
         self.0.pool.sweep();
     }
 
+    /// Lets go of all connections that nobody uses.
+    pub(crate) fn forget(&self) {
+        self.0.pool.forget();
+    }
+
     /// One request on a kept connection or a new one. A kept one may be stale: then the request is
     /// sent again if it never left, or if repeating it changes nothing (RFC 9112 §9.3.1).
     async fn exchange(
@@ -234,6 +256,7 @@ impl Upstream {
         let mut request = head.map(|()| body);
         let mut sent_before = false;
         if let Some(mut lease) = self.0.pool.take() {
+            Left::tell(&request);
             match lease.sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match (error.take_message(), spare) {
@@ -252,6 +275,7 @@ impl Upstream {
             false => Failure::NotReached,
         };
         let mut lease = self.0.pool.open().await.map_err(|_| unsent)?;
+        Left::tell(&request);
         let answered = lease.sender.try_send_request(request);
         let response = self.0.pool.patiently(PATIENCE, answered).await;
         let response = response.map_err(|mut error| match error.take_message() {

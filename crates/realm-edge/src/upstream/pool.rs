@@ -154,6 +154,11 @@ impl Pool {
             .retain(|idle| idle.since.elapsed() <= self.keep.age_max);
     }
 
+    /// Lets go of all.
+    pub(super) fn forget(&self) {
+        self.lock().clear();
+    }
+
     fn lease(self: &Arc<Self>, sender: SendRequest<RequestBody>, born: Instant) -> Lease {
         Lease {
             sender,

@@ -16,6 +16,7 @@ mod requests;
 mod responses;
 mod routing;
 mod shutdown;
+mod silence;
 mod stalls;
 mod support;
 mod tunnels;

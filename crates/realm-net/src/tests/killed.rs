@@ -5,8 +5,11 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::world::*;
-use crate::{DownReason, Event, Topic, Transport as _, Verdict};
+use crate::{DownReason, Event, Protocol, Topic, Transport as _, Verdict};
 
 const ROLE: &str = "REALM_NET_TEST_PEER";
 
@@ -21,13 +24,23 @@ async fn peer_process() {
     println!("listening {}", peer.addresses[0]);
     peer.net.admit(members([1, 2])).await.unwrap();
     peer.net.addresses(key(1), vec![other.to_owned()]).unwrap();
-    // Each hint is answered by another: so the other process sees that both directions work.
+    // Each hint is answered by another: so the other process sees that both directions work. Streams
+    // are read, and nothing is said on them.
     while let Some(event) = peer.events.recv().await {
-        if let Event::Hint(hint) = event {
-            peer.net.verdict(hint.id(), Verdict::Accept);
-            let _ = peer
-                .net
-                .publish(Topic::Records, [b"heard ", hint.bytes.as_slice()].concat());
+        match event {
+            Event::Hint(hint) => {
+                peer.net.verdict(hint.id(), Verdict::Accept);
+                let _ = peer
+                    .net
+                    .publish(Topic::Records, [b"heard ", hint.bytes.as_slice()].concat());
+            }
+            Event::Stream { incoming, .. } => {
+                tokio::spawn(async move {
+                    let mut stream = incoming.accept().await.unwrap();
+                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                });
+            }
+            _ => {}
         }
     }
 }
@@ -45,6 +58,12 @@ impl Drop for Peer {
 }
 
 impl Peer {
+    fn signal(&self, name: &str) {
+        let id = self.process.id().to_string();
+        let sent = Command::new("kill").args([name, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+
     fn start(listen: &str, other: &Node) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "tests::killed::peer_process", "--nocapture"])
@@ -108,17 +127,7 @@ async fn a_peer_that_stands_still_is_noticed_and_back_when_it_goes_on() {
         a.net.addresses(key(2), vec![peer.address.clone()]).unwrap();
         a.up(key(2)).await;
         a.hears(key(2)).await;
-        let signal = |name: &str| {
-            let id = peer.process.id().to_string();
-            assert!(
-                Command::new("kill")
-                    .args([name, &id])
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-        };
-        signal("-STOP");
+        peer.signal("-STOP");
         let begun = Instant::now();
         assert_eq!(a.down(key(2)).await, DownReason::NoAnswer);
         assert!(
@@ -126,9 +135,46 @@ async fn a_peer_that_stands_still_is_noticed_and_back_when_it_goes_on() {
             "{:?}",
             begun.elapsed()
         );
-        signal("-CONT");
+        peer.signal("-CONT");
         a.up(key(2)).await;
         a.hears(key(2)).await;
+    }
+}
+
+/// So many streams want to send more than sockets and windows take.
+const FULL: usize = 32;
+
+/// Nobody waits for what a peer does not take: reads, writes and openings end with the connection.
+#[tokio::test]
+async fn streams_end_when_their_peer_is_missed() {
+    for listen in [QUIC, TCP] {
+        let mut a = alone(listen).await;
+        let peer = Peer::start(listen, &a);
+        a.net.addresses(key(2), vec![peer.address.clone()]).unwrap();
+        a.up(key(2)).await;
+        let open = || a.net.open(key(2), Protocol::Tunnel);
+        let streams = join_all((0..FULL).map(|_| open())).await;
+        peer.signal("-STOP");
+        let begun = Instant::now();
+        let used = streams.into_iter().map(|stream| async {
+            let (mut reads, mut writes) = tokio::io::split(stream.unwrap());
+            let writing = async {
+                while writes.write_all(&[0; 64 * 1024]).await.is_ok() {}
+                writes.shutdown().await
+            };
+            tokio::join!(reads.read_u8(), writing)
+        });
+        let all = async { tokio::join!(join_all(used), open()) };
+        let (used, opened) = tokio::time::timeout(PATIENCE, all).await.expect("they end");
+        let elapsed = begun.elapsed();
+        assert!(used.iter().all(|(read, _)| read.is_err()));
+        assert!(opened.is_err());
+        assert_eq!(a.down(key(2)).await, DownReason::NoAnswer);
+        assert!(
+            elapsed <= Duration::from_secs(8),
+            "{elapsed:?} over {listen}"
+        );
+        peer.signal("-CONT");
     }
 }
 

@@ -45,7 +45,7 @@ impl Net<'_> {
             TestCommand::Panic => panic!("planted"),
             TestCommand::Raw { peer, name, reply } => {
                 let conn = self.parts.live.best(&peer).expect("connected");
-                let (id, in_use) = (conn.id, conn.in_use.clone());
+                let (id, in_use) = (conn.id, conn.wire.hold());
                 let to = crate::identity::peer_id(&peer);
                 self.parts
                     .swarm

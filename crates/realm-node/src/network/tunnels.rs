@@ -1,7 +1,7 @@
 //! Ways for requests to other nodes: one line to each node that answers for something, kept as long as
 //! it is a member. Who has what is decided in `realm_control::ways`, which node is asked in the edge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use realm_control::ways::{Ring, Way};
 use realm_edge::{BoxFuture, Dial, Far, Io, Line, LineFigures};
 use realm_model::key::PublicKey;
 use realm_model::name::{ComponentName, NodeName};
-use realm_net::{Handle, Protocol, Transport as _};
+use realm_net::{Error, Handle, Protocol, Transport as _};
 
 /// What is known of other nodes that answer.
 pub(crate) struct Tunnels {
@@ -28,9 +28,26 @@ impl Dial for Node {
     fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>> {
         Box::pin(async {
             let stream = self.net.open(self.key, Protocol::Tunnel).await;
-            let stream = stream.map_err(|error| io::Error::other(error.to_string()))?;
+            let stream = stream.map_err(|error| io::Error::new(kind(&error), error.to_string()))?;
             Ok(Box::new(stream) as Box<dyn Io>)
         })
+    }
+}
+
+/// What the edge is to make of it: the node is not there, it declines, or neither is known.
+const fn kind(error: &Error) -> io::ErrorKind {
+    match error {
+        Error::Unknown | Error::Unreachable(_) => io::ErrorKind::NotConnected,
+        Error::Refused(_) => io::ErrorKind::ConnectionRefused,
+        Error::Stopped
+        | Error::Unsupported
+        | Error::Timeout
+        | Error::Broken(_)
+        | Error::TooLarge { .. }
+        | Error::Overloaded
+        | Error::Address(_)
+        | Error::Realm(_)
+        | Error::Setup(_) => io::ErrorKind::Other,
     }
 }
 
@@ -60,6 +77,15 @@ impl Tunnels {
         lines.values().for_each(|line| line.sweep());
         if lines.len() == before && ways == self.ways {
             return None;
+        }
+        // Who answers for something anew was away, or is met for the first time.
+        let answers = |ways: &BTreeMap<ComponentName, Vec<Way>>| -> BTreeSet<PublicKey> {
+            ways.values().flatten().map(|way| way.node).collect()
+        };
+        for key in answers(&ways).difference(&answers(&self.ways)) {
+            if let Some(line) = lines.get(key) {
+                line.may_be_back();
+            }
         }
         let mut line = |key: PublicKey| {
             let name = names.get(&key)?.clone();
