@@ -1,6 +1,10 @@
 //! What a node knows of the others when it plans: where everything shall be, and what the others say
 //! of themselves. Not what this node observes of itself.
 
+mod failed;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -16,6 +20,7 @@ use crate::desired::Desired;
 use crate::gates::SeatFact;
 use crate::place::{Placement, place};
 use crate::records::Records;
+use failed::Entries;
 
 /// How long a replica goes on after others have taken over from it: until everybody has heard of them.
 const RELIEF_MS: u64 = 5_000;
@@ -40,9 +45,11 @@ struct Memory {
     proven: BTreeMap<ComponentName, u64>,
     /// Component → the version that is tried here without getting healthy.
     tried: BTreeMap<ComponentName, Tried>,
-    /// Component → the entries whose rollouts failed, here or elsewhere. What one node said all repeat, so
-    /// that it holds although that node forgets it.
-    failed: BTreeMap<ComponentName, BTreeSet<u64>>,
+    /// The entries whose rollouts failed, here or elsewhere. What one node said all repeat, so that it
+    /// holds although that node forgets it.
+    failed: Entries,
+    /// The entries whose versions were healthy at all places at once: their rollouts do not fail any more.
+    settled: Entries,
 }
 
 /// A version that does not get healthy.
@@ -191,7 +198,10 @@ impl Around {
         observed: &Observed,
         now: Millis,
     ) {
-        let mut memory = Memory::default();
+        let mut memory = Memory {
+            settled: self.settled(desired),
+            ..Memory::default()
+        };
         let mut here: BTreeMap<&ComponentName, Vec<(Revision, &ReplicaState)>> = BTreeMap::new();
         for (id, state) in &observed.replicas {
             let states = here.entry(&id.component).or_default();
@@ -236,12 +246,19 @@ impl Around {
             if is_proven {
                 memory.proven.insert(component.clone(), aim.entry);
             }
-            if !is_tried(&aim, &states, observed)
+            let ready = states.iter().filter(|state| proven(state)).count();
+            let all_ready = ready >= self.placement.share(component, own) as usize;
+            if all_ready && self.is_ready_elsewhere(component, own, aim.entry) {
+                let settled = memory.settled.entry(component.clone()).or_default();
+                settled.insert(aim.entry);
+            }
+            let settled = memory.settled.get(component);
+            if settled.is_some_and(|settled| settled.contains(&aim.entry))
+                || !is_tried(&aim, &states, observed)
                 || !self.is_rolling(component, &aim, &states, is_proven)
             {
                 continue;
             }
-            let ready = states.iter().filter(|state| proven(state)).count();
             let before = self.memory.tried.get(component).copied();
             // Each place that gets ready is progress.
             let before = before.filter(|one| one.entry == aim.entry && one.ready >= ready);
@@ -251,13 +268,16 @@ impl Around {
                 ready,
             });
             memory.tried.insert(component.clone(), tried);
-            if tried.since.plus(upkeep.progress_deadline_ms) <= now {
+            let is_over = tried.since.plus(upkeep.progress_deadline_ms) <= now;
+            let failed = self.failures_of(component);
+            if is_over && self.can_fail(desired, component, own, failed, aim.entry) {
                 let failed = memory.failed.entry(component.clone()).or_default();
                 failed.insert(aim.entry);
             }
         }
-        for (component, edition) in self.failures(desired) {
-            memory.failed.entry(component).or_default().insert(edition);
+        for (component, failed) in self.failures(desired, own, &memory.settled) {
+            let all = memory.failed.entry(component).or_default();
+            all.extend(failed);
         }
         self.memory = memory;
     }
@@ -286,37 +306,6 @@ impl Around {
             *revision != aim.revision && matches!(state, ReplicaState::Healthy { .. })
         };
         older || !ready_once || here.iter().any(serves_older)
-    }
-
-    /// Rollouts that failed by what this node remembers, as far as the versions are remembered; and those
-    /// of what is wanted by the word of nodes that have a place, unless it is healthy everywhere.
-    fn failures(&self, desired: &Desired) -> BTreeSet<(ComponentName, u64)> {
-        let known = self.memory.failed.iter();
-        let known = known.flat_map(|(name, failed)| failed.iter().map(move |entry| (name, *entry)));
-        let known = known.filter(|(name, entry)| desired.brought(name, *entry));
-        let said = self.nodes.iter().flat_map(|(node, said)| {
-            let failed = said.components.iter().filter(move |(name, one)| {
-                !one.failed.is_empty() && self.placement.share(name, node) > 0
-            });
-            failed.filter_map(|(name, one)| {
-                let (_, wanted) = desired.edition(name)?;
-                let is_done = self.is_ready_elsewhere(name, wanted)
-                    && self.memory.proven.get(name) == Some(&wanted);
-                (one.failed.contains(&wanted) && !is_done).then_some((name, wanted))
-            })
-        });
-        known
-            .chain(said)
-            .map(|(name, entry)| (name.clone(), entry))
-            .collect()
-    }
-
-    /// Whether every place of another node is up with the version of an entry, by its own word.
-    fn is_ready_elsewhere(&self, component: &ComponentName, entry: u64) -> bool {
-        let said = self.nodes.values();
-        let of_component = said.filter_map(|said| said.components.get(component));
-        let mut seats = of_component.flat_map(|one| one.seats.iter().flat_map(BTreeMap::values));
-        seats.all(|(_, ready)| *ready == entry)
     }
 
     fn is_relieved(&self, component: &ComponentName, own: &NodeName) -> bool {
@@ -420,14 +409,16 @@ impl Around {
         })
     }
 
-    /// Places of a component that shall be on other nodes than `own` and do not take requests there yet:
+    /// Places of a component that shall be on other nodes than `own` and do not take requests there yet, or
+    /// that nobody has:
     /// so many replicas have to go on where they are.
     pub(crate) fn missing_elsewhere(&self, component: &ComponentName, own: &NodeName) -> u32 {
         let others = self.placement.movable(component);
-        others
+        let missing: u32 = others
             .filter(|(node, _)| *node != own)
             .map(|(node, share)| share.saturating_sub(self.serving(component, node)))
-            .sum()
+            .sum();
+        missing.saturating_add(self.placement.homeless(component))
     }
 
     fn serving(&self, component: &ComponentName, node: &NodeName) -> u32 {

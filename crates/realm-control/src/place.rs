@@ -51,6 +51,10 @@ pub struct Placed {
     lost_after_ms: BTreeSet<u64>,
     /// Node → replicas there.
     shares: BTreeMap<usize, u32>,
+    /// Node → replicas there that might be elsewhere, and are to be awaited.
+    movable: BTreeMap<usize, u32>,
+    /// Replicas that might be on any node, and are on none: those that could have them are gone.
+    homeless: u32,
 }
 
 /// The place of one replica.
@@ -161,16 +165,14 @@ impl Placement {
         &'a self,
         component: &ComponentName,
     ) -> impl Iterator<Item = (&'a NodeName, u32)> + use<'a> {
-        let mut movable: BTreeMap<usize, u32> = BTreeMap::new();
-        let seats = self.of(component).into_iter().flat_map(|one| &one.seats);
-        for holder in seats
-            .filter(|seat| !seat.pinned && !seat.closed)
-            .filter_map(|seat| seat.holder)
-        {
-            *movable.entry(holder).or_default() += 1;
-        }
-        let named = movable.into_iter();
-        named.filter_map(|(index, count)| Some((self.nodes.get(index)?, count)))
+        let placed = self.of(component).into_iter();
+        let movable = placed.flat_map(|placed| &placed.movable);
+        movable.filter_map(|(index, count)| Some((self.nodes.get(*index)?, *count)))
+    }
+
+    /// Places of a component that others might have, and nobody has: all that could are gone.
+    pub(crate) fn homeless(&self, component: &ComponentName) -> u32 {
+        self.of(component).map_or(0, |placed| placed.homeless)
     }
 
     /// The seats of a component with the nodes that hold them, and whether each is the node's own and
@@ -250,18 +252,14 @@ impl<'a> Scene<'a> {
 
     fn placed(&self, groups: &[Group<'_>]) -> Placed {
         let seats: Vec<Vec<Seat>> = groups.iter().map(|group| self.seats(group)).collect();
-        let mut shares: BTreeMap<usize, u32> = BTreeMap::new();
-        for seats in &seats {
-            let mut here: BTreeMap<usize, u32> = BTreeMap::new();
-            for holder in seats.iter().filter_map(|seat| seat.holder) {
-                *here.entry(holder).or_default() += 1;
-            }
-            // What several lists want of one node is the same replicas.
-            for (node, count) in here {
-                let share = shares.entry(node).or_default();
-                *share = count.max(*share);
-            }
-        }
+        let shares = most(&seats, |_| true);
+        let may_move = |seat: &Seat| !seat.pinned && !seat.closed;
+        let movable = most(&seats, may_move);
+        let homeless = seats.iter().map(|seats| {
+            let of_list = seats.iter().filter(|seat| may_move(seat));
+            of_list.filter(|seat| seat.holder.is_none()).count()
+        });
+        let homeless = homeless.max().and_then(|most| u32::try_from(most).ok());
         Placed {
             seats: union(seats),
             upkeep: groups.first().map(|group| group.upkeep).unwrap_or_default(),
@@ -270,6 +268,8 @@ impl<'a> Scene<'a> {
                 .map(|group| group.upkeep.lost_after_ms)
                 .collect(),
             shares,
+            movable,
+            homeless: homeless.unwrap_or(0),
         }
     }
 
@@ -363,6 +363,27 @@ impl<'a> Taken<'a> {
         *self.nodes.entry(node).or_default() += 1;
         *self.zones.entry(zone).or_default() += 1;
     }
+}
+
+/// How many of those places each node has in the list that gives it most: what several lists want of one
+/// node is the same replicas.
+fn most(lists: &[Vec<Seat>], which: impl Fn(&Seat) -> bool) -> BTreeMap<usize, u32> {
+    let mut most: BTreeMap<usize, u32> = BTreeMap::new();
+    for seats in lists {
+        let mut here: BTreeMap<usize, u32> = BTreeMap::new();
+        for holder in seats
+            .iter()
+            .filter(|seat| which(seat))
+            .filter_map(|seat| seat.holder)
+        {
+            *here.entry(holder).or_default() += 1;
+        }
+        for (node, count) in here {
+            let share = most.entry(node).or_default();
+            *share = count.max(*share);
+        }
+    }
+    most
 }
 
 /// The seats of several lists as one list: of each base node those of the list that wants most of it.

@@ -136,9 +136,9 @@ pub fn plan(
         let revisions: BTreeSet<Revision> =
             ids.filter(|id| old(id)).map(|id| id.revision).collect();
         let age = |revision| (revision, desired.age_of(component, node, revision));
-        let (lingering, linger_until) = match here.is_withheld(component, desired) {
-            true => (0, None),
-            false => around.lingering(component, node, now),
+        let (lingering, linger_until) = match here.may_linger() {
+            true => around.lingering(component, node, now),
+            false => (0, None),
         };
         let own = rolling::Own {
             component,
@@ -349,5 +349,7 @@ mod scenarios;
 mod standing;
 #[cfg(test)]
 mod story;
+#[cfg(test)]
+mod surplus;
 #[cfg(test)]
 mod versions;

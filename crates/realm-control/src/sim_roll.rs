@@ -3,25 +3,32 @@
 //!
 //! What runs is the real thing: `place`, `losses`, `around`, `plan`. Checked at every step: how many replicas are
 //! missing or doubled by anybody's decision; in the end: what is wanted runs where it shall, and
-//! nothing goes on happening. Not here: how entries and records travel (`sim_net`).
+//! nothing goes on happening. Where nothing fails by itself, never fewer serve than the manifest allows,
+//! whoever is drained. Not here: how entries and records travel (`sim_net`).
 
+mod check;
+mod lists;
+mod node;
+mod planted;
 mod seeds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use realm_model::entry::{ChainId, Head};
+use realm_model::entry::{Body, SetNode};
 use realm_model::name::NodeName;
-use realm_model::observed::{Millis, ReplicaState};
-use realm_model::record::{ChainHead, ComponentSummary, NodeBody};
+use realm_model::observed::Millis;
+use realm_model::record::NodeBody;
 
 use crate::around::Around;
 use crate::losses::Losses;
 use crate::place::place;
 use crate::plan::plan;
-use crate::sim::World;
 use crate::sync::Random;
-use crate::testing::{Realm, component_name, node_name};
+use crate::testing::{Realm, node_key, node_name};
+use lists::Lists;
+use node::Node;
+use planted::Planted;
 
 /// A node says what it says again after this long, whether it is news or not.
 const TICK_MS: u64 = 3_000;
@@ -36,7 +43,8 @@ pub(crate) struct Kind {
     pub(crate) nodes: usize,
     pub(crate) delay_ms_max: u64,
     pub(crate) loss_percent: u64,
-    /// Replicas in addition, and missing, that the manifest allows; of so many.
+    pub(crate) lists: Lists,
+    /// Replicas in addition, and missing, that the manifest allows; of so many in each list.
     pub(crate) surge: u32,
     pub(crate) unavailable: u32,
     pub(crate) replicas: u32,
@@ -44,22 +52,9 @@ pub(crate) struct Kind {
     pub(crate) start_fails: u64,
     /// Whether a rollout that fails is undone, after two minutes.
     pub(crate) reverts: bool,
-}
-
-/// One node: what it has and what it knows.
-struct Node {
-    name: NodeName,
-    world: World,
-    /// Which of the signed states it has in force.
-    version: usize,
-    losses: Losses,
-    around: Around,
-    records: BTreeMap<usize, (u64, Arc<NodeBody>)>,
-    /// Other node → when it was heard last.
-    heard: BTreeMap<usize, u64>,
-    counter: u64,
-    said: Option<NodeBody>,
-    is_up: bool,
+    /// Whether nothing fails by itself.
+    pub(crate) calm: bool,
+    pub(crate) planted: Option<Planted>,
 }
 
 enum Event {
@@ -99,6 +94,14 @@ pub(crate) struct Sim {
     /// run. What two sides of a cut decided does not count.
     taken_down: BTreeSet<(usize, u32)>,
     doubled: BTreeSet<(usize, u32)>,
+    /// Replicas of each node that serve in places which it does not have.
+    stand_ins: Vec<usize>,
+    /// Replicas that each node shall have by what was signed last.
+    wanted: Vec<usize>,
+    /// Whether all nodes were drained at once.
+    pub(crate) was_empty: bool,
+    /// Nodes of which so many serve as shall, from when they did.
+    steady: Vec<bool>,
     pub(crate) starts: usize,
     pub(crate) last_start_ms: u64,
     pub(crate) violations: Vec<String>,
@@ -130,6 +133,10 @@ impl Sim {
             disturbed_ms: 0,
             taken_down: BTreeSet::new(),
             doubled: BTreeSet::new(),
+            stand_ins: vec![0; names.len()],
+            wanted: vec![0; names.len()],
+            was_empty: false,
+            steady: vec![false; names.len()],
             starts: 0,
             last_start_ms: 0,
             violations: Vec::new(),
@@ -141,29 +148,47 @@ impl Sim {
         sim
     }
 
-    /// The owner signs another build of the component; every node hears of it sooner or later.
+    /// The owner signs another build of the component.
     pub(crate) fn apply(&mut self, build: &str) {
-        let Kind {
-            surge,
-            unavailable,
-            replicas,
-            ..
-        } = self.kind;
-        let more = match self.kind.reverts {
-            true => ", on_fail = 'revert', progress_deadline = '2m'",
-            false => "",
-        };
-        let text = format!(
-            "[components.app]\nsource = 'file:a'\n[routing]\n'*' = [{{ path = '/', component = 'app', \
-             replicas = {replicas}, max_surge = {surge}, max_unavailable = {unavailable}{more} }}]\n"
-        );
+        self.tell(&format!("{build} is signed"));
+        let text = self.kind.lists.text(&self.kind);
+        self.sign(|realm| realm.apply(&text, &[("app", build)]));
+    }
+
+    /// The owner drains a node, cordons it, or neither.
+    pub(crate) fn set(&mut self, node: usize, cordoned: bool, drained: bool) {
+        self.tell(&format!(
+            "n{node} is cordoned: {cordoned}, drained: {drained}"
+        ));
+        let body = Body::SetNode(SetNode {
+            key: node_key(&format!("n{node}")),
+            cordoned,
+            drained,
+        });
+        if !drained && self.kind.lists != Lists::Together && !self.open(node) {
+            // What is pinned to it comes back in the middle of the turns of others.
+            self.disturbed_ms = self.now;
+        }
+        // What is so already is no entry.
+        self.sign(|realm| drop(realm.submit(body)));
+    }
+
+    /// Something is signed; every node hears of it sooner or later.
+    fn sign(&mut self, change: impl FnOnce(&mut Realm)) {
         let mut realm = Realm::clone(self.states.last().expect("the first one"));
-        realm.apply(&text, &[("app", build)]);
+        change(&mut realm);
         self.states.push(Arc::new(realm));
         let version = self.states.len() - 1;
         for to in 0..self.nodes.len() {
             let delay = 1 + self.random.below(self.kind.delay_ms_max);
             self.later(delay, Event::Entry { to, version });
+        }
+        self.want();
+    }
+
+    fn tell(&self, what: &str) {
+        if self.prints {
+            eprintln!("{} {what}", self.now);
         }
     }
 
@@ -178,6 +203,7 @@ impl Sim {
     }
 
     pub(crate) fn kill(&mut self, node: usize) {
+        self.tell(&format!("n{node} dies"));
         let dead = &mut self.nodes[node];
         dead.is_up = false;
         dead.world.crash();
@@ -187,6 +213,7 @@ impl Sim {
 
     /// It comes back, with what is signed and without a memory of the others.
     pub(crate) fn revive(&mut self, node: usize) {
+        self.tell(&format!("n{node} comes back"));
         self.disturbed_ms = self.now;
         let back = &mut self.nodes[node];
         if back.is_up {
@@ -204,6 +231,7 @@ impl Sim {
 
     /// Lets those below `below` and the others not hear each other, or only the ones the others.
     pub(crate) fn cut(&mut self, below: usize, one_way: bool) {
+        self.tell(&format!("cut at n{below}, one way: {one_way}"));
         for one in 0..below {
             for other in below..self.nodes.len() {
                 self.cut.insert((one, other));
@@ -215,12 +243,14 @@ impl Sim {
     }
 
     pub(crate) fn heal(&mut self) {
+        self.tell("all hear each other");
         self.cut.clear();
         self.disturbed_ms = self.now;
     }
 
     /// A replica of a node fails.
     pub(crate) fn fail_one(&mut self, node: usize) {
+        self.tell(&format!("a replica of n{node} fails"));
         if self.nodes[node].is_up {
             self.nodes[node].world.fail_one(0);
             self.wake(node);
@@ -258,8 +288,11 @@ impl Sim {
                 }
                 let node = &mut self.nodes[to];
                 if node.version < version {
+                    // Entries come in their order, however many at once.
+                    for state in &self.states[node.version + 1..=version] {
+                        node.world.learn(state.ledger.desired());
+                    }
                     node.version = version;
-                    node.world.learn(self.states[version].ledger.desired());
                     self.act(to);
                 }
             }
@@ -322,7 +355,11 @@ impl Sim {
             })
             .map(|other| node_name(&format!("n{other}")))
             .collect();
-        let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
+        let (desired, mut authority) = (realm.ledger.desired(), realm.ledger.authority());
+        let planted = self.kind.planted;
+        if planted == Some(Planted::Deaf) {
+            authority = self.states[0].ledger.authority();
+        }
         let least_ms = node.around.placement.lost_after_ms_least();
         node.losses.look(
             &lost,
@@ -334,11 +371,17 @@ impl Sim {
             *name != node.name && node.losses.is_gone(name, wait_ms, now)
         });
         let names: Vec<NodeName> = authority.nodes.keys().cloned().collect();
+        let taken = |body: &Arc<NodeBody>| match planted {
+            Some(planted) => Arc::new(planted.hears(body, &realm)),
+            None => Arc::clone(body),
+        };
         let records = node.records.iter();
-        let bodies = records.filter_map(|(of, (_, body))| Some((names.get(*of)?, &**body)));
+        let bodies: Vec<(&NodeName, Arc<NodeBody>)> = records
+            .filter_map(|(of, (_, body))| Some((names.get(*of)?, taken(body))))
+            .collect();
         node.around = Around::of(
             placement.into(),
-            bodies,
+            bodies.iter().map(|(name, body)| (*name, &**body)),
             &node.name,
             &lost,
             &node.world.observed,
@@ -399,69 +442,6 @@ impl Sim {
         self.check(index, &before);
     }
 
-    /// Slots of a node that take requests.
-    fn serving_slots(&self, index: usize) -> BTreeSet<u32> {
-        let world = &self.nodes[index].world;
-        let backends = world.backends(&component_name("app")).iter();
-        backends
-            .filter(|id| world.healthy().any(|healthy| healthy == *id))
-            .map(|id| id.slot)
-            .collect()
-    }
-
-    /// What nobody may decide: more replicas missing, or doubled, than the manifest allows.
-    fn check(&mut self, index: usize, before: &BTreeSet<u32>) {
-        let after = self.serving_slots(index);
-        let share = self.nodes[index]
-            .around
-            .placement
-            .share(&component_name("app"), &self.nodes[index].name);
-        // A slot that served and was healthy, and that is wanted: it is down by decision.
-        for slot in before.difference(&after).filter(|slot| **slot < share) {
-            let world = &self.nodes[index].world;
-            let gone_by_itself = world.observed.replicas.iter().any(|(id, state)| {
-                id.slot == *slot
-                    && matches!(
-                        state,
-                        ReplicaState::Backoff { .. } | ReplicaState::Failed { .. }
-                    )
-            });
-            if !gone_by_itself && !self.is_disturbed() {
-                self.taken_down.insert((index, *slot));
-            }
-        }
-        self.taken_down
-            .retain(|(of, slot)| *of != index || !after.contains(slot) && *slot < share);
-        let mut by_slot: BTreeMap<u32, BTreeSet<_>> = BTreeMap::new();
-        for (id, state) in &self.nodes[index].world.observed.replicas {
-            let runs = matches!(
-                state,
-                ReplicaState::Starting { .. } | ReplicaState::Healthy { .. }
-            );
-            if runs && id.slot < share {
-                by_slot.entry(id.slot).or_default().insert(id.revision);
-            }
-        }
-        by_slot.retain(|_, revisions| revisions.len() > 1);
-        self.doubled
-            .retain(|(of, slot)| *of != index || by_slot.contains_key(slot));
-        if !self.is_disturbed() {
-            self.doubled
-                .extend(by_slot.keys().map(|slot| (index, *slot)));
-        }
-        let doubled = self.doubled.len();
-        let missing = self.taken_down.len();
-        if self.is_disturbed() {
-            return;
-        }
-        if missing > self.kind.unavailable as usize || doubled > self.kind.surge as usize {
-            self.violations.push(format!(
-                "at {} ms {missing} are missing and {doubled} are doubled",
-                self.now
-            ));
-        }
-    }
-
     fn publish(&mut self, from: usize) {
         let node = &self.nodes[from];
         let Some(said) = &node.said else { return };
@@ -491,92 +471,5 @@ impl Sim {
     fn later(&mut self, delay_ms: u64, event: Event) {
         self.sent += 1;
         self.events.insert((self.now + delay_ms, self.sent), event);
-    }
-
-    /// What is wrong in the end: `healthy` of the wanted build shall run, where they shall, and no others.
-    pub(crate) fn end(&self, build: &str) -> Result<(), String> {
-        let app = component_name("app");
-        let realm = self.states.last().expect("the first one");
-        let placement = place(realm.ledger.desired(), realm.ledger.authority(), &|_, _| {
-            false
-        });
-        for node in &self.nodes {
-            let wanted = placement.share(&app, &node.name) as usize;
-            let replicas = &node.world.observed.replicas;
-            let healthy = replicas
-                .values()
-                .filter(|state| matches!(state, ReplicaState::Healthy { .. }));
-            let (all, healthy) = (replicas.len(), healthy.count());
-            let serving = node.world.backends(&app).len();
-            let right = node.world.backends(&app).iter().all(|id| {
-                node.world
-                    .revisions
-                    .get(&id.revision)
-                    .is_some_and(|(artifact, _)| {
-                        artifact.digest == crate::testing::pin(build).digest
-                    })
-            });
-            if (all, healthy, serving) != (wanted, wanted, wanted) || !right {
-                return Err(format!(
-                    "{} has {all} replicas, {healthy} healthy, {serving} serving, {wanted} wanted, of the right build: {right}; {:?}",
-                    node.name, replicas
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Replicas that take requests on nodes that are up.
-    pub(crate) fn serving(&self) -> usize {
-        (0..self.nodes.len())
-            .filter(|index| self.nodes[*index].is_up)
-            .map(|index| self.serving_slots(index).len())
-            .sum()
-    }
-}
-
-impl Node {
-    fn new(name: NodeName, seed: u64, kind: &Kind) -> Self {
-        let mut world = World::new(seed);
-        world.delay_ms_max = 2_000;
-        world.faults.start = kind.start_fails;
-        Self {
-            name,
-            world,
-            version: 0,
-            losses: Losses::default(),
-            around: Around::default(),
-            records: BTreeMap::new(),
-            heard: BTreeMap::new(),
-            counter: 0,
-            said: None,
-            is_up: true,
-        }
-    }
-
-    /// What it says of itself.
-    fn body(&self, realm: &Realm, plan: &realm_model::action::Plan) -> NodeBody {
-        let mut body = NodeBody::of(self.name.clone());
-        let chain = ChainId::DEFAULT;
-        let head: Head = realm.ledger.head(chain);
-        body.heads = vec![ChainHead { chain, head }];
-        body.components = plan
-            .reports
-            .iter()
-            .map(|report| ComponentSummary {
-                name: report.component.to_string(),
-                namespace: chain.as_str().to_owned(),
-                wanted: report.wanted,
-                healthy: report.healthy,
-                state: String::new(),
-                code: String::new(),
-                reason: String::new(),
-                digest: report.digest,
-                serving: Some(report.serving),
-                seats: Some(report.seats.clone()),
-                failed: Some(report.failed.clone()),
-            })
-            .collect();
-        body
     }
 }

@@ -90,6 +90,35 @@ fn a_node_has_what_is_pinned_to_it_whatever_becomes_of_it() {
     check(&["a", "b"], two, &[], "a a b");
 }
 
+/// What others wait for before they give up replicas that moved: of each list its own, also on a node that
+/// has more by its name.
+#[test]
+fn what_moves_is_awaited_and_what_is_pinned_is_not() {
+    let check = |routing: &str, drained: &[&str], expected: &[(&str, u32)]| {
+        let mut realm = realm(&["a", "b"], routing);
+        for node in drained {
+            set(&mut realm, node, false, true);
+        }
+        let placement = placed(&realm, &[]);
+        let app = component_name("app");
+        let movable: Vec<(&str, u32)> = placement
+            .movable(&app)
+            .map(|(node, count)| (node.as_str(), count))
+            .collect();
+        assert_eq!(movable, expected, "{routing} {drained:?}");
+    };
+    let pinned = "a = [{ path = '/', component = 'app', replicas = 3 }]";
+    let each = "'*' = [{ path = '/', component = 'app', per_node = true }]";
+    let both = format!("{pinned}\n'*' = [{{ path = '/x', component = 'app', replicas = 2 }}]");
+    check(pinned, &[], &[]);
+    check(each, &[], &[]);
+    check(&all(2), &[], &[("a", 1), ("b", 1)]);
+    check(&all(2), &["a"], &[("b", 2)]);
+    check(&all(2), &["a", "b"], &[]);
+    check(&both, &[], &[("a", 1), ("b", 1)]);
+    check(&both, &["a"], &[("b", 2)]);
+}
+
 #[test]
 fn only_nodes_with_the_tag_have_places_and_zones_come_first() {
     let tagged = "'tag:metal' = [{ path = '/', component = 'app', replicas = 3 }]";

@@ -213,13 +213,27 @@ impl<'a> Groups<'a> {
             // More than there shall be go once all that shall be there is.
             id.slot >= share || !renewed.contains(&id.slot) && !stops_first
         };
-        let retained: BTreeSet<&ReplicaId> = match is_complete {
+        let old: Vec<&ReplicaId> = healthy(&scene.replicas, |id| !scene.is_wanted(id)).collect();
+        let mut retained: BTreeSet<&ReplicaId> = match is_complete {
             true => BTreeSet::new(),
             false => best_old(scene).filter(stays).collect(),
         };
-        let old: Vec<&ReplicaId> = healthy(&scene.replicas, |id| !scene.is_wanted(id)).collect();
+        let is_healthy = |id: &&ReplicaId| old.binary_search(id).is_ok();
+        let in_place = retained.iter().copied().filter(is_healthy);
+        let in_place = in_place.map(|id| id.slot).filter(|slot| *slot < share);
+        if in_place
+            .chain(renewed.iter().copied())
+            .collect::<BTreeSet<u32>>()
+            .len()
+            >= share as usize
+        {
+            // What serves nobody, and has no place that needs it, is not started again.
+            retained.retain(|id| id.slot < share || is_healthy(id));
+        }
         // Of those that would go so many stay as others have not taken over from yet.
-        let leaves = |id: &&&ReplicaId| id.slot >= share && !retained.contains(**id);
+        // Who stands in for a place here cannot be one of those: then its old one is.
+        let is_free = |slot: u32| slot >= share || is_complete && !renewed.contains(&slot);
+        let leaves = |id: &&&ReplicaId| is_free(id.slot) && !retained.contains(**id);
         let leaving = old.iter().filter(leaves);
         let lingering = surplus.iter().chain(leaving);
         let serving = own

@@ -4,10 +4,12 @@ use realm_model::action::{Action, Plan};
 use realm_model::entry::{ApproveUntil, Body, SetNode};
 use realm_model::observed::ReplicaState;
 
+use super::plan;
+use crate::around::Around;
 use crate::authority::CLOCK_TOLERANCE_S;
+use crate::place::place;
 use crate::sim::World;
-use crate::testing::plan_alone;
-use crate::testing::{Realm, component_name, node_key, node_name};
+use crate::testing::{Realm, approval, component_name, node_key, node_name};
 
 const ORDERS: &str = r#"
 [components.orders]
@@ -38,14 +40,23 @@ fn set(cordoned: bool, drained: bool) -> Body {
 
 /// Lets the node act until nothing is left to do; returns the last plan that it made.
 fn settle(realm: &Realm, world: &mut World) -> Plan {
+    settle_without(realm, world, &[])
+}
+
+/// The same while other nodes are gone.
+fn settle_without(realm: &Realm, world: &mut World, gone: &[&str]) -> Plan {
     let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
     world.learn(desired);
+    let placement = place(desired, authority, &|name, _| gone.contains(&name.as_str()));
+    let around = Around::unheard(placement.into());
+    let here = node_name("here");
     for _ in 0..100 {
-        let planned = plan_alone(
+        let planned = plan(
             desired,
             authority,
-            &node_name("here"),
+            &here,
             &world.observed,
+            &around,
             world.now,
         );
         world.execute(&planned);
@@ -110,6 +121,37 @@ fn a_drained_node_runs_nothing_and_still_answers_for_its_routes() {
     realm.submit(set(false, false)).expect("back");
     let _ = settle(&realm, &mut world);
     assert_eq!(healthy(&world, "orders"), 1);
+}
+
+/// `there` says nothing: as many go on as shall be there, and none of what is pinned.
+#[test]
+fn what_moves_from_a_drained_node_goes_on_there_until_others_have_it() {
+    let check = |routing: &str, before: usize, after: usize| {
+        let mut realm = Realm::of_one_node();
+        realm.submit(approval("there", &[])).expect("approved");
+        let text = format!("[components.orders]\nsource = 'file:a'\n[routing]\n{routing}");
+        realm.apply(&text, &[("orders", "1")]);
+        let mut world = World::new(1);
+        let _ = settle(&realm, &mut world);
+        assert_eq!(healthy(&world, "orders"), before, "{routing}");
+        realm.submit(set(true, true)).expect("drained");
+        let last = settle(&realm, &mut world);
+        assert_eq!(healthy(&world, "orders"), after, "{routing}");
+        let routed = world.backends(&component_name("orders")).len();
+        assert_eq!(routed, after, "{routing}");
+        assert!(world.violations.is_empty(), "{:?}", world.violations);
+        // Nor is somebody there to take over where all others are gone.
+        let _ = settle_without(&realm, &mut world, &["there"]);
+        assert_eq!(healthy(&world, "orders"), after, "{routing}, alone");
+        waits(&last, "orders")
+    };
+    let pinned = "here = [{ path = '/', component = 'orders', replicas = 3 }]\n";
+    let each = "'*' = [{ path = '/', component = 'orders', replicas = 3, per_node = true }]\n";
+    let all = "'*' = [{ path = '/x', component = 'orders', replicas = 2 }]\n";
+    assert_eq!(check(pinned, 3, 0), ["drained", "handing-over"]);
+    assert_eq!(check(each, 3, 0), ["drained", "handing-over"]);
+    let _ = check(all, 1, 1);
+    assert_eq!(check(&format!("{pinned}{all}"), 3, 2), ["drained", "handing-over"]);
 }
 
 /// Case 16: the end of an approval is judged with ten minutes to spare, and stops nothing.

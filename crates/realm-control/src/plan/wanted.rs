@@ -160,12 +160,9 @@ impl<'a> WantedHere<'a> {
         }
     }
 
-    /// Whether the node runs nothing of the component because of how it stands, and not because
-    /// others have it.
-    pub(super) fn is_withheld(&self, component: &ComponentName, desired: &Desired) -> bool {
-        self.standing == Standing::NotApproved
-            || self.components.contains_key(component)
-                && self.withheld(component, desired, true).is_some()
+    /// Whether what runs here and shall not may go on until others have taken over from it.
+    pub(super) fn may_linger(&self) -> bool {
+        self.standing != Standing::NotApproved
     }
 
     /// The component as it shall run, unless the node may not run it.

@@ -1,0 +1,77 @@
+//! One simulated node among several: what it has, what it knows and what it says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use realm_model::action::Plan;
+use realm_model::entry::{ChainId, Head};
+use realm_model::name::NodeName;
+use realm_model::record::{ChainHead, ComponentSummary, NodeBody};
+
+use super::Kind;
+use crate::around::Around;
+use crate::losses::Losses;
+use crate::sim::World;
+use crate::testing::Realm;
+
+/// One node: what it has and what it knows.
+pub(super) struct Node {
+    pub(super) name: NodeName,
+    pub(super) world: World,
+    /// Which of the signed states it has in force.
+    pub(super) version: usize,
+    pub(super) losses: Losses,
+    pub(super) around: Around,
+    pub(super) records: BTreeMap<usize, (u64, Arc<NodeBody>)>,
+    /// Other node → when it was heard last.
+    pub(super) heard: BTreeMap<usize, u64>,
+    pub(super) counter: u64,
+    pub(super) said: Option<NodeBody>,
+    pub(super) is_up: bool,
+}
+
+impl Node {
+    pub(super) fn new(name: NodeName, seed: u64, kind: &Kind) -> Self {
+        let mut world = World::new(seed);
+        world.delay_ms_max = 2_000;
+        world.faults.start = kind.start_fails;
+        Self {
+            name,
+            world,
+            version: 0,
+            losses: Losses::default(),
+            around: Around::default(),
+            records: BTreeMap::new(),
+            heard: BTreeMap::new(),
+            counter: 0,
+            said: None,
+            is_up: true,
+        }
+    }
+
+    /// What it says of itself.
+    pub(super) fn body(&self, realm: &Realm, plan: &Plan) -> NodeBody {
+        let mut body = NodeBody::of(self.name.clone());
+        let chain = ChainId::DEFAULT;
+        let head: Head = realm.ledger.head(chain);
+        body.heads = vec![ChainHead { chain, head }];
+        body.components = plan
+            .reports
+            .iter()
+            .map(|report| ComponentSummary {
+                name: report.component.to_string(),
+                namespace: chain.as_str().to_owned(),
+                wanted: report.wanted,
+                healthy: report.healthy,
+                state: String::new(),
+                code: String::new(),
+                reason: String::new(),
+                digest: report.digest,
+                serving: Some(report.serving),
+                seats: Some(report.seats.clone()),
+                failed: Some(report.failed.clone()),
+            })
+            .collect();
+        body
+    }
+}
