@@ -30,6 +30,8 @@ const RELIEF_MS: u64 = 5_000;
 pub struct Around {
     /// Where everything shall be, by this node's view.
     pub placement: Arc<Placement>,
+    /// The last authority entry that is in force here.
+    authority: u64,
     nodes: BTreeMap<NodeName, Said>,
     memory: Memory,
 }
@@ -68,6 +70,8 @@ struct Tried {
 struct Said {
     /// Of a node that is not reached, nothing is up.
     is_reached: bool,
+    /// The last authority entry that it has in force.
+    authority: Option<u64>,
     /// Namespace → the last entry that it has in force.
     heads: BTreeMap<NamespaceName, u64>,
     components: BTreeMap<ComponentName, OfComponent>,
@@ -142,12 +146,13 @@ impl Around {
     ) -> Self {
         let nodes = authority.nodes.iter();
         let bodies = nodes.filter_map(|(name, node)| Some((name, &records.get(node.key)?.body)));
-        Self::of(placement, bodies, own, lost, observed)
+        Self::of(placement, authority.head.seq, bodies, own, lost, observed)
     }
 
     /// The same with the bodies of those records.
     pub(crate) fn of<'a>(
         placement: Arc<Placement>,
+        authority: u64,
         bodies: impl Iterator<Item = (&'a NodeName, &'a NodeBody)>,
         own: &NodeName,
         lost: &BTreeSet<NodeName>,
@@ -178,6 +183,7 @@ impl Around {
         let nodes = said.collect();
         Self {
             placement,
+            authority,
             nodes,
             memory: Memory::default(),
         }
@@ -422,7 +428,10 @@ impl Around {
     }
 
     fn serving(&self, component: &ComponentName, node: &NodeName) -> u32 {
-        let said = self.nodes.get(node).filter(|said| said.is_reached);
+        // Who has not heard yet who is drained may give up in a moment what it says it has.
+        let is_behind = |said: &Said| said.authority.is_some_and(|seq| seq < self.authority);
+        let said = self.nodes.get(node);
+        let said = said.filter(|said| said.is_reached && !is_behind(said));
         said.map_or(0, |said| match said.components.get(component) {
             Some(component) => component.serving,
             // Of what found no room in a record nothing is heard: nobody waits for it.
@@ -508,12 +517,15 @@ impl Said {
             ChainId::Namespace(name) => Some((name, one.head.seq)),
             ChainId::Authority => None,
         });
+        let mut all = body.heads.iter();
+        let authority = all.find(|one| one.chain == ChainId::Authority);
         let components = body.components.iter().filter_map(|one| {
             let name = relevant.get(one.name.as_str())?;
             Some(((*name).clone(), OfComponent::of(one)))
         });
         Self {
             is_reached: true,
+            authority: authority.map(|one| one.head.seq),
             heads: heads.collect(),
             components: components.collect(),
             is_cut: body.components_more > 0,

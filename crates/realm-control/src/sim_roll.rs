@@ -381,6 +381,7 @@ impl Sim {
             .collect();
         node.around = Around::of(
             placement.into(),
+            authority.head.seq,
             bodies.iter().map(|(name, body)| (*name, &**body)),
             &node.name,
             &lost,

@@ -126,6 +126,7 @@ impl Scene {
         let own = node_name("a");
         let around = Around::of(
             placement.clone().into(),
+            0,
             bodies,
             &own,
             &self.lost,

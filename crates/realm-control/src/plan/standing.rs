@@ -151,7 +151,10 @@ fn what_moves_from_a_drained_node_goes_on_there_until_others_have_it() {
     assert_eq!(check(pinned, 3, 0), ["drained"]);
     assert_eq!(check(each, 3, 0), ["drained"]);
     let _ = check(all, 1, 1);
-    assert_eq!(check(&format!("{pinned}{all}"), 3, 2), ["drained", "handing-over"]);
+    assert_eq!(
+        check(&format!("{pinned}{all}"), 3, 2),
+        ["drained", "handing-over"]
+    );
 }
 
 /// Case 16: the end of an approval is judged with ten minutes to spare, and stops nothing.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use realm_model::action::Plan;
-use realm_model::entry::{ChainId, Head};
+use realm_model::entry::ChainId;
 use realm_model::name::NodeName;
-use realm_model::record::{ChainHead, ComponentSummary, NodeBody};
+use realm_model::record::{ComponentSummary, NodeBody};
 
 use super::Kind;
 use crate::around::Around;
@@ -53,8 +53,9 @@ impl Node {
     pub(super) fn body(&self, realm: &Realm, plan: &Plan) -> NodeBody {
         let mut body = NodeBody::of(self.name.clone());
         let chain = ChainId::DEFAULT;
-        let head: Head = realm.ledger.head(chain);
-        body.heads = vec![ChainHead { chain, head }];
+        body.heads = [ChainId::Authority, chain]
+            .map(|chain| realm.ledger.head(chain).of(chain))
+            .into();
         body.components = plan
             .reports
             .iter()

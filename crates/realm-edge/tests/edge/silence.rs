@@ -118,6 +118,7 @@ impl Asking {
             host: None,
             path: PathPattern::Prefix(String::new()),
             component: app(),
+            weights: [].into(),
         };
         let table = Table::with_others(vec![route], [].into(), [(app(), ways)].into());
         rig.handle.set_table(table);
