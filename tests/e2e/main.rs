@@ -51,6 +51,7 @@ mod remote;
 mod serving;
 mod session;
 mod signals;
+mod singletons;
 mod states;
 mod swap;
 mod terminal;

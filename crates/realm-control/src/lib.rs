@@ -43,7 +43,7 @@ pub use ledger::{
     check_files,
 };
 pub use namespace::{NamespaceState, Restarts};
-pub use plan::{DRAIN_GRACE_MS, plan, wake_at};
+pub use plan::{DRAIN_GRACE_MS, plan, singletons, wake_at};
 pub use view::{Across, Here, across, view};
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! missing or doubled by anybody's decision; in the end: what is wanted runs where it shall, and
 //! nothing goes on happening. Not here: how entries and records travel (`sim_net`).
 
+mod leases;
 mod seeds;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,8 @@ pub(crate) struct Kind {
     pub(crate) start_fails: u64,
     /// Whether a rollout that fails is undone, after two minutes.
     pub(crate) reverts: bool,
+    /// Whether it is a singleton, of which there is never more than one; then one replica is wanted.
+    pub(crate) singleton: bool,
 }
 
 /// One node: what it has and what it knows.
@@ -60,6 +63,9 @@ struct Node {
     counter: u64,
     said: Option<NodeBody>,
     is_up: bool,
+    leases: leases::Own,
+    /// When it acts although nothing comes.
+    wakes: BTreeSet<u64>,
 }
 
 enum Event {
@@ -153,8 +159,9 @@ impl Sim {
             true => ", on_fail = 'revert', progress_deadline = '2m'",
             false => "",
         };
+        let singleton = self.kind.singleton;
         let text = format!(
-            "[components.app]\nsource = 'file:a'\n[routing]\n'*' = [{{ path = '/', component = 'app', \
+            "[components.app]\nsource = 'file:a'\nsingleton = {singleton}\n[routing]\n'*' = [{{ path = '/', component = 'app', \
              replicas = {replicas}, max_surge = {surge}, max_unavailable = {unavailable}{more} }}]\n"
         );
         let mut realm = Realm::clone(self.states.last().expect("the first one"));
@@ -198,6 +205,7 @@ impl Sim {
         back.records.clear();
         back.heard = (0..self.kind.nodes).map(|of| (of, self.now)).collect();
         back.said = None;
+        back.leases.start(self.now);
         back.world.pass_to(Millis(self.now));
         self.wake(node);
     }
@@ -279,6 +287,7 @@ impl Sim {
                 }
             }
             Event::Wake { node } => {
+                self.nodes[node].wakes.remove(&self.now);
                 if self.nodes[node].is_up {
                     self.act(node);
                 }
@@ -344,6 +353,7 @@ impl Sim {
             &node.world.observed,
         )
         .after(&node.around);
+        node.look_at_leases(&realm, now);
         let mut rounds = 0;
         let last = loop {
             let observed = &node.world.observed;
@@ -381,6 +391,8 @@ impl Sim {
                 .push(format!("{} does not settle: {last:?}", node.name));
         }
         self.violations.append(&mut node.world.violations);
+        // What has stopped is given back at once.
+        let leases_at = node.look_at_leases(&realm, now);
         let body = node.body(&realm, &last);
         let is_news = node.said.as_ref() != Some(&body);
         if is_news {
@@ -389,14 +401,18 @@ impl Sim {
         }
         let next = self.nodes[index].world.next();
         let deadline = self.nodes[index].around.wake_at(now);
-        if let Some(at) = next.into_iter().chain(deadline).min() {
+        let next = next.into_iter().chain(leases_at);
+        if let Some(at) = next.chain(deadline).min() {
             let wait = at.0.saturating_sub(now.0).max(1);
-            self.later(wait, Event::Wake { node: index });
+            if self.nodes[index].wakes.insert(now.0 + wait) {
+                self.later(wait, Event::Wake { node: index });
+            }
         }
         if is_news {
             self.publish(index);
         }
         self.check(index, &before);
+        self.check_singleton();
     }
 
     /// Slots of a node that take requests.
@@ -454,6 +470,9 @@ impl Sim {
         if self.is_disturbed() {
             return;
         }
+        if self.kind.singleton {
+            return;
+        }
         if missing > self.kind.unavailable as usize || doubled > self.kind.surge as usize {
             self.violations.push(format!(
                 "at {} ms {missing} are missing and {doubled} are doubled",
@@ -492,47 +511,6 @@ impl Sim {
         self.sent += 1;
         self.events.insert((self.now + delay_ms, self.sent), event);
     }
-
-    /// What is wrong in the end: `healthy` of the wanted build shall run, where they shall, and no others.
-    pub(crate) fn end(&self, build: &str) -> Result<(), String> {
-        let app = component_name("app");
-        let realm = self.states.last().expect("the first one");
-        let placement = place(realm.ledger.desired(), realm.ledger.authority(), &|_, _| {
-            false
-        });
-        for node in &self.nodes {
-            let wanted = placement.share(&app, &node.name) as usize;
-            let replicas = &node.world.observed.replicas;
-            let healthy = replicas
-                .values()
-                .filter(|state| matches!(state, ReplicaState::Healthy { .. }));
-            let (all, healthy) = (replicas.len(), healthy.count());
-            let serving = node.world.backends(&app).len();
-            let right = node.world.backends(&app).iter().all(|id| {
-                node.world
-                    .revisions
-                    .get(&id.revision)
-                    .is_some_and(|(artifact, _)| {
-                        artifact.digest == crate::testing::pin(build).digest
-                    })
-            });
-            if (all, healthy, serving) != (wanted, wanted, wanted) || !right {
-                return Err(format!(
-                    "{} has {all} replicas, {healthy} healthy, {serving} serving, {wanted} wanted, of the right build: {right}; {:?}",
-                    node.name, replicas
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Replicas that take requests on nodes that are up.
-    pub(crate) fn serving(&self) -> usize {
-        (0..self.nodes.len())
-            .filter(|index| self.nodes[*index].is_up)
-            .map(|index| self.serving_slots(index).len())
-            .sum()
-    }
 }
 
 impl Node {
@@ -551,6 +529,8 @@ impl Node {
             counter: 0,
             said: None,
             is_up: true,
+            leases: leases::Own::new(seed),
+            wakes: BTreeSet::new(),
         }
     }
 
@@ -577,6 +557,7 @@ impl Node {
                 failed: Some(report.failed.clone()),
             })
             .collect();
+        self.leases.say(&mut body);
         body
     }
 }

@@ -1,7 +1,54 @@
 //! Hundreds of small realms in which everything goes wrong at once; as many more as a person asks for.
 
+use realm_model::observed::ReplicaState;
+
 use super::{Kind, Sim};
+use crate::place::place;
 use crate::sync::Random;
+use crate::testing::component_name;
+
+impl Sim {
+    /// What is wrong in the end: `healthy` of the wanted build shall run, where they shall, and no others.
+    pub(crate) fn end(&self, build: &str) -> Result<(), String> {
+        let app = component_name("app");
+        let realm = self.states.last().expect("the first one");
+        let placement = place(realm.ledger.desired(), realm.ledger.authority(), &|_, _| {
+            false
+        });
+        for node in &self.nodes {
+            let wanted = placement.share(&app, &node.name) as usize;
+            let replicas = &node.world.observed.replicas;
+            let healthy = replicas
+                .values()
+                .filter(|state| matches!(state, ReplicaState::Healthy { .. }));
+            let (all, healthy) = (replicas.len(), healthy.count());
+            let serving = node.world.backends(&app).len();
+            let right = node.world.backends(&app).iter().all(|id| {
+                node.world
+                    .revisions
+                    .get(&id.revision)
+                    .is_some_and(|(artifact, _)| {
+                        artifact.digest == crate::testing::pin(build).digest
+                    })
+            });
+            if (all, healthy, serving) != (wanted, wanted, wanted) || !right {
+                return Err(format!(
+                    "{} has {all} replicas, {healthy} healthy, {serving} serving, {wanted} wanted, of the right build: {right}; {:?}",
+                    node.name, replicas
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Replicas that take requests on nodes that are up.
+    pub(crate) fn serving(&self) -> usize {
+        (0..self.nodes.len())
+            .filter(|index| self.nodes[*index].is_up)
+            .map(|index| self.serving_slots(index).len())
+            .sum()
+    }
+}
 
 /// Seeds of each of the tests, which run beside each other.
 const SEEDS: u64 = 150;
@@ -26,6 +73,7 @@ fn run(seed: u64, prints: bool) -> Result<(), String> {
         replicas,
         start_fails: [0, 0, 20][usize::try_from(below(3)).expect("small")],
         reverts: false,
+        singleton: false,
     };
     // Dice that fail for two minutes are not a broken build.
     let reverts = kind.start_fails == 0 && below(2) == 0;

@@ -335,6 +335,9 @@ fn read_route(
             Some(hint.to_owned()),
         );
     }
+    if spec.is_some_and(|spec| spec.singleton) {
+        check_one(report, fields, &upkeep);
+    }
     Some(Row {
         route: RouteSpec {
             host,
@@ -344,6 +347,23 @@ fn read_route(
         },
         written,
     })
+}
+
+/// Of a singleton there is one in the whole realm.
+fn check_one(report: &mut Report<'_>, fields: &Fields<'_, '_>, upkeep: &upkeep::Upkeep) {
+    for (key, is_one) in [
+        ("replicas", upkeep.replicas == 1),
+        ("per_node", !upkeep.per_node),
+    ] {
+        if !is_one {
+            report.error(
+                codes::SINGLETON_REPLICAS,
+                fields.value_span(key),
+                format!("`{key}` asks for more than one of a singleton"),
+                Some(format!("take `{key}` away, or `singleton`")),
+            );
+        }
+    }
 }
 
 fn read_component_name(
