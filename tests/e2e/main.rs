@@ -52,6 +52,7 @@ mod remote;
 mod serving;
 mod session;
 mod signals;
+mod singletons;
 mod states;
 mod swap;
 mod terminal;

@@ -330,16 +330,21 @@ impl Node {
 
     /// GETs a path of this node's routes.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let url = self.agent().url(path);
-        let Some((program, rest)) = self.enter.split_first() else {
-            return get(&url).await;
-        };
-        let mut curl = Command::new(program);
-        curl.args(rest)
-            .args(["curl", "-sS", "-w", "\n%{http_code}", &url]);
-        let body = said(curl).ok().stdout;
+        if self.enter.is_empty() {
+            return get(&self.agent().url(path)).await;
+        }
+        let body = said(self.curl(path)).ok().stdout;
         let (body, code) = body.rsplit_once('\n').unwrap();
         (code.parse().unwrap(), body.to_owned())
+    }
+
+    /// The same as a process of its own, on the node's machine in a lab: the body, and the status in the last line.
+    pub(crate) fn curl(&self, path: &str) -> Command {
+        let mut words = self.enter.iter().map(String::as_str).chain(["curl"]);
+        let mut curl = Command::new(words.next().expect("a program"));
+        curl.args(words).args(["-sS", "-w", "\n%{http_code}"]);
+        curl.arg(self.agent().url(path));
+        curl
     }
 
     /// The last entry of the default namespace that it has in force.

@@ -204,6 +204,13 @@ impl Desired {
         self.state_of(component)?.pin(component)
     }
 
+    /// Whether `component` runs on one node at a time, which holds the lease for it.
+    pub fn is_singleton(&self, component: &ComponentName) -> bool {
+        let manifest = self.manifest.as_deref();
+        let spec = manifest.and_then(|manifest| manifest.components.get(component));
+        spec.is_some_and(|spec| spec.singleton)
+    }
+
     /// The authority head that was seen when the component came.
     pub(crate) fn since(&self, component: &ComponentName) -> Option<u64> {
         self.state_of(component)?.since(component)

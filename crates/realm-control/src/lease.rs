@@ -63,7 +63,7 @@ pub struct Electorate {
 
 impl Electorate {
     /// How many nodes are more than half of them.
-    fn majority(&self) -> usize {
+    pub fn majority(&self) -> usize {
         self.nodes.len() / 2 + 1
     }
 }
@@ -184,6 +184,11 @@ impl Leases {
             #[cfg(test)]
             planted: None,
         }
+    }
+
+    /// Whether there is nothing that time or a word of others could change, where no singleton is wanted.
+    pub fn is_idle(&self) -> bool {
+        self.own.is_empty() && self.granted.is_empty()
     }
 
     /// Looks at what the nodes say and at the clock. `now` is read before `input` is collected, and

@@ -45,7 +45,7 @@ pub use ledger::{
     check_files,
 };
 pub use namespace::{NamespaceState, Past, Restarts};
-pub use plan::{DRAIN_GRACE_MS, plan, wake_at};
+pub use plan::{DRAIN_GRACE_MS, plan, singletons, wake_at};
 pub use proposed::{PAIRS_MAX, proposed};
 pub use view::{Across, Here, Looked, across, explain, view};
 pub use weights::{Division, Weights};

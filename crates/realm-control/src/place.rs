@@ -14,6 +14,7 @@ mod why;
 pub(crate) use why::written;
 pub use why::{Asked, Explained, Place, Reason, Why};
 
+use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,12 +33,14 @@ const RANKS: &[u8] = b"realm.place.v1";
 /// A tag with this prefix names the zone of a node: `zone-fra`.
 pub const ZONE_PREFIX: &str = "zone-";
 
-/// Where the replicas of all components that answer requests shall be.
+/// Where the replicas of all components that answer requests shall be, and the singletons.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Placement {
     /// Approved nodes, in order of their names.
     nodes: Vec<NodeName>,
     components: BTreeMap<ComponentName, Placed>,
+    /// Singletons that answer no requests: each has one seat, and takes no turns.
+    lone: BTreeMap<ComponentName, Placed>,
 }
 
 /// Where the replicas of one component shall be.
@@ -55,6 +58,8 @@ pub struct Placed {
     movable: BTreeMap<usize, u32>,
     /// Replicas that might be on any node, and are on none: those that could have them are gone.
     homeless: u32,
+    /// Of a singleton: the nodes that may have it, the one first that should, whoever is gone.
+    order: Vec<usize>,
 }
 
 /// The place of one replica.
@@ -85,6 +90,30 @@ struct Group<'a> {
 }
 
 impl Group<'_> {
+    /// Of what no list names: all nodes may have it.
+    fn everywhere(nodes: usize) -> Self {
+        Self {
+            selector: &NodeSelector::All,
+            upkeep: Upkeep::default(),
+            nodes: (0..nodes).collect(),
+        }
+    }
+
+    /// Of a singleton: any node that some list wants it on.
+    fn of_one(groups: &[Self]) -> Self {
+        let first = groups.first().map(|group| group.upkeep);
+        let nodes = groups.iter().flat_map(|group| &group.nodes);
+        Self {
+            selector: &NodeSelector::All,
+            upkeep: Upkeep {
+                replicas: 1,
+                per_node: false,
+                ..first.unwrap_or_default()
+            },
+            nodes: nodes.copied().collect(),
+        }
+    }
+
     /// Whether each of its nodes has replicas of its own.
     const fn is_pinned(&self) -> bool {
         self.upkeep.per_node || matches!(self.selector, NodeSelector::Node(_))
@@ -106,16 +135,39 @@ pub fn place(
         };
     };
     let candidates = candidates(manifest, authority);
-    let mut components: BTreeMap<ComponentName, Placed> = BTreeMap::new();
-    for (name, groups) in Lists::of(desired, manifest, authority, &nodes).groups {
+    let placed = |name: &ComponentName, groups: &[Group<'_>]| {
         let scene = Scene::of(name, desired, &nodes, &candidates, gone);
-        components.insert(name.clone(), scene.placed(&groups));
+        match desired.is_singleton(name) {
+            true => scene.placed_once(groups),
+            false => scene.placed(groups),
+        }
+    };
+    let components = Lists::of(desired, manifest, authority, &nodes).groups;
+    let components = components.into_iter();
+    let components = components
+        .map(|(name, groups)| (name.clone(), placed(name, &groups)))
+        .collect();
+    let everywhere = Group::everywhere(nodes.len());
+    let lone = manifest.components.iter();
+    let lone = lone
+        .filter(|(_, spec)| spec.singleton && !spec.mode().takes_requests())
+        .map(|(name, _)| {
+            (
+                name.clone(),
+                placed(name, std::slice::from_ref(&everywhere)),
+            )
+        })
+        .collect();
+    Placement {
+        nodes,
+        components,
+        lone,
     }
-    Placement { nodes, components }
 }
 
 impl Placement {
-    /// Where the replicas of a component shall be; `None`: no route of any node leads to it.
+    /// Where the replicas of a component shall be that answers requests; `None`: no route of any node
+    /// leads to it.
     pub fn of(&self, component: &ComponentName) -> Option<&Placed> {
         self.components.get(component)
     }
@@ -123,7 +175,17 @@ impl Placement {
     /// Replicas of a component that a node shall have.
     pub fn share(&self, component: &ComponentName, node: &NodeName) -> u32 {
         let share = |placed: &Placed| Some(*placed.shares.get(&self.index(node)?)?);
-        self.of(component).and_then(share).unwrap_or_default()
+        let placed = self.of(component).or_else(|| self.lone.get(component));
+        placed.and_then(share).unwrap_or_default()
+    }
+
+    /// Where a node stands in the order in which a singleton should go to the nodes that ask for it, by
+    /// what is signed alone; `None`: it is none, or not for this node.
+    pub fn rank(&self, component: &ComponentName, node: &NodeName) -> Option<u32> {
+        let placed = self.of(component).or_else(|| self.lone.get(component))?;
+        let index = self.index(node)?;
+        let rank = placed.order.iter().position(|one| *one == index)?;
+        u32::try_from(rank).ok()
     }
 
     /// Components of which a node shall have replicas, and how many.
@@ -132,7 +194,8 @@ impl Placement {
         node: &NodeName,
     ) -> impl Iterator<Item = (&'a ComponentName, u32)> + use<'a> {
         let index = self.index(node);
-        self.components.iter().filter_map(move |(name, placed)| {
+        let all = self.components.iter().chain(&self.lone);
+        all.filter_map(move |(name, placed)| {
             let share = placed.shares.get(&index?)?;
             Some((name, *share))
         })
@@ -190,14 +253,14 @@ impl Placement {
 
     /// How long the components that are placed wait at least for a node that is not reached.
     pub fn lost_after_ms_least(&self) -> Option<u64> {
-        let placed = self.components.values();
+        let placed = self.components.values().chain(self.lone.values());
         let each = placed.flat_map(|placed| &placed.lost_after_ms);
         each.min().copied()
     }
 
     /// Times after which a component gives up on a node, each once.
     pub fn lost_after_ms(&self) -> BTreeSet<u64> {
-        let placed = self.components.values();
+        let placed = self.components.values().chain(self.lone.values());
         let each = placed.flat_map(|placed| &placed.lost_after_ms);
         each.copied().collect()
     }
@@ -270,6 +333,23 @@ impl<'a> Scene<'a> {
             shares,
             movable,
             homeless: homeless.unwrap_or(0),
+            order: Vec::new(),
+        }
+    }
+
+    /// The one place of a singleton, on any node that some list wants it on.
+    fn placed_once(&self, groups: &[Group<'_>]) -> Placed {
+        let one = Group::of_one(groups);
+        let rank = |node: &usize| {
+            let candidate = &self.candidates[*node];
+            let is_closed = !self.may_begin(*node);
+            (is_closed, Reverse(rank(candidate.seed, self.seed, 0)))
+        };
+        let mut order: Vec<usize> = one.nodes.iter().copied().collect();
+        order.sort_by_key(rank);
+        Placed {
+            order,
+            ..self.placed(&[one])
         }
     }
 
@@ -345,7 +425,7 @@ impl<'a> Scene<'a> {
             let candidate = &self.candidates[*node];
             let (of_zone, of_node) = taken.of(*node, candidate.zone);
             let rank = rank(candidate.seed, self.seed, slot);
-            (of_zone, of_node, std::cmp::Reverse(rank))
+            (of_zone, of_node, Reverse(rank))
         };
         let node = eligible.iter().copied().min_by_key(order)?;
         taken.add(node, self.candidates[node].zone);

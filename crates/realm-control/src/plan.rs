@@ -21,7 +21,7 @@ use realm_model::digest::Digest;
 use realm_model::manifest::Mode;
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::{
-    Artifact, ArtifactState, Handled, Millis, Observed, ReplicaId, ReplicaState, Revision,
+    Artifact, ArtifactState, Handled, Lease, Millis, Observed, ReplicaId, ReplicaState, Revision,
     RouteTable,
 };
 
@@ -66,12 +66,19 @@ struct Scene<'a> {
     /// The turns of the replicas, by slot.
     turns: Turns,
     handled: Option<&'a Handled>,
+    /// How this node stands with the lease, where one is needed that it does not hold: nothing of it may
+    /// run here.
+    lacks_lease: Option<Option<&'a Lease>>,
     now: Millis,
     /// The clock on the wall: for schedules.
     unix_ms: u64,
 }
 
 impl Scene<'_> {
+    fn is_singleton(&self) -> bool {
+        self.wanted.is_some_and(|wanted| wanted.singleton)
+    }
+
     /// Whether a replica is of the wanted revision.
     fn is_wanted(&self, id: &ReplicaId) -> bool {
         self.wanted
@@ -107,6 +114,8 @@ impl Scene<'_> {
 ///   until the wanted one does. An executor that no longer has its settings answers with `Failed`;
 /// - `Drain` and `Stop` only ever name replicas outside of the route table in force; a run that is
 ///   stopped ends, and one that drains may end by itself before;
+/// - what it starts of a singleton ends with the lease, whatever a plan says or does not say; two
+///   of a singleton never overlap, also not while the first one ends;
 /// - `Handle` is durable before the `Start` behind it is carried out.
 pub fn plan(
     desired: &Desired,
@@ -136,7 +145,9 @@ pub fn plan(
         let revisions: BTreeSet<Revision> =
             ids.filter(|id| old(id)).map(|id| id.revision).collect();
         let age = |revision| (revision, desired.age_of(component, node, revision));
-        let (lingering, linger_until) = match here.may_linger() {
+        let singleton = desired.is_singleton(component);
+        // Of a singleton there is none elsewhere while it goes on here: nobody waits for that.
+        let (lingering, linger_until) = match here.may_linger() && !singleton {
             true => around.lingering(component, node, now),
             false => (0, None),
         };
@@ -167,6 +178,8 @@ pub fn plan(
                 artifacts::step(wanted, observed, now)
             }),
             handled: observed.schedules.get(component),
+            lacks_lease: (singleton && !observed.holds(component, now))
+                .then(|| observed.leases.get(component)),
             now,
             unix_ms,
         };
@@ -190,6 +203,29 @@ pub fn plan(
     }
     plan.actions.extend(steps.in_order());
     plan
+}
+
+/// The singletons that `node` shall run, for which it asks for leases.
+pub fn singletons(
+    desired: &Desired,
+    authority: &Authority,
+    node: &NodeName,
+    observed: &Observed,
+    around: &Around,
+    now: Millis,
+) -> BTreeSet<ComponentName> {
+    let unix_s = observed.unix_ms_at_zero.saturating_add(now.0) / 1_000;
+    let Some(here) = WantedHere::of(desired, authority, node, around, unix_s) else {
+        return BTreeSet::new();
+    };
+    let wanted = here.components.iter().filter(|(component, wanted)| {
+        let is_here = observed
+            .replicas
+            .keys()
+            .any(|id| id.component == **component);
+        wanted.singleton && here.to_run(component, desired, is_here).is_some()
+    });
+    wanted.map(|(component, _)| component.clone()).collect()
 }
 
 /// The next time at which `plan` may answer otherwise although nothing was observed in between:
@@ -345,6 +381,8 @@ mod properties;
 mod runs;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod singletons;
 #[cfg(test)]
 mod standing;
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub(crate) fn settings_digest(spec: &ComponentSpec, pin: Pin) -> Digest {
         listen,
         schedule,
         reuse,
+        // Who may run it, not how it runs.
+        singleton: _,
         restart,
         health,
     } = spec;
@@ -99,6 +101,8 @@ mod tests {
         assert_eq!(of("file:a", "", "1"), of("file:b", "", "1"));
         let (daily, hourly) = ("schedule = \"@daily\"", "schedule = \"@hourly\"");
         assert_eq!(of("file:a", daily, "1"), of("file:a", hourly, "1"));
+        let singleton = of("file:a", "singleton = true", "1");
+        assert_eq!(of("file:a", "", "1"), singleton);
     }
 
     fn of(source: &str, keys: &str, build: &str) -> Digest {

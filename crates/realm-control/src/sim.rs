@@ -175,6 +175,7 @@ impl World {
             let task = entry.remove();
             self.finish(&task);
         }
+        self.end_without_lease();
     }
 
     /// A healthy replica fails its probe; `which` chooses one.
@@ -195,15 +196,7 @@ impl World {
     pub(crate) fn live(&self, component: &ComponentName) -> usize {
         let replicas = self.observed.replicas.iter();
         replicas
-            .filter(|(id, state)| {
-                id.component == *component
-                    && matches!(
-                        state,
-                        ReplicaState::Starting { .. }
-                            | ReplicaState::Healthy { .. }
-                            | ReplicaState::Draining { .. }
-                    )
-            })
+            .filter(|(id, state)| id.component == *component && is_live(state))
             .count()
     }
 
@@ -244,7 +237,12 @@ impl World {
             Some(_) => false,
         };
         self.expect(due, &format!("starts {id}, which is there"));
-        let alone = mode.is_some_and(Mode::is_job) || self.has_port(id);
+        let singleton = self.is_singleton(id);
+        self.expect(
+            !singleton || self.observed.holds(&id.component, self.now),
+            &format!("starts {id} without a lease"),
+        );
+        let alone = mode.is_some_and(Mode::is_job) || self.has_port(id) || singleton;
         self.expect(
             !alone || self.live(&id.component) == 0,
             &format!("starts {id} beside another one"),
@@ -268,6 +266,25 @@ impl World {
         };
         self.observed.replicas.insert(id.clone(), state);
         self.later(Task::Started(id.clone()));
+    }
+
+    fn is_singleton(&self, id: &ReplicaId) -> bool {
+        let revision = self.revisions.get(&id.revision);
+        revision.is_some_and(|(_, spec)| spec.singleton)
+    }
+
+    /// What the executor does when leases are over or gone: whatever is in flight, it ends.
+    pub(crate) fn end_without_lease(&mut self) {
+        let observed = &self.observed;
+        let over = |(id, state): &(&ReplicaId, &ReplicaState)| {
+            is_live(state) && self.is_singleton(id) && !observed.holds(&id.component, self.now)
+        };
+        let over = observed.replicas.iter().filter(over);
+        let over: Vec<ReplicaId> = over.map(|(id, _)| id.clone()).collect();
+        for id in over {
+            self.observed.replicas.remove(&id);
+            self.attempts.remove(&id);
+        }
     }
 
     fn has_port(&self, id: &ReplicaId) -> bool {
@@ -319,7 +336,11 @@ impl World {
 
     fn stop(&mut self, id: &ReplicaId) {
         let may = match self.observed.replicas.get(id) {
-            None | Some(ReplicaState::Healthy { .. }) => false,
+            None => false,
+            // Without a lease there is no time for a drain.
+            Some(ReplicaState::Healthy { .. }) => {
+                self.is_singleton(id) && !self.observed.holds(&id.component, self.now)
+            }
             Some(ReplicaState::Draining {
                 deadline,
                 in_flight,
@@ -476,5 +497,17 @@ impl World {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         (self.dice >> 33) % sides
+    }
+}
+
+/// Whether it runs, or may.
+const fn is_live(state: &ReplicaState) -> bool {
+    match state {
+        ReplicaState::Starting { .. }
+        | ReplicaState::Healthy { .. }
+        | ReplicaState::Draining { .. } => true,
+        ReplicaState::Backoff { .. } | ReplicaState::Done { .. } | ReplicaState::Failed { .. } => {
+            false
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! whoever is drained. Not here: how entries and records travel (`sim_net`).
 
 mod check;
+mod leases;
 mod lists;
 mod node;
 mod planted;
@@ -55,6 +56,8 @@ pub(crate) struct Kind {
     /// Whether nothing fails by itself.
     pub(crate) calm: bool,
     pub(crate) planted: Option<Planted>,
+    /// Whether it is a singleton, of which there is never more than one; then one replica is wanted.
+    pub(crate) singleton: bool,
 }
 
 enum Event {
@@ -225,6 +228,7 @@ impl Sim {
         back.records.clear();
         back.heard = (0..self.kind.nodes).map(|of| (of, self.now)).collect();
         back.said = None;
+        back.leases.start(self.now);
         back.world.pass_to(Millis(self.now));
         self.wake(node);
     }
@@ -312,6 +316,7 @@ impl Sim {
                 }
             }
             Event::Wake { node } => {
+                self.nodes[node].wakes.remove(&self.now);
                 if self.nodes[node].is_up {
                     self.act(node);
                 }
@@ -388,6 +393,7 @@ impl Sim {
             &node.world.observed,
         )
         .after(&node.around);
+        node.look_at_leases(&realm, now);
         let mut rounds = 0;
         let last = loop {
             let observed = &node.world.observed;
@@ -425,6 +431,8 @@ impl Sim {
                 .push(format!("{} does not settle: {last:?}", node.name));
         }
         self.violations.append(&mut node.world.violations);
+        // What has stopped is given back at once.
+        let leases_at = node.look_at_leases(&realm, now);
         let body = node.body(&realm, &last);
         let is_news = node.said.as_ref() != Some(&body);
         if is_news {
@@ -433,14 +441,18 @@ impl Sim {
         }
         let next = self.nodes[index].world.next();
         let deadline = self.nodes[index].around.wake_at(now);
-        if let Some(at) = next.into_iter().chain(deadline).min() {
+        let next = next.into_iter().chain(leases_at);
+        if let Some(at) = next.chain(deadline).min() {
             let wait = at.0.saturating_sub(now.0).max(1);
-            self.later(wait, Event::Wake { node: index });
+            if self.nodes[index].wakes.insert(now.0 + wait) {
+                self.later(wait, Event::Wake { node: index });
+            }
         }
         if is_news {
             self.publish(index);
         }
         self.check(index, &before);
+        self.check_singleton();
     }
 
     fn publish(&mut self, from: usize) {

@@ -326,7 +326,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<CallError> {
 
 /// Codes that a node may give for another: each is a label of metrics, so that no node can make up
 /// more.
-const CODES: [&str; 16] = [
+const CODES: [&str; 17] = [
     "bad-request",
     "bad-response",
     "cancelled",
@@ -340,6 +340,7 @@ const CODES: [&str; 16] = [
     "overloaded",
     "request-too-large",
     "start-failed",
+    "stopped",
     "trap",
     "wall-timeout",
     "internal",

@@ -32,6 +32,7 @@ use crate::remarks::{Remarks, limit_words};
 use crate::replica::Replica;
 use crate::room::Tenant;
 use crate::shelf::{Code, Occasion};
+use crate::term::Term;
 
 /// Imports or exports that one message names.
 const NAMES_LISTED_MAX: usize = 10;
@@ -237,6 +238,11 @@ impl Component {
 
     /// A slot that admits calls, with its own concurrency and its own fuel.
     pub fn replica(&self, slot: u32) -> Replica {
+        self.replica_until(slot, None)
+    }
+
+    /// The same, whose guests all end with `term`.
+    pub fn replica_until(&self, slot: u32, term: Option<Term>) -> Replica {
         let limits = &self.0.settings.limits;
         Replica(Arc::new(ReplicaInner {
             admission: Admission::new(limits.max_concurrency, Arc::clone(&self.0.tenant)),
@@ -245,6 +251,7 @@ impl Component {
                 .map(|per_sec| Arc::new(Bucket::new(per_sec, Instant::now()))),
             component: Arc::clone(&self.0),
             slot,
+            term,
             in_flight: AtomicU32::new(0),
             habit: Habit::default(),
             keep: Keep::default(),
@@ -270,6 +277,8 @@ impl Inner {
 pub(crate) struct ReplicaInner {
     pub(crate) component: Arc<Inner>,
     pub(crate) slot: u32,
+    /// What ends all guests, if anything does.
+    pub(crate) term: Option<Term>,
     pub(crate) admission: Admission,
     pub(crate) bucket: Option<Arc<Bucket>>,
     pub(crate) in_flight: AtomicU32,

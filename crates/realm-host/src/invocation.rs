@@ -28,6 +28,7 @@ use crate::heavy::{self, HEAVY_AFTER, HEAVY_AFTER_TICKS};
 use crate::meter::Meter;
 use crate::outcome::Outcome;
 use crate::state::State;
+use crate::term::Term;
 
 /// No outcome yet.
 const OPEN: u8 = u8::MAX;
@@ -213,9 +214,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A guest's call: on the heap, since it may move to another thread pool.
 pub(crate) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Polls `call` to its end or to `deadline`, and measures the time inside; moves it to the heavy
-/// threads once it is a case for them, or `at_once`.
+/// Polls `call` to its end, to its wall time or to the end of `term`, and measures the time inside; moves it to
+/// the heavy threads once it is a case for them, or `at_once`.
 pub(crate) async fn drive(
+    shared: Arc<Shared>,
+    wall: Wall,
+    host: &Host,
+    at_once: bool,
+    call: Call,
+    term: Option<Term>,
+) {
+    let Some(term) = term else {
+        return drive_freely(shared, wall, host, at_once, call).await;
+    };
+    let over = async {
+        term.over().await;
+        // Before the guest's store goes, as at the wall time.
+        shared.conclude(Outcome::Stopped);
+    };
+    tokio::select! {
+        biased;
+        () = over => {}
+        () = drive_freely(Arc::clone(&shared), wall, host, at_once, call) => {}
+    }
+}
+
+async fn drive_freely(
     shared: Arc<Shared>,
     mut wall: Wall,
     host: &Host,

@@ -50,6 +50,7 @@ mod shelf;
 mod state;
 mod stdio;
 mod system;
+mod term;
 mod ticker;
 mod vars;
 
@@ -67,6 +68,7 @@ pub use probe::ProbeError;
 pub use program::{Input, Output, Program, Run, RunError};
 pub use replica::Replica;
 pub use shelf::{CodeFigures, Keeper};
+pub use term::Term;
 
 /// The version of Wasmtime inside; the tidy test holds it against Cargo.lock.
 pub const WASMTIME_VERSION: &str = "48.0.8";

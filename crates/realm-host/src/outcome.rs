@@ -34,11 +34,13 @@ pub enum Outcome {
     RequestTooLarge,
     /// No instance could be made, for another reason than a limit.
     StartFailed,
+    /// The replica was ended from outside: this node may not run it any longer.
+    Stopped,
 }
 
 impl Outcome {
     /// Every outcome, in the order of its discriminant.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Ok,
         Self::Cancelled,
         Self::Overloaded,
@@ -53,6 +55,7 @@ impl Outcome {
         Self::BadRequest,
         Self::RequestTooLarge,
         Self::StartFailed,
+        Self::Stopped,
     ];
 
     /// The stable code: a metric label, and the `realm-error` header of an error answer.
@@ -72,6 +75,7 @@ impl Outcome {
             Self::BadRequest => "bad-request",
             Self::RequestTooLarge => "request-too-large",
             Self::StartFailed => "start-failed",
+            Self::Stopped => "stopped",
         }
     }
 
@@ -90,7 +94,7 @@ impl Outcome {
             | Self::GuestError
             | Self::StartFailed => 500,
             Self::BadResponse => 502,
-            Self::Overloaded => 503,
+            Self::Overloaded | Self::Stopped => 503,
             Self::EpochTimeout | Self::WallTimeout => 504,
         }
     }
@@ -112,6 +116,7 @@ impl Outcome {
             Self::BadRequest => "the request has no usable host or path",
             Self::RequestTooLarge => "the request body is larger than the component takes",
             Self::StartFailed => "the component could not be started",
+            Self::Stopped => "this node may not run the component any longer, try again",
         }
     }
 
@@ -140,7 +145,7 @@ impl From<Outcome> for CallError {
             status: outcome.status(),
             code: outcome.code(),
             message: outcome.message().to_owned(),
-            retry_after_s: (outcome == Outcome::Overloaded).then_some(1),
+            retry_after_s: matches!(outcome, Outcome::Overloaded | Outcome::Stopped).then_some(1),
         }
     }
 }

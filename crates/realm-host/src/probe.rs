@@ -121,6 +121,7 @@ impl Replica {
         let task = tokio::spawn({
             let host = self.0.component.host.clone();
             let shared = Arc::clone(&shared);
+            let term = self.0.term.clone();
             async move {
                 let call = async move {
                     if let Some(answer) = guest::ask(&invocation, question).await {
@@ -129,7 +130,7 @@ impl Replica {
                     }
                 };
                 let wall = Wall::of_a_request(deadline, &host);
-                drive(shared, wall, &host, false, Box::pin(call)).await;
+                drive(shared, wall, &host, false, Box::pin(call), term).await;
             }
         });
         let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));

@@ -24,6 +24,7 @@ use crate::loaded::Handler;
 use crate::outcome::{CallError, Outcome};
 use crate::replica::{Invocation, Kind, Replica};
 use crate::stdio::{PipeOptions, PipeReader, PipeWriter, Process, Stdin, pipe};
+use crate::term::Term;
 
 /// Time for a program's last words to be written, once it was ended from outside.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -114,7 +115,12 @@ impl Host {
 impl Program {
     /// The same program in another slot, with its own concurrency and its own fuel.
     pub fn replica(&self, slot: u32) -> Self {
-        Self(Component(Arc::clone(&self.0.0.component)).replica(slot))
+        self.replica_until(slot, None)
+    }
+
+    /// The same, whose runs all end with `term`.
+    pub fn replica_until(&self, slot: u32, term: Option<Term>) -> Self {
+        Self(Component(Arc::clone(&self.0.0.component)).replica_until(slot, term))
     }
 
     /// Runs it once, to its exit code. Dropping the future ends the program.
@@ -138,6 +144,7 @@ impl Program {
         let task = tokio::spawn({
             let host = self.0.0.component.host.clone();
             let shared = Arc::clone(&shared);
+            let term = self.0.0.term.clone();
             async move {
                 let call = async move {
                     let code = to_the_end(&invocation, process).await;
@@ -152,7 +159,7 @@ impl Program {
                     host: host.clone(),
                     call: Box::pin(call),
                 };
-                drive(shared, wall, &host, false, Box::pin(ticked)).await;
+                drive(shared, wall, &host, false, Box::pin(ticked), term).await;
             }
         });
         let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));

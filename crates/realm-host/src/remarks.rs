@@ -48,6 +48,7 @@ pub(crate) fn limit_words(
             limits.max_request_bytes
         )),
         Outcome::Cancelled => Some("the client went away".to_owned()),
+        Outcome::Stopped => Some("this node may not run it any longer".to_owned()),
         Outcome::Ok
         | Outcome::Trap
         | Outcome::Exit

@@ -26,6 +26,7 @@ use crate::invocation::{Call, Head, Shared, Wall, drive, settle};
 use crate::kept;
 use crate::outcome::{CallError, Outcome};
 use crate::request;
+use crate::term::{self, Term};
 use crate::ticker::Ticking;
 
 /// A slot that admits calls. Cheap to clone.
@@ -46,6 +47,9 @@ impl Replica {
         let deadline = Instant::now() + Duration::from_millis(limits.wall_timeout_ms);
         if request::announces_too_much(&request, limits.max_request_bytes) {
             return Err(self.refuse(Outcome::RequestTooLarge));
+        }
+        if self.0.term.as_ref().is_some_and(Term::is_over) {
+            return Err(self.refuse(Outcome::Stopped));
         }
         let Some((admitted, live)) = self.0.enter().await else {
             return Err(self.refuse(Outcome::Overloaded));
@@ -188,6 +192,7 @@ pub(crate) struct Invocation {
     pub(crate) shared: Arc<Shared>,
     kind: Kind,
     _ticking: Option<Ticking>,
+    _counted: Option<term::Guest>,
     admitted: Admitted,
 }
 
@@ -200,6 +205,7 @@ impl Invocation {
         let ticks = kind != Kind::Run;
         Self {
             _ticking: ticks.then(|| replica.component.host.0.ticker.begin()),
+            _counted: replica.term.as_ref().map(Term::enter),
             admitted,
             shared: Shared::new(),
             replica: Arc::clone(replica),
@@ -211,6 +217,7 @@ impl Invocation {
         let host = self.replica.component.host.clone();
         let shared = Arc::clone(&self.shared);
         let at_once = self.replica.habit.is_heavy();
+        let term = self.replica.term.clone();
         let call = async move {
             if let Some(bucket) = &self.replica.bucket {
                 settle(bucket, &self.replica.component.settings.meter).await;
@@ -221,7 +228,7 @@ impl Invocation {
             }
         };
         let wall = Wall::of_a_request(deadline, &host);
-        drive(shared, wall, &host, at_once, Box::pin(call)).await;
+        drive(shared, wall, &host, at_once, Box::pin(call), term).await;
     }
 }
 

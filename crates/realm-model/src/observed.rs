@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::name::ComponentName;
+use crate::name::{ComponentName, NodeName};
 use crate::route::Route;
 
 /// Milliseconds of one node's monotonic clock.
@@ -138,9 +138,30 @@ pub struct Observed {
     pub routes: RouteTable,
     /// How far the schedule of each job is dealt with.
     pub schedules: BTreeMap<ComponentName, Handled>,
+    /// How this node stands with the leases of the singletons that it wants; of others nothing is held.
+    pub leases: BTreeMap<ComponentName, Lease>,
     /// Milliseconds since 1970 when the node's monotonic clock was 0, by the clock on the wall as
     /// it is set at this moment. Schedules alone look at it.
     pub unix_ms_at_zero: u64,
+}
+
+/// How this node stands with the lease of a singleton.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lease {
+    /// It may run here until then.
+    Held {
+        /// At this moment it must have stopped.
+        until: Millis,
+    },
+    /// It may not run here.
+    Awaited {
+        /// Who has it at this moment, by its own word.
+        holder: Option<NodeName>,
+        /// Nodes that grant it to this one.
+        granted: u32,
+        /// How many have to.
+        needed: u32,
+    },
 }
 
 /// Times of a schedule that need no more attention.
@@ -168,6 +189,16 @@ pub struct RouteTable {
     pub routes: Vec<Route>,
     /// Component → replicas that take requests; a component without an entry answers 503.
     pub backends: BTreeMap<ComponentName, Vec<ReplicaId>>,
+}
+
+impl Observed {
+    /// Whether a singleton may run here at this moment.
+    pub fn holds(&self, component: &ComponentName, now: Millis) -> bool {
+        match self.leases.get(component) {
+            Some(Lease::Held { until }) => *until > now,
+            Some(Lease::Awaited { .. }) | None => false,
+        }
+    }
 }
 
 impl Millis {

@@ -7,6 +7,7 @@ mod around;
 mod beacon;
 mod belonging;
 mod damaged;
+mod leases;
 mod networked;
 mod shut;
 mod standing;
@@ -30,6 +31,7 @@ use realm_model::view::StatusView;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access::Role;
+use crate::clock::Clock;
 use crate::event::Event;
 use crate::executor::{Executor, World};
 use crate::journal::Journal;
@@ -39,6 +41,7 @@ use crate::network::Network;
 use crate::pace::Pace;
 use crate::unix_ms;
 pub(crate) use around::Surroundings;
+pub(crate) use leases::Holding;
 pub(crate) use standing::heads;
 pub(crate) use why::{Prospect, Unknown};
 
@@ -70,7 +73,7 @@ pub(crate) struct Core {
     pub(crate) executor: Executor,
     pub(crate) observed: Observed,
     pub(crate) refusals: BTreeMap<RefusalCode, u64>,
-    pub(crate) started: Instant,
+    pub(crate) clock: Clock,
     /// The time of the last plan: what falls due after it is still to be planned.
     pub(crate) planned_at: Millis,
     /// When a schedule wants the next plan.
@@ -100,6 +103,8 @@ pub(crate) struct Core {
     pub(crate) fed: VecDeque<Input>,
     /// Where everything shall be, and what the others say.
     pub(crate) surroundings: Surroundings,
+    /// The leases of singletons.
+    pub(crate) holding: Holding,
     /// Which desired state the node began with: another one waits until the others were heard.
     pub(crate) began_with: u64,
 }
@@ -119,7 +124,10 @@ impl Core {
             self.passed();
             let planning = self.wait();
             let networking = self.network_wait();
-            let wait = planning.into_iter().chain(networking).min();
+            let now = self.now();
+            let leases = self.leases_wake_at();
+            let leases = leases.map(|at| Duration::from_millis(at.since(now)));
+            let wait = planning.into_iter().chain(networking).chain(leases).min();
             let mut taken = Vec::new();
             let number = tokio::select! {
                 number = events.recv_many(&mut taken, EVENTS_AT_ONCE_MAX) => number,
@@ -358,11 +366,14 @@ impl Core {
         let began = Instant::now();
         tokio::task::block_in_place(|| self.journal.raise_marks());
         self.look_around_if_due();
+        self.look_at_leases();
         self.stale = false;
         self.held_back = !self.may_act();
         if !self.held_back {
             self.plan_and_execute();
         }
+        // What has stopped is given back at once.
+        self.holding.due = true;
         if !is_starting(&self.observed)
             && let Some(restored) = self.restored.take()
         {
@@ -411,8 +422,7 @@ impl Core {
     }
 
     fn now(&self) -> Millis {
-        let elapsed = self.started.elapsed().as_millis();
-        Millis(u64::try_from(elapsed).unwrap_or(u64::MAX))
+        self.clock.now()
     }
 
     fn status(&self) -> StatusView {

@@ -24,6 +24,7 @@ mod event;
 mod executor;
 
 mod backend;
+mod clock;
 mod compile;
 mod jobs;
 pub mod joining;

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::access::{Gate, Mouth};
 use crate::api::Api;
 use crate::audit::Audit;
+use crate::clock::Clock;
 use crate::compile::Compiler;
 use crate::config::Config;
 use crate::core::{Core, EVENTS_AT_ONCE_MAX};
@@ -138,7 +139,7 @@ impl Prepared {
         let peers = Peers::default();
         let machine = Arc::new(Machine::new(config.folder.root()));
         let (restored, is_restored) = oneshot::channel();
-        let started = Instant::now();
+        let clock = Clock::start();
         let core = Core {
             stood: Default::default(),
             began_with: ledger.desired().generation(),
@@ -166,16 +167,18 @@ impl Prepared {
                 peers: peers.clone(),
                 origins: Origins::new(&config.node.sources, |name| std::env::var(name).ok()),
                 events: events.clone(),
+                clock,
             }),
             refusals: BTreeMap::new(),
-            started,
+            clock,
             planned_at: Millis(0),
             surroundings: crate::core::Surroundings::default(),
+            holding: crate::core::Holding::default(),
             look_at: None,
             inbox: VecDeque::new(),
             stale: true,
             held_back: false,
-            pace: Pace::new(started),
+            pace: Pace::new(Instant::now()),
             plans: 0,
         };
         let page = MetricsPage {
@@ -211,7 +214,7 @@ impl Prepared {
                     key: &key,
                     edge: edge.clone(),
                     peers,
-                    started,
+                    clock,
                 };
                 Some(meet(settings, &api, blobs, events).await?)
             }
@@ -319,8 +322,8 @@ struct Meeting<'a> {
     key: &'a SecretKey,
     edge: realm_edge::Handle,
     peers: Peers,
-    /// When the loop's time began.
-    started: Instant,
+    /// The loop's.
+    clock: Clock,
 }
 
 /// Starts the node's part in the network, and tells the loop of it.
@@ -344,8 +347,8 @@ async fn meet(
         peers: meeting.peers,
         events: events.clone(),
     };
-    let now = Millis(u64::try_from(meeting.started.elapsed().as_millis()).unwrap_or(u64::MAX));
-    let network = Network::new(&config.folder, parts, now).map_err(NodeError::Epoch)?;
+    let network =
+        Network::new(&config.folder, parts, meeting.clock.now()).map_err(NodeError::Epoch)?;
     network.open_book();
     // The loop lives as long as this node: that it is gone is seen where the node stops.
     let _ = events.send(Event::Met(Box::new(network))).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use realm_edge::Upstream;
 use realm_host::{
-    Component, Host, LoadError, Meter, Outcome, ProbeError, Program, Replica, Settings,
+    Component, Host, LoadError, Meter, Outcome, ProbeError, Program, Replica, Settings, Term,
 };
 use realm_model::limits::Limits;
 use realm_model::manifest::{HealthCheck, Mode};
@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::with_causes;
 use crate::event::StepFailure;
-use crate::executor::Running;
+use crate::executor::{self, Running, Tenure};
 use crate::rings::Ring;
 use crate::run::{self, Begun, Ports};
 
@@ -32,6 +32,10 @@ pub(crate) struct Start {
     pub(crate) running: Arc<Running>,
     pub(crate) ports: Ports,
     pub(crate) id: ReplicaId,
+    /// Of a singleton: until when it may run.
+    pub(crate) tenure: Option<Tenure>,
+    /// What has to be gone first.
+    pub(crate) before: Vec<Term>,
 }
 
 /// What has started.
@@ -49,13 +53,14 @@ impl Start {
         self,
         turn: Option<OwnedSemaphorePermit>,
     ) -> Result<Started, StepFailure> {
+        executor::gone(&self.before).await;
         match self.running.spec.mode() {
             Mode::Answers => self.replica().await.map(Started::Answers),
             Mode::Server | Mode::Service | Mode::Once | Mode::Scheduled => {
                 let program = self.program().await?;
                 drop(turn);
                 let spec = &self.running.spec;
-                let begun = run::start(&program, spec, &self.id, &self.ports).await?;
+                let begun = run::start(&program, spec, &self.id, self.term(), &self.ports).await?;
                 Ok(Started::Runs(begun))
             }
         }
@@ -64,7 +69,7 @@ impl Start {
     /// A new replica that passed its probe.
     async fn replica(&self) -> Result<Replica, StepFailure> {
         let component = self.component().await?;
-        let replica = component.replica(self.id.slot);
+        let replica = component.replica_until(self.id.slot, self.term());
         let probe = tokio::time::timeout(FIRST_PROBE_TIMEOUT, replica.probe()).await;
         match probe {
             Ok(Ok(())) => Ok(replica),
@@ -82,6 +87,10 @@ impl Start {
                 permanent: false,
             }),
         }
+    }
+
+    fn term(&self) -> Option<Term> {
+        self.tenure.as_ref().map(Tenure::term)
     }
 
     async fn component(&self) -> Result<Component, StepFailure> {

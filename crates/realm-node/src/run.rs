@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use realm_control::restart::End;
 use realm_edge::{Upstream, UpstreamLimits};
-use realm_host::{Program, Run, RunError};
+use realm_host::{Program, Run, RunError, Term};
 use realm_model::limits::Limits;
 use realm_model::manifest::{ComponentSpec, Mode, Probe};
 use realm_model::observed::ReplicaId;
@@ -153,6 +153,7 @@ pub(crate) async fn start(
     program: &Program,
     spec: &ComponentSpec,
     id: &ReplicaId,
+    term: Option<Term>,
     ports: &Ports,
 ) -> Result<Begun, StepFailure> {
     let port = match spec.mode() {
@@ -162,7 +163,8 @@ pub(crate) async fn start(
     let upstream = port
         .as_ref()
         .map(|port| upstream(port.number, &spec.limits));
-    let mut worker = spawn(program.replica(id.slot), port, upstream);
+    let program = program.replica_until(id.slot, term);
+    let mut worker = spawn(program, port, upstream);
     let started = started(worker.upstream.as_ref(), spec);
     tokio::select! {
         // First what is certain: a server that ended may have answered before.

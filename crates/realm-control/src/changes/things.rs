@@ -159,6 +159,7 @@ fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
         listen,
         schedule,
         reuse,
+        singleton,
         restart,
         health,
     } = spec;
@@ -182,6 +183,7 @@ fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
         set("schedule", given(quoted(schedule.to_string())));
     }
     set("reuse", or_default(reuse, &false));
+    set("singleton", or_default(singleton, &false));
     let restart_is_default = *restart == RestartPolicy::default();
     set(
         "restart",

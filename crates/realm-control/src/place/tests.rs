@@ -238,3 +238,41 @@ proptest! {
         }
     }
 }
+
+/// Of a singleton there is one place in the realm, whatever its lists say, and an order of those that may
+/// have it that does not depend on who is there.
+#[test]
+fn a_singleton_has_one_place_in_the_realm() {
+    let names = ["a", "b", "c", "d", "e"];
+    let check = |keys: &str, routing: &str, gone: &[&str], share: &str, order: &str| {
+        let mut realm = realm(&names, "");
+        let text = format!(
+            "[components.app]\nsource = 'file:a'\nsingleton = true\n{keys}\n[routing]\n{routing}\n"
+        );
+        realm.apply(&text, &[("app", "1")]);
+        let placement = placed(&realm, gone);
+        let app = component_name("app");
+        let has = names
+            .iter()
+            .filter(|node| placement.share(&app, &node_name(node)) > 0);
+        assert_eq!(has.copied().collect::<String>(), share, "{keys} {routing}");
+        let mut ranked: Vec<_> = names
+            .iter()
+            .filter_map(|node| Some((placement.rank(&app, &node_name(node))?, *node)))
+            .collect();
+        ranked.sort_unstable();
+        let ranked: String = ranked.into_iter().map(|(_, node)| node).collect();
+        assert_eq!(ranked, order, "{keys} {routing}");
+    };
+    check("", &all(1), &[], "c", "cdbea");
+    check("", &all(1), &["c"], "d", "cdbea");
+    let lists = "a = [{ path = '/', component = 'app' }]\nb = [{ path = '/', component = 'app' }]";
+    check("", lists, &[], "b", "ba");
+    check("", lists, &["b"], "a", "ba");
+    check("", lists, &["a", "b"], "", "ba");
+    // What runs by itself would run on every node.
+    for keys in ["serve = 'service'", "serve = 'job'", "schedule = '@daily'"] {
+        check(keys, "", &[], "c", "cdbea");
+        check(keys, "", &["c", "d"], "b", "cdbea");
+    }
+}

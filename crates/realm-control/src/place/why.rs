@@ -218,8 +218,8 @@ impl<'a> Why<'a> {
     /// Everything about one component; `None`: it is in no manifest.
     pub fn explain(&self, component: &ComponentName) -> Option<Explained> {
         let spec = self.manifest.components.get(component)?;
-        let mut explained = match spec.mode().takes_requests() {
-            true => self.placed(component),
+        let mut explained = match spec.mode().takes_requests() || spec.singleton {
+            true => self.placed(component, spec.singleton),
             false => self.everywhere(component),
         };
         let desired = self.asked.desired;
@@ -246,9 +246,16 @@ impl<'a> Why<'a> {
         explained
     }
 
-    fn placed(&self, component: &ComponentName) -> Explained {
-        let nothing = Vec::new();
-        let groups = self.lists.groups.get(component).unwrap_or(&nothing);
+    fn placed(&self, component: &ComponentName, is_singleton: bool) -> Explained {
+        let groups = self.lists.groups.get(component);
+        let everywhere = [Group::everywhere(self.nodes.len())];
+        let is_lone = is_singleton && groups.is_none() && !self.leading.contains_key(component);
+        let groups: &[Group<'_>] = match is_lone {
+            true => &everywhere,
+            false => groups.map_or(&[], Vec::as_slice),
+        };
+        let one = [Group::of_one(groups)];
+        let groups = if is_singleton { &one } else { groups };
         let desired = self.asked.desired;
         let scene = Scene::of(
             component,
@@ -293,7 +300,9 @@ impl<'a> Why<'a> {
                 .push(Reason::NoNode { replicas: unplaced });
         }
         explained.unplaced = unplaced;
-        self.absent(component, &mut explained);
+        if !is_lone {
+            self.absent(component, &mut explained);
+        }
         explained.wanted += explained.unplaced;
         explained
     }

@@ -152,6 +152,7 @@ mod tests {
             artifact: artifact(false),
             replicas: 1,
             entry: 1,
+            singleton: false,
         };
         let states = [(artifact(false), own), (artifact(true), other)];
         let states = states

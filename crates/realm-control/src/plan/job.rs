@@ -13,7 +13,7 @@ use super::wanted::Wanted;
 /// Decides about a job. The run of an older version goes on until the new one could start; then it
 /// has the time of a drain to end.
 pub(super) fn decide(scene: &Scene<'_>, wanted: &Wanted<'_>) -> Rollout {
-    let ready = matches!(scene.artifact, Step::Ready);
+    let ready = matches!(scene.artifact, Step::Ready) && scene.lacks_lease.is_none();
     let own = ReplicaId {
         component: scene.component.clone(),
         revision: wanted.revision,

@@ -3,7 +3,7 @@
 use realm_model::action::{ComponentReport, WaitingOn};
 use realm_model::manifest::Mode;
 use realm_model::name::NodeName;
-use realm_model::observed::{ArtifactState, LastFailure, Millis, ReplicaId, ReplicaState};
+use realm_model::observed::{ArtifactState, LastFailure, Lease, Millis, ReplicaId, ReplicaState};
 use realm_model::record::ROLLOUT_FAILED;
 
 use super::artifacts::{Step, short};
@@ -13,6 +13,9 @@ use super::{DRAIN_GRACE_MS, Scene, job};
 use crate::around::Around;
 use crate::desired::Desired;
 use crate::text::{count, duration, times};
+
+/// The code of what waits for the lease of a singleton.
+const WAITS_FOR_LEASE: &str = "waits-for-lease";
 
 pub(super) fn report(
     scene: &Scene<'_>,
@@ -43,6 +46,7 @@ pub(super) fn report(
     }
     if let Some(wanted) = scene.wanted {
         waiting_on.extend(on_bytes(scene, wanted));
+        waiting_on.extend(on_lease(scene));
         waiting_on.extend(on_replicas(scene, rollout, wanted));
         waiting_on.extend(on_end(scene, rollout, wanted));
     }
@@ -169,6 +173,26 @@ fn on_bytes(scene: &Scene<'_>, wanted: &Wanted<'_>) -> Option<WaitingOn> {
     }
 }
 
+/// What may not run here, and why not.
+fn on_lease(scene: &Scene<'_>) -> Option<WaitingOn> {
+    let message = match scene.lacks_lease? {
+        Some(Lease::Awaited {
+            holder: Some(holder),
+            ..
+        }) => format!("a singleton: node `{holder}` holds the lease"),
+        Some(Lease::Awaited {
+            holder: None,
+            granted,
+            needed,
+        }) => format!(
+            "a singleton: {needed} nodes have to grant this one the lease, and {granted} of them {}",
+            if *granted == 1 { "does" } else { "do" },
+        ),
+        Some(Lease::Held { .. }) | None => "a singleton: the lease is asked for".to_owned(),
+    };
+    Some(waiting(WAITS_FOR_LEASE, message))
+}
+
 /// At most one sentence per kind: failed, waiting to be started again, starting, held back.
 fn on_replicas(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Vec<WaitingOn> {
     let ours = || {
@@ -220,7 +244,11 @@ fn on_replicas(scene: &Scene<'_>, rollout: &Rollout, wanted: &Wanted<'_>) -> Vec
         let message = if wanted.mode().is_job() {
             "not started until the run of the old version has ended".to_owned()
         } else if wanted.stops_first() {
-            "not started until the old one has left its port".to_owned()
+            let what = match wanted.singleton {
+                true => "has stopped: of a singleton there is one",
+                false => "has left its port",
+            };
+            format!("not started until the old one {what}")
         } else {
             format!("{number} not started until the old ones have finished their requests")
         };

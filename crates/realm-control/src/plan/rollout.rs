@@ -38,11 +38,52 @@ pub(super) struct Rollout {
 
 impl Rollout {
     pub(super) fn decide(scene: &Scene<'_>) -> Self {
-        if let Some(wanted) = scene.wanted
-            && wanted.mode().is_job()
-        {
-            return job::decide(scene, wanted);
+        let rollout = match scene.wanted {
+            Some(wanted) if wanted.mode().is_job() => job::decide(scene, wanted),
+            Some(_) | None => Self::of_slots(scene),
+        };
+        match scene.lacks_lease {
+            Some(_) => rollout.without_lease(scene),
+            None if scene.is_singleton() => rollout.one_at_a_time(scene),
+            None => rollout,
         }
+    }
+
+    /// The same where of all replicas, whatever their version and slot, one may run.
+    fn one_at_a_time(mut self, scene: &Scene<'_>) -> Self {
+        let any = scene.replicas.iter().any(|(_, state)| is_live(state));
+        self.starts.truncate(usize::from(!any));
+        self
+    }
+
+    /// The same where nothing of it may run here: what runs ends at once.
+    fn without_lease(self, scene: &Scene<'_>) -> Self {
+        let ends = |(id, state): &(&ReplicaId, &ReplicaState)| {
+            let kept = match state {
+                ReplicaState::Starting { .. }
+                | ReplicaState::Healthy { .. }
+                | ReplicaState::Draining { .. } => false,
+                ReplicaState::Backoff { .. }
+                | ReplicaState::Done { .. }
+                | ReplicaState::Failed { .. } => scene.is_wanted(id),
+            };
+            !kept && !scene.in_force.contains(id)
+        };
+        Self {
+            stops: scene
+                .replicas
+                .iter()
+                .copied()
+                .filter(ends)
+                .map(|(id, _)| id.clone())
+                .collect(),
+            handle: self.handle,
+            next_due: self.next_due,
+            ..Self::default()
+        }
+    }
+
+    fn of_slots(scene: &Scene<'_>) -> Self {
         let groups = Groups::of(scene);
         let takes_requests = scene
             .wanted
@@ -196,13 +237,20 @@ impl<'a> Groups<'a> {
             healthy(&scene.replicas, |id| scene.is_wanted(id)).partition(|id| id.slot < share);
         // A surplus replica stands in for a wanted one that is not healthy: it runs the same revision.
         let missing = (share as usize).saturating_sub(own.len() + done(scene));
-        let (stand_ins, surplus) = surplus.split_at(missing.min(surplus.len()));
+        let stand_ins = match scene.is_singleton() {
+            true => 0,
+            false => missing.min(surplus.len()),
+        };
+        let (stand_ins, surplus) = surplus.split_at(stand_ins);
         // What insists on something that two cannot have stops first, whatever its row says.
         let gives_way = scene.wanted.is_some_and(Wanted::stops_first);
         let is_complete = missing <= stand_ins.len();
         let renewed: BTreeSet<u32> = own.iter().map(|id| id.slot).collect();
         let is_ready = matches!(scene.artifact, Step::Ready);
         let stays = |id: &&ReplicaId| {
+            if scene.is_singleton() && id.slot >= share {
+                return false;
+            }
             // The old one goes on for as long as the new one could not start anyway.
             let stops_first = is_ready
                 && match scene.turns.of(id.slot) {

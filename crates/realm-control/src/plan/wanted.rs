@@ -25,6 +25,8 @@ pub(super) struct Wanted<'a> {
     /// The entry that brought it: not the one that is wanted, if the rollout of that one failed and is
     /// undone.
     pub(super) entry: u64,
+    /// Whether it runs on one node at a time.
+    pub(super) singleton: bool,
 }
 
 impl Wanted<'_> {
@@ -35,7 +37,7 @@ impl Wanted<'_> {
     /// Whether it insists on something that two cannot have: the old one ends before the new one
     /// begins.
     pub(super) const fn stops_first(&self) -> bool {
-        matches!(self.mode(), Mode::Server) && self.spec.listen.is_some()
+        self.singleton || matches!(self.mode(), Mode::Server) && self.spec.listen.is_some()
     }
 }
 
@@ -125,9 +127,10 @@ impl<'a> WantedHere<'a> {
                 components.insert(name.clone(), wanted);
             }
         }
-        // What runs by itself runs on every node.
+        // What runs by itself runs on every node, unless there is to be one of it.
         for (name, spec) in &manifest.components {
             if !spec.mode().takes_requests()
+                && !spec.singleton
                 && let Some(mut wanted) = wanted(desired, manifest, around, name, node)
             {
                 wanted.replicas = 1;
@@ -276,5 +279,6 @@ fn wanted<'a>(
         },
         replicas: 0,
         entry: aim.entry,
+        singleton: desired.is_singleton(component),
     })
 }

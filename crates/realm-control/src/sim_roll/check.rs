@@ -163,7 +163,7 @@ impl Sim {
                 down.count().saturating_sub(self.stand_ins[index])
             })
             .sum();
-        if self.is_disturbed() {
+        if self.is_disturbed() || self.kind.singleton {
             return;
         }
         if missing > self.kind.unavailable as usize || doubled > self.kind.surge as usize {

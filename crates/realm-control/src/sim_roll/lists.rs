@@ -43,7 +43,8 @@ impl Lists {
                 .collect(),
             Self::Both => list("n0", "/own", "") + &list("*", "/", ""),
         };
-        format!("[components.app]\nsource = 'file:a'\n[routing]\n{lists}")
+        let singleton = kind.singleton;
+        format!("[components.app]\nsource = 'file:a'\nsingleton = {singleton}\n[routing]\n{lists}")
     }
 
     /// The nodes that are named.

@@ -1,6 +1,6 @@
 //! One simulated node among several: what it has, what it knows and what it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use realm_model::action::Plan;
@@ -8,7 +8,7 @@ use realm_model::entry::ChainId;
 use realm_model::name::NodeName;
 use realm_model::record::{ComponentSummary, NodeBody};
 
-use super::Kind;
+use super::{Kind, leases};
 use crate::around::Around;
 use crate::losses::Losses;
 use crate::sim::World;
@@ -28,6 +28,9 @@ pub(super) struct Node {
     pub(super) counter: u64,
     pub(super) said: Option<NodeBody>,
     pub(super) is_up: bool,
+    pub(super) leases: leases::Own,
+    /// When it acts although nothing comes.
+    pub(super) wakes: BTreeSet<u64>,
 }
 
 impl Node {
@@ -46,6 +49,8 @@ impl Node {
             counter: 0,
             said: None,
             is_up: true,
+            leases: leases::Own::new(seed),
+            wakes: BTreeSet::new(),
         }
     }
 
@@ -73,6 +78,7 @@ impl Node {
                 failed: Some(report.failed.clone()),
             })
             .collect();
+        self.leases.say(&mut body);
         body
     }
 }

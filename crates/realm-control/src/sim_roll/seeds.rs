@@ -96,6 +96,7 @@ fn run(seed: u64, world: World) -> Result<(), String> {
         lists: Lists::Together,
         calm,
         planted,
+        singleton: false,
     };
     // Dice that fail for two minutes are not a broken build.
     let reverts = kind.start_fails == 0 && below(2) == 0;

@@ -18,6 +18,7 @@ mod outbound;
 mod preview1;
 mod programs;
 mod reuse;
+mod terms;
 mod unloading;
 
 use answers::*;

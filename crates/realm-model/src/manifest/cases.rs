@@ -127,6 +127,17 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         &["out-of-range 5:34 | let it read the port from `PORT` and leave `listen` out"],
     ),
     (
+        "[components.a]\nsource = 'file:a'\nsingleton = true\n[routing]\n'*' = [{ path = '/', component = 'a', replicas = 2 }, { path = '/b', component = 'a', per_node = true }]",
+        &[
+            "singleton-replicas 5:50 | take `replicas` away, or `singleton`",
+            "singleton-replicas 5:98 | take `per_node` away, or `singleton`",
+        ],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nsingleton = true\n[routing]\n'*' = [{ path = '/', component = 'a' }]\n'tag:x' = [{ path = '/', component = 'a', replicas = 1 }]",
+        &["unlisted-tag 6:1"],
+    ),
+    (
         "[components.a]\nsource = 'file:a'\nschedule = '0 3 * *'",
         &["bad-schedule 3:12 | every day at three: `0 3 * * *`"],
     ),

@@ -31,6 +31,7 @@ pub(super) fn read(
         listen: runs.listen,
         schedule: runs.schedule,
         reuse: fields.boolean(report, "reuse"),
+        singleton: fields.boolean(report, "singleton"),
         restart: runs.restart,
         health: read_health(report, &fields),
         world,

@@ -291,6 +291,12 @@ pub static COMPONENT: Section = Section {
             doc: "Configuration that the guest reads through `wasi:config/store`",
         },
         Key {
+            name: "singleton",
+            kind: Kind::Boolean,
+            absent: Absent::Word("false"),
+            doc: "Whether it runs on one node of the realm at a time, and on none rather than on two: [the price](#singletons) is that it stays down where no majority of the nodes is reached",
+        },
+        Key {
             name: "restart",
             kind: Kind::OneOf(&["always", "on-failure", "never"]),
             absent: Absent::Means("`always`; for a job `on-failure`"),

@@ -107,6 +107,8 @@ pub struct ComponentSpec {
     pub schedule: Option<Schedule>,
     /// Whether one instance serves many requests.
     pub reuse: bool,
+    /// Whether it runs on one node at a time, which holds the lease for it.
+    pub singleton: bool,
     /// When a command that runs by itself is started again.
     pub restart: RestartPolicy,
     /// How its health is asked.

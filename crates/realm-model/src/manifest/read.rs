@@ -340,6 +340,23 @@ fn read_route(
         );
     }
     let weights::Answering { component, weights } = answering?;
+    let is_singleton = |name| {
+        components
+            .specs
+            .get(name)
+            .is_some_and(|spec| spec.singleton)
+    };
+    if is_singleton(&component) || weights.keys().any(is_singleton) {
+        check_one(report, fields, &upkeep);
+        if !weights.is_empty() {
+            report.error(
+                codes::SINGLETON_REPLICAS,
+                fields.value_span("weights"),
+                "`weights` divides between several, and a singleton is one".to_owned(),
+                Some("take `weights` away, or `singleton`".to_owned()),
+            );
+        }
+    }
     Some(Row {
         route: RouteSpec {
             host,
@@ -350,4 +367,21 @@ fn read_route(
         },
         written,
     })
+}
+
+/// Of a singleton there is one in the whole realm.
+fn check_one(report: &mut Report<'_>, fields: &Fields<'_, '_>, upkeep: &upkeep::Upkeep) {
+    for (key, is_one) in [
+        ("replicas", upkeep.replicas == 1),
+        ("per_node", !upkeep.per_node),
+    ] {
+        if !is_one {
+            report.error(
+                codes::SINGLETON_REPLICAS,
+                fields.value_span(key),
+                format!("`{key}` asks for more than one of a singleton"),
+                Some(format!("take `{key}` away, or `singleton`")),
+            );
+        }
+    }
 }

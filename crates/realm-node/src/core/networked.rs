@@ -33,6 +33,7 @@ const LEARN_LARGE_MS: u64 = 1_000;
 impl Core {
     /// The node has a part in the network from now on.
     pub(super) fn met(&mut self, network: Network) {
+        self.begin_leases(network.start());
         self.network = Some(network);
         self.admit();
     }
@@ -129,6 +130,7 @@ impl Core {
     /// Lets time pass for the sync, if it is due, and publishes this node's record, if there is
     /// something to say.
     pub(super) fn passed(&mut self) {
+        self.look_at_leases_if_due();
         let now = self.now();
         let Some(network) = &self.network else {
             return;
@@ -256,6 +258,7 @@ impl Core {
                     _ => LEARN_LARGE_MS,
                 };
                 network.learn_at.get_or_insert(now.plus(late_ms));
+                self.holding.due = true;
             }
             Output::Beacon(bytes) => network.keep_beacon(&bytes),
             Output::Epoch { at_least } => {
@@ -489,6 +492,7 @@ impl Core {
             load,
             blobs,
             tags: &self.tags,
+            leases: &self.holding.output,
         };
         let Some(network) = &mut self.network else {
             return;

@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod replicas;
+mod tenure;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,7 @@ use realm_store::fetch::Origins;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
+use crate::clock::Clock;
 use crate::compile::Compiler;
 use crate::event::{Event, StartId, StepFailure};
 use crate::jobs::Jobs;
@@ -35,6 +37,7 @@ use crate::serving::Serving;
 use crate::traffic::Traffic;
 
 use artifacts::Losses;
+pub(crate) use tenure::{Tenure, gone};
 pub(crate) use work::Unrun;
 use work::Work;
 
@@ -80,7 +83,10 @@ pub(crate) struct Executor {
     /// What replicas of each revision run with; kept for as long as there are any.
     revisions: BTreeMap<(ComponentName, Revision), Arc<Running>>,
     replicas: BTreeMap<ReplicaId, Live>,
-    starting: BTreeMap<ReplicaId, (StartId, AbortHandle)>,
+    starting: BTreeMap<ReplicaId, Starting>,
+    /// What was ended of singletons, and may have a moment left.
+    leaving: Vec<(ComponentName, realm_host::Term)>,
+    clock: Clock,
     meters: BTreeMap<ComponentName, Arc<Meter>>,
     /// Failures in a row.
     failures: BTreeMap<ReplicaId, u32>,
@@ -106,13 +112,37 @@ pub(crate) struct Running {
     pub(crate) program: tokio::sync::Mutex<Option<realm_host::Program>>,
 }
 
+/// A start that is under way.
+struct Starting {
+    start: StartId,
+    task: AbortHandle,
+    /// Of a singleton.
+    tenure: Option<Tenure>,
+}
+
 struct Live {
     start: StartId,
     work: Work,
+    /// Of a singleton.
+    tenure: Option<Tenure>,
     /// The task that watches it: its health, or whether it is idle.
     watch: Option<AbortHandle>,
     /// Of what runs by itself: it ends with this.
     _run: Option<RunGuard>,
+}
+
+impl Live {
+    /// Where requests go.
+    fn backend(&self) -> Option<Arc<dyn realm_edge::Backend>> {
+        let backend = self.work.backend()?;
+        Some(match &self.tenure {
+            None => backend,
+            Some(tenure) => Arc::new(tenure::Leased {
+                backend,
+                tenure: tenure.clone(),
+            }),
+        })
+    }
 }
 
 /// What an executor works with.
@@ -128,6 +158,7 @@ pub(crate) struct Means {
     pub(crate) peers: Peers,
     pub(crate) origins: Origins,
     pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) clock: Clock,
 }
 
 /// What an action is carried out upon.
@@ -157,6 +188,7 @@ impl Executor {
             peers,
             origins,
             events,
+            clock,
         } = means;
         Self {
             host,
@@ -177,6 +209,8 @@ impl Executor {
             revisions: BTreeMap::new(),
             replicas: BTreeMap::new(),
             starting: BTreeMap::new(),
+            leaving: Vec::new(),
+            clock,
             meters: BTreeMap::new(),
             failures: BTreeMap::new(),
             artifact_failures: BTreeMap::new(),
@@ -231,7 +265,7 @@ impl Executor {
     fn set_table(&self, table: &RouteTable) {
         let backends = table.backends.iter().map(|(component, replicas)| {
             let live = replicas.iter().filter_map(|id| self.replicas.get(id));
-            let backends = live.filter_map(|live| live.work.backend());
+            let backends = live.filter_map(Live::backend);
             (component.clone(), backends.collect())
         });
         self.edge.set_table(realm_edge::Table::with_others(
@@ -285,8 +319,8 @@ impl Executor {
 
     /// After a panic of the loop: keeps what serves, and forgets what was under way.
     pub(crate) fn reconcile(&mut self, world: &mut World<'_>) {
-        for (_, task) in std::mem::take(&mut self.starting).into_values() {
-            task.abort();
+        for (id, starting) in std::mem::take(&mut self.starting) {
+            self.forget_starting(&id, starting);
         }
         let observed = &mut *world.observed;
         observed.artifacts.retain(|_, state| match state {
@@ -302,7 +336,10 @@ impl Executor {
             | ReplicaState::Failed { .. } => true,
         });
         let known = &observed.replicas;
-        self.replicas.retain(|id, _| known.contains_key(id));
+        let unknown = self.replicas.keys().filter(|id| !known.contains_key(id));
+        for id in unknown.cloned().collect::<Vec<_>>() {
+            self.forget_live(&id);
+        }
     }
 
     /// Forgets what belongs to components that left the manifest and run no longer, so that
@@ -389,8 +426,8 @@ impl Executor {
 impl Drop for Executor {
     fn drop(&mut self) {
         // Replicas in the edge's table go on serving; their watchers belong to this executor.
-        for (_, task) in self.starting.values() {
-            task.abort();
+        for starting in self.starting.values() {
+            starting.task.abort();
         }
         for live in self.replicas.values() {
             if let Some(watch) = &live.watch {

@@ -10,7 +10,7 @@ use realm_model::observed::{Artifact, ArtifactState, LastFailure, ReplicaId, Rep
 use tokio::task::AbortHandle;
 
 use super::work::Work;
-use super::{Executor, Live, Running, World};
+use super::{Executor, Live, Running, Starting, Tenure, World};
 use crate::backend::LocalBackend;
 use crate::event::{Event, StartId, StepFailure};
 use crate::replica::{self, Started};
@@ -43,6 +43,7 @@ impl Executor {
             last_failure: before.and_then(last_failure),
         };
         world.observed.replicas.insert(id.clone(), state);
+        let tenure = self.tenure(&id.component, world);
         let (turns, task) = (
             Arc::clone(&self.starts),
             replica::Start {
@@ -53,6 +54,11 @@ impl Executor {
                 running,
                 ports: self.ports.clone(),
                 id: id.clone(),
+                tenure: tenure.clone(),
+                before: match tenure {
+                    Some(_) => self.leaving(&id.component),
+                    None => Vec::new(),
+                },
             },
         );
         let work = async move {
@@ -61,12 +67,17 @@ impl Executor {
             Box::pin(task.run(turn)).await
         };
         let replica = id.clone();
-        let handle = self.report(work, move |ended| Event::Started {
+        let task = self.report(work, move |ended| Event::Started {
             replica,
             start,
             result: ended.flatten(),
         });
-        self.starting.insert(id, (start, handle));
+        let starting = Starting {
+            start,
+            task,
+            tenure,
+        };
+        self.starting.insert(id, starting);
     }
 
     pub(super) fn drain(&mut self, id: ReplicaId, grace_ms: u64, world: &mut World<'_>) {
@@ -100,8 +111,8 @@ impl Executor {
     pub(super) fn stop(&mut self, id: &ReplicaId, world: &mut World<'_>) {
         world.observed.replicas.remove(id);
         self.failures.remove(id);
-        if let Some((_, task)) = self.starting.remove(id) {
-            task.abort();
+        if let Some(starting) = self.starting.remove(id) {
+            self.forget_starting(id, starting);
         }
         self.forget_live(id);
         let key = (id.component.clone(), id.revision);
@@ -119,9 +130,27 @@ impl Executor {
         }
     }
 
+    pub(super) fn forget_starting(&mut self, id: &ReplicaId, starting: Starting) {
+        starting.task.abort();
+        self.let_go(id, starting.tenure);
+    }
+
     pub(super) fn forget_live(&mut self, id: &ReplicaId) {
-        if let Some(watch) = self.replicas.remove(id).and_then(|live| live.watch) {
+        let Some(live) = self.replicas.remove(id) else {
+            return;
+        };
+        if let Some(watch) = live.watch {
             watch.abort();
+        }
+        self.let_go(id, live.tenure);
+    }
+
+    /// Of a singleton nothing goes on beside the next one, also no request.
+    fn let_go(&mut self, id: &ReplicaId, tenure: Option<Tenure>) {
+        if let Some(tenure) = tenure {
+            tenure.end();
+            self.leaving.retain(|(_, term)| !term.is_gone());
+            self.leaving.push((id.component.clone(), tenure.term()));
         }
     }
 
@@ -157,25 +186,33 @@ impl Executor {
         result: Result<Started, StepFailure>,
         world: &mut World<'_>,
     ) {
-        if self
-            .starting
-            .get(&id)
-            .is_none_or(|(current, _)| *current != start)
-        {
+        let is_current = |starting: &Starting| starting.start == start;
+        if !self.starting.get(&id).is_some_and(is_current) {
             return;
+        }
+        let tenure = self.starting.get(&id).and_then(|one| one.tenure.clone());
+        if tenure.as_ref().is_some_and(Tenure::is_over) {
+            return self.stop(&id, world);
         }
         self.starting.remove(&id);
         let (work, run) = match result {
             Ok(Started::Answers(replica)) => (Work::Answers(Arc::new(LocalBackend(replica))), None),
             Ok(Started::Runs(Begun::Running(worker))) => self.runs(&id, start, worker),
-            Ok(Started::Runs(Begun::Ended(end))) => return self.over(id, &end, world),
-            Err(failure) => return self.failed(id, failure, world),
+            Ok(Started::Runs(Begun::Ended(end))) => {
+                self.let_go(&id, tenure);
+                return self.over(id, &end, world);
+            }
+            Err(failure) => {
+                self.let_go(&id, tenure);
+                return self.failed(id, failure, world);
+            }
         };
         self.recovered(&id);
         let live = Live {
             start,
             watch: self.watch_health(&id, start, &work),
             work,
+            tenure,
             _run: run,
         };
         self.replicas.insert(id.clone(), live);
@@ -253,6 +290,12 @@ impl Executor {
         {
             *in_flight = 0;
             return;
+        }
+        let live = self.replicas.get(&id);
+        let tenure = live.and_then(|live| live.tenure.as_ref());
+        if tenure.is_some_and(Tenure::is_over) {
+            // It did not end by itself: that is no failure, and no end of a job.
+            return self.stop(&id, world);
         }
         self.overcome(&id, world);
         self.over(id, end, world);

@@ -169,6 +169,11 @@ impl Network {
         })
     }
 
+    /// The epoch and the boot number of this start of the agent.
+    pub(crate) const fn start(&self) -> (u64, u64) {
+        (self.version.epoch, self.version.boot)
+    }
+
     /// Somebody who was met before, each in turn: by its key, or at an address that was named.
     pub(crate) fn next_place(&mut self) -> Option<(Option<PublicKey>, Vec<String>)> {
         let nodes = self.book.book().nodes();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use realm_control::Ledger;
+use realm_control::lease::Output;
 use realm_control::pending::REPORTED_MAX;
 use realm_model::action::ComponentReport;
 use realm_model::entry::ChainId;
@@ -25,6 +26,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) load: Load,
     pub(crate) blobs: Vec<realm_model::digest::Digest>,
     pub(crate) tags: &'a [String],
+    pub(crate) leases: &'a Output,
 }
 
 impl Network {
@@ -117,6 +119,9 @@ impl Network {
             .collect();
         body.alarms = self.alarms(facts.ledger, now);
         body.alarms.extend(failed_rollouts(facts.reports));
+        let Output { asks, grants, .. } = facts.leases;
+        body.asks = (!asks.is_empty()).then(|| asks.clone());
+        body.grants = (!grants.is_empty()).then(|| grants.clone());
         body
     }
 
