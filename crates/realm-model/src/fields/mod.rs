@@ -109,23 +109,26 @@ impl<'d, 'i> Fields<'d, 'i> {
         integer(report, name, value, (min, max), &key.kind.expected())
     }
 
-    /// The integers of a table, by their names; `None` for one that is wrong.
+    /// The integers of a table, by their names; `None` for one that is wrong, and for all if there is
+    /// no table.
     pub(crate) fn integer_table(
         &self,
         report: &mut Report<'_>,
         name: &str,
-    ) -> Vec<(Placed<String>, Option<u64>)> {
+    ) -> Option<Vec<(Placed<String>, Option<u64>)>> {
         let key = self.key(name);
         let Kind::IntegerTable { min, max, .. } = key.kind else {
-            return Vec::new();
+            return None;
         };
+        let value = self.value(report, name)?;
+        let table = table_of(report, value, &|| key.kind.expected())?;
         let expected = key.kind.expected_item();
         let mut items = Vec::new();
-        for (of, value) in self.entries(report, name) {
+        for (of, value) in table.iter() {
             let number = integer(report, of.get_ref(), value, (min, max), &expected);
             items.push(((of.get_ref().to_string(), of.span()), number));
         }
-        items
+        Some(items)
     }
 
     /// `true` or `false`; what holds for an absent key if it is wrong.

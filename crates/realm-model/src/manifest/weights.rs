@@ -59,10 +59,14 @@ fn one(
         .ok()
         .filter(|name| components.names.contains(name));
     if known.is_none() && !report.is_broken() {
-        let versions = components.names.iter().filter(|name| name.app() == text);
-        let labels: Vec<&str> = versions.filter_map(ComponentName::label).collect();
+        // The least of all labels: its versions follow in the order of names.
+        let least = text.parse::<ComponentName>().ok();
+        let least = least.and_then(|app| app.labelled("0").ok());
+        let version = least.and_then(|least| components.names.range(least..).next());
+        let version = version.filter(|version| version.app() == text);
+        let label = version.and_then(ComponentName::label);
         let near = report.nearest(text, components.names.iter().map(ComponentName::as_str));
-        let hint = match (labels.first(), near) {
+        let hint = match (label, near) {
             (Some(label), _) => format!("add `weights = {{ {} = 100 }}`", cut(label)),
             (None, Some(near)) => format!("did you mean `{near}`?"),
             (None, None) => format!("add `[components.{}]`", cut(text)),
@@ -99,7 +103,7 @@ fn weights(
     components: &Components<'_>,
 ) -> Option<BTreeMap<ComponentName, u32>> {
     let span = fields.value_span("weights");
-    let written = fields.integer_table(report, "weights");
+    let written = fields.integer_table(report, "weights")?;
     fits(report, "weights", written.len(), LABELS_MAX, span.clone());
     let app = app?;
     let mut weights = BTreeMap::new();
