@@ -51,15 +51,28 @@ impl Past {
     }
 
     /// How its requests are divided now, and were before, the newest first.
-    pub(crate) fn divisions(&self) -> Option<(&Division, impl Iterator<Item = &Division>)> {
+    pub(crate) fn divisions(&self) -> Option<(&Division, impl Iterator<Item = Division>)> {
         let (now, before) = self.history.divisions.split_last()?;
-        let before = before.iter().rev().map(|one: &DivisionView| &one.weights);
-        Some((&now.weights, before))
+        // Of versions that are gone nothing can be had.
+        let possible = move |one: &DivisionView| {
+            let there = one.weights.iter();
+            let there = there.filter(|(name, _)| now.weights.contains_key(*name));
+            let division: Division = there
+                .map(|(name, weight)| (name.clone(), *weight))
+                .collect();
+            (answering(&division) > 0).then_some(division)
+        };
+        Some((&now.weights, before.iter().rev().filter_map(possible)))
     }
 
     /// What it runs with, and what it ran with before, the newest first.
     pub(crate) fn versions(&self) -> Result<(&PastView, impl Iterator<Item = &PastView>), Failure> {
         let Some((now, before)) = self.history.versions.split_last() else {
+            if self.is_divided() {
+                let message = format!("`{}` is an app; its versions are components", self.name);
+                return Err(Failure::new("unknown-name", message)
+                    .hint(format!("write `{}@LABEL`", self.name)));
+            }
             let message = format!("the manifest in force has no component `{}`", self.name);
             return Err(
                 Failure::new("unknown-name", message).hint("`realm status` lists the components")
@@ -93,7 +106,9 @@ impl Past {
             in_words(division),
             accepted.head.seq
         ));
-        let of = division.keys().cloned().collect();
+        // Who gets nothing is not waited for: it may be what is broken.
+        let heavy = division.iter().filter(|(_, weight)| **weight > 0);
+        let of = heavy.map(|(component, _)| component.clone()).collect();
         progress::finish(client, &accepted, Some(&of), wait, context.json()).await
     }
 

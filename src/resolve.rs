@@ -98,6 +98,7 @@ impl Proposal {
     /// Whether what would be signed differs from what is in force, be it in a comment.
     pub(crate) fn differs(&self, standing: &Standing) -> bool {
         !self.changes.is_empty()
+            || !standing.rolled_back.is_empty()
             || standing.manifest.as_deref() != Some(self.body.manifest.as_str())
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Standing {
     pub(crate) version: u64,
     pub(crate) manifest: Option<String>,
     pub(crate) lock: Option<String>,
+    /// Components that run with other settings than the manifest says.
+    pub(crate) rolled_back: Vec<ComponentName>,
 }
 
 /// A signed entry of the namespace chain, and the signature as a file if it covers files.
@@ -84,6 +86,7 @@ impl Standing {
             version,
             manifest,
             lock,
+            rolled_back: heads.rolled_back,
         })
     }
 

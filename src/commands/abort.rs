@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use realm_model::name::ComponentName;
-use realm_model::view::{ComponentState, StatusView};
+use realm_model::record::ROLLOUT_FAILED;
+use realm_model::why::ExplainView;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -36,17 +37,20 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
             if answering(now) == 1 {
                 return Err(nothing(&past, "one version has every request"));
             }
-            let Some(before) = before.find(|one| answering(one) == 1).cloned() else {
+            let Some(before) = before.find(|one| answering(one) == 1) else {
                 return Err(nothing(&past, "no version had every request before")
                     .hint("`realm promote APP@LABEL` gives them to one"));
             };
             return past.divide(context, &client, &before, &args.wait).await;
         }
         let (now, mut before) = past.versions()?;
-        if !is_underway(&client.status().await?, &past.name) {
+        if !is_underway(&client.explain(&past.name).await?) {
             return Err(nothing(&past, "its version is healthy everywhere"));
         }
-        let Some(to) = before.find(|one| one.entry != now.entry).cloned() else {
+        let Some(to) = before
+            .find(|one| one.entry != now.entry && !one.failed)
+            .cloned()
+        else {
             return Err(nothing(&past, "nothing was before"));
         };
         past.go_back(context, &client, &to, &args.wait).await
@@ -62,17 +66,8 @@ fn nothing(past: &Past, why: &str) -> Failure {
     .hint(format!("`realm rollback {name}` goes back"))
 }
 
-/// Whether a version is on its way somewhere, or got stuck.
-fn is_underway(status: &StatusView, name: &ComponentName) -> bool {
-    let view = status.components.iter().find(|one| one.name == *name);
-    view.is_some_and(|view| {
-        let here = view.state != ComponentState::Healthy || view.old > 0;
-        let there = view.nodes.values().any(|there| {
-            there
-                .state
-                .is_some_and(|state| state != ComponentState::Idle)
-                && there.healthy < there.wanted
-        });
-        (here && view.state != ComponentState::Idle) || there
-    })
+/// Whether a version is on its way somewhere, or got stuck: what runs is older, or does not get up.
+fn is_underway(view: &ExplainView) -> bool {
+    let failed = view.reasons.iter().any(|one| one.code == ROLLOUT_FAILED);
+    failed || view.current < view.wanted
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use realm_model::name::ComponentName;
-use realm_model::view::StatusView;
+use realm_model::why::ExplainView;
 
 use crate::context::Context;
 use crate::failure::{Failure, exit};
@@ -62,7 +62,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
                 .hint("a route has `weights = { blue = 100, green = 0 }` for that"));
         };
         if !args.force && args.percent > 0 {
-            check_runs(&client.status().await?, version)?;
+            check_runs(&client.explain(version).await?)?;
         }
         let division = promoted(now, version, args.percent);
         past.divide(context, &client, &division, &args.wait).await
@@ -94,24 +94,21 @@ fn promoted(now: &Division, version: &ComponentName, percent: u32) -> Division {
 }
 
 /// Refuses a version that could not take the requests.
-fn check_runs(status: &StatusView, version: &ComponentName) -> Result<(), Failure> {
-    let not_ready = |why: String| {
-        Err(Failure::new("not-running", format!("`{version}` {why}"))
-            .hint("`realm status` says what it waits for; `--force` promotes it all the same"))
-    };
-    let mut views = status.components.iter();
-    let Some(view) = views.find(|one| one.name == *version) else {
-        return not_ready("is not here yet".to_owned());
-    };
-    let wanted: u32 = view.nodes.values().map(|there| there.wanted).sum();
-    let healthy: u32 = view.nodes.values().map(|there| there.healthy).sum();
-    if wanted == 0 {
-        return not_ready("runs nowhere".to_owned());
+fn check_runs(view: &ExplainView) -> Result<(), Failure> {
+    let ExplainView {
+        component,
+        wanted,
+        current,
+        ..
+    } = view;
+    if *wanted > 0 && current >= wanted {
+        return Ok(());
     }
-    if healthy < wanted {
-        return not_ready(format!("runs with {healthy} of {wanted} replicas"));
-    }
-    Ok(())
+    let message = format!("`{component}` runs with {current} of {wanted} replicas");
+    let hint = format!(
+        "`realm explain {component}` says what it waits for; `--force` promotes it all the same"
+    );
+    Err(Failure::new("not-running", message).hint(hint))
 }
 
 #[cfg(test)]

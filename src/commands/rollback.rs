@@ -44,7 +44,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
         if past.is_divided() && args.to.is_none() {
             let before = past
                 .divisions()
-                .and_then(|(now, mut before)| before.find(|one| *one != now).cloned());
+                .and_then(|(now, mut before)| before.find(|one| one != now));
             let Some(before) = before else {
                 let message = format!("the requests of `{}` were never divided otherwise", past.name);
                 return Err(Failure::new("nothing-before", message)
@@ -54,7 +54,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
         }
         let (now, mut before) = past.versions()?;
         let to = match args.to {
-            None => before.find(|one| one.entry != now.entry),
+            None => before.find(|one| one.entry != now.entry && !one.failed),
             Some(version) => before.find(|one| one.version == version),
         };
         let Some(to) = to.cloned() else {

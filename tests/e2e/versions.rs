@@ -198,7 +198,7 @@ async fn what_does_not_run_is_not_promoted() {
         let (status, body) = crate::support::get(&agent.url("/app/")).await;
         assert_eq!((status, body.as_str()), (200, "version a\n"));
     }
-    realm.run(&["rollback", "app", "--no-wait"]).ok();
+    realm.run(&["rollback", "app"]).ok();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,4 +228,33 @@ async fn a_component_goes_back_to_what_it_ran_with() {
     realm.run(&["abort", "app"]).ok();
     assert_eq!(body().await, "version b\n");
     realm.run(&["abort", "app"]).fails(1, "nothing-underway");
+}
+
+/// The one that was there before there were versions is on another node than the version after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_gets_versions_and_loses_them_again_across_nodes() {
+    let realms = three_nodes().await;
+    realms.first().realm.guest(guests::VERSION_A, "app.wasm");
+    let plain = "[components.app]\nsource = \"file:app.wasm\"\n[routing]\n\"*\" = [{ path = \"/app/...\", component = \"app\" }]\n";
+    realms.apply(plain);
+    let loads = loads(&realms).await;
+    let alone = async |version: &str| {
+        eventually("one version runs alone", async || {
+            let mut there = Vec::new();
+            for name in ["app", "app@blue", "app@green"] {
+                there.extend((running(&realms, name).await > 0).then_some(name));
+            }
+            (there == [version]).then_some(())
+        })
+        .await;
+    };
+    for label in ["green", "blue"] {
+        let versions = [(label, "")];
+        let divided = manifest(&versions, &format!("{label} = 1"));
+        realms.apply(&divided.replace("replicas = 2", "replicas = 1"));
+        alone(&format!("app@{label}")).await;
+    }
+    realms.apply(plain);
+    alone("app").await;
+    lost_none(loads).await;
 }

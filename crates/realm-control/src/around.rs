@@ -162,10 +162,10 @@ impl Around {
         let here = placement.shares(own).map(|(component, _)| component);
         let running: BTreeSet<&ComponentName> =
             observed.replicas.keys().map(|id| &id.component).collect();
-        let of_apps = placement.versions_beside(&running);
+        let successors = running.iter().flat_map(|name| placement.successors(name));
         let relevant: BTreeMap<&str, &ComponentName> = here
             .chain(running.iter().copied())
-            .chain(of_apps)
+            .chain(successors)
             .map(|name| (name.as_str(), name))
             .collect();
         let others = bodies.filter(|(name, _)| *name != own);
@@ -215,7 +215,7 @@ impl Around {
         }
         for (component, states) in here {
             let Some(placed) = self.placement.of(component) else {
-                let successors = desired.successors(component);
+                let successors = self.placement.successors(component);
                 if !successors.is_empty() {
                     if self.are_up(successors, own, observed) {
                         let since = self.memory.relieved.get(component).copied();
@@ -329,7 +329,7 @@ impl Around {
     }
 
     /// The entries whose rollouts of a component failed.
-    pub(crate) fn failures_of(&self, component: &ComponentName) -> &BTreeSet<u64> {
+    pub fn failures_of(&self, component: &ComponentName) -> &BTreeSet<u64> {
         static NONE: BTreeSet<u64> = BTreeSet::new();
         self.memory.failed.get(component).unwrap_or(&NONE)
     }
@@ -395,12 +395,20 @@ impl Around {
     }
 
     /// Whether every place of these components that can be awaited takes requests.
-    fn are_up(&self, components: &[ComponentName], own: &NodeName, observed: &Observed) -> bool {
+    fn are_up(
+        &self,
+        components: &BTreeSet<ComponentName>,
+        own: &NodeName,
+        observed: &Observed,
+    ) -> bool {
         components.iter().all(|component| {
-            let mut shares: BTreeMap<&NodeName, u32> = BTreeMap::new();
-            for (node, _) in self.placement.seats(component).flatten() {
-                *shares.entry(node).or_default() += 1;
-            }
+            // Of several lists a node follows the one that wants most of it.
+            let seats = self.placement.seats(component).flatten();
+            let nodes: BTreeSet<&NodeName> = seats.map(|(node, _)| node).collect();
+            let shares = nodes.into_iter();
+            let shares: BTreeMap<&NodeName, u32> = shares
+                .map(|node| (node, self.placement.share(component, node)))
+                .collect();
             let here = || {
                 let here = observed.replicas.iter().filter(|(id, state)| {
                     id.component == *component && matches!(state, ReplicaState::Healthy { .. })

@@ -11,7 +11,7 @@ use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::Revision;
 
 use crate::namespace::NamespaceState;
-use crate::weights::{Former, Weights};
+use crate::weights::{self, Weights};
 
 /// What the realm shall run. `version`, `head` and the texts are those of the owners' namespace;
 /// `manifest` and `lock` are of all together.
@@ -33,7 +33,8 @@ pub struct Desired {
     pub namespaces: BTreeMap<NamespaceName, NamespaceState>,
     /// What each namespace wants and gets, in order of precedence.
     parts: Vec<Arc<Manifest>>,
-    former: Former,
+    /// Former version → those that take over from it.
+    successors: BTreeMap<ComponentName, BTreeSet<ComponentName>>,
 }
 
 impl Desired {
@@ -48,7 +49,7 @@ impl Desired {
             lock_text: None,
             namespaces: BTreeMap::new(),
             parts: Vec::new(),
-            former: Former::default(),
+            successors: BTreeMap::new(),
         };
         desired.set(NamespaceName::DEFAULT, NamespaceState::nothing(origin));
         desired
@@ -222,15 +223,9 @@ impl Desired {
         states.find_map(|state| state.weights(app))
     }
 
-    /// Versions between which the requests of an app were divided, and to which no route leads any
-    /// longer: they answer while no other can.
-    pub(crate) fn former(&self, app: &ComponentName) -> &[ComponentName] {
-        self.former.of(app)
-    }
-
-    /// The versions that take over from a former one; empty: it is none.
-    pub(crate) fn successors(&self, component: &ComponentName) -> &[ComponentName] {
-        self.former.successors(component)
+    /// The versions that take over from former ones.
+    pub(crate) const fn successors(&self) -> &BTreeMap<ComponentName, BTreeSet<ComponentName>> {
+        &self.successors
     }
 
     fn state_of(&self, component: &ComponentName) -> Option<&NamespaceState> {
@@ -239,8 +234,7 @@ impl Desired {
 
     fn merge(&mut self) {
         self.merge_manifests();
-        let divided = self.namespaces.values().map(NamespaceState::divided);
-        self.former = Former::of_all(divided.flatten(), &self.parts);
+        self.successors = weights::successors(self.parts());
     }
 
     fn merge_manifests(&mut self) {
@@ -275,16 +269,26 @@ impl Desired {
     /// What a namespace wants, without the components whose names an earlier one has.
     fn part(&self, name: NamespaceName, manifest: &Arc<Manifest>) -> Arc<Manifest> {
         let gets = |component: &ComponentName| self.namespace_of(component) == Some(name);
-        if manifest.components.keys().all(gets) {
+        let is_foreign = |version: &ComponentName| {
+            let of = self.namespace_of(version);
+            of.is_some_and(|of| of != name)
+        };
+        let routes = manifest.routing.values().flatten();
+        let mut former = routes.flat_map(|route| &route.former);
+        if manifest.components.keys().all(gets) && !former.any(is_foreign) {
             return Arc::clone(manifest);
         }
         let mut part = Manifest::clone(manifest);
         part.components.retain(|component, _| gets(component));
         for routes in part.routing.values_mut() {
             routes.retain_mut(|route| {
+                route.former.retain(|version| !is_foreign(version));
+                if route.weights.is_empty() {
+                    return gets(&route.component);
+                }
                 // Of versions between which it divides, those that are its own.
                 route.weights.retain(|version, _| gets(version));
-                route.weights.values().any(|weight| *weight > 0) || gets(&route.component)
+                route.weights.values().any(|weight| *weight > 0)
             });
         }
         Arc::new(part)

@@ -106,6 +106,8 @@ enum Effect {
         lock_text: Arc<str>,
     },
     Push {
+        /// The one in force, with the component as it was signed.
+        manifest: Arc<Manifest>,
         lock: Lock,
         lock_text: Arc<str>,
     },
@@ -249,14 +251,18 @@ impl Ledger {
                 state.set_manifest(manifest, manifest_text, seen, head.seq);
                 state.set_lock(lock, lock_text, head);
             }
-            Effect::Push { lock, lock_text } => state.set_lock(lock, lock_text, head),
+            Effect::Push {
+                manifest,
+                lock,
+                lock_text,
+            } => state.set_manifest_and_lock(manifest, lock, lock_text, head),
             Effect::Restart(restart) => state.restart(&restart, head),
             Effect::Weigh(body) => state.weigh(&body, head),
             Effect::Rollback {
                 manifest,
                 lock,
                 lock_text,
-            } => state.roll_back(manifest, lock, lock_text, head),
+            } => state.set_manifest_and_lock(manifest, lock, lock_text, head),
             Effect::Approve(..)
             | Effect::Revoke(_)
             | Effect::SetNode(_)

@@ -12,7 +12,7 @@ use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::Revision;
 
 use crate::revision::{revision, settings_digest};
-use crate::weights::{self, Weights};
+use crate::weights::{self, Former, Weights};
 
 /// Settings that a component had before, and restarts, that are remembered: an old replica is at most a few steps behind.
 const LINEAGE_MAX: usize = 8;
@@ -44,6 +44,8 @@ pub struct NamespaceState {
     editions: BTreeMap<ComponentName, u64>,
     /// App → how its requests are divided and were before.
     weights: BTreeMap<ComponentName, Weights>,
+    /// Route → versions of its app that answered it before.
+    former: Former,
 }
 
 /// What a component ran with from one version on.
@@ -112,6 +114,7 @@ impl NamespaceState {
             lineage: BTreeMap::new(),
             editions: BTreeMap::new(),
             weights: BTreeMap::new(),
+            former: Former::new(),
         }
     }
 
@@ -266,7 +269,8 @@ impl NamespaceState {
             &manifest,
             seq,
         );
-        self.manifest = Some(weights::applied(&manifest, &self.weights));
+        self.former = weights::former(&self.former, self.signed.as_deref(), &manifest);
+        self.manifest = Some(weights::applied(&manifest, &self.weights, &self.former));
         self.signed = Some(manifest);
         self.manifest_text = Some(text);
     }
@@ -277,12 +281,40 @@ impl NamespaceState {
         let of_app = self.weights.entry(body.app.clone()).or_default();
         of_app.set(body, head.seq);
         if let Some(manifest) = &self.manifest {
-            self.manifest = Some(weights::applied(manifest, &self.weights));
+            self.manifest = Some(weights::applied(manifest, &self.weights, &self.former));
         }
     }
 
-    /// Takes a component back to what it ran with before.
-    pub(crate) fn roll_back(
+    /// The manifest with a component's settings as they were signed: a push ends a rollback.
+    pub(crate) fn as_signed(&self, component: &ComponentName) -> Option<Arc<Manifest>> {
+        let manifest = self.manifest.as_ref()?;
+        let signed = self.signed.as_ref()?.components.get(component)?;
+        if manifest.components.get(component) == Some(signed) {
+            return Some(Arc::clone(manifest));
+        }
+        let mut manifest = Manifest::clone(manifest);
+        manifest
+            .components
+            .insert(component.clone(), signed.clone());
+        Some(Arc::new(manifest))
+    }
+
+    /// Components that run with other settings than the manifest that was signed says.
+    pub fn rolled_back(&self) -> impl Iterator<Item = &ComponentName> {
+        let (now, signed) = (self.manifest.as_ref(), self.signed.as_ref());
+        let both = now
+            .zip(signed)
+            .filter(|(now, signed)| !Arc::ptr_eq(now, signed));
+        both.into_iter().flat_map(|(now, signed)| {
+            let components = signed.components.iter();
+            let differs =
+                components.filter(|(name, spec)| now.components.get(*name) != Some(*spec));
+            differs.map(|(name, _)| name)
+        })
+    }
+
+    /// Puts other settings of a component into force, with its pin.
+    pub(crate) fn set_manifest_and_lock(
         &mut self,
         manifest: Arc<Manifest>,
         lock: Lock,
@@ -314,14 +346,9 @@ impl NamespaceState {
         })
     }
 
-    /// The apps whose requests are divided.
-    pub(crate) const fn divided(&self) -> &BTreeMap<ComponentName, Weights> {
-        &self.weights
-    }
-
     /// How the requests of an app are divided, and were before.
     pub fn weights(&self, app: &ComponentName) -> Option<&Weights> {
-        self.weights.get(app).filter(|weights| !weights.has_ended())
+        self.weights.get(app)
     }
 
     pub(crate) fn set_lock(&mut self, lock: Lock, text: Arc<str>, head: Head) {

@@ -41,6 +41,8 @@ pub struct Placement {
     components: BTreeMap<ComponentName, Placed>,
     /// Singletons that answer no requests: each has one seat, and takes no turns.
     lone: BTreeMap<ComponentName, Placed>,
+    /// Former version → those that take over from it.
+    successors: BTreeMap<ComponentName, BTreeSet<ComponentName>>,
 }
 
 /// Where the replicas of one component shall be.
@@ -162,6 +164,7 @@ pub fn place(
         nodes,
         components,
         lone,
+        successors: desired.successors().clone(),
     }
 }
 
@@ -201,16 +204,10 @@ impl Placement {
         })
     }
 
-    /// Placed versions of the apps of which `names` are versions.
-    pub(crate) fn versions_beside<'a>(
-        &'a self,
-        names: &BTreeSet<&ComponentName>,
-    ) -> impl Iterator<Item = &'a ComponentName> + use<'a> {
-        let labelled = names.iter().filter(|name| name.label().is_some());
-        let apps: BTreeSet<String> = labelled.map(|name| name.app().to_owned()).collect();
-        let placed = (!apps.is_empty()).then(|| self.components.keys());
-        let placed = placed.into_iter().flatten();
-        placed.filter(move |name| name.label().is_some() && apps.contains(name.app()))
+    /// The versions that take over from a component which shall be nowhere; none: nobody does.
+    pub(crate) fn successors(&self, component: &ComponentName) -> &BTreeSet<ComponentName> {
+        static NONE: BTreeSet<ComponentName> = BTreeSet::new();
+        self.successors.get(component).unwrap_or(&NONE)
     }
 
     /// The nodes that shall have replicas of a component, and how many.

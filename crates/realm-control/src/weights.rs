@@ -1,5 +1,5 @@
-//! How the requests of an app are divided between its versions, and were before. Not which replica gets
-//! one: that is the edge.
+//! How the requests of an app are divided between its versions, and were before; which versions answered a
+//! route before. Not which replica gets a request: that is the edge.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,9 +7,12 @@ use std::sync::Arc;
 use realm_model::entry::WeighBody;
 use realm_model::manifest::Manifest;
 use realm_model::name::ComponentName;
+use realm_model::route::{HostPattern, PathPattern};
 
 /// Divisions of one app that are remembered: to go back is to go one or two steps back.
 const DIVISIONS_MAX: usize = 8;
+/// Former versions of one route: more than a few run only where everything went wrong for long.
+const FORMER_MAX: usize = 16;
 
 /// How the requests of one app are divided.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,8 +21,6 @@ pub struct Weights {
     divisions: Vec<Division>,
     /// Whether an entry of its own said so, and not the manifest.
     decided: bool,
-    /// Whether one component answers for the app again.
-    ended: bool,
 }
 
 /// One division, and where it comes from.
@@ -31,15 +32,17 @@ pub struct Division {
     pub weights: BTreeMap<ComponentName, u32>,
 }
 
+impl Division {
+    /// Whether one version has every request.
+    fn is_whole(&self) -> bool {
+        self.weights.values().filter(|weight| **weight > 0).count() == 1
+    }
+}
+
 impl Weights {
     /// What it was at each time, the newest last.
     pub fn divisions(&self) -> &[Division] {
         &self.divisions
-    }
-
-    /// Whether one component answers for the app again.
-    pub(crate) const fn has_ended(&self) -> bool {
-        self.ended
     }
 
     pub(crate) fn set(&mut self, body: &WeighBody, entry: u64) {
@@ -52,7 +55,9 @@ impl Weights {
     fn push(&mut self, entry: u64, weights: BTreeMap<ComponentName, u32>) {
         self.divisions.push(Division { entry, weights });
         if self.divisions.len() > DIVISIONS_MAX {
-            self.divisions.remove(0);
+            // What one version had alone is what `realm abort` goes back to.
+            let whole = self.divisions.iter().rposition(Division::is_whole);
+            self.divisions.remove(usize::from(whole == Some(0)));
         }
     }
 }
@@ -67,11 +72,7 @@ pub(crate) fn follow(
 ) -> BTreeMap<ComponentName, Weights> {
     let written = written(manifest);
     let before = before.map(self::written).unwrap_or_default();
-    known.retain(|app, _| written.contains_key(app) || manifest.components.contains_key(app));
-    for (app, weights) in &mut known {
-        weights.ended = !written.contains_key(app);
-        weights.decided &= !weights.ended;
-    }
+    known.retain(|app, _| written.contains_key(app));
     for (app, divisions) in written {
         let of_app = known.entry(app.clone()).or_default();
         let is_same = before.get(app) == Some(&divisions);
@@ -85,21 +86,33 @@ pub(crate) fn follow(
     known
 }
 
-/// A manifest with what was decided since.
+/// A manifest with what was decided since, and with who answered before.
 pub(crate) fn applied(
     manifest: &Arc<Manifest>,
     known: &BTreeMap<ComponentName, Weights>,
+    former: &Former,
 ) -> Arc<Manifest> {
     let decided: BTreeMap<&ComponentName, &Division> = known
         .iter()
         .filter(|(_, weights)| weights.decided)
         .filter_map(|(app, weights)| Some((app, weights.divisions.last()?)))
         .collect();
-    if decided.is_empty() {
+    if decided.is_empty() && former.is_empty() {
         return Arc::clone(manifest);
     }
+    // Who has a route of its own is not taken for another one's.
+    let routes = manifest.routing.values().flatten();
+    let routed: BTreeSet<ComponentName> = routes
+        .flat_map(|route| route.answering())
+        .cloned()
+        .collect();
     let mut manifest = Manifest::clone(manifest);
     for route in manifest.routing.values_mut().flatten() {
+        let address = (route.host.clone(), route.path.clone());
+        let earlier = former.get(&address).into_iter().flatten();
+        let unrouted = earlier.filter(|name| !routed.contains(name));
+        let of_app = unrouted.filter(|name| name.app() == route.component.app());
+        route.former = of_app.cloned().collect();
         let Some(division) = decided.get(&route.component) else {
             continue;
         };
@@ -110,74 +123,63 @@ pub(crate) fn applied(
     Arc::new(manifest)
 }
 
-/// Versions between which requests were divided, or what answered before, and to which no route leads any
-/// longer.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Former {
-    /// App → such versions of it.
-    of_apps: BTreeMap<ComponentName, Vec<ComponentName>>,
-    /// Version → those that take over from it.
-    successors: BTreeMap<ComponentName, Vec<ComponentName>>,
+/// Host and path of a route.
+pub(crate) type Address = (Option<HostPattern>, PathPattern);
+
+/// Route → versions of its app that answered it before.
+pub(crate) type Former = BTreeMap<Address, BTreeSet<ComponentName>>;
+
+/// Former versions by route, after another manifest than the last.
+pub(crate) fn former(known: &Former, before: Option<&Manifest>, manifest: &Manifest) -> Former {
+    let Some(before) = before else {
+        return Former::new();
+    };
+    let mut former = Former::new();
+    let answered = answering(before);
+    for (address, now) in answering(manifest) {
+        let apps: BTreeSet<&str> = now.iter().map(|name| name.app()).collect();
+        let address = (address.0.clone(), address.1.clone());
+        let earlier = known.get(&address).into_iter().flatten();
+        let last = answered
+            .get(&(&address.0, &address.1))
+            .into_iter()
+            .flatten();
+        let of_app = last.copied().chain(earlier);
+        let of_app = of_app.filter(|name| apps.contains(name.app()) && !now.contains(name));
+        let of_app: BTreeSet<ComponentName> = of_app.take(FORMER_MAX).cloned().collect();
+        if !of_app.is_empty() {
+            former.insert(address, of_app);
+        }
+    }
+    former
 }
 
-impl Former {
-    /// Of all namespaces, by what their manifests say now.
-    pub(crate) fn of_all<'a>(
-        divided: impl Iterator<Item = (&'a ComponentName, &'a Weights)>,
-        parts: &[Arc<Manifest>],
-    ) -> Self {
-        let mut of_apps: BTreeMap<&ComponentName, BTreeSet<&ComponentName>> = BTreeMap::new();
-        for (app, weights) in divided {
-            let versions = weights.divisions.iter().flat_map(|one| one.weights.keys());
-            let of_app = of_apps.entry(app).or_default();
-            // What answered before there were versions.
-            of_app.insert(app);
-            // What another namespace divides under the same name is none of ours.
-            of_app.extend(versions.filter(|version| version.app() == app.as_str()));
-        }
-        if of_apps.is_empty() {
-            return Self::default();
-        }
-        let routes = || {
-            parts
-                .iter()
-                .flat_map(|part| part.routing.values().flatten())
-        };
-        let routed: BTreeSet<&ComponentName> =
-            routes().flat_map(|route| route.answering()).collect();
-        let mut heavy: BTreeMap<&ComponentName, BTreeSet<&ComponentName>> = BTreeMap::new();
-        for route in routes().filter(|route| of_apps.contains_key(&route.component)) {
-            let of_app = heavy.entry(&route.component).or_default();
-            let weight = |name| route.weights.get(name).copied().unwrap_or(1);
-            of_app.extend(route.answering().filter(|name| weight(*name) > 0));
-        }
-        let mut former = Self::default();
-        for (app, versions) in of_apps {
-            let Some(heavy) = heavy.get(app) else {
-                continue;
-            };
-            let gone = versions.into_iter().filter(|one| !routed.contains(one));
-            let gone: Vec<ComponentName> = gone.cloned().collect();
-            for version in &gone {
-                let heavy = heavy.iter().copied().cloned().collect();
-                former.successors.insert(version.clone(), heavy);
-            }
-            if !gone.is_empty() {
-                former.of_apps.insert(app.clone(), gone);
-            }
-        }
-        former
+/// Who answers each route.
+fn answering(
+    manifest: &Manifest,
+) -> BTreeMap<(&Option<HostPattern>, &PathPattern), BTreeSet<&ComponentName>> {
+    let mut answering: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for route in manifest.routing.values().flatten() {
+        let names = answering.entry((&route.host, &route.path)).or_default();
+        names.extend(route.answering());
     }
+    answering
+}
 
-    /// Such versions of an app.
-    pub(crate) fn of(&self, app: &ComponentName) -> &[ComponentName] {
-        self.of_apps.get(app).map_or(&[], Vec::as_slice)
+/// Former version → those that take over from it.
+pub(crate) fn successors<'a>(
+    parts: impl Iterator<Item = &'a Manifest>,
+) -> BTreeMap<ComponentName, BTreeSet<ComponentName>> {
+    let mut successors: BTreeMap<ComponentName, BTreeSet<ComponentName>> = BTreeMap::new();
+    for route in parts.flat_map(|part| part.routing.values().flatten()) {
+        let weight = |name| route.weights.get(name).copied().unwrap_or(1);
+        for version in &route.former {
+            let of_version = successors.entry(version.clone()).or_default();
+            let heavy = route.answering().filter(|name| weight(*name) > 0);
+            of_version.extend(heavy.cloned());
+        }
     }
-
-    /// The versions that take over from one; empty: it is none of these.
-    pub(crate) fn successors(&self, version: &ComponentName) -> &[ComponentName] {
-        self.successors.get(version).map_or(&[], Vec::as_slice)
-    }
+    successors
 }
 
 /// App → the divisions that routes of a manifest say.

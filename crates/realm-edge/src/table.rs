@@ -101,7 +101,7 @@ impl Table {
             } else {
                 let members = route.weights.into_iter();
                 let members = members.map(|(name, weight)| (weight, group(name)));
-                Owner::Divided(Divided::new(route.component, members.collect()).into())
+                Owner::Divided(Divided::new(members.collect()).into())
             };
             table.paths_mut(route.host).insert(route.path, owner);
         }

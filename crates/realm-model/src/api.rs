@@ -87,6 +87,10 @@ pub struct Heads {
     /// What the component or app that was asked for ran with, as far as it is remembered.
     #[serde(default)]
     pub history: Option<HistoryView>,
+    /// Components of the namespace that was asked for that run with other settings than its manifest says:
+    /// they were rolled back.
+    #[serde(default)]
+    pub rolled_back: Vec<ComponentName>,
 }
 
 /// What a component ran with, or how the requests of an app were divided. The newest is last, and in
@@ -110,6 +114,9 @@ pub struct PastView {
     pub digest: Digest,
     /// Their number.
     pub size: u64,
+    /// Whether its rollout failed, as far as the node that answers knows.
+    #[serde(default)]
+    pub failed: bool,
 }
 
 /// How the requests of an app were divided from one entry on.

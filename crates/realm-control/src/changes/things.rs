@@ -85,6 +85,7 @@ fn route_keys(route: &RouteSpec) -> Keys {
         path: _,
         component,
         weights,
+        former: _,
         upkeep,
     } = route;
     let Upkeep {

@@ -50,11 +50,13 @@ impl Scope<'_> {
         in_force: Option<&Manifest>,
     ) -> Result<(), Refusal> {
         match effect {
-            Effect::Manifest { manifest, .. } | Effect::Rollback { manifest, .. } => {
+            Effect::Manifest { manifest, .. }
+            // The scope may be narrower than it was.
+            | Effect::Push { manifest, .. }
+            | Effect::Rollback { manifest, .. } => {
                 self.check_manifest(manifest)
             }
-            // The scope may be narrower than it was.
-            Effect::Push { .. } | Effect::Weigh(_) => {
+            Effect::Weigh(_) => {
                 in_force.map_or(Ok(()), |manifest| self.check_manifest(manifest))
             }
             Effect::Restart(restart) => self.check_name(&restart.component),

@@ -142,8 +142,12 @@ fn push_effect(desired: &NamespaceState, body: &PushBody) -> Result<Effect, Refu
     check_component(manifest, component)?;
     let lock = parse_lock(text)?;
     check_push_lock(desired, component, &lock)?;
-    check_source(manifest, &lock, component)?;
+    let manifest = desired
+        .as_signed(component)
+        .unwrap_or_else(|| Arc::clone(manifest));
+    check_source(&manifest, &lock, component)?;
     Ok(Effect::Push {
+        manifest,
         lock,
         lock_text: text.as_str().into(),
     })

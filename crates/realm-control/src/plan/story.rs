@@ -142,7 +142,7 @@ impl Story {
             }
             Action::Route(table) => {
                 let route = |route: &Route| {
-                    let backends = table.backends.get(&route.component);
+                    let backends = route.answering().find_map(|name| table.backends.get(name));
                     let backends: Vec<String> = backends
                         .into_iter()
                         .flatten()

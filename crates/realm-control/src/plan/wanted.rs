@@ -140,7 +140,7 @@ impl<'a> WantedHere<'a> {
         let mut routes: Vec<Route> = specs
             .into_iter()
             .chain(routes_elsewhere(desired, manifest, authority, node))
-            .map(|spec| route(spec, desired))
+            .map(route)
             .collect();
         let mut taken = BTreeSet::new();
         routes.retain(|route| taken.insert((route.host.clone(), route.path.clone())));
@@ -244,8 +244,8 @@ fn routes_elsewhere<'a>(
         .flat_map(|(_, routes)| routes)
 }
 
-fn route(spec: &RouteSpec, desired: &Desired) -> Route {
-    let former = desired.former(&spec.component);
+fn route(spec: &RouteSpec) -> Route {
+    let former = &spec.former;
     let mut weights = spec.weights.clone();
     if weights.is_empty() && !former.is_empty() {
         weights.insert(spec.component.clone(), 1);

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use realm_model::name::ComponentName;
-
 use super::{Group, random_below};
 use crate::backend::Backend;
 
@@ -18,7 +16,6 @@ pub(crate) enum Owner {
 
 /// Versions of one app, each with its weight.
 pub(crate) struct Divided {
-    pub(super) app: ComponentName,
     /// Those with weight 0 answer when no other can.
     pub(super) members: Vec<(u32, Arc<Group>)>,
 }
@@ -49,7 +46,7 @@ impl Owner {
     pub(crate) fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Alone(one), Self::Alone(other)) => Arc::ptr_eq(one, other),
-            (Self::Divided(one), Self::Divided(other)) => one.app == other.app,
+            (Self::Divided(one), Self::Divided(other)) => one.is(other),
             (Self::Alone(_), Self::Divided(_)) | (Self::Divided(_), Self::Alone(_)) => false,
         }
     }
@@ -85,9 +82,18 @@ impl Target {
 
 impl Divided {
     /// The heaviest first.
-    pub(super) fn new(app: ComponentName, mut members: Vec<(u32, Arc<Group>)>) -> Self {
+    pub(super) fn new(mut members: Vec<(u32, Arc<Group>)>) -> Self {
         members.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
-        Self { app, members }
+        Self { members }
+    }
+
+    /// Whether both lead to the same versions in the same measure.
+    fn is(&self, other: &Self) -> bool {
+        let pairs = self.members.iter().zip(&other.members);
+        let mut same = pairs.map(|((weight, group), (of_other, other))| {
+            weight == of_other && Arc::ptr_eq(group, other)
+        });
+        self.members.len() == other.members.len() && same.all(|same| same)
     }
 
     /// A version by weight, of those that have replicas; the heaviest if none has.

@@ -226,6 +226,31 @@ fn requests_are_divided_by_weight_between_versions_that_can_answer() {
     check_division(&waiting, &[], &[("green", 100)]);
 }
 
+/// Who guards a path by another division is another owner.
+#[test]
+fn other_versions_are_another_owner() {
+    let name = |label: &str| {
+        format!("a@{label}")
+            .parse::<ComponentName>()
+            .expect("a name")
+    };
+    let route = |path: &str, label: &str| Route {
+        host: None,
+        path: PathPattern::Prefix(path.to_owned()),
+        component: "a".parse().expect("a name"),
+        weights: [(name(label), 1)].into(),
+    };
+    let routes = vec![
+        route("", "blue"),
+        route("/x", "blue"),
+        route("/admin", "internal"),
+    ];
+    let table = Table::new(routes, BTreeMap::new());
+    let owner = |path| table.find("", path).expect("a route").owner;
+    assert!(owner("/").is(owner("/x/y")));
+    assert!(!owner("/").is(owner("/admin")));
+}
+
 #[test]
 fn what_a_version_did_not_take_goes_to_another_version() {
     let table = divided(&[("blue", 1), ("green", 0)], &["blue", "green"]);

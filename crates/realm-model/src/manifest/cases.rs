@@ -218,6 +218,10 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         &["duplicate-route 4:64", "replicas-disagree 4:97"],
     ),
     (
+        "[components.'a@b']\nsource = 'file:a'\n[routing]\n'*' = [{ path = '/', component = 'a', weights = { b = 1 } }, { path = '/x', component = 'a', weights = { b = 2 } }]",
+        &["weights-disagree 4:104"],
+    ),
+    (
         "[routing]\n'*' = [{ path = '/', component = 'a' }]",
         &["unknown-component 2:34"],
     ),

@@ -25,7 +25,7 @@ mod cases;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -249,6 +249,10 @@ pub struct RouteSpec {
     /// itself answers.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub weights: BTreeMap<ComponentName, u32>,
+    /// Other versions of the app that answered here before this manifest: as long as they still run, they
+    /// do while no other can. No key says it: it follows from the manifests before.
+    #[serde(skip)]
+    pub former: BTreeSet<ComponentName>,
     /// How its replicas are kept: the same on all routes of the component in a list.
     #[serde(flatten)]
     pub upkeep: Upkeep,

@@ -194,9 +194,10 @@ fn read_routing(
             .collect(),
     };
     let mut routing = BTreeMap::new();
+    let mut divisions = Divisions::new();
     for (key, value) in root.entries(report, "routing") {
         let selector = read_selector(report, key, &listed);
-        let routes = read_routes(report, key, value, components);
+        let routes = read_routes(report, key, value, components, &mut divisions);
         if let Some(selector) = selector {
             routing.insert(selector, routes);
         }
@@ -250,6 +251,7 @@ fn read_routes(
     key: &Spanned<DeString<'_>>,
     value: &Spanned<DeValue<'_>>,
     components: &Components<'_>,
+    divisions: &mut Divisions,
 ) -> Vec<RouteSpec> {
     if let DeValue::Table(table) = value.get_ref() {
         // One route without the list around it: the commonest slip here.
@@ -277,6 +279,7 @@ fn read_routes(
             let span = fields.value_span("path");
             report.error(codes::DUPLICATE_ROUTE, span, message, None);
         }
+        agree(report, fields, &row.route, divisions);
         rows.push((fields, row));
     }
     let divided: BTreeSet<&str> = rows
@@ -301,6 +304,35 @@ fn read_routes(
         ..row.route.clone()
     });
     routes.collect()
+}
+
+/// App → how its requests are divided.
+type Divisions = BTreeMap<ComponentName, BTreeMap<ComponentName, u32>>;
+
+/// All routes of an app divide its requests alike: one is promoted everywhere.
+fn agree(
+    report: &mut Report<'_>,
+    fields: &Fields<'_, '_>,
+    route: &RouteSpec,
+    divisions: &mut Divisions,
+) {
+    if route.weights.is_empty() {
+        return;
+    }
+    let app = &route.component;
+    let first = divisions
+        .entry(app.clone())
+        .or_insert_with(|| route.weights.clone());
+    if *first != route.weights {
+        report.error(
+            codes::WEIGHTS_DISAGREE,
+            fields.value_span("weights"),
+            format!("another route divides the requests of `{app}` differently"),
+            Some(format!(
+                "write the same weights, or `component = \"{app}@LABEL\"` without"
+            )),
+        );
+    }
 }
 
 /// What a route says of its replicas holds for the component in the whole list: the other routes may leave
@@ -363,6 +395,7 @@ fn read_route(
             path: path?,
             component,
             weights,
+            former: BTreeSet::new(),
             upkeep,
         },
         written,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use realm_control::{Ledger, Weights};
+use realm_control::{Ledger, NamespaceState, Weights};
 use realm_model::api::{
     DelegateView, DivisionView, EntriesPage, EntryView, ForkHeads, ForkView, Heads, HistoryView,
     NamespaceHead, PastView,
@@ -40,6 +40,7 @@ impl Core {
     /// What a component or an app of a namespace was.
     fn history(&self, namespace: NamespaceName, of: &ComponentName) -> Option<HistoryView> {
         let state = self.ledger.desired().namespaces.get(&namespace)?;
+        let failed = self.surroundings.around.failures_of(of);
         let divisions = state.weights(of).map(Weights::divisions);
         let divisions = divisions.into_iter().flatten().map(|one| DivisionView {
             entry: one.entry,
@@ -50,6 +51,7 @@ impl Core {
             entry: past.entry,
             digest: past.pin.digest,
             size: past.pin.size,
+            failed: failed.contains(&past.entry),
         });
         Some(HistoryView {
             versions: versions.collect(),
@@ -165,6 +167,8 @@ pub(crate) fn heads(
         Some((name, head))
     });
     let namespaces: BTreeMap<NamespaceName, NamespaceHead> = namespaces.collect();
+    let asked = namespace.unwrap_or(NamespaceName::DEFAULT);
+    let asked = desired.namespaces.get(&asked);
     Heads {
         realm: authority.realm,
         owners: authority.owners.clone(),
@@ -197,5 +201,10 @@ pub(crate) fn heads(
             .collect(),
         beacon: authority.beacon.as_ref().map(super::beacon::view_of),
         history: None,
+        rolled_back: asked
+            .into_iter()
+            .flat_map(NamespaceState::rolled_back)
+            .cloned()
+            .collect(),
     }
 }

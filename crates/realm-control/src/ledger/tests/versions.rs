@@ -20,7 +20,7 @@ source = "file:other.wasm"
 [routing]
 "*" = [
   { path = "/...", component = "orders", weights = { blue = 100, green = 0 } },
-  { path = "/green", component = "orders", weights = { green = 1 } },
+  { path = "/green", component = "orders@green" },
   { path = "/other", component = "other" },
 ]
 "#;
@@ -86,8 +86,6 @@ fn a_division_names_versions_that_are_routed_and_leaves_nobody_without() {
         (&[("orders@green", 1_001)], InvalidManifest),
         (&[("orders@red", 1)], UnknownName),
         (&[("other", 1)], UnknownName),
-        // Nobody would answer `/green`.
-        (&[("orders@blue", 1)], InvalidManifest),
     ] {
         let mut realm = both();
         let refused = realm.weigh(weights).expect_err("it is refused");
@@ -138,9 +136,68 @@ fn a_component_goes_back_with_its_settings() {
     realm.replay();
     assert_eq!(realm.ledger.desired(), &before);
     realm.roll_back("orders", 3, "1").expect("a rollback");
+    let state = &realm.ledger.desired().namespaces[&NamespaceName::DEFAULT];
+    assert_eq!(state.rolled_back().count(), 1);
+    // A push brings bytes for the settings that were signed.
+    let push = realm.push_body("orders", "4");
+    realm.submit(Body::Push(push)).expect("a push");
+    assert_eq!(runs(&realm), (false, "2".to_owned()));
+    let state = &realm.ledger.desired().namespaces[&NamespaceName::DEFAULT];
+    assert_eq!(state.rolled_back().count(), 0);
     // The next manifest says everything anew.
     realm.apply(&ORDERS.replace("\"1\"", "\"3\""), &[("orders", "2")]);
     assert_eq!(runs(&realm), (false, "3".to_owned()));
+}
+
+/// What is former is so of one route, within one namespace, and only while it has no route of its own.
+#[test]
+fn who_answered_a_route_before_is_remembered_for_that_route() {
+    let routes = |text: &str| {
+        let components: String = ["orders", "orders@blue", "orders@green", "other@blue"]
+            .map(|name| format!("[components.\"{name}\"]\nsource = \"file:a\"\n"))
+            .concat();
+        format!("{components}[routing]\n\"*\" = [{text}]\n")
+    };
+    let builds = [
+        ("orders", "1"),
+        ("orders@blue", "1"),
+        ("orders@green", "1"),
+        ("other@blue", "1"),
+    ];
+    let former = |realm: &Realm| -> Vec<String> {
+        let manifest = realm.ledger.desired().manifest.clone().expect("a manifest");
+        let routes = manifest.routing.values().flatten();
+        let former = routes.flat_map(|route| {
+            route
+                .former
+                .iter()
+                .map(move |name| format!("{} {name}", route.path))
+        });
+        former.collect()
+    };
+    let mut realm = Realm::of_one_node();
+    let mut check = |text: &str, expected: &[&str]| {
+        realm.apply(&routes(text), &builds);
+        assert_eq!(former(&realm), expected, "{text}");
+    };
+    check(
+        "{ path = '/a', component = 'orders' }, { path = '/b', component = 'orders@green' }",
+        &[],
+    );
+    check(
+        "{ path = '/a', component = 'orders', weights = { blue = 1 } }, { path = '/b', component = 'orders@green' }",
+        &["/a orders"],
+    );
+    check(
+        "{ path = '/a', component = 'orders@green' }, { path = '/b', component = 'orders@green' }",
+        &["/a orders", "/a orders@blue"],
+    );
+    // What has a route of its own, and another app, are none.
+    check(
+        "{ path = '/a', component = 'orders@green' }, { path = '/b', component = 'orders@blue' }",
+        &["/a orders"],
+    );
+    check("{ path = '/a', component = 'other@blue' }", &[]);
 }
 
 #[test]
