@@ -68,6 +68,9 @@ fn nothing(past: &Past, why: &str) -> Failure {
 
 /// Whether a version is on its way somewhere, or got stuck: what runs is older, or does not get up.
 fn is_underway(view: &ExplainView) -> bool {
-    let failed = view.reasons.iter().any(|one| one.code == ROLLOUT_FAILED);
+    let failed = view
+        .reasons
+        .iter()
+        .any(|one| one.reason.code == ROLLOUT_FAILED);
     failed || view.current < view.wanted
 }

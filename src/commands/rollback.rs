@@ -78,7 +78,7 @@ fn list(context: &Context, past: &Past) -> Result<ExitCode, Failure> {
     if let Some((now, before)) = past.divisions() {
         output::data(&format!("now     {}", crate::past::in_words(now)));
         for division in before {
-            output::data(&format!("before  {}", crate::past::in_words(division)));
+            output::data(&format!("before  {}", crate::past::in_words(&division)));
         }
         return Ok(ExitCode::SUCCESS);
     }

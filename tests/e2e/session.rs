@@ -129,6 +129,9 @@ async fn from_nothing_to_a_refusal() {
         component = "app"
         replicas = 1
     plan: 2 to add, 0 to change, 0 to remove
+
+    NODE    COMPONENT  REPLICAS  VERSION
+    node-1  app        0 → 1     1
     (exit code 2)
 
     $ realm apply --yes

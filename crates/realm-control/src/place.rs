@@ -7,6 +7,7 @@
 //! that disagree would both run a replica, or neither. Not here: who is gone (`losses`), and how one
 //! replica takes over from another (`plan`).
 
+mod lists;
 #[cfg(test)]
 mod tests;
 mod why;
@@ -15,16 +16,17 @@ pub(crate) use why::written;
 pub use why::{Asked, Explained, Place, Reason, Why};
 
 use std::cmp::Reverse;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::digest::Digest;
 use realm_model::key::PublicKey;
-use realm_model::manifest::{Manifest, NodeSelector, RouteSpec, Upkeep};
+use realm_model::manifest::{Manifest, NodeSelector, Upkeep};
 use realm_model::name::{ComponentName, NodeName};
 
 use crate::authority::{ApprovedNode, Authority};
 use crate::desired::Desired;
+use lists::Lists;
+pub(crate) use lists::in_precedence;
 
 /// Which ranks these are. Another function of hashing is another version, and all nodes of a realm
 /// have to change at once.
@@ -43,6 +45,9 @@ pub struct Placement {
     lone: BTreeMap<ComponentName, Placed>,
     /// Former version → those that take over from it.
     successors: BTreeMap<ComponentName, BTreeSet<ComponentName>>,
+    /// Node → components of which another node has all replicas, and whose bytes it keeps as well: it
+    /// would be the next to have them, and the other one may be gone by then.
+    standbys: BTreeMap<usize, BTreeSet<ComponentName>>,
 }
 
 /// Where the replicas of one component shall be.
@@ -62,6 +67,8 @@ pub struct Placed {
     homeless: u32,
     /// Of a singleton: the nodes that may have it, the one first that should, whoever is gone.
     order: Vec<usize>,
+    /// The node that would have all replicas if the one that has them were gone.
+    standby: Option<usize>,
 }
 
 /// The place of one replica.
@@ -160,11 +167,20 @@ pub fn place(
             )
         })
         .collect();
+    let lone: BTreeMap<ComponentName, Placed> = lone;
+    let components: BTreeMap<ComponentName, Placed> = components;
+    let mut standbys: BTreeMap<usize, BTreeSet<ComponentName>> = BTreeMap::new();
+    for (name, placed) in components.iter().chain(&lone) {
+        if let Some(standby) = placed.standby {
+            standbys.entry(standby).or_default().insert(name.clone());
+        }
+    }
     Placement {
         nodes,
         components,
         lone,
         successors: desired.successors().clone(),
+        standbys,
     }
 }
 
@@ -202,6 +218,18 @@ impl Placement {
             let share = placed.shares.get(&index?)?;
             Some((name, *share))
         })
+    }
+
+    /// Components of which a node keeps the bytes although it has no replica.
+    pub(crate) fn standbys<'a>(
+        &'a self,
+        node: &NodeName,
+    ) -> impl Iterator<Item = &'a ComponentName> + use<'a> {
+        let index = self.index(node);
+        index
+            .and_then(|index| self.standbys.get(&index))
+            .into_iter()
+            .flatten()
     }
 
     /// The versions that take over from a component which shall be nowhere; none: nobody does.
@@ -331,6 +359,7 @@ impl<'a> Scene<'a> {
             movable,
             homeless: homeless.unwrap_or(0),
             order: Vec::new(),
+            standby: groups.iter().find_map(|group| self.standby(group)),
         }
     }
 
@@ -348,6 +377,24 @@ impl<'a> Scene<'a> {
             order,
             ..self.placed(&[one])
         }
+    }
+
+    /// Who is next if the only node with replicas is lost.
+    fn standby(&self, group: &Group<'_>) -> Option<usize> {
+        let seats = self.seats(group);
+        let mut holders: BTreeSet<usize> = seats.iter().filter_map(|seat| seat.holder).collect();
+        let holder = holders.pop_first().filter(|_| holders.is_empty())?;
+        if seats.iter().any(|seat| seat.pinned) {
+            return None;
+        }
+        let lost_after_ms = group.upkeep.lost_after_ms;
+        let others = group.nodes.iter().copied().filter(|node| {
+            let approved = self.candidates[*node].approved;
+            let is_there = !(self.gone)(&self.nodes[*node], lost_after_ms);
+            let is_open = self.may_begin(*node) && approved.cordoned.is_none();
+            *node != holder && is_open && is_there
+        });
+        others.max_by_key(|node| rank(self.candidates[*node].seed, self.seed, 0))
     }
 
     fn seats(&self, group: &Group<'_>) -> Vec<Seat> {
@@ -506,103 +553,6 @@ pub(crate) fn tags<'a>(
     let vouched = approved.map(|node| &node.tags);
     let tags = vouched.into_iter().chain(written).flatten();
     tags.map(String::as_str)
-}
-
-/// The lists of routes, which nodes each of them concerns, and what comes of that.
-struct Lists<'a> {
-    /// In order of precedence.
-    all: Vec<(&'a NodeSelector, &'a Vec<RouteSpec>)>,
-    /// Nodes that are concerned by the same lists, which are looked at once.
-    kinds: Vec<(Vec<usize>, Vec<usize>)>,
-    /// Every component with the lists that want it.
-    groups: BTreeMap<&'a ComponentName, Vec<Group<'a>>>,
-    /// Routes that do not count on the nodes of a kind, in order.
-    shadowed: Vec<Shadowed<'a>>,
-}
-
-/// A route that does not count on some nodes, since one before it is for the same host and path.
-struct Shadowed<'a> {
-    kind: usize,
-    list: usize,
-    route: &'a RouteSpec,
-    /// The list of the one that counts, and that one.
-    by: (usize, &'a RouteSpec),
-}
-
-impl<'a> Lists<'a> {
-    fn of(
-        desired: &'a Desired,
-        manifest: &Manifest,
-        authority: &Authority,
-        nodes: &[NodeName],
-    ) -> Self {
-        let all: Vec<_> = desired.parts().flat_map(in_precedence).collect();
-        let mut kinds: BTreeMap<Vec<usize>, Vec<usize>> = BTreeMap::new();
-        for (index, node) in nodes.iter().enumerate() {
-            let concerned = all.iter().enumerate().filter(|(_, (selector, _))| {
-                crate::plan::selects(selector, node, manifest, authority)
-            });
-            let kind = concerned.map(|(list, _)| list).collect();
-            kinds.entry(kind).or_default().push(index);
-        }
-        let mut lists = Self {
-            all,
-            kinds: kinds.into_iter().collect(),
-            groups: BTreeMap::new(),
-            shadowed: Vec::new(),
-        };
-        lists.group();
-        lists
-    }
-
-    fn group(&mut self) {
-        let mut groups: BTreeMap<(&ComponentName, usize), Group<'_>> = BTreeMap::new();
-        for (number, (kind, nodes)) in self.kinds.iter().enumerate() {
-            // The first of two routes for the same host and path counts.
-            let mut taken = BTreeMap::new();
-            for list in kind {
-                let Some((selector, routes)) = self.all.get(*list) else {
-                    continue;
-                };
-                for route in *routes {
-                    let first = taken.entry((&route.host, &route.path));
-                    if let Entry::Occupied(by) = first {
-                        self.shadowed.push(Shadowed {
-                            kind: number,
-                            list: *list,
-                            route,
-                            by: *by.get(),
-                        });
-                        continue;
-                    }
-                    first.or_insert((*list, route));
-                    for component in route.answering() {
-                        let group = groups.entry((component, *list));
-                        let group = group.or_insert_with(|| Group {
-                            selector,
-                            upkeep: route.upkeep,
-                            nodes: BTreeSet::new(),
-                        });
-                        group.nodes.extend(nodes);
-                    }
-                }
-            }
-        }
-        for ((component, _), group) in groups {
-            self.groups.entry(component).or_default().push(group);
-        }
-    }
-}
-
-/// The lists of one namespace: those for one node before those for a tag before those for all.
-pub(crate) fn in_precedence(part: &Manifest) -> Vec<(&NodeSelector, &Vec<RouteSpec>)> {
-    let mut lists: Vec<_> = part.routing.iter().collect();
-    lists.sort_by_key(|(selector, _)| match selector {
-        NodeSelector::Node(_) => 0,
-        NodeSelector::Tag(_) => 1,
-        NodeSelector::All => 2,
-    });
-    lists
 }
 
 /// How high a node ranks a replica: the greatest has it. All weights are equal, so that the hash itself

@@ -196,6 +196,11 @@ pub fn plan(
             table.backends.insert(component.clone(), rollout.backends);
         }
     }
+    for kept in here.kept() {
+        if matches!(artifacts::step(kept, observed, now), Step::Fetch) {
+            steps.fetch(kept);
+        }
+    }
     // The table first: what turned unhealthy leaves it at once. The rest stands in no order to
     // it, because it rests on the table that is in force already.
     if table != observed.routes {
@@ -304,15 +309,7 @@ impl Steps {
     fn take(&mut self, scene: &Scene<'_>, rollout: &Rollout) {
         if let Some(wanted) = scene.wanted {
             match scene.artifact {
-                Step::Fetch => {
-                    // Components of the same bytes share one fetch.
-                    if self.fetched.insert(wanted.pin.digest) {
-                        self.fetches.push(Action::Fetch {
-                            pin: wanted.pin,
-                            source: wanted.spec.source.clone(),
-                        });
-                    }
-                }
+                Step::Fetch => self.fetch(wanted),
                 Step::Compile => {
                     if self.compiled.insert(wanted.artifact) {
                         self.compiles.push(Action::Compile(wanted.artifact));
@@ -354,6 +351,16 @@ impl Steps {
             grace_ms: DRAIN_GRACE_MS,
         };
         self.drains.extend(drains.iter().cloned().map(drain));
+    }
+
+    /// Components of the same bytes share one fetch.
+    fn fetch(&mut self, wanted: &Wanted<'_>) {
+        if self.fetched.insert(wanted.pin.digest) {
+            self.fetches.push(Action::Fetch {
+                pin: wanted.pin,
+                source: wanted.spec.source.clone(),
+            });
+        }
     }
 
     fn in_order(self) -> impl Iterator<Item = Action> {

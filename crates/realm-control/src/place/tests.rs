@@ -276,3 +276,48 @@ fn a_singleton_has_one_place_in_the_realm() {
         check(keys, "", &["c", "d"], "b", "cdbea");
     }
 }
+
+/// Of what one node has alone the next one keeps the bytes, and it is the one that would have it.
+#[test]
+fn the_next_node_keeps_the_bytes_of_what_one_has_alone() {
+    let check = |routing: &str, kept: bool| {
+        let realm = of_nodes(5, routing);
+        let all = place(realm.ledger.desired(), realm.ledger.authority(), &|_, _| {
+            false
+        });
+        let app = component_name("app");
+        let standbys: Vec<_> = realm
+            .ledger
+            .authority()
+            .nodes
+            .keys()
+            .filter(|node| all.standbys(node).any(|name| *name == app))
+            .collect();
+        assert_eq!(standbys.len(), usize::from(kept), "{routing}");
+        let Some(standby) = standbys.first() else {
+            return;
+        };
+        let (holder, _) = all.holders(&app).next().expect("somebody has it");
+        let without = place(
+            realm.ledger.desired(),
+            realm.ledger.authority(),
+            &|node, _| node == holder,
+        );
+        let (next, _) = without.holders(&app).next().expect("somebody has it");
+        assert_eq!(next, *standby);
+    };
+    for path in ["/", "/a", "/b"] {
+        check(
+            &format!("'*' = [{{ path = '{path}', component = 'app' }}]"),
+            true,
+        );
+    }
+    check(
+        "'*' = [{ path = '/', component = 'app', replicas = 2 }]",
+        false,
+    );
+    check(
+        "'*' = [{ path = '/', component = 'app', per_node = true }]",
+        false,
+    );
+}

@@ -43,6 +43,8 @@ impl Wanted<'_> {
 
 pub(super) struct WantedHere<'a> {
     pub(super) components: BTreeMap<ComponentName, Wanted<'a>>,
+    /// Components of which others have all replicas: their bytes are kept here as well.
+    kept: Vec<Wanted<'a>>,
     standing: Standing,
     routes: Vec<Route>,
 }
@@ -145,7 +147,16 @@ impl<'a> WantedHere<'a> {
         let mut taken = BTreeSet::new();
         routes.retain(|route| taken.insert((route.host.clone(), route.path.clone())));
         Route::sort(&mut routes);
+        let standbys = around.placement.standbys(node);
+        let kept = standbys.filter_map(|name| {
+            let wanted = wanted(desired, manifest, around, name, node)?;
+            Some(Wanted {
+                replicas: 1,
+                ..wanted
+            })
+        });
         Some(Self {
+            kept: kept.collect(),
             components,
             standing: Standing::of(authority, node, unix_s),
             routes,
@@ -166,6 +177,17 @@ impl<'a> WantedHere<'a> {
     /// Whether what runs here and shall not may go on until others have taken over from it.
     pub(super) fn may_linger(&self) -> bool {
         self.standing != Standing::NotApproved
+    }
+
+    /// Components whose bytes this node keeps for the case that it is the next to run them.
+    pub(super) fn kept(&self) -> &[Wanted<'a>] {
+        match self.standing {
+            Standing::Approved => &self.kept,
+            Standing::NotApproved
+            | Standing::Expired
+            | Standing::Cordoned(_)
+            | Standing::Drained => &[],
+        }
     }
 
     /// The component as it shall run, unless the node may not run it.
