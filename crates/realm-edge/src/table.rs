@@ -107,6 +107,11 @@ impl Table {
         self.groups.get(component)?.pick_here()
     }
 
+    /// The replicas of a component, wherever they are.
+    pub(crate) fn group(&self, component: &ComponentName) -> Option<&Arc<Group>> {
+        self.groups.get(component)
+    }
+
     /// Who owns a path on a host. The host is normalised: lower case, no port.
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<Found<'_>> {
         self.exact_hosts

@@ -7,6 +7,7 @@ mod around;
 mod beacon;
 mod belonging;
 mod damaged;
+mod doors;
 mod networked;
 mod shut;
 mod standing;
@@ -38,6 +39,7 @@ use crate::network::Network;
 use crate::pace::Pace;
 use crate::unix_ms;
 pub(crate) use around::Surroundings;
+pub(crate) use doors::Doors;
 pub(crate) use standing::heads;
 
 /// Plans in a row for one event. Each must act, and two or three reach a plan that waits for an
@@ -94,6 +96,8 @@ pub(crate) struct Core {
     pub(crate) machine: Arc<Machine>,
     /// Tags that the operator proposes.
     pub(crate) tags: Vec<String>,
+    /// Ports of servers that are listened on here for whoever runs them.
+    pub(crate) doors: Doors,
     /// What is left of a turn of the sync.
     pub(crate) fed: VecDeque<Input>,
     /// Where everything shall be, and what the others say.
@@ -144,6 +148,7 @@ impl Core {
             .into_iter()
             .chain(self.look_at)
             .chain(self.surroundings.look_at)
+            .chain(self.doors.look_at())
             .min();
         let now = self.now();
         wake.map(|time| Duration::from_millis(time.since(now)))
@@ -350,6 +355,7 @@ impl Core {
         self.held_back = !self.may_act();
         if !self.held_back {
             self.plan_and_execute();
+            self.keep_doors();
         }
         if !is_starting(&self.observed)
             && let Some(restored) = self.restored.take()

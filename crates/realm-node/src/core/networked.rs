@@ -489,6 +489,7 @@ impl Core {
             load,
             blobs,
             tags: &self.tags,
+            ports: self.doors.troubles(),
         };
         let Some(network) = &mut self.network else {
             return;

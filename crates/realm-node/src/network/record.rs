@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use realm_control::Ledger;
 use realm_control::pending::REPORTED_MAX;
+use realm_edge::PortTrouble;
 use realm_model::action::ComponentReport;
 use realm_model::entry::ChainId;
 use realm_model::name::ComponentName;
 use realm_model::observed::Millis;
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
-    PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, STALE, UPGRADE_NEEDED,
+    PORT_BUSY, PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, STALE, UPGRADE_NEEDED,
 };
 use realm_model::view::{ComponentState, StatusView};
 
@@ -25,6 +26,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) load: Load,
     pub(crate) blobs: Vec<realm_model::digest::Digest>,
     pub(crate) tags: &'a [String],
+    pub(crate) ports: &'a [PortTrouble],
 }
 
 impl Network {
@@ -117,6 +119,7 @@ impl Network {
             .collect();
         body.alarms = self.alarms(facts.ledger, now);
         body.alarms.extend(failed_rollouts(facts.reports));
+        body.alarms.extend(facts.ports.iter().map(busy_port));
         body
     }
 
@@ -174,6 +177,17 @@ fn failed_rollouts(reports: &[ComponentReport]) -> impl Iterator<Item = Alarm> {
             about: format!("`{}`: {}", report.component, reason.message),
         })
     })
+}
+
+fn busy_port(trouble: &PortTrouble) -> Alarm {
+    let PortTrouble { port, reason } = trouble;
+    Alarm {
+        code: PORT_BUSY.to_owned(),
+        about: format!(
+            "{} cannot be listened on for `{}`: {reason}",
+            port.address, port.component
+        ),
+    }
 }
 
 fn components(status: &StatusView, reports: &[ComponentReport]) -> Vec<ComponentSummary> {
