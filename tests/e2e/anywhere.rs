@@ -194,7 +194,6 @@ async fn while_it_is_missed(signal: &str) {
     let (good, bad, first_bad) = load.stop().await;
     assert_eq!(bad, 0, "of {good}: {first_bad:?}");
     assert!(slowest <= GONE_MAX, "of {good} one took {slowest:?}");
-    eprintln!("of {good} answers the slowest took {slowest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,14 +17,16 @@ const THERE: &str = "127.0.0.2";
 
 /// A server on beta, and alpha, which listens on its port.
 async fn server() -> (Realms, u16) {
-    let mut realms = Realms::meet(&["alpha", "beta"]).await;
+    let more = format!("[listen]\nports = [\"{THERE}\"]\n");
+    let mut realms = Realms::in_lab(None, &["alpha"], &more).await;
+    realms.add("beta");
+    realms.invite(1);
+    realms.approve(1, &[]);
+    realms.nodes[1].start();
+    realms.all_meet().await;
     let free = StdListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
-    assert!(realms.nodes[0].take().terminate().success());
-    realms.nodes[0].node_toml(&format!("[listen]\nports = [\"{THERE}\"]\n"));
-    realms.nodes[0].start();
-    realms.all_meet().await;
     realms.first().realm.guest(guests::BYTES, "bytes.wasm");
     realms.apply(&format!(
         "[components.bytes]\nsource = \"file:bytes.wasm\"\nlisten = {port}\n\n[routing]\n\
@@ -79,9 +81,14 @@ async fn a_server_without_http_is_reached_on_its_port_through_another_node() {
     answers(port).await;
 
     // The same with its machine, if only later.
-    let mut stream = TcpStream::connect((THERE, port)).await.unwrap();
-    stream.write_all(b"x").await.unwrap();
-    stream.read_exact(&mut [0]).await.unwrap();
+    // What beta said of the end travels for a moment.
+    let mut stream = eventually("a connection stands", async || {
+        let mut stream = TcpStream::connect((THERE, port)).await.ok()?;
+        stream.write_all(b"x").await.ok()?;
+        stream.read_exact(&mut [0]).await.ok()?;
+        Some(stream)
+    })
+    .await;
     realms.nodes[1].kill_9();
     let closed = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0])).await;
     assert!(matches!(closed, Ok(Err(_))), "{closed:?}");
@@ -113,4 +120,35 @@ async fn a_port_that_another_program_has_is_an_alarm_until_it_is_free() {
         realms.first().alarms().await.is_empty().then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_127_0_0_1_a_port_is_left_to_the_server_when_it_comes() {
+    let (mut realms, port) = server().await;
+    answers(port).await;
+    // From now on nobody else has the port of 127.0.0.1 on this machine.
+    assert!(realms.nodes[1].take().terminate().success());
+    assert!(realms.nodes[0].take().terminate().success());
+    realms.nodes[0]
+        .realm
+        .write(".realm/node.toml", "[listen]\nports = [\"127.0.0.1\"]\n");
+    realms.nodes[0].start();
+    eventually("alpha listens", async || {
+        TcpStream::connect(("127.0.0.1", port)).await.ok()
+    })
+    .await;
+    realms.apply(&format!(
+        "[components.bytes]\nsource = \"file:bytes.wasm\"\nlisten = {port}\n\n[routing]\n\
+         alpha = [{{ path = \"/bytes/...\", component = \"bytes\" }}]\n"
+    ));
+    realms.run_there(&[("bytes", "alpha")]).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut came = Vec::new();
+    let reading = stream.read_to_end(&mut came);
+    let read = tokio::time::timeout(Duration::from_secs(10), reading).await;
+    read.expect("it is not busy with another").unwrap();
+    assert_eq!(came, answer(b"hello"));
+    assert!(realms.first().alarms().await.is_empty());
 }

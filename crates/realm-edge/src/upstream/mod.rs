@@ -158,6 +158,14 @@ impl Upstream {
         Ok(())
     }
 
+    /// The same, and the connection ends: others connect with the server as well.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn touch(&self) -> std::io::Result<()> {
+        self.0.pool.open().await.map(drop)
+    }
+
     /// The status with which it answers GET `path`. Takes no place of a request; the caller bounds
     /// the time.
     ///
