@@ -48,6 +48,7 @@ mod neighbours;
 mod panics;
 mod partition;
 mod placed;
+mod ports;
 mod remote;
 mod serving;
 mod session;

@@ -6,6 +6,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use realm_model::name::NodeName;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::upstream::{Io, Place};
 
 /// The cause of a failed body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -27,10 +31,26 @@ pub trait Backend: Send + Sync + 'static {
     /// The number of calls in flight, in any unit that compares between replicas of a component.
     fn load(&self) -> u32;
 
+    /// A connection of bytes to it, where it is a server that takes some.
+    fn connect(&self) -> Option<BoxFuture<'static, Result<Connected, CallError>>> {
+        None
+    }
+
     /// The node where it runs; `None`: here.
     fn node(&self) -> Option<&NodeName> {
         None
     }
+}
+
+/// A connection to a server that was made for a client.
+pub struct Connected(pub(crate) Server);
+
+/// Where that server is.
+pub(crate) enum Server {
+    /// On this machine. The place counts among its requests.
+    Here(TcpStream, Place),
+    /// At the end of a stream to another node.
+    There(Box<dyn Io>, OwnedSemaphorePermit),
 }
 
 /// How many bytes of the request's path its route names: an extension of the request, absent where

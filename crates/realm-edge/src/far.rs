@@ -12,17 +12,28 @@ use http::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use hyper::client::conn::http1::Builder;
+use hyper_util::rt::TokioIo;
 use realm_model::name::{ComponentName, NodeName};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-use crate::backend::{Backend, Body, BoxFuture, CallError, Elsewhere, RoutePrefix};
+use crate::backend::{
+    Backend, Body, BoxFuture, CallError, Connected, Elsewhere, RoutePrefix, Server,
+};
+use crate::config::HEADER_COUNT_MAX;
 use crate::headers::{REALM_AGAIN, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO};
 use crate::pulse::{Listening, Pulse, now_ms};
-use crate::request_body::KEPT_BYTES_MAX;
-use crate::upstream::{Dial, Failure, Keep, Left, Upstream, UpstreamLimits};
+use crate::request_body::{self, KEPT_BYTES_MAX};
+use crate::upstream::{BUFFER_BYTES_MAX, Dial, Failure, Io, Keep, Left, Upstream, UpstreamLimits};
 
 /// Requests under way to one node: each takes a stream of the connection, which has 384 for both ways
 /// and all that nodes say to each other.
 const CONCURRENCY_MAX: u32 = 96;
+/// Connections of bytes to one node, beside its requests.
+const CONNECTIONS_MAX: usize = 128;
+/// Until the other node has connected with the server there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until the head of an answer. What a component itself allows is kept where it runs; this ends what
 /// got lost on the way.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -48,6 +59,8 @@ pub struct Line {
     node: NodeName,
     upstream: Upstream,
     pulse: Arc<Pulse>,
+    /// Places of connections.
+    connections: Arc<Semaphore>,
     /// Failures in a row.
     failures: AtomicU32,
     /// Until then it is asked only if nobody else is left.
@@ -89,6 +102,7 @@ impl Line {
             node,
             upstream: Upstream::over(Box::new(Listening(Arc::clone(&pulse))), KEEP, limits),
             pulse,
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             failures: AtomicU32::new(0),
             avoided_until_ms: AtomicU64::new(0),
             counts: Counts::default(),
@@ -279,6 +293,56 @@ impl Far {
         Ok(head)
     }
 
+    /// A connection to the server on the other node, in the frames of `relay`.
+    async fn reach(self) -> Result<Connected, CallError> {
+        let connections = Arc::clone(&self.line.connections);
+        let place = connections.try_acquire_owned();
+        let place = place.map_err(|_| CallError::from(Failure::NoRoom))?;
+        let opened = tokio::select! {
+            biased;
+            opened = timeout(CONNECT_TIMEOUT, self.open()) => opened.unwrap_or_else(|_| Err(unreached(true))),
+            () = self.line.pulse.silence() => Err(unreached(true)),
+        };
+        match opened {
+            Ok(stream) => Ok(Connected(Server::There(stream, place))),
+            Err(error) => {
+                if error.code == UNREACHED {
+                    self.line.failed();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks for bytes in place of requests. A node that does not know how says that the request is bad.
+    async fn open(&self) -> Result<Box<dyn Io>, CallError> {
+        let broken = |_| unreached(true);
+        let dial = Listening(Arc::clone(&self.line.pulse));
+        let stream = dial.dial().await.map_err(|_| unreached(true))?;
+        let (mut sender, connection) = Builder::new()
+            .max_headers(HEADER_COUNT_MAX)
+            .max_buf_size(BUFFER_BYTES_MAX)
+            .handshake::<_, Body>(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        tokio::spawn(async move { drop(connection.with_upgrades().await) });
+        let request = Request::connect(format!("{}:1", self.component))
+            .header(REALM_TO, self.component.as_str())
+            .body(request_body::empty())
+            .map_err(|_| CallError::from(Failure::NotReached))?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        if let Some(mut refusal) = refusal(response.status(), response.headers()) {
+            // No byte of the client has left.
+            refusal.retryable = true;
+            return Err(refusal);
+        }
+        if response.status() != StatusCode::OK {
+            return Err(unreached(true));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(broken)?;
+        Ok(Box::new(TokioIo::new(upgraded)))
+    }
+
     fn unanswered(&self, failure: Failure, may_repeat: bool) -> CallError {
         match failure {
             // Nothing that the node did.
@@ -301,11 +365,13 @@ fn unreached(retryable: bool) -> CallError {
         retry_after_s: Some(1),
         ..CallError::new(
             StatusCode::BAD_GATEWAY,
-            "node-unreached",
+            UNREACHED,
             "the node that was asked for an answer is not reached, or broke off",
         )
     }
 }
+
+const UNREACHED: &str = "node-unreached";
 
 /// What the other end says in a guest's place.
 fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<CallError> {
@@ -364,6 +430,10 @@ impl Backend for Far {
 
     fn load(&self) -> u32 {
         self.line.upstream.in_flight()
+    }
+
+    fn connect(&self) -> Option<BoxFuture<'static, Result<Connected, CallError>>> {
+        Some(Box::pin(self.clone().reach()))
     }
 
     fn node(&self) -> Option<&NodeName> {

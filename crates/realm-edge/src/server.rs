@@ -18,6 +18,7 @@ use crate::answer::Edge;
 use crate::config::Config;
 use crate::connection::{Connection, Order};
 use crate::observe::Observer;
+use crate::ports::{self, Port, PortTrouble, Ports};
 use crate::refusal;
 use crate::registry::{Full, Registry};
 use crate::serve::{Http, serve};
@@ -76,6 +77,7 @@ struct Shared {
     tunnels: TaskTracker,
     /// Ends what other nodes still wait for.
     cut: CancellationToken,
+    ports: Ports,
     failed_accepts: Throttle,
     refused_by_edge: Throttle,
     refused_by_address: Throttle,
@@ -146,6 +148,7 @@ pub async fn spawn_closed(
         tasks: TaskTracker::new(),
         tunnels: TaskTracker::new(),
         cut: CancellationToken::new(),
+        ports: Ports::default(),
         failed_accepts: Throttle::default(),
         refused_by_edge: Throttle::default(),
         refused_by_address: Throttle::default(),
@@ -225,6 +228,33 @@ impl Handle {
         shared.tunnels.spawn_on(serving, &runtime);
     }
 
+    /// Listens on these ports of servers, here or on other nodes, and on no others: what comes there is
+    /// carried to one of the replicas. Gives those that cannot be listened on; with each call they are
+    /// tried again. Needs the runtime.
+    pub fn set_ports(&self, wanted: Vec<Port>) -> Vec<PortTrouble> {
+        let shared = &self.shared;
+        match self.takes_nodes() {
+            true => shared.ports.set(wanted, |listener, component| {
+                let accepting = ports::accept(
+                    Arc::clone(&shared.edge),
+                    listener,
+                    component,
+                    shared.tunnels.clone(),
+                    shared.cut.clone(),
+                );
+                let stop = shared.stop.clone();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = accepting => {}
+                        () = stop.cancelled() => {}
+                    }
+                })
+                .abort_handle()
+            }),
+            false => Vec::new(),
+        }
+    }
+
     /// The number of open connections.
     pub fn connections(&self) -> usize {
         self.shared.registry.count()
@@ -235,6 +265,9 @@ impl Handle {
     pub async fn shutdown(&self, grace: Duration) -> usize {
         let shared = &self.shared;
         shared.stop.cancel();
+        shared
+            .ports
+            .set(Vec::new(), |_, _| unreachable!("none is wanted"));
         // No connection begins after this.
         shared.listeners.wait().await;
         shared.registry.give_order(Order::Drain);
@@ -258,7 +291,11 @@ impl Handle {
     }
 }
 
-fn listen(address: SocketAddr, all: &[SocketAddr], backlog: u32) -> io::Result<StdListener> {
+pub(crate) fn listen(
+    address: SocketAddr,
+    all: &[SocketAddr],
+    backlog: u32,
+) -> io::Result<StdListener> {
     let socket = RawSocket::new(
         Domain::for_address(address),
         Type::STREAM,

@@ -117,6 +117,11 @@ impl Table {
         self.groups.get(component)?.pick_here()
     }
 
+    /// The replicas of a component, wherever they are.
+    pub(crate) fn group(&self, component: &ComponentName) -> Option<&Arc<Group>> {
+        self.groups.get(component)
+    }
+
     /// Who owns a path on a host. The host is normalised: lower case, no port.
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<Found<'_>> {
         self.exact_hosts
@@ -244,7 +249,7 @@ impl Group {
     /// Another replica than `tried`, for the one retry, so it may scan: the least loaded one here if it
     /// has less to do, else one of another node: where the better of two had no room, none here may
     /// have any.
-    fn pick_other(&self, tried: &Arc<dyn Backend>) -> Option<&Arc<dyn Backend>> {
+    pub(crate) fn pick_other(&self, tried: &Arc<dyn Backend>) -> Option<&Arc<dyn Backend>> {
         let others = self.replicas.iter();
         let here = others
             .filter(|replica| !Arc::ptr_eq(replica, tried))

@@ -7,8 +7,8 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -20,12 +20,13 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use realm_model::name::ComponentName;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Edge, fit};
-use crate::backend::{Backend, Body, CallError, RoutePrefix};
+use crate::backend::{Backend, Body, CallError, Connected, RoutePrefix, Server};
 use crate::config::HEADER_COUNT_MAX;
 use crate::headers::{
     REALM_AGAIN, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO, is_framing_clear,
@@ -33,6 +34,7 @@ use crate::headers::{
 };
 use crate::observe::MethodClass;
 use crate::refusal::Refusal;
+use crate::relay;
 use crate::request_body;
 use crate::upstream::Io;
 
@@ -47,9 +49,10 @@ const HEADERS_MORE: usize = 16;
 /// that is under way is answered.
 pub(crate) async fn serve(edge: Arc<Edge>, io: Box<dyn Io>, stop: CancellationToken) {
     let under_way = Arc::new(AtomicU32::new(0));
+    let connected = Arc::<Mutex<Option<Waiting>>>::default();
     let service = service_fn(|request| {
         let under_way = UnderWay::begin(&under_way);
-        let answer = answer(Arc::clone(&edge), request);
+        let answer = answer(Arc::clone(&edge), Arc::clone(&connected), request);
         async move {
             let answer = answer.await;
             let held = |body| Passed::of(body, Some(under_way)).boxed_unsync();
@@ -60,7 +63,10 @@ pub(crate) async fn serve(edge: Arc<Edge>, io: Box<dyn Io>, stop: CancellationTo
     http.max_headers(HEADER_COUNT_MAX + HEADERS_MORE)
         .max_buf_size(BUFFER_BYTES_MAX)
         .header_read_timeout(None);
-    let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
+    let mut serving = std::pin::pin!(
+        http.serve_connection(TokioIo::new(io), service)
+            .with_upgrades()
+    );
     let ended = tokio::select! {
         biased;
         () = stop.cancelled() => {
@@ -76,7 +82,22 @@ pub(crate) async fn serve(edge: Arc<Edge>, io: Box<dyn Io>, stop: CancellationTo
     if let Err(error) = ended {
         tracing::debug!(%error, "a stream of another node's requests ended");
     }
+    // From there on the stream carries a client's bytes.
+    let waiting = connected
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    if let Some((upgrade, server)) = waiting
+        && let Ok(upgraded) = upgrade.await
+        && let Server::Here(socket, _place) = server
+        && let Err(error) = relay::across(socket, TokioIo::new(upgraded)).await
+    {
+        tracing::debug!(%error, "a connection of another node's client broke");
+    }
 }
+
+/// A server that waits for bytes, and how the stream becomes one of bytes.
+type Waiting = (OnUpgrade, Server);
 
 /// A request until the end of its answer.
 struct UnderWay(Arc<AtomicU32>);
@@ -94,9 +115,18 @@ impl Drop for UnderWay {
     }
 }
 
-async fn answer(edge: Arc<Edge>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(
+    edge: Arc<Edge>,
+    connected: Arc<Mutex<Option<Waiting>>>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let method = MethodClass::from(request.method());
-    let answer = AssertUnwindSafe(dispatch(&edge, request));
+    let answer = AssertUnwindSafe(async {
+        match *request.method() {
+            Method::CONNECT => connect(&edge, &connected, request).await,
+            _ => dispatch(&edge, request).await,
+        }
+    });
     let answer = answer.catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!("a request of another node panicked");
         Err(CallError::new(
@@ -110,6 +140,22 @@ async fn answer(edge: Arc<Edge>, request: Request<Incoming>) -> Result<Response<
         Ok((response, _)) => response.map(|body| body.unwrap_or_else(request_body::empty)),
         Err(error) => refuse(&error),
     })
+}
+
+/// A client of the other node wants bytes to go to and fro, not requests.
+async fn connect(
+    edge: &Edge,
+    connected: &Mutex<Option<Waiting>>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, CallError> {
+    let component = request.headers().get(REALM_TO);
+    let component = component.and_then(|name| name.to_str().ok()?.parse().ok());
+    let replica = here(edge, &component.ok_or_else(malformed)?).ok_or_else(not_here)?;
+    let Connected(server) = replica.connect().ok_or_else(malformed)?.await?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    let mut connected = connected.lock().unwrap_or_else(PoisonError::into_inner);
+    *connected = Some((upgrade, server));
+    Ok(Response::new(request_body::empty()))
 }
 
 async fn dispatch(edge: &Edge, request: Request<Incoming>) -> Result<Response<Body>, CallError> {

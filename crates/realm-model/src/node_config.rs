@@ -5,7 +5,7 @@
 
 mod keys;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
@@ -22,7 +22,8 @@ use crate::name::NodeName;
 use crate::section::Section;
 pub use keys::SECTIONS;
 use keys::{
-    CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PROGRAM, REGISTRY, ROOT, SOCKET, SOURCES, USER,
+    CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET, SOURCES,
+    USER,
 };
 
 /// A `node.toml` larger than this is refused before it is parsed: an honest one has a few lines.
@@ -54,7 +55,7 @@ pub struct NodeConfig {
     /// What callers may run on this machine.
     pub exec: ExecPolicy,
     /// Proxies whose `Forwarded` and `X-Forwarded-*` headers are believed (IP addresses).
-    pub trusted_proxies: Vec<std::net::IpAddr>,
+    pub trusted_proxies: Vec<IpAddr>,
     /// How the node meets the other nodes of its realm.
     pub p2p: Peering,
     /// Whom the node asks for the bytes of components, beside its peers.
@@ -112,6 +113,8 @@ pub struct Listeners {
     pub admin: SocketAddr,
     /// The control API over mutual TLS; `None`: not at all.
     pub api: Option<SocketAddr>,
+    /// Addresses on which the ports that servers insist on are listened on, wherever they run.
+    pub ports: Vec<IpAddr>,
 }
 
 /// What callers may run on this machine, and as whom.
@@ -187,6 +190,7 @@ impl Default for Listeners {
             http: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)),
             api: None,
+            ports: Vec::new(),
         }
     }
 }
@@ -294,6 +298,12 @@ fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Listeners {
         listeners.admin = admin;
     }
     listeners.api = listen.text(report, "api", socket);
+    let ports = listen.texts(report, "ports", |text| {
+        // A server has its port of 127.0.0.1 for itself, and with all addresses that one as well.
+        let one = text.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified());
+        one.ok_or_else(|| bad(text, PORTS.expected))
+    });
+    listeners.ports = without_places(ports);
     listeners
 }
 

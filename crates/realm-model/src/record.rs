@@ -47,6 +47,9 @@ pub const UPGRADE_NEEDED: &str = "upgrade-needed";
 /// The alarm of a node at which a new version of a component did not get healthy by its deadline.
 pub const ROLLOUT_FAILED: &str = "rollout-failed";
 
+/// The alarm of a node that cannot listen on the port of a server.
+pub const PORT_BUSY: &str = "port-busy";
+
 const DOMAIN: &[u8] = b"realm.record.v1";
 
 /// Which of two records of one key is the newer one: compared field by field.

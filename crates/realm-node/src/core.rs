@@ -7,6 +7,7 @@ mod around;
 mod beacon;
 mod belonging;
 mod damaged;
+mod doors;
 mod leases;
 mod networked;
 mod shut;
@@ -41,6 +42,7 @@ use crate::network::Network;
 use crate::pace::Pace;
 use crate::unix_ms;
 pub(crate) use around::Surroundings;
+pub(crate) use doors::Doors;
 pub(crate) use leases::Holding;
 pub(crate) use standing::heads;
 pub(crate) use why::{Prospect, Unknown};
@@ -99,6 +101,8 @@ pub(crate) struct Core {
     pub(crate) machine: Arc<Machine>,
     /// Tags that the operator proposes.
     pub(crate) tags: Vec<String>,
+    /// Ports of servers that are listened on here for whoever runs them.
+    pub(crate) doors: Doors,
     /// What is left of a turn of the sync.
     pub(crate) fed: VecDeque<Input>,
     /// Where everything shall be, and what the others say.
@@ -154,6 +158,7 @@ impl Core {
             .into_iter()
             .chain(self.look_at)
             .chain(self.surroundings.look_at)
+            .chain(self.doors.look_at())
             .min();
         let now = self.now();
         wake.map(|time| Duration::from_millis(time.since(now)))
@@ -371,6 +376,7 @@ impl Core {
         self.held_back = !self.may_act();
         if !self.held_back {
             self.plan_and_execute();
+            self.keep_doors();
         }
         // What has stopped is given back at once.
         self.holding.due = true;

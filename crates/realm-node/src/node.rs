@@ -148,6 +148,7 @@ impl Prepared {
             restored: Some(restored),
             machine: Arc::clone(&machine),
             tags: config.node.tags.clone(),
+            doors: crate::core::Doors::new(edge.clone(), &config.node.listen.ports),
             fed: VecDeque::new(),
             observed,
             node: node.clone(),

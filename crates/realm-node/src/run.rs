@@ -242,7 +242,12 @@ async fn started(upstream: Option<&Upstream>, spec: &ComponentSpec) -> Result<()
         return Ok(());
     };
     let listens = async {
-        while upstream.reach().await.is_err() {
+        // Others connect with a port that has a number, and the server may take one after the other.
+        let is_reached = async || match spec.listen {
+            Some(_) => upstream.touch().await,
+            None => upstream.reach().await,
+        };
+        while is_reached().await.is_err() {
             tokio::time::sleep(LISTEN_INTERVAL).await;
         }
     };

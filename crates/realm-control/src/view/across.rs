@@ -223,6 +223,9 @@ fn hint(code: &str) -> &'static str {
         realm_model::record::ROLLOUT_FAILED => {
             "`realm logs COMPONENT` says why; push what mends it, or apply the version before"
         }
+        realm_model::record::PORT_BUSY => {
+            "end what listens there (`ss -ltnp`), or change `ports` under [listen] in node.toml"
+        }
         "isolated" => "look at the network of that node, and at `realm nodes ls` on another one",
         realm_model::record::CLONED_KEY => {
             "stop one of the two machines; if you know of one only, revoke the node"

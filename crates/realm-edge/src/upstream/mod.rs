@@ -19,15 +19,16 @@ use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::backend::{Backend, Body, BoxFuture, CallError};
+use crate::backend::{Backend, Body, BoxFuture, CallError, Connected, Server};
 use crate::request_body;
 use body::{ReplyBody, RequestBody};
-use pool::{Lease, Local, Pool};
+use pool::{CONNECT_TIMEOUT, Lease, Local, Pool};
 
-pub(crate) use pool::Keep;
+pub(crate) use pool::{BUFFER_BYTES_MAX, Keep};
 pub use pool::{Dial, Io};
 
 /// How long a request waits for room: longer than a burst takes, shorter than a balancer would take
@@ -62,6 +63,8 @@ pub struct UpstreamLimits {
 pub struct Upstream(Arc<Inner>);
 
 struct Inner {
+    /// Of a server on this machine.
+    address: Option<SocketAddr>,
     limits: UpstreamLimits,
     pool: Arc<Pool>,
     slots: Arc<Semaphore>,
@@ -106,7 +109,7 @@ impl Left {
 }
 
 /// What one request holds to its end.
-struct Place {
+pub(crate) struct Place {
     in_flight: Arc<AtomicU32>,
     _slot: OwnedSemaphorePermit,
 }
@@ -120,12 +123,22 @@ impl Drop for Place {
 impl Upstream {
     /// A server at `address`; no connection is made yet.
     pub fn new(address: SocketAddr, limits: UpstreamLimits) -> Self {
-        Self::over(Box::new(Local(address)), KEEP, limits)
+        Self::make(Some(address), Box::new(Local(address)), KEEP, limits)
     }
 
     /// Whatever answers on such connections.
     pub(crate) fn over(dial: Box<dyn Dial>, keep: Keep, limits: UpstreamLimits) -> Self {
+        Self::make(None, dial, keep, limits)
+    }
+
+    fn make(
+        address: Option<SocketAddr>,
+        dial: Box<dyn Dial>,
+        keep: Keep,
+        limits: UpstreamLimits,
+    ) -> Self {
         Self(Arc::new(Inner {
+            address,
             pool: Pool::new(dial, keep),
             slots: Arc::new(Semaphore::new(limits.concurrency_max.max(1) as usize)),
             waiting: AtomicU32::new(0),
@@ -143,6 +156,14 @@ impl Upstream {
         let lease = self.0.pool.open().await?;
         lease.give_back();
         Ok(())
+    }
+
+    /// The same, and the connection ends: others connect with the server as well.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn touch(&self) -> std::io::Result<()> {
+        self.0.pool.open().await.map(drop)
     }
 
     /// The status with which it answers GET `path`. Takes no place of a request; the caller bounds
@@ -297,6 +318,19 @@ impl Backend for Upstream {
 
     fn load(&self) -> u32 {
         self.in_flight()
+    }
+
+    fn connect(&self) -> Option<BoxFuture<'static, Result<Connected, CallError>>> {
+        let (upstream, address) = (self.clone(), self.0.address?);
+        Some(Box::pin(async move {
+            let place = upstream.admit().await.ok_or(Failure::NoRoom)?;
+            // A server that takes one connection after the other is not kept busy by one that is kept.
+            upstream.forget();
+            let connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+            let socket = connecting.map_err(|_| Failure::NotReached)?;
+            let socket = socket.map_err(|_| Failure::NotReached)?;
+            Ok(Connected(Server::Here(socket, place)))
+        }))
     }
 }
 

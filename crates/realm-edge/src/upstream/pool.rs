@@ -54,11 +54,11 @@ impl Dial for Local {
 }
 
 /// Who is there answers at once, or is full.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After its answer a server may still read the rest of the request; nobody waits for it longer.
 const REST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of an answer's head, and of what is buffered behind it.
-const BUFFER_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 /// The connections to one server.
 pub(super) struct Pool {

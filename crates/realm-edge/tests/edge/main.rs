@@ -12,6 +12,7 @@ mod early;
 mod floods;
 mod hostile;
 mod lifecycle;
+mod ports;
 mod requests;
 mod responses;
 mod routing;

@@ -209,9 +209,8 @@ fn every_guest_can_be_inspected() {
         );
         let serve = match *name {
             "library" | "bad_import" => None,
-            "command" | "p3_command" | "program" | "listen" | "p3_listen" | "p3_sockets" => {
-                Some(Serve::Cgi)
-            }
+            "bytes" | "command" | "p3_command" | "program" | "listen" | "p3_listen"
+            | "p3_sockets" => Some(Serve::Cgi),
             name if name.starts_with("cgi_") => Some(Serve::Cgi),
             _ => Some(Serve::Http),
         };

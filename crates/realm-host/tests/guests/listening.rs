@@ -82,6 +82,20 @@ async fn get(running: &Running, target: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn bytes() {
+    let server = server(guests::BYTES);
+    let running = run(&server.program, true, &[]);
+    for _ in 0..3 {
+        let mut stream = connect(&running).await;
+        stream.write_all(&[1, 2]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"\x01\x022 33\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn listen() {
     let server = server(guests::LISTEN);
     let running = run(&server.program, true, &[("VERSION", "7".to_owned())]);

@@ -15,6 +15,12 @@ pub(super) const SOCKET: Form = Form {
     example: "127.0.0.1:8080",
 };
 
+pub(super) const PORTS: Form = Form {
+    expected: "one IP address of this machine",
+    pattern: "^[0-9A-Fa-f:.]+$",
+    example: "10.0.0.1",
+};
+
 pub(super) const MULTIADDR: Form = Form {
     expected: "an address like `/dns4/bm-01.example.com/udp/4747/quic-v1`",
     pattern: "^/(ip4|ip6|dns|dns4|dns6)/[^/ ]+/(udp/[0-9]{1,5}/quic-v1|tcp/[0-9]{1,5})$",
@@ -128,6 +134,12 @@ pub(super) static LISTEN: Section = Section {
             kind: Kind::Text(SOCKET),
             absent: Absent::Means("not at all"),
             doc: "The control API over mutual TLS, for keys with a role in the realm",
+        },
+        Key {
+            name: "ports",
+            kind: Kind::Texts(PORTS),
+            absent: Absent::Means("none"),
+            doc: "Addresses of this machine on which the ports of servers (`listen` of a component) are reached, wherever in the realm they run",
         },
     ],
 };

@@ -36,6 +36,8 @@ fn every_key_is_read() {
         ["10.0.0.1".parse::<std::net::IpAddr>().expect("an address")]
     );
     assert_eq!(config.listen.http.len(), 2);
+    let ports = config.listen.ports.iter().map(ToString::to_string);
+    assert_eq!(ports.collect::<Vec<_>>(), ["10.0.0.5", "::1"]);
     assert_eq!(config.listen.admin.to_string(), "127.0.0.1:9000");
     assert_eq!(config.guests.dirs, ["/srv"]);
     assert_eq!(config.guests.private_ranges, ["10.0.0.0/8", "::1"]);
@@ -72,6 +74,7 @@ trusted_proxies = ["10.0.0.1"]
 http = ["0.0.0.0:80", "[::]:8080"]
 admin = "127.0.0.1:9000"
 api = "0.0.0.0:9443"
+ports = ["10.0.0.5", "::1"]
 [exec]
 allow = ["owner", "delegates"]
 run = ["owner"]
@@ -91,6 +94,18 @@ s3_region = "garage"
 registry_auth = "/etc/realm/registries.json"
 registries_without_tls = ["Registry.example.com:5000"]
 "#;
+
+#[test]
+fn ports_of_servers_are_listened_on_at_addresses_that_are_named() {
+    refused(
+        "[listen]\nports = ['0.0.0.0', '10.0.0.5:80', '::']\n",
+        &[
+            (codes::BAD_VALUE, 2, 10),
+            (codes::BAD_VALUE, 2, 21),
+            (codes::BAD_VALUE, 2, 36),
+        ],
+    );
+}
 
 #[test]
 fn every_problem_is_told_with_its_place() {

@@ -493,6 +493,7 @@ impl Core {
             blobs,
             tags: &self.tags,
             leases: &self.holding.output,
+            ports: self.doors.troubles(),
         };
         let Some(network) = &mut self.network else {
             return;

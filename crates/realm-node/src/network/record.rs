@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use realm_control::Ledger;
 use realm_control::lease::Output;
 use realm_control::pending::REPORTED_MAX;
+use realm_edge::PortTrouble;
 use realm_model::action::ComponentReport;
 use realm_model::entry::ChainId;
 use realm_model::name::ComponentName;
 use realm_model::observed::Millis;
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
-    PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, STALE, UPGRADE_NEEDED,
+    PORT_BUSY, PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, STALE, UPGRADE_NEEDED,
 };
 use realm_model::view::{ComponentState, StatusView};
 
@@ -27,6 +28,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) blobs: Vec<realm_model::digest::Digest>,
     pub(crate) tags: &'a [String],
     pub(crate) leases: &'a Output,
+    pub(crate) ports: &'a [PortTrouble],
 }
 
 impl Network {
@@ -122,6 +124,7 @@ impl Network {
         let Output { asks, grants, .. } = facts.leases;
         body.asks = (!asks.is_empty()).then(|| asks.clone());
         body.grants = (!grants.is_empty()).then(|| grants.clone());
+        body.alarms.extend(facts.ports.iter().map(busy_port));
         body
     }
 
@@ -179,6 +182,17 @@ fn failed_rollouts(reports: &[ComponentReport]) -> impl Iterator<Item = Alarm> {
             about: format!("`{}`: {}", report.component, reason.message),
         })
     })
+}
+
+fn busy_port(trouble: &PortTrouble) -> Alarm {
+    let PortTrouble { port, reason } = trouble;
+    Alarm {
+        code: PORT_BUSY.to_owned(),
+        about: format!(
+            "{} cannot be listened on for `{}`: {reason}",
+            port.address, port.component
+        ),
+    }
 }
 
 fn components(status: &StatusView, reports: &[ComponentReport]) -> Vec<ComponentSummary> {

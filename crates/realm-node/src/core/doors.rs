@@ -1,0 +1,83 @@
+//! The ports that servers insist on, on the addresses of this machine that node.toml names: listened on
+//! wherever the server runs.
+//!
+//! Not what is carried there, nor to whom: that is the edge's.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use realm_edge::{Port, PortTrouble};
+use realm_model::manifest::Mode;
+use realm_model::observed::Millis;
+
+use super::Core;
+
+/// When a port that another program has is tried again.
+const AGAIN_MS: u64 = 5_000;
+
+/// What is listened on.
+pub(crate) struct Doors {
+    edge: realm_edge::Handle,
+    addresses: Vec<IpAddr>,
+    troubles: Vec<PortTrouble>,
+    look_at: Option<Millis>,
+}
+
+impl Doors {
+    pub(crate) fn new(edge: realm_edge::Handle, addresses: &[IpAddr]) -> Self {
+        Self {
+            edge,
+            addresses: addresses.to_vec(),
+            troubles: Vec::new(),
+            look_at: None,
+        }
+    }
+
+    /// Ports that cannot be listened on.
+    pub(crate) fn troubles(&self) -> &[PortTrouble] {
+        &self.troubles
+    }
+
+    pub(crate) const fn look_at(&self) -> Option<Millis> {
+        self.look_at
+    }
+}
+
+impl Core {
+    /// Listens where it should be listened.
+    pub(super) fn keep_doors(&mut self) {
+        if self.doors.addresses.is_empty() {
+            return;
+        }
+        let manifest = self.ledger.desired().manifest.as_deref();
+        let servers = manifest.into_iter().flat_map(|manifest| {
+            let servers = manifest.components.iter();
+            servers.filter_map(|(name, spec)| match spec.mode() {
+                Mode::Server => Some((name, spec.listen?)),
+                Mode::Answers | Mode::Service | Mode::Once | Mode::Scheduled => None,
+            })
+        });
+        let mut wanted = Vec::new();
+        for (component, port) in servers {
+            let mut replicas = self.observed.replicas.keys();
+            let is_here = replicas.any(|id| id.component == *component);
+            for ip in &self.doors.addresses {
+                // There the server itself listens.
+                if !(is_here && *ip == IpAddr::V4(Ipv4Addr::LOCALHOST)) {
+                    let address = SocketAddr::new(*ip, port);
+                    let component = component.clone();
+                    wanted.push(Port { address, component });
+                }
+            }
+        }
+        let troubles = self.doors.edge.set_ports(wanted);
+        let again = self.now().plus(AGAIN_MS);
+        self.doors.look_at = (!troubles.is_empty()).then_some(again);
+        if troubles != self.doors.troubles {
+            for PortTrouble { port, reason } in &troubles {
+                let Port { address, component } = port;
+                tracing::warn!(code = "port-busy", %component, %address, reason, "a port of a server cannot be listened on");
+            }
+            self.doors.troubles = troubles;
+        }
+    }
+}
