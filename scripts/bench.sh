@@ -8,23 +8,35 @@ WASMTIME_VERSION=48.0.8
 OUT=$TARGET_DIR/bench
 TOOLS=$OUT/tools
 
-# Where realm is alone nobody else is brought: `--case nodes`, `--case nodes-growth`.
-alone=
+# Who else is brought. Where only such cases are named, nobody (`nodes`, `nodes-growth`, `moves`), or what
+# they are compared with (`push`, `slow`).
+named=
+alone=yes
+needs=()
 previous=
 for argument in "$@"; do
 	case "$previous $argument" in
-	"--case nodes"* | *" --case=nodes"*) alone=${alone:-yes} ;;
-	"--case "* | *" --case="*) alone=no ;;
+	"--case "*) name=$argument ;;
+	*" --case="*) name=${argument#--case=} ;;
+	*) name= ;;
+	esac
+	case "$name" in
+	"") ;;
+	nodes | nodes-growth | moves) named=yes ;;
+	push) named=yes needs+=(curl) ;;
+	slow) named=yes needs+=(nginx) ;;
+	*) named=yes alone=no ;;
 	esac
 	previous=$argument
 done
+[ -n "$named" ] || alone=no
 
-if [ "$alone" != yes ]; then
-	need_package wrk wrk
-	need_package nginx nginx
-	need_package haproxy haproxy
-	need_package npm npm
+if [ "$alone" = no ]; then
+	needs=(curl wrk nginx haproxy npm)
 fi
+for package in "${needs[@]}"; do
+	need_package "$package" "$package"
+done
 
 # workerd is one program in its package: no script of a package runs.
 bring_workerd() {

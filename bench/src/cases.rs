@@ -64,6 +64,15 @@ pub(crate) const CASES: &[Case] = &[
         has_peers: false,
         ..case("moves", nodes::moves)
     },
+    // Beside realm they need curl, and nginx, and look for it themselves.
+    Case {
+        has_peers: false,
+        ..case("push", nodes::push)
+    },
+    Case {
+        has_peers: false,
+        ..case("slow", nodes::slow)
+    },
     // An hour.
     Case {
         has_peers: false,

@@ -23,6 +23,7 @@ mod server;
 mod start;
 mod stats;
 mod throughput;
+mod uplink;
 mod variants;
 mod wrk;
 

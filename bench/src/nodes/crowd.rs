@@ -3,7 +3,7 @@
 //! is measured of them.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::http::Connection;
+use crate::server::free_address;
 
 /// Until an agent answers on its socket.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
@@ -122,13 +123,45 @@ impl Crowd {
         }
     }
 
+    /// Lets the first node serve the control API over TCP as well; gives its address and its key, as
+    /// `--node` takes them. Its agent starts again.
+    pub(crate) fn serve_api(&mut self) -> Result<(SocketAddr, String)> {
+        let said = self.say(0, &["key", "show", "--json"])?;
+        let said: Value = serde_json::from_slice(&said).context("what `key show` says")?;
+        let key = said["node_key"].as_str().context("no key of the node")?;
+        let address = free_address()?;
+        let settings = self.members[0].folder.join("node.toml");
+        let text = fs::read_to_string(&settings).context("`node.toml`")?;
+        fs::write(
+            &settings,
+            format!("{text}\n[listen]\napi = \"{address}\"\n"),
+        )
+        .context("`node.toml`")?;
+        self.members[0].kill()?;
+        self.start(0)?;
+        let began = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            self.members[0].still_runs()?;
+            if began.elapsed() > START_TIME_MAX {
+                bail!("{} does not serve its API", self.members[0].name);
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok((address, key.to_owned()))
+    }
+
+    /// Where a file beside the realm folders is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// Writes a file beside the realm folders.
-    pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
-        fs::write(self.folder.path().join(name), text).with_context(|| format!("`{name}`"))
+    pub(crate) fn write(&self, name: &str, bytes: &(impl AsRef<[u8]> + ?Sized)) -> Result<()> {
+        fs::write(self.path(name), bytes).with_context(|| format!("`{name}`"))
     }
 
     pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>> {
-        fs::read(self.folder.path().join(name)).with_context(|| format!("`{name}`"))
+        fs::read(self.path(name)).with_context(|| format!("`{name}`"))
     }
 
     /// Runs a verb in a node's folder to its end, which must be a good one; gives its stdout.

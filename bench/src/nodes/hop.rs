@@ -2,6 +2,7 @@
 //! and through reverse proxies in front of it. One connection for what is added to a request, many for
 //! how much passes. Round after round, each in turn.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,7 +25,7 @@ use crate::stats::Spread;
 use crate::wrk::{Figures, Request, Wrk};
 
 const NAME: &str = "hop";
-const PATH: &str = "/hello/";
+pub(super) const PATH: &str = "/hello/";
 const DIRECT: &str = "directly";
 const REALM: &str = "realm, another node";
 /// What a hop may add to a request.
@@ -37,7 +38,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// As many connections as a busy site keeps.
 const NGINX: &str = "\
-upstream there { server TARGET; keepalive 64; keepalive_requests 1000000000; }
+upstream there { TARGETS keepalive 64; keepalive_requests 1000000000; }
     server {
         listen ADDRESS;
         location / { proxy_pass http://there; proxy_http_version 1.1; proxy_set_header Connection \"\"; }
@@ -81,10 +82,10 @@ pub(crate) fn hop(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
 }
 
 fn measure(tools: &Tools<'_>) -> Result<Vec<Round>> {
-    let crowd = two_nodes(tools)?;
+    let crowd = hello_elsewhere(tools, 2)?;
     let there = address(&crowd.members[1])?;
     let proxies = [
-        ("nginx, HTTP", nginx(tools, there)?),
+        ("nginx, HTTP", nginx(tools, "hop-nginx", "", &[there])?),
         ("HAProxy, HTTP", haproxy(tools, "http", there)?),
         ("HAProxy, TCP", haproxy(tools, "tcp", there)?),
     ];
@@ -133,17 +134,23 @@ fn measure(tools: &Tools<'_>) -> Result<Vec<Round>> {
     Ok(rounds)
 }
 
-/// A realm of two nodes; the component runs on the second one alone, and both answer for it.
-fn two_nodes(tools: &Tools<'_>) -> Result<Crowd> {
-    let mut crowd = Crowd::found(&tools.args.realm, 2)?;
+/// A realm of so many nodes; the component runs on all but the first one, and all answer for it.
+pub(super) fn hello_elsewhere(tools: &Tools<'_>, nodes: usize) -> Result<Crowd> {
+    let mut crowd = Crowd::found(&tools.args.realm, nodes)?;
     crowd.start_others()?;
     until_whole(&mut crowd, &[], WHOLE_TIME_MAX)?;
     let source = example(tools, "hello.wasm")?;
-    let manifest = format!(
-        "[components.hello]\nsource = \"file:{}\"\n\n[routing]\n\
-         n001 = [{{ path = \"{PATH}...\", component = \"hello\" }}]\n",
+    let mut manifest = format!(
+        "[components.hello]\nsource = \"file:{}\"\n\n[routing]\n",
         source.display()
     );
+    for member in &crowd.members[1..] {
+        let name = &member.name;
+        let _ = writeln!(
+            manifest,
+            "{name} = [{{ path = \"{PATH}...\", component = \"hello\" }}]"
+        );
+    }
     crowd.write("realm.toml", &manifest)?;
     crowd.say(0, &["apply", "--yes", "--timeout", "2m"])?;
     let began = Instant::now();
@@ -161,20 +168,35 @@ fn two_nodes(tools: &Tools<'_>) -> Result<Crowd> {
 
 /// Where an agent answers HTTP, by its own word.
 pub(super) fn address(member: &Member) -> Result<SocketAddr> {
-    let log = member.log_text()?;
-    let told = log
-        .lines()
-        .find_map(|line| line.strip_prefix("answering on http://"));
-    let told = told.with_context(|| format!("{} does not say where it answers", member.name))?;
-    Ok(told.trim().trim_end_matches('/').parse()?)
+    told(member, "answering on http://")
 }
 
-fn nginx(tools: &Tools<'_>, target: SocketAddr) -> Result<Server> {
-    let folder = tools.folder("hop-nginx")?;
+/// Where an agent tells its metrics.
+pub(super) fn metrics_address(member: &Member) -> Result<SocketAddr> {
+    told(member, "metrics on http://")
+}
+
+fn told(member: &Member, what: &str) -> Result<SocketAddr> {
+    let log = member.log_text()?;
+    let told = log.lines().find_map(|line| line.strip_prefix(what));
+    let told = told.with_context(|| format!("{} does not say `{what}`", member.name))?;
+    let address = told.trim().trim_end_matches("/metrics");
+    Ok(address.trim_end_matches('/').parse()?)
+}
+
+/// nginx in front of `targets`, in a folder of this name; `how` it balances, or nothing for its default.
+pub(super) fn nginx(
+    tools: &Tools<'_>,
+    name: &str,
+    how: &str,
+    targets: &[SocketAddr],
+) -> Result<Server> {
+    let folder = tools.folder(name)?;
     let address = free_address()?;
+    let servers = targets.iter().map(|target| format!("server {target}; "));
     let server = NGINX
         .replace("ADDRESS", &address.to_string())
-        .replace("TARGET", &target.to_string());
+        .replace("TARGETS", &format!("{how} {}", servers.collect::<String>()));
     let command = tools.nginx(&folder, &server)?;
     started("nginx", address, command, &folder)
 }

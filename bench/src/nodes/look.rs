@@ -57,6 +57,18 @@ pub(crate) fn accepted(log: &str) -> BTreeMap<u64, i64> {
     log.lines().filter_map(line).collect()
 }
 
+/// When a blob came to a node that fetched it, in microseconds since 1970, and who gave it.
+pub(crate) fn fetched(log: &str, digest: &str) -> Option<(i64, String)> {
+    let line = |line: &str| {
+        let (time, rest) = line.split_once(' ')?;
+        let rest = rest.split_once(" fetched digest=")?.1;
+        let from = rest.strip_prefix(digest)?.trim().strip_prefix("from=")?;
+        let time: Timestamp = time.parse().ok()?;
+        Some((time.as_microsecond(), from.trim_matches('"').to_owned()))
+    };
+    log.lines().find_map(line)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -71,6 +83,17 @@ mod tests {
             2026-11-21T11:20:49.000001Z  INFO something else\n";
         let expected = BTreeMap::from([(27, 1_795_260_048_558_941)]);
         assert_eq!(accepted(log), expected);
+    }
+
+    #[test]
+    fn the_log_says_who_gave_what_was_fetched() {
+        let log = "2026-11-21T11:20:47.000000Z  INFO fetched digest=sha256:ab from=\"n002\"\n\
+            2026-11-21T11:20:48.558941Z  INFO fetched digest=sha256:cd from=\"http://a/b\"\n";
+        let check = |digest: &str| fetched(log, digest);
+        let expected = (1_795_260_048_558_941, "http://a/b".to_owned());
+        assert_eq!(check("sha256:cd"), Some(expected));
+        assert_eq!(check("sha256:a"), None);
+        assert_eq!(check("sha256:ef"), None);
     }
 
     #[test]

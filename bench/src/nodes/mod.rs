@@ -8,6 +8,8 @@ mod growth;
 mod hop;
 mod look;
 mod moves;
+mod push;
+mod slow;
 mod spread;
 
 use std::collections::BTreeMap;
@@ -30,6 +32,8 @@ pub(crate) use growth::growth;
 pub(crate) use hop::hop;
 use look::Sees;
 pub(crate) use moves::moves;
+pub(crate) use push::push;
+pub(crate) use slow::slow;
 use spread::Sorted;
 
 /// What the largest realm is held to; smaller ones are shown beside it.

@@ -23,6 +23,10 @@ impl Sorted {
         self.0.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The same, counted from an earlier moment.
     pub(crate) fn later(self, by: f64) -> Self {
         Self(self.0.into_iter().map(|value| value + by).collect())
