@@ -166,6 +166,8 @@ impl Around {
         let relevant: BTreeMap<&str, &ComponentName> = here
             .chain(running.iter().copied())
             .chain(successors)
+            // Who is the next to have a component has to know which versions of it failed.
+            .chain(placement.standbys(own))
             .map(|name| (name.as_str(), name))
             .collect();
         let others = bodies.filter(|(name, _)| *name != own);
@@ -216,7 +218,9 @@ impl Around {
         for (component, states) in here {
             let Some(placed) = self.placement.of(component) else {
                 let successors = self.placement.successors(component);
-                if !successors.is_empty() {
+                // Of a singleton there is one: it does not begin beside what was before it.
+                let is_one = |name: &ComponentName| desired.is_singleton(name);
+                if !successors.is_empty() && !successors.iter().any(is_one) {
                     if self.are_up(successors, own, observed) {
                         let since = self.memory.relieved.get(component).copied();
                         let since = since.unwrap_or(now);

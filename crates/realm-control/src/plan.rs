@@ -228,7 +228,14 @@ pub fn singletons(
             .replicas
             .keys()
             .any(|id| id.component == **component);
-        wanted.singleton && here.to_run(component, desired, is_here).is_some()
+        // Who could not start it leaves the lease to others.
+        let is_ready = || {
+            observed.holds(component, now)
+                || matches!(artifacts::step(wanted, observed, now), Step::Ready)
+        };
+        wanted.singleton
+            && here.to_run(component, desired, is_here).is_some()
+            && (is_here || is_ready())
     });
     wanted.map(|(component, _)| component.clone()).collect()
 }

@@ -31,7 +31,7 @@ use crate::upstream::{BUFFER_BYTES_MAX, Dial, Failure, Io, Keep, Left, Upstream,
 /// and all that nodes say to each other.
 const CONCURRENCY_MAX: u32 = 96;
 /// Connections of bytes to one node, beside its requests.
-const CONNECTIONS_MAX: usize = 128;
+const CONNECTIONS_MAX: usize = 64;
 /// Until the other node has connected with the server there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until the head of an answer. What a component itself allows is kept where it runs; this ends what
@@ -96,6 +96,7 @@ impl Line {
             wall_timeout: HEAD_TIMEOUT,
             // The edge counts what the client sends, and the component's own limit holds there.
             request_bytes_max: u64::MAX,
+            takes_connections: false,
         };
         let pulse = Pulse::new(node.clone(), dial);
         Arc::new(Self {
@@ -298,10 +299,18 @@ impl Far {
         let connections = Arc::clone(&self.line.connections);
         let place = connections.try_acquire_owned();
         let place = place.map_err(|_| CallError::from(Failure::NoRoom))?;
+        // Who is chosen although it is silent is the only one: it is given all the time there is.
+        let was_silent = self.line.pulse.is_silent();
+        let silence = async {
+            match was_silent {
+                true => std::future::pending().await,
+                false => self.line.pulse.silence().await,
+            }
+        };
         let opened = tokio::select! {
             biased;
             opened = timeout(CONNECT_TIMEOUT, self.open()) => opened.unwrap_or_else(|_| Err(unreached(true))),
-            () = self.line.pulse.silence() => Err(unreached(true)),
+            () = silence => Err(unreached(true)),
         };
         match opened {
             Ok(stream) => Ok(Connected(Server::There(stream, place))),

@@ -92,6 +92,11 @@ impl Pulse {
         })
     }
 
+    /// Whether it is taken for dead or standing still.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent.load(Relaxed)
+    }
+
     /// Whether another node is to be asked, if there is one.
     pub(crate) fn is_in_doubt(&self) -> bool {
         let asked_ms = self.asked_ms.load(Relaxed);
@@ -256,7 +261,13 @@ impl Dial for Listening {
             }
             drop(claim);
             let pulse = Arc::clone(pulse);
-            stream.map(|io| Box::new(Heard { io, pulse }) as Box<dyn Io>)
+            stream.map(|io| {
+                Box::new(Heard {
+                    io,
+                    pulse,
+                    is_blocked: false,
+                }) as Box<dyn Io>
+            })
         })
     }
 }
@@ -265,6 +276,8 @@ impl Dial for Listening {
 struct Heard {
     io: Box<dyn Io>,
     pulse: Arc<Pulse>,
+    /// Whether what is sent waited for room.
+    is_blocked: bool,
 }
 
 impl AsyncRead for Heard {
@@ -288,7 +301,17 @@ impl AsyncWrite for Heard {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let polled = Pin::new(&mut self.io).poll_write(context, bytes);
+        match &polled {
+            Poll::Pending => self.is_blocked = true,
+            // There was no room and there is: somebody took what was sent before.
+            Poll::Ready(Ok(1..)) if self.is_blocked => {
+                self.is_blocked = false;
+                self.pulse.heard();
+            }
+            Poll::Ready(_) => {}
+        }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

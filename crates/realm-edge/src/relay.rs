@@ -66,9 +66,9 @@ pub(crate) async fn here(client: TcpStream, server: TcpStream) -> io::Result<()>
         carried = tokio::io::copy_bidirectional(&mut client, &mut server) => carried.map(drop),
         idle = idle(&seen) => Err(idle),
     };
-    if carried.is_err() {
-        client.reset();
-        server.reset();
+    if carried.is_ok() {
+        client.ended();
+        server.ended();
     }
     carried
 }
@@ -81,8 +81,8 @@ pub(crate) async fn across(socket: TcpStream, stream: impl Io) -> io::Result<()>
         carried = carry(&mut socket, stream) => carried,
         idle = idle(&seen) => Err(idle),
     };
-    if carried.is_err() {
-        socket.reset();
+    if carried.is_ok() {
+        socket.ended();
     }
     carried
 }
@@ -270,15 +270,17 @@ impl Watched {
         // What is small is sent at once: questions and answers alternate on such connections.
         let _ = io.set_nodelay(true);
         let _ = SockRef::from(&io).set_keepalive(true);
+        // Whatever cuts it short, the other side does not take that for its end.
+        let _ = SockRef::from(&io).set_linger(Some(Duration::ZERO));
         Self {
             io,
             seen: Arc::clone(seen),
         }
     }
 
-    /// Dropped after that, it tells the other side that this was not its end.
-    fn reset(&self) {
-        let _ = SockRef::from(&self.io).set_linger(Some(Duration::ZERO));
+    /// Both sides have ended: dropped after that, it says nothing else.
+    fn ended(&self) {
+        let _ = SockRef::from(&self.io).set_linger(None);
     }
 }
 

@@ -300,7 +300,9 @@ fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Listeners {
     listeners.api = listen.text(report, "api", socket);
     let ports = listen.texts(report, "ports", |text| {
         // A server has its port of 127.0.0.1 for itself, and with all addresses that one as well.
-        let one = text.parse().ok().filter(|ip: &IpAddr| !ip.is_unspecified());
+        let one: Option<IpAddr> = text.parse().ok();
+        let one = one.map(|ip| ip.to_canonical());
+        let one = one.filter(|ip| !ip.is_unspecified());
         one.ok_or_else(|| bad(text, PORTS.expected))
     });
     listeners.ports = without_places(ports);

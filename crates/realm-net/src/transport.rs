@@ -18,10 +18,11 @@ use crate::behaviour::Behaviour;
 /// much with each doubling.
 const QUIC_STREAMS_MAX: u32 = 384;
 /// Bytes that a peer may send on one stream before they are read. At 50 ms of round trip that is
-/// 20 MB/s per stream; larger windows are memory that a peer can make this process hold.
-const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
-/// The same for all streams of a connection together.
-const CONNECTION_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// 10 MB/s per stream; larger windows are memory that a peer can make this process hold.
+const STREAM_WINDOW_BYTES: u32 = 512 * 1024;
+/// The same for all streams of a connection together: 96 answers whose clients do not read, as many as
+/// there are at once, must not take the room of all others, signs of life among them.
+const CONNECTION_WINDOW_BYTES: u32 = 64 * 1024 * 1024;
 /// A QUIC connection over which nothing comes is dead. Members are found out sooner, by ping.
 const QUIC_IDLE_TIME_MAX: Duration = Duration::from_secs(10);
 const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(4);

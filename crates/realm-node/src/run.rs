@@ -162,7 +162,7 @@ pub(crate) async fn start(
     };
     let upstream = port
         .as_ref()
-        .map(|port| upstream(port.number, &spec.limits));
+        .map(|port| upstream(port.number, &spec.limits, spec.listen.is_some()));
     let program = program.replica_until(id.slot, term);
     let mut worker = spawn(program, port, upstream);
     let started = started(worker.upstream.as_ref(), spec);
@@ -177,11 +177,12 @@ pub(crate) async fn start(
     }
 }
 
-fn upstream(port: u16, limits: &Limits) -> Upstream {
+fn upstream(port: u16, limits: &Limits, takes_connections: bool) -> Upstream {
     let limits = UpstreamLimits {
         concurrency_max: limits.max_concurrency,
         wall_timeout: Duration::from_millis(limits.wall_timeout_ms),
         request_bytes_max: limits.max_request_bytes,
+        takes_connections,
     };
     Upstream::new(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limits)
 }

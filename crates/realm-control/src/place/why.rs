@@ -356,6 +356,18 @@ impl<'a> Why<'a> {
     ) -> Vec<Reason> {
         let mut reasons = Vec::new();
         let mut unnamed = Vec::new();
+        // Of a singleton all lists are one.
+        let of_one = seated.first().filter(|one| {
+            self.asked.desired.is_singleton(component) && one.group.nodes.contains(&node)
+        });
+        if let Some(one) = of_one {
+            let mut reasons = match one.has(node) {
+                true => one.having(&self.nodes, node).into_iter().collect(),
+                false => self.lacking(component, scene, one, node),
+            };
+            reasons.retain(|reason| !has_some || reason.is_having());
+            return reasons;
+        }
         for number in self.leading.get(component).into_iter().flatten() {
             let Some((selector, _)) = self.lists.all.get(*number) else {
                 continue;

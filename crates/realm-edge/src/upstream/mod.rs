@@ -56,6 +56,8 @@ pub struct UpstreamLimits {
     pub wall_timeout: Duration,
     /// Bytes of one request body.
     pub request_bytes_max: u64,
+    /// Whether others may have connections to it that are no requests.
+    pub takes_connections: bool,
 }
 
 /// A server by its address. Cheap to clone.
@@ -321,7 +323,8 @@ impl Backend for Upstream {
     }
 
     fn connect(&self) -> Option<BoxFuture<'static, Result<Connected, CallError>>> {
-        let (upstream, address) = (self.clone(), self.0.address?);
+        let address = self.0.address.filter(|_| self.0.limits.takes_connections);
+        let (upstream, address) = (self.clone(), address?);
         Some(Box::pin(async move {
             let place = upstream.admit().await.ok_or(Failure::NoRoom)?;
             // A server that takes one connection after the other is not kept busy by one that is kept.

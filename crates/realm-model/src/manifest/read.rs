@@ -15,6 +15,7 @@ use crate::codes;
 use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, wrong_type};
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
+use crate::record::limits::LEASES_MAX;
 
 /// Routes of one selector, and nodes: a route for each component.
 const ROUTES_MAX: usize = COMPONENTS_MAX;
@@ -41,6 +42,10 @@ pub(super) fn manifest(report: &mut Report<'_>, document: &DeTable<'_>) -> Manif
         if let Some(spec) = component::read(report, key, value, &secrets.names) {
             components.insert(name, spec);
         }
+    }
+    let singletons = components.values().filter(|spec| spec.singleton).count();
+    if let Some(span) = root.key_span("components") {
+        fits(report, "singletons", singletons, LEASES_MAX, span);
     }
     let known = Components {
         names: &names,

@@ -446,3 +446,50 @@ proptest! {
         }
     }
 }
+
+/// Of a singleton the holder says that it has it, and the others that they rank lower, whatever names them.
+#[test]
+fn a_singleton_is_explained_on_every_node() {
+    for (routing, keys) in [
+        ("'*' = [{ path = '/', component = 'app' }]", ""),
+        ("'tag:web' = [{ path = '/', component = 'app' }]", ""),
+        (
+            "a = [{ path = '/', component = 'app' }]\nb = [{ path = '/', component = 'app' }]\nc = [{ path = '/', component = 'app' }]",
+            "",
+        ),
+        ("", "serve = 'service'"),
+    ] {
+        let mut realm = Realm::found();
+        for node in ["a", "b", "c"] {
+            realm.submit(approval(node, &["web"])).expect("an approval");
+        }
+        let text = format!(
+            "[components.app]\nsource = 'file:a'\nsingleton = true\n{keys}\n[routing]\n{routing}\n"
+        );
+        realm.apply(&text, &[("app", "1")]);
+        let why = Why::of(Asked {
+            desired: realm.ledger.desired(),
+            authority: realm.ledger.authority(),
+            gone: &|_, _| false,
+            away: &|_| None,
+            unix_s: 0,
+        });
+        let why = why.expect("something was applied");
+        let explained = why.explain(&component_name("app")).expect("it is there");
+        let has: Vec<usize> = explained
+            .nodes
+            .values()
+            .map(|place| place.replicas as usize)
+            .collect();
+        assert_eq!(has.iter().sum::<usize>(), 1, "{routing}");
+        for (node, place) in &explained.nodes {
+            let codes: Vec<&str> = place.reasons.iter().map(Reason::code).collect();
+            let expected = if place.replicas == 1 {
+                "placed"
+            } else {
+                "outranked"
+            };
+            assert_eq!(codes, [expected], "{node} {routing}");
+        }
+    }
+}
