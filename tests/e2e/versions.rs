@@ -151,11 +151,16 @@ async fn a_version_goes_on_while_the_one_after_it_does_not_start() {
     let broken = manifest(&[("green", "health = \"/\"")], "green = 100");
     realms.first().realm.write("realm.toml", &broken);
     realms.as_owner(0, &["apply", "--yes", "--no-wait"]).ok();
-    eventually("green fails", async || {
-        let status = realms.first().status().await;
-        let alarms = status.components.iter().flat_map(|one| &one.waiting_on);
-        let mut codes = alarms.map(|one| one.code.as_str());
-        codes.any(|code| code == "handing-over").then_some(())
+    // Each node says this of its own replicas, and two of the three have some of blue.
+    eventually("blue waits for green", async || {
+        for node in &realms.nodes {
+            let status = node.status().await;
+            let mut waits = status.components.iter().flat_map(|one| &one.waiting_on);
+            if waits.any(|one| one.code == "handing-over") {
+                return Some(());
+            }
+        }
+        None
     })
     .await;
     for load in &loads {
