@@ -8,6 +8,7 @@ use realm_model::api::{DivisionView, HistoryView, PastView};
 use realm_model::entry::{Body, RollbackBody, WeighBody, Weight};
 use realm_model::lock::{Pin, version_after};
 use realm_model::name::ComponentName;
+use realm_model::route::share_in_words;
 use realm_node::Client;
 
 use crate::context::Context;
@@ -156,7 +157,7 @@ impl Past {
 
 /// `green 90 %, blue 10 %`, the greatest first.
 pub(crate) fn in_words(division: &Division) -> String {
-    let all: u32 = division.values().sum::<u32>().max(1);
+    let all: u32 = division.values().sum();
     let mut parts: Vec<(&ComponentName, u32)> = division
         .iter()
         .map(|(name, weight)| (name, *weight))
@@ -164,11 +165,7 @@ pub(crate) fn in_words(division: &Division) -> String {
     parts.sort_by_key(|(_, weight)| std::cmp::Reverse(*weight));
     let words = parts.iter().map(|(name, weight)| {
         let label = name.label().unwrap_or(name.as_str());
-        let thousandths = weight * 1_000 / all;
-        match thousandths % 10 {
-            0 => format!("{label} {} %", thousandths / 10),
-            tenth => format!("{label} {}.{tenth} %", thousandths / 10),
-        }
+        format!("{label} {}", share_in_words(*weight, all))
     });
     words.collect::<Vec<_>>().join(", ")
 }

@@ -178,6 +178,43 @@ async fn a_version_goes_on_while_the_one_after_it_does_not_start() {
     lost_none(loads).await;
 }
 
+/// What is in no manifest any more comes back all the same, from what the log remembers of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_comes_back_with_its_agent_while_the_one_after_it_does_not_start() {
+    let realm = Realm::new();
+    realm.guest(guests::VERSION_A, "blue.wasm");
+    realm.guest(guests::TRAP_START, "green.wasm");
+    let agent = realm.agent();
+    realm.write("realm.toml", &manifest(&BOTH[..1], "blue = 100"));
+    realm.run(&["apply", "--yes"]).ok();
+    let broken = manifest(&[("green", "health = \"/\"")], "green = 100");
+    realm.write("realm.toml", &broken);
+    realm.run(&["apply", "--yes", "--no-wait"]).ok();
+    let of_blue =
+        async |agent: &str| crate::support::get(agent).await == (200, "version a\n".into());
+    assert!(of_blue(&agent.url("/app/")).await);
+    agent.kill_9();
+    let agent = realm.agent();
+    eventually("blue answers", async || {
+        of_blue(&agent.url("/app/")).await.then_some(())
+    })
+    .await;
+    realm.guest(guests::VERSION_B, "good.wasm");
+    realm.run(&["push", "app@green", "good.wasm"]).ok();
+    let is_gone = async || {
+        let status = realm.status().await;
+        let names = status.components.iter().map(|one| one.name.as_str());
+        names.eq(["app@green"]).then_some(())
+    };
+    eventually("blue is gone", &is_gone).await;
+    // Killed in the moment in which blue went it may come for a moment, and goes.
+    agent.kill_9();
+    let agent = realm.agent();
+    eventually("blue is gone for good", &is_gone).await;
+    let (status, body) = crate::support::get(&agent.url("/app/")).await;
+    assert_eq!((status, body.as_str()), (200, "version b\n"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_run_is_not_promoted() {
     let realm = Realm::new();

@@ -103,6 +103,17 @@ pub(crate) struct Aim<'a> {
     pub(crate) pin: Pin,
 }
 
+/// What goes on here of a component until others have taken over from it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Lingering {
+    /// How many replicas.
+    pub(crate) replicas: u32,
+    /// Until when they do so at least.
+    pub(crate) until: Option<Millis>,
+    /// Whether other versions are to take over, and have not: until then it is kept up.
+    pub(crate) awaits: bool,
+}
+
 /// Which rollout it is.
 #[derive(Debug, Clone)]
 pub(crate) struct Edition<'a> {
@@ -375,27 +386,25 @@ impl Around {
         })
     }
 
-    /// Replicas of a component that go on here although they shall be elsewhere, and until when at
-    /// least.
+    /// What goes on of a component here although it shall be elsewhere, or nowhere.
     pub(crate) fn lingering(
         &self,
         component: &ComponentName,
         own: &NodeName,
         now: Millis,
-    ) -> (u32, Option<Millis>) {
+    ) -> Lingering {
         let since = self.memory.relieved.get(component);
         let until = since.map(|since| since.plus(RELIEF_MS));
-        match until.filter(|until| *until > now) {
-            Some(until) => (u32::MAX, Some(until)),
-            // Nothing of it shall be anywhere: it goes on until those after it have taken over.
-            None if since.is_none() && self.awaits(component) => (u32::MAX, None),
-            None => (self.missing_elsewhere(component, own), None),
+        let until = until.filter(|until| *until > now);
+        let awaits = since.is_none() && self.memory.awaiting.contains(component);
+        Lingering {
+            replicas: match until.is_some() || awaits {
+                true => u32::MAX,
+                false => self.missing_elsewhere(component, own),
+            },
+            until,
+            awaits,
         }
-    }
-
-    /// Whether other versions are to take over from a component, and have not.
-    fn awaits(&self, component: &ComponentName) -> bool {
-        self.memory.awaiting.contains(component)
     }
 
     /// Whether every place of these components that can be awaited takes requests.

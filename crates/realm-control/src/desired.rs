@@ -127,7 +127,9 @@ impl Desired {
 
     /// The revision of `component` that shall run on `node`; `None` if it is not in the manifest.
     pub fn revision_of(&self, component: &ComponentName, node: &NodeName) -> Option<Revision> {
-        self.state_of(component)?.revision_of(component, node)
+        let state = self.state_of(component)?;
+        let revision = state.revision_of(component, node);
+        revision.filter(|_| state.has(component))
     }
 
     /// The version that brought a revision of `component` that `node` runs; `None` if that was
@@ -209,7 +211,8 @@ impl Desired {
     pub fn is_singleton(&self, component: &ComponentName) -> bool {
         let manifest = self.manifest.as_deref();
         let spec = manifest.and_then(|manifest| manifest.components.get(component));
-        spec.is_some_and(|spec| spec.singleton)
+        let former = || Some(self.state_of(component)?.last_settings(component)?.0);
+        spec.or_else(former).is_some_and(|spec| spec.singleton)
     }
 
     /// The authority head that was seen when the component came.
@@ -228,8 +231,12 @@ impl Desired {
         &self.successors
     }
 
+    /// The namespace that has the component; of what none has any more, the one that knows what it was.
     fn state_of(&self, component: &ComponentName) -> Option<&NamespaceState> {
-        self.namespaces.values().find(|state| state.has(component))
+        let mut states = self.namespaces.values();
+        let has = states.find(|state| state.has(component));
+        let mut states = self.namespaces.values();
+        has.or_else(|| states.find(|state| state.is_former(component)))
     }
 
     fn merge(&mut self) {

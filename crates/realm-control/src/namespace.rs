@@ -34,7 +34,7 @@ pub struct NamespaceState {
     pub lock: Arc<Lock>,
     /// Their text, byte for byte.
     pub lock_text: Option<Arc<str>>,
-    /// Restarts of each component; those of a component that left the manifest are forgotten.
+    /// Restarts of each component that is in the manifest, or answered a route before.
     pub restarts: BTreeMap<ComponentName, Restarts>,
     /// Component → the authority head that its first signer saw: what a later cordon does not concern.
     since: BTreeMap<ComponentName, u64>,
@@ -191,6 +191,12 @@ impl NamespaceState {
         Some((settings.version, settings.first))
     }
 
+    /// What a component runs with, or ran with last.
+    pub(crate) fn last_settings(&self, component: &ComponentName) -> Option<(&ComponentSpec, Pin)> {
+        let settings = self.lineage.get(component)?.last()?;
+        Some((&settings.spec, settings.pin))
+    }
+
     /// The version of `component` that an entry left in force.
     pub(crate) fn version_at(&self, component: &ComponentName, entry: u64) -> Option<u64> {
         let mut past = self.lineage.get(component)?.iter().rev();
@@ -233,6 +239,12 @@ impl NamespaceState {
         })
     }
 
+    /// Whether the component answered a route before, and is remembered for as long as others may not have
+    /// taken over from it.
+    pub(crate) fn is_former(&self, component: &ComponentName) -> bool {
+        !self.has(component) && self.lineage.contains_key(component)
+    }
+
     /// Whether an entry is one of those that brought what is remembered of `component`.
     pub(crate) fn brought(&self, component: &ComponentName, entry: u64) -> bool {
         let lineage = self.lineage.get(component);
@@ -252,27 +264,37 @@ impl NamespaceState {
         authority_seq: u64,
         seq: u64,
     ) {
-        self.since
-            .retain(|component, _| manifest.components.contains_key(component));
+        self.former = weights::former(&self.former, self.signed.as_deref(), &manifest);
+        self.forget(&manifest);
         for component in manifest.components.keys() {
             self.since.entry(component.clone()).or_insert(authority_seq);
         }
-        self.restarts
-            .retain(|component, _| manifest.components.contains_key(component));
-        self.lineage
-            .retain(|component, _| manifest.components.contains_key(component));
-        self.editions
-            .retain(|component, _| manifest.components.contains_key(component));
         self.weights = weights::follow(
             std::mem::take(&mut self.weights),
             self.signed.as_deref(),
             &manifest,
             seq,
         );
-        self.former = weights::former(&self.former, self.signed.as_deref(), &manifest);
         self.manifest = Some(weights::applied(&manifest, &self.weights, &self.former));
         self.signed = Some(manifest);
         self.manifest_text = Some(text);
+    }
+
+    /// Forgets what belongs to components that another manifest does not have, unless they answered a
+    /// route before and may have to be started again until others have taken over. What comes back begins
+    /// anew.
+    fn forget(&mut self, manifest: &Manifest) {
+        let before = self.signed.as_deref();
+        let had = |name: &ComponentName| before.is_some_and(|m| m.components.contains_key(name));
+        let former: BTreeSet<&ComponentName> = self.former.values().flatten().collect();
+        let keeps = |name: &ComponentName| match manifest.components.contains_key(name) {
+            true => had(name),
+            false => former.contains(name),
+        };
+        self.since.retain(|name, _| keeps(name));
+        self.restarts.retain(|name, _| keeps(name));
+        self.lineage.retain(|name, _| keeps(name));
+        self.editions.retain(|name, _| keeps(name));
     }
 
     /// Divides the requests of an app otherwise.

@@ -25,7 +25,7 @@ use realm_model::observed::{
     RouteTable,
 };
 
-use crate::around::Around;
+use crate::around::{Around, Lingering};
 use crate::authority::Authority;
 use crate::desired::Desired;
 use artifacts::Step;
@@ -59,10 +59,8 @@ struct Scene<'a> {
     /// How those older revisions run, as far as it is remembered.
     modes: BTreeMap<Revision, Mode>,
     artifact: Step<'a>,
-    /// Replicas that go on here until others have taken over from them.
-    lingering: u32,
-    /// Until when they do so at least.
-    linger_until: Option<Millis>,
+    /// What goes on here until others have taken over from it.
+    lingering: Lingering,
     /// The turns of the replicas, by slot.
     turns: Turns,
     handled: Option<&'a Handled>,
@@ -147,9 +145,9 @@ pub fn plan(
         let age = |revision| (revision, desired.age_of(component, node, revision));
         let singleton = desired.is_singleton(component);
         // Of a singleton there is none elsewhere while it goes on here: nobody waits for that.
-        let (lingering, linger_until) = match here.may_linger() && !singleton {
+        let lingering = match here.may_linger() && !singleton {
             true => around.lingering(component, node, now),
-            false => (0, None),
+            false => Lingering::default(),
         };
         let own = rolling::Own {
             component,
@@ -161,7 +159,6 @@ pub fn plan(
         let scene = Scene {
             component,
             lingering,
-            linger_until,
             turns: rolling::turns(&own, desired, around),
             wanted,
             modes: revisions
@@ -271,7 +268,7 @@ fn look_at(scene: &Scene<'_>, rollout: &Rollout) -> Option<Millis> {
     due.into_iter()
         .chain(scene.turns.look_at)
         .chain(rollout.look_at)
-        .chain(scene.linger_until)
+        .chain(scene.lingering.until)
         .filter(|at| *at > scene.now)
         .min()
 }

@@ -10,6 +10,7 @@ use realm_model::action::{ComponentReport, Plan, WaitingOn};
 use realm_model::manifest::{Manifest, Mode, NodeSelector, RouteSpec};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::refusal::RefusalCode;
+use realm_model::route::share_in_words;
 use realm_model::view::{ComponentState, ComponentView, NodeView, ReachView, StatusView};
 
 use crate::authority::Authority;
@@ -160,7 +161,7 @@ fn routes_here(
         for component in route.answering() {
             let texts = routes.entry(component.clone()).or_default();
             let text = match route.weights.get(component) {
-                Some(weight) => format!("{} {}", written(route), share(*weight, all)),
+                Some(weight) => format!("{} ({})", written(route), share_in_words(*weight, all)),
                 None => written(route),
             };
             if !texts.contains(&text) {
@@ -169,15 +170,6 @@ fn routes_here(
         }
     }
     routes
-}
-
-/// The share of a version, in hundredths where that says it.
-fn share(weight: u32, all: u32) -> String {
-    match (weight * 1_000).checked_div(all) {
-        Some(thousandths) if thousandths % 10 == 0 => format!("({}%)", thousandths / 10),
-        Some(thousandths) => format!("({}.{}%)", thousandths / 10, thousandths % 10),
-        None => "(0%)".to_owned(),
-    }
 }
 
 /// Component → the nodes it has routes for and that are not in the realm.

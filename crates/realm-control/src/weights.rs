@@ -73,14 +73,11 @@ pub(crate) fn follow(
     let written = written(manifest);
     let before = before.map(self::written).unwrap_or_default();
     known.retain(|app, _| written.contains_key(app));
-    for (app, divisions) in written {
+    for (app, division) in written {
         let of_app = known.entry(app.clone()).or_default();
-        let is_same = before.get(app) == Some(&divisions);
-        if let Some(first) = divisions.into_iter().next()
-            && !is_same
-        {
+        if before.get(app) != Some(&division) {
             of_app.decided = false;
-            of_app.push(entry, first.clone());
+            of_app.push(entry, division.clone());
         }
     }
     known
@@ -182,17 +179,14 @@ pub(crate) fn successors<'a>(
     successors
 }
 
-/// App → the divisions that routes of a manifest say.
-type Written<'m> = BTreeMap<&'m ComponentName, BTreeSet<&'m BTreeMap<ComponentName, u32>>>;
+/// App → the division that its routes in a manifest say: all of them the same.
+type Written<'m> = BTreeMap<&'m ComponentName, &'m BTreeMap<ComponentName, u32>>;
 
 fn written(manifest: &Manifest) -> Written<'_> {
     let mut written = Written::new();
     for route in manifest.routing.values().flatten() {
         if !route.weights.is_empty() {
-            written
-                .entry(&route.component)
-                .or_default()
-                .insert(&route.weights);
+            written.insert(&route.component, &route.weights);
         }
     }
     written

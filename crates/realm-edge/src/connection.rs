@@ -17,6 +17,17 @@ use tokio::net::TcpStream;
 use crate::config::EdgeLimits;
 use crate::forwarded::Scheme;
 
+/// Whom a peer counts as, where that is limited: an IPv6 client is its /64, and who is on this machine is
+/// not limited.
+pub(crate) fn client_of(peer: IpAddr) -> Option<IpAddr> {
+    const NETWORK: u128 = !(u64::MAX as u128);
+    match peer.to_canonical() {
+        peer if peer.is_loopback() => None,
+        peer @ IpAddr::V4(_) => Some(peer),
+        IpAddr::V6(address) => Some(IpAddr::from((address.to_bits() & NETWORK).to_be_bytes())),
+    }
+}
+
 /// One client connection.
 pub(crate) struct Connection {
     pub(crate) peer: IpAddr,
@@ -208,14 +219,7 @@ impl Connection {
     /// Whom the connection counts for, where that is limited: an IPv6 client is its /64, which is
     /// what providers give to one of them. Proxies speak for many, and loopback is this machine.
     pub(crate) fn counted_for(&self) -> Option<IpAddr> {
-        match self.peer {
-            _ if self.is_trusted || self.peer.is_loopback() => None,
-            IpAddr::V4(_) => Some(self.peer),
-            IpAddr::V6(address) => {
-                const NETWORK: u128 = !(u64::MAX as u128);
-                Some(IpAddr::from((address.to_bits() & NETWORK).to_be_bytes()))
-            }
-        }
+        client_of(self.peer).filter(|_| !self.is_trusted)
     }
 
     /// What the limits demand of the connection as it is.

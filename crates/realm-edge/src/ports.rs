@@ -3,6 +3,8 @@
 //!
 //! Not what is carried (`relay`), nor which ports a node listens on.
 
+mod shares;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -21,10 +23,16 @@ use crate::answer::Edge;
 use crate::backend::{CallError, Connected, Server};
 use crate::relay;
 use crate::server::listen;
+use shares::Shares;
 
 /// Connections of one port at once; one more is closed at once. Each costs up to 600 KiB while both
 /// directions are full.
 const CONNECTIONS_MAX: usize = 256;
+/// Connections of one client address to one port, so that nobody takes all of it; from this machine as
+/// many as there are. An IPv6 client is its /64.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = CONNECTIONS_MAX / 4;
+/// Replicas that one connection is offered to: of those that died a moment ago nobody may know yet.
+const REPLICAS_TRIED_MAX: usize = 3;
 /// Connections that the kernel queues: a burst waits.
 const BACKLOG: u32 = 128;
 /// A pause after an error of `accept` that a retry would only repeat.
@@ -114,19 +122,22 @@ pub(crate) async fn accept(
     cut: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let shares = Arc::new(Shares::new(CONNECTIONS_PER_ADDRESS_MAX));
     loop {
-        let Ok((socket, _)) = listener.accept().await else {
+        let Ok((socket, peer)) = listener.accept().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::debug!(%component, "too many connections");
+        let place = Arc::clone(&places).try_acquire_owned().ok();
+        let share = Arc::clone(&shares).take(peer.ip());
+        let (Some(place), Some(share)) = (place, share) else {
+            tracing::debug!(%component, %peer, "too many connections");
             reset(&socket);
             continue;
         };
         let (edge, component, cut) = (Arc::clone(&edge), component.clone(), cut.clone());
         tasks.spawn(async move {
-            let _place = place;
+            let _places = (place, share);
             tokio::select! {
                 () = serve(&edge, &component, socket) => {}
                 () = cut.cancelled() => {}
@@ -149,7 +160,7 @@ async fn serve(edge: &Edge, component: &ComponentName, socket: TcpStream) {
     }
 }
 
-/// A connection to one replica, else to another: no byte of the client has gone yet.
+/// A connection to one replica, else to others: no byte of the client has gone yet.
 async fn connect(edge: &Edge, component: &ComponentName) -> Result<Server, CallError> {
     let group = edge.table.load().group(component).map(Arc::clone);
     let none = || {
@@ -160,14 +171,23 @@ async fn connect(edge: &Edge, component: &ComponentName) -> Result<Server, CallE
         )
     };
     let group = group.ok_or_else(none)?;
-    let first = group.pick().ok_or_else(none)?;
-    let error = match first.connect().ok_or_else(none)?.await {
-        Ok(Connected(server)) => return Ok(server),
-        Err(error) => error,
-    };
-    let second = group.pick_other(first).and_then(|other| other.connect());
-    let Connected(server) = second.ok_or(error)?.await?;
-    Ok(server)
+    let mut tried = group.pick().ok_or_else(none)?;
+    let mut error = none();
+    for _ in 0..REPLICAS_TRIED_MAX {
+        let Some(connecting) = tried.connect() else {
+            break;
+        };
+        match connecting.await {
+            Ok(Connected(server)) => return Ok(server),
+            Err(failed) => error = failed,
+        }
+        // What did not answer is sent nothing for a while: it is not picked again.
+        let Some(other) = group.pick_other(tried) else {
+            break;
+        };
+        tried = other;
+    }
+    Err(error)
 }
 
 /// Dropped after that, it tells the client that something is wrong.

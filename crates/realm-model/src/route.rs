@@ -82,11 +82,29 @@ impl HostPattern {
     }
 }
 
+/// The components that answer where these are `component` and `weights` of a route.
+pub(crate) fn answering<'a>(
+    component: &'a ComponentName,
+    weights: &'a BTreeMap<ComponentName, u32>,
+) -> impl Iterator<Item = &'a ComponentName> {
+    let one = weights.is_empty().then_some(component);
+    one.into_iter().chain(weights.keys())
+}
+
+/// A weight as its share of all of them together, rounded down to tenths of a hundredth where that says
+/// more: `75 %`, `33.3 %`.
+pub fn share_in_words(weight: u32, all: u32) -> String {
+    let thousandths = u64::from(weight) * 1_000 / u64::from(all.max(1));
+    match thousandths % 10 {
+        0 => format!("{} %", thousandths / 10),
+        tenth => format!("{}.{tenth} %", thousandths / 10),
+    }
+}
+
 impl Route {
     /// The components that answer: the one, or the versions that have weights.
     pub fn answering(&self) -> impl Iterator<Item = &ComponentName> {
-        let one = self.weights.is_empty().then_some(&self.component);
-        one.into_iter().chain(self.weights.keys())
+        answering(&self.component, &self.weights)
     }
 
     /// Sorts routes so that the first match is the right one: exact host, longest host suffix,

@@ -92,9 +92,9 @@ impl Serving {
         let mut observed = Observed::default();
         for replica in self.read() {
             let (component, revision) = (&replica.component, replica.revision);
-            let wanted = desired.revision_of(component, node);
+            let is_wanted = desired.revision_of(component, node) == Some(revision);
             let known = desired.settings_of(component, node, revision).is_some();
-            if known && wanted.is_some_and(|wanted| wanted != revision) {
+            if known && !is_wanted {
                 let state = ReplicaState::Backoff {
                     until: now,
                     attempts: 1,

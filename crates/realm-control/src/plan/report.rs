@@ -50,7 +50,7 @@ pub(super) fn report(
         waiting_on.extend(on_replicas(scene, rollout, wanted));
         waiting_on.extend(on_end(scene, rollout, wanted));
     }
-    if scene.wanted.is_none() && scene.lingering > 0 && is_here {
+    if scene.wanted.is_none() && scene.lingering.replicas > 0 && is_here {
         let message = "goes on until those that take over take requests".to_owned();
         waiting_on.push(waiting("handing-over", message));
     }

@@ -262,9 +262,11 @@ impl<'a> Groups<'a> {
             id.slot >= share || !renewed.contains(&id.slot) && !stops_first
         };
         let old: Vec<&ReplicaId> = healthy(&scene.replicas, |id| !scene.is_wanted(id)).collect();
-        let mut retained: BTreeSet<&ReplicaId> = match is_complete {
-            true => BTreeSet::new(),
-            false => best_old(scene).filter(stays).collect(),
+        // Of what shall be nowhere each place is kept until those that take over have all of theirs.
+        let keeps = !is_complete || scene.lingering.awaits;
+        let mut retained: BTreeSet<&ReplicaId> = match keeps {
+            true => best_old(scene).filter(stays).collect(),
+            false => BTreeSet::new(),
         };
         let is_healthy = |id: &&ReplicaId| old.binary_search(id).is_ok();
         let in_place = retained.iter().copied().filter(is_healthy);
@@ -274,6 +276,7 @@ impl<'a> Groups<'a> {
             .collect::<BTreeSet<u32>>()
             .len()
             >= share as usize
+            && !scene.lingering.awaits
         {
             // What serves nobody, and has no place that needs it, is not started again.
             retained.retain(|id| id.slot < share || is_healthy(id));
@@ -288,7 +291,7 @@ impl<'a> Groups<'a> {
             .iter()
             .chain(stand_ins)
             .chain(old.iter().filter(|id| retained.contains(*id)))
-            .chain(lingering.take(scene.lingering as usize))
+            .chain(lingering.take(scene.lingering.replicas as usize))
             .copied()
             .collect();
         Self { retained, serving }

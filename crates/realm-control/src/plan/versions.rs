@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use realm_model::action::Action;
 use realm_model::entry::Body;
-use realm_model::observed::RouteTable;
+use realm_model::observed::{ReplicaState, RouteTable};
 
 use super::plan;
 use crate::around::Around;
@@ -175,8 +175,8 @@ fn an_app_gets_versions_and_loses_them_again() {
     assert_eq!(serving, [("orders".to_owned(), 2)].into());
 }
 
-#[test]
-fn a_version_goes_on_while_its_successor_is_broken() {
+/// A node that runs blue, which has just left the manifest for a green that does not start.
+fn before_broken_green() -> Node {
     let mut node = Node::new();
     let blue = BOTH.replace(
         "[components.\"orders@green\"]\nsource = \"file:green.wasm\"\n",
@@ -190,6 +190,12 @@ fn a_version_goes_on_while_its_successor_is_broken() {
     check(&node, &[("blue", 2)], &[("blue", 100)]);
     node.world.faults.broken.insert(pin("broken").digest);
     node.realm.apply(GREEN, &[("orders@green", "broken")]);
+    node
+}
+
+#[test]
+fn a_version_goes_on_while_its_successor_is_broken() {
+    let mut node = before_broken_green();
     // Blue and green are never both gone.
     let holds = |world: &World| {
         let serving = world.observed.routes.backends.values().flatten();
@@ -201,4 +207,36 @@ fn a_version_goes_on_while_its_successor_is_broken() {
     node.realm.submit(Body::Push(push)).expect("a push");
     node.run(120_000, &holds);
     check(&node, &[("green", 2)], &[("green", 100), ("blue", 0)]);
+}
+
+/// What was before is not only left alone but kept up: it is all that answers.
+#[test]
+fn a_version_is_started_again_while_its_successor_is_broken() {
+    let mut node = before_broken_green();
+    node.run(60_000, &|_| ());
+    node.world.fail_one(0);
+    node.world.fail_one(0);
+    node.run(60_000, &|_| ());
+    let blue = |node: &Node| node.world.backends(&component_name("orders@blue")).len();
+    assert_eq!(blue(&node), 2, "{:#?}", node.world.observed);
+    for state in node.world.observed.replicas.values_mut() {
+        *state = ReplicaState::Backoff {
+            until: node.world.now,
+            attempts: 1,
+            code: "agent-restarted".to_owned(),
+            reason: "the agent was restarted".to_owned(),
+        };
+    }
+    node.world.observed.routes = RouteTable::default();
+    node.around = Around::default();
+    node.run(60_000, &|_| ());
+    assert_eq!(blue(&node), 2, "{:#?}", node.world.observed);
+    // Once green is up nothing of blue is started any more.
+    let push = node.realm.push_body("orders@green", "2");
+    node.realm.submit(Body::Push(push)).expect("a push");
+    node.run(120_000, &|_| ());
+    check(&node, &[("green", 2)], &[("green", 100), ("blue", 0)]);
+    let left = node.world.observed.replicas.keys();
+    let of_blue = left.filter(|id| id.component == component_name("orders@blue"));
+    assert_eq!(of_blue.count(), 0);
 }

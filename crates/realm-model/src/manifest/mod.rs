@@ -261,8 +261,7 @@ pub struct RouteSpec {
 impl RouteSpec {
     /// The components that answer: the one, or the versions that have weights.
     pub fn answering(&self) -> impl Iterator<Item = &ComponentName> {
-        let one = self.weights.is_empty().then_some(&self.component);
-        one.into_iter().chain(self.weights.keys())
+        crate::route::answering(&self.component, &self.weights)
     }
 
     /// Whether a component answers.

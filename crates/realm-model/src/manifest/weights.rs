@@ -22,8 +22,7 @@ pub(super) struct Answering {
 
 impl Answering {
     pub(super) fn components(&self) -> impl Iterator<Item = &ComponentName> {
-        let one = self.weights.is_empty().then_some(&self.component);
-        one.into_iter().chain(self.weights.keys())
+        crate::route::answering(&self.component, &self.weights)
     }
 }
 
