@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use http::Response;
+use http_body_util::BodyExt as _;
 use realm_edge::{Backend, BoxFuture, Dial, Far, Handle, Io, Line, Table};
 use realm_model::name::ComponentName;
 use realm_model::route::{PathPattern, Route};
@@ -32,6 +33,15 @@ enum Now {
     Gone,
     /// All is well with new streams; those from before say nothing.
     Anew,
+    /// Those from before go on; new ones stand still.
+    Busy,
+}
+
+impl Now {
+    /// Whether bytes of a stream go on that was made then.
+    fn carries(self, born: Self) -> bool {
+        self == born || (self, born) == (Self::Busy, Self::Here)
+    }
 }
 
 struct Node {
@@ -45,7 +55,7 @@ impl Dial for Node {
         self.dialled.fetch_add(1, Relaxed);
         let mut now = self.now.clone();
         Box::pin(async move {
-            let speaks = now.wait_for(|now| *now != Now::Silent).await;
+            let speaks = now.wait_for(|now| ![Now::Silent, Now::Busy].contains(now)).await;
             let born = speaks.map_or(Now::Gone, |now| *now);
             if born == Now::Gone {
                 return Err(io::ErrorKind::NotConnected.into());
@@ -75,7 +85,7 @@ async fn carry(
 ) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let _ = now.wait_for(|now| *now == born).await;
+        let _ = now.wait_for(|now| now.carries(born)).await;
         if to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
@@ -255,6 +265,38 @@ async fn a_slow_component_is_no_silent_node() {
     // A stream for each, and a question a second for both.
     let dialled = asking.dialled.load(Relaxed);
     assert!((3..=9).contains(&dialled), "{dialled} streams");
+}
+
+/// What the other end takes of an upload it can only take while it lives, whatever else it answers.
+#[tokio::test]
+async fn a_node_that_takes_an_upload_is_no_silent_node() {
+    const FRAMES: usize = 100;
+    let reads = backend(|request| async {
+        let mut body = request.into_body();
+        while let Some(frame) = body.frame().await {
+            drop(frame);
+            tokio::time::sleep(2 * SILENT_MAX / FRAMES as u32).await;
+        }
+        Ok(Response::new(text("read")))
+    });
+    let asking = Asking::of(reads, Some(named("far"))).await;
+    assert_eq!(asking.ask("PUT", "").await.1, "read");
+    asking.now.send_replace(Now::Busy);
+    let body = "x".repeat(FRAMES * 4096);
+    let asked = asking.ask("PUT", &body);
+    let watched = async {
+        loop {
+            assert!(!asking.is_avoided(), "it takes what it is sent");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let began = Instant::now();
+    let answer = tokio::select! {
+        answer = asked => answer,
+        () = watched => unreachable!("it goes on for ever"),
+    };
+    assert_eq!(answer, (200, "read".to_owned()));
+    assert!(began.elapsed() > SILENT_MAX, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
