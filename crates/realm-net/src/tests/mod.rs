@@ -13,6 +13,7 @@ mod meeting;
 mod relays;
 mod restarts;
 mod ways;
+mod windows;
 mod world;
 
 use libp2p::StreamProtocol;
