@@ -55,7 +55,9 @@ impl Dial for Node {
         self.dialled.fetch_add(1, Relaxed);
         let mut now = self.now.clone();
         Box::pin(async move {
-            let speaks = now.wait_for(|now| ![Now::Silent, Now::Busy].contains(now)).await;
+            let speaks = now
+                .wait_for(|now| ![Now::Silent, Now::Busy].contains(now))
+                .await;
             let born = speaks.map_or(Now::Gone, |now| *now);
             if born == Now::Gone {
                 return Err(io::ErrorKind::NotConnected.into());
