@@ -12,6 +12,7 @@ mod backend;
 mod config;
 mod connection;
 mod far;
+pub mod fastcgi;
 mod forwarded;
 mod headers;
 mod host;

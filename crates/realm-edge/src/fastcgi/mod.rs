@@ -1,0 +1,173 @@
+//! FastCGI 1.0 as bytes: what a web server sends becomes events, what an application says becomes
+//! records. No sockets, no clocks, no requests of HTTP.
+//!
+//! Everything a peer declares is a claim: nothing is allocated from a length before the bytes are there,
+//! each thing that a peer can make more of has a limit, and the same bytes give the same events however
+//! they are cut.
+
+mod decode;
+mod params;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use bytes::{Bytes, BytesMut};
+
+pub use decode::Decoder;
+pub use params::{BadParams, Params};
+use record::Kind;
+
+/// What a web server may ask of an application. It may filter files as well, which nobody does here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// To answer a request.
+    Responder,
+    /// To say whether a request may pass.
+    Authorizer,
+}
+
+/// How much of the parameters of one request is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParamsLimits {
+    /// Bytes of all names and values.
+    pub bytes_max: usize,
+    /// Pairs.
+    pub pairs_max: usize,
+    /// Bytes of one name.
+    pub name_bytes_max: usize,
+}
+
+impl Default for ParamsLimits {
+    fn default() -> Self {
+        Self {
+            bytes_max: 64 * 1024,
+            pairs_max: 200,
+            name_bytes_max: 256,
+        }
+    }
+}
+
+/// How much of one connection is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests at once on one connection; one more hears `OVERLOADED`.
+    pub requests_max: usize,
+    /// Of each request.
+    pub params: ParamsLimits,
+    /// What `FCGI_MAX_CONNS` says: connections at once of all peers.
+    pub connections_told: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            requests_max: 32,
+            params: ParamsLimits::default(),
+            connections_told: 1024,
+        }
+    }
+}
+
+/// What a web server said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A request, with all its parameters.
+    Request {
+        /// By which it is told from others of the connection until it has ended.
+        id: u16,
+        /// What is asked.
+        role: Role,
+        /// What it is about.
+        params: Params,
+    },
+    /// A request whose parameters are not taken: it is to be answered and ended like any other.
+    Bad {
+        /// The request.
+        id: u16,
+        /// Why.
+        reason: BadParams,
+    },
+    /// Bytes of the body of a request.
+    Stdin {
+        /// The request.
+        id: u16,
+        /// At least one.
+        bytes: Bytes,
+    },
+    /// The body has ended.
+    StdinEnd {
+        /// The request.
+        id: u16,
+    },
+    /// Nobody waits for the answer any more; the request is to be ended as soon as it can be.
+    Abort {
+        /// The request.
+        id: u16,
+    },
+    /// To be written before anything else is read, so that who asks without end waits for himself.
+    Reply(Bytes),
+}
+
+/// Why a connection cannot be read any further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Fault {
+    /// It is no FastCGI, or of a version that nobody has.
+    #[error("a record of version {0}: the peer does not speak FastCGI 1.0")]
+    Version(u8),
+    /// A record of a request with the id of the connection itself.
+    #[error("a record of a request has the id 0")]
+    NoId,
+    /// A record has a length that its kind cannot have.
+    #[error("a record is shorter or longer than its kind can be")]
+    Length,
+    /// A request begins that has begun.
+    #[error("a request begins a second time")]
+    Twice,
+    /// Parameters after their end, or a body before that or after its own.
+    #[error("a record comes out of turn")]
+    Order,
+}
+
+/// How a request ended, for the web server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// It was carried out.
+    Complete,
+    /// There is no room for it.
+    Overloaded,
+    /// Nobody has this role here.
+    UnknownRole,
+}
+
+impl Status {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Complete => 0,
+            Self::Overloaded => 2,
+            Self::UnknownRole => 3,
+        }
+    }
+}
+
+/// Writes bytes of an answer, head or body, to `out`; nothing for none.
+pub fn put_stdout(out: &mut BytesMut, id: u16, bytes: &[u8]) {
+    record::put_stream(out, Kind::Stdout, id, bytes);
+}
+
+/// Writes bytes for the log of the web server; nothing for none.
+pub fn put_stderr(out: &mut BytesMut, id: u16, bytes: &[u8]) {
+    record::put_stream(out, Kind::Stderr, id, bytes);
+}
+
+/// Writes the end of a request, and of its answer: `app_status` is 0 unless something went wrong after
+/// the head of the answer had left.
+pub fn put_end(out: &mut BytesMut, id: u16, status: Status, app_status: u32) {
+    record::put(out, Kind::Stdout, id, &[]);
+    put_end_request(out, id, status, app_status);
+}
+
+fn put_end_request(out: &mut BytesMut, id: u16, status: Status, app_status: u32) {
+    let [a, b, c, d] = app_status.to_be_bytes();
+    let body = [a, b, c, d, status.byte(), 0, 0, 0];
+    record::put(out, Kind::EndRequest, id, &body);
+}
