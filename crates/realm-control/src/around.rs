@@ -471,7 +471,12 @@ impl Around {
             let mut since = edition.failed.iter().filter(|entry| **entry > edition.aim);
             since.all(|entry| failed.contains(entry))
         };
-        let heard = head.is_some_and(|head| head >= edition.entry)
+        // Who is drained or cordoned changes the places of others, and with them the turns: who goes by
+        // another list of nodes goes by another rule, and means another place by the same number. A node
+        // of an older version does not say.
+        let same_places = said.authority.is_none_or(|seq| seq == self.authority);
+        let heard = same_places
+            && head.is_some_and(|head| head >= edition.entry)
             && (!edition.reverts() || of_component.is_some_and(|said| knows(&said.failed)));
         let (up, ready) = match of_component {
             None if said.is_cut => (true, heard && !edition.reverts()),
@@ -490,7 +495,7 @@ impl Around {
         SeatFact {
             heard,
             up: up && said.is_reached,
-            ready: ready && said.is_reached,
+            ready: ready && said.is_reached && same_places,
         }
     }
 }

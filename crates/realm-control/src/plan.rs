@@ -390,6 +390,8 @@ impl Steps {
 }
 
 #[cfg(test)]
+mod moved;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod runs;

@@ -10,7 +10,7 @@ use super::Replicas;
 use super::wanted::Wanted;
 use crate::around::{Around, Edition};
 use crate::desired::Desired;
-use crate::gates::{Gate, SeatFact, gates};
+use crate::gates::{Begun, Gate, SeatFact, gates};
 
 /// What this node has of a component.
 pub(super) struct Own<'a> {
@@ -26,6 +26,8 @@ pub(super) struct Own<'a> {
 pub(super) struct Turns {
     /// By slot. Of slots beyond it is always the turn.
     gates: Vec<Gate>,
+    /// By slot: whether a new replica is one too many beside the old one.
+    gives_up: Vec<bool>,
     /// When to look again: the next replica has been healthy for long enough by then.
     pub(super) look_at: Option<Millis>,
     /// What this node says of its places.
@@ -42,6 +44,14 @@ impl Turns {
     pub(super) fn of(&self, slot: u32) -> Gate {
         let slot = usize::try_from(slot).unwrap_or(usize::MAX);
         self.gates.get(slot).copied().unwrap_or(Gate::StartFirst)
+    }
+
+    /// Whether a new replica that starts in a slot beside an old one ends: the old one goes on, and it is
+    /// not its turn to stop.
+    pub(super) fn gives_up(&self, slot: u32) -> bool {
+        let index = usize::try_from(slot).unwrap_or(usize::MAX);
+        let is_too_many = self.gives_up.get(index).copied().unwrap_or_default();
+        is_too_many && self.of(slot) == Gate::Shut
     }
 }
 
@@ -120,6 +130,17 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
             unavailable: budget.unavailable.max(1),
         };
     }
+    let begun = |(slot, (_, index, _)): (u32, &(bool, usize, u32))| {
+        let is_doubled = own.is_doubled(wanted, slot);
+        is_doubled.then(|| Begun::of(&facts, budget, *index))
+    };
+    let begun: Vec<Option<Begun>> = (0u32..).zip(&mine).map(begun).collect();
+    for ((begun, said), (_, index, _)) in begun.iter().zip(&mut turns.seats).zip(&mine) {
+        // It counts as down until it is done.
+        let is_open = *begun != Some(Begun::OutOfTurn);
+        facts[*index].up &= is_open;
+        said.up &= is_open;
+    }
     let mut gates = gates(&facts, budget);
     turns.waits_for = waits_for(&facts, &holders);
     turns.failed = edition.failed.contains(&entry);
@@ -132,6 +153,8 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
         }
     }
     turns.gates = mine.iter().map(|(_, index, _)| gates[*index]).collect();
+    let too_many = |begun: &Option<Begun>| *begun == Some(Begun::OneTooMany);
+    turns.gives_up = begun.iter().map(too_many).collect();
     turns
 }
 
@@ -142,10 +165,14 @@ fn waits_for(facts: &[SeatFact], holders: &[Option<&NodeName>]) -> Option<String
         holders.get(index).copied().flatten()
     };
     if let Some(node) = first(&|fact| !fact.heard) {
-        return Some(format!("node `{node}` has not heard of this version yet"));
+        return Some(format!(
+            "node `{node}` has not heard of this version yet, or not of the same nodes"
+        ));
     }
     if let Some(node) = first(&|fact| !fact.up) {
-        return Some(format!("a replica on node `{node}` is down"));
+        return Some(format!(
+            "a replica on node `{node}` is down, or in the middle of being replaced"
+        ));
     }
     let node = first(&|fact| !fact.ready)?;
     Some(format!("the next one is on node `{node}`"))
@@ -160,6 +187,14 @@ struct Place {
 }
 
 impl Own<'_> {
+    /// Whether the wanted version starts in a place beside an older one.
+    fn is_doubled(&self, wanted: &Wanted<'_>, slot: u32) -> bool {
+        let mut here = self.replicas.iter().filter(|(id, _)| id.slot == slot);
+        here.any(|(id, state)| {
+            id.revision == wanted.revision && matches!(state, ReplicaState::Starting { .. })
+        }) && self.place(wanted, slot).up
+    }
+
     fn place(&self, wanted: &Wanted<'_>, slot: u32) -> Place {
         let healthy = |is_new: bool| {
             self.replicas.iter().find_map(|(id, state)| match state {

@@ -1,0 +1,284 @@
+//! A rollout in the middle of which a node is drained, so that the places of the others, and with them the
+//! turns, are others: never more are doubled than may be, and it goes on to its end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use realm_model::action::{Action, Plan};
+use realm_model::entry::{Body, ChainId, SetNode};
+use realm_model::name::NodeName;
+use realm_model::observed::{
+    Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision,
+};
+use realm_model::record::{ComponentSummary, NodeBody};
+
+use super::plan;
+use crate::around::Around;
+use crate::place::place;
+use crate::testing::{Realm, approval, component_name, node_key, node_name, pin};
+
+const NODES: [&str; 5] = ["n0", "n1", "n2", "n3", "n4"];
+
+const NOW: Millis = Millis(100_000);
+
+/// Who has heard that a node is drained while a replica of another one is being replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    All,
+    AllOthers,
+    TheOne,
+}
+
+/// Nodes that replace the replicas of one component.
+struct Scene {
+    /// What each node has in force, and what runs there.
+    nodes: BTreeMap<NodeName, (Realm, Observed)>,
+    said: BTreeMap<NodeName, NodeBody>,
+}
+
+impl Scene {
+    /// The old version serves everywhere, and the new one is signed.
+    fn new((surge, unavailable): (usize, usize)) -> Self {
+        let mut realm = Realm::found();
+        for name in NODES {
+            realm.submit(approval(name, &[])).expect("an approval");
+        }
+        let text = format!(
+            "[components.app]\nsource = 'file:a'\n[routing]\n'*' = [{{ path = '/', component = 'app', \
+             replicas = 8, max_surge = {surge}, max_unavailable = {unavailable} }}]\n"
+        );
+        realm.apply(&text, &[("app", "old")]);
+        let old = revision(&realm);
+        realm.apply(&text, &[("app", "new")]);
+        let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
+        let placement = place(desired, authority, &|_, _| false);
+        let nodes = NODES.map(|name| {
+            let name = node_name(name);
+            let mut observed = Observed::default();
+            let artifact = Artifact {
+                digest: pin("new").digest,
+                fuel: false,
+            };
+            observed.artifacts.insert(artifact, ArtifactState::Ready);
+            for slot in 0..placement.share(&component_name("app"), &name) {
+                observed.replicas.insert(replica(old, slot), healthy());
+            }
+            (name, (realm.clone(), observed))
+        });
+        let mut scene = Self {
+            nodes: nodes.into(),
+            said: BTreeMap::new(),
+        };
+        // What one says rests on what the others said.
+        for _ in 0..2 {
+            for name in NODES {
+                let _ = scene.looks(&node_name(name));
+            }
+        }
+        scene
+    }
+
+    /// A node plans, and the others hear how it stands.
+    fn looks(&mut self, name: &NodeName) -> Plan {
+        let (realm, observed) = &self.nodes[name];
+        let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
+        let placement = place(desired, authority, &|_, _| false);
+        let around = Around::of(
+            placement.into(),
+            authority.head.seq,
+            self.said.iter(),
+            name,
+            &BTreeSet::new(),
+            observed,
+        );
+        let planned = plan(desired, authority, name, observed, &around, NOW);
+        let mut body = NodeBody::of(name.clone());
+        body.heads = [ChainId::Authority, ChainId::DEFAULT]
+            .map(|chain| realm.ledger.head(chain).of(chain))
+            .into();
+        let summary = planned.reports.iter().map(|report| ComponentSummary {
+            name: report.component.to_string(),
+            namespace: String::new(),
+            wanted: report.wanted,
+            healthy: report.healthy,
+            state: String::new(),
+            code: String::new(),
+            reason: String::new(),
+            digest: report.digest,
+            serving: Some(report.serving),
+            seats: Some(report.seats.clone()),
+            failed: None,
+        });
+        body.components = summary.collect();
+        self.said.insert(name.clone(), body);
+        planned
+    }
+
+    /// Lets all act until nobody has anything to do, or `until` starts a replica beside an old one: which
+    /// is under way then, and returned. Everything else is healthy, or gone, at once. Adds to `most` how
+    /// many were doubled at the same time.
+    fn goes_on(&mut self, until: Option<&NodeName>, most: &mut usize) -> Option<u32> {
+        let mut quiet = 0;
+        while quiet < 2 {
+            quiet += 1;
+            for name in NODES.map(node_name) {
+                let actions = self.looks(&name).actions;
+                let (_, observed) = self.nodes.get_mut(&name).expect("it is there");
+                let mut begun = Vec::new();
+                for action in actions {
+                    match action {
+                        Action::Start(id) => begun.push(id),
+                        Action::Drain { replica: id, .. } | Action::Stop(id) => {
+                            observed.replicas.remove(&id);
+                        }
+                        // Nobody asks for anything here.
+                        Action::Route(_)
+                        | Action::Fetch { .. }
+                        | Action::Compile(_)
+                        | Action::Handle { .. } => continue,
+                    }
+                    quiet = 0;
+                }
+                for id in &begun {
+                    observed.replicas.insert(id.clone(), starting());
+                }
+                *most = self.doubled().max(*most);
+                let (_, observed) = self.nodes.get_mut(&name).expect("it is there");
+                for id in begun {
+                    let is_old = |other: &ReplicaId| other.slot == id.slot && *other != id;
+                    let is_doubled = observed.replicas.keys().any(is_old);
+                    if is_doubled && until == Some(&name) {
+                        return Some(id.slot);
+                    }
+                    observed.replicas.retain(|other, _| !is_old(other));
+                    observed.replicas.insert(id, healthy());
+                }
+            }
+        }
+        None
+    }
+
+    /// Places in which both versions run.
+    fn doubled(&self) -> usize {
+        let here = self.nodes.values().map(|(_, observed)| {
+            let slots: BTreeSet<u32> = observed.replicas.keys().map(|id| id.slot).collect();
+            observed.replicas.len() - slots.len()
+        });
+        here.sum()
+    }
+
+    /// A node hears that `drained` is.
+    fn hears(&mut self, name: &NodeName, drained: &str) {
+        let (realm, _) = self.nodes.get_mut(name).expect("it is there");
+        let body = Body::SetNode(SetNode {
+            key: node_key(drained),
+            cordoned: true,
+            drained: true,
+        });
+        realm.submit(body).expect("it was not drained");
+    }
+}
+
+fn revision(realm: &Realm) -> Revision {
+    let desired = realm.ledger.desired();
+    let revision = desired.revision_of(&component_name("app"), &node_name("n0"));
+    revision.expect("it is wanted")
+}
+
+fn replica(revision: Revision, slot: u32) -> ReplicaId {
+    ReplicaId {
+        component: component_name("app"),
+        revision,
+        slot,
+    }
+}
+
+const fn healthy() -> ReplicaState {
+    ReplicaState::Healthy { since: Millis(0) }
+}
+
+const fn starting() -> ReplicaState {
+    ReplicaState::Starting {
+        since: NOW,
+        last_failure: None,
+    }
+}
+
+/// `one` is replacing a replica when `drained` is drained. Whether it ever does beside the old one.
+fn check(budget: (usize, usize), one: &str, drained: &str, heard: Heard) -> bool {
+    let what = format!("{budget:?}, {one} is at it, {drained} is drained, {heard:?}");
+    let mut scene = Scene::new(budget);
+    let one = node_name(one);
+    let mut most = 0;
+    let Some(slot) = scene.goes_on(Some(&one), &mut most) else {
+        return false;
+    };
+    let others = NODES.map(node_name).into_iter().filter(|name| *name != one);
+    for name in others.filter(|_| heard != Heard::TheOne) {
+        scene.hears(&name, drained);
+    }
+    if heard != Heard::AllOthers {
+        scene.hears(&one, drained);
+    }
+    // By the places that there are now it may be another one's turn.
+    let _ = scene.goes_on(None, &mut most);
+    assert!(most <= budget.0, "{what}: {most} are doubled");
+    let behind = scene.nodes.iter().filter(|(_, (realm, _))| {
+        let nodes = &realm.ledger.authority().nodes;
+        !nodes[&node_name(drained)].drained
+    });
+    let behind: Vec<NodeName> = behind.map(|(name, _)| name.clone()).collect();
+    for name in behind {
+        scene.hears(&name, drained);
+    }
+    let _ = scene.goes_on(None, &mut most);
+    assert!(
+        most <= budget.0,
+        "{what}: {most} are doubled, when all have heard"
+    );
+    // What was begun is done, if it was not given up.
+    let (realm, observed) = scene.nodes.get_mut(&one).expect("it is there");
+    let new = replica(revision(realm), slot);
+    if observed.replicas.contains_key(&new) {
+        observed.replicas.insert(new.clone(), healthy());
+        let is_old = |id: &ReplicaId| id.slot == slot && *id != new;
+        observed.replicas.retain(|id, _| !is_old(id));
+    }
+    let _ = scene.goes_on(None, &mut most);
+    assert!(
+        most <= budget.0,
+        "{what}: {most} are doubled, after the first one"
+    );
+    for (name, (realm, observed)) in &scene.nodes {
+        let new = revision(realm);
+        let is_done = observed.replicas.keys().all(|id| id.revision == new);
+        assert!(
+            is_done || name.as_str() == drained,
+            "{what}: {name} has {:?}",
+            observed.replicas
+        );
+    }
+    true
+}
+
+/// All pairs of nodes, with so many doubled and missing at once.
+fn check_all(heard: Heard) {
+    for budget in [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)] {
+        let pairs = NODES.iter().flat_map(|one| {
+            let others = NODES.iter().filter(move |drained| *drained != one);
+            others.map(move |drained| (*one, *drained))
+        });
+        let begun = pairs.filter(|(one, drained)| check(budget, one, drained, heard));
+        assert!(begun.count() > 0, "{budget:?}");
+    }
+}
+
+#[test]
+fn what_is_being_replaced_keeps_its_turn_when_the_places_change() {
+    check_all(Heard::All);
+}
+
+#[test]
+fn nobody_goes_by_other_places_than_the_others_do() {
+    check_all(Heard::AllOthers);
+    check_all(Heard::TheOne);
+}
