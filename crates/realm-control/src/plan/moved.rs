@@ -1,5 +1,5 @@
-//! A rollout in the middle of which a node is drained, so that the places of the others, and with them the
-//! turns, are others: never more are doubled than may be, and it goes on to its end.
+//! A rollout in the middle of which a node is drained, or left out of the routing, so that the places of the
+//! others, and with them the turns, are others: never more are doubled than may be, and it goes on to its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,12 +20,27 @@ const NODES: [&str; 5] = ["n0", "n1", "n2", "n3", "n4"];
 
 const NOW: Millis = Millis(100_000);
 
-/// Who has heard that a node is drained while a replica of another one is being replaced.
+/// Who has heard that a node shall have no replicas while one of another node is being replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
     All,
     AllOthers,
     TheOne,
+}
+
+/// How that is signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Drain,
+    Routing,
+}
+
+/// The manifest for nodes with a tag, or for all.
+fn manifest(selector: &str, [replicas, surge, unavailable]: [usize; 3]) -> String {
+    format!(
+        "[components.app]\nsource = 'file:a'\n[routing]\n'{selector}' = [{{ path = '/', component = 'app', \
+         replicas = {replicas}, max_surge = {surge}, max_unavailable = {unavailable} }}]\n"
+    )
 }
 
 /// Nodes that replace the replicas of one component.
@@ -37,15 +52,15 @@ struct Scene {
 
 impl Scene {
     /// The old version serves everywhere, and the new one is signed.
-    fn new([replicas, surge, unavailable]: [usize; 3]) -> Self {
+    fn new(budget: [usize; 3]) -> Self {
         let mut realm = Realm::found();
         for name in NODES {
-            realm.submit(approval(name, &[])).expect("an approval");
+            let others = NODES.into_iter().filter(|other| *other != name);
+            let tags: Vec<String> = others.map(|other| format!("not-{other}")).collect();
+            let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+            realm.submit(approval(name, &tags)).expect("an approval");
         }
-        let text = format!(
-            "[components.app]\nsource = 'file:a'\n[routing]\n'*' = [{{ path = '/', component = 'app', \
-             replicas = {replicas}, max_surge = {surge}, max_unavailable = {unavailable} }}]\n"
-        );
+        let text = manifest("*", budget);
         realm.apply(&text, &[("app", "old")]);
         let old = revision(&realm);
         realm.apply(&text, &[("app", "new")]);
@@ -157,6 +172,16 @@ impl Scene {
         None
     }
 
+    /// What a node began in a slot is healthy in the old one's stead, if it was not given up.
+    fn is_done(&mut self, name: &NodeName, slot: u32) {
+        let (realm, observed) = self.nodes.get_mut(name).expect("it is there");
+        let new = replica(revision(realm), slot);
+        if observed.replicas.contains_key(&new) {
+            observed.replicas.retain(|id, _| id.slot != slot);
+            observed.replicas.insert(new, healthy());
+        }
+    }
+
     /// Places in which both versions run.
     fn doubled(&self) -> usize {
         let here = self.nodes.values().map(|(_, observed)| {
@@ -166,15 +191,23 @@ impl Scene {
         here.sum()
     }
 
-    /// A node hears that `drained` is.
-    fn hears(&mut self, name: &NodeName, drained: &str) {
+    /// A node hears that `left` shall have no replicas.
+    fn hears(&mut self, name: &NodeName, left: &str, change: Change, budget: [usize; 3]) {
         let (realm, _) = self.nodes.get_mut(name).expect("it is there");
-        let body = Body::SetNode(SetNode {
-            key: node_key(drained),
-            cordoned: true,
-            drained: true,
-        });
-        realm.submit(body).expect("it was not drained");
+        match change {
+            Change::Drain => {
+                let body = Body::SetNode(SetNode {
+                    key: node_key(left),
+                    cordoned: true,
+                    drained: true,
+                });
+                realm.submit(body).expect("it was not drained");
+            }
+            Change::Routing => {
+                let text = manifest(&format!("tag:not-{left}"), budget);
+                realm.apply(&text, &[("app", "new")]);
+            }
+        }
     }
 }
 
@@ -203,82 +236,73 @@ const fn starting() -> ReplicaState {
     }
 }
 
-/// `one` is replacing a replica when `drained` is drained. Whether it ever does beside the old one.
-fn check(budget: [usize; 3], one: &str, drained: &str, heard: Heard) -> bool {
-    let what = format!("{budget:?}, {one} is at it, {drained} is drained, {heard:?}");
+/// `one` is replacing a replica when `left` loses its own. Whether it ever does so beside the old one.
+fn check(budget: [usize; 3], one: &str, left: &str, heard: Heard, change: Change) -> bool {
+    let what = format!("{budget:?}, {one} is at it, {left} leaves, {heard:?}, {change:?}");
     let mut scene = Scene::new(budget);
     let one = node_name(one);
     let mut most = 0;
     let Some(slot) = scene.goes_on(Some(&one), &mut most) else {
         return false;
     };
-    let others = NODES.map(node_name).into_iter().filter(|name| *name != one);
-    for name in others.filter(|_| heard != Heard::TheOne) {
-        scene.hears(&name, drained);
-    }
-    if heard != Heard::AllOthers {
-        scene.hears(&one, drained);
+    let (first, then): (Vec<NodeName>, Vec<NodeName>) =
+        NODES
+            .map(node_name)
+            .into_iter()
+            .partition(|name| match heard {
+                Heard::All => true,
+                Heard::AllOthers => *name != one,
+                Heard::TheOne => *name == one,
+            });
+    for name in &first {
+        scene.hears(name, left, change, budget);
     }
     // By the places that there are now it may be another one's turn.
     let _ = scene.goes_on(None, &mut most);
     assert!(most <= budget[1], "{what}: {most} are doubled");
-    let behind = scene.nodes.iter().filter(|(_, (realm, _))| {
-        let nodes = &realm.ledger.authority().nodes;
-        !nodes[&node_name(drained)].drained
-    });
-    let behind: Vec<NodeName> = behind.map(|(name, _)| name.clone()).collect();
-    for name in behind {
-        scene.hears(&name, drained);
+    for name in &then {
+        scene.hears(name, left, change, budget);
     }
     let _ = scene.goes_on(None, &mut most);
-    assert!(
-        most <= budget[1],
-        "{what}: {most} are doubled, when all have heard"
-    );
-    // What was begun is done, if it was not given up.
-    let (realm, observed) = scene.nodes.get_mut(&one).expect("it is there");
-    let new = replica(revision(realm), slot);
-    if observed.replicas.contains_key(&new) {
-        observed.replicas.insert(new.clone(), healthy());
-        let is_old = |id: &ReplicaId| id.slot == slot && *id != new;
-        observed.replicas.retain(|id, _| !is_old(id));
-    }
+    assert!(most <= budget[1], "{what}: {most} are doubled, at last");
+    scene.is_done(&one, slot);
     let _ = scene.goes_on(None, &mut most);
-    assert!(
-        most <= budget[1],
-        "{what}: {most} are doubled, after the first one"
-    );
+    assert!(most <= budget[1], "{what}: {most} are doubled, after that");
     for (name, (realm, observed)) in &scene.nodes {
         let new = revision(realm);
         let is_done = observed.replicas.keys().all(|id| id.revision == new);
-        assert!(
-            is_done || name.as_str() == drained,
-            "{what}: {name} has {:?}",
-            observed.replicas
-        );
+        let is_right = is_done || name.as_str() == left;
+        assert!(is_right, "{what}: {name} has {:?}", observed.replicas);
     }
     true
 }
 
 /// All pairs of nodes, with so many replicas, and so many of them doubled and missing at once.
-fn check_all(heard: Heard) {
+fn check_all(heard: Heard, change: Change) {
     for budget in [[8, 1, 0], [8, 2, 0], [8, 1, 2], [10, 1, 1], [10, 2, 1]] {
         let pairs = NODES.iter().flat_map(|one| {
-            let others = NODES.iter().filter(move |drained| *drained != one);
-            others.map(move |drained| (*one, *drained))
+            let others = NODES.iter().filter(move |left| *left != one);
+            others.map(move |left| (*one, *left))
         });
-        let begun = pairs.filter(|(one, drained)| check(budget, one, drained, heard));
+        let begun = pairs.filter(|(one, left)| check(budget, one, left, heard, change));
         assert!(begun.count() > 0, "{budget:?}");
     }
 }
 
 #[test]
 fn what_is_being_replaced_keeps_its_turn_when_the_places_change() {
-    check_all(Heard::All);
+    check_all(Heard::All, Change::Drain);
+    check_all(Heard::All, Change::Routing);
 }
 
 #[test]
-fn nobody_goes_by_other_places_than_the_others_do() {
-    check_all(Heard::AllOthers);
-    check_all(Heard::TheOne);
+fn nobody_goes_by_other_nodes_than_the_others_do() {
+    check_all(Heard::AllOthers, Change::Drain);
+    check_all(Heard::TheOne, Change::Drain);
+}
+
+#[test]
+fn nobody_goes_by_another_routing_than_the_others_do() {
+    check_all(Heard::AllOthers, Change::Routing);
+    check_all(Heard::TheOne, Change::Routing);
 }

@@ -62,8 +62,10 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
     else {
         return turns;
     };
+    let state = desired.namespaces.get(&namespace);
     let edition = Edition {
         namespace,
+        places: state.map_or(0..=entry, |state| state.placed()..=state.head.seq),
         entry,
         aim: wanted.entry,
         failed: around.failures_of(own.component),
