@@ -212,8 +212,12 @@ impl Scene {
 }
 
 fn revision(realm: &Realm) -> Revision {
+    revision_on(realm, "n0")
+}
+
+fn revision_on(realm: &Realm, node: &str) -> Revision {
     let desired = realm.ledger.desired();
-    let revision = desired.revision_of(&component_name("app"), &node_name("n0"));
+    let revision = desired.revision_of(&component_name("app"), &node_name(node));
     revision.expect("it is wanted")
 }
 
@@ -305,4 +309,55 @@ fn nobody_goes_by_other_nodes_than_the_others_do() {
 fn nobody_goes_by_another_routing_than_the_others_do() {
     check_all(Heard::AllOthers, Change::Routing);
     check_all(Heard::TheOne, Change::Routing);
+}
+
+/// A node that takes no other places is all that is left, or thinks so: what was on the others is missing.
+#[test]
+fn who_is_left_alone_takes_nothing_down_beside_what_is_missing() {
+    let drained = |gone: bool| {
+        let mut realm = Realm::found();
+        for name in ["here", "there"] {
+            realm.submit(approval(name, &[])).expect("an approval");
+        }
+        let text = manifest("*", [4, 0, 2]);
+        realm.apply(&text, &[("app", "old")]);
+        let old = revision_on(&realm, "here");
+        realm.apply(&text, &[("app", "new")]);
+        let cordon = Body::SetNode(SetNode {
+            key: node_key("here"),
+            cordoned: true,
+            drained: false,
+        });
+        realm.submit(cordon).expect("it was not cordoned");
+        let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
+        let placement = place(desired, authority, &|name, _| {
+            gone && name.as_str() == "there"
+        });
+        let mut observed = Observed::default();
+        let artifact = Artifact {
+            digest: pin("new").digest,
+            fuel: false,
+        };
+        observed.artifacts.insert(artifact, ArtifactState::Ready);
+        let here = node_name("here");
+        for slot in 0..placement.share(&component_name("app"), &here) {
+            observed.replicas.insert(replica(old, slot), healthy());
+        }
+        let around = Around::unheard(placement.into());
+        let planned = plan(desired, authority, &here, &observed, &around, NOW);
+        let drains = planned
+            .actions
+            .iter()
+            .filter(|action| matches!(action, Action::Drain { .. }));
+        let waits = planned.reports.iter().flat_map(|report| &report.waiting_on);
+        let waits: Vec<String> = waits.map(|one| one.message.clone()).collect();
+        (drains.count(), waits.concat())
+    };
+    let (count, waits) = drained(true);
+    assert_eq!(count, 0, "{waits}");
+    assert!(waits.contains("all nodes are gone"), "{waits}");
+    // While the other one is there it has to be asked.
+    let (count, waits) = drained(false);
+    assert_eq!(count, 0, "{waits}");
+    assert!(waits.contains("`there` has not heard"), "{waits}");
 }

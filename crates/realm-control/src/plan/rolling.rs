@@ -78,6 +78,7 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
         return turns;
     }
     let upkeep = placed.upkeep;
+    let homeless = around.placement.homeless(own.component);
     let mut facts = Vec::new();
     let mut holders = Vec::new();
     let mut mine = Vec::new();
@@ -95,10 +96,12 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
                 others_wait |= !fact.ready;
                 facts.push(fact);
             }
-            // Of a place that nobody can have nothing is awaited; the rows stay as they are.
+            // Of a place that nobody can have nothing is awaited; the rows stay as they are. Where it might
+            // be on any node, and those are gone, it is missing: on the other side of a cut as many may be
+            // taken down.
             None => facts.push(SeatFact {
                 heard: true,
-                up: true,
+                up: homeless == 0,
                 ready: true,
             }),
         }
@@ -144,7 +147,10 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
         said.up &= is_open;
     }
     let mut gates = gates(&facts, budget);
-    turns.waits_for = waits_for(&facts, &holders);
+    turns.waits_for = match homeless {
+        0 => waits_for(&facts, &holders),
+        _ => Some("all nodes are gone that could have the other ones".to_owned()),
+    };
     turns.failed = edition.failed.contains(&entry);
     turns.undone = turns.failed && upkeep.on_fail == OnFail::Revert;
     if edition.failed.contains(&edition.aim) {
