@@ -174,7 +174,7 @@ fn waits_for(facts: &[SeatFact], holders: &[Option<&NodeName>]) -> Option<String
     };
     if let Some(node) = first(&|fact| !fact.heard) {
         return Some(format!(
-            "node `{node}` has not heard of this version yet, or not of the same nodes"
+            "node `{node}` has not heard of this version yet, or not of the same nodes and routes"
         ));
     }
     if let Some(node) = first(&|fact| !fact.up) {

@@ -263,6 +263,19 @@ fn drained_nodes_leave_no_gap() {
     seeds(0, CALM);
 }
 
+/// Seeds beyond those that are always run, of which each showed a mistake once.
+#[test]
+fn what_was_found_once_stays_mended() {
+    // A node is drained, and the turns are others, while a replica is being replaced.
+    for seed in [713, 2_269, 5_705, 12_467, 13_486, 20_462] {
+        run(seed, CALM).unwrap_or_else(|why| panic!("calm, seed {seed}: {why}"));
+    }
+    // Four broken builds in a row; two sides of a cut that both take down what they may.
+    for seed in [21_887, 39_006, 39_873] {
+        run(seed, World::default()).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    }
+}
+
 /// What a world looks at finds nodes that go by another rule.
 #[test]
 fn planted_mistakes_are_found() {
