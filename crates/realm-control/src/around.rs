@@ -6,6 +6,7 @@ mod failed;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use realm_model::entry::{ChainId, NamespaceName};
@@ -122,6 +123,9 @@ pub(crate) struct Edition<'a> {
     pub(crate) entry: u64,
     /// The entry that is carried out: another one, if that one failed.
     pub(crate) aim: u64,
+    /// The entries of the namespace with which the places are those that they are here: from the last that
+    /// may have changed them to the last that is in force.
+    pub(crate) places: RangeInclusive<u64>,
     /// Entries whose rollouts failed.
     pub(crate) failed: &'a BTreeSet<u64>,
 }
@@ -480,7 +484,14 @@ impl Around {
             let mut since = edition.failed.iter().filter(|entry| **entry > edition.aim);
             since.all(|entry| failed.contains(entry))
         };
-        let heard = head.is_some_and(|head| head >= edition.entry)
+        // Who is drained or cordoned, and another routing, changes the places of others, and with them the
+        // turns: who goes by other nodes or routes goes by another rule, and means another place by the same
+        // number. What one has heard of, and this one not, may be such. A node of an older version does not
+        // say of which nodes it knows.
+        let same_places = said.authority.is_none_or(|seq| seq == self.authority)
+            && head.is_some_and(|head| edition.places.contains(&head));
+        let heard = same_places
+            && head.is_some_and(|head| head >= edition.entry)
             && (!edition.reverts() || of_component.is_some_and(|said| knows(&said.failed)));
         let (up, ready) = match of_component {
             None if said.is_cut => (true, heard && !edition.reverts()),
@@ -499,7 +510,7 @@ impl Around {
         SeatFact {
             heard,
             up: up && said.is_reached,
-            ready: ready && said.is_reached,
+            ready: ready && said.is_reached && same_places,
         }
     }
 }

@@ -3,8 +3,10 @@
 //! Every node decides about its own replicas by the same rule over what the others say of themselves.
 //! Each condition rests on something positive that a node said and does not take back: a view that is
 //! behind waits for too long, and never goes too far. The places are divided into as many rows as
-//! may be under way at once; in each row they go one after the other. Not here: who has which place
-//! (`place`), what is said (`around`), and how one replica takes over from another (`plan`).
+//! may be under way at once; in each row they go one after the other. Where the places themselves change
+//! in the middle of that, so do the turns: what is under way then is finished, and the others wait for it.
+//! Not here: who has which place (`place`), what is said (`around`), and how one replica takes over from
+//! another (`plan`).
 
 use realm_model::manifest::Budget;
 
@@ -13,10 +15,34 @@ use realm_model::manifest::Budget;
 pub(crate) struct SeatFact {
     /// Whether its node has heard of the version that is wanted, so that it goes by the same rule.
     pub(crate) heard: bool,
-    /// Whether a replica takes requests there, of whatever version.
+    /// Whether a replica takes requests there, of whatever version, and nothing is under way there that
+    /// the others cannot know of.
     pub(crate) up: bool,
     /// Whether the wanted version has been healthy there for long enough.
     pub(crate) ready: bool,
+}
+
+/// What is to become of a new replica that starts beside an old one in a place. It began when it was the
+/// turn of that place; by now the places may be others, and with them the turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begun {
+    /// It is its turn.
+    InTurn,
+    /// By the turns alone nobody would know of it: all wait for it.
+    OutOfTurn,
+    /// Where the old one stops first there are never two.
+    OneTooMany,
+}
+
+impl Begun {
+    pub(crate) fn of(seats: &[SeatFact], budget: Budget, index: usize) -> Self {
+        let rows = Rows::of(seats, budget);
+        match (rows.stops_first(index), rows.is_next(index)) {
+            (true, _) => Self::OneTooMany,
+            (false, false) => Self::OutOfTurn,
+            (false, true) => Self::InTurn,
+        }
+    }
 }
 
 /// What a place may do.
@@ -126,6 +152,31 @@ mod tests {
         check("urru", (1, 1), "SSSP");
         check("u", (1, 0), "S");
         check("", (1, 0), "");
+    }
+
+    #[test]
+    fn what_was_begun_may_be_out_of_turn() {
+        let fact = |letter| SeatFact {
+            heard: true,
+            up: true,
+            ready: letter == 'r',
+        };
+        let check = |seats: &str, (surge, unavailable), expected: &str| {
+            let seats: Vec<SeatFact> = seats.chars().map(fact).collect();
+            let budget = Budget { surge, unavailable };
+            let letter = |index| match Begun::of(&seats, budget, index) {
+                Begun::InTurn => '.',
+                Begun::OutOfTurn => 'o',
+                Begun::OneTooMany => 'm',
+            };
+            let found: String = (0..seats.len()).map(letter).collect();
+            assert_eq!(found, expected);
+        };
+        check("uuu", (1, 0), ".oo");
+        check("ruu", (1, 0), "o.o");
+        check("uuuu", (2, 0), "..oo");
+        check("uuuu", (1, 1), ".mom");
+        check("uuu", (0, 1), "mmm");
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct NamespaceState {
     lineage: BTreeMap<ComponentName, Vec<Settings>>,
     /// Component → the entry that made it another revision on some node.
     editions: BTreeMap<ComponentName, u64>,
+    /// The last entry that may have changed where replicas shall be.
+    placed: u64,
     /// App → how its requests are divided and were before.
     weights: BTreeMap<ComponentName, Weights>,
     /// Route → versions of its app that answered it before.
@@ -113,6 +115,7 @@ impl NamespaceState {
             since: BTreeMap::new(),
             lineage: BTreeMap::new(),
             editions: BTreeMap::new(),
+            placed: 0,
             weights: BTreeMap::new(),
             former: Former::new(),
         }
@@ -221,6 +224,12 @@ impl NamespaceState {
         self.editions.get(component).copied().unwrap_or_default()
     }
 
+    /// The last entry that may have changed where replicas shall be. Who has not heard of it means
+    /// another place by the same number.
+    pub(crate) const fn placed(&self) -> u64 {
+        self.placed
+    }
+
     /// What `component` ran with before the settings that are wanted, with the entry and the revision on `node`: the last
     /// that did not come by an entry in `failed`. `None` if what is wanted came by a restart, or
     /// nothing was before.
@@ -275,6 +284,12 @@ impl NamespaceState {
             &manifest,
             seq,
         );
+        let is_same = |before: &Arc<Manifest>| {
+            before.routing == manifest.routing && before.nodes == manifest.nodes
+        };
+        if !self.signed.as_ref().is_some_and(is_same) {
+            self.placed = seq;
+        }
         self.manifest = Some(weights::applied(&manifest, &self.weights, &self.former));
         self.signed = Some(manifest);
         self.manifest_text = Some(text);
@@ -300,6 +315,7 @@ impl NamespaceState {
     /// Divides the requests of an app otherwise.
     pub(crate) fn weigh(&mut self, body: &WeighBody, head: Head) {
         self.head = head;
+        self.placed = head.seq;
         let of_app = self.weights.entry(body.app.clone()).or_default();
         of_app.set(body, head.seq);
         if let Some(manifest) = &self.manifest {

@@ -387,6 +387,8 @@ impl Steps {
 }
 
 #[cfg(test)]
+mod moved;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod runs;

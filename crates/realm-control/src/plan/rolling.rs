@@ -10,7 +10,7 @@ use super::Replicas;
 use super::wanted::Wanted;
 use crate::around::{Around, Edition};
 use crate::desired::Desired;
-use crate::gates::{Gate, SeatFact, gates};
+use crate::gates::{Begun, Gate, SeatFact, gates};
 
 /// What this node has of a component.
 pub(super) struct Own<'a> {
@@ -26,6 +26,8 @@ pub(super) struct Own<'a> {
 pub(super) struct Turns {
     /// By slot. Of slots beyond it is always the turn.
     gates: Vec<Gate>,
+    /// By slot: whether a new replica is one too many beside the old one.
+    gives_up: Vec<bool>,
     /// When to look again: the next replica has been healthy for long enough by then.
     pub(super) look_at: Option<Millis>,
     /// What this node says of its places.
@@ -43,6 +45,14 @@ impl Turns {
         let slot = usize::try_from(slot).unwrap_or(usize::MAX);
         self.gates.get(slot).copied().unwrap_or(Gate::StartFirst)
     }
+
+    /// Whether a new replica that starts in a slot beside an old one ends: the old one goes on, and it is
+    /// not its turn to stop.
+    pub(super) fn gives_up(&self, slot: u32) -> bool {
+        let index = usize::try_from(slot).unwrap_or(usize::MAX);
+        let is_too_many = self.gives_up.get(index).copied().unwrap_or_default();
+        is_too_many && self.of(slot) == Gate::Shut
+    }
 }
 
 /// Whose turn it is.
@@ -52,8 +62,10 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
     else {
         return turns;
     };
+    let state = desired.namespaces.get(&namespace);
     let edition = Edition {
         namespace,
+        places: state.map_or(0..=entry, |state| state.placed()..=state.head.seq),
         entry,
         aim: wanted.entry,
         failed: around.failures_of(own.component),
@@ -66,6 +78,7 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
         return turns;
     }
     let upkeep = placed.upkeep;
+    let homeless = around.placement.homeless(own.component);
     let mut facts = Vec::new();
     let mut holders = Vec::new();
     let mut mine = Vec::new();
@@ -83,10 +96,12 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
                 others_wait |= !fact.ready;
                 facts.push(fact);
             }
-            // Of a place that nobody can have nothing is awaited; the rows stay as they are.
+            // Of a place that nobody can have nothing is awaited; the rows stay as they are. Where it might
+            // be on any node, and those are gone, it is missing: on the other side of a cut as many may be
+            // taken down.
             None => facts.push(SeatFact {
                 heard: true,
-                up: true,
+                up: homeless == 0,
                 ready: true,
             }),
         }
@@ -120,8 +135,22 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
             unavailable: budget.unavailable.max(1),
         };
     }
+    let begun = |(slot, (_, index, _)): (u32, &(bool, usize, u32))| {
+        let is_doubled = own.is_doubled(wanted, slot);
+        is_doubled.then(|| Begun::of(&facts, budget, *index))
+    };
+    let begun: Vec<Option<Begun>> = (0u32..).zip(&mine).map(begun).collect();
+    for ((begun, said), (_, index, _)) in begun.iter().zip(&mut turns.seats).zip(&mine) {
+        // It counts as down until it is done.
+        let is_open = *begun != Some(Begun::OutOfTurn);
+        facts[*index].up &= is_open;
+        said.up &= is_open;
+    }
     let mut gates = gates(&facts, budget);
-    turns.waits_for = waits_for(&facts, &holders);
+    turns.waits_for = match homeless {
+        0 => waits_for(&facts, &holders),
+        _ => Some("all nodes are gone that could have the other ones".to_owned()),
+    };
     turns.failed = edition.failed.contains(&entry);
     turns.undone = turns.failed && upkeep.on_fail == OnFail::Revert;
     if edition.failed.contains(&edition.aim) {
@@ -132,6 +161,8 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
         }
     }
     turns.gates = mine.iter().map(|(_, index, _)| gates[*index]).collect();
+    let too_many = |begun: &Option<Begun>| *begun == Some(Begun::OneTooMany);
+    turns.gives_up = begun.iter().map(too_many).collect();
     turns
 }
 
@@ -142,10 +173,14 @@ fn waits_for(facts: &[SeatFact], holders: &[Option<&NodeName>]) -> Option<String
         holders.get(index).copied().flatten()
     };
     if let Some(node) = first(&|fact| !fact.heard) {
-        return Some(format!("node `{node}` has not heard of this version yet"));
+        return Some(format!(
+            "node `{node}` has not heard of this version yet, or not of the same nodes and routes"
+        ));
     }
     if let Some(node) = first(&|fact| !fact.up) {
-        return Some(format!("a replica on node `{node}` is down"));
+        return Some(format!(
+            "a replica on node `{node}` is down, or in the middle of being replaced"
+        ));
     }
     let node = first(&|fact| !fact.ready)?;
     Some(format!("the next one is on node `{node}`"))
@@ -160,6 +195,14 @@ struct Place {
 }
 
 impl Own<'_> {
+    /// Whether the wanted version starts in a place beside an older one.
+    fn is_doubled(&self, wanted: &Wanted<'_>, slot: u32) -> bool {
+        let mut here = self.replicas.iter().filter(|(id, _)| id.slot == slot);
+        here.any(|(id, state)| {
+            id.revision == wanted.revision && matches!(state, ReplicaState::Starting { .. })
+        }) && self.place(wanted, slot).up
+    }
+
     fn place(&self, wanted: &Wanted<'_>, slot: u32) -> Place {
         let healthy = |is_new: bool| {
             self.replicas.iter().find_map(|(id, state)| match state {

@@ -104,7 +104,9 @@ impl Rollout {
             ..Self::default()
         };
         for (id, state) in &scene.replicas {
-            rollout.wind_down(scene, id, state, stays(id));
+            let is_starting = matches!(state, ReplicaState::Starting { .. });
+            let ends = is_starting && scene.is_wanted(id) && scene.turns.gives_up(id.slot);
+            rollout.wind_down(scene, id, state, stays(id) && !ends);
         }
         if let Some(wanted) = scene.wanted {
             rollout.start_new(scene, wanted, &groups);

@@ -350,7 +350,7 @@ fn a_new_version_waits_for_room() {
     assert_eq!(
         waiting,
         [
-            "1 replica not replaced yet: a replica on node `here` is down; version 2 keeps serving",
+            "1 replica not replaced yet: a replica on node `here` is down, or in the middle of being replaced; version 2 keeps serving",
             "1 replica not started until the old ones have finished their requests",
             "draining 2 old replicas, 2 requests in flight, at most 8.0 s",
         ]

@@ -6,6 +6,7 @@ use realm_model::observed::{Lease, Millis};
 use realm_model::record::{KeyBytes, NodeBody};
 
 use super::lists::Lists;
+use super::seeds::each_seed;
 use super::{Kind, Node, Sim};
 use crate::lease::{Input, Leases, Output, Said};
 use crate::plan::singletons;
@@ -165,7 +166,5 @@ fn run(seed: u64, prints: bool) -> Result<(), String> {
 /// end, where it shall be.
 #[test]
 fn cases_17_and_18_never_two_of_a_singleton() {
-    for seed in 0..200 {
-        run(seed, false).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-    }
+    each_seed(0, 200, run);
 }

@@ -3,6 +3,9 @@
 
 use super::Kind;
 
+/// How long a build is tried, where it is undone.
+pub(super) const DEADLINE_MS: u64 = 120_000;
+
 /// What the manifest says of where the replicas are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lists {
@@ -26,8 +29,11 @@ impl Lists {
             ..
         } = kind;
         let more = match kind.reverts {
-            true => ", on_fail = 'revert', progress_deadline = '2m'",
-            false => "",
+            true => {
+                let seconds = DEADLINE_MS / 1_000;
+                format!(", on_fail = 'revert', progress_deadline = '{seconds}s'")
+            }
+            false => String::new(),
         };
         let list = |selector: &str, path: &str, own: &str| {
             format!(
