@@ -14,17 +14,18 @@ use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
-use hyper::body::Incoming;
 
 use crate::backend::{Backend, Body, CallError, Elsewhere, RoutePrefix};
 use crate::config::EdgeLimits;
 use crate::connection::{Connection, Ending};
-use crate::headers::{REALM_PATH, REALM_TRACE, is_framing_clear, strip_request, strip_response};
+use crate::headers::{
+    REALM_PATH, REALM_TRACE, is_framing_clear, strip_request, strip_response, strip_vouched,
+};
 use crate::observe::{MethodClass, Observer, Protocol};
 use crate::origin::{self, Origin};
 use crate::path::second_reading;
 use crate::refusal::{ALLOWED_METHODS, Refusal};
-use crate::request_body::{self, Upload};
+use crate::request_body::{self, Arriving, Upload};
 use crate::response_body::{Record, Reply};
 use crate::table::{Table, Target};
 
@@ -47,7 +48,7 @@ enum Answer {
 pub(crate) async fn answer(
     edge: Arc<Edge>,
     connection: Arc<Connection>,
-    request: Request<Incoming>,
+    request: Request<Arriving>,
 ) -> Result<Response<Reply>, Infallible> {
     let mut record = Record::new(
         &edge.observer,
@@ -93,7 +94,7 @@ async fn dispatch(
     edge: &Edge,
     record: &mut Record,
     parts: &mut Parts,
-    body: Incoming,
+    body: Arriving,
 ) -> Result<Answer, Refusal> {
     let connection = Arc::clone(&record.connection);
     if !is_framing_clear(parts.version, &parts.headers) {
@@ -124,7 +125,9 @@ async fn dispatch(
     *request.uri_mut() = origin.uri(std::mem::take(&mut parts.uri))?;
     *request.headers_mut() = std::mem::take(&mut parts.headers);
     strip_request(request.headers_mut());
+    strip_vouched(request.headers_mut());
     origin.write(request.headers_mut());
+    connection.vouch(request.headers_mut());
     // Where nothing is told, nothing is allocated: most routes are for a whole host.
     if prefix.0 > 0 {
         request.extensions_mut().insert(prefix);

@@ -4,14 +4,14 @@
 //! Not the protocol: hyper speaks that. Times are nanoseconds since the connection's start,
 //! plus one, so that zero means "not so".
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
-use http::HeaderValue;
 use http::uri::Authority;
+use http::{HeaderMap, HeaderValue};
 use tokio::net::TcpStream;
 
 use crate::config::EdgeLimits;
@@ -36,6 +36,8 @@ pub(crate) struct Connection {
     /// The peer as `X-Forwarded-For` says it, made once.
     pub(crate) peer_value: HeaderValue,
     pub(crate) is_trusted: bool,
+    /// What a web server in front vouches for; `None`: the client itself is connected.
+    vouched: Option<HeaderMap>,
     /// The host of the first request: nearly all others name the same one.
     pub(crate) host: OnceLock<KnownHost>,
     started: Instant,
@@ -101,6 +103,7 @@ impl Connection {
             scheme: Scheme::Http,
             peer_value: HeaderValue::from_str(&peer.to_string()).expect("an address is ASCII"),
             is_trusted: is_trusted(peer),
+            vouched: None,
             host: OnceLock::new(),
             started: Instant::now(),
             is_http2: AtomicBool::new(false),
@@ -114,6 +117,33 @@ impl Connection {
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
             returned: Mutex::new(None),
+        }
+    }
+
+    /// One request of a client that is connected with a web server in front.
+    pub(crate) fn behind(
+        client: IpAddr,
+        scheme: Scheme,
+        vouched: HeaderMap,
+        is_trusted: impl Fn(IpAddr) -> bool,
+    ) -> Self {
+        let none = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        Self {
+            scheme,
+            vouched: Some(vouched),
+            ..Self::new(SocketAddr::new(client, 0), none, is_trusted)
+        }
+    }
+
+    /// Whether a web server is in front.
+    pub(crate) const fn is_behind(&self) -> bool {
+        self.vouched.is_some()
+    }
+
+    /// Adds what a web server vouches for.
+    pub(crate) fn vouch(&self, headers: &mut HeaderMap) {
+        for (name, value) in self.vouched.iter().flatten() {
+            headers.insert(name.clone(), value.clone());
         }
     }
 

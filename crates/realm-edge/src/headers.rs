@@ -28,6 +28,8 @@ pub(crate) const REALM_AGAIN: HeaderName = HeaderName::from_static("realm-again"
 pub(crate) const REALM_TRACE: HeaderName = HeaderName::from_static("realm-trace");
 /// The nodes that were asked, in order; `here` is the one that answers the client.
 pub(crate) const REALM_PATH: HeaderName = HeaderName::from_static("realm-path");
+/// What headers begin with that a web server in front vouches for: who its client is.
+pub(crate) const VOUCHED_PREFIX: &str = "x-realm-";
 /// What TCP proxies in front of HTTP servers set by custom; a guest may believe it.
 const X_REAL_IP: &str = "x-real-ip";
 const X_FORWARDED: &str = "x-forwarded-";
@@ -89,7 +91,10 @@ pub(crate) fn strip_response(headers: &mut HeaderMap) {
 /// included: a guest may merge trailers into the head that the edge made trustworthy.
 pub(crate) fn strip_request_trailers(headers: &mut HeaderMap) {
     remove_where(headers, |name| {
-        is_for_heads_only(name) || is_story_of_way(name) || is_misread(name)
+        is_for_heads_only(name)
+            || is_story_of_way(name)
+            || is_misread(name)
+            || name.as_str().starts_with(VOUCHED_PREFIX)
     });
 }
 
@@ -98,6 +103,11 @@ pub(crate) fn strip_response_trailers(headers: &mut HeaderMap) {
     remove_where(headers, |name| {
         is_for_heads_only(name) || *name == REALM_ERROR
     });
+}
+
+/// Removes what only a web server in front may say, who vouches for it.
+pub(crate) fn strip_vouched(headers: &mut HeaderMap) {
+    remove_where(headers, |name| name.as_str().starts_with(VOUCHED_PREFIX));
 }
 
 /// Removes the client's story of its way; a peer that is no trusted proxy may not tell one.

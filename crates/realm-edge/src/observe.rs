@@ -58,6 +58,8 @@ pub enum Protocol {
     Http11,
     /// HTTP/2.
     Http2,
+    /// FastCGI: a web server is in front.
+    FastCgi,
 }
 
 /// A method as a bounded label.
@@ -99,6 +101,7 @@ impl Protocol {
             Self::Http10 => "1.0",
             Self::Http11 => "1.1",
             Self::Http2 => "2",
+            Self::FastCgi => "fastcgi",
         }
     }
 }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep};
 use crate::backend::{Body, BoxError};
 use crate::config::EdgeLimits;
 use crate::connection::{Connection, Ending, Order};
+use crate::fastcgi::Stdin;
 use crate::headers::strip_request_trailers;
 use crate::refusal::Refusal;
 
@@ -42,6 +43,49 @@ pub(crate) const KEPT_BYTES_MAX: usize = 64 * 1024;
 /// How long a backend may take to let go of a body after its call has failed.
 const LETTING_GO_MAX: Duration = Duration::from_secs(1);
 
+/// A body as it comes from a client.
+pub(crate) enum Arriving {
+    /// Over HTTP.
+    Http(Incoming),
+    /// From a web server.
+    FastCgi(Stdin),
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Http(body) => {
+                let polled = Pin::new(body).poll_frame(context);
+                polled.map(|frame| frame.map(|frame| frame.map_err(BoxError::from)))
+            }
+            Self::FastCgi(body) => {
+                let polled = Pin::new(body).poll_frame(context);
+                polled.map(|frame| frame.map(|frame| frame.map_err(BoxError::from)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http(body) => body.is_end_stream(),
+            Self::FastCgi(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http(body) => body.size_hint(),
+            Self::FastCgi(body) => body.size_hint(),
+        }
+    }
+}
+
 /// What the edge knows of a body that it gave away.
 pub(crate) struct Upload {
     bytes: AtomicU64,
@@ -53,7 +97,7 @@ pub(crate) struct Upload {
 }
 
 struct Slot {
-    body: Option<Incoming>,
+    body: Option<Arriving>,
     /// Whether the body may still be given to another replica.
     is_retryable: bool,
     /// What was read of it.
@@ -69,7 +113,7 @@ pub(crate) fn empty() -> Body {
 }
 
 impl Upload {
-    pub(crate) fn new(body: Incoming) -> Arc<Self> {
+    pub(crate) fn new(body: Arriving) -> Arc<Self> {
         Arc::new(Self {
             bytes: AtomicU64::new(0),
             fault: AtomicU8::new(0),
@@ -184,7 +228,7 @@ struct RequestBody {
     upload: Arc<Upload>,
     connection: Arc<Connection>,
     /// `None` until the first read, so that an untouched body stays with the edge.
-    incoming: Option<Incoming>,
+    incoming: Option<Arriving>,
     /// What another backend read of it before.
     again: VecDeque<Bytes>,
     is_finished: bool,
@@ -210,9 +254,10 @@ impl RequestBody {
 
     /// An error of the transport. A client that went within its body waits for no answer; hyper
     /// notices that only when it has one to write, so the call is ended here.
-    fn broken(&self, error: hyper::Error) -> BoxError {
-        let cause = std::error::Error::source(&error)
-            .and_then(|cause| cause.downcast_ref::<io::Error>())
+    fn broken(&self, error: BoxError) -> BoxError {
+        let cause = error
+            .downcast_ref::<io::Error>()
+            .or_else(|| error.source()?.downcast_ref::<io::Error>())
             .map(io::Error::kind);
         match cause {
             Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
@@ -222,7 +267,7 @@ impl RequestBody {
                 if !self.connection.speaks_http2() {
                     self.connection.give_order(Order::Cut);
                 }
-                error.into()
+                error
             }
         }
     }

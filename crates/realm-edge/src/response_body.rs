@@ -72,7 +72,10 @@ impl Record {
             connection: Arc::clone(connection),
             started: Instant::now(),
             method: MethodClass::from(method),
-            protocol: Protocol::from(version),
+            protocol: match connection.is_behind() {
+                true => Protocol::FastCgi,
+                false => Protocol::from(version),
+            },
             group: None,
             upload: None,
             status: None,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,6 +23,7 @@ use crate::config::{EdgeLimits, HEADER_COUNT_MAX};
 use crate::connection::{Connection, Ending, Order};
 use crate::io::Socket;
 use crate::registry::Place;
+use crate::request_body::Arriving;
 use crate::stream::watch;
 
 /// How long a closing connection reads on, so that its client sees the answer and not a reset.
@@ -58,7 +61,10 @@ async fn drive(edge: Arc<Edge>, http: &Http, stream: TcpStream, connection: &Arc
         Order::Drain | Order::Evict | Order::Cut => Poll::Ready(None),
     });
     let Some(is_http2) = told.await else { return };
-    let service = service_fn(|request| answer(Arc::clone(&edge), Arc::clone(connection), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        let request = request.map(Arriving::Http);
+        answer(Arc::clone(&edge), Arc::clone(connection), request)
+    });
     let socket = TokioIo::new(socket);
     let result = if is_http2 {
         obey(http.http2.serve_connection(socket, service), connection).await

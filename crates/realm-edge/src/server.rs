@@ -4,12 +4,13 @@
 //! accepts.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::answer::Edge;
 use crate::config::Config;
 use crate::connection::{Connection, Order};
+use crate::fastcgi;
 use crate::observe::Observer;
 use crate::ports::{self, Port, PortTrouble, Ports};
 use crate::refusal;
@@ -73,7 +75,7 @@ struct Shared {
     stop: CancellationToken,
     listeners: TaskTracker,
     tasks: TaskTracker,
-    /// Streams of other nodes.
+    /// Streams of other nodes and of web servers.
     tunnels: TaskTracker,
     /// Ends what other nodes still wait for.
     cut: CancellationToken,
@@ -224,6 +226,33 @@ impl Handle {
                 () = serving => {}
                 () = cut.cancelled() => {}
             }
+        };
+        shared.tunnels.spawn_on(serving, &runtime);
+    }
+
+    /// Answers the requests that a web server brings over FastCGI. Whether it may bring any is for the caller
+    /// to know; `here` is whose requests they are where it does not say so. Returns at once.
+    pub fn serve_fastcgi(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        limits: fastcgi::Limits,
+        here: Option<IpAddr>,
+    ) {
+        let shared = &self.shared;
+        if !self.takes_nodes() {
+            return;
+        }
+        let seat = shared.workers.seat();
+        let runtime = seat.runtime.clone();
+        let edge = Arc::clone(&shared.edge);
+        let serving = fastcgi::serve(edge, stream, limits, here, shared.stop.clone());
+        let cut = shared.cut.clone();
+        let serving = async move {
+            tokio::select! {
+                () = serving => {}
+                () = cut.cancelled() => {}
+            }
+            drop(seat);
         };
         shared.tunnels.spawn_on(serving, &runtime);
     }

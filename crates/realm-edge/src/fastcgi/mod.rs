@@ -8,6 +8,9 @@
 mod decode;
 mod params;
 mod record;
+mod request;
+mod serve;
+mod stdin;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +19,8 @@ use bytes::{Bytes, BytesMut};
 pub use decode::Decoder;
 pub use params::{BadParams, Params};
 use record::Kind;
+pub(crate) use serve::serve;
+pub(crate) use stdin::Stdin;
 
 /// What a web server may ask of an application. It may filter files as well, which nobody does here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -9,6 +9,7 @@ mod bodies;
 mod clients;
 mod crowds;
 mod early;
+mod fastcgi;
 mod floods;
 mod hostile;
 mod lifecycle;

@@ -1,0 +1,452 @@
+//! Web servers that speak FastCGI, over streams in memory and record by record.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::BodyExt as _;
+use realm_edge::fastcgi::Limits;
+use realm_edge::{Outcome, Protocol};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::sync::mpsc;
+
+use crate::support::{Rig, backend, channel, data, mirror, named, request, soon, text, whole};
+
+const BEGIN: u8 = 1;
+const ABORT: u8 = 2;
+const END: u8 = 3;
+const PARAMS: u8 = 4;
+const STDIN: u8 = 5;
+const STDOUT: u8 = 6;
+
+const RESPONDER: u8 = 1;
+const AUTHORIZER: u8 = 2;
+const KEEP: u8 = 1;
+
+/// A web server's end of a connection.
+struct Server(DuplexStream);
+
+/// What came of a request: its answer, and whether it was ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Came {
+    answer: String,
+    has_ended: bool,
+}
+
+impl Server {
+    fn of(rig: &Rig) -> Self {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let here = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        rig.handle.serve_fastcgi(far, Limits::default(), here);
+        Self(near)
+    }
+
+    async fn record(&mut self, kind: u8, id: u16, content: &[u8]) {
+        let [id_high, id_low] = id.to_be_bytes();
+        let length = u16::try_from(content.len()).expect("short");
+        let [high, low] = length.to_be_bytes();
+        let head = [1, kind, id_high, id_low, high, low, 0, 0];
+        let record = [&head[..], content].concat();
+        soon(self.0.write_all(&record)).await.expect("it is taken");
+    }
+
+    async fn begin(&mut self, id: u16, role: u8, flags: u8, more: &[(&str, &str)]) {
+        self.record(BEGIN, id, &[0, role, flags, 0, 0, 0, 0, 0])
+            .await;
+        let plain = [
+            ("REQUEST_METHOD", "POST"),
+            ("REQUEST_URI", "/x?y"),
+            ("HTTP_HOST", "a.example"),
+            ("REMOTE_ADDR", "203.0.113.7"),
+        ];
+        let mut params = Vec::new();
+        for (name, value) in plain.iter().chain(more) {
+            let lengths = [name, value].map(|text| u8::try_from(text.len()).expect("short"));
+            params.extend(lengths);
+            params.extend(name.bytes().chain(value.bytes()));
+        }
+        self.record(PARAMS, id, &params).await;
+        self.record(PARAMS, id, &[]).await;
+    }
+
+    async fn body(&mut self, id: u16, bytes: &[u8]) {
+        for part in bytes.chunks(60_000) {
+            self.record(STDIN, id, part).await;
+        }
+        self.record(STDIN, id, &[]).await;
+    }
+
+    /// The next record: its kind, its request, its content. `None`: the connection ended.
+    async fn next(&mut self) -> Option<(u8, u16, Vec<u8>)> {
+        let mut head = [0; 8];
+        soon(self.0.read_exact(&mut head)).await.ok()?;
+        let [1, kind, id_high, id_low, high, low, padding, _] = head else {
+            panic!("{head:?}");
+        };
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let mut content = vec![0; length + usize::from(padding)];
+        soon(self.0.read_exact(&mut content)).await.ok()?;
+        content.truncate(length);
+        Some((kind, u16::from_be_bytes([id_high, id_low]), content))
+    }
+
+    /// All of one request, where no other one is under way.
+    async fn came(&mut self, id: u16) -> Came {
+        let mut came = Came::default();
+        let mut answer = Vec::new();
+        while let Some((kind, of, content)) = self.next().await {
+            assert_eq!(of, id);
+            match kind {
+                STDOUT => answer.extend(content),
+                END => {
+                    came.has_ended = true;
+                    break;
+                }
+                kind => panic!("{kind} {content:?}"),
+            }
+        }
+        came.answer = String::from_utf8(answer).expect("text");
+        came
+    }
+
+    async fn is_closed(&mut self) -> bool {
+        self.next().await.is_none()
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_answered_and_the_connection_is_kept_if_it_is_to_be() {
+    let mut rig = Rig::new(named("hello")).await;
+    let mut server = Server::of(&rig);
+    for flags in [KEEP, KEEP, 0] {
+        server.begin(1, RESPONDER, flags, &[]).await;
+        server.body(1, b"").await;
+        let came = server.came(1).await;
+        assert!(came.has_ended);
+        let (head, body) = came.answer.split_once("\r\n\r\n").expect("a head");
+        assert_eq!(head, "Status: 200 OK\r\ncontent-length: 5");
+        assert_eq!(body, "hello");
+        let seen = rig.seen().await;
+        assert_eq!((seen.protocol, seen.status), (Protocol::FastCgi, 200));
+        assert_eq!(seen.outcome, Outcome::Complete);
+    }
+    assert!(server.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_body_comes_whole_in_both_directions() {
+    let echo = backend(|request| async move { Ok(Response::new(request.into_body())) });
+    let rig = Rig::new(echo).await;
+    let sent: String = ('a'..='z').cycle().take(1 << 20).collect();
+    for length in [Some(sent.len()), None] {
+        let length = length.map(|length| length.to_string()).unwrap_or_default();
+        let mut server = Server::of(&rig);
+        server
+            .begin(9, RESPONDER, 0, &[("CONTENT_LENGTH", &length)])
+            .await;
+        let (mut read, mut write) = tokio::io::split(server.0);
+        let bytes = sent.clone().into_bytes();
+        let writing = tokio::spawn(async move {
+            for part in bytes.chunks(50_000).chain([&[][..]]) {
+                let [high, low] = u16::try_from(part.len()).expect("short").to_be_bytes();
+                let head = [1, STDIN, 0, 9, high, low, 0, 0];
+                write
+                    .write_all(&[&head[..], part].concat())
+                    .await
+                    .expect("it is taken");
+            }
+            write
+        });
+        let mut came = Vec::new();
+        soon(read.read_to_end(&mut came)).await.expect("an answer");
+        let _ = writing.await;
+        let mut answer = Vec::new();
+        while let Some((head, rest)) = came.split_first_chunk::<8>() {
+            let length = usize::from(u16::from_be_bytes([head[4], head[5]]));
+            if head[1] == STDOUT {
+                answer.extend_from_slice(&rest[..length]);
+            }
+            came = rest[length + usize::from(head[6])..].to_vec();
+        }
+        let answer = String::from_utf8(answer).expect("text");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(body == sent, "{} bytes", body.len());
+    }
+}
+
+#[tokio::test]
+async fn of_several_requests_the_one_that_is_ready_is_answered() {
+    let (go, wait) = tokio::sync::watch::channel(false);
+    let slow = backend(move |request| {
+        let mut wait = wait.clone();
+        async move {
+            if request.uri().path() == "/slow" {
+                let _ = wait.wait_for(|go| *go).await;
+            }
+            Ok(Response::new(text(request.uri().path().to_owned())))
+        }
+    });
+    let rig = Rig::new(slow).await;
+    let mut server = Server::of(&rig);
+    for (id, path) in [(7, "/slow"), (300, "/fast")] {
+        server
+            .begin(id, RESPONDER, KEEP, &[("REQUEST_URI", path)])
+            .await;
+        server.body(id, b"").await;
+    }
+    assert!(server.came(300).await.answer.ends_with("/fast"));
+    go.send_replace(true);
+    assert!(server.came(7).await.answer.ends_with("/slow"));
+}
+
+#[tokio::test]
+async fn what_the_web_server_vouches_for_is_believed_and_nobody_elses_word() {
+    let tells = backend(|request| async move {
+        let names = [
+            "x-realm-remote-user",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "proxy",
+        ];
+        let said = names.map(|name| {
+            let value = request.headers().get(name);
+            value
+                .map_or("-", |value| value.to_str().expect("text"))
+                .to_owned()
+        });
+        Ok(Response::new(text(said.join(" "))))
+    });
+    let rig = Rig::new(tells).await;
+    let mut server = Server::of(&rig);
+    let vouched = [
+        ("HTTP_X_REALM_REMOTE_USER", "root"),
+        ("HTTP_X_FORWARDED_FOR", "10.0.0.1"),
+        ("HTTP_PROXY", "evil"),
+        ("REMOTE_USER", "ann"),
+        ("HTTPS", "on"),
+    ];
+    server.begin(1, RESPONDER, 0, &vouched).await;
+    server.body(1, b"").await;
+    let came = server.came(1).await;
+    assert!(
+        came.answer.ends_with("\r\n\r\nann 203.0.113.7 https -"),
+        "{came:?}"
+    );
+    let mut asked = request("GET", "http://a.example/", text(""));
+    let forged = http::HeaderValue::from_static("root");
+    asked.headers_mut().insert("x-realm-remote-user", forged);
+    let (_, _, body) = whole(rig.send1(asked).await).await;
+    assert!(body.starts_with(b"- "), "{body:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_answered_and_the_next_one_is_one() {
+    let rig = Rig::new(mirror()).await;
+    let mut server = Server::of(&rig);
+    let long = "x".repeat(200);
+    let bad: [(&[(&str, &str)], &str); 4] = [
+        (&[("CONTENT_LENGTH", "many")], "Status: 400 "),
+        (&[("REQUEST_URI", "*x")], "Status: 400 "),
+        (&[("REMOTE_ADDR", "nobody")], "Status: 500 "),
+        (&[("HTTP_HOST", "a b")], "Status: 400 "),
+    ];
+    for (params, expected) in bad {
+        server.begin(1, RESPONDER, KEEP, params).await;
+        server.body(1, b"left over").await;
+        let came = server.came(1).await;
+        assert!(came.answer.starts_with(expected), "{params:?} {came:?}");
+    }
+    server
+        .record(BEGIN, 1, &[0, RESPONDER, KEEP, 0, 0, 0, 0, 0])
+        .await;
+    let pair = [&[1, 200, b'A'][..], long.as_bytes()].concat();
+    for _ in 0..3 {
+        server.record(PARAMS, 1, &[0xff; 8]).await;
+    }
+    server.record(PARAMS, 1, &pair).await;
+    server.record(PARAMS, 1, &[]).await;
+    assert!(server.came(1).await.answer.starts_with("Status: 431 "));
+}
+
+/// A client in good faith sends all that it said.
+#[tokio::test]
+async fn a_body_that_is_shorter_than_it_says_is_no_whole_one() {
+    let reads = backend(|request| async move {
+        let failed = request.into_body().collect().await.is_err();
+        Ok(Response::new(text(if failed { "cut" } else { "whole" })))
+    });
+    let rig = Rig::new(reads).await;
+    for (length, expected) in [("5", "whole"), ("4", "whole"), ("6", "cut")] {
+        let mut server = Server::of(&rig);
+        server
+            .begin(2, RESPONDER, 0, &[("CONTENT_LENGTH", length)])
+            .await;
+        server.body(2, b"short").await;
+        let came = server.came(2).await;
+        assert_eq!(
+            came.answer.ends_with("whole"),
+            expected == "whole",
+            "{length} {came:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_goes_away_ends_the_guest_and_nobody_else() {
+    struct Gone(mpsc::UnboundedSender<()>);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+    let (gone, mut left) = mpsc::unbounded_channel();
+    let (began, mut begun) = mpsc::unbounded_channel();
+    let stays = backend(move |request| {
+        let gone = (request.uri().path() == "/stays").then(|| Gone(gone.clone()));
+        let _ = began.send(());
+        async move {
+            if gone.is_some() {
+                std::future::pending::<()>().await;
+            }
+            Ok(Response::new(text("here")))
+        }
+    });
+    let rig = Rig::new(stays).await;
+    let mut server = Server::of(&rig);
+    server
+        .begin(1, RESPONDER, KEEP, &[("REQUEST_URI", "/stays")])
+        .await;
+    soon(begun.recv()).await.expect("it begins");
+    server.record(ABORT, 1, &[]).await;
+    let came = server.came(1).await;
+    assert_eq!(
+        came,
+        Came {
+            answer: String::new(),
+            has_ended: true
+        }
+    );
+    soon(left.recv()).await.expect("the guest is ended");
+    server.begin(1, RESPONDER, KEEP, &[]).await;
+    server.body(1, b"").await;
+    assert!(server.came(1).await.answer.ends_with("here"));
+    soon(begun.recv()).await.expect("it began");
+    // The same where the connection ends.
+    server
+        .begin(1, RESPONDER, KEEP, &[("REQUEST_URI", "/stays")])
+        .await;
+    soon(begun.recv()).await.expect("it begins");
+    drop(server);
+    soon(left.recv()).await.expect("the guest is ended");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_never_a_whole_one() {
+    let breaks = backend(|_| async {
+        let (frames, body) = channel();
+        tokio::spawn(async move {
+            let _ = frames.send(data("begun")).await;
+            let _ = frames.send(Err("the guest trapped".into())).await;
+        });
+        Ok(Response::new(body))
+    });
+    let mut rig = Rig::new(breaks).await;
+    let mut server = Server::of(&rig);
+    server.begin(1, RESPONDER, KEEP, &[]).await;
+    server.body(1, b"").await;
+    let came = server.came(1).await;
+    assert!(!came.has_ended, "{came:?}");
+    assert_eq!(rig.seen().await.outcome, Outcome::BodyFailed);
+}
+
+#[tokio::test]
+async fn an_authorizer_has_no_body_and_says_who_may_pass() {
+    let guards = backend(|request| async move {
+        let has_key = request.headers().contains_key("x-key");
+        let body = request
+            .into_body()
+            .collect()
+            .await
+            .expect("a body")
+            .to_bytes();
+        assert!(body.is_empty());
+        let mut response = Response::new(text(""));
+        match has_key {
+            true => {
+                let who = http::HeaderValue::from_static("ann");
+                response.headers_mut().insert("variable-who", who);
+            }
+            false => *response.status_mut() = StatusCode::FORBIDDEN,
+        }
+        Ok(response)
+    });
+    let rig = Rig::new(guards).await;
+    let mut server = Server::of(&rig);
+    let length = ("CONTENT_LENGTH", "100");
+    server
+        .begin(1, AUTHORIZER, KEEP, &[length, ("HTTP_X_KEY", "1")])
+        .await;
+    let came = server.came(1).await;
+    assert!(came.answer.contains("variable-who: ann\r\n"), "{came:?}");
+    server.begin(1, AUTHORIZER, KEEP, &[length]).await;
+    assert!(server.came(1).await.answer.starts_with("Status: 403 "));
+}
+
+/// One request holds what fits in its share of memory; what comes behind it waits in the sockets.
+#[tokio::test]
+async fn who_reads_nothing_makes_the_edge_hold_little() {
+    let (go, wait) = tokio::sync::watch::channel(false);
+    let lazy = backend(move |request| {
+        let mut wait = wait.clone();
+        async move {
+            let _ = wait.wait_for(|go| *go).await;
+            let body = request.into_body().collect().await.expect("a body");
+            Ok(Response::new(text(body.to_bytes().len().to_string())))
+        }
+    });
+    let rig = Rig::new(lazy).await;
+    let mut server = Server::of(&rig);
+    server.begin(1, RESPONDER, KEEP, &[]).await;
+    let part = Bytes::from(vec![7; 60_000]);
+    let mut sent = 0;
+    let head = [1, STDIN, 0, 1, 0xea, 0x60, 0, 0];
+    let record = [&head[..], &part].concat();
+    let flooded = tokio::time::timeout(Duration::from_secs(1), async {
+        loop {
+            server.0.write_all(&record).await.expect("it is taken");
+            sent += part.len();
+        }
+    });
+    assert!(flooded.await.is_err());
+    assert!(sent < 1 << 20, "{sent} bytes were taken");
+    go.send_replace(true);
+    // The record that was cut short by giving up above is of no use any more: the connection is.
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_drained_edge_answers_what_is_under_way() {
+    let (go, wait) = tokio::sync::watch::channel(false);
+    let (began, mut begun) = mpsc::unbounded_channel();
+    let slow = backend(move |_| {
+        let mut wait = wait.clone();
+        let _ = began.send(());
+        async move {
+            let _ = wait.wait_for(|go| *go).await;
+            Ok(Response::new(text("late")))
+        }
+    });
+    let rig = Rig::new(slow).await;
+    let (mut server, mut idle) = (Server::of(&rig), Server::of(&rig));
+    server.begin(1, RESPONDER, KEEP, &[]).await;
+    server.body(1, b"").await;
+    soon(begun.recv()).await.expect("it begins");
+    let handle = rig.handle.clone();
+    let ending = tokio::spawn(async move { handle.shutdown(Duration::from_secs(20)).await });
+    assert!(idle.is_closed().await);
+    go.send_replace(true);
+    assert!(server.came(1).await.answer.ends_with("late"));
+    assert!(server.is_closed().await);
+    soon(ending).await.expect("no panic");
+}
