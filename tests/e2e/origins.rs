@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use realm_model::content_id::{BlockKind, ContentId};
 use realm_model::digest::Digest;
 use realm_model::key::PublicKey;
+use realm_model::view::ReachState;
 use realm_test_guests::HELLO;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -137,6 +138,20 @@ fn blob(node: &Node, bytes: &[u8]) -> PathBuf {
     folder.join(Digest::of(bytes).hex())
 }
 
+/// Waits until the origin was asked so often; says whether no other node had given up the third one by then.
+async fn is_asked_before_gamma_is_lost(realms: &Realms, origin: &Origin, times: usize) -> bool {
+    eventually("the origin is asked", async || {
+        (origin.asked() >= times).then_some(())
+    })
+    .await;
+    for node in others(realms, "gamma") {
+        if node.sees("gamma").await.reach.state == ReachState::Lost {
+            return false;
+        }
+    }
+    true
+}
+
 /// Waits until all of these nodes have the bytes; returns the time that it took.
 async fn until_all_have(nodes: &[&Node], bytes: &[u8]) -> Duration {
     let began = Instant::now();
@@ -183,6 +198,7 @@ async fn a_first_node_that_stands_still_from_the_beginning_holds_up_nobody() {
     let gamma = &realms.nodes[2];
     gamma.agent().signal("STOP");
     apply(&realms, &http(&origin, &bytes));
+    assert!(is_asked_before_gamma_is_lost(&realms, &origin, 2).await);
     let took = until_all_have(&others(&realms, "gamma"), &bytes).await;
     assert!(took <= SOON, "{took:?}");
     let asked = origin.asked() - 1;
@@ -207,6 +223,7 @@ async fn a_first_node_that_stops_half_way_holds_up_nobody() {
     .await;
     gamma.agent().signal("STOP");
     assert!(!blob(gamma, &bytes).exists());
+    assert!(is_asked_before_gamma_is_lost(&realms, &origin, 3).await);
     let took = until_all_have(&others(&realms, "gamma"), &bytes).await;
     assert!(took <= SOON, "{took:?}");
     let asked = origin.asked() - 1;
