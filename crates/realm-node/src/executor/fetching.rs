@@ -32,9 +32,9 @@ use crate::network::{Offer, Peers, Source, random};
 /// The code of bytes that only an upload can bring.
 pub(super) const NOT_UPLOADED: &str = "not-uploaded";
 
-/// The origin waits for so long for the answers of peers who may have the bytes.
+/// For so long the answers of peers are awaited before the origin is asked: one may have the bytes.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
-/// And for so long for those of peers who said that they have them: the connection may have to be made.
+/// And for so long those of peers who said that they have them: the connection may have to be made.
 const HOLDER_WAIT: Duration = Duration::from_secs(3);
 /// A peer that has the bytes on its disk and gives none for so long stands still: another one goes on.
 const PEER_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ impl Errand {
             Written::File { .. } | Written::Later { .. } => {
                 let _turn = self.turns.acquire().await;
                 began().await;
-                self.from_peers().await?
+                self.peers_alone().await?
             }
             Written::Http { .. } | Written::Registry(_) | Written::S3(_) | Written::Ipfs(_) => {
                 let _wait = self.waits.acquire().await;
@@ -91,7 +91,7 @@ impl Errand {
     }
 
     /// From all peers, one after the other; the source leads nowhere from here.
-    async fn from_peers(&self) -> Result<Result<Fetched, FetchError>, StepFailure> {
+    async fn peers_alone(&self) -> Result<Result<Fetched, FetchError>, StepFailure> {
         let peers = self.peers.sources(&self.pin.digest);
         if let Written::File { .. } = self.source
             && peers.is_empty()
