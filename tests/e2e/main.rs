@@ -45,6 +45,7 @@ mod nat;
 mod neighbourhood;
 #[path = "../neighbours/mod.rs"]
 mod neighbours;
+mod origins;
 mod panics;
 mod partition;
 mod placed;

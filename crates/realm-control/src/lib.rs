@@ -21,6 +21,7 @@ mod weights;
 
 pub mod backoff;
 pub mod changes;
+pub mod fetching;
 pub mod lease;
 pub mod losses;
 pub mod pending;

@@ -420,6 +420,8 @@ impl Core {
         let now = self.now();
         let mut world = World {
             desired: self.ledger.desired(),
+            authority: self.ledger.authority(),
+            placement: &self.surroundings.around.placement,
             node: &self.node,
             observed: &mut self.observed,
             now,

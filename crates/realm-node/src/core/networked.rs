@@ -428,7 +428,11 @@ impl Core {
         }
         let nodes = self.ledger.authority().nodes.iter();
         let nodes = nodes.map(|(name, node)| (node.key, name.clone()));
-        let ways = realm_control::ways::ways(network.sync.records(), &network.reached());
+        let reached = network.reached();
+        let ways = realm_control::ways::ways(network.sync.records(), &reached);
+        let lost = realm_control::reach::lost(&reached);
+        let heard = reached.into_keys().filter(|key| *key != self.node_key);
+        let heard = heard.filter(|key| !lost.contains(&(*key).into())).collect();
         let others = network.tunnels.learn(ways, &nodes.collect());
         let connected = network.links().keys().copied().collect();
         if !self.journal.behind().contains_key(&ChainId::Authority) {
@@ -438,7 +442,7 @@ impl Core {
             matches!(state, ArtifactState::Failed { .. }) && holders.contains_key(&artifact.digest)
         });
         let offered: Vec<Digest> = failed.map(|(artifact, _)| artifact.digest).collect();
-        network.peers.learn(names, connected, holders);
+        network.peers.learn(names, connected, heard, holders);
         // What failed for want of bytes is tried again once somebody has them, and not more often.
         let fresh = offered
             .into_iter()

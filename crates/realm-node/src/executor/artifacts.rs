@@ -1,22 +1,21 @@
-//! The executor's half about bytes: fetch, compile, and what their ends mean.
+//! The executor's half about bytes: what is fetched and compiled, and what their ends mean. Not here:
+//! whom bytes come from (`fetching`).
 
 use std::path::Path;
 use std::sync::Arc;
 
 use realm_control::Desired;
 use realm_control::backoff::delay_ms;
+use realm_control::fetching::ahead;
 use realm_model::digest::Digest;
 use realm_model::lock::Pin;
 use realm_model::manifest::Source;
 use realm_model::observed::{Artifact, ArtifactState, Millis};
-use realm_store::blobs::{BlobError, Blobs};
-use realm_store::fetch::{Origins, PeerSource, Timeouts, fetch_shared};
 
+use super::fetching::{Errand, NOT_UPLOADED};
 use super::{Executor, World};
 use crate::compile::CompileFailure;
-use crate::error::with_causes;
 use crate::event::{Event, Stage, StepFailure};
-use crate::network::Peers;
 
 /// A compiled file that is lost again within this time is not compiled again at once: something
 /// takes it away, and compiling is work.
@@ -28,9 +27,6 @@ pub(super) struct Losses {
     last: Millis,
 }
 
-/// The code of bytes that only an upload can bring.
-const NOT_UPLOADED: &str = "not-uploaded";
-
 impl Executor {
     pub(super) fn fetch(&mut self, pin: Pin, source: Source, world: &mut World<'_>) {
         let artifact = wanted_artifact(world.desired, pin.digest);
@@ -38,14 +34,31 @@ impl Executor {
             .observed
             .artifacts
             .insert(artifact, ArtifactState::Fetching { since: None });
-        let (blobs, events) = (self.blobs.clone(), self.events.clone());
-        let turns = Arc::clone(&self.fetches);
-        let (peers, origins) = (self.peers.clone(), Arc::clone(&self.origins));
+        let unix_s = world.observed.unix_ms_at_zero.saturating_add(world.now.0) / 1_000;
+        let errand = Errand {
+            blobs: self.blobs.clone(),
+            pin,
+            source,
+            peers: self.peers.clone(),
+            origins: Arc::clone(&self.origins),
+            ahead: ahead(
+                world.desired,
+                world.authority,
+                world.placement,
+                world.node,
+                &pin.digest,
+                unix_s,
+            ),
+            turns: Arc::clone(&self.fetches),
+            waits: Arc::clone(&self.waits),
+        };
+        let events = self.events.clone();
         let work = async move {
-            let _turn = turns.acquire().await;
-            let stage = Stage::Fetch;
-            let _ = events.send(Event::Began { artifact, stage }).await;
-            fetch(&blobs, pin, &source, &peers, &origins).await
+            let began = async || {
+                let stage = Stage::Fetch;
+                let _ = events.send(Event::Began { artifact, stage }).await;
+            };
+            errand.run(began).await
         };
         self.report(work, move |ended| Event::Fetched {
             artifact,
@@ -239,59 +252,4 @@ fn wanted_artifact(desired: &Desired, digest: Digest) -> Artifact {
         })
     });
     Artifact { digest, fuel }
-}
-
-async fn fetch(
-    blobs: &Blobs,
-    pin: Pin,
-    source: &Source,
-    peers: &Peers,
-    origins: &Origins,
-) -> Result<(), StepFailure> {
-    let peers = peers.sources(&pin.digest);
-    if let Source::File { .. } = source
-        && peers.is_empty()
-    {
-        // A path means something on the machine where it was applied, not here.
-        return match blobs.verify_pin(pin).await {
-            Ok(()) => Ok(()),
-            Err(BlobError::Missing(_)) => Err(not_uploaded("nobody uploaded", pin)),
-            Err(BlobError::Damaged { .. }) => {
-                // Damaged bytes are as good as none, and must not look as if they were there.
-                let _ = blobs.remove(&pin.digest).await;
-                Err(not_uploaded(
-                    "the disk damaged the bytes, upload again",
-                    pin,
-                ))
-            }
-            Err(error) => Err(StepFailure {
-                code: "store-failed".to_owned(),
-                reason: with_causes(&error),
-                permanent: false,
-            }),
-        };
-    }
-    let peers: Vec<&dyn PeerSource> = peers.iter().map(|peer| peer as &dyn PeerSource).collect();
-    let fetched = fetch_shared(blobs, pin, source, &peers, origins, Timeouts::default()).await;
-    let fetched = fetched.map_err(|error| StepFailure {
-        code: error.code().to_owned(),
-        reason: with_causes(&error),
-        permanent: false,
-    })?;
-    for fault in &fetched.faults {
-        let reason = with_causes(fault);
-        tracing::warn!(digest = %pin.digest, reason, "a source did not give the bytes");
-    }
-    if let Some(from) = &fetched.from {
-        tracing::info!(digest = %pin.digest, from, "fetched");
-    }
-    Ok(())
-}
-
-fn not_uploaded(why: &str, pin: Pin) -> StepFailure {
-    StepFailure {
-        code: NOT_UPLOADED.to_owned(),
-        reason: format!("{why}: {} is not on this node", pin.digest),
-        permanent: true,
-    }
 }

@@ -4,6 +4,7 @@
 //! start a task, whose end comes back as an event. Actions of an older generation are refused.
 
 mod artifacts;
+mod fetching;
 mod replicas;
 mod tenure;
 mod work;
@@ -11,7 +12,8 @@ mod work;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use realm_control::Desired;
+use realm_control::place::Placement;
+use realm_control::{Authority, Desired};
 use realm_host::{CodeFigures, Host, Meter};
 use realm_model::action::{Action, Plan};
 use realm_model::digest::Digest;
@@ -44,6 +46,11 @@ use work::Work;
 /// Fetches and verifications at once: enough to hide a slow origin, few enough for a small disk.
 const FETCHES_MAX: usize = 4;
 
+/// Artifacts at once for which this node waits that others have them. More than fetches: those for
+/// which it is the first to ask the origin must come to their turn while others wait for it. All nodes
+/// come to their artifacts in the same order.
+const WAITS_MAX: usize = 64;
+
 /// Replicas that start at once: each probe is an instance, and a realm of thousands must not ask for
 /// all of them in one moment.
 const STARTS_MAX: usize = 16;
@@ -72,6 +79,7 @@ pub(crate) struct Executor {
     traffic: Traffic,
     events: mpsc::Sender<Event>,
     fetches: Arc<Semaphore>,
+    waits: Arc<Semaphore>,
     starts: Arc<Semaphore>,
     serving: Serving,
     jobs: Jobs,
@@ -164,6 +172,8 @@ pub(crate) struct Means {
 /// What an action is carried out upon.
 pub(crate) struct World<'a> {
     pub(crate) desired: &'a Desired,
+    pub(crate) authority: &'a Authority,
+    pub(crate) placement: &'a Placement,
     pub(crate) node: &'a NodeName,
     pub(crate) observed: &'a mut Observed,
     pub(crate) now: Millis,
@@ -199,6 +209,7 @@ impl Executor {
             traffic,
             events,
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
+            waits: Arc::new(Semaphore::new(WAITS_MAX)),
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
             serving,
             jobs,

@@ -40,12 +40,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::connect::Place;
 use crate::event::Event;
 
-pub(crate) use blobs::BlobServer;
+pub(crate) use blobs::{BlobServer, Offer};
 pub(crate) use book::KeptBook;
 pub(crate) use door::{Door, forward, passing, watch as watch_connections};
 pub(crate) use epoch::Epochs;
 use pacing::Pacing;
-pub(crate) use peers::Peers;
+pub(crate) use peers::{Peers, Source};
 pub(crate) use record::Facts;
 pub(crate) use settings::{caller, spawn};
 use tunnels::Tunnels;
@@ -446,7 +446,7 @@ impl Network {
 const OVERLOADED_PAUSE: Duration = Duration::from_millis(20);
 
 /// Two nodes with one number would ask in step, and two starts with one could not be told apart.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     getrandom::u64().unwrap_or_else(|error| {
         tracing::error!(%error, "the system gives no randomness");
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

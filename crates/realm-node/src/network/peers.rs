@@ -1,9 +1,11 @@
 //! Members as sources of bytes: whoever says that it holds a digest is asked first, then whoever is
-//! connected. The store hashes what comes, and names who served other bytes.
+//! connected. The store hashes what comes, and names who served other bytes. Not here: how long it is
+//! waited for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -14,10 +16,18 @@ use realm_store::blobs::BoxError;
 use realm_store::fetch::{ByteStream, PeerSource};
 use tokio_util::io::ReaderStream;
 
-use super::blobs;
+use super::blobs::{self, Offer};
 
 /// Members that are asked for one blob.
 const SOURCES_MAX: usize = 16;
+/// Members that are asked at once how it stands with one; of more than that others each time.
+const ASKED_MAX: usize = 8;
+/// Of those as many that said that they hold it, any of them.
+const HOLDERS_ASKED: usize = 4;
+/// And as many of those that shall ask the origin first, also where there is no connection yet.
+const AHEAD_ASKED: usize = 2;
+/// Who does not answer in this time has said nothing.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Who holds what, as the records say; cheap to clone, replaced by the loop.
 #[derive(Clone, Default)]
@@ -30,10 +40,12 @@ struct Shared {
     net: Option<Handle>,
     names: BTreeMap<PublicKey, String>,
     connected: BTreeSet<PublicKey>,
+    reached: BTreeSet<PublicKey>,
     holders: BTreeMap<Digest, Vec<PublicKey>>,
 }
 
 /// One member as a source.
+#[derive(Clone)]
 pub(crate) struct Source {
     net: Handle,
     key: PublicKey,
@@ -46,25 +58,25 @@ impl Peers {
         self.write().net = Some(net);
     }
 
-    /// Replaces what is known: the names of the members, who is connected, and who holds what.
+    /// Replaces what is known: the names of the members, who is connected, who is heard from in any
+    /// way, and who holds what.
     pub(crate) fn learn(
         &self,
         names: BTreeMap<PublicKey, String>,
         connected: BTreeSet<PublicKey>,
+        reached: BTreeSet<PublicKey>,
         holders: BTreeMap<Digest, Vec<PublicKey>>,
     ) {
         let mut shared = self.write();
         shared.names = names;
         shared.connected = connected;
+        shared.reached = reached;
         shared.holders = holders;
     }
 
     /// Members to ask for `digest`, in order.
     pub(crate) fn sources(&self, digest: &Digest) -> Vec<Source> {
-        let shared = self
-            .shared
-            .read()
-            .unwrap_or_else(|poison| poison.into_inner());
+        let shared = self.read();
         let Some(net) = &shared.net else {
             return Vec::new();
         };
@@ -79,17 +91,51 @@ impl Peers {
             holders.partition(|key| shared.connected.contains(*key));
         let rest = shared.connected.iter().filter(|key| !holds(key));
         let asked = near.into_iter().chain(far).chain(rest).take(SOURCES_MAX);
+        asked.map(|key| shared.source(net, key)).collect()
+    }
+
+    /// Members to ask how it stands with `digest`, and for each whether it said that it holds it: by
+    /// `random`, so that those who ask at one moment ask different ones.
+    pub(crate) fn to_ask(
+        &self,
+        digest: &Digest,
+        ahead: &[PublicKey],
+        random: u64,
+    ) -> Vec<(Source, bool)> {
+        let shared = self.read();
+        let Some(net) = &shared.net else {
+            return Vec::new();
+        };
+        let holders = shared.holders.get(digest).map_or(&[][..], Vec::as_slice);
+        let connected: Vec<PublicKey> = shared.connected.iter().copied().collect();
+        let ahead = ahead.iter().filter(|key| shared.reached.contains(*key));
+        let asked = turned(holders, random).take(HOLDERS_ASKED);
+        let asked = asked.chain(ahead.take(AHEAD_ASKED));
+        let mut taken = BTreeSet::new();
         asked
-            .map(|key| Source {
-                net: net.clone(),
-                key: *key,
-                name: shared
-                    .names
-                    .get(key)
-                    .cloned()
-                    .unwrap_or_else(|| key.to_string()),
-            })
+            .chain(turned(&connected, random))
+            .filter(|key| taken.insert(**key))
+            .take(ASKED_MAX)
+            .map(|key| (shared.source(net, key), holders.contains(key)))
             .collect()
+    }
+
+    /// How many of these members are heard from.
+    pub(crate) fn reached(&self, members: &[PublicKey]) -> usize {
+        let shared = self.read();
+        let reached = members.iter().filter(|key| shared.reached.contains(*key));
+        reached.count()
+    }
+
+    /// How many members are heard from.
+    pub(crate) fn others(&self) -> usize {
+        self.read().reached.len()
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Shared> {
+        self.shared
+            .read()
+            .unwrap_or_else(|poison| poison.into_inner())
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Shared> {
@@ -97,6 +143,40 @@ impl Peers {
         self.shared
             .write()
             .unwrap_or_else(|poison| poison.into_inner())
+    }
+}
+
+impl Shared {
+    fn source(&self, net: &Handle, key: &PublicKey) -> Source {
+        let name = self.names.get(key).cloned();
+        Source {
+            net: net.clone(),
+            key: *key,
+            name: name.unwrap_or_else(|| key.to_string()),
+        }
+    }
+}
+
+/// All of them, from any one on.
+fn turned(keys: &[PublicKey], random: u64) -> impl Iterator<Item = &PublicKey> {
+    let at = random.checked_rem(keys.len() as u64).unwrap_or(0);
+    let (before, from) = keys.split_at(usize::try_from(at).unwrap_or(0));
+    from.iter().chain(before)
+}
+
+impl Source {
+    pub(crate) const fn key(&self) -> PublicKey {
+        self.key
+    }
+
+    /// How it stands with bytes there; `None`: it does not say.
+    pub(crate) async fn ask(&self, digest: &Digest) -> Option<Offer> {
+        let asking = async {
+            let stream = self.net.open(self.key, Protocol::Blob).await.ok()?;
+            blobs::ask(stream, digest).await.ok()
+        };
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, asking).await;
+        answer.ok().flatten()
     }
 }
 

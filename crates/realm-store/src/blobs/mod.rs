@@ -11,7 +11,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::io::{self, Read};
@@ -54,8 +54,8 @@ struct Inner<F> {
     files: F,
     directory: PathBuf,
     next_temporary: AtomicU64,
-    /// Digests whose partial download has a writer.
-    downloads: Mutex<BTreeSet<Digest>>,
+    /// Digests whose partial download has a writer, and the bytes that it has.
+    downloads: Mutex<BTreeMap<Digest, u64>>,
     download_ended: Notify,
 }
 

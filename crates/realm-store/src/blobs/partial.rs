@@ -5,7 +5,8 @@
 //! get their name among the blobs. They are not synced until then: a loss of power costs a
 //! download, never a wrong blob. Their number and size are bounded. Not here: where bytes come from.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
@@ -63,6 +64,12 @@ impl<F: Files> Blobs<F> {
 }
 
 impl<F: Files> Blobs<F> {
+    /// The bytes that a download has which is under way, from whomever they come; nothing vouches for
+    /// them.
+    pub fn downloading(&self, digest: &Digest) -> Option<u64> {
+        self.inner.downloads().get(digest).copied()
+    }
+
     /// Ends when any download ends from here on.
     pub(crate) fn download_ended(&self) -> Notified<'_> {
         self.inner.download_ended.notified()
@@ -143,7 +150,10 @@ impl<F: Files> Inner<F> {
     fn remove_partials(&self, digests: &[Digest]) -> Result<usize, BlobError> {
         let downloads = self.downloads();
         let mut removed = 0;
-        for digest in digests.iter().filter(|digest| !downloads.contains(digest)) {
+        for digest in digests
+            .iter()
+            .filter(|digest| !downloads.contains_key(digest))
+        {
             let path = self.partial_path(digest);
             match self.files.remove(&path) {
                 Ok(()) => removed += 1,
@@ -154,8 +164,8 @@ impl<F: Files> Inner<F> {
         Ok(removed)
     }
 
-    fn downloads(&self) -> std::sync::MutexGuard<'_, BTreeSet<Digest>> {
-        // A set of digests is whole whatever panicked beside it.
+    fn downloads(&self) -> std::sync::MutexGuard<'_, BTreeMap<Digest, u64>> {
+        // Single entries come and go under the lock: a panic cannot leave half of one.
         self.downloads
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -166,9 +176,10 @@ impl<F: Files> Partial<F> {
     fn open(inner: Arc<Inner<F>>, pin: Pin) -> Result<Option<Self>, BlobError> {
         // One less: there is room for this one.
         inner.bound_partials(PARTIALS_MAX - 1)?;
-        if !inner.downloads().insert(pin.digest) {
-            return Ok(None);
-        }
+        match inner.downloads().entry(pin.digest) {
+            Entry::Occupied(_) => return Ok(None),
+            Entry::Vacant(entry) => entry.insert(0),
+        };
         let path = inner.partial_path(&pin.digest);
         let opened = match inner.files.open_regular(&path) {
             Ok(Some(_)) => inner.files.open(&path),
@@ -218,6 +229,7 @@ impl<F: Files> Partial<F> {
                 Err(error) => return Err(failed("read", &self.path, error)),
             }
         }
+        self.tell();
         Ok(())
     }
 
@@ -249,12 +261,21 @@ impl<F: Files> Partial<F> {
         }
         self.hasher.update(bytes);
         self.size = end;
+        self.tell();
         Ok(())
+    }
+
+    /// Lets others see how many there are.
+    fn tell(&self) {
+        if let Some(bytes) = self.inner.downloads().get_mut(&self.pin.digest) {
+            *bytes = self.size;
+        }
     }
 
     /// Forgets the bytes so far.
     pub(crate) fn restart(&mut self) -> Result<(), BlobError> {
         (self.hasher, self.size) = (Sha256::new(), 0);
+        self.tell();
         self.file
             .set_size(0)
             .map_err(|error| io_error("cut", &self.path, error))

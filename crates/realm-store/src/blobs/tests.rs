@@ -43,6 +43,29 @@ async fn a_hash_that_nobody_waits_for_ends() {
 }
 
 #[tokio::test]
+async fn others_see_how_far_a_download_is_while_it_is_under_way() {
+    let (_folder, blobs) = real();
+    let bytes = payload(1, 1_000);
+    let digest = Digest::of(&bytes);
+    let pin = Pin {
+        digest,
+        size: 1_000,
+    };
+    let begin = async || blobs.resume(pin).await.expect("opens").expect("alone");
+    assert_eq!(blobs.downloading(&digest), None);
+    let mut partial = begin().await;
+    assert_eq!(blobs.downloading(&digest), Some(0));
+    partial.append(&bytes[..600]).expect("written");
+    assert_eq!(blobs.downloading(&digest), Some(600));
+    drop(partial);
+    assert_eq!(blobs.downloading(&digest), None, "nobody goes on with it");
+    let mut partial = begin().await;
+    assert_eq!(blobs.downloading(&digest), Some(600));
+    partial.restart().expect("cut");
+    assert_eq!(blobs.downloading(&digest), Some(0));
+}
+
+#[tokio::test]
 async fn what_is_put_is_there_under_its_digest() {
     let (_folder, blobs) = real();
     let bytes = payload(1, 100_000);

@@ -120,6 +120,20 @@ pub async fn fetch_shared<F: Files>(
     download(blobs, pin, remotes, timeouts).await
 }
 
+/// [`fetch_shared`] from these peers alone, whatever the source is.
+pub async fn fetch_from_peers<F: Files>(
+    blobs: &Blobs<F>,
+    pin: Pin,
+    peers: &[&dyn PeerSource],
+    timeouts: Timeouts,
+) -> Result<Fetched, FetchError> {
+    if blobs.verify_pin(pin).await.is_ok() {
+        return Ok(Fetched::default());
+    }
+    let remotes = peers.iter().map(|peer| Remote::Peer(*peer)).collect();
+    download(blobs, pin, remotes, timeouts).await
+}
+
 /// Who has the bytes of `source`, beside peers.
 fn remotes<'a>(
     source: &'a Source,
