@@ -7,7 +7,9 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+
 mod answer;
+mod aside;
 mod backend;
 mod config;
 mod connection;

@@ -240,6 +240,10 @@ impl Drop for Claim<'_> {
 pub(crate) struct Listening(pub(crate) Arc<Pulse>);
 
 impl Dial for Listening {
+    fn home(&self) -> Option<&tokio::runtime::Handle> {
+        self.0.dial.home()
+    }
+
     fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>> {
         Box::pin(async {
             let pulse = &self.0;

@@ -12,10 +12,12 @@ use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle as Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::Edge;
+use crate::aside::{Allowance, Answers};
 use crate::config::Config;
 use crate::connection::{Connection, Order};
 use crate::fastcgi;
@@ -77,6 +79,8 @@ struct Shared {
     tasks: TaskTracker,
     /// Streams of other nodes and of web servers.
     tunnels: TaskTracker,
+    /// What the thread that they come on spends on answers.
+    aside: Arc<Allowance>,
     /// Ends what other nodes still wait for.
     cut: CancellationToken,
     ports: Ports,
@@ -149,6 +153,7 @@ pub async fn spawn_closed(
         listeners: TaskTracker::new(),
         tasks: TaskTracker::new(),
         tunnels: TaskTracker::new(),
+        aside: Arc::default(),
         cut: CancellationToken::new(),
         ports: Ports::default(),
         failed_accepts: Throttle::default(),
@@ -207,16 +212,21 @@ impl Handle {
     }
 
     /// Answers requests that another node brings on a stream, with what runs here. That the node is a
-    /// member is for the caller to know. Returns at once.
-    pub fn serve_node(&self, stream: impl Io) {
+    /// member is for the caller to know. Returns at once: `runtime`, one thread, is where the stream's
+    /// bytes come and go; it reads the requests there, and gives short answers itself.
+    pub fn serve_node(&self, stream: impl Io, runtime: &Runtime) {
         let shared = &self.shared;
         if !self.takes_nodes() {
             return;
         }
-        // Streams are kept while nobody uses them: they count for no seat.
-        let runtime = shared.workers.seat().runtime.clone();
+        let answers = Answers {
+            // Streams are kept while nobody uses them: they count for no seat.
+            worker: shared.workers.seat().runtime.clone(),
+            allowance: Arc::clone(&shared.aside),
+        };
         let serving = tunnel::serve(
             Arc::clone(&shared.edge),
+            answers,
             Box::new(stream),
             shared.stop.clone(),
         );
@@ -227,7 +237,7 @@ impl Handle {
                 () = cut.cancelled() => {}
             }
         };
-        shared.tunnels.spawn_on(serving, &runtime);
+        shared.tunnels.spawn_on(serving, runtime);
     }
 
     /// Answers the requests that a web server brings over FastCGI. Whether it may bring any is for the caller

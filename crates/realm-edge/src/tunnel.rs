@@ -26,6 +26,7 @@ use realm_model::name::ComponentName;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{Edge, fit};
+use crate::aside::{self, Answers};
 use crate::backend::{Backend, Body, CallError, Connected, RoutePrefix, Server};
 use crate::config::HEADER_COUNT_MAX;
 use crate::headers::{
@@ -47,12 +48,22 @@ const HEADERS_MORE: usize = 16;
 
 /// Answers the requests that come on one stream until it ends, or, once `stop` is told, until the one
 /// that is under way is answered.
-pub(crate) async fn serve(edge: Arc<Edge>, io: Box<dyn Io>, stop: CancellationToken) {
+pub(crate) async fn serve(
+    edge: Arc<Edge>,
+    answers: Answers,
+    io: Box<dyn Io>,
+    stop: CancellationToken,
+) {
     let under_way = Arc::new(AtomicU32::new(0));
     let connected = Arc::<Mutex<Option<Waiting>>>::default();
     let service = service_fn(|request| {
         let under_way = UnderWay::begin(&under_way);
-        let answer = answer(Arc::clone(&edge), Arc::clone(&connected), request);
+        let answer = answer(
+            Arc::clone(&edge),
+            answers.clone(),
+            Arc::clone(&connected),
+            request,
+        );
         async move {
             let answer = answer.await;
             let held = |body| Passed::of(body, Some(under_way)).boxed_unsync();
@@ -89,10 +100,15 @@ pub(crate) async fn serve(edge: Arc<Edge>, io: Box<dyn Io>, stop: CancellationTo
         .take();
     if let Some((upgrade, server)) = waiting
         && let Ok(upgraded) = upgrade.await
-        && let Server::Here(socket, _place) = server
-        && let Err(error) = relay::across(socket, TokioIo::new(upgraded)).await
+        && let Server::Here(socket, place) = server
     {
-        tracing::debug!(%error, "a connection of another node's client broke");
+        let relayed = async move {
+            let _place = place;
+            if let Err(error) = relay::across(socket, TokioIo::new(upgraded)).await {
+                tracing::debug!(%error, "a connection of another node's client broke");
+            }
+        };
+        answers.elsewhere(relayed).await;
     }
 }
 
@@ -117,14 +133,15 @@ impl Drop for UnderWay {
 
 async fn answer(
     edge: Arc<Edge>,
+    answers: Answers,
     connected: Arc<Mutex<Option<Waiting>>>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let method = MethodClass::from(request.method());
     let answer = AssertUnwindSafe(async {
         match *request.method() {
-            Method::CONNECT => connect(&edge, &connected, request).await,
-            _ => dispatch(&edge, request).await,
+            Method::CONNECT => connect(&edge, &answers, &connected, request).await,
+            _ => dispatch(&edge, &answers, request).await,
         }
     });
     let answer = answer.catch_unwind().await.unwrap_or_else(|_| {
@@ -145,20 +162,27 @@ async fn answer(
 /// A client of the other node wants bytes to go to and fro, not requests.
 async fn connect(
     edge: &Edge,
+    answers: &Answers,
     connected: &Mutex<Option<Waiting>>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, CallError> {
     let component = request.headers().get(REALM_TO);
     let component = component.and_then(|name| name.to_str().ok()?.parse().ok());
     let replica = here(edge, &component.ok_or_else(malformed)?).ok_or_else(not_here)?;
-    let Connected(server) = replica.connect().ok_or_else(malformed)?.await?;
+    let connecting = replica.connect().ok_or_else(malformed)?;
+    let connecting = answers.elsewhere(connecting).await;
+    let Connected(server) = connecting.unwrap_or_else(|| Err(aside::stopped()))?;
     let upgrade = hyper::upgrade::on(&mut request);
     let mut connected = connected.lock().unwrap_or_else(PoisonError::into_inner);
     *connected = Some((upgrade, server));
     Ok(Response::new(request_body::empty()))
 }
 
-async fn dispatch(edge: &Edge, request: Request<Incoming>) -> Result<Response<Body>, CallError> {
+async fn dispatch(
+    edge: &Edge,
+    answers: &Answers,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, CallError> {
     let (mut parts, body) = request.into_parts();
     let word = |headers: &mut HeaderMap, name: HeaderName| {
         let value = headers.remove(name)?;
@@ -196,7 +220,7 @@ async fn dispatch(edge: &Edge, request: Request<Incoming>) -> Result<Response<Bo
     if prefix > 0 {
         request.extensions_mut().insert(RoutePrefix(prefix));
     }
-    replica.call(request).await
+    answers.call(&*replica, request).await
 }
 
 /// A body on its way through, with the length that it has.

@@ -58,6 +58,7 @@ pub struct Handle {
     pub(crate) views: watch::Receiver<Arc<Vec<PeerView>>>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) me: PublicKey,
+    pub(crate) sockets: tokio::runtime::Handle,
 }
 
 /// What a handle asks of the loop.
@@ -113,6 +114,11 @@ impl Handle {
     /// The key of this node.
     pub fn me(&self) -> PublicKey {
         self.me
+    }
+
+    /// Where the bytes of streams over QUIC come and go: one thread, which nothing may hold up.
+    pub fn sockets(&self) -> &tokio::runtime::Handle {
+        &self.sockets
     }
 
     /// Counts since the start.

@@ -14,6 +14,7 @@ use crate::book::Book;
 use crate::class::{Class, Classes, Names};
 use crate::event::{Counters, DownReason, Event, PeerView};
 use crate::mesh::{Mesh, mesh};
+use crate::sockets::Sockets;
 use crate::{Config, Error};
 
 /// Events that wait for the agent.
@@ -38,6 +39,7 @@ pub(crate) struct Kept {
     pub(crate) listen: Vec<Multiaddr>,
     pub(crate) announce: Vec<Multiaddr>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) sockets: Sockets,
     pub(crate) views: watch::Sender<Arc<Vec<PeerView>>>,
     pub(crate) hint_room: Arc<Semaphore>,
     pub(crate) request_room: Arc<Semaphore>,
@@ -74,6 +76,7 @@ impl Kept {
             mesh_grew_ms: 0,
             book: Book::default(),
             counters: Arc::default(),
+            sockets: Sockets::start()?,
             views,
             hint_room: Arc::new(Semaphore::new(HINT_BYTES_WAITING_MAX)),
             request_room: Arc::new(Semaphore::new(REQUEST_BYTES_WAITING_MAX)),

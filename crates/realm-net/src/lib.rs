@@ -31,6 +31,7 @@ mod mesh;
 mod planted;
 mod shaking;
 mod slots;
+mod sockets;
 mod stream;
 mod streams;
 mod supervisor;

@@ -42,6 +42,7 @@ pub fn spawn(config: Config) -> Result<(Handle, mpsc::Receiver<Event>), Error> {
         views: view,
         counters: kept.counters.clone(),
         me,
+        sockets: kept.sockets.runtime().clone(),
     };
     let mut first = Net::new(&mut kept)?;
     first.listen_now()?;

@@ -102,7 +102,7 @@ pub(crate) struct Net<'a> {
 impl<'a> Net<'a> {
     pub(crate) fn new(kept: &'a mut Kept) -> Result<Self, Error> {
         let alarm = Alarm::default();
-        let swarm = transport::swarm(&kept.keys, &alarm, |circuits| {
+        let swarm = transport::swarm(&kept.keys, kept.sockets.runtime(), &alarm, |circuits| {
             behaviour(
                 &kept.config,
                 &kept.keys,

@@ -7,10 +7,12 @@ use futures_util::FutureExt as _;
 use libp2p::dns::{ResolverConfig, ResolverOpts};
 use libp2p::identity::Keypair;
 use libp2p::{Swarm, SwarmBuilder, noise, quic, relay, swarm, tcp, yamux};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::Error;
 use crate::behaviour::Behaviour;
+use crate::sockets::On;
 
 /// Streams that a peer may have open over QUIC: who wants more waits for one to end. Each connection
 /// holds two hash tables with an entry for every stream that may come, whether it comes or not, and
@@ -52,25 +54,28 @@ fn yamux() -> yamux::Config {
     config
 }
 
-fn quic(mut config: quic::Config) -> quic::Config {
+fn quic(keys: &Keypair) -> quic::tokio::Transport {
+    let mut config = quic::Config::new(keys);
     config.max_concurrent_stream_limit = QUIC_STREAMS_MAX;
     config.max_stream_data = STREAM_WINDOW_BYTES;
     config.max_connection_data = CONNECTION_WINDOW_BYTES;
     config.max_idle_timeout = u32::try_from(QUIC_IDLE_TIME_MAX.as_millis()).unwrap_or(u32::MAX);
     config.keep_alive_interval = QUIC_KEEP_ALIVE;
     config.handshake_timeout = HANDSHAKE_TIME_MAX;
-    config
+    quic::tokio::Transport::new(config)
 }
 
-/// Makes the swarm; the behaviour is made by `make`, of the relay's client half.
+/// Makes the swarm, with the sockets of QUIC on `sockets`; the behaviour is made by `make`, of the
+/// relay's client half.
 pub(crate) fn swarm(
     keys: &Keypair,
+    sockets: &Handle,
     alarm: &Alarm,
     make: impl FnOnce(relay::client::Behaviour) -> Result<Behaviour, Error>,
 ) -> Result<Swarm<Behaviour>, Error> {
     let setup = |error: &dyn std::fmt::Display| Error::Setup(error.to_string());
     let base = || -> Result<_, Error> {
-        Ok(SwarmBuilder::with_existing_identity(keys.clone())
+        SwarmBuilder::with_existing_identity(keys.clone())
             .with_tokio()
             .with_tcp(
                 tcp::Config::default().nodelay(true),
@@ -78,7 +83,8 @@ pub(crate) fn swarm(
                 yamux,
             )
             .map_err(|error| setup(&error))?
-            .with_quic_config(quic))
+            .with_other_transport(|keys| On::new(sockets.clone(), quic(keys)))
+            .map_err(|error| setup(&error))
     };
     let config = swarm_config(alarm);
     let mut made = Ok(());

@@ -10,6 +10,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::body::RequestBody;
@@ -25,6 +26,12 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
 pub trait Dial: Send + Sync + 'static {
     /// Makes one.
     fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>>;
+
+    /// The runtime that the bytes of all of them come and go on: they are read and written there too.
+    /// `None`: on that of whoever dials.
+    fn home(&self) -> Option<&Handle> {
+        None
+    }
 }
 
 /// What is kept of connections that nobody uses.
@@ -126,7 +133,11 @@ impl Pool {
             .await
             .map_err(io::Error::other)?;
         // It ends with its sender, and says there what went wrong.
-        tokio::spawn(async move { drop(connection.await) });
+        let served = async move { drop(connection.await) };
+        match self.dial.home() {
+            Some(home) => home.spawn(served),
+            None => tokio::spawn(served),
+        };
         Ok(self.lease(sender, Instant::now()))
     }
 

@@ -16,7 +16,7 @@ use realm_model::route::{PathPattern, Route};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Rig, named, soon};
+use crate::support::{Rig, named, sockets, soon};
 
 /// Bytes that no window or buffer on the way takes at once.
 const LARGE: usize = 10 * 1024 * 1024;
@@ -31,7 +31,7 @@ impl Dial for Node {
     fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>> {
         // As much as a stream between nodes may hold.
         let ((near, out), (back, far)) = (tokio::io::duplex(1 << 20), tokio::io::duplex(1 << 20));
-        self.edge.serve_node(far);
+        self.edge.serve_node(far, sockets());
         let came = Arc::clone(&self.came);
         tokio::spawn(async move {
             let (mut out_read, mut out_write) = tokio::io::split(out);

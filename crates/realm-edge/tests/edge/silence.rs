@@ -15,7 +15,7 @@ use realm_model::route::{PathPattern, Route};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
-use crate::support::{Rig, backend, get, named, request, soon, text, whole};
+use crate::support::{Rig, backend, get, named, request, sockets, soon, text, whole};
 
 /// Longer than a question with all that comes before it.
 const SILENT_MAX: Duration = Duration::from_millis(2_900);
@@ -63,7 +63,7 @@ impl Dial for Node {
                 return Err(io::ErrorKind::NotConnected.into());
             }
             let ((near, out), (back, far)) = (tokio::io::duplex(4096), tokio::io::duplex(4096));
-            self.edge.serve_node(far);
+            self.edge.serve_node(far, sockets());
             let ((read, write), (read_back, write_back)) =
                 (tokio::io::split(out), tokio::io::split(back));
             let mut gone = now.clone();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use realm_model::name::ComponentName;
 use realm_model::route::{HostPattern, PathPattern, Route};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle as Runtime};
 use tokio::sync::mpsc;
 
 pub(crate) use crate::backends::{backend, channel, data, empty, mirror, named, text, trailers};
@@ -64,6 +65,22 @@ impl Observer for Recorder {
             retried: record.retried,
         });
     }
+}
+
+pub(crate) const SOCKETS_NAME: &str = "sockets";
+
+/// The thread on which the bytes of other nodes come and go.
+pub(crate) fn sockets() -> &'static Runtime {
+    static SOCKETS: LazyLock<Runtime> = LazyLock::new(|| {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let handle = runtime.handle().clone();
+        let thread = std::thread::Builder::new().name(SOCKETS_NAME.to_owned());
+        let thread = thread.spawn(move || runtime.block_on(std::future::pending::<()>()));
+        thread.expect("a thread");
+        handle
+    });
+    &SOCKETS
 }
 
 /// An edge on a free port.

@@ -1,16 +1,21 @@
 //! Requests that are answered on another node: here two edges in one process, and streams in memory.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll};
 
 use http::{Response, StatusCode};
 use realm_edge::{Backend, BoxFuture, Dial, Far, Handle, Io, Line, LineFigures, Table};
 use realm_model::name::ComponentName;
 use realm_model::route::{PathPattern, Route};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::mpsc;
 
-use crate::support::{Rig, backend, get, mirror, named, request, text, whole};
+use crate::support::{
+    Rig, SOCKETS_NAME, backend, get, mirror, named, request, sockets, text, whole,
+};
 
 /// How streams to a node end up.
 #[derive(Clone)]
@@ -31,11 +36,15 @@ struct Streams {
 }
 
 impl Dial for Streams {
+    fn home(&self) -> Option<&tokio::runtime::Handle> {
+        Some(sockets())
+    }
+
     fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>> {
         self.opened.fetch_add(1, Relaxed);
         let (near, mut far) = tokio::io::duplex(16 * 1024);
         match self.to.clone() {
-            To::Edge(handle) => handle.serve_node(far),
+            To::Edge(handle) => handle.serve_node(far, sockets()),
             To::Nobody => {
                 return Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) });
             }
@@ -137,6 +146,84 @@ async fn what_is_not_here_is_asked_elsewhere_on_streams_that_are_kept() {
     }
     assert_eq!(asking.opened[0].load(Relaxed), 1, "one stream for all");
     assert_eq!(asking.figures(0).answered, 20);
+}
+
+/// Streams that tell the name of each thread that writes.
+struct Watched {
+    streams: Streams,
+    writers: mpsc::UnboundedSender<String>,
+}
+
+struct Watching(Box<dyn Io>, mpsc::UnboundedSender<String>);
+
+impl Dial for Watched {
+    fn home(&self) -> Option<&tokio::runtime::Handle> {
+        self.streams.home()
+    }
+
+    fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>> {
+        Box::pin(async {
+            let stream = self.streams.dial().await?;
+            Ok(Box::new(Watching(stream, self.writers.clone())) as Box<dyn Io>)
+        })
+    }
+}
+
+impl AsyncRead for Watching {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Watching {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let thread = std::thread::current().name().unwrap_or_default().to_owned();
+        let _ = self.1.send(thread);
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_written_and_answered_on_the_thread_of_the_sockets() {
+    let (answers, mut answered) = mpsc::unbounded_channel();
+    let here = backend(move |_| {
+        let answers = answers.clone();
+        async move {
+            let thread = std::thread::current().name().unwrap_or_default().to_owned();
+            let _ = answers.send(thread);
+            Ok(Response::new(text("there")))
+        }
+    });
+    let (_there, to) = node(here).await;
+    let asking = Asking::of(&[]).await;
+    let (writers, mut written) = mpsc::unbounded_channel();
+    let streams = Streams {
+        to,
+        opened: Arc::default(),
+    };
+    let watched = Watched { streams, writers };
+    let line = Line::new("there".parse().expect("a name"), Box::new(watched));
+    let far = vec![Far::new(line, app(), 0)];
+    asking.rig.handle.set_table(routed(Vec::new(), far));
+    assert_eq!(asking.ask("GET").await, good("there"));
+    assert_eq!(written.recv().await.as_deref(), Some(SOCKETS_NAME));
+    assert_eq!(answered.recv().await.as_deref(), Some(SOCKETS_NAME));
 }
 
 #[tokio::test]
@@ -345,7 +432,7 @@ async fn requests_of_nodes_that_do_not_say_what_they_want_are_refused() {
         ),
     ] {
         let (mut near, far) = tokio::io::duplex(4096);
-        there.handle.serve_node(far);
+        there.handle.serve_node(far, sockets());
         near.write_all(head.as_bytes()).await.expect("sent");
         let mut answer = String::new();
         near.read_to_string(&mut answer).await.expect("an answer");
@@ -355,7 +442,7 @@ async fn requests_of_nodes_that_do_not_say_what_they_want_are_refused() {
 
 #[tokio::test]
 async fn an_edge_that_ends_answers_what_other_nodes_brought_and_takes_no_more() {
-    let (began, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let (began, mut begun) = mpsc::unbounded_channel();
     let (release, released) = tokio::sync::watch::channel(false);
     let slow = backend(move |_| {
         let (began, mut released) = (began.clone(), released.clone());
@@ -376,7 +463,7 @@ async fn an_edge_that_ends_answers_what_other_nodes_brought_and_takes_no_more() 
     // A stream that comes now is let go.
     loop {
         let (mut near, far) = tokio::io::duplex(64);
-        there.handle.serve_node(far);
+        there.handle.serve_node(far, sockets());
         if near.read(&mut [0; 8]).await.is_ok_and(|count| count == 0) {
             break;
         }

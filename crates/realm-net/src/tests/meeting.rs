@@ -90,3 +90,35 @@ async fn two_members_meet_over_quic_and_talk() {
     );
     drop(refusing.await);
 }
+
+#[tokio::test]
+async fn bytes_of_a_stream_come_and_go_while_the_agent_is_busy() {
+    let (a, mut b) = (Node::node(1).await, Node::node(2).await);
+    for node in [&a, &b] {
+        node.net.admit(members([1, 2])).await.unwrap();
+    }
+    a.knows(&b);
+    let taking = tokio::spawn(async move {
+        let incoming = b
+            .wait("stream", |event| match event {
+                Event::Stream { incoming, .. } => Some(incoming),
+                _ => None,
+            })
+            .await;
+        (incoming.accept().await.unwrap(), b)
+    });
+    let mut near = a.net.open(key(2), Protocol::Tunnel).await.unwrap();
+    let (mut far, b) = taking.await.unwrap();
+    let (done, is_done) = std::sync::mpsc::channel();
+    b.net.sockets().spawn(async move {
+        let byte = far.read_u8().await?;
+        far.write_u8(byte + 1).await?;
+        far.shutdown().await
+    });
+    a.net.sockets().spawn(async move {
+        near.write_u8(1).await.unwrap();
+        done.send(near.read_u8().await.unwrap()).unwrap();
+    });
+    // The only thread of the runtime that both were started on does nothing else meanwhile.
+    assert_eq!(is_done.recv_timeout(PATIENCE), Ok(2));
+}

@@ -109,7 +109,7 @@ impl Door {
             }
             Protocol::Api => serve_stream(self.router, stream, Mouth::Peer(from)).await,
             Protocol::Via => self.via(asker, stream).await,
-            Protocol::Tunnel => self.edge.serve_node(stream),
+            Protocol::Tunnel => self.edge.serve_node(stream, self.net.sockets()),
         }
     }
 

@@ -25,6 +25,10 @@ struct Node {
 }
 
 impl Dial for Node {
+    fn home(&self) -> Option<&tokio::runtime::Handle> {
+        Some(self.net.sockets())
+    }
+
     fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>> {
         Box::pin(async {
             let stream = self.net.open(self.key, Protocol::Tunnel).await;
