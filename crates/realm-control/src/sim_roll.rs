@@ -99,6 +99,8 @@ pub(crate) struct Sim {
     doubled: BTreeSet<(usize, u32)>,
     /// Replicas of each node that serve in places which it does not have.
     stand_ins: Vec<usize>,
+    /// Places of each node when it was looked at last.
+    shares: Vec<u32>,
     /// Replicas that each node shall have by what was signed last.
     wanted: Vec<usize>,
     /// Whether all nodes were drained at once.
@@ -137,6 +139,7 @@ impl Sim {
             taken_down: BTreeSet::new(),
             doubled: BTreeSet::new(),
             stand_ins: vec![0; names.len()],
+            shares: vec![0; names.len()],
             wanted: vec![0; names.len()],
             was_empty: false,
             steady: vec![false; names.len()],

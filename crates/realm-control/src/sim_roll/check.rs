@@ -118,6 +118,19 @@ impl Sim {
                 placement.share(&component_name("app"), &node.name)
             }
         };
+        // A node took a replica down while another one stood in for it. That one by now has a place of its
+        // own: it stands in no more, and what was right then is no mistake now. As many serve all over as
+        // shall, since who has given that place up goes on until it is taken: the node lacks no replica that
+        // it took down, but one that it shall have in addition.
+        if self.serving() >= self.least() {
+            let is_new = |slot: &&u32| (self.shares[index]..share).contains(*slot);
+            let placed = before.intersection(&after).filter(is_new).count();
+            let places = self.taken_down.iter().filter(|(of, _)| *of == index);
+            for place in places.take(placed).copied().collect::<Vec<_>>() {
+                self.taken_down.remove(&place);
+            }
+        }
+        self.shares[index] = share;
         // A slot that served and was healthy, and that is wanted: it is down by decision.
         for slot in before.difference(&after).filter(|slot| **slot < share) {
             let world = &self.nodes[index].world;
