@@ -11,6 +11,7 @@ mod crowds;
 mod early;
 mod fastcgi;
 mod floods;
+mod fronts;
 mod hostile;
 mod lifecycle;
 mod ports;
