@@ -19,7 +19,7 @@ mod tests;
 use bytes::{Bytes, BytesMut};
 
 pub use decode::Decoder;
-pub(crate) use listen::{Accepted, Listener};
+pub(crate) use listen::{Accepted, Bound, Listener};
 pub use listen::{FastCgi, FastCgiAddress, Listen};
 pub use log::GuestLog;
 pub use params::{BadParams, Params};

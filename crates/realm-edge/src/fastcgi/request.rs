@@ -7,7 +7,9 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
 use http::{Method, Request, StatusCode, Uri, Version};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
@@ -28,6 +30,9 @@ const VOUCHED: [(&str, &str); 9] = [
     ("SSL_PROTOCOL", "x-realm-ssl-protocol"),
     ("SSL_TLS_SNI", "x-realm-ssl-tls-sni"),
 ];
+
+/// Names of headers up to this length are read where they are: nearly all.
+const SHORT_NAME_BYTES: usize = 64;
 
 /// Before the names of all other parameters: what the operator of the web server adds
 /// (`fastcgi_param APP_ENV`) reaches the guest as `x-realm-param-app-env`, and a program as `APP_ENV`.
@@ -137,21 +142,29 @@ impl Unclear {
 /// Reads a request. `here` is who asks where the web server does not say so: it came over a socket of
 /// this machine, as it does from `cgi-fcgi`.
 pub(crate) fn read(params: &Params, here: Option<IpAddr>) -> Result<Asked, Unclear> {
-    let method = word(params, "REQUEST_METHOD").ok_or(Unclear::Method)?;
+    let said = Said::of(params)?;
+    let method = said.method.ok_or(Unclear::Method)?;
     let method = Method::from_bytes(method).map_err(|_| Unclear::Method)?;
-    let client = word(params, "REMOTE_ADDR").map(address);
+    let client = said.remote_addr.map(address);
     let client = client.unwrap_or(here).ok_or(Unclear::Client)?;
-    let scheme = scheme(params);
-    let length = length(params)?;
-    let uri = uri(params)?;
-    let mut headers = headers(params)?;
-    if uri.authority().is_none() {
-        headers.insert(HOST, host(params, scheme)?);
+    let scheme = said.scheme();
+    let length = said.length()?;
+    let uri = said.uri()?;
+    let host = match uri.authority() {
+        None => Some(said.host(scheme)?),
+        Some(_) => None,
+    };
+    let Said {
+        mut headers,
+        vouched,
+        ..
+    } = said;
+    if let Some(host) = host {
+        headers.insert(HOST, host);
     }
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let vouched = vouched(params)?;
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
@@ -167,15 +180,150 @@ pub(crate) fn read(params: &Params, here: Option<IpAddr>) -> Result<Asked, Uncle
     })
 }
 
-/// The value of a parameter that says something.
-fn word<'p>(params: &'p Params, name: &str) -> Option<&'p [u8]> {
-    params
-        .get(name.as_bytes())
-        .filter(|value| !value.is_empty())
+/// What the parameters say, of each name the last one, as CGI programs see it in their environment. One that
+/// is empty says nothing.
+#[derive(Default)]
+struct Said<'p> {
+    method: Option<&'p [u8]>,
+    request_uri: Option<&'p [u8]>,
+    script_name: &'p [u8],
+    path_info: &'p [u8],
+    query: Option<&'p [u8]>,
+    realm_host: Option<&'p [u8]>,
+    http_host: Option<&'p [u8]>,
+    server_name: Option<&'p [u8]>,
+    server_port: Option<&'p [u8]>,
+    remote_addr: Option<&'p [u8]>,
+    https: Option<&'p [u8]>,
+    request_scheme: Option<&'p [u8]>,
+    content_length: Option<&'p [u8]>,
+    headers: HeaderMap,
+    vouched: HeaderMap,
 }
 
-fn text<'p>(params: &'p Params, name: &str) -> Option<&'p str> {
-    word(params, name).and_then(|value| std::str::from_utf8(value).ok())
+impl<'p> Said<'p> {
+    /// One look at each pair: this is done for every request.
+    fn of(params: &'p Params) -> Result<Self, Unclear> {
+        let mut said = Self::default();
+        for (name, value) in params.iter() {
+            let word = Some(value).filter(|value| !value.is_empty());
+            match name {
+                b"REQUEST_METHOD" => said.method = word,
+                b"REQUEST_URI" => said.request_uri = word,
+                b"SCRIPT_NAME" => said.script_name = value,
+                b"PATH_INFO" => said.path_info = value,
+                b"QUERY_STRING" => said.query = word,
+                b"REALM_HOST" => said.realm_host = word,
+                b"HTTP_HOST" => said.http_host = word,
+                b"SERVER_NAME" => said.server_name = word,
+                b"SERVER_PORT" => said.server_port = word,
+                b"REMOTE_ADDR" => said.remote_addr = word,
+                b"HTTPS" => said.https = word,
+                b"REQUEST_SCHEME" => said.request_scheme = word,
+                b"CONTENT_LENGTH" => said.content_length = word,
+                _ => said.other(name, value)?,
+            }
+        }
+        Ok(said)
+    }
+
+    /// What a guest may read: headers of the client, and what the web server vouches for. The rest of what is
+    /// misread, and the client's own story of its way, go where they go with every request.
+    fn other(&mut self, name: &[u8], value: &[u8]) -> Result<(), Unclear> {
+        let is_empty = value.is_empty();
+        let value = || HeaderValue::from_bytes(value).map_err(|_| Unclear::Byte);
+        if let Some(name) = name.strip_prefix(b"HTTP_") {
+            if let Some(name) = header(name) {
+                self.headers.insert(name, value()?);
+            }
+            return Ok(());
+        }
+        if is_empty {
+            // An empty `REMOTE_USER` is nobody.
+            return Ok(());
+        }
+        if name == b"CONTENT_TYPE" {
+            self.headers.insert(CONTENT_TYPE, value()?);
+            return Ok(());
+        }
+        let known = VOUCHED.iter().find(|(known, _)| known.as_bytes() == name);
+        let name = match known {
+            Some((_, header)) => Some(HeaderName::from_static(header)),
+            None => param(name),
+        };
+        if let Some(name) = name {
+            self.vouched.insert(name, value()?);
+        }
+        Ok(())
+    }
+
+    fn scheme(&self) -> Scheme {
+        let is = |value: Option<&[u8]>, expected: &[&str]| {
+            let same =
+                |one: &&str| value.is_some_and(|value| value.eq_ignore_ascii_case(one.as_bytes()));
+            expected.iter().any(same)
+        };
+        let is_https = is(self.https, &["on", "1", "https"]) || is(self.request_scheme, &["https"]);
+        match is_https {
+            true => Scheme::Https,
+            false => Scheme::Http,
+        }
+    }
+
+    fn length(&self) -> Result<Option<u64>, Unclear> {
+        let Some(value) = self.content_length else {
+            return Ok(None);
+        };
+        let is_number = value.iter().all(u8::is_ascii_digit);
+        let number = std::str::from_utf8(value).ok().filter(|_| is_number);
+        let number = number.and_then(|text| text.parse().ok());
+        number.map(Some).ok_or(Unclear::Length)
+    }
+
+    /// The target as the client wrote it; where the web server does not say, what it made of it.
+    fn uri(&self) -> Result<Uri, Unclear> {
+        let target = match self.request_uri {
+            Some(target) => Cow::Borrowed(target),
+            None => Cow::Owned(self.decoded()?.into_bytes()),
+        };
+        let is_target = target.starts_with(b"/") || self.request_uri.is_some();
+        let uri = Uri::try_from(&*target).ok().filter(|_| is_target);
+        uri.ok_or(Unclear::Path)
+    }
+
+    /// `SCRIPT_NAME` and `PATH_INFO` come decoded, the query does not (RFC 3875 §4.1.5, §4.1.7).
+    fn decoded(&self) -> Result<String, Unclear> {
+        let path = [self.script_name, self.path_info].concat();
+        // What reads a path as a text that ends there sees another one.
+        if path.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
+            return Err(Unclear::Path);
+        }
+        let mut target = percent_encode(&path, &NOT_IN_PATHS).to_string();
+        if let Some(query) = self.query.and_then(|query| std::str::from_utf8(query).ok()) {
+            target.push('?');
+            target.push_str(query);
+        }
+        Ok(target)
+    }
+
+    /// The host that the client asked for. What realm's own snippets for web servers say comes first: that
+    /// is the host by which the server chose.
+    fn host(&self, scheme: Scheme) -> Result<HeaderValue, Unclear> {
+        let named = || {
+            let name = self.server_name?;
+            let usual: &[u8] = match scheme {
+                Scheme::Http => b"80",
+                Scheme::Https => b"443",
+            };
+            Some(match self.server_port {
+                Some(port) if port != usual => Cow::Owned([name, b":", port].concat()),
+                Some(_) | None => Cow::Borrowed(name),
+            })
+        };
+        let asked = self.realm_host.or(self.http_host).map(Cow::Borrowed);
+        let host = asked.or_else(named).ok_or(Unclear::Host)?;
+        HeaderValue::from_bytes(&host).map_err(|_| Unclear::Host)
+    }
 }
 
 /// lighttpd and Apache write IPv6 with brackets where a port follows; nobody does without.
@@ -192,127 +340,13 @@ fn address(value: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn scheme(params: &Params) -> Scheme {
-    let is = |name: &str, expected: &[&str]| {
-        let value = text(params, name);
-        value.is_some_and(|value| expected.iter().any(|one| value.eq_ignore_ascii_case(one)))
-    };
-    match is("HTTPS", &["on", "1", "https"]) || is("REQUEST_SCHEME", &["https"]) {
-        true => Scheme::Https,
-        false => Scheme::Http,
-    }
-}
-
-fn length(params: &Params) -> Result<Option<u64>, Unclear> {
-    let Some(value) = word(params, "CONTENT_LENGTH") else {
-        return Ok(None);
-    };
-    let is_number = value.iter().all(u8::is_ascii_digit);
-    let number = std::str::from_utf8(value).ok().filter(|_| is_number);
-    let number = number.and_then(|text| text.parse().ok());
-    number.map(Some).ok_or(Unclear::Length)
-}
-
-/// The target as the client wrote it; where the web server does not say, what it made of it.
-fn uri(params: &Params) -> Result<Uri, Unclear> {
-    let written = word(params, "REQUEST_URI");
-    let target = match written {
-        Some(target) => Cow::Borrowed(target),
-        None => Cow::Owned(decoded(params)?.into_bytes()),
-    };
-    let is_target = target.starts_with(b"/") || written.is_some();
-    let uri = Uri::try_from(&*target).ok().filter(|_| is_target);
-    uri.ok_or(Unclear::Path)
-}
-
-/// `SCRIPT_NAME` and `PATH_INFO` come decoded, the query does not (RFC 3875 §4.1.5, §4.1.7).
-fn decoded(params: &Params) -> Result<String, Unclear> {
-    let parts = ["SCRIPT_NAME", "PATH_INFO"].map(|name| params.get(name.as_bytes()));
-    let path = parts.map(Option::unwrap_or_default).concat();
-    // What reads a path as a text that ends there sees another one.
-    if path.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
-        return Err(Unclear::Path);
-    }
-    let mut target = percent_encode(&path, &NOT_IN_PATHS).to_string();
-    if let Some(query) = text(params, "QUERY_STRING") {
-        target.push('?');
-        target.push_str(query);
-    }
-    Ok(target)
-}
-
-/// The host that the client asked for. What realm's own snippets for web servers say comes first: that is
-/// the host by which the server chose.
-fn host(params: &Params, scheme: Scheme) -> Result<HeaderValue, Unclear> {
-    let asked = word(params, "REALM_HOST").or_else(|| word(params, "HTTP_HOST"));
-    let named = || {
-        let name = text(params, "SERVER_NAME")?;
-        let port = text(params, "SERVER_PORT");
-        let usual = match scheme {
-            Scheme::Http => "80",
-            Scheme::Https => "443",
-        };
-        Some(match port {
-            Some(port) if port != usual => format!("{name}:{port}").into_bytes(),
-            Some(_) | None => name.as_bytes().to_vec(),
-        })
-    };
-    let host = asked
-        .map(<[u8]>::to_vec)
-        .or_else(named)
-        .ok_or(Unclear::Host)?;
-    HeaderValue::from_bytes(&host).map_err(|_| Unclear::Host)
-}
-
-/// What the client said, as far as a guest may read it. The rest of what is misread, and the client's own
-/// story of its way, go where they go with every request.
-fn headers(params: &Params) -> Result<HeaderMap, Unclear> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in params.iter() {
-        let name = match name {
-            b"CONTENT_TYPE" if !value.is_empty() => Some(CONTENT_TYPE),
-            _ => name.strip_prefix(b"HTTP_").and_then(header),
-        };
-        if let Some(name) = name {
-            let value = HeaderValue::from_bytes(value).map_err(|_| Unclear::Byte)?;
-            headers.insert(name, value);
-        }
-    }
-    Ok(headers)
-}
-
-/// What the web server says beside the request.
-fn vouched(params: &Params) -> Result<HeaderMap, Unclear> {
-    let mut vouched = HeaderMap::new();
-    for (name, value) in params.iter() {
-        // An empty `REMOTE_USER` is nobody.
-        if value.is_empty() {
-            continue;
-        }
-        let Ok(text) = std::str::from_utf8(name) else {
-            continue;
-        };
-        let known = VOUCHED.iter().find(|(name, _)| *name == text);
-        let name = match known {
-            Some((_, header)) => Some(HeaderName::from_static(header)),
-            None => param(text),
-        };
-        if let Some(name) = name {
-            let value = HeaderValue::from_bytes(value).map_err(|_| Unclear::Byte)?;
-            vouched.insert(name, value);
-        }
-    }
-    Ok(vouched)
-}
-
 /// `APP_ENV` → `x-realm-param-app-env`; `None`: it is no word of the operator's.
-fn param(name: &str) -> Option<HeaderName> {
+fn param(name: &[u8]) -> Option<HeaderName> {
+    let name = std::str::from_utf8(name).ok()?;
     // As variables are written: two that differ in case would be one header.
     let is_plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
-    let is_own = name.bytes().all(is_plain)
-        && !name.is_empty()
-        && !name.starts_with("HTTP_")
-        && KNOWN.binary_search(&name).is_err();
+    let is_own =
+        !name.is_empty() && KNOWN.binary_search(&name).is_err() && name.bytes().all(is_plain);
     let header = || {
         format!(
             "{PARAM_PREFIX}{}",
@@ -331,14 +365,22 @@ fn header(name: &[u8]) -> Option<HeaderName> {
     if !name.iter().all(is_plain) {
         return None;
     }
-    let lower = |byte: &u8| match byte {
-        b'_' => b'-',
-        byte => byte.to_ascii_lowercase(),
+    let mut short = [0; SHORT_NAME_BYTES];
+    let mut long = Vec::new();
+    let bytes = match short.get_mut(..name.len()) {
+        Some(short) => short,
+        None => {
+            long.resize(name.len(), 0);
+            &mut long[..]
+        }
     };
-    let name: Vec<u8> = name.iter().map(lower).collect();
-    let name = HeaderName::from_bytes(&name).ok()?;
-    let is_said_otherwise = [HOST, CONTENT_LENGTH, CONTENT_TYPE].contains(&name)
-        || [http::header::TRANSFER_ENCODING].contains(&name)
+    bytes.copy_from_slice(name);
+    bytes
+        .iter_mut()
+        .filter(|byte| **byte == b'_')
+        .for_each(|byte| *byte = b'-');
+    let name = HeaderName::from_bytes(bytes).ok()?;
+    let is_said_otherwise = [HOST, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING].contains(&name)
         || name == "proxy"
         || name.as_str().starts_with(VOUCHED_PREFIX);
     (!is_said_otherwise).then_some(name)
@@ -391,7 +433,8 @@ mod tests {
             ("HTTP_X_REQUEST_ID", "7"),
             ("HTTP_COOKIE", "a=b; c=d"),
             ("REMOTE_USER", "ann"),
-            ("DOCUMENT_ROOT", "/var/www"),
+            // As it is decoded, and nobody reads it.
+            ("DOCUMENT_ROOT", "/var/\nwww"),
         ])
         .expect("a request");
         assert_eq!(asked.request.method(), Method::GET);
