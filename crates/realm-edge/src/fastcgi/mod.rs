@@ -5,6 +5,7 @@
 //! each thing that a peer can make more of has a limit, and the same bytes give the same events however
 //! they are cut.
 
+mod client;
 mod decode;
 mod params;
 mod record;
@@ -16,6 +17,7 @@ mod tests;
 
 use bytes::{Bytes, BytesMut};
 
+pub use client::{Application, Remarks};
 pub use decode::Decoder;
 pub use params::{BadParams, Params};
 use record::Kind;
