@@ -292,13 +292,13 @@ impl Answer {
                 ReplyBody { parts, over: false }.boxed_unsync()
             }
         };
-        let told = self
-            .head_to
-            .take()
-            .map(|to| to.send(Ok(head.map(|()| body))));
-        match told {
-            Some(Ok(())) => Ok(()),
-            Some(Err(_)) | None => Err(Failure::Gone),
+        let is_told = match self.head_to.take() {
+            Some(to) => to.send(Ok(head.map(|()| body))).is_ok(),
+            None => false,
+        };
+        match is_told {
+            true => Ok(()),
+            false => Err(Failure::Gone),
         }
     }
 

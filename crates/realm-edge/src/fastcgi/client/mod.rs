@@ -41,6 +41,8 @@ pub use remarks::Remarks;
 const COLLECTED_BYTES_MAX: u64 = 1024 * 1024;
 /// How long a connection is tried for: longer than an application takes to start again.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an application that ends may still seem to take connections.
+const ENDING: Duration = Duration::from_millis(100);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(25);
 /// Once nobody was there for all that time, others are not patient for so long.
@@ -185,16 +187,18 @@ impl Application {
         let may_repeat = parts.method.is_idempotent() && length == 0;
         let mut body = RequestBody::new(body, inner.limits.request_bytes_max);
         let fault = body.fault();
-        let mut is_second = false;
+        let (mut sent, mut repeated) = (false, false);
         loop {
             // On a kept connection a request may be lost: no place for one that cannot be repeated.
-            let kept = inner.kept.as_ref().filter(|_| may_repeat && !is_second);
-            let wire = match kept.and_then(|kept| kept.take()) {
+            let kept = inner.kept.as_ref().filter(|_| may_repeat && !sent);
+            let kept = kept.and_then(|kept| kept.take());
+            let was_kept = kept.is_some();
+            let wire = match kept {
                 Some(wire) => wire,
                 None => match timeout_at(deadline, self.connect()).await {
                     Ok(Ok(wire)) => wire,
                     // What was sent may have been its end: no replica is to get it as well.
-                    Ok(Err(_)) if is_second => return Err(call_error(&Failure::Unanswered)),
+                    Ok(Err(_)) if sent => return Err(call_error(&Failure::Unanswered)),
                     Ok(Err(_)) => return Err(not_listening()),
                     Err(_) => return Err(wall_timeout()),
                 },
@@ -212,8 +216,14 @@ impl Application {
             };
             match exchange.run().await {
                 Ok(response) => return Ok(response),
-                Err(Failure::Unanswered) if may_repeat && !is_second => {
-                    is_second = true;
+                Err(Failure::Unanswered) if may_repeat && !repeated => {
+                    // That a kept connection is stale is nothing unusual. A new one was perhaps taken by an
+                    // application that is about to end: a moment later that is plain.
+                    if !was_kept {
+                        repeated = true;
+                        sleep(ENDING).await;
+                    }
+                    sent = true;
                     body = RequestBody::new(request_body::empty(), 0);
                 }
                 Err(_) if fault.is_too_large() => return Err(request_too_large()),

@@ -107,7 +107,7 @@ fn what_no_application_says_is_nonsense() {
         (raw(99, 1, b"a", 0), Nonsense::Kind(99)),
         (raw(3, 1, &[0; 7], 0), Nonsense::End),
         (raw(3, 1, &[0, 0, 0, 0, 9, 0, 0, 0], 0), Nonsense::End),
-        ([end.clone(), raw(6, 1, b"a", 0)].concat(), Nonsense::After),
+        ([end, raw(6, 1, b"a", 0)].concat(), Nonsense::After),
         (
             [raw(6, 1, b"", 0), raw(6, 1, b"a", 0)].concat(),
             Nonsense::After,
