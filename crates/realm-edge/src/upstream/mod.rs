@@ -30,7 +30,7 @@ use body::ReplyBody;
 pub(crate) use body::RequestBody;
 use pool::{Lease, Local, Pool};
 
-pub(crate) use pool::{BUFFER_BYTES_MAX, CONNECT_TIMEOUT, Keep};
+pub(crate) use pool::{BUFFER_BYTES_MAX, CONNECT_TIMEOUT, Impatient, Keep};
 pub use pool::{Dial, Io};
 pub use reach::Reach;
 pub(crate) use room::{Place, Room};

@@ -220,10 +220,11 @@ impl Lease {
     }
 }
 
-struct Impatient<'a>(&'a AtomicU32);
+/// A request that waits longer than is usual.
+pub(crate) struct Impatient<'a>(&'a AtomicU32);
 
 impl<'a> Impatient<'a> {
-    fn enter(count: &'a AtomicU32) -> Self {
+    pub(crate) fn enter(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)
     }

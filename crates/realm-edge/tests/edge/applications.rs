@@ -266,6 +266,34 @@ async fn connections_are_kept_where_that_is_wanted_and_no_more_of_them() {
     assert!(has(&body, "connection 1"), "{body:?}");
 }
 
+/// Of php-fpm with one process, a kept connection is all of it.
+#[tokio::test]
+async fn a_kept_connection_holds_nobody_up_for_long() {
+    let alone = Arc::new(tokio::sync::Mutex::new(()));
+    let fake = Fake::start(move |stream, number| {
+        let alone = Arc::clone(&alone);
+        async move {
+            let _process = alone.lock().await;
+            mirror(stream, number).await;
+        }
+    })
+    .await;
+    let rig = fake.rig(1).await;
+    let begun = std::time::Instant::now();
+    for round in 0..5 {
+        for asked in [get(URL), request("POST", URL, text("x"))] {
+            let (status, _, _) = whole(rig.send1(asked).await).await;
+            assert_eq!(status.as_u16(), 201, "{round}");
+        }
+    }
+    // Each would wait for four seconds.
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
 /// php-fpm resets a connection when its process has done its number of requests.
 #[tokio::test]
 async fn a_kept_connection_that_breaks_costs_no_request() {

@@ -115,3 +115,35 @@ fn refuse(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::grants::Capability;
+    use crate::manifest::{Mode, parse};
+
+    /// A delegate that may reach nothing may not reach it by a service that is there already.
+    #[test]
+    fn an_upstream_takes_what_reaching_it_takes() {
+        use Capability::{OutboundHttp, PrivateNetwork, Sockets};
+        for (keys, expected) in [
+            ("source = 'file:a'", vec![]),
+            (
+                "upstream = 'http://a.example'",
+                vec![OutboundHttp, PrivateNetwork],
+            ),
+            (
+                "upstream = 'fastcgi:unix:/a'\nroot = '/a'",
+                vec![Sockets, PrivateNetwork],
+            ),
+        ] {
+            let (manifest, problems) = parse(&format!("[components.a]\n{keys}"));
+            let manifest = manifest.unwrap_or_else(|| panic!("{problems:?}"));
+            let spec = &manifest.components[&"a".parse().expect("a name")];
+            let wants: Vec<Capability> = Capability::of(spec).into_iter().collect();
+            assert_eq!(wants, expected, "{keys}");
+            let is_upstream = spec.mode() == Mode::Upstream;
+            assert_eq!(is_upstream, spec.upstream().is_some(), "{keys}");
+            assert!(spec.mode().takes_requests() && !spec.mode().is_job());
+        }
+    }
+}

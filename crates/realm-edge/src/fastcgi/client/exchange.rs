@@ -360,3 +360,24 @@ impl HttpBody for ReplyBody {
         self.over
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever writes it may have panicked.
+    #[tokio::test]
+    async fn a_body_without_its_end_is_none() {
+        for (last, is_whole) in [(Some(Part::End), true), (None, false)] {
+            let (to, parts) = mpsc::channel(PARTS_MAX);
+            let sent = to.send(Part::Bytes(Bytes::from_static(b"a"))).await;
+            assert!(sent.is_ok());
+            if let Some(last) = last {
+                assert!(to.send(last).await.is_ok());
+            }
+            drop(to);
+            let body = ReplyBody { parts, over: false };
+            assert_eq!(body.collect().await.is_ok(), is_whole);
+        }
+    }
+}

@@ -15,6 +15,7 @@ mod script;
 mod tests;
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::backend::{Backend, Body, BoxFuture, CallError};
 use crate::request_body;
 use crate::upstream::{
-    CONNECT_TIMEOUT, Place, Reach, RequestBody, Room, UpstreamLimits, announced, not_listening,
-    overloaded, request_too_large, wall_timeout,
+    CONNECT_TIMEOUT, Impatient, Place, Reach, RequestBody, Room, UpstreamLimits, announced,
+    not_listening, overloaded, request_too_large, wall_timeout,
 };
 use exchange::{Exchange, Failure, Wire};
 pub use remarks::Remarks;
@@ -49,6 +50,8 @@ const PAUSE: Duration = Duration::from_millis(25);
 const DOWN: Duration = Duration::from_secs(1);
 /// A kept connection is let go of after this: it holds a process of the application.
 const KEPT_AGE_MAX: Duration = Duration::from_secs(4);
+/// Longer than a quick answer takes, shorter than a person notices.
+const HELD: Duration = Duration::from_millis(50);
 /// How often the kept ones are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes of the answer to a probe that are read.
@@ -73,6 +76,8 @@ struct Inner {
 struct Kept {
     max: usize,
     idle: Mutex<Idle>,
+    /// Requests on new connections that wait longer than is usual.
+    impatient: AtomicU32,
 }
 
 #[derive(Default)]
@@ -95,6 +100,7 @@ impl Application {
         let kept = Kept {
             max: keep.min(limits.concurrency_max) as usize,
             idle: Mutex::default(),
+            impatient: AtomicU32::new(0),
         };
         Self(Arc::new(Inner {
             reach,
@@ -214,7 +220,11 @@ impl Application {
                 kept: inner.kept.clone(),
                 place: place.clone(),
             };
-            match exchange.run().await {
+            let answered = match &inner.kept {
+                Some(kept) if !was_kept => kept.patiently(exchange.run()).await,
+                Some(_) | None => exchange.run().await,
+            };
+            match answered {
                 Ok(response) => return Ok(response),
                 Err(Failure::Unanswered) if may_repeat && !repeated => {
                     // That a kept connection is stale is nothing unusual. A new one was perhaps taken by an
@@ -296,7 +306,22 @@ impl Kept {
         None
     }
 
+    /// Waits for an answer on a new connection: perhaps all processes of the application are held by
+    /// connections that are kept here. After a moment those make room.
+    async fn patiently<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        if let Ok(answered) = timeout(HELD, &mut answer).await {
+            return answered;
+        }
+        let _impatient = Impatient::enter(&self.impatient);
+        self.lock().wires.clear();
+        answer.await
+    }
+
     fn keep(self: &Arc<Self>, wire: Wire) {
+        if self.impatient.load(Relaxed) > 0 {
+            return;
+        }
         let mut idle = self.lock();
         if idle.wires.len() >= self.max {
             idle.wires.remove(0);

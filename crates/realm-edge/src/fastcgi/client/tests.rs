@@ -313,7 +313,7 @@ fn a_request_becomes_parameters() {
         .header("x-real-ip", "203.0.113.9")
         .header("x_real_ip", "6.6.6.6")
         .header("proxy", "http://evil.example")
-        .header("x-forwarded-for", "6.6.6.6, 203.0.113.9, 10.0.0.1");
+        .header("x-forwarded-for", "6.6.6.6, 7.7.7.7, 203.0.113.9, 10.0.0.1");
     let begun = asking::begin(&parts(request), 7, &scripts("index.php"), false).unwrap();
     assert_eq!(begun[10], 0, "the connection is not kept");
     let (params, _) = heard(&begun);
@@ -438,7 +438,7 @@ proptest! {
     }
 
     #[test]
-    fn no_path_leads_out_of_the_root(path in "/([a-z.%/]|%2e|%2F|%00|%0a|\\.php|\\.\\.){0,24}") {
+    fn no_path_leads_out_of_the_root(path in "/(a|b/|/\\.\\./|/%2e%2E%2f|%2e|%2F|%00|%0a|\\.php|\\.){0,12}") {
         for index in ["index.php", "/app/index.php"] {
             let Ok(script) = script::of(&path, &scripts(index)) else {
                 continue;
