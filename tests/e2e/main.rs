@@ -62,6 +62,7 @@ mod terminal;
 mod tidy;
 mod trust;
 mod up;
+mod upstream;
 mod versions;
 mod waiting;
 mod worlds;
