@@ -93,6 +93,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         for url in node.urls() {
             output::note(&format!("answering on {url}"));
         }
+        for address in node.fastcgi_addresses() {
+            output::note(&format!("FastCGI on {address}"));
+        }
         output::note(&format!("metrics on {}/metrics", node.admin_url()));
         if let Some(address) = node.api_address() {
             output::note(&format!("control API on {address}"));

@@ -27,6 +27,7 @@ mod deaths;
 mod elsewhere;
 mod examples;
 mod explain;
+mod fastcgi;
 mod health;
 mod install;
 mod keys;

@@ -18,6 +18,7 @@ use http_body::Body as HttpBody;
 use crate::backend::{Backend, Body, CallError, Elsewhere, RoutePrefix};
 use crate::config::EdgeLimits;
 use crate::connection::{Connection, Ending};
+use crate::fastcgi::GuestLog;
 use crate::headers::{
     REALM_PATH, REALM_TRACE, is_framing_clear, strip_request, strip_response, strip_vouched,
 };
@@ -131,6 +132,9 @@ async fn dispatch(
     // Where nothing is told, nothing is allocated: most routes are for a whole host.
     if prefix.0 > 0 {
         request.extensions_mut().insert(prefix);
+    }
+    if let Some(log) = parts.extensions.remove::<GuestLog>() {
+        request.extensions_mut().insert(log);
     }
     if !body.is_end_stream() {
         record.upload = Some(Upload::new(body));

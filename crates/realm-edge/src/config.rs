@@ -6,11 +6,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::fastcgi::FastCgi;
+
 /// What [`crate::spawn`] needs.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     /// Addresses to listen on; port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
+    /// Where web servers bring requests over FastCGI.
+    pub fastcgi: FastCgi,
     /// Peers whose `Forwarded` and `X-Forwarded-*` headers are believed. A trusted proxy must set
     /// or drop these headers itself: what it passes on unread is believed as well.
     pub trusted_proxies: Vec<IpAddr>,

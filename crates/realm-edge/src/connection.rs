@@ -199,6 +199,13 @@ impl Connection {
         }
     }
 
+    /// What was read has its end, and is no request: there is nothing to do.
+    pub(crate) fn saw_no_request(&self) {
+        if self.head_since.swap(0, Relaxed) != 0 {
+            self.idle_since.store(self.now(), Relaxed);
+        }
+    }
+
     pub(crate) fn saw_write(&self, is_blocked: bool) {
         match (is_blocked, self.write_blocked_since.load(Relaxed)) {
             (true, 0) => self.write_blocked_since.store(self.now(), Relaxed),

@@ -20,17 +20,17 @@ use crate::answer::Edge;
 use crate::aside::{Allowance, Answers};
 use crate::config::Config;
 use crate::connection::{Connection, Order};
-use crate::fastcgi;
+use crate::fastcgi::{self, Accepted, FastCgi, FastCgiAddress, Listener};
 use crate::observe::Observer;
 use crate::ports::{self, Port, PortTrouble, Ports};
 use crate::refusal;
-use crate::registry::{Full, Registry};
+use crate::registry::{Full, Place, Registry};
 use crate::serve::{Http, serve};
 use crate::table::Table;
 use crate::throttle::Throttle;
 use crate::tunnel;
 use crate::upstream::Io;
-use crate::workers::Workers;
+use crate::workers::{Seat, Workers};
 
 /// A pause after an error of `accept` that a retry would only repeat, as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -47,6 +47,15 @@ pub enum EdgeError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A socket for web servers cannot be listened on.
+    #[error("cannot listen on `{address}` for FastCGI")]
+    FastCgi {
+        /// The socket.
+        address: FastCgiAddress,
         /// Why.
         #[source]
         source: io::Error,
@@ -73,6 +82,8 @@ struct Shared {
     registry: Arc<Registry>,
     workers: Workers,
     addresses: Vec<SocketAddr>,
+    fastcgi_addresses: Vec<FastCgiAddress>,
+    fastcgi: FastCgi,
     open: CancellationToken,
     stop: CancellationToken,
     listeners: TaskTracker,
@@ -87,6 +98,7 @@ struct Shared {
     failed_accepts: Throttle,
     refused_by_edge: Throttle,
     refused_by_address: Throttle,
+    refused_fastcgi: Throttle,
 }
 
 /// Listens and serves until [`Handle::shutdown`]. Begins with an empty table: every request is
@@ -129,6 +141,19 @@ pub async fn spawn_closed(
                 .map_err(|source| EdgeError::Listen { address, source })
         })
         .collect::<Result<Vec<_>, _>>()?;
+    let fronts = config
+        .fastcgi
+        .listen
+        .iter()
+        .map(|wanted| {
+            Listener::bind(wanted, &[], limits.backlog)
+                .and_then(|listener| Ok((listener.address()?, listener)))
+                .map_err(|source| EdgeError::FastCgi {
+                    address: wanted.address(),
+                    source,
+                })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
     let workers = Workers::start(config.workers).map_err(|source| EdgeError::Workers {
         count: config.workers,
         source,
@@ -148,6 +173,8 @@ pub async fn spawn_closed(
         registry,
         workers,
         addresses: listeners.iter().map(|(address, _)| *address).collect(),
+        fastcgi_addresses: fronts.iter().map(|(address, _)| address.clone()).collect(),
+        fastcgi: config.fastcgi,
         open: CancellationToken::new(),
         stop: CancellationToken::new(),
         listeners: TaskTracker::new(),
@@ -159,10 +186,17 @@ pub async fn spawn_closed(
         failed_accepts: Throttle::default(),
         refused_by_edge: Throttle::default(),
         refused_by_address: Throttle::default(),
+        refused_fastcgi: Throttle::default(),
     });
-    for (_, listener) in listeners {
-        let accepting = accept(Arc::clone(&shared), listener);
-        shared.listeners.spawn(accepting);
+    let http = Arc::new(Http::new(&shared.edge.limits, shared.tasks.clone()));
+    let doors = listeners.into_iter();
+    let doors = doors.map(|(_, listener)| Door::Http(listener, Arc::clone(&http)));
+    for door in doors.chain(
+        fronts
+            .into_iter()
+            .map(|(_, listener)| Door::FastCgi(listener)),
+    ) {
+        shared.listeners.spawn(accept(Arc::clone(&shared), door));
     }
     shared.listeners.close();
     tokio::spawn(sweep(Arc::clone(&shared)));
@@ -170,6 +204,41 @@ pub async fn spawn_closed(
 }
 
 impl Shared {
+    /// Web servers speak for many, so that none has a share of its own.
+    fn enter_fastcgi(&self, peer: IpAddr) -> Option<(Arc<Connection>, Place)> {
+        let peer = SocketAddr::new(peer, 0);
+        let connection = Arc::new(Connection::new(peer, peer, |_| true));
+        match self.registry.enter(&connection) {
+            Ok(place) => Some((connection, place)),
+            Err(full) => {
+                self.warn_full(full, &connection);
+                None
+            }
+        }
+    }
+
+    fn spawn_fastcgi(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        limits: fastcgi::Limits,
+        connection: Arc<Connection>,
+        place: Place,
+        seat: Seat,
+    ) {
+        let limits = fastcgi::Limits {
+            connections_told: self.edge.limits.connections_max,
+            ..limits
+        };
+        let here = Some(connection.peer);
+        let edge = Arc::clone(&self.edge);
+        let runtime = seat.runtime.clone();
+        let serving = async move {
+            fastcgi::serve(edge, stream, limits, here, connection).await;
+            drop((place, seat));
+        };
+        self.tasks.spawn_on(serving, &runtime);
+    }
+
     fn warn_full(&self, full: Full, connection: &Connection) {
         let limits = &self.edge.limits;
         match full {
@@ -240,31 +309,25 @@ impl Handle {
         shared.tunnels.spawn_on(serving, runtime);
     }
 
+    /// The sockets that web servers reach, in the order of the configuration, with their real ports.
+    pub fn fastcgi_addresses(&self) -> &[FastCgiAddress] {
+        &self.shared.fastcgi_addresses
+    }
+
     /// Answers the requests that a web server brings over FastCGI. Whether it may bring any is for the caller
-    /// to know; `here` is whose requests they are where it does not say so. Returns at once.
+    /// to know; `peer` is where it is, and whose requests they are where it does not say so. Returns at once.
     pub fn serve_fastcgi(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         limits: fastcgi::Limits,
-        here: Option<IpAddr>,
+        peer: IpAddr,
     ) {
         let shared = &self.shared;
-        if !self.takes_nodes() {
-            return;
+        if let Some((connection, place)) = shared.enter_fastcgi(peer)
+            && self.takes_nodes()
+        {
+            shared.spawn_fastcgi(stream, limits, connection, place, shared.workers.seat());
         }
-        let seat = shared.workers.seat();
-        let runtime = seat.runtime.clone();
-        let edge = Arc::clone(&shared.edge);
-        let serving = fastcgi::serve(edge, stream, limits, here, shared.stop.clone());
-        let cut = shared.cut.clone();
-        let serving = async move {
-            tokio::select! {
-                () = serving => {}
-                () = cut.cancelled() => {}
-            }
-            drop(seat);
-        };
-        shared.tunnels.spawn_on(serving, &runtime);
     }
 
     /// Listens on these ports of servers, here or on other nodes, and on no others: what comes there is
@@ -369,8 +432,27 @@ async fn sweep(shared: Arc<Shared>) {
     }
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener) {
-    let http = Arc::new(Http::new(&shared.edge.limits, shared.tasks.clone()));
+/// Where somebody may connect.
+enum Door {
+    Http(TcpListener, Arc<Http>),
+    FastCgi(Listener),
+}
+
+impl Door {
+    /// Lets the next one in.
+    async fn next(&self, shared: &Arc<Shared>) -> io::Result<()> {
+        match self {
+            Self::Http(listener, http) => {
+                let (stream, peer) = listener.accept().await?;
+                begin(shared, http, stream, peer);
+            }
+            Self::FastCgi(listener) => begin_fastcgi(shared, listener.accept().await?),
+        }
+        Ok(())
+    }
+}
+
+async fn accept(shared: Arc<Shared>, door: Door) {
     tokio::select! {
         () = shared.stop.cancelled() => return,
         () = shared.open.cancelled() => {}
@@ -379,10 +461,10 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
         let accepted = tokio::select! {
             biased;
             () = shared.stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = door.next(&shared) => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => begin(&shared, &http, stream, peer),
+            Ok(()) => {}
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
@@ -446,6 +528,24 @@ fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: Socket
         drop(seat);
     };
     shared.tasks.spawn_on(serving, &runtime);
+}
+
+fn begin_fastcgi(shared: &Shared, accepted: Accepted) {
+    let peer = accepted.peer();
+    if !accepted.may_ask(&shared.fastcgi.allow) {
+        if let Some(count) = shared.refused_fastcgi.count(Instant::now()) {
+            tracing::warn!(count, %peer, "FastCGI is not for this peer: `fastcgi.allow` in node.toml names those that may ask");
+        }
+        return;
+    }
+    let Some((connection, place)) = shared.enter_fastcgi(peer) else {
+        return;
+    };
+    let seat = shared.workers.seat();
+    let Ok(stream) = accepted.moved_to(&seat.runtime) else {
+        return;
+    };
+    shared.spawn_fastcgi(stream, shared.fastcgi.limits, connection, place, seat);
 }
 
 /// Tells a client that there are too many, as far as that goes without waiting for it.

@@ -26,6 +26,7 @@ use crate::component::LoadError;
 use crate::invocation::{Shared, charge};
 use crate::kept;
 use crate::loaded::{Handler, HttpHandler, Loaded};
+use crate::logs::{Ear, say};
 use crate::outcome::Outcome;
 use crate::remarks::limit_words;
 use crate::replica::Invocation;
@@ -363,11 +364,15 @@ pub(crate) fn conclude(invocation: &Invocation, result: Result<()>) {
             (None, Err(error)) => Some(error),
             (Some(_), _) | (None, Ok(())) => None,
         };
-        invocation.replica.say(Reason {
+        let reason = Reason {
             code: outcome.code(),
             words: limit_words(outcome, Some(shared), limits),
             error,
-        });
+        };
+        invocation.replica.say(&reason);
+        if let Some(Ear(ear)) = shared.ear() {
+            say(&**ear, invocation.replica.slot, &reason);
+        }
     }
     shared.conclude(outcome);
 }

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::atomic::{
     AtomicBool, AtomicU8, AtomicU64, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use crate::deadline::{Deadline, Deadlines};
 use crate::engine::Host;
 use crate::fuel::Bucket;
 use crate::heavy::{self, HEAVY_AFTER, HEAVY_AFTER_TICKS};
+use crate::logs::Ear;
 use crate::meter::Meter;
 use crate::outcome::Outcome;
 use crate::state::State;
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     heavy: AtomicBool,
     /// It is there.
     moved: AtomicBool,
+    /// Who hears what the guest writes.
+    ear: OnceLock<Ear>,
 }
 
 impl Shared {
@@ -74,7 +77,17 @@ impl Shared {
             request_gone: AtomicBool::new(false),
             heavy: AtomicBool::new(false),
             moved: AtomicBool::new(false),
+            ear: OnceLock::new(),
         })
+    }
+
+    /// Somebody hears what the guest writes, from its beginning.
+    pub(crate) fn tell(&self, ear: Ear) {
+        let _ = self.ear.set(ear);
+    }
+
+    pub(crate) fn ear(&self) -> Option<&Ear> {
+        self.ear.get()
     }
 
     /// Where the response head will arrive.

@@ -60,7 +60,7 @@ pub use config::{Config, PagemapScan, Reach};
 pub use egress::Resolver;
 pub use engine::{Host, HostError, HostFacts};
 pub use inspect::{INSPECT_BYTES_MAX, InspectError, inspect};
-pub use logs::LogSink;
+pub use logs::{Ear, LogSink};
 pub use meter::{HistogramSnapshot, Meter, MeterSnapshot};
 pub use outcome::{CallError, Outcome};
 pub use preview1::{AdaptError, adapt};

@@ -34,6 +34,41 @@ pub trait LogSink: Send + Sync {
     fn line(&self, slot: u32, stream: LogStream, text: String);
 }
 
+/// Who hears beside the log what a guest writes in one invocation: an extension of its request.
+#[derive(Clone)]
+pub struct Ear(pub Arc<dyn LogSink>);
+
+/// A log, and who hears of it as well in the invocation that is under way.
+pub(crate) struct Both {
+    log: Arc<dyn LogSink>,
+    ear: Mutex<Option<Ear>>,
+}
+
+impl Both {
+    pub(crate) fn new(log: &Arc<dyn LogSink>, ear: Option<&Ear>) -> Arc<Self> {
+        Arc::new(Self {
+            log: Arc::clone(log),
+            ear: Mutex::new(ear.cloned()),
+        })
+    }
+
+    /// Another invocation is under way.
+    pub(crate) fn renew(&self, ear: Option<&Ear>) {
+        *self.ear.lock().unwrap_or_else(PoisonError::into_inner) = ear.cloned();
+    }
+}
+
+impl LogSink for Both {
+    fn line(&self, slot: u32, stream: LogStream, text: String) {
+        let ear = self.ear.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Ear(ear)) = &*ear {
+            ear.line(slot, stream, text.clone());
+        }
+        drop(ear);
+        self.log.line(slot, stream, text);
+    }
+}
+
 /// Splits bytes into lines.
 struct Lines {
     sink: Arc<dyn LogSink>,

@@ -24,6 +24,7 @@ use crate::component::ReplicaInner;
 use crate::guest::{self, Live};
 use crate::invocation::{Call, Head, Shared, Wall, drive, settle};
 use crate::kept;
+use crate::logs::Ear;
 use crate::outcome::{CallError, Outcome};
 use crate::request;
 use crate::term::{self, Term};
@@ -42,7 +43,7 @@ impl Replica {
     /// # Errors
     /// Where no head came; the reason goes to the component's log, the error holds what a client
     /// may read.
-    pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
+    pub async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, CallError> {
         let limits = &self.0.component.settings.limits;
         let deadline = Instant::now() + Duration::from_millis(limits.wall_timeout_ms);
         if request::announces_too_much(&request, limits.max_request_bytes) {
@@ -55,6 +56,9 @@ impl Replica {
             return Err(self.refuse(Outcome::Overloaded));
         };
         let invocation = Invocation::begin(&self.0, Kind::Request, admitted);
+        if let Some(ear) = request.extensions_mut().remove::<Ear>() {
+            invocation.shared.tell(ear);
+        }
         let answer = self.dispatch(request, invocation, live, deadline).await;
         answer.map_err(CallError::from)
     }

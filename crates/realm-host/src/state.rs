@@ -20,7 +20,7 @@ use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
 use crate::invocation::{Rein, Shared, on_tick};
 use crate::limiter::Limiter;
-use crate::logs::Output;
+use crate::logs::{Both, LogSink, Output};
 use crate::stdio::Process;
 use crate::vars::{self, Vars};
 
@@ -51,6 +51,8 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     egress: Egress,
     vars: Arc<BTreeMap<String, String>>,
+    /// Where what the guest writes goes, if somebody hears it, or may in a later invocation.
+    log: Option<Arc<Both>>,
 }
 
 impl State {
@@ -76,6 +78,9 @@ impl State {
     pub(crate) fn renew(&mut self, shared: Arc<Shared>) {
         self.limiter.renew(Arc::clone(&shared));
         self.rein.ticks = 0;
+        if let Some(log) = &self.log {
+            log.renew(shared.ear());
+        }
         self.shared = shared;
     }
 
@@ -136,6 +141,13 @@ pub(crate) fn store(
     }
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(FIELDS_BYTES_MAX);
+    let settings = &component.settings;
+    let ear = shared.ear();
+    let log = (ear.is_some() || settings.reuse).then(|| Both::new(&settings.log, ear));
+    let sink = match &log {
+        Some(both) => Arc::clone(both) as Arc<dyn LogSink>,
+        None => Arc::clone(&settings.log),
+    };
     let state = State {
         limiter: Limiter::new(bytes_max, Arc::clone(&shared), Arc::clone(meter)),
         rein: Rein {
@@ -146,10 +158,11 @@ pub(crate) fn store(
             ticks: 0,
         },
         table,
-        wasi: context(component, replica.slot, process)?,
+        wasi: context(component, &sink, replica.slot, process)?,
         http,
         egress,
         vars: Arc::clone(&component.vars),
+        log,
         shared,
     };
     let mut store = Store::new(&component.engine, state);
@@ -166,7 +179,12 @@ pub(crate) fn store(
 }
 
 /// The WASI context that the grants allow.
-fn context(component: &Inner, slot: u32, process: Option<Process>) -> Result<WasiCtx> {
+fn context(
+    component: &Inner,
+    sink: &Arc<dyn LogSink>,
+    slot: u32,
+    process: Option<Process>,
+) -> Result<WasiCtx> {
     let grants = &component.settings.grants;
     let clock = Clock(grants.clock);
     let mut builder = WasiCtxBuilder::new();
@@ -193,7 +211,7 @@ fn context(component: &Inner, slot: u32, process: Option<Process>) -> Result<Was
         builder.args(&grants.args);
         builder.args(&process.args);
     }
-    let log = |stream| Output::new(Arc::clone(&component.settings.log), slot, stream);
+    let log = |stream| Output::new(Arc::clone(sink), slot, stream);
     match process.stdout {
         Some(stdout) => builder.stdout(stdout),
         None => builder.stdout(log(LogStream::Stdout)),

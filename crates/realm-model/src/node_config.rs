@@ -3,6 +3,7 @@
 //! [`parse`] turns text into a [`NodeConfig`] and every problem at once. Not here: where the file
 //! lies, and what the node does with it.
 
+mod fastcgi;
 mod keys;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,6 +21,9 @@ use crate::manifest::{
 };
 use crate::name::NodeName;
 use crate::section::Section;
+pub use fastcgi::{
+    FASTCGI_REQUESTS_MAX, FastCgiAddress, FastCgiSettings, PARAMS_BYTES_MAX, PARAMS_MAX,
+};
 pub use keys::SECTIONS;
 use keys::{
     CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET, SOURCES,
@@ -50,6 +54,8 @@ pub struct NodeConfig {
     pub tags: Vec<String>,
     /// Where the node listens.
     pub listen: Listeners,
+    /// Which web servers may ask over FastCGI, and how much.
+    pub fastcgi: FastCgiSettings,
     /// What guests may reach at most.
     pub guests: GuestPolicy,
     /// What callers may run on this machine.
@@ -109,6 +115,8 @@ pub const P2P_PORT: u16 = 4747;
 pub struct Listeners {
     /// HTTP/1.1 and HTTP/2 cleartext for routes.
     pub http: Vec<SocketAddr>,
+    /// FastCGI for routes.
+    pub fastcgi: Vec<FastCgiAddress>,
     /// `/metrics` and health of the agent; loopback unless the operator opens it.
     pub admin: SocketAddr,
     /// The control API over mutual TLS; `None`: not at all.
@@ -188,6 +196,7 @@ impl Default for Listeners {
     fn default() -> Self {
         Self {
             http: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            fastcgi: Vec::new(),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)),
             api: None,
             ports: Vec::new(),
@@ -266,6 +275,7 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
         }),
         tags: without_duplicates(report, "tags", tags),
         listen: read_listeners(report, &root),
+        fastcgi: fastcgi::read(report, &root),
         guests: read_guests(report, &root),
         exec: read_exec(report, &root),
         trusted_proxies: without_places(proxies),
@@ -294,6 +304,7 @@ fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Listeners {
         let http = listen.texts(report, "http", socket);
         listeners.http = without_duplicates(report, "http", http);
     }
+    listeners.fastcgi = fastcgi::read_addresses(report, &listen);
     if let Some(admin) = listen.text(report, "admin", socket) {
         listeners.admin = admin;
     }

@@ -1,9 +1,12 @@
 //! Introduces the host's replicas to the edge.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use realm_edge::BoxFuture;
+use realm_model::api::LogStream;
 
 type Body = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -19,11 +22,27 @@ impl realm_edge::Backend for LocalBackend {
         if replica.is_command() {
             name_script(&mut request);
         }
+        if let Some(log) = request
+            .extensions_mut()
+            .remove::<realm_edge::fastcgi::GuestLog>()
+        {
+            let ear = realm_host::Ear(Arc::new(WebServersLog(log)));
+            request.extensions_mut().insert(ear);
+        }
         Box::pin(async move { replica.call(request).await.map_err(translate) })
     }
 
     fn load(&self) -> u32 {
         self.0.in_flight()
+    }
+}
+
+/// The log of the web server that asks.
+struct WebServersLog(realm_edge::fastcgi::GuestLog);
+
+impl realm_host::LogSink for WebServersLog {
+    fn line(&self, _: u32, _: LogStream, text: String) {
+        self.0.line(&text);
     }
 }
 

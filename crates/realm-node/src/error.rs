@@ -31,6 +31,12 @@ pub enum NodeError {
     /// The listeners for routes cannot be opened.
     #[error("the edge cannot listen")]
     Edge(#[from] realm_edge::EdgeError),
+    /// The group of the sockets for web servers is unknown.
+    #[error("there is no group `{name}` on this machine: `fastcgi.socket_group` in node.toml")]
+    NoGroup {
+        /// The group.
+        name: String,
+    },
     /// The control socket cannot be opened.
     #[error("cannot listen on `{}`", path.display())]
     Socket {
@@ -95,6 +101,7 @@ impl NodeError {
             | Self::Admin { .. }
             | Self::Api { .. }
             | Self::Tls(_)
+            | Self::NoGroup { .. }
             | Self::Socket { .. } => "cannot-listen",
             Self::NameTaken { .. } => "name-taken",
             Self::Net(_) => "no-network",
@@ -119,6 +126,12 @@ impl NodeError {
             Self::Journal(_) => Some(
                 "the log is left as it is; restore the realm folder from a copy, or install the newer realm that wrote it",
             ),
+            Self::Edge(realm_edge::EdgeError::FastCgi { .. }) => Some(
+                "look at `fastcgi` under [listen] in node.toml: its folder must be there, and belong to the agent; only a socket that nobody listens on is replaced",
+            ),
+            Self::NoGroup { .. } => {
+                Some("name the group of the web server, `www-data` on Debian, or its number")
+            }
             Self::Edge(_) => {
                 Some("choose another address: `--http 127.0.0.1:0`, or [listen] in node.toml")
             }

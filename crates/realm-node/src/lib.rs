@@ -16,6 +16,7 @@ mod socket;
 mod tls;
 
 pub mod doctor;
+mod fastcgi;
 pub mod found;
 pub mod standalone;
 

@@ -118,7 +118,7 @@ impl Prepared {
         let realm = ledger.authority().realm;
         let traffic = Traffic::default();
         let edge =
-            realm_edge::spawn_closed(edge_config(&config), Arc::new(traffic.clone())).await?;
+            realm_edge::spawn_closed(edge_config(&config)?, Arc::new(traffic.clone())).await?;
         let urls = urls(&edge);
         #[cfg(test)]
         let events_for_tests = events.clone();
@@ -249,6 +249,12 @@ impl Node {
     /// Base URLs that the node answers on.
     pub fn urls(&self) -> &[String] {
         &self.urls
+    }
+
+    /// Where web servers reach it over FastCGI: `unix:PATH` or `IP:PORT`.
+    pub fn fastcgi_addresses(&self) -> Vec<String> {
+        let addresses = self.edge.fastcgi_addresses().iter();
+        addresses.map(ToString::to_string).collect()
     }
 
     /// Base URL of the admin listener.
@@ -402,16 +408,17 @@ fn urls(edge: &realm_edge::Handle) -> Vec<String> {
         .collect()
 }
 
-fn edge_config(config: &Config) -> realm_edge::Config {
-    realm_edge::Config {
+fn edge_config(config: &Config) -> Result<realm_edge::Config, NodeError> {
+    Ok(realm_edge::Config {
         listen: config.node.listen.http.clone(),
+        fastcgi: crate::fastcgi::config(&config.node)?,
         trusted_proxies: config.node.trusted_proxies.clone(),
         workers: crate::machine::serving_threads(),
         limits: realm_edge::EdgeLimits {
             files_max: getrlimit(Resource::Nofile).current,
             ..Default::default()
         },
-    }
+    })
 }
 
 /// The host, without an engine.

@@ -96,6 +96,7 @@ pub async fn serve(
     .await?;
     let config = realm_edge::Config {
         listen: vec![address],
+        fastcgi: realm_edge::fastcgi::FastCgi::default(),
         trusted_proxies: Vec::new(),
         workers: crate::machine::serving_threads(),
         limits: EdgeLimits::default(),

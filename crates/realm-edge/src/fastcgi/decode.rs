@@ -87,6 +87,11 @@ impl Decoder {
         self.closes
     }
 
+    /// Whether nothing of a record is expected.
+    pub const fn is_between_records(&self) -> bool {
+        matches!(self.state, State::Head)
+    }
+
     /// The application has ended a request: what else comes of it is nobody's.
     pub fn ended(&mut self, id: u16) {
         self.requests.remove(&id);

@@ -6,6 +6,8 @@
 //! they are cut.
 
 mod decode;
+mod listen;
+mod log;
 mod params;
 mod record;
 mod request;
@@ -17,6 +19,9 @@ mod tests;
 use bytes::{Bytes, BytesMut};
 
 pub use decode::Decoder;
+pub(crate) use listen::{Accepted, Listener};
+pub use listen::{FastCgi, FastCgiAddress, Listen};
+pub use log::GuestLog;
 pub use params::{BadParams, Params};
 use record::Kind;
 pub(crate) use serve::serve;
@@ -61,6 +66,8 @@ pub struct Limits {
     pub params: ParamsLimits,
     /// What `FCGI_MAX_CONNS` says: connections at once of all peers.
     pub connections_told: usize,
+    /// Bytes of a guest's standard error that one request may write.
+    pub stderr_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -69,6 +76,7 @@ impl Default for Limits {
             requests_max: 32,
             params: ParamsLimits::default(),
             connections_told: 1024,
+            stderr_bytes_max: 16 * 1024,
         }
     }
 }

@@ -15,8 +15,8 @@ use super::Params;
 use crate::forwarded::Scheme;
 use crate::headers::VOUCHED_PREFIX;
 
-/// Names and values that the web server vouches for, and the headers in which a guest may believe them.
-/// Copies of these that a client sends are removed from every request, over whatever protocol.
+/// What the web server says of who asks, and the headers in which a guest may believe it. Copies of these
+/// that a client sends are removed from every request, over whatever protocol.
 const VOUCHED: [(&str, &str); 9] = [
     ("AUTH_TYPE", "x-realm-auth-type"),
     ("REMOTE_USER", "x-realm-remote-user"),
@@ -27,6 +27,49 @@ const VOUCHED: [(&str, &str); 9] = [
     ("SSL_CLIENT_VERIFY", "x-realm-ssl-client-verify"),
     ("SSL_PROTOCOL", "x-realm-ssl-protocol"),
     ("SSL_TLS_SNI", "x-realm-ssl-tls-sni"),
+];
+
+/// Before the names of all other parameters: what the operator of the web server adds
+/// (`fastcgi_param APP_ENV`) reaches the guest as `x-realm-param-app-env`, and a program as `APP_ENV`.
+const PARAM_PREFIX: &str = "x-realm-param-";
+
+/// What web servers send by default and is in the request already, or says where things lie on their
+/// machine.
+const KNOWN: [&str; 34] = [
+    "CONTENT_LENGTH",
+    "CONTENT_TYPE",
+    "CONTEXT_DOCUMENT_ROOT",
+    "CONTEXT_PREFIX",
+    "DOCUMENT_ROOT",
+    "DOCUMENT_URI",
+    "FCGI_ROLE",
+    "GATEWAY_INTERFACE",
+    "HTTPS",
+    "PATH",
+    "PATH_INFO",
+    "PATH_TRANSLATED",
+    "PHP_ADMIN_VALUE",
+    "PHP_VALUE",
+    "QUERY_STRING",
+    "REALM_HOST",
+    "REDIRECT_STATUS",
+    "REDIRECT_URI",
+    "REDIRECT_URL",
+    "REMOTE_ADDR",
+    "REMOTE_HOST",
+    "REMOTE_IDENT",
+    "REMOTE_PORT",
+    "REQUEST_METHOD",
+    "REQUEST_SCHEME",
+    "REQUEST_URI",
+    "SCRIPT_FILENAME",
+    "SCRIPT_NAME",
+    "SERVER_ADDR",
+    "SERVER_ADMIN",
+    "SERVER_NAME",
+    "SERVER_PORT",
+    "SERVER_PROTOCOL",
+    "SERVER_SOFTWARE",
 ];
 
 /// Bytes of a decoded path that cannot stand in a path as they are (RFC 3986 §3.3).
@@ -108,13 +151,7 @@ pub(crate) fn read(params: &Params, here: Option<IpAddr>) -> Result<Asked, Uncle
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let mut vouched = HeaderMap::new();
-    for (name, header) in VOUCHED {
-        if let Some(value) = word(params, name) {
-            let value = HeaderValue::from_bytes(value).map_err(|_| Unclear::Byte)?;
-            vouched.insert(HeaderName::from_static(header), value);
-        }
-    }
+    let vouched = vouched(params)?;
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
@@ -244,6 +281,49 @@ fn headers(params: &Params) -> Result<HeaderMap, Unclear> {
     Ok(headers)
 }
 
+/// What the web server says beside the request.
+fn vouched(params: &Params) -> Result<HeaderMap, Unclear> {
+    let mut vouched = HeaderMap::new();
+    for (name, value) in params.iter() {
+        // An empty `REMOTE_USER` is nobody.
+        if value.is_empty() {
+            continue;
+        }
+        let Ok(text) = std::str::from_utf8(name) else {
+            continue;
+        };
+        let known = VOUCHED.iter().find(|(name, _)| *name == text);
+        let name = match known {
+            Some((_, header)) => Some(HeaderName::from_static(header)),
+            None => param(text),
+        };
+        if let Some(name) = name {
+            let value = HeaderValue::from_bytes(value).map_err(|_| Unclear::Byte)?;
+            vouched.insert(name, value);
+        }
+    }
+    Ok(vouched)
+}
+
+/// `APP_ENV` → `x-realm-param-app-env`; `None`: it is no word of the operator's.
+fn param(name: &str) -> Option<HeaderName> {
+    // As variables are written: two that differ in case would be one header.
+    let is_plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    let is_own = name.bytes().all(is_plain)
+        && !name.is_empty()
+        && !name.starts_with("HTTP_")
+        && KNOWN.binary_search(&name).is_err();
+    let header = || {
+        format!(
+            "{PARAM_PREFIX}{}",
+            name.to_ascii_lowercase().replace('_', "-")
+        )
+    };
+    is_own
+        .then(|| HeaderName::try_from(header()).ok())
+        .flatten()
+}
+
 /// `X_REQUEST_ID` → `x-request-id`. `None`: it is no header that a web server makes so, or one of which
 /// only the server has the true value.
 fn header(name: &[u8]) -> Option<HeaderName> {
@@ -331,6 +411,7 @@ mod tests {
         assert_eq!(asked.request.headers().len(), expected.len());
         assert_eq!(asked.vouched.len(), 1);
         assert_eq!(asked.vouched["x-realm-remote-user"], "ann");
+        assert_eq!(asked.vouched.len(), 1);
     }
 
     #[test]
@@ -405,6 +486,29 @@ mod tests {
         assert_eq!(
             with(&[("REMOTE_ADDR", "unix:")]).expect("here").client,
             IpAddr::from([127, 0, 0, 1])
+        );
+    }
+
+    #[test]
+    fn what_the_operator_adds_reaches_the_guest_and_no_header_passes_for_it() {
+        assert!(KNOWN.is_sorted());
+        let asked = with(&[
+            ("APP_ENV", "live"),
+            ("APP_ENV_2", "x"),
+            ("app_env", "x"),
+            ("EMPTY", ""),
+            ("ODD-NAME", "x"),
+            ("HTTP_X_REALM_PARAM_APP_ENV", "forged"),
+            ("PHP_VALUE", "auto_prepend_file=x"),
+        ])
+        .expect("a request");
+        let names: Vec<_> = asked.vouched.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-realm-param-app-env", "x-realm-param-app-env-2"]);
+        assert_eq!(asked.vouched["x-realm-param-app-env"], "live");
+        assert_eq!(said(&asked, "x-realm-param-app-env"), "");
+        assert_eq!(
+            with(&[("APP_ENV", "a\nb")]).expect_err("a newline"),
+            Unclear::Byte
         );
     }
 

@@ -9,24 +9,23 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::request::{self, Asked};
 use super::stdin::{Part, Sender, Stdin};
-use super::{BadParams, Decoder, Event, Limits, Params, Role, Status};
+use super::{BadParams, Decoder, Event, GuestLog, Limits, Params, Role, Status};
 use crate::answer::{Edge, answer};
 use crate::connection::{Connection, Order};
 use crate::request_body::Arriving;
@@ -34,10 +33,16 @@ use crate::response_body::Reply;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 * 1024;
+/// And of a connection on which no body is expected: most parameters fit, and thousands that wait hold
+/// little.
+const PARAMS_BYTES: usize = 2 * 1024;
 /// Pieces of answers that wait to be written, of all requests of a connection together.
 const PIECES_MAX: usize = 16;
 /// Bytes of one piece.
 const PIECE_BYTES_MAX: usize = 32 * 1024;
+
+/// Room for a head and a short body.
+const HEAD_BYTES: usize = 1024;
 
 /// How one request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,32 +67,39 @@ struct Under {
     is_aborted: bool,
 }
 
-/// Serves a connection until it ends. `here` is who asks where the web server does not say so. Once
-/// `stop` is cancelled, what is under way is answered, and nothing else.
+/// Serves a connection until it ends. `here` is who asks where the web server does not say so. `connection`
+/// is that of the web server: its orders are obeyed, and the sweep sees on it when nothing moves.
 pub(crate) async fn serve(
     edge: Arc<Edge>,
-    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    io: impl AsyncRead + AsyncWrite + Send + Unpin,
     limits: Limits,
     here: Option<IpAddr>,
-    stop: CancellationToken,
+    connection: Arc<Connection>,
 ) {
     let (read, write) = tokio::io::split(io);
     let (pieces, waiting) = mpsc::channel(PIECES_MAX);
-    let stall_max = edge.limits.write_stall_timeout;
+    let front = Arc::clone(&connection);
     let mut served = Served {
         edge,
         here,
         decoder: Decoder::new(limits),
+        stderr_bytes_max: limits.stderr_bytes_max,
         requests: BTreeMap::new(),
         tasks: JoinSet::new(),
         pieces,
+        connection,
     };
     let ended = {
-        let mut reading = pin!(served.run(read, stop));
-        let mut writing = pin!(write_all(write, waiting, stall_max));
+        let mut reading = pin!(served.run(read));
+        let mut writing = pin!(write_all(write, waiting, &front));
+        let cut = poll_fn(|context| match front.poll_order(context) {
+            Order::Serve | Order::Drain | Order::Evict => Poll::Pending,
+            Order::Cut => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        });
         tokio::select! {
             ended = reading.as_mut() => ended,
             written = writing.as_mut() => written,
+            cut = cut => cut,
         }
     };
     if let Err(error) = ended {
@@ -95,18 +107,24 @@ pub(crate) async fn serve(
     }
 }
 
+/// Writes what comes. Whether the web server takes it is noted: the sweep cuts who takes nothing for long,
+/// with all requests of the connection.
 async fn write_all(
     mut io: impl AsyncWrite + Unpin,
     mut pieces: mpsc::Receiver<Piece>,
-    stall_max: std::time::Duration,
+    connection: &Connection,
 ) -> io::Result<()> {
     while let Some(piece) = pieces.recv().await {
         let mut bytes = piece.bytes;
         while bytes.has_remaining() {
-            // A client that takes nothing for long is given up, with all others of the connection.
-            let written = timeout(stall_max, io.write_buf(&mut bytes)).await;
-            if written.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+            let written = poll_fn(|context| {
+                let written = Pin::new(&mut io).poll_write(context, &bytes);
+                connection.saw_write(written.is_pending());
+                written
+            });
+            match written.await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => bytes.advance(written),
             }
         }
         // Who waits for the last bytes of a connection waits until they are on their way.
@@ -126,45 +144,55 @@ struct Served {
     edge: Arc<Edge>,
     here: Option<IpAddr>,
     decoder: Decoder,
+    stderr_bytes_max: usize,
     requests: BTreeMap<u16, Under>,
     tasks: JoinSet<(u16, Ended)>,
     pieces: mpsc::Sender<Piece>,
+    /// The web server's.
+    connection: Arc<Connection>,
 }
 
 impl Served {
-    async fn run(
-        &mut self,
-        mut io: impl AsyncRead + Unpin,
-        stop: CancellationToken,
-    ) -> io::Result<()> {
-        let mut input = BytesMut::with_capacity(READ_BYTES);
+    async fn run(&mut self, mut io: impl AsyncRead + Unpin) -> io::Result<()> {
+        let connection = Arc::clone(&self.connection);
+        let mut input = BytesMut::new();
         loop {
             while let Some(event) = self.decoder.next(&mut input).map_err(io::Error::other)? {
                 self.take(event).await?;
             }
             let is_idle = self.decoder.active() == 0;
-            if is_idle && (self.decoder.closes() || stop.is_cancelled()) {
+            if is_idle && input.is_empty() && self.decoder.is_between_records() {
+                connection.saw_no_request();
+            }
+            let order = poll_fn(|context| Poll::Ready(connection.poll_order(context))).await;
+            let is_over = order != Order::Serve;
+            if is_idle && (self.decoder.closes() || is_over) {
                 return self.finish().await;
             }
-            input.reserve(READ_BYTES);
-            // A request whose parameters do not come is given the time of a head over HTTP.
-            let is_answering = !self.tasks.is_empty();
-            let patience = match (is_idle, is_answering) {
-                (true, _) => self.edge.limits.idle_timeout,
-                (false, false) => self.edge.limits.header_read_timeout,
-                (false, true) => std::time::Duration::MAX,
-            };
+            let ordered = poll_fn(|context| match connection.poll_order(context) == order {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            });
+            let has_body = self.requests.values().any(|under| under.body.is_some());
+            if has_body {
+                input.reserve(READ_BYTES);
+            } else if input.is_empty() && input.capacity() > READ_BYTES {
+                input = BytesMut::with_capacity(PARAMS_BYTES);
+            } else {
+                input.reserve(PARAMS_BYTES);
+            }
             tokio::select! {
-                ended = self.tasks.join_next(), if is_answering => {
+                ended = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     self.ended(ended).await?;
                 }
-                read = timeout(patience, io.read_buf(&mut input)) => {
-                    if read.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
+                read = io.read_buf(&mut input) => {
+                    if read? == 0 {
                         // So web servers abort requests: whoever asked is gone.
                         return Ok(());
                     }
+                    connection.saw_read();
                 }
-                () = stop.cancelled(), if is_idle => {}
+                () = ordered => {}
             }
         }
     }
@@ -174,6 +202,7 @@ impl Served {
         let (id, ended) = ended.map_err(io::Error::other)?;
         let under = self.requests.remove(&id);
         self.decoder.ended(id);
+        self.connection.end_request();
         let is_aborted = under.is_some_and(|under| under.is_aborted);
         match ended {
             Ended::Whole => Ok(()),
@@ -182,8 +211,12 @@ impl Served {
                 super::put_end(&mut out, id, Status::Complete, 0);
                 send(&self.pieces, out.freeze()).await
             }
-            // The end of the connection is all that every web server takes for an answer cut short.
-            Ended::Aborted | Ended::Short => Err(io::Error::other("an answer was cut short")),
+            // The end of the connection is all that every web server takes for an answer cut short. What
+            // there was of it arrives.
+            Ended::Aborted | Ended::Short => {
+                self.finish().await?;
+                Err(io::Error::other("an answer was cut short"))
+            }
         }
     }
 
@@ -261,11 +294,17 @@ impl Served {
             is_aborted: false,
         };
         self.requests.insert(id, under);
-        let pieces = self.pieces.clone();
-        self.tasks.spawn(async move {
-            let request = request.map(|()| Arriving::FastCgi(stdin));
-            (id, respond(edge, connection, request, id, pieces).await)
-        });
+        self.connection.begin_request();
+        let log = GuestLog::new(self.stderr_bytes_max);
+        let mut request = request.map(|()| Arriving::FastCgi(stdin));
+        request.extensions_mut().insert(log.clone());
+        let answer = Writer {
+            id,
+            pieces: self.pieces.clone(),
+            log,
+        };
+        let answering = respond(edge, connection, request, answer);
+        self.tasks.spawn(async move { (id, answering.await) });
         Ok(())
     }
 
@@ -311,13 +350,12 @@ async fn respond(
     edge: Arc<Edge>,
     connection: Arc<Connection>,
     request: Request<Arriving>,
-    id: u16,
-    pieces: mpsc::Sender<Piece>,
+    writer: Writer,
 ) -> Ended {
     let orders = Arc::clone(&connection);
     let answering = async {
         let Ok(response) = answer(edge, connection, request).await;
-        write(response, id, &pieces).await
+        writer.write(response).await
     };
     let mut answering = pin!(answering);
     poll_fn(|context| match orders.poll_order(context) {
@@ -330,33 +368,74 @@ async fn respond(
     .await
 }
 
-async fn write(response: Response<Reply>, id: u16, pieces: &mpsc::Sender<Piece>) -> io::Result<()> {
-    let (mut parts, mut body) = response.into_parts();
-    // Where nothing comes the head says what would, if anything.
-    let length = body.size_hint().exact().filter(|length| *length > 0);
-    if let Some(length) = length {
-        parts
-            .headers
-            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+/// Where the answer to a request goes.
+struct Writer {
+    id: u16,
+    pieces: mpsc::Sender<Piece>,
+    log: GuestLog,
+}
+
+impl Writer {
+    /// Head, body and end: in one piece where all of it is there at once.
+    async fn write(&self, response: Response<Reply>) -> io::Result<()> {
+        let (mut parts, mut body) = response.into_parts();
+        // Where nothing comes the head says what would, if anything.
+        let length = body.size_hint().exact().filter(|length| *length > 0);
+        if let Some(length) = length {
+            parts
+                .headers
+                .insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        let mut out = BytesMut::with_capacity(HEAD_BYTES);
+        self.put_log(&mut out);
+        super::put_stdout(&mut out, self.id, &head(&parts));
+        while !body.is_end_stream() {
+            let frame = match body.frame().now_or_never() {
+                Some(frame) => frame,
+                None => {
+                    self.put_log(&mut out);
+                    self.send(&mut out).await?;
+                    body.frame().await
+                }
+            };
+            let Some(frame) = frame else {
+                break;
+            };
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => {
+                    // Why is told to whoever reads the web server's log.
+                    self.put_log(&mut out);
+                    self.send(&mut out).await?;
+                    return Err(io::Error::other(error));
+                }
+            };
+            // There is no place for trailers.
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            for part in data.chunks(PIECE_BYTES_MAX) {
+                super::put_stdout(&mut out, self.id, part);
+                if out.len() >= PIECE_BYTES_MAX {
+                    self.send(&mut out).await?;
+                }
+            }
+        }
+        self.put_log(&mut out);
+        super::put_end(&mut out, self.id, Status::Complete, 0);
+        self.send(&mut out).await
     }
-    let mut out = BytesMut::new();
-    super::put_stdout(&mut out, id, &head(&parts));
-    while !body.is_end_stream() {
-        let Some(frame) = body.frame().await else {
-            break;
-        };
-        let frame = frame.map_err(io::Error::other)?;
-        // There is no place for trailers.
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        for part in data.chunks(PIECE_BYTES_MAX) {
-            super::put_stdout(&mut out, id, part);
-            send(pieces, out.split().freeze()).await?;
+
+    fn put_log(&self, out: &mut BytesMut) {
+        super::put_stderr(out, self.id, &self.log.take());
+    }
+
+    async fn send(&self, out: &mut BytesMut) -> io::Result<()> {
+        match out.is_empty() {
+            true => Ok(()),
+            false => send(&self.pieces, out.split().freeze()).await,
         }
     }
-    super::put_end(&mut out, id, Status::Complete, 0);
-    send(pieces, out.freeze()).await
 }
 
 /// The head as CGI has it (RFC 3875 §6.3).

@@ -1,8 +1,9 @@
 //! A request's head as CGI's meta-variables (RFC 3875 §4.1).
 //!
 //! `PATH_INFO` is decoded, as the RFC wants it; `REQUEST_URI`, which every server adds, is as it
-//! was sent. `PATH_TRANSLATED`, `AUTH_TYPE` and `REMOTE_USER` are absent: there is no document
-//! root, and the edge authenticates nobody. There are no arguments from a query without `=`.
+//! was sent. `PATH_TRANSLATED` is absent: there is no document root. `AUTH_TYPE` and `REMOTE_USER`, what
+//! is known of the client's TLS, and parameters of the operator are there where a web server in front
+//! vouches for them. There are no arguments from a query without `=`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,6 +15,10 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
 
+/// Headers that the edge alone writes: what a web server in front vouches for. `x-realm-remote-user` is
+/// `REMOTE_USER`, `x-realm-param-app-env` is `APP_ENV`.
+const VOUCHED: &str = "x-realm-";
+const PARAM: &str = "param-";
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// The peer of a request that came through no edge: a probe, which this machine sends.
 const NO_PEER: &str = "127.0.0.1";
@@ -80,6 +85,7 @@ pub fn environment(
         set("HTTP_HOST", authority.as_str());
     }
     headers(&head.headers, credentials, &mut variables);
+    vouched(&head.headers, &mut variables);
     Some(variables)
 }
 
@@ -156,6 +162,22 @@ fn headers(headers: &HeaderMap, credentials: bool, variables: &mut Environment) 
     }
 }
 
+/// None of them takes the place of a variable of the request, or passes for a header of the client.
+fn vouched(headers: &HeaderMap, variables: &mut Environment) {
+    for (name, value) in headers {
+        let Some(name) = name.as_str().strip_prefix(VOUCHED) else {
+            continue;
+        };
+        let name = name.strip_prefix(PARAM).unwrap_or(name);
+        let variable = name.to_ascii_uppercase().replace('-', "_");
+        if variable.is_empty() || variable.starts_with("HTTP_") {
+            continue;
+        }
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        variables.entry(variable).or_insert(value);
+    }
+}
+
 fn is_passed(name: &HeaderName, credentials: bool) -> bool {
     let text = name.as_str();
     // They have variables of their own, or belong to the connection.
@@ -172,6 +194,7 @@ fn is_passed(name: &HeaderName, credentials: bool) -> bool {
     text.bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         && text != "proxy"
+        && !text.starts_with(VOUCHED)
         && !other.contains(name)
         && (credentials || !secret)
 }
@@ -263,6 +286,31 @@ mod tests {
             .filter(|name| name.starts_with("HTTP_"))
             .collect();
         assert_eq!(passed, ["HTTP_HOST"]);
+    }
+
+    #[test]
+    fn what_a_web_server_vouches_for_is_a_variable_and_no_header() {
+        let request = Request::get("http://x/p")
+            .header("x-realm-remote-user", "ann")
+            .header("x-realm-auth-type", "Basic")
+            .header("x-realm-ssl-client-s-dn", "CN=ann")
+            .header("x-realm-param-app-env", "live")
+            .header("x-realm-param-path-info", "/etc")
+            .header("x-realm-param-http-proxy", "evil")
+            .header("x-realm-param-", "none");
+        check(
+            request,
+            &[
+                ("REMOTE_USER", Some("ann")),
+                ("AUTH_TYPE", Some("Basic")),
+                ("SSL_CLIENT_S_DN", Some("CN=ann")),
+                ("APP_ENV", Some("live")),
+                ("PATH_INFO", Some("/p")),
+                ("HTTP_PROXY", None),
+                ("HTTP_X_REALM_REMOTE_USER", None),
+                ("", None),
+            ],
+        );
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The table of every key of `node.toml`: the reader, the hints and the reference come from it.
 //! Not what a value means: that is the reader's.
 
-use super::{EXEC_AT_ONCE_MAX, EXEC_SECONDS_MAX, INSTANCES_MAX};
+use super::{
+    EXEC_AT_ONCE_MAX, EXEC_SECONDS_MAX, FASTCGI_REQUESTS_MAX, INSTANCES_MAX, PARAMS_BYTES_MAX,
+    PARAMS_MAX,
+};
 use crate::section::{Absent, Form, Key, Kind, Section};
 
 pub(super) const NAME: Form = Form {
@@ -52,6 +55,17 @@ pub(super) const PROGRAM: Form = Form {
     example: "/bin/bash",
 };
 
+pub(super) const FASTCGI_ADDRESS: Form = Form {
+    expected: "`unix:` and an absolute path, or an IP address and a port",
+    pattern: "^(unix:/.+|([0-9.]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5})$",
+    example: "unix:/run/realm/fastcgi.sock",
+};
+pub(super) const MODE: Form = Form {
+    expected: "a mode in octal digits, like `0660`",
+    pattern: "^(0o?)?[0-7]{3}$",
+    example: "0660",
+};
+
 /// The whole file.
 pub(super) static ROOT: Section = Section {
     title: "node.toml",
@@ -84,6 +98,12 @@ pub(super) static ROOT: Section = Section {
             kind: Kind::Table(&LISTEN),
             absent: Absent::Means("loopback, as below"),
             doc: "Where the node listens",
+        },
+        Key {
+            name: "fastcgi",
+            kind: Kind::Table(&FASTCGI),
+            absent: Absent::Means("as below"),
+            doc: "Which web servers may ask over FastCGI, and how much",
         },
         Key {
             name: "guests",
@@ -124,6 +144,12 @@ pub(super) static LISTEN: Section = Section {
             doc: "HTTP/1.1 and HTTP/2 cleartext, for routes",
         },
         Key {
+            name: "fastcgi",
+            kind: Kind::Texts(FASTCGI_ADDRESS),
+            absent: Absent::Means("not at all"),
+            doc: "FastCGI, for routes: where nginx, Apache and other web servers reach the node ([edge.md](edge.md))",
+        },
+        Key {
             name: "admin",
             kind: Kind::Text(SOCKET),
             absent: Absent::Word("127.0.0.1:9180"),
@@ -140,6 +166,85 @@ pub(super) static LISTEN: Section = Section {
             kind: Kind::Texts(PORTS),
             absent: Absent::Means("none"),
             doc: "Addresses of this machine on which the ports of servers (`listen` of a component) are reached, wherever in the realm they run",
+        },
+    ],
+};
+
+/// `[fastcgi]`.
+pub(super) static FASTCGI: Section = Section {
+    title: "[fastcgi]",
+    doc: "Which web servers may ask over FastCGI, and how much. Who can connect is believed about whom it asks for.",
+    keys: &[
+        Key {
+            name: "socket_mode",
+            kind: Kind::Text(MODE),
+            absent: Absent::Word("0660"),
+            doc: "Mode of Unix sockets, as `chmod` takes it",
+        },
+        Key {
+            name: "socket_group",
+            kind: Kind::Text(Form {
+                expected: "the name or the number of a group",
+                pattern: "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$",
+                example: "www-data",
+            }),
+            absent: Absent::Means("the agent's group"),
+            doc: "The group of Unix sockets: that of the web server",
+        },
+        Key {
+            name: "allow",
+            kind: Kind::Texts(Form {
+                expected: "a block of addresses like `10.0.0.0/8` or `fd00::/8`, or one address",
+                pattern: "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
+                example: "10.0.0.5",
+            }),
+            absent: Absent::Word("[\"127.0.0.0/8\", \"::1\"]"),
+            doc: "Addresses from which web servers may connect over TCP",
+        },
+        Key {
+            name: "requests_per_connection",
+            kind: Kind::Integer {
+                min: 1,
+                max: FASTCGI_REQUESTS_MAX as u64,
+            },
+            absent: Absent::Number(32),
+            doc: "Requests at once on one connection; one more hears `OVERLOADED`",
+        },
+        Key {
+            name: "params_bytes_max",
+            kind: Kind::Integer {
+                min: 1024,
+                max: PARAMS_BYTES_MAX as u64,
+            },
+            absent: Absent::Number(65_536),
+            doc: "Bytes of all parameters of a request, names and values; above that the answer is 431",
+        },
+        Key {
+            name: "params_max",
+            kind: Kind::Integer {
+                min: 10,
+                max: PARAMS_MAX as u64,
+            },
+            absent: Absent::Number(200),
+            doc: "Parameters of a request",
+        },
+        Key {
+            name: "param_name_bytes_max",
+            kind: Kind::Integer {
+                min: 16,
+                max: 4_096,
+            },
+            absent: Absent::Number(256),
+            doc: "Bytes of the name of a parameter",
+        },
+        Key {
+            name: "stderr_bytes_max",
+            kind: Kind::Integer {
+                min: 0,
+                max: 1_048_576,
+            },
+            absent: Absent::Number(16_384),
+            doc: "Bytes of a component's standard error that one request may write to the web server's log; `realm logs` has all of it",
         },
     ],
 };
@@ -320,4 +425,4 @@ pub(super) static SOURCES: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 6] = [&ROOT, &LISTEN, &GUESTS, &EXEC, &P2P, &SOURCES];
+pub static SECTIONS: [&Section; 7] = [&ROOT, &LISTEN, &FASTCGI, &GUESTS, &EXEC, &P2P, &SOURCES];

@@ -47,6 +47,20 @@ fn every_key_is_read() {
         config.listen.api.map(|api| api.to_string()).as_deref(),
         Some("0.0.0.0:9443")
     );
+    let fastcgi = config.listen.fastcgi.iter().map(ToString::to_string);
+    let expected = ["unix:/run/realm/fastcgi.sock", "127.0.0.1:9001"];
+    assert_eq!(fastcgi.collect::<Vec<_>>(), expected);
+    let fastcgi = FastCgiSettings {
+        socket_mode: 0o666,
+        socket_group: Some("www-data".to_owned()),
+        allow: vec!["10.0.0.0/8".to_owned()],
+        requests_per_connection: 8,
+        params_bytes_max: 100_000,
+        params_max: 300,
+        param_name_bytes_max: 100,
+        stderr_bytes_max: 0,
+    };
+    assert_eq!(config.fastcgi, fastcgi);
     let exec = ExecPolicy {
         allow: vec![ExecCaller::Owner, ExecCaller::Delegates],
         run: vec![ExecCaller::Owner],
@@ -75,6 +89,16 @@ http = ["0.0.0.0:80", "[::]:8080"]
 admin = "127.0.0.1:9000"
 api = "0.0.0.0:9443"
 ports = ["10.0.0.5", "::1"]
+fastcgi = ["unix:/run/realm/fastcgi.sock", "127.0.0.1:9001"]
+[fastcgi]
+socket_mode = "0666"
+socket_group = "www-data"
+allow = ["10.0.0.0/8"]
+requests_per_connection = 8
+params_bytes_max = 100_000
+params_max = 300
+param_name_bytes_max = 100
+stderr_bytes_max = 0
 [exec]
 allow = ["owner", "delegates"]
 run = ["owner"]
@@ -155,6 +179,20 @@ fn every_problem_is_told_with_its_place() {
     refused(
         "[sources]\nipfs_gateways = ['http://a', 'http://b', 'http://c', 'http://d', 'http://e']\n",
         &[(codes::OUT_OF_RANGE, 2, 66)],
+    );
+    let long = format!("[listen]\nfastcgi = ['unix:/{}']\n", "x".repeat(200));
+    refused(&long, &[(codes::BAD_VALUE, 2, 12)]);
+    refused(
+        "[listen]\nfastcgi = ['/run/x.sock', 'unix:run/x', '9000']\n[fastcgi]\nsocket_mode = '0888'\nsocket_group = 'a b'\nallow = ['web']\nparams_max = 0\n",
+        &[
+            (codes::BAD_VALUE, 2, 12),
+            (codes::BAD_VALUE, 2, 27),
+            (codes::BAD_VALUE, 2, 41),
+            (codes::BAD_VALUE, 4, 15),
+            (codes::BAD_VALUE, 5, 16),
+            (codes::BAD_VALUE, 6, 10),
+            (codes::OUT_OF_RANGE, 7, 14),
+        ],
     );
     refused("listen = 1", &[(codes::WRONG_TYPE, 1, 10)]);
 }
