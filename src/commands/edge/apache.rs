@@ -16,8 +16,8 @@ pub(super) fn render(site: &Site) -> String {
         "www-data",
     );
     let modules = match site.protocol {
-        Protocol::FastCgi => "proxy proxy_fcgi",
-        Protocol::Http => "proxy proxy_http headers",
+        Protocol::FastCgi => "env proxy proxy_fcgi",
+        Protocol::Http => "env proxy proxy_http headers",
     };
     text.push_str(&format!("# a2enmod {modules} && a2ensite realm\n"));
     let port = site.listen.port;
@@ -136,6 +136,8 @@ fn fastcgi(site: &Site, asked: &str) -> String {
     # comes; and Apache waits longer than realm, whose answers say what happened.
     ProxyPass \"/\" \"{to}\" enablereuse=on ttl={KEEP_S} flushpackets=on connectiontimeout=5 timeout={wait}
     ProxyFCGIBackendType GENERIC
+    # Lengths of answers pass: realm sees to it that they are true.
+    SetEnv ap_trust_cgilike_cl 1
     # The host by which Apache chose this block: realm believes it before `HTTP_HOST`.
     ProxyFCGISetEnvIf \"true\" REALM_HOST \"{asked}\"
     # Many programs obey a header `Proxy` as the variable HTTP_PROXY.

@@ -129,7 +129,7 @@ fn around(
                 .hint("check it where it runs: `apachectl -t`"));
             };
             let needed: &[&str] = match protocol {
-                Protocol::FastCgi => &["proxy", "proxy_fcgi"],
+                Protocol::FastCgi => &["env", "proxy", "proxy_fcgi"],
                 Protocol::Http => &["proxy", "proxy_http", "headers", "env"],
             };
             let common = ["mpm_event", "unixd", "authn_core", "authz_core"];

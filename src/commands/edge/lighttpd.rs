@@ -68,7 +68,8 @@ fn block(site: &Site, host: Option<&Host>) -> String {
     format!(
         "    # What the component with the largest bodies takes, in KiB; realm keeps the limit of each.
     server.max-request-size = {body}
-    # Bodies pass as they come, both ways.
+    # Bodies pass as they come, both ways. One of unknown length is refused so (411): with
+    # `server.stream-request-body = 0` lighttpd takes those as well, and keeps all in files first.
     server.stream-request-body = 2
     server.stream-response-body = 2
 {way}"

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use realm_model::api::Heads;
 use realm_model::entry::NamespaceName;
 use realm_model::manifest::Manifest;
-use realm_model::node_config::NodeConfig;
+use realm_model::node_config::{FastCgiAddress, NodeConfig};
 use realm_model::route::HostPattern;
 use realm_node::{ClientError, Config};
 use realm_store::folder::RealmFolder;
@@ -393,7 +393,16 @@ pub(super) fn node_config(folder: RealmFolder) -> Result<NodeConfig, Failure> {
 /// Where a node answers: a socket of this machine before all others.
 pub(super) fn door_of(node: &NodeConfig, protocol: Protocol) -> Result<Option<Door>, Failure> {
     match protocol {
-        Protocol::FastCgi => Ok(None),
+        Protocol::FastCgi => {
+            let addresses = &node.listen.fastcgi;
+            let is_socket = |one: &&FastCgiAddress| matches!(one, FastCgiAddress::Unix(_));
+            let best = addresses.iter().find(is_socket).or(addresses.first());
+            let door = best.map(|address| match address {
+                FastCgiAddress::Unix(path) => Door::unix(path),
+                FastCgiAddress::Tcp(address) => Ok(Door::tcp(*address)),
+            });
+            door.transpose()
+        }
         Protocol::Http => Ok(node.listen.http.first().copied().map(Door::tcp)),
     }
 }

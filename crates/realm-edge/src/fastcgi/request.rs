@@ -35,16 +35,19 @@ const PARAM_PREFIX: &str = "x-realm-param-";
 
 /// What web servers send by default and is in the request already, or says where things lie on their
 /// machine.
-const KNOWN: [&str; 34] = [
+const KNOWN: [&str; 41] = [
     "CONTENT_LENGTH",
     "CONTENT_TYPE",
     "CONTEXT_DOCUMENT_ROOT",
     "CONTEXT_PREFIX",
     "DOCUMENT_ROOT",
     "DOCUMENT_URI",
+    "DYLD_LIBRARY_PATH",
     "FCGI_ROLE",
     "GATEWAY_INTERFACE",
     "HTTPS",
+    "LD_LIBRARY_PATH",
+    "LIBPATH",
     "PATH",
     "PATH_INFO",
     "PATH_TRANSLATED",
@@ -64,12 +67,16 @@ const KNOWN: [&str; 34] = [
     "REQUEST_URI",
     "SCRIPT_FILENAME",
     "SCRIPT_NAME",
+    "SCRIPT_URI",
+    "SCRIPT_URL",
     "SERVER_ADDR",
     "SERVER_ADMIN",
     "SERVER_NAME",
     "SERVER_PORT",
     "SERVER_PROTOCOL",
+    "SERVER_SIGNATURE",
     "SERVER_SOFTWARE",
+    "SHLIB_PATH",
 ];
 
 /// Bytes of a decoded path that cannot stand in a path as they are (RFC 3986 §3.3).
@@ -143,12 +150,13 @@ pub(crate) fn read(params: &Params, here: Option<IpAddr>) -> Result<Asked, Uncle
     let client = client.unwrap_or(here).ok_or(Unclear::Client)?;
     let scheme = scheme(params);
     let length = length(params)?;
-    let uri = uri(params)?;
+    let (uri, host) = target(params, scheme)?;
     let mut headers = headers(params)?;
-    if uri.authority().is_none() {
-        headers.insert(HOST, host(params, scheme)?);
-    }
-    if let Some(length) = length {
+    headers.insert(HOST, host);
+    // Some say 0 of each request without a body; a client says it where one could be (RFC 9110 §8.6).
+    let is_said =
+        |length: &u64| *length > 0 || [Method::POST, Method::PUT, Method::PATCH].contains(&method);
+    if let Some(length) = length.filter(is_said) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let vouched = vouched(params)?;
@@ -204,7 +212,9 @@ fn scheme(params: &Params) -> Scheme {
 }
 
 fn length(params: &Params) -> Result<Option<u64>, Unclear> {
-    let Some(value) = word(params, "CONTENT_LENGTH") else {
+    // Caddy says -1 of a body whose length nobody knows.
+    let value = word(params, "CONTENT_LENGTH").filter(|value| *value != b"-1");
+    let Some(value) = value else {
         return Ok(None);
     };
     let is_number = value.iter().all(u8::is_ascii_digit);
@@ -241,6 +251,30 @@ fn decoded(params: &Params) -> Result<String, Unclear> {
     Ok(target)
 }
 
+/// What is asked for, and of which host. A target that names one (Apache passes it as it was written) wins
+/// over `Host` (RFC 9112 §3.2.2), and the web server's own word over both.
+fn target(params: &Params, scheme: Scheme) -> Result<(Uri, HeaderValue), Unclear> {
+    let uri = uri(params)?;
+    let Some(authority) = uri.authority() else {
+        return Ok((uri, host(params, scheme)?));
+    };
+    if uri.scheme().is_none() {
+        return Err(Unclear::Path);
+    }
+    let host = match word(params, "REALM_HOST") {
+        Some(_) => host(params, scheme)?,
+        None => HeaderValue::from_str(authority.as_str()).map_err(|_| Unclear::Host)?,
+    };
+    // Which scheme it is the web server knows, not who asks.
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let path = match path.starts_with('/') {
+        true => Cow::Borrowed(path),
+        false => Cow::Owned(format!("/{path}")),
+    };
+    let uri = Uri::try_from(&*path).map_err(|_| Unclear::Path)?;
+    Ok((uri, host))
+}
+
 /// The host that the client asked for. What realm's own snippets for web servers say comes first: that is
 /// the host by which the server chose.
 fn host(params: &Params, scheme: Scheme) -> Result<HeaderValue, Unclear> {
@@ -270,7 +304,9 @@ fn headers(params: &Params) -> Result<HeaderMap, Unclear> {
     let mut headers = HeaderMap::new();
     for (name, value) in params.iter() {
         let name = match name {
-            b"CONTENT_TYPE" if !value.is_empty() => Some(CONTENT_TYPE),
+            // So operators take a header away (`fastcgi_param HTTP_X ""`).
+            _ if value.is_empty() => None,
+            b"CONTENT_TYPE" => Some(CONTENT_TYPE),
             _ => name.strip_prefix(b"HTTP_").and_then(header),
         };
         if let Some(name) = name {
@@ -292,6 +328,10 @@ fn vouched(params: &Params) -> Result<HeaderMap, Unclear> {
         let Ok(text) = std::str::from_utf8(name) else {
             continue;
         };
+        // HAProxy reads it from the client's header, and checks nothing.
+        if text == "AUTH_TYPE" && word(params, "REMOTE_USER").is_none() {
+            continue;
+        }
         let known = VOUCHED.iter().find(|(name, _)| *name == text);
         let name = match known {
             Some((_, header)) => Some(HeaderName::from_static(header)),
@@ -471,9 +511,10 @@ mod tests {
         check(&[("REQUEST_METHOD", "GE T")], Unclear::Method);
         check(&[("REQUEST_URI", "a b")], Unclear::Path);
         check(&[("REQUEST_URI", "/a\nb")], Unclear::Path);
+        check(&[("REQUEST_URI", "b.example:80")], Unclear::Path);
         check(&[("REMOTE_ADDR", "nobody")], Unclear::Client);
         check(&[("REMOTE_ADDR", "")], Unclear::Client);
-        check(&[("CONTENT_LENGTH", "-1")], Unclear::Length);
+        check(&[("CONTENT_LENGTH", "-2")], Unclear::Length);
         check(&[("CONTENT_LENGTH", "1 ")], Unclear::Length);
         check(
             &[("CONTENT_LENGTH", "99999999999999999999")],
@@ -517,7 +558,51 @@ mod tests {
         let asked =
             with(&[("REALM_HOST", "admin.example"), ("SERVER_NAME", "x")]).expect("a request");
         assert_eq!(said(&asked, "host"), "admin.example");
-        let asked = with(&[("REQUEST_URI", "http://b.example/x")]).expect("a request");
-        assert_eq!(asked.request.uri().host(), Some("b.example"));
+        let absolute = ("REQUEST_URI", "http://b.example/x?y");
+        let asked = with(&[absolute]).expect("a request");
+        assert_eq!(asked.request.uri(), "/x?y");
+        assert_eq!(said(&asked, "host"), "b.example");
+        let asked = with(&[absolute, ("REALM_HOST", "admin.example")]).expect("a request");
+        assert_eq!(asked.request.uri(), "/x?y");
+        assert_eq!(said(&asked, "host"), "admin.example");
+        let asked = with(&[("REQUEST_URI", "http://b.example?y")]).expect("a request");
+        assert_eq!(asked.request.uri(), "/?y");
+    }
+
+    #[test]
+    fn a_length_is_what_a_client_would_say() {
+        let check = |method: &str, length: &str, expected: &str| {
+            let asked = with(&[("REQUEST_METHOD", method), ("CONTENT_LENGTH", length)]);
+            let asked = asked.expect("a request");
+            assert_eq!(
+                said(&asked, "content-length"),
+                expected,
+                "{method} {length}"
+            );
+        };
+        check("GET", "0", "");
+        check("GET", "3", "3");
+        check("POST", "0", "0");
+        check("POST", "-1", "");
+        let unknown = with(&[("CONTENT_LENGTH", "-1")]).expect("a request");
+        assert_eq!(unknown.length, None);
+    }
+
+    #[test]
+    fn what_is_empty_is_not_there() {
+        let asked = with(&[
+            ("HTTP_X_OWN", ""),
+            ("HTTP_USER_AGENT", ""),
+            ("AUTH_TYPE", "Basic"),
+        ]);
+        let asked = asked.expect("a request");
+        assert_eq!(
+            asked.request.headers().len(),
+            1,
+            "{:?}",
+            asked.request.headers()
+        );
+        // Nobody was asked who it is.
+        assert!(asked.vouched.is_empty(), "{:?}", asked.vouched);
     }
 }
