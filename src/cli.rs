@@ -51,7 +51,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         "Say who may",
         &["nodes", "peer", "delegate", "beacon", "key", "resolve"],
     ),
-    ("Run", &["exec", "run", "serve", "completions"]),
+    ("Run", &["exec", "run", "serve", "edge", "completions"]),
 ];
 
 /// Push WebAssembly components to your own machines, from one signed TOML file
@@ -111,6 +111,7 @@ pub(crate) enum Verb {
     Audit(commands::audit::Args),
     Inspect(commands::inspect::Args),
     Doctor(commands::doctor::Args),
+    Edge(commands::edge::Args),
     Run(commands::run::Args),
     Serve(commands::serve::Args),
     Schema(commands::schema::Args),

@@ -202,25 +202,30 @@ fn failed(error: &NodeError) -> Failure {
     }
 }
 
-/// node.toml, and over it what the command line says.
-fn configure(context: &Context, listen: &Listen) -> Result<Config, Failure> {
-    let folder = context.folder()?;
-    let mut config = Config::load(folder).map_err(|problem| match problem {
+/// Shows every problem of a node.toml that is not usable.
+pub(crate) fn bad_config(problem: &realm_node::ConfigError) -> Failure {
+    match problem {
         realm_node::ConfigError::Invalid {
             path,
             text,
             problems,
         } => {
             let path = path.display().to_string();
-            crate::diagnostics::report(&path, &text, &problems);
+            crate::diagnostics::report(&path, text, problems);
             Failure::new(
                 "invalid-node-config",
-                format!("`{path}` has {}", crate::diagnostics::count(&problems)),
+                format!("`{path}` has {}", crate::diagnostics::count(problems)),
             )
             .hint("docs/manifest.md, \"node.toml\", describes every key")
         }
-        realm_node::ConfigError::Read { .. } => Failure::from_error("no-file", &problem),
-    })?;
+        realm_node::ConfigError::Read { .. } => Failure::from_error("no-file", problem),
+    }
+}
+
+/// node.toml, and over it what the command line says.
+fn configure(context: &Context, listen: &Listen) -> Result<Config, Failure> {
+    let folder = context.folder()?;
+    let mut config = Config::load(folder).map_err(|problem| bad_config(&problem))?;
     if !listen.http.is_empty() {
         config.node.listen.http.clone_from(&listen.http);
     }

@@ -28,6 +28,7 @@ pub(crate) mod serve;
 
 pub(crate) mod audit;
 pub(crate) mod doctor;
+pub(crate) mod edge;
 pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod logs;
@@ -85,6 +86,7 @@ pub(crate) fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Run(args) => run::run(&context, args),
         Verb::Serve(args) => serve::run(args),
         Verb::Doctor(args) => doctor::run(&context, &args),
+        Verb::Edge(args) => edge::run(&context, args),
         Verb::Schema(args) => schema::run(&args),
         Verb::Completions(args) => completions::run(&args),
         Verb::Version(args) => version::run(&context, &args),

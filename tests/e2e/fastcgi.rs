@@ -18,6 +18,8 @@ pub(crate) struct Answer {
     pub(crate) stderr: String,
     /// What the end says of the application, and of the protocol; `None`: there was none.
     pub(crate) ended: Option<(u32, u8)>,
+    /// Whether there is something in its place that every web server takes for an error.
+    pub(crate) is_broken: bool,
 }
 
 impl Answer {
@@ -65,6 +67,10 @@ fn answer(came: &[u8]) -> Answer {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut rest = came;
     while let Some((head, after)) = rest.split_first_chunk::<8>() {
+        if head[0] == 0 {
+            answer.is_broken = true;
+            break;
+        }
         let length = usize::from(u16::from_be_bytes([head[4], head[5]]));
         let content = &after[..length];
         match head[1] {
@@ -208,7 +214,7 @@ async fn what_goes_wrong_is_an_answer_and_its_cause_is_in_the_log() {
     // An answer that breaks off has no end: a web server must not take it for whole.
     let came = ask(&socket, &[("REQUEST_URI", "/app?after")]);
     assert!(
-        came.stdout.starts_with("Status: 200 ") && came.ended.is_none(),
+        came.stdout.starts_with("Status: 200 ") && came.ended.is_none() && came.is_broken,
         "{came:?}"
     );
 }

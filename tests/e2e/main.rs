@@ -28,6 +28,7 @@ mod elsewhere;
 mod examples;
 mod explain;
 mod fastcgi;
+mod fronts;
 mod health;
 mod install;
 mod keys;

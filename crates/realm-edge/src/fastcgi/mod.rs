@@ -181,6 +181,12 @@ pub fn put_end(out: &mut BytesMut, id: u16, status: Status, app_status: u32) {
     put_end_request(out, id, status, app_status);
 }
 
+/// Writes what is no record of any version, in place of the end of an answer that broke off: the
+/// connection is of no use any more, and every web server sees that.
+fn put_break(out: &mut BytesMut) {
+    out.extend_from_slice(&[0; record::HEAD_BYTES]);
+}
+
 fn put_end_request(out: &mut BytesMut, id: u16, status: Status, app_status: u32) {
     let [a, b, c, d] = app_status.to_be_bytes();
     let body = [a, b, c, d, status.byte(), 0, 0, 0];

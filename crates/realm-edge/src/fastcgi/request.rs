@@ -17,11 +17,14 @@ use super::Params;
 use crate::forwarded::Scheme;
 use crate::headers::VOUCHED_PREFIX;
 
+const AUTH_TYPE: &str = "x-realm-auth-type";
+const REMOTE_USER: &str = "x-realm-remote-user";
+
 /// What the web server says of who asks, and the headers in which a guest may believe it. Copies of these
 /// that a client sends are removed from every request, over whatever protocol.
 const VOUCHED: [(&str, &str); 9] = [
-    ("AUTH_TYPE", "x-realm-auth-type"),
-    ("REMOTE_USER", "x-realm-remote-user"),
+    ("AUTH_TYPE", AUTH_TYPE),
+    ("REMOTE_USER", REMOTE_USER),
     ("SSL_CIPHER", "x-realm-ssl-cipher"),
     ("SSL_CLIENT_I_DN", "x-realm-ssl-client-i-dn"),
     ("SSL_CLIENT_M_SERIAL", "x-realm-ssl-client-m-serial"),
@@ -40,16 +43,19 @@ const PARAM_PREFIX: &str = "x-realm-param-";
 
 /// What web servers send by default and is in the request already, or says where things lie on their
 /// machine.
-const KNOWN: [&str; 34] = [
+const KNOWN: [&str; 41] = [
     "CONTENT_LENGTH",
     "CONTENT_TYPE",
     "CONTEXT_DOCUMENT_ROOT",
     "CONTEXT_PREFIX",
     "DOCUMENT_ROOT",
     "DOCUMENT_URI",
+    "DYLD_LIBRARY_PATH",
     "FCGI_ROLE",
     "GATEWAY_INTERFACE",
     "HTTPS",
+    "LD_LIBRARY_PATH",
+    "LIBPATH",
     "PATH",
     "PATH_INFO",
     "PATH_TRANSLATED",
@@ -69,12 +75,16 @@ const KNOWN: [&str; 34] = [
     "REQUEST_URI",
     "SCRIPT_FILENAME",
     "SCRIPT_NAME",
+    "SCRIPT_URI",
+    "SCRIPT_URL",
     "SERVER_ADDR",
     "SERVER_ADMIN",
     "SERVER_NAME",
     "SERVER_PORT",
     "SERVER_PROTOCOL",
+    "SERVER_SIGNATURE",
     "SERVER_SOFTWARE",
+    "SHLIB_PATH",
 ];
 
 /// Bytes of a decoded path that cannot stand in a path as they are (RFC 3986 §3.3).
@@ -149,20 +159,17 @@ pub(crate) fn read(params: &Params, here: Option<IpAddr>) -> Result<Asked, Uncle
     let client = client.unwrap_or(here).ok_or(Unclear::Client)?;
     let scheme = said.scheme();
     let length = said.length()?;
-    let uri = said.uri()?;
-    let host = match uri.authority() {
-        None => Some(said.host(scheme)?),
-        Some(_) => None,
-    };
+    let (uri, host) = said.target(scheme)?;
     let Said {
         mut headers,
         vouched,
         ..
     } = said;
-    if let Some(host) = host {
-        headers.insert(HOST, host);
-    }
-    if let Some(length) = length {
+    headers.insert(HOST, host);
+    // Some say 0 of each request without a body; a client says it where one could be (RFC 9110 §8.6).
+    let is_said =
+        |length: &u64| *length > 0 || [Method::POST, Method::PUT, Method::PATCH].contains(&method);
+    if let Some(length) = length.filter(is_said) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let mut request = Request::new(());
@@ -221,8 +228,15 @@ impl<'p> Said<'p> {
                 b"HTTPS" => said.https = word,
                 b"REQUEST_SCHEME" => said.request_scheme = word,
                 b"CONTENT_LENGTH" => said.content_length = word,
+                // So operators take a header away (`fastcgi_param HTTP_X ""`), and an empty `REMOTE_USER` is
+                // nobody.
+                _ if value.is_empty() => {}
                 _ => said.other(name, value)?,
             }
+        }
+        // HAProxy reads it from the client's header, and checks nothing.
+        if !said.vouched.contains_key(REMOTE_USER) {
+            said.vouched.remove(AUTH_TYPE);
         }
         Ok(said)
     }
@@ -230,16 +244,11 @@ impl<'p> Said<'p> {
     /// What a guest may read: headers of the client, and what the web server vouches for. The rest of what is
     /// misread, and the client's own story of its way, go where they go with every request.
     fn other(&mut self, name: &[u8], value: &[u8]) -> Result<(), Unclear> {
-        let is_empty = value.is_empty();
         let value = || HeaderValue::from_bytes(value).map_err(|_| Unclear::Byte);
         if let Some(name) = name.strip_prefix(b"HTTP_") {
             if let Some(name) = header(name) {
                 self.headers.insert(name, value()?);
             }
-            return Ok(());
-        }
-        if is_empty {
-            // An empty `REMOTE_USER` is nobody.
             return Ok(());
         }
         if name == b"CONTENT_TYPE" {
@@ -271,7 +280,8 @@ impl<'p> Said<'p> {
     }
 
     fn length(&self) -> Result<Option<u64>, Unclear> {
-        let Some(value) = self.content_length else {
+        // Caddy says -1 of a body whose length nobody knows.
+        let Some(value) = self.content_length.filter(|value| *value != b"-1") else {
             return Ok(None);
         };
         let is_number = value.iter().all(u8::is_ascii_digit);
@@ -304,6 +314,30 @@ impl<'p> Said<'p> {
             target.push_str(query);
         }
         Ok(target)
+    }
+
+    /// What is asked for, and of which host. A target that names one (Apache passes it as it was written) wins
+    /// over `Host` (RFC 9112 §3.2.2), and the web server's own word over both.
+    fn target(&self, scheme: Scheme) -> Result<(Uri, HeaderValue), Unclear> {
+        let uri = self.uri()?;
+        let Some(authority) = uri.authority() else {
+            return Ok((uri, self.host(scheme)?));
+        };
+        if uri.scheme().is_none() {
+            return Err(Unclear::Path);
+        }
+        let host = match self.realm_host {
+            Some(_) => self.host(scheme)?,
+            None => HeaderValue::from_str(authority.as_str()).map_err(|_| Unclear::Host)?,
+        };
+        // Which scheme it is the web server knows, not who asks.
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let path = match path.starts_with('/') {
+            true => Cow::Borrowed(path),
+            false => Cow::Owned(format!("/{path}")),
+        };
+        let uri = Uri::try_from(&*path).map_err(|_| Unclear::Path)?;
+        Ok((uri, host))
     }
 
     /// The host that the client asked for. What realm's own snippets for web servers say comes first: that
@@ -387,180 +421,4 @@ fn header(name: &[u8]) -> Option<HeaderName> {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::BytesMut;
-
-    use super::super::ParamsLimits;
-    use super::super::params::{Reader, put};
-    use super::*;
-
-    fn params(pairs: &[(&str, &str)]) -> Params {
-        let mut out = BytesMut::new();
-        for (name, value) in pairs {
-            assert!(put(&mut out, name.as_bytes(), value.as_bytes()));
-        }
-        let mut reader = Reader::default();
-        reader.take(&out, &ParamsLimits::default()).expect("short");
-        reader.end().expect("whole")
-    }
-
-    const PLAIN: [(&str, &str); 4] = [
-        ("REQUEST_METHOD", "GET"),
-        ("REQUEST_URI", "/a%20b?c=d"),
-        ("HTTP_HOST", "shop.example"),
-        ("REMOTE_ADDR", "203.0.113.9"),
-    ];
-
-    fn with(more: &[(&str, &str)]) -> Result<Asked, Unclear> {
-        read(&params(&[&PLAIN[..], more].concat()), None)
-    }
-
-    fn said(asked: &Asked, name: &str) -> String {
-        let values = asked.request.headers().get_all(name).iter();
-        let values = values.map(|value| value.to_str().expect("text"));
-        values.collect::<Vec<_>>().join("|")
-    }
-
-    #[test]
-    fn what_nginx_sends_is_a_request() {
-        let asked = with(&[
-            ("SCRIPT_NAME", "/a b"),
-            ("QUERY_STRING", "c=d"),
-            ("CONTENT_TYPE", "text/plain"),
-            ("CONTENT_LENGTH", "12"),
-            ("HTTPS", "on"),
-            ("SERVER_NAME", "_"),
-            ("HTTP_X_REQUEST_ID", "7"),
-            ("HTTP_COOKIE", "a=b; c=d"),
-            ("REMOTE_USER", "ann"),
-            // As it is decoded, and nobody reads it.
-            ("DOCUMENT_ROOT", "/var/\nwww"),
-        ])
-        .expect("a request");
-        assert_eq!(asked.request.method(), Method::GET);
-        assert_eq!(asked.request.uri(), "/a%20b?c=d");
-        assert_eq!(asked.client, IpAddr::from([203, 0, 113, 9]));
-        assert_eq!((asked.scheme, asked.length), (Scheme::Https, Some(12)));
-        let expected = [
-            ("host", "shop.example"),
-            ("content-type", "text/plain"),
-            ("content-length", "12"),
-            ("x-request-id", "7"),
-            ("cookie", "a=b; c=d"),
-        ];
-        for (name, value) in expected {
-            assert_eq!(said(&asked, name), value, "{name}");
-        }
-        assert_eq!(asked.request.headers().len(), expected.len());
-        assert_eq!(asked.vouched.len(), 1);
-        assert_eq!(asked.vouched["x-realm-remote-user"], "ann");
-        assert_eq!(asked.vouched.len(), 1);
-    }
-
-    #[test]
-    fn what_a_client_says_is_not_what_the_server_vouches_for() {
-        let asked = with(&[
-            ("HTTP_X_REALM_REMOTE_USER", "root"),
-            ("HTTP_PROXY", "http://evil/"),
-            ("HTTP_CONTENT_LENGTH", "5"),
-            ("HTTP_CONTENT_TYPE", "text/evil"),
-            ("HTTP_TRANSFER_ENCODING", "chunked"),
-            ("HTTP_X-ODD", "1"),
-            ("HTTP_", "1"),
-            ("http_x_lower", "1"),
-        ])
-        .expect("a request");
-        let names: Vec<_> = asked
-            .request
-            .headers()
-            .keys()
-            .map(HeaderName::as_str)
-            .collect();
-        assert_eq!(names, ["host"]);
-        assert!(asked.vouched.is_empty());
-        assert_eq!(asked.length, None);
-    }
-
-    #[test]
-    fn without_a_target_it_is_made_of_its_parts() {
-        let check = |script: &str, info: &str, query: &str, expected: Result<&str, Unclear>| {
-            let pairs = [
-                ("REQUEST_METHOD", "GET"),
-                ("SCRIPT_NAME", script),
-                ("PATH_INFO", info),
-                ("QUERY_STRING", query),
-                ("SERVER_NAME", "a.example"),
-                ("SERVER_PORT", "8080"),
-            ];
-            let asked = read(&params(&pairs), Some(IpAddr::from([127, 0, 0, 1])));
-            let uri = asked.map(|asked| (asked.request.uri().to_string(), said(&asked, "host")));
-            let expected = expected.map(|uri| (uri.to_owned(), "a.example:8080".to_owned()));
-            assert_eq!(uri, expected, "{script} {info}");
-        };
-        check("/app", "/x y/ü", "q=%20", Ok("/app/x%20y/%C3%BC?q=%20"));
-        check("", "/a?b#c%2f", "", Ok("/a%3Fb%23c%252f"));
-        check("", "", "", Err(Unclear::Path));
-        check("app", "", "", Err(Unclear::Path));
-        check("/a", "/b\n/c", "", Err(Unclear::Path));
-        check("/a", "/b\0", "", Err(Unclear::Path));
-    }
-
-    #[test]
-    fn what_is_unclear_is_told_and_not_guessed() {
-        let check = |more: &[(&str, &str)], expected| {
-            assert_eq!(with(more).err(), Some(expected), "{more:?}");
-        };
-        check(&[("REQUEST_METHOD", "")], Unclear::Method);
-        check(&[("REQUEST_METHOD", "GE T")], Unclear::Method);
-        check(&[("REQUEST_URI", "a b")], Unclear::Path);
-        check(&[("REQUEST_URI", "/a\nb")], Unclear::Path);
-        check(&[("REMOTE_ADDR", "nobody")], Unclear::Client);
-        check(&[("REMOTE_ADDR", "")], Unclear::Client);
-        check(&[("CONTENT_LENGTH", "-1")], Unclear::Length);
-        check(&[("CONTENT_LENGTH", "1 ")], Unclear::Length);
-        check(
-            &[("CONTENT_LENGTH", "99999999999999999999")],
-            Unclear::Length,
-        );
-        check(&[("HTTP_HOST", "")], Unclear::Host);
-        check(&[("HTTP_X_A", "a\nb")], Unclear::Byte);
-        check(&[("REMOTE_USER", "a\rb")], Unclear::Byte);
-        assert_eq!(with(&[("CONTENT_LENGTH", "")]).expect("none").length, None);
-        assert_eq!(
-            with(&[("REMOTE_ADDR", "unix:")]).expect("here").client,
-            IpAddr::from([127, 0, 0, 1])
-        );
-    }
-
-    #[test]
-    fn what_the_operator_adds_reaches_the_guest_and_no_header_passes_for_it() {
-        assert!(KNOWN.is_sorted());
-        let asked = with(&[
-            ("APP_ENV", "live"),
-            ("APP_ENV_2", "x"),
-            ("app_env", "x"),
-            ("EMPTY", ""),
-            ("ODD-NAME", "x"),
-            ("HTTP_X_REALM_PARAM_APP_ENV", "forged"),
-            ("PHP_VALUE", "auto_prepend_file=x"),
-        ])
-        .expect("a request");
-        let names: Vec<_> = asked.vouched.keys().map(HeaderName::as_str).collect();
-        assert_eq!(names, ["x-realm-param-app-env", "x-realm-param-app-env-2"]);
-        assert_eq!(asked.vouched["x-realm-param-app-env"], "live");
-        assert_eq!(said(&asked, "x-realm-param-app-env"), "");
-        assert_eq!(
-            with(&[("APP_ENV", "a\nb")]).expect_err("a newline"),
-            Unclear::Byte
-        );
-    }
-
-    #[test]
-    fn the_host_by_which_the_server_chose_comes_first() {
-        let asked =
-            with(&[("REALM_HOST", "admin.example"), ("SERVER_NAME", "x")]).expect("a request");
-        assert_eq!(said(&asked, "host"), "admin.example");
-        let asked = with(&[("REQUEST_URI", "http://b.example/x")]).expect("a request");
-        assert_eq!(asked.request.uri().host(), Some("b.example"));
-    }
-}
+mod tests;

@@ -219,9 +219,12 @@ impl Served {
                 super::put_end(&mut out, id, Status::Complete, 0);
                 send(&self.pieces, out.freeze()).await
             }
-            // The end of the connection is all that every web server takes for an answer cut short. What
-            // there was of it arrives.
+            // What there was of it arrives. The end of the connection alone is not enough: nginx and Caddy
+            // take that for the end of an answer without a length, unless something is wrong with it.
             Ended::Aborted | Ended::Short => {
+                let mut out = BytesMut::new();
+                super::put_break(&mut out);
+                send(&self.pieces, out.freeze()).await?;
                 self.finish().await?;
                 Err(io::Error::other("an answer was cut short"))
             }
@@ -463,8 +466,13 @@ impl Writer {
         self.send(&mut out).await
     }
 
+    /// A record for each line: nginx writes what one holds into its log as it is, newlines and all, and a
+    /// guest could write lines there that nginx never wrote.
     fn put_log(&self, out: &mut BytesMut) {
-        super::put_stderr(out, self.id, &self.log.take());
+        let lines = self.log.take();
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            super::put_stderr(out, self.id, line);
+        }
     }
 
     async fn send(&self, out: &mut BytesMut) -> io::Result<()> {

@@ -309,3 +309,32 @@ pub(crate) async fn config_draft() {
 pub(crate) async fn config_draft_2024_09_27() {
     check_config(guests::CONFIG_DRAFT_2024_09_27).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn front() {
+    let guest = guest(guests::FRONT).load();
+    let text = guest.get("/text").await.unwrap();
+    assert_eq!((text.status, text.text()), (200, "a text\n"));
+    assert_eq!(text.headers["content-length"], "7");
+    let counted = guest.send(post("/length", "ab")).await.unwrap();
+    assert_eq!(counted.text(), format!("2 {}\n", 97 * 31 + 98));
+    let echoed = guest.send(post("/echo", "body")).await.unwrap();
+    assert_eq!(echoed.text(), "body");
+    let unchanged = guest.get("/status?code=304").await.unwrap();
+    assert_eq!((unchanged.status, unchanged.text()), (304, ""));
+    let found = guest.get("/redirect?to=/x").await.unwrap();
+    assert_eq!(
+        (found.status, &found.headers["location"]),
+        (302, &HeaderValue::from_static("/x"))
+    );
+    assert_eq!(guest.body("/stream?ms=1").await, "first\nlast\n");
+    assert!(
+        guest
+            .body("/request")
+            .await
+            .contains(r#""target":"/request""#)
+    );
+    let stranger = guest.get("/private/x").await.unwrap();
+    assert_eq!((stranger.status, stranger.text()), (403, "not you\n"));
+    assert_eq!(guest.refusal("/trap").await, ("trap", 500));
+}

@@ -1,0 +1,139 @@
+//! HAProxy: one frontend that knows the hosts, one backend. The only server of these that sends several
+//! requests over one connection of FastCGI at once.
+
+use super::site::{Door, Host, Protocol, Site};
+
+/// Requests at once on one connection: what realm takes by default.
+const REQUESTS_MAX: u32 = 32;
+
+pub(super) fn render(site: &Site) -> String {
+    let mut text = site.head(
+        "HAProxy",
+        "for /etc/haproxy/haproxy.cfg, below `global` and `defaults`",
+        "haproxy",
+    );
+    if site.protocol == Protocol::FastCgi {
+        text.push_str(&app());
+    }
+    text.push_str(&frontend(site));
+    text.push_str(&backend(site));
+    text
+}
+
+fn app() -> String {
+    format!(
+        "fcgi-app realm
+    # HAProxy wants one; realm reads no files.
+    docroot /
+    # What components write to stderr goes to HAProxy's log.
+    log-stderr global
+    option keep-conn
+    # Several requests at once on a connection. A client that reads slowly holds up the others of its
+    # connection, for FastCGI has no flow control of its own: without these two lines each has one.
+    option mpxs-conns
+    option max-reqs {REQUESTS_MAX}
+    # Components may read `Authorization` themselves, as over HTTP.
+    pass-header authorization
+    # The host by which the frontend let it pass: realm believes it before `HTTP_HOST`.
+    set-param REALM_HOST %[var(txn.realm_host)]
+    # Many programs obey a header `Proxy` as the variable HTTP_PROXY; `del-header` below removes it.
+    set-param SSL_PROTOCOL %[ssl_fc_protocol] if {{ ssl_fc }}
+    set-param SSL_CIPHER %[ssl_fc_cipher] if {{ ssl_fc }}
+    set-param SSL_TLS_SNI %[ssl_fc_sni] if {{ ssl_fc_has_sni }}
+
+"
+    )
+}
+
+fn frontend(site: &Site) -> String {
+    let bind = match site.listen.address {
+        Some(address) => std::net::SocketAddr::new(address, site.listen.port).to_string(),
+        None => format!(":{}", site.listen.port),
+    };
+    let (body, stall, port) = (site.body_bytes_max, site.stall_s, site.port_suffix());
+    let mut text = format!(
+        "frontend realm
+    mode http
+    bind {bind}
+    # With TLS: bind :443 ssl crt FILE alpn h2,http/1.1
+    timeout http-request 15s
+    timeout client {stall}s
+
+    http-request set-var(txn.host) req.hdr(host),host_only,lower
+"
+    );
+    // The first that fits stays: exact names, then the longest suffix, then all others.
+    let unset = "!{ var(txn.realm_host) -m found }";
+    let mut hosts: Vec<&Host> = site.hosts.iter().collect();
+    hosts.sort_by_key(|host| match host {
+        Host::Exact(_) => (false, 0),
+        Host::Below(name) => (true, usize::MAX - name.len()),
+    });
+    for host in hosts {
+        text.push_str(&match host {
+            Host::Exact(name) => format!(
+                "    http-request set-var(txn.realm_host) str({name}{port}) if {{ var(txn.host) -m str {name} }}\n"
+            ),
+            Host::Below(name) => format!(
+                "    http-request set-var-fmt(txn.realm_host) %[var(txn.host)]{port} if {unset} {{ var(txn.host) -m end .{name} }}\n"
+            ),
+        });
+    }
+    text.push_str(&match site.any_host {
+        true => format!(
+            "    # Every other host.\n    http-request set-var-fmt(txn.realm_host) %[var(txn.host)]{port} if {unset}\n"
+        ),
+        false => format!(
+            "    # No other host is for realm: send it elsewhere before this line, if it is for somebody.\n    http-request deny deny_status 421 if {unset}\n"
+        ),
+    });
+    text.push_str(&format!(
+        "    # What the component with the largest bodies takes; realm keeps the limit of each.
+    http-request deny deny_status 413 if {{ req.body_size gt {body} }}
+    http-request del-header proxy
+    default_backend realm
+
+"
+    ));
+    text
+}
+
+fn backend(site: &Site) -> String {
+    let server = match &site.door {
+        Door::Unix(path) => format!("unix@{path}"),
+        Door::Tcp(address) => address.to_string(),
+    };
+    // It counts while a body is sent as well.
+    let wait = site.wait_s.max(site.stall_s);
+    let (headers, protocol) = match site.protocol {
+        Protocol::FastCgi => (
+            "    use-fcgi-app realm
+    # Headers with an underscore or a dot are read as others by some.
+    option http-restrict-req-hdr-names delete
+",
+            " proto fcgi",
+        ),
+        Protocol::Http => (
+            "    option http-restrict-req-hdr-names delete
+    # Set, not added to: realm believes all of it.
+    http-request set-header host %[var(txn.realm_host)]
+    http-request set-header x-forwarded-for %[src]
+    http-request set-header x-forwarded-proto http if !{ ssl_fc }
+    http-request set-header x-forwarded-proto https if { ssl_fc }
+    http-request set-header x-forwarded-host %[var(txn.realm_host)]
+    http-request del-header forwarded
+",
+            "",
+        ),
+    };
+    format!(
+        "backend realm
+    mode http
+    timeout connect 5s
+    # Above the limits of realm, whose answers say what happened.
+    timeout server {wait}s
+    http-reuse always
+{headers}    server realm {server}{protocol}
+"
+    )
+}

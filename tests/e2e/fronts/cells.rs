@@ -1,0 +1,309 @@
+//! The cells of the matrix: a request each, through the web server and to the agent itself. Where a server
+//! cannot do something, its cell says exactly what it does.
+
+use std::time::{Duration, Instant};
+
+use super::HOST;
+use super::client::{Ask, Got};
+use super::servers::{Front, Server};
+use crate::support::PATIENCE;
+
+/// Longer than anything between the two halves of a stream takes, so that halves that come together were
+/// kept together.
+const PAUSE: Duration = Duration::from_secs(3);
+
+/// Every cell; all that are wrong are told at once.
+pub(crate) fn all(front: &Front) {
+    let cells: [(&str, fn(&Front)); 12] = [
+        ("whole answers", whole_answers),
+        ("bodies", bodies),
+        ("a body of unknown length", unknown_length),
+        ("304 and redirects", statuses),
+        ("the request as the guest sees it", request),
+        ("what clients say of themselves", forged),
+        ("other hosts", hosts),
+        ("a stream", stream),
+        ("60 KiB of parameters", large_head),
+        ("standard error", stderr),
+        ("a trap", trap),
+        ("a client that goes away", abort),
+    ];
+    let mut wrong = Vec::new();
+    for (name, cell) in cells {
+        let began = Instant::now();
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cell(front)));
+        eprintln!(
+            "{name}: {:?}, {} ms",
+            done.is_ok(),
+            began.elapsed().as_millis()
+        );
+        if done.is_err() {
+            wrong.push(name);
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{:?}: {wrong:?}\n{}",
+        front.server,
+        front.log()
+    );
+}
+
+impl Front {
+    fn named(&self, ask: &Ask) -> Ask {
+        ask.clone().host(&format!("{HOST}:{}", self.port))
+    }
+
+    /// Through the web server.
+    fn ask(&self, ask: &Ask) -> Got {
+        self.named(ask).send(self.port)
+    }
+
+    /// Without it.
+    fn direct(&self, ask: &Ask) -> Got {
+        self.named(ask).send(self.http_port())
+    }
+
+    /// Both, which are the same but for what belongs to a connection or a server.
+    fn same(&self, ask: &Ask) -> Got {
+        let (through, direct) = (self.ask(ask), self.direct(ask));
+        assert_eq!(through.status, direct.status, "{through:?}");
+        assert!(through.is_whole && direct.is_whole, "{through:?}");
+        assert!(
+            through.body == direct.body,
+            "{} and {} bytes: {}",
+            through.body.len(),
+            direct.body.len(),
+            through.text()
+        );
+        for name in ["content-type", "etag", "location", "x-own", "realm-error"] {
+            assert_eq!(
+                through.header(name),
+                direct.header(name),
+                "{name} of {through:?}"
+            );
+        }
+        through
+    }
+}
+
+fn bytes(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index * 7 % 251) as u8).collect()
+}
+
+fn whole_answers(front: &Front) {
+    let got = front.same(&Ask::get("/text?a=b"));
+    assert_eq!((got.status, got.text().as_str()), (200, "a text\n"));
+    assert_eq!(got.header("x-own"), Some("kept"));
+    let got = front.same(&Ask::head("/text"));
+    assert_eq!((got.status, got.body.len()), (200, 0));
+    assert_eq!(got.header("content-length"), Some("7"));
+    assert_eq!(
+        front.same(&Ask::get("/other/%2Fa%20b;c?x=%00&y")).status,
+        200
+    );
+}
+
+fn bodies(front: &Front) {
+    for length in [0, 1, 64 * 1024, 1024 * 1024, 10 * 1024 * 1024] {
+        let got = front.same(&Ask::post("/length", bytes(length)));
+        assert!(got.text().starts_with(&format!("{length} ")), "{got:?}");
+        let got = front.ask(&Ask::post("/echo", bytes(length)));
+        assert!(
+            got.is_whole && got.body == bytes(length),
+            "{length}: {} bytes",
+            got.body.len()
+        );
+    }
+    // Above the limit of the component; who says so differs, and what.
+    let got = front.ask(&Ask::post("/length", bytes(17 * 1024 * 1024)));
+    assert_eq!(got.status, 413, "{got:?}");
+}
+
+fn unknown_length(front: &Front) {
+    for length in [0, 1, 64 * 1024, 1024 * 1024] {
+        let got = front.same(&Ask::post_chunked("/length", bytes(length)));
+        assert!(got.text().starts_with(&format!("{length} ")), "{got:?}");
+    }
+}
+
+fn statuses(front: &Front) {
+    let got = front.same(&Ask::get("/status?code=304"));
+    assert_eq!((got.status, got.header("etag")), (304, Some("\"one\"")));
+    assert_eq!(front.same(&Ask::get("/status?code=204")).status, 204);
+    assert_eq!(front.same(&Ask::get("/status?code=418")).status, 418);
+    for to in ["/elsewhere?a=b", "https://other.example/x"] {
+        let got = front.same(&Ask::get(&format!("/redirect?to={to}")));
+        assert_eq!((got.status, got.header("location")), (302, Some(to)));
+    }
+}
+
+fn request(front: &Front) {
+    let ask = Ask::get("/a%20b/request?x=%2F&y")
+        .header("cookie", "a=b; c=d")
+        .header("authorization", "Bearer token")
+        .header("x-own", "kept")
+        .header("accept-language", "de");
+    let (through, direct) = (front.ask(&ask).json(), front.direct(&ask).json());
+    eprintln!("{through}");
+    for part in ["scheme", "authority", "target"] {
+        assert_eq!(through[part], direct[part], "{part}");
+    }
+    for name in [
+        "host",
+        "cookie",
+        "authorization",
+        "x-own",
+        "accept-language",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "forwarded",
+    ] {
+        assert_eq!(through["headers"][name], direct["headers"][name], "{name}");
+    }
+    let names: Vec<&String> = through["headers"].as_object().unwrap().keys().collect();
+    let is_known = |name: &str| direct["headers"].get(name).is_some();
+    let more: Vec<_> = names.iter().filter(|name| !is_known(name)).collect();
+    assert!(more.is_empty(), "{more:?} are of nobody");
+}
+
+fn forged(front: &Front) {
+    let ask = Ask::get("/request")
+        .header("X-Realm-Remote-User", "root")
+        .header("X_Realm_Remote_User", "root")
+        .header("X-Realm-Param-App-Env", "root")
+        .header("Remote-User", "root")
+        .header("Proxy", "http://evil.example")
+        .header("X-Forwarded-For", "6.6.6.6")
+        .header("X-Forwarded-Host", "admin.example")
+        .header("X-Forwarded-Proto", "https")
+        .header("Forwarded", "for=6.6.6.6;host=admin.example")
+        .header("Authorization", "Basic cm9vdDpyb290");
+    let got = front.ask(&ask);
+    assert_eq!(got.status, 200, "{got:?}");
+    let seen = got.json();
+    let headers = seen["headers"].as_object().unwrap();
+    for (name, value) in headers {
+        assert!(
+            !name.starts_with("x-realm-") && name != "proxy",
+            "{name}: {value}"
+        );
+        assert!(
+            name == "remote-user" || !value.to_string().contains("root"),
+            "{name}: {value}"
+        );
+        assert!(!value.to_string().contains("6.6.6.6"), "{name}: {value}");
+        assert!(
+            !value.to_string().contains("admin.example"),
+            "{name}: {value}"
+        );
+    }
+    assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+    assert_eq!(seen["scheme"], "Scheme::Http");
+}
+
+fn hosts(front: &Front) {
+    let authority = |ask: Ask| {
+        let got = ask.send(front.port);
+        assert_eq!(got.status, 200, "{got:?}");
+        got.json()["authority"].as_str().unwrap().to_owned()
+    };
+    let port = front.port;
+    assert_eq!(
+        authority(Ask::get("/request").host("other.example")),
+        format!("other.example:{port}")
+    );
+    assert_eq!(
+        authority(Ask::get("/request").host("SHOP.example.com")),
+        format!("{HOST}:{port}")
+    );
+    // The target of a request wins over `Host` (RFC 9112 §3.2.2): for the web server, and for the guest.
+    let absolute = Ask::get(&format!("http://{HOST}:{port}/request")).host("other.example");
+    assert_eq!(authority(absolute), format!("{HOST}:{port}"));
+}
+
+fn stream(front: &Front) {
+    let got = front.ask(&Ask::get(&format!("/stream?ms={}", PAUSE.as_millis())));
+    assert_eq!((got.text().as_str(), got.is_whole), ("first\nlast\n", true));
+    assert!(
+        got.lasted > PAUSE / 2,
+        "all of it came at once: {:?}",
+        got.lasted
+    );
+}
+
+fn large_head(front: &Front) {
+    let mut ask = Ask::get("/sizes");
+    for index in 0..8 {
+        ask = ask.header(&format!("X-Big-{index}"), &"x".repeat(7_680));
+    }
+    let got = front.ask(&ask);
+    assert_eq!(
+        (got.status, got.text().as_str()),
+        (200, "61440\n"),
+        "{got:?}"
+    );
+}
+
+fn stderr(front: &Front) {
+    assert_eq!(front.same(&Ask::get("/stderr")).text(), "written\n");
+    let deadline = Instant::now() + PATIENCE;
+    while !front.log().contains("said by the guest") {
+        assert!(
+            Instant::now() < deadline,
+            "not in the log:\n{}",
+            front.log()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(
+        !front.log().contains(['\u{1b}', '\u{7}']),
+        "{}",
+        front.log()
+    );
+}
+
+fn trap(front: &Front) {
+    let got = front.same(&Ask::get("/trap"));
+    assert_eq!((got.status, got.header("realm-error")), (500, Some("trap")));
+    // Cut short, and seen to be.
+    let got = front.ask(&Ask::get("/late"));
+    assert!(!got.is_whole, "{got:?}");
+}
+
+fn abort(front: &Front) {
+    let ask = front.named(&Ask::post("/length", bytes(8 * 1024 * 1024)));
+    let sending = ask.begin(front.port, 4 * 1024 * 1024);
+    let began = Instant::now();
+    front.instances_are(|number| number > 0.0);
+    drop(sending);
+    front.instances_are(|number| number == 0.0);
+    eprintln!("let go after {:?}", began.elapsed());
+    whole_answers(front);
+}
+
+impl Front {
+    /// Waits until the memory of the guest's instances is so.
+    fn instances_are(&self, is: impl Fn(f64) -> bool) {
+        let series = "mem_current_bytes{component=\"app\"}";
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let page = Ask::get("/metrics")
+                .send(port_of(&self.agent.metrics_url))
+                .text();
+            let number = crate::support::figure(&page, series);
+            if is(number) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{series} stays at {number}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn port_of(url: &str) -> u16 {
+    let rest = url.split("//").nth(1).unwrap();
+    let address = rest.split('/').next().unwrap();
+    address.rsplit(':').next().unwrap().parse().unwrap()
+}
