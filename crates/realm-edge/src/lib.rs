@@ -9,6 +9,7 @@
 mod accept;
 
 mod answer;
+mod arrival;
 mod aside;
 mod backend;
 mod config;
@@ -18,11 +19,13 @@ pub mod fastcgi;
 mod forwarded;
 mod headers;
 mod host;
+mod https;
 mod io;
 mod observe;
 mod origin;
 mod path;
 mod ports;
+mod proxied;
 mod pulse;
 mod refusal;
 mod registry;
@@ -34,8 +37,10 @@ mod server;
 mod stream;
 mod table;
 mod throttle;
+pub mod tls;
 mod tunnel;
 mod upstream;
+mod wire;
 mod workers;
 
 pub use backend::{Backend, Body, BoxError, BoxFuture, CallError, Connected, RoutePrefix};

@@ -21,6 +21,8 @@ use crate::aside::{Allowance, Answers};
 use crate::config::Config;
 use crate::connection::{Connection, Order};
 use crate::fastcgi;
+use crate::forwarded::Scheme;
+use crate::https::Front;
 use crate::observe::Observer;
 use crate::ports::{self, Port, PortTrouble, Ports};
 use crate::refusal;
@@ -73,6 +75,7 @@ struct Shared {
     registry: Arc<Registry>,
     workers: Workers,
     addresses: Vec<SocketAddr>,
+    https_addresses: Vec<SocketAddr>,
     open: CancellationToken,
     stop: CancellationToken,
     listeners: TaskTracker,
@@ -120,15 +123,17 @@ pub async fn spawn_closed(
             "the limit of open files lowers that of connections"
         );
     }
-    let listeners = config
-        .listen
-        .iter()
-        .map(|&address| {
-            listen(address, &config.listen, limits.backlog)
-                .and_then(|listener| Ok((listener.local_addr()?, TcpListener::from_std(listener)?)))
-                .map_err(|source| EdgeError::Listen { address, source })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let listeners = listen_on(&config.listen, limits.backlog)?;
+    let https_listeners = match &config.https {
+        Some(https) => listen_on(&https.listen, limits.backlog)?,
+        None => Vec::new(),
+    };
+    let addresses_of = |listeners: &[(SocketAddr, TcpListener)]| -> Vec<SocketAddr> {
+        listeners.iter().map(|(address, _)| *address).collect()
+    };
+    let (addresses, https_addresses) = (addresses_of(&listeners), addresses_of(&https_listeners));
+    let front = config.https.as_ref();
+    let front = front.map(|https| Front::new(https, &https_addresses));
     let workers = Workers::start(config.workers).map_err(|source| EdgeError::Workers {
         count: config.workers,
         source,
@@ -143,11 +148,14 @@ pub async fn spawn_closed(
                 .iter()
                 .map(|address| address.to_canonical())
                 .collect(),
+            proxy_protocol_from: config.proxy_protocol_from,
+            https: front,
             limits,
         }),
         registry,
         workers,
-        addresses: listeners.iter().map(|(address, _)| *address).collect(),
+        addresses,
+        https_addresses,
         open: CancellationToken::new(),
         stop: CancellationToken::new(),
         listeners: TaskTracker::new(),
@@ -160,8 +168,12 @@ pub async fn spawn_closed(
         refused_by_edge: Throttle::default(),
         refused_by_address: Throttle::default(),
     });
-    for (_, listener) in listeners {
-        let accepting = accept(Arc::clone(&shared), listener);
+    let plain = listeners.into_iter().map(|(_, one)| (one, Scheme::Http));
+    let secure = https_listeners
+        .into_iter()
+        .map(|(_, one)| (one, Scheme::Https));
+    for (listener, scheme) in plain.chain(secure) {
+        let accepting = accept(Arc::clone(&shared), listener, scheme);
         shared.listeners.spawn(accepting);
     }
     shared.listeners.close();
@@ -194,6 +206,11 @@ impl Handle {
     /// The addresses listened on, in the order of the configuration, with their real ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.shared.addresses
+    }
+
+    /// The same of those for HTTPS.
+    pub fn https_addresses(&self) -> &[SocketAddr] {
+        &self.shared.https_addresses
     }
 
     /// Begins to take connections; again, it changes nothing.
@@ -330,6 +347,18 @@ impl Handle {
     }
 }
 
+fn listen_on(
+    addresses: &[SocketAddr],
+    backlog: u32,
+) -> Result<Vec<(SocketAddr, TcpListener)>, EdgeError> {
+    let listeners = addresses.iter().map(|&address| {
+        listen(address, addresses, backlog)
+            .and_then(|listener| Ok((listener.local_addr()?, TcpListener::from_std(listener)?)))
+            .map_err(|source| EdgeError::Listen { address, source })
+    });
+    listeners.collect()
+}
+
 pub(crate) fn listen(
     address: SocketAddr,
     all: &[SocketAddr],
@@ -369,7 +398,7 @@ async fn sweep(shared: Arc<Shared>) {
     }
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+async fn accept(shared: Arc<Shared>, listener: TcpListener, scheme: Scheme) {
     let http = Arc::new(Http::new(&shared.edge.limits, shared.tasks.clone()));
     tokio::select! {
         () = shared.stop.cancelled() => return,
@@ -382,7 +411,7 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => begin(&shared, &http, stream, peer),
+            Ok((stream, peer)) => begin(&shared, &http, stream, (peer, scheme)),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
@@ -408,7 +437,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: SocketAddr) {
+fn begin(
+    shared: &Arc<Shared>,
+    http: &Arc<Http>,
+    stream: TcpStream,
+    (peer, scheme): (SocketAddr, Scheme),
+) {
     // Answers are written whole; waiting to fill packets only delays them.
     let prepared = stream
         .set_nodelay(true)
@@ -417,13 +451,15 @@ fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: Socket
         return;
     };
     let edge = &shared.edge;
-    let is_trusted = |address| edge.trusted_proxies.contains(&address);
-    let connection = Arc::new(Connection::new(peer, local, is_trusted));
+    // What a proxy brings counts for its clients, once it has said who they are.
+    let is_trusted =
+        |address| edge.trusted_proxies.contains(&address) || edge.speaks_for_others(address);
+    let connection = Arc::new(Connection::new(peer, local, is_trusted).on(scheme));
     let place = match shared.registry.enter(&connection) {
         Ok(place) => place,
         Err(full) => {
             shared.warn_full(full, &connection);
-            turn_away(&stream);
+            turn_away(&stream, scheme);
             return;
         }
     };
@@ -449,7 +485,11 @@ fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: Socket
 }
 
 /// Tells a client that there are too many, as far as that goes without waiting for it.
-fn turn_away(mut stream: &StdStream) {
+fn turn_away(mut stream: &StdStream, scheme: Scheme) {
+    if scheme == Scheme::Https {
+        // There is nothing that could be said without a handshake.
+        return;
+    }
     // Bytes left unread would turn the close into a reset that overtakes the answer.
     let mut unread = [0; 4096];
     let _ = stream.read(&mut unread);
