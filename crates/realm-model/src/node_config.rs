@@ -4,6 +4,7 @@
 //! lies, and what the node does with it.
 
 mod keys;
+mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -24,6 +25,10 @@ pub use keys::SECTIONS;
 use keys::{
     CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET, SOURCES,
     USER,
+};
+pub use tls::{
+    ACME_NAMES_MAX, AcmeChallenge, AcmeSettings, CertificateFiles, ClientAuth, LETS_ENCRYPT,
+    TlsSettings,
 };
 
 /// A `node.toml` larger than this is refused before it is parsed: an honest one has a few lines.
@@ -58,6 +63,8 @@ pub struct NodeConfig {
     pub trusted_proxies: Vec<IpAddr>,
     /// How the node meets the other nodes of its realm.
     pub p2p: Peering,
+    /// HTTPS.
+    pub tls: TlsSettings,
     /// Whom the node asks for the bytes of components, beside its peers.
     pub sources: SourceSettings,
 }
@@ -109,6 +116,10 @@ pub const P2P_PORT: u16 = 4747;
 pub struct Listeners {
     /// HTTP/1.1 and HTTP/2 cleartext for routes.
     pub http: Vec<SocketAddr>,
+    /// HTTPS for routes.
+    pub https: Vec<SocketAddr>,
+    /// Proxies that say by the PROXY protocol whose a connection is, as CIDR blocks.
+    pub proxy_protocol_from: Vec<String>,
     /// `/metrics` and health of the agent; loopback unless the operator opens it.
     pub admin: SocketAddr,
     /// The control API over mutual TLS; `None`: not at all.
@@ -188,6 +199,8 @@ impl Default for Listeners {
     fn default() -> Self {
         Self {
             http: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            https: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)),
             api: None,
             ports: Vec::new(),
@@ -254,6 +267,7 @@ pub fn parse(text: &str) -> (Option<NodeConfig>, Vec<Diagnostic>) {
 
 fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
     let root = Fields::root(report, document, &ROOT);
+    let tls = tls::read(report, &root);
     let tags = root.texts(report, "tags", |text| plain_name(text, "tag"));
     let proxies = root.texts(report, "trusted_proxies", |text| {
         text.parse().map_err(|_| bad(text, "an IP address"))
@@ -265,11 +279,12 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
             })
         }),
         tags: without_duplicates(report, "tags", tags),
-        listen: read_listeners(report, &root),
+        listen: read_listeners(report, &root, tls.has_certificates()),
         guests: read_guests(report, &root),
         exec: read_exec(report, &root),
         trusted_proxies: without_places(proxies),
         p2p: read_peering(report, &root),
+        tls,
         sources: read_sources(report, &root),
     }
 }
@@ -285,7 +300,11 @@ fn section<'d, 'i>(
     Fields::open(report, value, section, place, "")
 }
 
-fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Listeners {
+fn read_listeners(
+    report: &mut Report<'_>,
+    root: &Fields<'_, '_>,
+    has_certificates: bool,
+) -> Listeners {
     let mut listeners = Listeners::default();
     let Some(listen) = section(report, root, "listen", &LISTEN) else {
         return listeners;
@@ -294,6 +313,17 @@ fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Listeners {
         let http = listen.texts(report, "http", socket);
         listeners.http = without_duplicates(report, "http", http);
     }
+    let https = listen.texts(report, "https", socket);
+    listeners.https = without_duplicates(report, "https", https);
+    if !listeners.https.is_empty() && !has_certificates {
+        let message = "`https` needs a certificate, and `[tls]` has none".to_owned();
+        let hint =
+            "`dev = true` under [tls] makes one for this machine; docs/https.md shows the others";
+        let place = listen.value_span("https");
+        report.error(codes::BAD_VALUE, place, message, Some(hint.to_owned()));
+    }
+    let proxies = listen.texts(report, "proxy_protocol_from", block);
+    listeners.proxy_protocol_from = without_duplicates(report, "proxy_protocol_from", proxies);
     if let Some(admin) = listen.text(report, "admin", socket) {
         listeners.admin = admin;
     }
@@ -352,11 +382,7 @@ fn read_guests(report: &mut Report<'_>, root: &Fields<'_, '_>) -> GuestPolicy {
             ValueError::new(codes::BAD_DIR, message)
         })
     });
-    let ranges = guests.texts(report, "private_ranges", |text| {
-        text.parse::<Block>()
-            .map(|block| block.to_string())
-            .map_err(|error| range_error(text, &error))
-    });
+    let ranges = guests.texts(report, "private_ranges", block);
     let roots = guests.texts(report, "tls_roots", |text| {
         directory(text).map_err(|_| bad(text, "an absolute path of a file"))
     });
@@ -458,6 +484,12 @@ fn socket(text: &str) -> Result<SocketAddr, ValueError> {
             Err(_) => error,
         }
     })
+}
+
+fn block(text: &str) -> Result<String, ValueError> {
+    text.parse::<Block>()
+        .map(|block| block.to_string())
+        .map_err(|error| range_error(text, &error))
 }
 
 fn range_error(text: &str, error: &BlockError) -> ValueError {

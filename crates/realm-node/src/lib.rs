@@ -15,6 +15,7 @@ mod node;
 mod socket;
 mod tls;
 
+pub mod certificates;
 pub mod doctor;
 pub mod found;
 pub mod standalone;

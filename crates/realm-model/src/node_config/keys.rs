@@ -1,6 +1,7 @@
 //! The table of every key of `node.toml`: the reader, the hints and the reference come from it.
 //! Not what a value means: that is the reader's.
 
+use super::tls::{ACME, TLS};
 use super::{EXEC_AT_ONCE_MAX, EXEC_SECONDS_MAX, INSTANCES_MAX};
 use crate::section::{Absent, Form, Key, Kind, Section};
 
@@ -50,6 +51,12 @@ pub(super) const PROGRAM: Form = Form {
     expected: "an absolute path",
     pattern: "^/",
     example: "/bin/bash",
+};
+
+const BLOCK: Form = Form {
+    expected: "a block of addresses like `10.0.0.0/8` or `fd00::/8`, or one address",
+    pattern: "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
+    example: "10.0.0.0/8",
 };
 
 /// The whole file.
@@ -104,6 +111,12 @@ pub(super) static ROOT: Section = Section {
             doc: "What callers of the control API may run on this machine",
         },
         Key {
+            name: "tls",
+            kind: Kind::Table(&TLS),
+            absent: Absent::Means("no certificates, as below"),
+            doc: "Certificates of HTTPS",
+        },
+        Key {
             name: "sources",
             kind: Kind::Table(&SOURCES),
             absent: Absent::Means("as below"),
@@ -122,6 +135,18 @@ pub(super) static LISTEN: Section = Section {
             kind: Kind::Texts(SOCKET),
             absent: Absent::Word("[\"127.0.0.1:8080\"]"),
             doc: "HTTP/1.1 and HTTP/2 cleartext, for routes",
+        },
+        Key {
+            name: "https",
+            kind: Kind::Texts(SOCKET),
+            absent: Absent::Means("not at all"),
+            doc: "The same over TLS, with certificates as `[tls]` says",
+        },
+        Key {
+            name: "proxy_protocol_from",
+            kind: Kind::Texts(BLOCK),
+            absent: Absent::Means("nobody"),
+            doc: "Proxies that begin each connection, on `http` and `https`, with a header of the PROXY protocol (version 1 or 2), which says whose it is. They must send one; nobody else may",
         },
         Key {
             name: "admin",
@@ -211,11 +236,7 @@ pub(super) static GUESTS: Section = Section {
         },
         Key {
             name: "private_ranges",
-            kind: Kind::Texts(Form {
-                expected: "a block of addresses like `10.0.0.0/8` or `fd00::/8`, or one address",
-                pattern: "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
-                example: "10.0.0.0/8",
-            }),
+            kind: Kind::Texts(BLOCK),
             absent: Absent::Means("none"),
             doc: "Private, loopback and link-local addresses that a manifest may open",
         },
@@ -320,4 +341,4 @@ pub(super) static SOURCES: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 6] = [&ROOT, &LISTEN, &GUESTS, &EXEC, &P2P, &SOURCES];
+pub static SECTIONS: [&Section; 8] = [&ROOT, &LISTEN, &TLS, &ACME, &GUESTS, &EXEC, &P2P, &SOURCES];
