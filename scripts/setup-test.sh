@@ -19,5 +19,10 @@ need_package swift-proxy-server swift-proxy
 need_package swift-account-server swift-account
 need_package swift-container-server swift-container
 need_package swift-object-server swift-object
+# A real authority that gives certificates by ACME, and a judge of TLS.
+need_package pebble pebble
+need_package testssl testssl.sh
+need_package openssl openssl
+need_package curl curl
 # Gives the tests a terminal.
 need_package script bsdutils

@@ -12,6 +12,7 @@ mod lab;
 mod realms;
 mod support;
 
+mod acme;
 mod alone;
 mod anywhere;
 mod beacon;
@@ -28,6 +29,7 @@ mod elsewhere;
 mod examples;
 mod explain;
 mod health;
+mod https;
 mod install;
 mod keys;
 mod languages;

@@ -95,6 +95,26 @@ impl Certificate {
         })
     }
 
+    /// A certificate that was made to prove something to an authority, and is of no use else: what is critical
+    /// in it (RFC 8737 §3) keeps everybody else from taking it, and so its key is not compared.
+    ///
+    /// # Errors
+    ///
+    /// It is broken.
+    pub fn proof(
+        certificate: CertificateDer<'static>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, CertificateError> {
+        let (names, validity) = read(&certificate)?;
+        let key = provider().key_provider.load_private_key(key);
+        let key = key.map_err(CertificateError::Key)?;
+        Ok(Self {
+            key: Arc::new(CertifiedKey::new(vec![certificate], key)),
+            names,
+            validity,
+        })
+    }
+
     /// The host names that it is for, in small letters; `*.example.com` among them.
     pub fn names(&self) -> &[String] {
         &self.names

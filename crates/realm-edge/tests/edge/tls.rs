@@ -448,26 +448,37 @@ async fn authorities_get_their_proofs() {
 
     // By TLS-ALPN-01, also where clients must show certificates.
     secure.admit(&Authority::new(), false);
-    let leaf = secure.authority.leaf(&["a.example"]);
+    let leaf = secure.authority.leaf_with(&["a.example"], |params| {
+        let digest = rcgen::CustomExtension::new_acme_identifier(&[7; 32]);
+        params.custom_extensions = vec![digest];
+    });
+    assert!(Certificate::from_pem(leaf.chain.as_bytes(), leaf.key.as_bytes()).is_err());
     let challenge = Challenge::Alpn {
         name: "a.example".to_owned(),
-        certificate: leaf.read(),
+        certificate: Certificate::proof(leaf.der.clone(), leaf.secret()).expect("a proof"),
     };
     let like = As {
         protocols: &["acme-tls/1"],
         ..As::default()
     };
-    assert!(secure.connect("a.example", &like).await.is_err());
+    let connect = async |name: &str| {
+        let mut config = secure.client(&like);
+        config
+            .dangerous()
+            .set_certificate_verifier(std::sync::Arc::new(anybody::Anybody));
+        secure.connect_by(name, config).await
+    };
+    assert!(connect("a.example").await.is_err());
     secure.identity.answer(challenge.clone());
-    let stream = secure.connect("a.example", &like).await.expect("connected");
+    let stream = connect("a.example").await.expect("connected");
     let session = stream.get_ref().1;
     assert_eq!(session.alpn_protocol(), Some(&b"acme-tls/1"[..]));
     assert_eq!(shown(session), leaf.der);
-    assert!(secure.connect("b.example", &like).await.is_err());
+    assert!(connect("b.example").await.is_err());
     // And who asks for HTTP does not see it.
     assert!(secure.connect("a.example", &As::default()).await.is_err());
     secure.identity.withdraw(&challenge);
-    assert!(secure.connect("a.example", &like).await.is_err());
+    assert!(connect("a.example").await.is_err());
 }
 
 #[tokio::test]

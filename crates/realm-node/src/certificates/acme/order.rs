@@ -12,6 +12,7 @@ use realm_model::digest::Digest;
 use realm_model::node_config::{AcmeChallenge, AcmeSettings};
 use realm_model::text::one_line;
 use realm_store::folder::{FolderError, read_secret, write_secret};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use zeroize::Zeroizing;
 
 use super::client::Client;
@@ -155,10 +156,14 @@ pub(super) async fn order(
         answered.challenges.push(answer);
         challenge.set_ready().await.map_err(OrderError::Order)?;
     }
-    let status = order
-        .poll_ready(&PATIENCE)
-        .await
-        .map_err(OrderError::Order)?;
+    let ready = order.poll_ready(&PATIENCE).await;
+    let status = ready.map_err(|error| match error {
+        // An order that it gave up says why.
+        instant_acme::Error::Api(problem) => {
+            OrderError::NotProven(one_line(&problem.to_string(), SAID_CHARS_MAX))
+        }
+        error => OrderError::Order(error),
+    })?;
     if status != OrderStatus::Ready && status != OrderStatus::Valid {
         return Err(OrderError::NotProven(said(&mut order).await));
     }
@@ -202,8 +207,7 @@ fn proving(name: &str, digest: &[u8]) -> Result<Certificate, OrderError> {
         rcgen::CertificateParams::new(vec![name.to_owned()]).map_err(OrderError::Key)?;
     params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(digest)];
     let certificate = params.self_signed(&key).map_err(OrderError::Key)?;
-    let text = certificate.pem();
-    let key = Zeroizing::new(key.serialize_pem());
-    Certificate::from_pem(text.as_bytes(), key.as_bytes())
+    let secret = PrivatePkcs8KeyDer::from(key.serialize_der());
+    Certificate::proof(certificate.der().clone(), secret.into())
         .map_err(|error| OrderError::Given(Box::new(error)))
 }
