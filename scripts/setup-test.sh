@@ -20,7 +20,12 @@ need_package swift-account-server swift-account
 need_package swift-container-server swift-container
 need_package swift-object-server swift-object
 # A real application of FastCGI, and a real server of HTTP; the name of the first has its version in it.
-compgen -G '/usr/sbin/php-fpm*' >/dev/null || install_packages php-fpm
+need_php_fpm
 need_package php php-cli
+# A real authority that gives certificates by ACME, and a judge of TLS.
+need_package pebble pebble
+need_package testssl testssl.sh
+need_package openssl openssl
+need_package curl curl
 # Gives the tests a terminal.
 need_package script bsdutils

@@ -32,7 +32,7 @@ Environment:
 const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Begin",
-        &["init", "up", "agent", "invite", "join", "doctor"],
+        &["init", "up", "agent", "invite", "join", "cert", "doctor"],
     ),
     (
         "Say what runs",
@@ -91,6 +91,7 @@ pub(crate) enum Verb {
     Node(commands::node::Args),
     Up(commands::up::Args),
     Agent(commands::agent::Args),
+    Cert(commands::cert::Args),
     Invite(commands::invite::Args),
     Join(commands::join::Args),
     Peer(commands::peer::Args),

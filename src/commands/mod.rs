@@ -10,6 +10,7 @@ pub(crate) mod node;
 pub(crate) mod resolve;
 
 pub(crate) mod agent;
+pub(crate) mod cert;
 pub(crate) mod up;
 
 pub(crate) mod abort;
@@ -59,6 +60,7 @@ pub(crate) fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Init(args) => init::run(&context, args),
         Verb::Key(args) => key::run(&context, &args),
         Verb::Delegate(args) => delegate::run(&context, args),
+        Verb::Cert(args) => cert::run(&context, &args),
         Verb::Beacon(args) => beacon::run(&context, &args),
         Verb::Resolve(args) => resolve::run(&context, &args),
         Verb::Node(args) => node::run(&context, &args),

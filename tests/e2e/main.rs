@@ -12,6 +12,7 @@ mod lab;
 mod realms;
 mod support;
 
+mod acme;
 mod alone;
 mod anywhere;
 mod beacon;
@@ -30,6 +31,7 @@ mod explain;
 mod fastcgi;
 mod fronts;
 mod health;
+mod https;
 mod install;
 mod keys;
 mod languages;

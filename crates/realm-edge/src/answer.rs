@@ -14,6 +14,7 @@ use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
+use realm_model::block::Block;
 
 use crate::backend::{Backend, Body, CallError, Elsewhere, RoutePrefix};
 use crate::config::EdgeLimits;
@@ -22,6 +23,8 @@ use crate::fastcgi::GuestLog;
 use crate::headers::{
     REALM_PATH, REALM_TRACE, is_framing_clear, strip_request, strip_response, strip_vouched,
 };
+use crate::https;
+use crate::https::Front;
 use crate::observe::{MethodClass, Observer, Protocol};
 use crate::origin::{self, Origin};
 use crate::path::second_reading;
@@ -35,6 +38,8 @@ pub(crate) struct Edge {
     pub(crate) table: ArcSwap<Table>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) trusted_proxies: Vec<IpAddr>,
+    pub(crate) proxy_protocol_from: Vec<Block>,
+    pub(crate) https: Option<Front>,
     pub(crate) limits: EdgeLimits,
 }
 
@@ -43,6 +48,10 @@ enum Answer {
     Guest(Response<Body>),
     /// `OPTIONS *` asks the server, not a component.
     Options,
+    /// To be asked over HTTPS, there.
+    Moved(HeaderValue),
+    /// An authority asks for proof that a host leads here.
+    Proof(String),
 }
 
 /// Answers a request. Never fails: what goes wrong, a panic included, is an answer too.
@@ -70,12 +79,20 @@ pub(crate) async fn answer(
     let response = match answer {
         Ok(Answer::Guest(response)) => fit(record.method, response),
         Ok(Answer::Options) => return Ok(options(record)),
+        Ok(Answer::Proof(proof)) => return Ok(https::proof(proof, record)),
+        Ok(Answer::Moved(location)) => {
+            if has_body {
+                connection.end_with(Ending::Linger);
+            }
+            return Ok(https::moved(location, record));
+        }
         Err(refusal) => Err(refusal),
     };
     Ok(match response {
         Ok((mut response, owed)) => {
             record.status = Some(response.status());
             tell_path(&record, response.headers_mut());
+            edge.tell_strictness(&connection, response.headers_mut());
             response.map(|body| match body {
                 Some(body) => Reply::stream(body, owed, record),
                 None => Reply::nothing(record),
@@ -85,7 +102,9 @@ pub(crate) async fn answer(
             if has_body {
                 connection.end_with(Ending::Linger);
             }
-            refuse(&refusal, accept, record)
+            let mut response = refuse(&refusal, accept, record);
+            edge.tell_strictness(&connection, response.headers_mut());
+            response
         }
     })
 }
@@ -114,7 +133,13 @@ async fn dispatch(
     if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
         return Ok(Answer::Options);
     }
+    if let Some(proof) = edge.proof(parts) {
+        return Ok(Answer::Proof(proof));
+    }
     let (target, prefix) = route(&edge.table.load(), &origin, parts.uri.path())?;
+    if let Some(location) = edge.elsewhere(&connection, &origin, &parts.uri)? {
+        return Ok(Answer::Moved(location));
+    }
     record.group = Some(Arc::clone(&target.group));
     let first = target.group.pick().ok_or_else(Refusal::no_backend)?;
     if body.size_hint().lower() > edge.limits.request_bytes_max {

@@ -6,7 +6,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use realm_model::block::Block;
+
 use crate::fastcgi::FastCgi;
+use crate::tls::Https;
 
 /// What [`crate::spawn`] needs.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +21,11 @@ pub struct Config {
     /// Peers whose `Forwarded` and `X-Forwarded-*` headers are believed. A trusted proxy must set
     /// or drop these headers itself: what it passes on unread is believed as well.
     pub trusted_proxies: Vec<IpAddr>,
+    /// HTTPS: its listeners, its certificates, and what else belongs to it.
+    pub https: Option<Https>,
+    /// Peers that say by the PROXY protocol whose each connection is, and must say so. Who else begins
+    /// with its header is refused.
+    pub proxy_protocol_from: Vec<Block>,
     /// Threads that serve connections; 0 serves them on the runtime that [`crate::spawn`] is
     /// called on.
     pub workers: usize,

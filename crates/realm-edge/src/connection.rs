@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
-use tokio::net::TcpStream;
 
 use crate::config::EdgeLimits;
 use crate::forwarded::Scheme;
+use crate::wire::Stream;
 
 /// Whom a peer counts as, where that is limited: an IPv6 client is its /64, and who is on this machine is
 /// not limited.
@@ -38,6 +38,8 @@ pub(crate) struct Connection {
     pub(crate) is_trusted: bool,
     /// What a web server in front vouches for; `None`: the client itself is connected.
     vouched: Option<HeaderMap>,
+    /// What a handshake of TLS showed, for guests; without one there is none.
+    tls: OnceLock<HeaderMap>,
     /// The host of the first request: nearly all others name the same one.
     pub(crate) host: OnceLock<KnownHost>,
     started: Instant,
@@ -52,7 +54,7 @@ pub(crate) struct Connection {
     ending: AtomicU8,
     order: AtomicU8,
     waker: AtomicWaker,
-    returned: Mutex<Option<TcpStream>>,
+    returned: Mutex<Option<Stream>>,
 }
 
 /// A host that was checked, with what is made of it.
@@ -104,6 +106,7 @@ impl Connection {
             peer_value: HeaderValue::from_str(&peer.to_string()).expect("an address is ASCII"),
             is_trusted: is_trusted(peer),
             vouched: None,
+            tls: OnceLock::new(),
             host: OnceLock::new(),
             started: Instant::now(),
             is_http2: AtomicBool::new(false),
@@ -118,6 +121,21 @@ impl Connection {
             waker: AtomicWaker::new(),
             returned: Mutex::new(None),
         }
+    }
+
+    /// The same connection, on a listener of this scheme.
+    pub(crate) fn on(self, scheme: Scheme) -> Self {
+        Self { scheme, ..self }
+    }
+
+    /// A handshake of TLS is done, which showed this to guests.
+    pub(crate) fn shook_hands(&self, told: HeaderMap) {
+        let _ = self.tls.set(told);
+    }
+
+    /// Whether its bytes are encrypted on their way here.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.get().is_some()
     }
 
     /// One request of a client that is connected with a web server in front.
@@ -140,9 +158,10 @@ impl Connection {
         self.vouched.is_some()
     }
 
-    /// Adds what a web server vouches for.
+    /// Adds what a web server vouches for, or a handshake showed.
     pub(crate) fn vouch(&self, headers: &mut HeaderMap) {
-        for (name, value) in self.vouched.iter().flatten() {
+        let told = self.vouched.iter().chain(self.tls.get());
+        for (name, value) in told.flatten() {
             headers.insert(name.clone(), value.clone());
         }
     }
@@ -288,13 +307,13 @@ impl Connection {
     }
 
     /// Takes the socket back from hyper.
-    pub(crate) fn return_socket(&self, socket: TcpStream) {
+    pub(crate) fn return_socket(&self, socket: Stream) {
         if let Ok(mut returned) = self.returned.lock() {
             *returned = Some(socket);
         }
     }
 
-    pub(crate) fn take_socket(&self) -> Option<TcpStream> {
+    pub(crate) fn take_socket(&self) -> Option<Stream> {
         self.returned.lock().ok()?.take()
     }
 

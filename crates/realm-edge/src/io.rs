@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::connection::{Connection, Ending};
 use crate::refusal;
+use crate::wire::Stream;
 
 /// The first bytes of an HTTP/2 connection (RFC 9113 §3.4); no HTTP/1 method begins so.
 const HTTP2_PREFACE_START: [u8; 4] = *b"PRI ";
@@ -20,7 +20,7 @@ const HTTP2_PREFACE_START: [u8; 4] = *b"PRI ";
 /// A client's socket.
 pub(crate) struct Socket {
     /// `None` only while dropping.
-    stream: Option<TcpStream>,
+    stream: Option<Stream>,
     connection: Arc<Connection>,
     /// What was read to tell the protocols apart, and how much of it hyper has seen.
     start: [u8; HTTP2_PREFACE_START.len()],
@@ -31,7 +31,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
+    pub(crate) fn new(stream: Stream, connection: Arc<Connection>) -> Self {
         Self {
             stream: Some(stream),
             connection,
@@ -66,7 +66,7 @@ impl Socket {
         }
     }
 
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
+    fn stream(&mut self) -> Pin<&mut Stream> {
         Pin::new(self.stream.as_mut().expect("it is taken by drop alone"))
     }
 

@@ -9,20 +9,24 @@
 mod accept;
 
 mod answer;
+mod arrival;
 mod aside;
 mod backend;
 mod config;
 mod connection;
+mod doors;
 mod far;
 pub mod fastcgi;
 mod forwarded;
 mod headers;
 mod host;
+mod https;
 mod io;
 mod observe;
 mod origin;
 mod path;
 mod ports;
+mod proxied;
 mod pulse;
 mod refusal;
 mod registry;
@@ -34,8 +38,10 @@ mod server;
 mod stream;
 mod table;
 mod throttle;
+pub mod tls;
 mod tunnel;
 mod upstream;
+mod wire;
 mod workers;
 
 pub use backend::{Backend, Body, BoxError, BoxFuture, CallError, Connected, RoutePrefix};

@@ -65,6 +65,16 @@ pub(crate) fn origin(
 }
 
 impl Origin {
+    /// Whether the client asked over plain HTTP.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.scheme == Scheme::Http
+    }
+
+    /// The host as it was asked for, without a port.
+    pub(crate) fn host(&self) -> &str {
+        self.host.authority.host()
+    }
+
     /// The host as routes match it.
     pub(crate) fn route_key(&self) -> &str {
         &self.host.key

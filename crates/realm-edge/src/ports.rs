@@ -21,8 +21,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::answer::Edge;
 use crate::backend::{CallError, Connected, Server};
+use crate::doors::listen;
 use crate::relay;
-use crate::server::listen;
 use shares::Shares;
 
 /// Connections of one port at once; one more is closed at once. Each costs up to 600 KiB while both

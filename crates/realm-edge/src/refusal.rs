@@ -180,6 +180,15 @@ impl Refusal {
         }
     }
 
+    fn plain_http() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "plain-http",
+            "this is plain HTTP, on a port for HTTPS",
+            "ask again with `https://`",
+        )
+    }
+
     /// The answer, in the form that the request's `Accept` prefers.
     pub(crate) fn answer(&self, accept: Option<&HeaderValue>) -> Response<Bytes> {
         let is_json = accept.is_some_and(prefers_json);
@@ -275,6 +284,12 @@ pub(crate) fn for_hypers_answer(bytes: &[u8]) -> Option<&'static [u8]> {
 pub(crate) fn for_one_too_many() -> &'static [u8] {
     static TOO_MANY: LazyLock<Vec<u8>> = LazyLock::new(|| Refusal::too_many_connections().bytes());
     &TOO_MANY
+}
+
+/// What a client gets that speaks HTTP where TLS is expected.
+pub(crate) fn for_plain_http() -> &'static [u8] {
+    static PLAIN: LazyLock<Vec<u8>> = LazyLock::new(|| Refusal::plain_http().bytes());
+    &PLAIN
 }
 
 fn content_type(is_json: bool) -> &'static str {

@@ -77,6 +77,13 @@ pub(crate) struct Place {
     id: u64,
 }
 
+impl Place {
+    /// A place for who is found to be connected, beside this one.
+    pub(crate) fn for_another(&self, connection: &Arc<Connection>) -> Result<Self, Full> {
+        self.registry.enter(connection)
+    }
+}
+
 impl Registry {
     pub(crate) fn new(limits: &EdgeLimits) -> Self {
         Self {

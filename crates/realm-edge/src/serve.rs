@@ -19,12 +19,14 @@ use tokio::task::yield_now;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::{Edge, answer};
+use crate::arrival::{Arrived, arrive};
 use crate::config::{EdgeLimits, HEADER_COUNT_MAX};
 use crate::connection::{Connection, Ending, Order};
 use crate::io::Socket;
 use crate::registry::Place;
 use crate::request_body::Arriving;
 use crate::stream::watch;
+use crate::wire::Stream;
 
 /// How long a closing connection reads on, so that its client sees the answer and not a reset.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,17 +50,32 @@ pub(crate) async fn serve(
     connection: Arc<Connection>,
     place: Place,
 ) {
-    drive(edge, &http, stream, &connection).await;
+    let Some(arrived) = arrive(&edge, stream, connection, place).await else {
+        return;
+    };
+    let Arrived {
+        stream,
+        is_http2,
+        connection,
+        place,
+    } = arrived;
+    drive(edge, &http, (stream, is_http2), &connection).await;
     close(&connection).await;
     drop(place);
 }
 
-/// Tells the protocols apart and runs the one.
-async fn drive(edge: Arc<Edge>, http: &Http, stream: TcpStream, connection: &Arc<Connection>) {
+/// Tells the protocols apart, where the handshake did not, and runs the one.
+async fn drive(
+    edge: Arc<Edge>,
+    http: &Http,
+    (stream, is_http2): (Stream, Option<bool>),
+    connection: &Arc<Connection>,
+) {
     let mut socket = Socket::new(stream, Arc::clone(connection));
-    let told = poll_fn(|context| match connection.poll_order(context) {
-        Order::Serve => socket.poll_is_http2(context).map(Result::ok),
-        Order::Drain | Order::Evict | Order::Cut => Poll::Ready(None),
+    let told = poll_fn(|context| match (connection.poll_order(context), is_http2) {
+        (Order::Serve, Some(is_http2)) => Poll::Ready(Some(is_http2)),
+        (Order::Serve, None) => socket.poll_is_http2(context).map(Result::ok),
+        (Order::Drain | Order::Evict | Order::Cut, _) => Poll::Ready(None),
     });
     let Some(is_http2) = told.await else { return };
     let service = service_fn(|request: Request<Incoming>| {
@@ -114,14 +131,16 @@ async fn close(connection: &Connection) {
         Ending::Close => {}
         Ending::Linger => linger(connection, &mut stream).await,
         Ending::Reset => {
-            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            let _ = socket2::SockRef::from(&*stream.tcp()).set_linger(Some(Duration::ZERO));
         }
     }
 }
 
-async fn linger(connection: &Connection, stream: &mut TcpStream) {
+pub(crate) async fn linger(connection: &Connection, stream: &mut Stream) {
     let reading = async {
         let _ = stream.shutdown().await;
+        // Nobody wants to know what it says: it need not be deciphered.
+        let stream = stream.tcp();
         let mut unread = vec![0; LINGER_READ_BYTES];
         let mut n_read = 0;
         while n_read < LINGER_BYTES_MAX {
@@ -203,7 +222,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let client = TcpStream::connect(address).await.unwrap();
-        let (mut stream, peer) = listener.accept().await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let mut stream = Stream::Plain(stream.into());
         client.writable().await.unwrap();
         let mut n_sent = 0;
         while let Ok(count) = client.try_write(&[0; 4096]) {

@@ -3,15 +3,14 @@
 //! One accept loop per listener on the runtime that `spawn` runs on; `workers` serve what it
 //! accepts.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle as Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,24 +19,19 @@ use crate::answer::Edge;
 use crate::aside::{Allowance, Answers};
 use crate::config::Config;
 use crate::connection::{Connection, Order};
-use crate::fastcgi::{self, Accepted, Bound, FastCgi, FastCgiAddress, Listener};
+use crate::doors::{self, Door, listen_on};
+use crate::fastcgi::{self, Bound, FastCgi, FastCgiAddress};
+use crate::forwarded::Scheme;
+use crate::https::Front;
 use crate::observe::Observer;
 use crate::ports::{self, Port, PortTrouble, Ports};
-use crate::refusal;
 use crate::registry::{Full, Place, Registry};
-use crate::serve::{Http, serve};
+use crate::serve::Http;
 use crate::table::Table;
 use crate::throttle::Throttle;
 use crate::tunnel;
 use crate::upstream::Io;
 use crate::workers::{Seat, Workers};
-
-/// A pause after an error of `accept` that a retry would only repeat, as too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// The process, or the machine, has as many files open as it may: the same on all Unix.
-const EMFILE: i32 = 24;
-const ENFILE: i32 = 23;
 
 /// The edge cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -77,28 +71,29 @@ pub struct Handle {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    edge: Arc<Edge>,
-    registry: Arc<Registry>,
-    workers: Workers,
-    addresses: Vec<SocketAddr>,
-    fastcgi_addresses: Vec<FastCgiAddress>,
-    fastcgi: FastCgi,
-    open: CancellationToken,
-    stop: CancellationToken,
-    listeners: TaskTracker,
-    tasks: TaskTracker,
+pub(crate) struct Shared {
+    pub(crate) edge: Arc<Edge>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) workers: Workers,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) fastcgi_addresses: Vec<FastCgiAddress>,
+    pub(crate) fastcgi: FastCgi,
+    pub(crate) https_addresses: Vec<SocketAddr>,
+    pub(crate) open: CancellationToken,
+    pub(crate) stop: CancellationToken,
+    pub(crate) listeners: TaskTracker,
+    pub(crate) tasks: TaskTracker,
     /// Streams of other nodes and of web servers.
-    tunnels: TaskTracker,
+    pub(crate) tunnels: TaskTracker,
     /// What the thread that they come on spends on answers.
-    aside: Arc<Allowance>,
+    pub(crate) aside: Arc<Allowance>,
     /// Ends what other nodes still wait for.
-    cut: CancellationToken,
-    ports: Ports,
-    failed_accepts: Throttle,
-    refused_by_edge: Throttle,
-    refused_by_address: Throttle,
-    refused_fastcgi: Throttle,
+    pub(crate) cut: CancellationToken,
+    pub(crate) ports: Ports,
+    pub(crate) failed_accepts: Throttle,
+    pub(crate) refused_by_edge: Throttle,
+    pub(crate) refused_by_address: Throttle,
+    pub(crate) refused_fastcgi: Throttle,
 }
 
 /// Listens and serves until [`Handle::shutdown`]. Begins with an empty table: every request is
@@ -132,15 +127,17 @@ pub async fn spawn_closed(
             "the limit of open files lowers that of connections"
         );
     }
-    let listeners = config
-        .listen
-        .iter()
-        .map(|&address| {
-            listen(address, &config.listen, limits.backlog)
-                .and_then(|listener| Ok((listener.local_addr()?, TcpListener::from_std(listener)?)))
-                .map_err(|source| EdgeError::Listen { address, source })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let listeners = listen_on(&config.listen, limits.backlog)?;
+    let https_listeners = match &config.https {
+        Some(https) => listen_on(&https.listen, limits.backlog)?,
+        None => Vec::new(),
+    };
+    let addresses_of = |listeners: &[(SocketAddr, TcpListener)]| -> Vec<SocketAddr> {
+        listeners.iter().map(|(address, _)| *address).collect()
+    };
+    let (addresses, https_addresses) = (addresses_of(&listeners), addresses_of(&https_listeners));
+    let front = config.https.as_ref();
+    let front = front.map(|https| Front::new(https, &https_addresses));
     let bound = config
         .fastcgi
         .listen
@@ -184,11 +181,14 @@ pub async fn spawn_closed(
                 .iter()
                 .map(|address| address.to_canonical())
                 .collect(),
+            proxy_protocol_from: config.proxy_protocol_from,
+            https: front,
             limits,
         }),
         registry,
         workers,
-        addresses: listeners.iter().map(|(address, _)| *address).collect(),
+        addresses,
+        https_addresses,
         fastcgi_addresses,
         fastcgi: config.fastcgi,
         open: CancellationToken::new(),
@@ -205,14 +205,18 @@ pub async fn spawn_closed(
         refused_fastcgi: Throttle::default(),
     });
     let http = Arc::new(Http::new(&shared.edge.limits, shared.tasks.clone()));
-    for (_, listener) in listeners {
-        let door = Door::Http(listener, Arc::clone(&http));
-        shared.listeners.spawn(accept(Arc::clone(&shared), door));
+    let plain = listeners.into_iter().map(|(_, one)| (one, Scheme::Http));
+    let secure = https_listeners
+        .into_iter()
+        .map(|(_, one)| (one, Scheme::Https));
+    for (listener, scheme) in plain.chain(secure) {
+        let door = Door::Http(listener, scheme, Arc::clone(&http));
+        let accepting = doors::accept(Arc::clone(&shared), door);
+        shared.listeners.spawn(accepting);
     }
     for (door, runtime) in fronts {
-        shared
-            .listeners
-            .spawn_on(accept(Arc::clone(&shared), door), &runtime);
+        let accepting = doors::accept(Arc::clone(&shared), door);
+        shared.listeners.spawn_on(accepting, &runtime);
     }
     shared.listeners.close();
     tokio::spawn(sweep(Arc::clone(&shared)));
@@ -221,7 +225,7 @@ pub async fn spawn_closed(
 
 impl Shared {
     /// Web servers speak for many, so that none has a share of its own.
-    fn enter_fastcgi(&self, peer: IpAddr) -> Option<(Arc<Connection>, Place)> {
+    pub(crate) fn enter_fastcgi(&self, peer: IpAddr) -> Option<(Arc<Connection>, Place)> {
         let peer = SocketAddr::new(peer, 0);
         let connection = Arc::new(Connection::new(peer, peer, |_| true));
         match self.registry.enter(&connection) {
@@ -233,7 +237,7 @@ impl Shared {
         }
     }
 
-    fn spawn_fastcgi(
+    pub(crate) fn spawn_fastcgi(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         limits: fastcgi::Limits,
@@ -255,7 +259,7 @@ impl Shared {
         self.tasks.spawn_on(serving, &runtime);
     }
 
-    fn warn_full(&self, full: Full, connection: &Connection) {
+    pub(crate) fn warn_full(&self, full: Full, connection: &Connection) {
         let limits = &self.edge.limits;
         match full {
             Full::Edge => {
@@ -279,6 +283,11 @@ impl Handle {
     /// The addresses listened on, in the order of the configuration, with their real ports.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.shared.addresses
+    }
+
+    /// The same of those for HTTPS.
+    pub fn https_addresses(&self) -> &[SocketAddr] {
+        &self.shared.https_addresses
     }
 
     /// Begins to take connections; again, it changes nothing.
@@ -409,30 +418,6 @@ impl Handle {
     }
 }
 
-pub(crate) fn listen(
-    address: SocketAddr,
-    all: &[SocketAddr],
-    backlog: u32,
-) -> io::Result<StdListener> {
-    let socket = RawSocket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    // A restart must not wait for the last run's connections to time out.
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        let has_ipv4_twin = all
-            .iter()
-            .any(|other| other.is_ipv4() && other.port() == address.port());
-        socket.set_only_v6(has_ipv4_twin)?;
-    }
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(socket.into())
-}
-
 async fn sweep(shared: Arc<Shared>) {
     let registry = Arc::clone(&shared.registry);
     let sweeping = registry.sweep(&shared.edge.limits);
@@ -446,137 +431,4 @@ async fn sweep(shared: Arc<Shared>) {
         () = sweeping => {}
         () = drained => {}
     }
-}
-
-/// Where somebody may connect.
-enum Door {
-    Http(TcpListener, Arc<Http>),
-    /// At one of the workers, which serves who comes; the socket goes with the last of them.
-    FastCgi(
-        Listener,
-        usize,
-        #[expect(dead_code, reason = "it is kept open")] Arc<Bound>,
-    ),
-}
-
-impl Door {
-    /// Lets the next one in.
-    async fn next(&self, shared: &Arc<Shared>) -> io::Result<()> {
-        match self {
-            Self::Http(listener, http) => {
-                let (stream, peer) = listener.accept().await?;
-                begin(shared, http, stream, peer);
-            }
-            Self::FastCgi(listener, worker, _) => {
-                begin_fastcgi(shared, *worker, listener.accept().await?);
-            }
-        }
-        Ok(())
-    }
-}
-
-async fn accept(shared: Arc<Shared>, door: Door) {
-    tokio::select! {
-        () = shared.stop.cancelled() => return,
-        () = shared.open.cancelled() => {}
-    }
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = shared.stop.cancelled() => return,
-            accepted = door.next(&shared) => accepted,
-        };
-        match accepted {
-            Ok(()) => {}
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
-                    shared.registry.make_room();
-                }
-                if let Some(count) = shared.failed_accepts.count(Instant::now()) {
-                    tracing::warn!(%error, count, "cannot accept connections");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Whether an error of `accept` is about the connection that was there, and not the listener.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::Interrupted
-    )
-}
-
-fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: SocketAddr) {
-    // Answers are written whole; waiting to fill packets only delays them.
-    let prepared = stream
-        .set_nodelay(true)
-        .and_then(|()| Ok((stream.local_addr()?, stream.into_std()?)));
-    let Ok((local, stream)) = prepared else {
-        return;
-    };
-    let edge = &shared.edge;
-    let is_trusted = |address| edge.trusted_proxies.contains(&address);
-    let connection = Arc::new(Connection::new(peer, local, is_trusted));
-    let place = match shared.registry.enter(&connection) {
-        Ok(place) => place,
-        Err(full) => {
-            shared.warn_full(full, &connection);
-            turn_away(&stream);
-            return;
-        }
-    };
-    let seat = shared.workers.seat();
-    let _worker = seat.runtime.enter();
-    // Leaves the reactor of the listener for that of the worker.
-    let Ok(stream) = TcpStream::from_std(stream) else {
-        return;
-    };
-    let serving = serve(
-        Arc::clone(edge),
-        Arc::clone(http),
-        stream,
-        connection,
-        place,
-    );
-    let runtime = seat.runtime.clone();
-    let serving = async move {
-        serving.await;
-        drop(seat);
-    };
-    shared.tasks.spawn_on(serving, &runtime);
-}
-
-fn begin_fastcgi(shared: &Shared, worker: usize, accepted: Accepted) {
-    let peer = accepted.peer();
-    if !accepted.may_ask(&shared.fastcgi.allow) {
-        if let Some(count) = shared.refused_fastcgi.count(Instant::now()) {
-            tracing::warn!(count, %peer, "FastCGI is not for this peer: `fastcgi.allow` in node.toml names those that may ask");
-        }
-        return;
-    }
-    let Some((connection, place)) = shared.enter_fastcgi(peer) else {
-        return;
-    };
-    let (limits, seat) = (shared.fastcgi.limits, shared.workers.seat_at(worker));
-    match accepted {
-        Accepted::Tcp(stream, _) => {
-            shared.spawn_fastcgi(stream, limits, connection, place, seat);
-        }
-        Accepted::Unix(stream) => shared.spawn_fastcgi(stream, limits, connection, place, seat),
-    }
-}
-
-/// Tells a client that there are too many, as far as that goes without waiting for it.
-fn turn_away(mut stream: &StdStream) {
-    // Bytes left unread would turn the close into a reset that overtakes the answer.
-    let mut unread = [0; 4096];
-    let _ = stream.read(&mut unread);
-    let _ = stream.write(refusal::for_one_too_many());
 }

@@ -5,6 +5,7 @@
 
 mod fastcgi;
 mod keys;
+mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -29,6 +30,10 @@ pub use keys::SECTIONS;
 use keys::{
     CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET, SOURCES,
     UPSTREAMS, USER,
+};
+pub use tls::{
+    ACME_NAMES_MAX, AcmeChallenge, AcmeSettings, CertificateFiles, ClientAuth, LETS_ENCRYPT,
+    TlsSettings,
 };
 
 /// A `node.toml` larger than this is refused before it is parsed: an honest one has a few lines.
@@ -65,6 +70,8 @@ pub struct NodeConfig {
     pub trusted_proxies: Vec<IpAddr>,
     /// How the node meets the other nodes of its realm.
     pub p2p: Peering,
+    /// HTTPS.
+    pub tls: TlsSettings,
     /// Whom the node asks for the bytes of components, beside its peers.
     pub sources: SourceSettings,
     /// Services beside realm to which requests may be passed on.
@@ -128,6 +135,10 @@ pub struct Listeners {
     pub http: Vec<SocketAddr>,
     /// FastCGI for routes.
     pub fastcgi: Vec<FastCgiAddress>,
+    /// HTTPS for routes.
+    pub https: Vec<SocketAddr>,
+    /// Proxies that say by the PROXY protocol whose a connection is, as CIDR blocks.
+    pub proxy_protocol_from: Vec<String>,
     /// `/metrics` and health of the agent; loopback unless the operator opens it.
     pub admin: SocketAddr,
     /// The control API over mutual TLS; `None`: not at all.
@@ -208,6 +219,8 @@ impl Default for Listeners {
         Self {
             http: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             fastcgi: Vec::new(),
+            https: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)),
             api: None,
             ports: Vec::new(),
@@ -274,6 +287,7 @@ pub fn parse(text: &str) -> (Option<NodeConfig>, Vec<Diagnostic>) {
 
 fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
     let root = Fields::root(report, document, &ROOT);
+    let tls = tls::read(report, &root);
     let tags = root.texts(report, "tags", |text| plain_name(text, "tag"));
     let proxies = root.texts(report, "trusted_proxies", |text| {
         text.parse().map_err(|_| bad(text, "an IP address"))
@@ -285,12 +299,13 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
             })
         }),
         tags: without_duplicates(report, "tags", tags),
-        listen: read_listeners(report, &root),
+        listen: read_listeners(report, &root, tls.has_certificates()),
         fastcgi: fastcgi::read(report, &root),
         guests: read_guests(report, &root),
         exec: read_exec(report, &root),
         trusted_proxies: without_places(proxies),
         p2p: read_peering(report, &root),
+        tls,
         sources: read_sources(report, &root),
         upstreams: read_upstreams(report, &root),
     }
@@ -307,7 +322,11 @@ fn section<'d, 'i>(
     Fields::open(report, value, section, place, "")
 }
 
-fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Listeners {
+fn read_listeners(
+    report: &mut Report<'_>,
+    root: &Fields<'_, '_>,
+    has_certificates: bool,
+) -> Listeners {
     let mut listeners = Listeners::default();
     let Some(listen) = section(report, root, "listen", &LISTEN) else {
         return listeners;
@@ -317,6 +336,17 @@ fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Listeners {
         listeners.http = without_duplicates(report, "http", http);
     }
     listeners.fastcgi = fastcgi::read_addresses(report, &listen);
+    let https = listen.texts(report, "https", socket);
+    listeners.https = without_duplicates(report, "https", https);
+    if !listeners.https.is_empty() && !has_certificates {
+        let message = "`https` needs a certificate, and `[tls]` has none".to_owned();
+        let hint =
+            "`dev = true` under [tls] makes one for this machine; docs/https.md shows the others";
+        let place = listen.value_span("https");
+        report.error(codes::BAD_VALUE, place, message, Some(hint.to_owned()));
+    }
+    let proxies = listen.texts(report, "proxy_protocol_from", block);
+    listeners.proxy_protocol_from = without_duplicates(report, "proxy_protocol_from", proxies);
     if let Some(admin) = listen.text(report, "admin", socket) {
         listeners.admin = admin;
     }
@@ -375,11 +405,7 @@ fn read_guests(report: &mut Report<'_>, root: &Fields<'_, '_>) -> GuestPolicy {
             ValueError::new(codes::BAD_DIR, message)
         })
     });
-    let ranges = guests.texts(report, "private_ranges", |text| {
-        text.parse::<Block>()
-            .map(|block| block.to_string())
-            .map_err(|error| range_error(text, &error))
-    });
+    let ranges = guests.texts(report, "private_ranges", block);
     let roots = guests.texts(report, "tls_roots", |text| {
         directory(text).map_err(|_| bad(text, "an absolute path of a file"))
     });
@@ -494,6 +520,12 @@ fn socket(text: &str) -> Result<SocketAddr, ValueError> {
             Err(_) => error,
         }
     })
+}
+
+fn block(text: &str) -> Result<String, ValueError> {
+    text.parse::<Block>()
+        .map(|block| block.to_string())
+        .map_err(|error| range_error(text, &error))
 }
 
 fn range_error(text: &str, error: &BlockError) -> ValueError {

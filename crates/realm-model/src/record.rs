@@ -50,6 +50,15 @@ pub const ROLLOUT_FAILED: &str = "rollout-failed";
 /// The alarm of a node that cannot listen on the port of a server.
 pub const PORT_BUSY: &str = "port-busy";
 
+/// The alarm of a node that cannot read a certificate, its key, or who vouches for clients.
+pub const CERTIFICATE_BROKEN: &str = "certificate-broken";
+
+/// The alarm of a node with a certificate that ended, or ends soon.
+pub const CERTIFICATE_EXPIRES: &str = "certificate-expires";
+
+/// The alarm of a node that an authority gave no certificate.
+pub const ACME_FAILED: &str = "acme-failed";
+
 const DOMAIN: &[u8] = b"realm.record.v1";
 
 /// Which of two records of one key is the newer one: compared field by field.

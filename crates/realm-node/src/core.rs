@@ -32,6 +32,7 @@ use realm_model::view::StatusView;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access::Role;
+use crate::certificates::Certificates;
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::executor::{Executor, World};
@@ -103,6 +104,8 @@ pub(crate) struct Core {
     pub(crate) tags: Vec<String>,
     /// Ports of servers that are listened on here for whoever runs them.
     pub(crate) doors: Doors,
+    /// Certificates of HTTPS, if the node has any.
+    pub(crate) certificates: Option<Certificates>,
     /// What is left of a turn of the sync.
     pub(crate) fed: VecDeque<Input>,
     /// Where everything shall be, and what the others say.
@@ -377,6 +380,7 @@ impl Core {
         if !self.held_back {
             self.plan_and_execute();
             self.keep_doors();
+            self.tell_hosts();
         }
         // What has stopped is given back at once.
         self.holding.due = true;

@@ -54,19 +54,26 @@ pub fn examine(folder: Option<&RealmFolder>, node: &NodeConfig) -> Vec<Finding> 
     findings.push(mappings(node));
     findings.push(clock());
     let running = folder.is_some_and(|folder| folder.socket().exists() && is_locked(folder));
-    for address in node.listen.http.iter().chain([&node.listen.admin]) {
+    for address in node
+        .listen
+        .http
+        .iter()
+        .chain(&node.listen.https)
+        .chain([&node.listen.admin])
+    {
         findings.push(port(*address, running));
     }
     for address in &node.p2p.listen {
         findings.push(p2p_port(*address, &node.p2p, running));
     }
+    crate::certificates::examine(folder, node, &mut findings);
     if let Some(folder) = folder {
         findings.push(permissions(folder));
     }
     findings
 }
 
-fn ok(code: &'static str, message: String) -> Finding {
+pub(crate) fn ok(code: &'static str, message: String) -> Finding {
     Finding {
         code,
         level: Level::Ok,
@@ -75,7 +82,7 @@ fn ok(code: &'static str, message: String) -> Finding {
     }
 }
 
-fn finding(code: &'static str, level: Level, message: String, remedy: &str) -> Finding {
+pub(crate) fn finding(code: &'static str, level: Level, message: String, remedy: &str) -> Finding {
     Finding {
         code,
         level,

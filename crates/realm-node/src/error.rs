@@ -67,6 +67,9 @@ pub enum NodeError {
     /// The node's certificate cannot be made.
     #[error("the control API cannot be served over TLS")]
     Tls(#[from] crate::tls::TlsError),
+    /// HTTPS cannot be set up.
+    #[error("HTTPS cannot be set up")]
+    Https(#[from] realm_edge::tls::TlsError),
     /// Another node has this name.
     #[error("the name `{name}` belongs to another node of this realm")]
     NameTaken {
@@ -102,6 +105,7 @@ impl NodeError {
             | Self::Api { .. }
             | Self::Tls(_)
             | Self::NoGroup { .. }
+            | Self::Https(_)
             | Self::Socket { .. } => "cannot-listen",
             Self::NameTaken { .. } => "name-taken",
             Self::Net(_) => "no-network",
@@ -151,6 +155,7 @@ impl NodeError {
             | Self::Socket { .. }
             | Self::Join(_)
             | Self::Tls(_)
+            | Self::Https(_)
             | Self::Panicked(_) => None,
         }
     }

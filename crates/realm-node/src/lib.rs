@@ -15,6 +15,7 @@ mod node;
 mod socket;
 mod tls;
 
+pub mod certificates;
 pub mod doctor;
 mod fastcgi;
 pub mod found;

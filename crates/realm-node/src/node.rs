@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::access::{Gate, Mouth};
 use crate::api::Api;
 use crate::audit::Audit;
+use crate::certificates::Certificates;
 use crate::clock::Clock;
 use crate::compile::Compiler;
 use crate::config::Config;
@@ -117,8 +118,10 @@ impl Prepared {
         let node = name(&config, &ledger, &key)?;
         let realm = ledger.authority().realm;
         let traffic = Traffic::default();
-        let edge =
-            realm_edge::spawn_closed(edge_config(&config)?, Arc::new(traffic.clone())).await?;
+        let (stop, stopping) = watch::channel(false);
+        let certificates = Certificates::open(&config.folder, &config.node, &stopping)?;
+        let edge_config = edge_config(&config, certificates.as_ref())?;
+        let edge = realm_edge::spawn_closed(edge_config, Arc::new(traffic.clone())).await?;
         let urls = urls(&edge);
         #[cfg(test)]
         let events_for_tests = events.clone();
@@ -148,6 +151,7 @@ impl Prepared {
             restored: Some(restored),
             machine: Arc::clone(&machine),
             tags: config.node.tags.clone(),
+            certificates,
             doors: crate::core::Doors::new(edge.clone(), &config.node.listen.ports),
             fed: VecDeque::new(),
             observed,
@@ -200,7 +204,6 @@ impl Prepared {
             sessions,
             audit,
         );
-        let (stop, stopping) = watch::channel(false);
         let folder = config.folder.clone();
         let running = tokio::spawn(run(folder, core, receiver, stopping.clone()));
         // What was served is served again before anything else takes the processor.
@@ -403,14 +406,23 @@ fn name(
 }
 
 fn urls(edge: &realm_edge::Handle) -> Vec<String> {
-    let addresses = edge.addresses().iter();
-    addresses
+    let plain = edge.addresses().iter();
+    let secure = edge.https_addresses().iter();
+    plain
         .map(|address| format!("http://{address}"))
+        .chain(secure.map(|address| format!("https://{address}")))
         .collect()
 }
 
-fn edge_config(config: &Config) -> Result<realm_edge::Config, NodeError> {
+fn edge_config(
+    config: &Config,
+    certificates: Option<&Certificates>,
+) -> Result<realm_edge::Config, NodeError> {
+    let proxies = config.node.listen.proxy_protocol_from.iter();
     Ok(realm_edge::Config {
+        https: certificates.map(|certificates| certificates.https(&config.node)),
+        // The reader took nothing else.
+        proxy_protocol_from: proxies.filter_map(|block| block.parse().ok()).collect(),
         listen: config.node.listen.http.clone(),
         fastcgi: crate::fastcgi::config(&config.node)?,
         trusted_proxies: config.node.trusted_proxies.clone(),

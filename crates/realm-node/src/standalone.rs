@@ -96,10 +96,9 @@ pub async fn serve(
     .await?;
     let config = realm_edge::Config {
         listen: vec![address],
-        fastcgi: realm_edge::fastcgi::FastCgi::default(),
-        trusted_proxies: Vec::new(),
         workers: crate::machine::serving_threads(),
         limits: EdgeLimits::default(),
+        ..realm_edge::Config::default()
     };
     let edge = realm_edge::spawn(config, Arc::new(Traffic::default()))
         .await

@@ -226,6 +226,15 @@ fn hint(code: &str) -> &'static str {
         realm_model::record::PORT_BUSY => {
             "end what listens there (`ss -ltnp`), or change `ports` under [listen] in node.toml"
         }
+        realm_model::record::CERTIFICATE_BROKEN => {
+            "`realm doctor` on that node reads its certificates, and says what is wrong with them"
+        }
+        realm_model::record::CERTIFICATE_EXPIRES => {
+            "put a new certificate in place of that file: the agent takes it up by itself"
+        }
+        realm_model::record::ACME_FAILED => {
+            "see that the name leads to that node from outside, and its ports 80 and 443 too; it is tried again by itself"
+        }
         "isolated" => "look at the network of that node, and at `realm nodes ls` on another one",
         realm_model::record::CLONED_KEY => {
             "stop one of the two machines; if you know of one only, revoke the node"

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Handle as Runtime;
 
 use super::Limits;
-use crate::server;
+use crate::doors;
 
 /// Where web servers reach the edge, who may, and how much each may ask.
 #[derive(Debug, Clone, Default)]
@@ -95,7 +95,7 @@ pub(crate) enum Accepted {
 impl Bound {
     pub(crate) fn new(listen: &Listen, all: &[SocketAddr], backlog: u32) -> io::Result<Self> {
         match listen {
-            Listen::Tcp(address) => server::listen(*address, all, backlog).map(Self::Tcp),
+            Listen::Tcp(address) => doors::listen(*address, all, backlog).map(Self::Tcp),
             Listen::Unix { path, mode, group } => {
                 let listener = bind_unix(path, *mode, *group)?;
                 let file = File::of(path)?;

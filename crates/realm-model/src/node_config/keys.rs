@@ -1,6 +1,7 @@
 //! The table of every key of `node.toml`: the reader, the hints and the reference come from it.
 //! Not what a value means: that is the reader's.
 
+use super::tls::{ACME, TLS};
 use super::{
     EXEC_AT_ONCE_MAX, EXEC_SECONDS_MAX, FASTCGI_REQUESTS_MAX, INSTANCES_MAX, PARAMS_BYTES_MAX,
     PARAMS_MAX,
@@ -66,6 +67,11 @@ pub(super) const MODE: Form = Form {
     pattern: "^(0o?)?[0-7]{3}$",
     example: "0660",
 };
+const BLOCK: Form = Form {
+    expected: "a block of addresses like `10.0.0.0/8` or `fd00::/8`, or one address",
+    pattern: "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
+    example: "10.0.0.0/8",
+};
 
 /// The whole file.
 pub(super) static ROOT: Section = Section {
@@ -125,6 +131,12 @@ pub(super) static ROOT: Section = Section {
             doc: "What callers of the control API may run on this machine",
         },
         Key {
+            name: "tls",
+            kind: Kind::Table(&TLS),
+            absent: Absent::Means("no certificates, as below"),
+            doc: "Certificates of HTTPS",
+        },
+        Key {
             name: "sources",
             kind: Kind::Table(&SOURCES),
             absent: Absent::Means("as below"),
@@ -149,6 +161,18 @@ pub(super) static LISTEN: Section = Section {
             kind: Kind::Texts(SOCKET),
             absent: Absent::Word("[\"127.0.0.1:8080\"]"),
             doc: "HTTP/1.1 and HTTP/2 cleartext, for routes",
+        },
+        Key {
+            name: "https",
+            kind: Kind::Texts(SOCKET),
+            absent: Absent::Means("not at all"),
+            doc: "The same over TLS, with certificates as `[tls]` says",
+        },
+        Key {
+            name: "proxy_protocol_from",
+            kind: Kind::Texts(BLOCK),
+            absent: Absent::Means("nobody"),
+            doc: "Proxies that begin each connection, on `http` and `https`, with a header of the PROXY protocol (version 1 or 2), which says whose it is. They must send one; nobody else may",
         },
         Key {
             name: "fastcgi",
@@ -339,11 +363,7 @@ pub(super) static GUESTS: Section = Section {
         },
         Key {
             name: "private_ranges",
-            kind: Kind::Texts(Form {
-                expected: "a block of addresses like `10.0.0.0/8` or `fd00::/8`, or one address",
-                pattern: "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
-                example: "10.0.0.0/8",
-            }),
+            kind: Kind::Texts(BLOCK),
             absent: Absent::Means("none"),
             doc: "Private, loopback and link-local addresses that a manifest may open",
         },
@@ -448,6 +468,6 @@ pub(super) static SOURCES: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 8] = [
-    &ROOT, &LISTEN, &FASTCGI, &GUESTS, &EXEC, &P2P, &SOURCES, &UPSTREAMS,
+pub static SECTIONS: [&Section; 10] = [
+    &ROOT, &LISTEN, &FASTCGI, &TLS, &ACME, &GUESTS, &EXEC, &P2P, &SOURCES, &UPSTREAMS,
 ];

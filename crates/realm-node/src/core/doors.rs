@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use realm_edge::{Port, PortTrouble};
 use realm_model::manifest::Mode;
 use realm_model::observed::Millis;
+use realm_model::route::HostPattern;
 
 use super::Core;
 
@@ -43,6 +44,24 @@ impl Doors {
 }
 
 impl Core {
+    /// Tells for which hosts certificates may be ordered: those of all routes.
+    pub(super) fn tell_hosts(&self) {
+        let Some(certificates) = &self.certificates else {
+            return;
+        };
+        certificates.hosts(|| {
+            let manifest = self.ledger.desired().manifest.as_deref();
+            let routes = manifest
+                .into_iter()
+                .flat_map(|manifest| manifest.routing.values().flatten());
+            let hosts = routes.filter_map(|route| match &route.host {
+                Some(HostPattern::Exact(host)) => Some(host.clone()),
+                Some(HostPattern::Below(_)) | None => None,
+            });
+            hosts.collect()
+        });
+    }
+
     /// Listens where it should be listened.
     pub(super) fn keep_doors(&mut self) {
         if self.doors.addresses.is_empty() {

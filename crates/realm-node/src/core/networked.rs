@@ -498,6 +498,10 @@ impl Core {
             tags: &self.tags,
             leases: &self.holding.output,
             ports: self.doors.troubles(),
+            certificates: self
+                .certificates
+                .as_ref()
+                .map_or_else(Vec::new, |all| all.alarms()),
         };
         let Some(network) = &mut self.network else {
             return;

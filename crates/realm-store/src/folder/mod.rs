@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use realm_model::entry::ChainId;
 
 use crate::files::{DIRECTORY_MODE, Files, PRIVATE_MODE, RealFiles};
-pub use small::{read_secret, read_small, write_atomic, write_secret};
+pub use small::{read_secret, read_small, replace_secret, write_atomic, write_secret};
 
 /// The folder's name beside a manifest.
 pub const NAME: &str = ".realm";

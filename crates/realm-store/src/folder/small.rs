@@ -33,6 +33,15 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
     sync_folder_of(path)
 }
 
+/// Puts a secret that only its owner may read in place of one that may be there, durably: readers see
+/// the old one or the new.
+pub fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), FolderError> {
+    temporary_beside(path, bytes, PRIVATE_MODE)?
+        .persist(path)
+        .map_err(|error| io_error("name", path, error.error))?;
+    sync_folder_of(path)
+}
+
 /// Reads a secret; one that others may read is refused, as ssh does.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FolderError> {
     let failed = |operation, error| io_error(operation, path, error);

@@ -1,0 +1,170 @@
+//! A certificate with its chain and its key, read from PEM.
+//!
+//! Not where the files are, and not whether anybody trusts them: a browser says so.
+
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// Certificates of a chain: real ones have up to four.
+const CHAIN_MAX: usize = 10;
+/// Names in a certificate: what authorities give has up to a hundred.
+const NAMES_MAX: usize = 1_000;
+
+/// A certificate that can be shown.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    pub(super) key: Arc<CertifiedKey>,
+    names: Vec<String>,
+    validity: Validity,
+}
+
+/// When a certificate is valid, in seconds after 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// From then on.
+    pub not_before_s: i64,
+    /// Up to then.
+    pub not_after_s: i64,
+}
+
+/// What keeps a certificate and a key from being shown.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// No `BEGIN CERTIFICATE`.
+    #[error("there is no certificate in PEM")]
+    NoCertificate,
+    /// More than any honest chain.
+    #[error("there are more than {CHAIN_MAX} certificates")]
+    ChainTooLong,
+    /// No key that can be read without a passphrase.
+    #[error("there is no private key in PEM that is not encrypted")]
+    NoKey,
+    /// PEM that is broken.
+    #[error("it is no PEM")]
+    Pem(#[source] pem::Error),
+    /// The certificate is none.
+    #[error("the first certificate is malformed")]
+    Malformed,
+    /// More than any honest certificate has.
+    #[error("the first certificate has more than {NAMES_MAX} names")]
+    TooManyNames,
+    /// The key is broken, or not that of the first certificate.
+    #[error("the key is not that of the first certificate, or of no kind that is known")]
+    Key(#[source] rustls::Error),
+}
+
+impl Certificate {
+    /// Reads a chain, the server's own certificate first, and its key. Both may be one text.
+    ///
+    /// # Errors
+    ///
+    /// What is missing, broken, or does not belong together.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
+        let chain = chain_of(chain)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
+            match matches!(error, pem::Error::NoItemsFound) {
+                true => CertificateError::NoKey,
+                false => CertificateError::Pem(error),
+            }
+        })?;
+        Self::from_der(chain, key)
+    }
+
+    /// The same, of what stands in PEM.
+    ///
+    /// # Errors
+    ///
+    /// As [`Certificate::from_pem`].
+    pub fn from_der(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, CertificateError> {
+        let first = chain.first().ok_or(CertificateError::NoCertificate)?;
+        let (names, validity) = read(first)?;
+        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(CertificateError::Key)?;
+        Ok(Self {
+            key: Arc::new(key),
+            names,
+            validity,
+        })
+    }
+
+    /// A certificate that was made to prove something to an authority, and is of no use else: what is critical
+    /// in it (RFC 8737 §3) keeps everybody else from taking it, and so its key is not compared.
+    ///
+    /// # Errors
+    ///
+    /// It is broken.
+    pub fn proof(
+        certificate: CertificateDer<'static>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, CertificateError> {
+        let (names, validity) = read(&certificate)?;
+        let key = provider().key_provider.load_private_key(key);
+        let key = key.map_err(CertificateError::Key)?;
+        Ok(Self {
+            key: Arc::new(CertifiedKey::new(vec![certificate], key)),
+            names,
+            validity,
+        })
+    }
+
+    /// The host names that it is for, in small letters; `*.example.com` among them.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// When it is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+}
+
+/// The certificates in a PEM text, in order.
+pub(super) fn chain_of(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let mut chain = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(text) {
+        chain.push(certificate.map_err(CertificateError::Pem)?);
+        if chain.len() > CHAIN_MAX {
+            return Err(CertificateError::ChainTooLong);
+        }
+    }
+    match chain.is_empty() {
+        true => Err(CertificateError::NoCertificate),
+        false => Ok(chain),
+    }
+}
+
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn read(certificate: &[u8]) -> Result<(Vec<String>, Validity), CertificateError> {
+    let malformed = |_| CertificateError::Malformed;
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(malformed)?;
+    let validity = certificate.validity();
+    let validity = Validity {
+        not_before_s: validity.not_before.timestamp(),
+        not_after_s: validity.not_after.timestamp(),
+    };
+    let alternative = certificate.subject_alternative_name();
+    let alternative = alternative.map_err(|_| CertificateError::Malformed)?;
+    let names = alternative.map_or(&[][..], |names| &names.value.general_names);
+    if names.len() > NAMES_MAX {
+        return Err(CertificateError::TooManyNames);
+    }
+    let mut hosts = Vec::new();
+    for name in names {
+        // Addresses are not asked for by name (RFC 6066 §3).
+        if let GeneralName::DNSName(name) = name {
+            hosts.push(name.to_ascii_lowercase());
+        }
+    }
+    Ok((hosts, validity))
+}

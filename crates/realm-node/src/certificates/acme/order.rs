@@ -1,0 +1,213 @@
+//! One order: the account, the proof that a name leads here, and the certificate.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use instant_acme::{
+    Account, AccountCredentials, AuthorizationStatus, ChallengeType, Identifier, NewAccount,
+    NewOrder, OrderStatus, RetryPolicy,
+};
+use realm_edge::tls::{Certificate, Challenge, Identity};
+use realm_model::digest::Digest;
+use realm_model::node_config::{AcmeChallenge, AcmeSettings};
+use realm_model::text::one_line;
+use realm_store::folder::{FolderError, read_secret, write_secret};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use zeroize::Zeroizing;
+
+use super::client::Client;
+
+/// How long an authority may take to look, and to sign: some have a queue.
+const PATIENCE: RetryPolicy = RetryPolicy::new()
+    .initial_delay(Duration::from_millis(250))
+    .backoff(1.5)
+    .timeout(Duration::from_secs(120));
+/// Characters of what an authority says that are told on.
+const SAID_CHARS_MAX: usize = 300;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// An order came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OrderError {
+    #[error("the authority cannot be asked")]
+    Client(#[source] BoxError),
+    #[error("the account at the authority cannot be kept")]
+    Keep(#[source] BoxError),
+    #[error("the account cannot be used")]
+    Account(#[source] instant_acme::Error),
+    #[error("the authority did not take the order")]
+    Order(#[source] instant_acme::Error),
+    #[error("the authority offers no challenge of this kind: {0}")]
+    NoChallenge(&'static str),
+    #[error("the authority did not find that the name leads here: {0}")]
+    NotProven(String),
+    #[error("the certificate was not given")]
+    NotGiven(#[source] instant_acme::Error),
+    #[error("a key or a request cannot be made")]
+    Key(#[source] rcgen::Error),
+    #[error("the certificate that was given does not do")]
+    Given(#[source] BoxError),
+    #[error("the certificate that was given is for another name")]
+    Other,
+    #[error("the authority came to no end")]
+    TooLong,
+}
+
+/// The account at an authority; it is made where there is none.
+pub(super) async fn account(settings: &AcmeSettings, own: &Path) -> Result<Account, OrderError> {
+    let client = Client::new(settings.root.as_deref().map(Path::new));
+    let client = client.map_err(|error| OrderError::Client(Box::new(error)))?;
+    let builder = Account::builder_with_http(Box::new(client));
+    let path = account_file(own, &settings.directory);
+    let keep = |error: FolderError| OrderError::Keep(Box::new(error));
+    match read_secret(&path) {
+        Ok(text) => {
+            let credentials = serde_json::from_str::<AccountCredentials>(&text);
+            let credentials = credentials.map_err(|error| OrderError::Keep(Box::new(error)))?;
+            let account = builder.from_credentials(credentials).await;
+            account.map_err(OrderError::Account)
+        }
+        Err(FolderError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            let contact = settings.contact.as_ref().map(|to| format!("mailto:{to}"));
+            let contact: Vec<&str> = contact.as_deref().into_iter().collect();
+            let new = NewAccount {
+                contact: &contact,
+                terms_of_service_agreed: true,
+                only_return_existing: false,
+            };
+            let created = builder.create(&new, settings.directory.clone(), None).await;
+            let (account, credentials) = created.map_err(OrderError::Account)?;
+            let text = serde_json::to_string(&credentials);
+            let text = Zeroizing::new(text.map_err(|error| OrderError::Keep(Box::new(error)))?);
+            write_secret(&path, text.as_bytes()).map_err(keep)?;
+            Ok(account)
+        }
+        Err(error) => Err(keep(error)),
+    }
+}
+
+/// Each authority has an account of its own.
+fn account_file(own: &Path, directory: &str) -> PathBuf {
+    let digest = Digest::of(directory.as_bytes()).to_string();
+    let short: String = digest.chars().rev().take(16).collect();
+    own.join(format!("acme-account-{short}.json"))
+}
+
+/// Challenges that are answered, until it is dropped.
+struct Answered<'i> {
+    identity: &'i Identity,
+    challenges: Vec<Challenge>,
+}
+
+impl Drop for Answered<'_> {
+    fn drop(&mut self) {
+        for challenge in &self.challenges {
+            self.identity.withdraw(challenge);
+        }
+    }
+}
+
+/// Orders a certificate for a name: its chain and its key, in PEM.
+pub(super) async fn order(
+    account: &Account,
+    identity: &Identity,
+    name: &str,
+    kind: AcmeChallenge,
+) -> Result<Zeroizing<String>, OrderError> {
+    let identifiers = [Identifier::Dns(name.to_owned())];
+    let order = account.new_order(&NewOrder::new(&identifiers)).await;
+    let mut order = order.map_err(OrderError::Order)?;
+    let mut answered = Answered {
+        identity,
+        challenges: Vec::new(),
+    };
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization.map_err(OrderError::Order)?;
+        match authorization.status {
+            AuthorizationStatus::Valid => continue,
+            AuthorizationStatus::Pending => {}
+            AuthorizationStatus::Invalid
+            | AuthorizationStatus::Revoked
+            | AuthorizationStatus::Expired
+            | AuthorizationStatus::Deactivated => {
+                return Err(OrderError::NotProven("it was refused before".to_owned()));
+            }
+        }
+        let (wanted, word) = match kind {
+            AcmeChallenge::Http => (ChallengeType::Http01, "http-01"),
+            AcmeChallenge::TlsAlpn => (ChallengeType::TlsAlpn01, "tls-alpn-01"),
+        };
+        let challenge = authorization.challenge(wanted);
+        let mut challenge = challenge.ok_or(OrderError::NoChallenge(word))?;
+        let proof = challenge.key_authorization();
+        let answer = match kind {
+            AcmeChallenge::Http => Challenge::Http {
+                token: challenge.token.clone(),
+                answer: proof.as_str().to_owned(),
+            },
+            AcmeChallenge::TlsAlpn => Challenge::Alpn {
+                name: name.to_owned(),
+                certificate: proving(name, proof.digest().as_ref())?,
+            },
+        };
+        identity.answer(answer.clone());
+        answered.challenges.push(answer);
+        challenge.set_ready().await.map_err(OrderError::Order)?;
+    }
+    let ready = order.poll_ready(&PATIENCE).await;
+    let status = ready.map_err(|error| match error {
+        // An order that it gave up says why.
+        instant_acme::Error::Api(problem) => {
+            OrderError::NotProven(one_line(&problem.to_string(), SAID_CHARS_MAX))
+        }
+        error => OrderError::Order(error),
+    })?;
+    if status != OrderStatus::Ready && status != OrderStatus::Valid {
+        return Err(OrderError::NotProven(said(&mut order).await));
+    }
+    let key = rcgen::KeyPair::generate().map_err(OrderError::Key)?;
+    let mut params =
+        rcgen::CertificateParams::new(vec![name.to_owned()]).map_err(OrderError::Key)?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    let request = params.serialize_request(&key).map_err(OrderError::Key)?;
+    let finalized = order.finalize_csr(request.der()).await;
+    finalized.map_err(OrderError::NotGiven)?;
+    let chain = order.poll_certificate(&PATIENCE).await;
+    let chain = chain.map_err(OrderError::NotGiven)?;
+    let key = Zeroizing::new(key.serialize_pem());
+    Ok(Zeroizing::new(format!(
+        "{}\n{}",
+        chain.trim_end(),
+        key.as_str()
+    )))
+}
+
+/// Why an authority is not content, in its own words.
+async fn said(order: &mut instant_acme::Order) -> String {
+    let mut authorizations = order.authorizations();
+    while let Some(Ok(mut authorization)) = authorizations.next().await {
+        // What was read with the order is from before it looked.
+        let Ok(authorization) = authorization.refresh().await else {
+            continue;
+        };
+        let mut errors = authorization.challenges.iter();
+        if let Some(problem) = errors.find_map(|challenge| challenge.error.as_ref()) {
+            return one_line(&problem.to_string(), SAID_CHARS_MAX);
+        }
+    }
+    "it does not say why".to_owned()
+}
+
+/// A certificate that shows nothing but that the name leads here (RFC 8737 §3).
+fn proving(name: &str, digest: &[u8]) -> Result<Certificate, OrderError> {
+    let key = rcgen::KeyPair::generate().map_err(OrderError::Key)?;
+    let mut params =
+        rcgen::CertificateParams::new(vec![name.to_owned()]).map_err(OrderError::Key)?;
+    params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(digest)];
+    let certificate = params.self_signed(&key).map_err(OrderError::Key)?;
+    let secret = PrivatePkcs8KeyDer::from(key.serialize_der());
+    Certificate::proof(certificate.der().clone(), secret.into())
+        .map_err(|error| OrderError::Given(Box::new(error)))
+}

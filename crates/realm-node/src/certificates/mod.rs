@@ -1,0 +1,200 @@
+//! The certificates of HTTPS: read from files, made for development, ordered from an authority; shown
+//! by the edge, and shown anew when they change.
+//!
+//! What is broken leaves what was there before in place, and is told in the log and as an alarm. Not
+//! here: the handshake, which is the edge's.
+
+mod acme;
+pub mod dev;
+mod files;
+mod keeper;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use realm_edge::tls::{Clients, Https, Identity, TlsError, TlsLimits};
+use realm_model::node_config::{AcmeChallenge, NodeConfig};
+use realm_model::record::Alarm;
+use realm_store::folder::RealmFolder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+pub(crate) use files::examine;
+use keeper::Keeper;
+
+/// A changed file is seen within this time; reading a few kilobytes costs nothing beside it.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// An alarm is raised so long before a certificate ends: renewals begin long before.
+const EXPIRES_SOON_S: i64 = 7 * 86_400;
+
+/// The certificates of a node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Certificates {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    identity: Identity,
+    /// By what is in trouble.
+    troubles: Mutex<BTreeMap<String, Alarm>>,
+    /// Exact hosts of the routes.
+    hosts: watch::Sender<BTreeSet<String>>,
+    /// Something may have changed.
+    changed: Notify,
+}
+
+impl Certificates {
+    /// Reads what there is, and begins to keep it. `None`: the node has no HTTPS. Needs the runtime.
+    pub(crate) fn open(
+        folder: &RealmFolder,
+        node: &NodeConfig,
+        stopping: &watch::Receiver<bool>,
+    ) -> Result<Option<Self>, TlsError> {
+        if node.listen.https.is_empty() && node.tls.acme.is_none() {
+            return Ok(None);
+        }
+        let shared = Arc::new(Shared {
+            identity: Identity::new()?,
+            troubles: Mutex::default(),
+            hosts: watch::Sender::default(),
+            changed: Notify::new(),
+        });
+        let mut keeper = Keeper::new(folder, node, Arc::clone(&shared));
+        keeper.look(now_s());
+        let mut stopping = stopping.clone();
+        let authority = node.tls.acme.clone().map(|settings| {
+            let by_port = match node.listen.http.is_empty() {
+                true => AcmeChallenge::TlsAlpn,
+                false => AcmeChallenge::Http,
+            };
+            let challenge = settings.challenge.unwrap_or(by_port);
+            acme::Orders::new(settings, challenge, folder_of(folder), Arc::clone(&shared))
+        });
+        tokio::spawn(async move {
+            let ordering = async {
+                match authority {
+                    Some(authority) => authority.run().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = keep(keeper) => {}
+                () = ordering => {}
+                _ = stopping.wait_for(|stop| *stop) => {}
+            }
+        });
+        Ok(Some(Self { shared }))
+    }
+
+    /// What the edge needs of it.
+    pub(crate) fn https(&self, node: &NodeConfig) -> Https {
+        let tls = &node.tls;
+        Https {
+            listen: node.listen.https.clone(),
+            identity: self.shared.identity.clone(),
+            redirect: tls.redirect.then(|| tls.redirect_port.unwrap_or(0)),
+            hsts: tls.hsts_s.map(Duration::from_secs),
+            limits: TlsLimits::default(),
+        }
+    }
+
+    /// What is in trouble.
+    pub(crate) fn alarms(&self) -> Vec<Alarm> {
+        self.shared.troubles().values().cloned().collect()
+    }
+
+    /// The hosts of the routes are these.
+    pub(crate) fn hosts(&self, hosts: impl FnOnce() -> BTreeSet<String>) {
+        let hosts = hosts();
+        self.shared.hosts.send_if_modified(|known| {
+            let is_new = *known != hosts;
+            *known = hosts;
+            is_new
+        });
+    }
+}
+
+impl Shared {
+    fn troubles(&self) -> MutexGuard<'_, BTreeMap<String, Alarm>> {
+        // Single entries come and go under the lock: a panic cannot leave half of one.
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how it is with `what`, and says it once in the log; `None`: well.
+    fn tell(&self, what: &str, trouble: Option<(&str, String)>) {
+        let mut troubles = self.troubles();
+        let known = troubles.get(what);
+        match trouble {
+            None if known.is_some() => {
+                troubles.remove(what);
+                tracing::info!(what, "the certificate is well again");
+            }
+            None => {}
+            Some((code, about)) => {
+                if known.is_none_or(|known| known.about != about) {
+                    tracing::warn!(code, about, "trouble with a certificate");
+                }
+                let code = code.to_owned();
+                troubles.insert(what.to_owned(), Alarm { code, about });
+            }
+        }
+    }
+}
+
+/// Where the node's own certificates lie.
+pub(crate) fn folder_of(folder: &RealmFolder) -> PathBuf {
+    folder.root().join("certificates")
+}
+
+/// Looks for what changed, again and again, and at once when asked to.
+async fn keep(mut keeper: Keeper) {
+    let shared = Arc::clone(&keeper.shared);
+    // Somebody who closes a terminal means the agent's end.
+    let hangups = !std::io::stdin().is_terminal();
+    let mut hangups = hangups.then(|| signal(SignalKind::hangup()).ok()).flatten();
+    loop {
+        let hung_up = async {
+            match &mut hangups {
+                Some(hangups) => {
+                    hangups.recv().await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = shared.changed.notified() => {}
+            () = hung_up => tracing::info!("asked to read certificates again"),
+        }
+        // Files may lie on a slow disk.
+        let looked = tokio::task::spawn_blocking(move || {
+            keeper.look(now_s());
+            keeper
+        });
+        keeper = match looked.await {
+            Ok(keeper) => keeper,
+            Err(_) => {
+                tracing::error!("certificates are not looked at any more: a mistake of the agent");
+                return;
+            }
+        };
+    }
+}
+
+/// Seconds after 1970.
+fn now_s() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
+}
+
+/// A time as people read it.
+fn date(unix_s: i64) -> String {
+    let timestamp = jiff::Timestamp::from_second(unix_s);
+    timestamp.map_or_else(|_| format!("second {unix_s}"), |at| at.to_string())
+}

@@ -1,0 +1,228 @@
+//! Certificates by ACME, from a real authority: Pebble, which Let's Encrypt tests clients with.
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
+
+use realm_test_guests::ECHO_REQUEST;
+
+use crate::https::Secure;
+use crate::support::{Realm, Running, eventually, get, lasting_port};
+
+/// An authority, and a server of names that sends everybody to this machine.
+struct Authority {
+    _pebble: Running,
+    directory: String,
+    /// Who vouches for the authority's own server.
+    root: PathBuf,
+    management: String,
+}
+
+/// Ports that the authority looks at, instead of 80 and 443.
+struct Ports {
+    http: u16,
+    https: u16,
+}
+
+impl Authority {
+    fn start(realm: &Realm, ports: &Ports) -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let params = rcgen::CertificateParams::new(names).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        realm.write("pebble.pem", &certificate.pem());
+        realm.write("pebble.key", &key.serialize_pem());
+        let (port, management) = (lasting_port(), lasting_port());
+        let config = serde_json::json!({ "pebble": {
+            "listenAddress": format!("127.0.0.1:{port}"),
+            "managementListenAddress": format!("127.0.0.1:{management}"),
+            "certificate": realm.path("pebble.pem"),
+            "privateKey": realm.path("pebble.key"),
+            "httpPort": ports.http,
+            "tlsPort": ports.https,
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": false,
+        }});
+        realm.write("pebble.json", &config.to_string());
+        let mut command = Command::new("pebble");
+        command
+            .args([
+                "-config",
+                "pebble.json",
+                "-dnsserver",
+                &names_of_this_machine(),
+            ])
+            .current_dir(realm.path("."))
+            .env("PEBBLE_VA_NOSLEEP", "1");
+        let pebble = Running::start(command);
+        // It logs there.
+        pebble.stdout.after("ACME directory available at");
+        Self {
+            _pebble: pebble,
+            directory: format!("https://localhost:{port}/dir"),
+            root: realm.path("pebble.pem"),
+            management: format!("https://localhost:{management}"),
+        }
+    }
+
+    /// The certificate that those which it gives lead to.
+    async fn issuer(&self, realm: &Realm) -> PathBuf {
+        let trusted = std::fs::read(&self.root).unwrap();
+        let trusted = reqwest::Certificate::from_pem(&trusted).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only([trusted]);
+        let client = client.build().unwrap();
+        let root = client.get(format!("{}/roots/0", self.management));
+        let root = root.send().await.unwrap().text().await.unwrap();
+        realm.write("issuer.pem", &root);
+        realm.path("issuer.pem")
+    }
+
+    fn settings(&self, more: &str) -> String {
+        format!(
+            "[tls.acme]\nterms_agreed = true\ncontact = \"ops@shop.example.com\"\n\
+             directory = \"{}\"\nroot = \"{}\"\n{more}\n",
+            self.directory,
+            self.root.display()
+        )
+    }
+}
+
+/// A server that says of each name that it is this machine (RFC 1035 §4.1): all that an authority asks.
+fn names_of_this_machine() -> String {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1_500];
+        while let Ok((count, from)) = socket.recv_from(&mut buffer) {
+            let question = &buffer[..count];
+            // The name ends with an empty label; its type and class follow.
+            let Some(end) = question.iter().skip(12).position(|byte| *byte == 0) else {
+                continue;
+            };
+            let end = 12 + end + 5;
+            let is_address = question.get(end - 4..end - 2) == Some(&[0, 1]);
+            let mut answer = question[..2].to_vec();
+            answer.extend([0x81, 0x80, 0, 1, 0, u8::from(is_address), 0, 0, 0, 0]);
+            answer.extend(&question[12..end]);
+            if is_address {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 127, 0, 0, 1]);
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    address
+}
+
+/// A realm with an app for one host, and an agent whose ports are those.
+async fn served(more: &str) -> (Authority, Secure) {
+    let realm = Realm::new();
+    realm.guest(ECHO_REQUEST, "app.wasm");
+    realm.write(
+        "realm.toml",
+        "[components.app]\nsource = \"file:./app.wasm\"\n[routing]\n\"*\" = [\n\
+         { host = \"shop.example.com\", path = \"/...\", component = \"app\" },\n\
+         { host = \"shop.localhost\", path = \"/...\", component = \"app\" },\n]\n",
+    );
+    let ports = Ports {
+        http: lasting_port(),
+        https: lasting_port(),
+    };
+    let authority = Authority::start(&realm, &ports);
+    let toml = format!(
+        "[listen]\nhttp = [\"127.0.0.1:{}\"]\nhttps = [\"127.0.0.1:{}\"]\n[tls]\nredirect = true\n{}",
+        ports.http,
+        ports.https,
+        authority.settings(more)
+    );
+    realm.write(".realm/node.toml", &toml);
+    let secure = Secure::start_by_file(realm).await;
+    (authority, secure)
+}
+
+/// Waits for the certificate, and uses it.
+async fn check(more: &str) -> (Authority, Secure) {
+    let (authority, secure) = served(more).await;
+    let issuer = authority.issuer(&secure.realm).await;
+    eventually("a certificate was given", async || {
+        let alarms = secure.realm.status().await.alarms;
+        assert!(alarms.is_empty(), "{alarms:?}");
+        (secure.curl(&issuer, "shop.example.com", &[]).code == 0).then_some(())
+    })
+    .await;
+    let own = secure.realm.path(".realm/certificates");
+    let mode = |path: PathBuf| {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode(own.join("acme/shop.example.com.pem")), 0o600);
+    let mut files = std::fs::read_dir(&own).unwrap();
+    let account = files.find_map(|entry| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with("acme-account-").then(|| path.clone())
+    });
+    assert_eq!(mode(account.expect("an account")), 0o600);
+    // A name that nobody else knows is not asked for.
+    assert!(!own.join("acme/shop.localhost.pem").exists());
+    assert_eq!(secure.alarms().await, Vec::<String>::new());
+    (authority, secure)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_gives_certificates_for_the_hosts_of_routes() {
+    let (authority, secure) = check("").await;
+    // A new start takes what is there, and orders nothing.
+    let Secure { realm, agent, .. } = secure;
+    let file = realm.path(".realm/certificates/acme/shop.example.com.pem");
+    let before = std::fs::read(&file).unwrap();
+    assert!(agent.terminate().success());
+    let secure = Secure::start_by_file(realm).await;
+    let issuer = authority.issuer(&secure.realm).await;
+    secure.curl(&issuer, "shop.example.com", &[]).ok();
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+    // Without its file another one is ordered, with the same account.
+    std::fs::remove_file(&file).unwrap();
+    let Secure { realm, agent, .. } = secure;
+    assert!(agent.terminate().success());
+    let secure = Secure::start_by_file(realm).await;
+    eventually("another one was given", async || {
+        std::fs::read(&file).ok().filter(|bytes| *bytes != before)
+    })
+    .await;
+    let page = get(&secure.agent.metrics_url).await.0;
+    assert_eq!(page, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_looks_by_a_handshake() {
+    check("challenge = \"tls-alpn-01\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_authority_refuses_is_told() {
+    // A name that leads elsewhere: nobody answers for it on these ports.
+    let realm = Realm::new();
+    let ports = Ports {
+        http: lasting_port(),
+        https: lasting_port(),
+    };
+    let authority = Authority::start(&realm, &ports);
+    let settings = authority.settings("names = [\"shop.example.com\"]");
+    let toml = format!("[listen]\nhttps = [\"127.0.0.1:0\"]\n{settings}");
+    realm.write(".realm/node.toml", &toml);
+    let agent = realm.agent();
+    let about = eventually("the alarm", async || {
+        let alarms = realm.status().await.alarms.into_iter();
+        let mut failed = alarms.filter(|alarm| alarm.code == "acme-failed");
+        failed.next().map(|alarm| alarm.message)
+    })
+    .await;
+    assert!(
+        about.contains("did not find that the name leads here"),
+        "{about}"
+    );
+    assert!(about.contains("/.well-known/acme-challenge/"), "{about}");
+    // It waits before it asks again, and goes on serving.
+    assert_eq!(get(&agent.url("/")).await.0, 404);
+    assert!(agent.terminate().success());
+}
