@@ -17,7 +17,7 @@ mod tests;
 
 use bytes::{Bytes, BytesMut};
 
-pub use client::{Application, Remarks};
+pub use client::{Application, Remarks, fuzzing};
 pub use decode::Decoder;
 pub use params::{BadParams, Params};
 use record::Kind;
