@@ -142,7 +142,7 @@ impl Drop for Php {
 }
 
 /// A node that allows an upstream and has this manifest in force, with `legacy` healthy.
-async fn node(allow: &str, manifest: &str) -> (Realm, crate::support::Agent) {
+fn node(allow: &str, manifest: &str) -> (Realm, crate::support::Agent) {
     let realm = Realm::new();
     let before = realm.read(".realm/node.toml");
     realm.write(".realm/node.toml", &format!("{before}\n{allow}"));
@@ -180,7 +180,7 @@ async fn a_php_application_answers_behind_realm() {
     let php = Php::start();
     let more = "max_request_bytes = 33_554_432\nwall_timeout_ms = 5_000\nhealth = \"/ping\"";
     let manifest = legacy(&php.component("legacy", more));
-    let (realm, agent) = node(&php.allow(), &manifest).await;
+    let (realm, agent) = node(&php.allow(), &manifest);
     is(&realm, "legacy", ComponentState::Healthy).await;
     let (client, url) = (client(), |path: &str| agent.url(path));
 
@@ -329,7 +329,7 @@ async fn a_restart_of_php_loses_no_request_that_may_be_repeated() {
         let mut php = Php::start();
         let more = format!("keep_connections = {keep}");
         let manifest = legacy(&php.component("legacy", &more));
-        let (realm, agent) = node(&php.allow(), &manifest).await;
+        let (realm, agent) = node(&php.allow(), &manifest);
         is(&realm, "legacy", ComponentState::Healthy).await;
         // Each of its processes ends after fifty requests, too.
         let good = |status: u16, body: &str| (status, body) == (200, "version php\n");
@@ -353,7 +353,7 @@ async fn an_upstream_that_is_gone_takes_no_requests_until_it_is_back() {
     let mut php = Php::start();
     let more = "health = { path = \"/ping\", interval_ms = 200, timeout_ms = 200, failures = 2 }";
     let manifest = legacy(&php.component("legacy", more));
-    let (realm, agent) = node(&php.allow(), &manifest).await;
+    let (realm, agent) = node(&php.allow(), &manifest);
     is(&realm, "legacy", ComponentState::Healthy).await;
     php.end();
     is(&realm, "legacy", ComponentState::Backoff).await;
@@ -507,7 +507,7 @@ async fn an_http_server_answers_behind_realm() {
     let component = format!(
         "[components.legacy]\nupstream = \"http://{named}\"\nmax_request_bytes = 33_554_432\n"
     );
-    let (realm, agent) = node(&allow, &legacy(&component)).await;
+    let (realm, agent) = node(&allow, &legacy(&component));
     is(&realm, "legacy", ComponentState::Healthy).await;
     let (client, url) = (client(), |path: &str| agent.url(path));
     let seen = json(client.get(url("/a/b?c=d")).header("host", "shop.example")).await;

@@ -23,6 +23,7 @@ use realm_store::log::Log;
 
 pub use fastcgi::{fastcgi_events, fastcgi_front};
 pub use front::http_front;
+pub use realm_edge::fastcgi::fuzzing::answer as fastcgi_answer;
 #[cfg(feature = "cgi")]
 pub use realm_host::fuzzing::cgi_output;
 
@@ -143,6 +144,12 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             "\x02Status: 404 Not Found\nContent-Type: text/html\nX-A: b\n\nno",
             "\x09Location: https://example.com/\n\n",
             "\x01HTTP/1.1 200 OK\r\n\r\n",
+        ],
+        "fastcgi_answer" => &[
+            "\x0c\x01\x06\0\x01\0\x09\x07\0A: b\n\nbody1234567\x01\x07\0\x01\0\x03\0\0log\x01\x03\0\x01\0\x08\0\0\0\0\0\0\0\0\0\0",
+            "\x03\x01\x06\0\x01\0\x12\0\0Status: 404 No\r\n\r\n\x01\x06\0\x01\0\0\0\0",
+            "\x01\x01\x0b\0\0\0\x08\0\0\x09\0\0\0\0\0\0\0\x01\x03\0\x01\0\x08\0\0\0\0\0\0\x02\0\0\0",
+            "\x02/a/..%2fb.php/%00",
         ],
         "allow_list" => &[
             "https://*.example.com:443\nhttps www.example.com 443",
@@ -274,6 +281,11 @@ mod tests {
         }
 
         #[test]
+        fn any_fastcgi_answer(bytes in given("fastcgi_answer")) {
+            fastcgi_answer(&bytes);
+        }
+
+        #[test]
         fn any_allow_list(bytes in given("allow_list")) {
             allow_list(&bytes);
         }
@@ -307,6 +319,7 @@ mod tests {
         all("join_message", join_message);
         all("invitation", invitation);
         all("cgi_output", cgi_output);
+        all("fastcgi_answer", fastcgi_answer);
         all("allow_list", allow_list);
         all("fastcgi_events", fastcgi_events);
         all("fastcgi_front", fastcgi_front);

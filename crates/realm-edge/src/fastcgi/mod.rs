@@ -19,7 +19,7 @@ mod tests;
 
 use bytes::{Bytes, BytesMut};
 
-pub use client::{Application, Remarks};
+pub use client::{Application, Remarks, fuzzing};
 pub use decode::Decoder;
 pub(crate) use listen::{Accepted, Bound, Listener};
 pub use listen::{FastCgi, FastCgiAddress, Listen};

@@ -7,6 +7,7 @@
 
 mod asking;
 mod exchange;
+pub mod fuzzing;
 mod head;
 mod remarks;
 mod replies;
