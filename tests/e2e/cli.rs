@@ -69,6 +69,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
       exec         Run a command on a node
       run          Run a command component or a preview-1 module, without a realm
       serve        Serve an HTTP component or a command over HTTP, without a realm
+      edge         Print the configuration of a web server in front of this node
       completions  Print a completion script for a shell
 
     Options:
@@ -118,6 +119,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
         "audit",
         "inspect",
         "doctor",
+        "edge",
         "run",
         "serve",
         "schema",
