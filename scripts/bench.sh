@@ -13,6 +13,7 @@ TOOLS=$OUT/tools
 named=
 alone=yes
 needs=()
+php=
 previous=
 for argument in "$@"; do
 	case "$previous $argument" in
@@ -25,6 +26,7 @@ for argument in "$@"; do
 	nodes | nodes-growth | moves) named=yes ;;
 	push) named=yes needs+=(curl) ;;
 	slow) named=yes needs+=(nginx) ;;
+	fastcgi) named=yes needs+=(nginx wrk) php=yes ;;
 	*) named=yes alone=no ;;
 	esac
 	previous=$argument
@@ -32,11 +34,12 @@ done
 [ -n "$named" ] || alone=no
 
 if [ "$alone" = no ]; then
-	needs=(curl wrk nginx haproxy npm)
+	needs=(curl wrk nginx haproxy npm) php=yes
 fi
 for package in "${needs[@]}"; do
 	need_package "$package" "$package"
 done
+[ -z "$php" ] || need_php_fpm
 
 # workerd is one program in its package: no script of a package runs.
 bring_workerd() {

@@ -57,6 +57,15 @@ need_package() {
 	command -v "$1" >/dev/null || fail "\`$1\` is missing" "on Debian: sudo apt-get install $2"
 }
 
+# need_php_fpm: the same for php-fpm, whose command has its version in its name, with what Debian's default
+# brings beside it: the cache of compiled scripts.
+need_php_fpm() {
+	compgen -c php-fpm | grep -q . && return
+	install_packages php-fpm php-cli php-opcache
+	hash -r
+	compgen -c php-fpm | grep -q . || fail "\`php-fpm\` is missing" "on Debian: sudo apt-get install php-fpm"
+}
+
 # need_cargo_tool COMMAND VERSION: brings a cargo subcommand, in a version that Rust 1.95 builds.
 need_cargo_tool() {
 	command -v "$1" >/dev/null && return

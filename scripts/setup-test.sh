@@ -19,6 +19,9 @@ need_package swift-proxy-server swift-proxy
 need_package swift-account-server swift-account
 need_package swift-container-server swift-container
 need_package swift-object-server swift-object
+# A real application of FastCGI, and a real server of HTTP; the name of the first has its version in it.
+compgen -G '/usr/sbin/php-fpm*' >/dev/null || install_packages php-fpm
+need_package php php-cli
 # Gives the tests a terminal.
 need_package script bsdutils
 # Web servers in front of an agent, none of which is started here.

@@ -260,6 +260,12 @@ async fn pin(
     folder: &Path,
     known: Option<&Lock>,
 ) -> Result<(Found, Option<PathBuf>), Failure> {
+    // What has no bytes is pinned by where it is.
+    if let Source::Upstream(upstream) = source {
+        let (digest, size) = (upstream.pin(), 0);
+        let pin = Pin { digest, size };
+        return Ok((Found { pin, world: None }, None));
+    }
     // A pinned source names its digest: what is known of it needs no download.
     let known = source.pinned().and_then(|digest| {
         let pin = *known?.components.get(name)?;
@@ -284,6 +290,7 @@ async fn pin(
         | Source::Registry(_)
         | Source::S3(_)
         | Source::Ipfs(_)
+        | Source::Upstream(_)
         | Source::Later { .. } => None,
     };
     Ok((Found { pin, world }, only_here))

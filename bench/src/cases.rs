@@ -10,7 +10,7 @@ use crate::peers::{Peer, Tools, WASMTIME_BEST, WASMTIME_REUSE};
 use crate::report::{Bound, CaseReport};
 use crate::throughput::{Metric, Target, Throughput};
 use crate::wrk::Request;
-use crate::{deploy, idle, kernels, nodes, parked, start};
+use crate::{deploy, fastcgi, idle, kernels, nodes, parked, start};
 
 const REALM: &str = "realm";
 const REUSING: &str = "wasmtime serve, reuse 128";
@@ -63,6 +63,11 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         has_peers: false,
         ..case("moves", nodes::moves)
+    },
+    // Needs nginx and php-fpm, and looks for them itself.
+    Case {
+        has_peers: false,
+        ..case("fastcgi", fastcgi::fastcgi)
     },
     // Beside realm they need curl, and nginx, and look for it themselves.
     Case {

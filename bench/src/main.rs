@@ -9,6 +9,7 @@
 mod cases;
 mod cli;
 mod deploy;
+mod fastcgi;
 mod http;
 mod idle;
 mod kernels;

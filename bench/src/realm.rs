@@ -38,6 +38,13 @@ impl Realm {
         self.path("realm/agent.sock")
     }
 
+    /// Adds lines to the settings of its node. Before the agent starts.
+    pub(crate) fn settings(&self, lines: &str) -> Result<()> {
+        let path = self.path("realm/node.toml");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(path, format!("{text}\n{lines}")).context("node.toml cannot be written")
+    }
+
     /// Starts the agent. It may not answer yet.
     pub(crate) fn agent(&self, name: &str, log: &Path) -> Result<Server> {
         let address = free_address()?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use realm_model::digest::Digest;
 use realm_model::entry::{Body, PushBody};
 use realm_model::lock::{Pin, version_after};
-use realm_model::manifest::Source;
+use realm_model::manifest::{ComponentSpec, Source};
 use realm_model::name::ComponentName;
 use realm_store::blobs::BLOB_BYTES_MAX;
 use realm_store::fetch::{Origins, resolve};
@@ -97,12 +97,19 @@ fn push_body(
     component: &ComponentName,
     pin: Pin,
 ) -> Result<Option<PushBody>, Failure> {
-    let (Some((_, mut lock)), Some(text)) = (in_force(standing)?, &standing.manifest) else {
+    let (Some((manifest, mut lock)), Some(text)) = (in_force(standing)?, &standing.manifest) else {
         return Err(
             Failure::new("nothing-applied", "no manifest is in force yet")
                 .hint("`realm apply realm.toml` comes first"),
         );
     };
+    let spec = manifest.components.get(component);
+    if let Some(upstream) = spec.and_then(ComponentSpec::upstream) {
+        let message = format!("`{component}` is the upstream `{upstream}`, which has no bytes");
+        return Err(Failure::new("no-bytes", message).hint(
+            "write `source` in place of `upstream` and `realm apply` it, or a version beside it: `NAME@LABEL`",
+        ));
+    }
     match lock.components.get_mut(component) {
         Some(pinned) if *pinned == pin => return Ok(None),
         Some(pinned) => *pinned = pin,

@@ -63,6 +63,7 @@ mod terminal;
 mod tidy;
 mod trust;
 mod up;
+mod upstream;
 mod versions;
 mod waiting;
 mod worlds;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use realm_model::digest::Digest;
 use realm_model::entry::{Head, NamespaceName};
 use realm_model::lock::{Lock, Pin};
 use realm_model::manifest::{ComponentSpec, Manifest};
@@ -200,6 +201,16 @@ impl Desired {
     /// The version of `component` that an entry left in force; `None` if that was too long ago.
     pub(crate) fn version_at(&self, component: &ComponentName, entry: u64) -> Option<u64> {
         self.state_of(component)?.version_at(component, entry)
+    }
+
+    /// The digest of the bytes of `component`; `None` for one that has none.
+    pub fn digest(&self, component: &ComponentName) -> Option<Digest> {
+        let manifest = self.manifest.as_deref()?;
+        let spec = manifest.components.get(component)?;
+        let has_bytes = spec.upstream().is_none();
+        self.pin(component)
+            .filter(|_| has_bytes)
+            .map(|pin| pin.digest)
     }
 
     /// The pin of `component`.

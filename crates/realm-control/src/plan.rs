@@ -403,4 +403,6 @@ mod story;
 #[cfg(test)]
 mod surplus;
 #[cfg(test)]
+mod upstreams;
+#[cfg(test)]
 mod versions;

@@ -8,6 +8,7 @@ use realm_model::limits::Limits;
 use realm_model::lock::Pin;
 use realm_model::manifest::{ComponentSpec, HealthCheck, RestartPolicy, Serve, World};
 use realm_model::observed::Revision;
+use realm_model::upstream::Upstream;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -22,6 +23,9 @@ struct Settings<'a> {
     reuse: bool,
     restart: RestartPolicy,
     health: &'a Option<HealthCheck>,
+    /// Left out where there is none: what agents before this key called a revision stays one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<&'a Upstream>,
 }
 
 /// The digest of everything that changes how a component runs, restarts aside.
@@ -53,6 +57,7 @@ pub(crate) fn settings_digest(spec: &ComponentSpec, pin: Pin) -> Digest {
         reuse: *reuse,
         restart: *restart,
         health,
+        upstream: spec.upstream(),
     };
     let bytes = serde_json::to_vec(&settings).expect("settings have only string keys");
     Digest::of(&bytes)
@@ -103,6 +108,31 @@ mod tests {
         assert_eq!(of("file:a", daily, "1"), of("file:a", hourly, "1"));
         let singleton = of("file:a", "singleton = true", "1");
         assert_eq!(of("file:a", "", "1"), singleton);
+    }
+
+    #[test]
+    fn another_way_to_an_upstream_is_another_revision() {
+        let keys = [
+            "upstream = \"fastcgi:unix:/a\"\nroot = \"/a\"",
+            "upstream = \"fastcgi:unix:/a\"\nroot = \"/b\"",
+            "upstream = \"fastcgi:unix:/a\"\nroot = \"/a\"\nindex = \"/index.php\"",
+            "upstream = \"fastcgi:unix:/a\"\nroot = \"/a\"\nkeep_connections = 1",
+            "upstream = \"http:unix:/a\"",
+        ];
+        let revisions = keys.map(|keys| {
+            let (manifest, problems) = parse(&format!("[components.a]\n{keys}"));
+            let manifest = manifest.unwrap_or_else(|| panic!("{problems:?}"));
+            // The pin is of the address: the rest has to count by itself.
+            settings_digest(&manifest.components[&component_name("a")], pin("same"))
+        });
+        assert_eq!(BTreeSet::from(revisions).len(), keys.len());
+    }
+
+    #[test]
+    fn what_was_a_revision_stays_one() {
+        // Agents of all versions have to call one component by one name.
+        let expected = "d22d5f4fe64937ba110e044a01731313972446987a897a1564ebc80a8bef425b";
+        assert_eq!(of("file:a", "", "1").hex(), expected);
     }
 
     fn of(source: &str, keys: &str, build: &str) -> Digest {

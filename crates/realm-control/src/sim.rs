@@ -253,11 +253,12 @@ impl World {
         let ready = self
             .revisions
             .get(&id.revision)
-            .is_some_and(|(artifact, _)| {
-                matches!(
-                    self.observed.artifacts.get(artifact),
-                    Some(ArtifactState::Ready)
-                )
+            .is_some_and(|(artifact, spec)| {
+                spec.upstream().is_some()
+                    || matches!(
+                        self.observed.artifacts.get(artifact),
+                        Some(ArtifactState::Ready)
+                    )
             });
         self.expect(ready, &format!("starts {id}, which is not compiled"));
         let state = ReplicaState::Starting {

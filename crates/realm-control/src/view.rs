@@ -91,7 +91,7 @@ fn components(
                 wanted: report.map_or(0, |report| report.wanted),
                 healthy: report.map_or(0, |report| report.healthy),
                 old: report.map_or(0, |report| report.old),
-                digest: desired.pin(name).map(|pin| pin.digest),
+                digest: desired.digest(name),
                 routes,
                 waiting_on,
                 restarts: here.restarts.get(name).copied().unwrap_or_default(),
@@ -136,7 +136,9 @@ fn state(report: Option<&ComponentReport>) -> ComponentState {
             Mode::Scheduled => ComponentState::Scheduled,
             Mode::Once => ComponentState::Done,
             Mode::Service if !report.running => ComponentState::Done,
-            Mode::Answers | Mode::Server | Mode::Service => ComponentState::Healthy,
+            Mode::Answers | Mode::Server | Mode::Upstream | Mode::Service => {
+                ComponentState::Healthy
+            }
         },
         (_, 1..) => ComponentState::Updating,
         (1.., 0) => ComponentState::Degraded,

@@ -45,4 +45,4 @@ pub use observe::{Answered, MethodClass, Observer, Outcome, Protocol};
 pub use ports::{Port, PortTrouble};
 pub use server::{EdgeError, Handle, spawn, spawn_closed};
 pub use table::Table;
-pub use upstream::{Dial, Io, Upstream, UpstreamLimits};
+pub use upstream::{Dial, Io, Reach, Upstream, UpstreamLimits};

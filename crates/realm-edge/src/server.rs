@@ -20,7 +20,7 @@ use crate::answer::Edge;
 use crate::aside::{Allowance, Answers};
 use crate::config::Config;
 use crate::connection::{Connection, Order};
-use crate::fastcgi::{self, Accepted, FastCgi, FastCgiAddress, Listener};
+use crate::fastcgi::{self, Accepted, Bound, FastCgi, FastCgiAddress, Listener};
 use crate::observe::Observer;
 use crate::ports::{self, Port, PortTrouble, Ports};
 use crate::refusal;
@@ -141,13 +141,13 @@ pub async fn spawn_closed(
                 .map_err(|source| EdgeError::Listen { address, source })
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let fronts = config
+    let bound = config
         .fastcgi
         .listen
         .iter()
         .map(|wanted| {
-            Listener::bind(wanted, &[], limits.backlog)
-                .and_then(|listener| Ok((listener.address()?, listener)))
+            Bound::new(wanted, &[], limits.backlog)
+                .and_then(|bound| Ok((bound.address()?, bound)))
                 .map_err(|source| EdgeError::FastCgi {
                     address: wanted.address(),
                     source,
@@ -158,6 +158,22 @@ pub async fn spawn_closed(
         count: config.workers,
         source,
     })?;
+    let mut fronts = Vec::new();
+    let mut fastcgi_addresses = Vec::new();
+    for (address, bound) in bound {
+        let bound = Arc::new(bound);
+        for worker in 0..workers.count() {
+            let runtime = workers.seat_at(worker).runtime.clone();
+            let listener = bound
+                .listener(&runtime)
+                .map_err(|source| EdgeError::FastCgi {
+                    address: address.clone(),
+                    source,
+                })?;
+            fronts.push((Door::FastCgi(listener, worker, Arc::clone(&bound)), runtime));
+        }
+        fastcgi_addresses.push(address);
+    }
     let registry = Arc::new(Registry::new(&limits));
     let shared = Arc::new(Shared {
         edge: Arc::new(Edge {
@@ -173,7 +189,7 @@ pub async fn spawn_closed(
         registry,
         workers,
         addresses: listeners.iter().map(|(address, _)| *address).collect(),
-        fastcgi_addresses: fronts.iter().map(|(address, _)| address.clone()).collect(),
+        fastcgi_addresses,
         fastcgi: config.fastcgi,
         open: CancellationToken::new(),
         stop: CancellationToken::new(),
@@ -189,14 +205,14 @@ pub async fn spawn_closed(
         refused_fastcgi: Throttle::default(),
     });
     let http = Arc::new(Http::new(&shared.edge.limits, shared.tasks.clone()));
-    let doors = listeners.into_iter();
-    let doors = doors.map(|(_, listener)| Door::Http(listener, Arc::clone(&http)));
-    for door in doors.chain(
-        fronts
-            .into_iter()
-            .map(|(_, listener)| Door::FastCgi(listener)),
-    ) {
+    for (_, listener) in listeners {
+        let door = Door::Http(listener, Arc::clone(&http));
         shared.listeners.spawn(accept(Arc::clone(&shared), door));
+    }
+    for (door, runtime) in fronts {
+        shared
+            .listeners
+            .spawn_on(accept(Arc::clone(&shared), door), &runtime);
     }
     shared.listeners.close();
     tokio::spawn(sweep(Arc::clone(&shared)));
@@ -435,7 +451,12 @@ async fn sweep(shared: Arc<Shared>) {
 /// Where somebody may connect.
 enum Door {
     Http(TcpListener, Arc<Http>),
-    FastCgi(Listener),
+    /// At one of the workers, which serves who comes; the socket goes with the last of them.
+    FastCgi(
+        Listener,
+        usize,
+        #[expect(dead_code, reason = "it is kept open")] Arc<Bound>,
+    ),
 }
 
 impl Door {
@@ -446,7 +467,9 @@ impl Door {
                 let (stream, peer) = listener.accept().await?;
                 begin(shared, http, stream, peer);
             }
-            Self::FastCgi(listener) => begin_fastcgi(shared, listener.accept().await?),
+            Self::FastCgi(listener, worker, _) => {
+                begin_fastcgi(shared, *worker, listener.accept().await?);
+            }
         }
         Ok(())
     }
@@ -530,7 +553,7 @@ fn begin(shared: &Arc<Shared>, http: &Arc<Http>, stream: TcpStream, peer: Socket
     shared.tasks.spawn_on(serving, &runtime);
 }
 
-fn begin_fastcgi(shared: &Shared, accepted: Accepted) {
+fn begin_fastcgi(shared: &Shared, worker: usize, accepted: Accepted) {
     let peer = accepted.peer();
     if !accepted.may_ask(&shared.fastcgi.allow) {
         if let Some(count) = shared.refused_fastcgi.count(Instant::now()) {
@@ -541,11 +564,13 @@ fn begin_fastcgi(shared: &Shared, accepted: Accepted) {
     let Some((connection, place)) = shared.enter_fastcgi(peer) else {
         return;
     };
-    let seat = shared.workers.seat();
-    let Ok(stream) = accepted.moved_to(&seat.runtime) else {
-        return;
-    };
-    shared.spawn_fastcgi(stream, shared.fastcgi.limits, connection, place, seat);
+    let (limits, seat) = (shared.fastcgi.limits, shared.workers.seat_at(worker));
+    match accepted {
+        Accepted::Tcp(stream, _) => {
+            shared.spawn_fastcgi(stream, limits, connection, place, seat);
+        }
+        Accepted::Unix(stream) => shared.spawn_fastcgi(stream, limits, connection, place, seat),
+    }
 }
 
 /// Tells a client that there are too many, as far as that goes without waiting for it.

@@ -73,16 +73,32 @@ impl Workers {
             .map(|offset| &self.workers[(first + offset) % count])
             .min_by_key(|worker| worker.connections.load(Relaxed))
             .expect("there is one at least");
-        worker.connections.fetch_add(1, Relaxed);
-        Seat {
-            runtime: worker.runtime.clone(),
-            connections: Arc::clone(&worker.connections),
-        }
+        worker.seat()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// A seat at this worker.
+    pub(crate) fn seat_at(&self, index: usize) -> Seat {
+        self.workers[index].seat()
     }
 
     /// Ends the threads, and what still runs there.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
+    }
+}
+
+impl Worker {
+    fn seat(&self) -> Seat {
+        self.connections.fetch_add(1, Relaxed);
+        Seat {
+            runtime: self.runtime.clone(),
+            connections: Arc::clone(&self.connections),
+        }
     }
 }
 

@@ -25,6 +25,8 @@ codes! {
     BAD_VALUE = "bad-value", "error", "a text is not of the form that was expected";
     BAD_KEY = "bad-key", "error", "not an Ed25519 public key";
     BAD_SOURCE = "bad-source", "error", "not a source";
+    BAD_UPSTREAM = "bad-upstream", "error", "not an upstream, or not what belongs to one";
+    UPSTREAM_MISMATCH = "upstream-mismatch", "error", "a key that has no place beside `upstream`, or none without it";
     PIN_REQUIRED = "pin-required", "error", "a source over http or https carries no digest";
     UNKNOWN_WORLD = "unknown-world", "error", "a world that realm does not run";
     SERVE_MISMATCH = "serve-mismatch", "error", "how it runs does not fit its world, a route, or another key";

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::{ComponentSpec, Mode};
+use crate::upstream::Upstream;
 
 /// The clocks a guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -179,14 +180,19 @@ impl Capability {
             OutboundHost::Below(_) | OutboundHost::Name(_) => false,
         };
         let alone = match spec.mode() {
-            Mode::Answers | Mode::Server => false,
+            Mode::Answers | Mode::Server | Mode::Upstream => false,
             Mode::Service | Mode::Once | Mode::Scheduled => true,
         };
         let rules = allowed_outbound;
+        let to_http = spec.upstream().is_some_and(Upstream::is_http);
+        let to_fastcgi = spec.upstream().is_some_and(|upstream| !upstream.is_http());
         [
-            (Self::OutboundHttp, rules.iter().any(http)),
-            (Self::Sockets, !rules.iter().all(http)),
-            (Self::PrivateNetwork, rules.iter().any(private)),
+            (Self::OutboundHttp, rules.iter().any(http) || to_http),
+            (Self::Sockets, !rules.iter().all(http) || to_fastcgi),
+            (
+                Self::PrivateNetwork,
+                rules.iter().any(private) || spec.upstream().is_some(),
+            ),
             (Self::Env, !env.is_empty()),
             (Self::Dirs, !dirs.is_empty()),
             (Self::DirsWrite, dirs.iter().any(|dir| dir.writable)),

@@ -33,6 +33,7 @@ pub mod grants;
 pub mod limits;
 pub mod route;
 pub mod schedule;
+pub mod upstream;
 
 pub mod address;
 pub mod join;

@@ -21,13 +21,14 @@ use crate::manifest::{
 };
 use crate::name::NodeName;
 use crate::section::Section;
+use crate::upstream::{Allowed, NotARule};
 pub use fastcgi::{
     FASTCGI_REQUESTS_MAX, FastCgiAddress, FastCgiSettings, PARAMS_BYTES_MAX, PARAMS_MAX,
 };
 pub use keys::SECTIONS;
 use keys::{
     CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET, SOURCES,
-    USER,
+    UPSTREAMS, USER,
 };
 
 /// A `node.toml` larger than this is refused before it is parsed: an honest one has a few lines.
@@ -66,6 +67,16 @@ pub struct NodeConfig {
     pub p2p: Peering,
     /// Whom the node asks for the bytes of components, beside its peers.
     pub sources: SourceSettings,
+    /// Services beside realm to which requests may be passed on.
+    pub upstreams: UpstreamPolicy,
+}
+
+/// To which services a node passes requests on at most.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamPolicy {
+    /// Sockets and addresses; empty: none.
+    pub allow: Vec<Allowed>,
 }
 
 /// Whom a machine asks for the bytes of `registry:`, `s3:` and `ipfs:` sources, and as whom.
@@ -281,6 +292,7 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
         trusted_proxies: without_places(proxies),
         p2p: read_peering(report, &root),
         sources: read_sources(report, &root),
+        upstreams: read_upstreams(report, &root),
     }
 }
 
@@ -424,6 +436,19 @@ fn read_sources(report: &mut Report<'_>, root: &Fields<'_, '_>) -> SourceSetting
     settings.registries_without_tls =
         without_duplicates(report, "registries_without_tls", registries);
     settings
+}
+
+fn read_upstreams(report: &mut Report<'_>, root: &Fields<'_, '_>) -> UpstreamPolicy {
+    let Some(upstreams) = section(report, root, "upstreams", &UPSTREAMS) else {
+        return UpstreamPolicy::default();
+    };
+    let allow = upstreams.texts(report, "allow", |text| {
+        text.parse()
+            .map_err(|NotARule| bad(text, NotARule::EXPECTED))
+    });
+    UpstreamPolicy {
+        allow: without_duplicates(report, "allow", allow),
+    }
 }
 
 fn endpoint(text: &str) -> Result<String, ValueError> {

@@ -32,6 +32,8 @@ pub struct Key {
 pub enum Absent {
     /// That is an error.
     Refused,
+    /// That is an error where the key of this name is absent as well.
+    Or(&'static str),
     /// This number.
     Number(u64),
     /// This text, or this word for a value, e.g. `false`.
@@ -109,7 +111,7 @@ impl Section {
     pub(crate) fn default_of(&self, name: &str) -> u64 {
         match self.key(name).map(|key| key.absent) {
             Some(Absent::Number(number)) => number,
-            Some(Absent::Refused | Absent::Word(_) | Absent::Means(_)) | None => 0,
+            Some(Absent::Refused | Absent::Or(_) | Absent::Word(_) | Absent::Means(_)) | None => 0,
         }
     }
 }

@@ -96,6 +96,7 @@ fn sections(sections: &[&Section]) -> String {
         for key in section.keys {
             let absent = match key.absent {
                 Absent::Refused => "**must be there**".to_owned(),
+                Absent::Or(other) => format!("`{other}` must be there"),
                 Absent::Number(number) => format!("`{}`", grouped(number)),
                 Absent::Word(word) => format!("`{word}`"),
                 Absent::Means(words) => words.to_owned(),

@@ -49,6 +49,7 @@ mod page;
 mod places;
 mod remote;
 mod traffic;
+mod upstream;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

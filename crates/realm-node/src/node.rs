@@ -167,6 +167,7 @@ impl Prepared {
                 jobs,
                 peers: peers.clone(),
                 origins: Origins::new(&config.node.sources, |name| std::env::var(name).ok()),
+                allowed: config.node.upstreams.allow.clone(),
                 events: events.clone(),
                 clock,
             }),

@@ -11,6 +11,7 @@ use realm_host::{
 use realm_model::limits::Limits;
 use realm_model::manifest::{HealthCheck, Mode};
 use realm_model::observed::ReplicaId;
+use realm_model::upstream::Allowed;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::with_causes;
@@ -18,6 +19,7 @@ use crate::event::StepFailure;
 use crate::executor::{self, Running, Tenure};
 use crate::rings::Ring;
 use crate::run::{self, Begun, Ports};
+use crate::upstream::{self, Service};
 
 /// A first probe may take this long even if the health check's own timeout is shorter: the first
 /// instance of a component touches its pages for the first time.
@@ -31,6 +33,8 @@ pub(crate) struct Start {
     pub(crate) meter: Arc<Meter>,
     pub(crate) running: Arc<Running>,
     pub(crate) ports: Ports,
+    /// Services that the machine's operator allows.
+    pub(crate) allowed: Arc<[Allowed]>,
     pub(crate) id: ReplicaId,
     /// Of a singleton: until when it may run.
     pub(crate) tenure: Option<Tenure>,
@@ -44,6 +48,8 @@ pub(crate) enum Started {
     Answers(Replica),
     /// A program that runs by itself.
     Runs(Begun),
+    /// A service beside realm.
+    Passes(Service),
 }
 
 impl Start {
@@ -56,6 +62,12 @@ impl Start {
         executor::gone(&self.before).await;
         match self.running.spec.mode() {
             Mode::Answers => self.replica().await.map(Started::Answers),
+            Mode::Upstream => {
+                let (spec, allowed) = (&self.running.spec, Arc::clone(&self.allowed));
+                let ring = Arc::clone(&self.ring);
+                let service = upstream::start(spec, allowed, ring, self.id.slot).await?;
+                Ok(Started::Passes(service))
+            }
             Mode::Server | Mode::Service | Mode::Once | Mode::Scheduled => {
                 let program = self.program().await?;
                 drop(turn);

@@ -158,7 +158,7 @@ pub(crate) async fn start(
 ) -> Result<Begun, StepFailure> {
     let port = match spec.mode() {
         Mode::Server => Some(ports.take(spec.listen).await?),
-        Mode::Answers | Mode::Service | Mode::Once | Mode::Scheduled => None,
+        Mode::Answers | Mode::Upstream | Mode::Service | Mode::Once | Mode::Scheduled => None,
     };
     let upstream = port
         .as_ref()

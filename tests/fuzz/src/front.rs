@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
+use realm_edge::fastcgi::{FastCgi, FastCgiAddress, Listen};
 use realm_edge::{Answered, Backend, Body, BoxFuture, CallError, Config, Observer, Table};
+use realm_model::block::Block;
 use realm_model::name::ComponentName;
 use realm_model::route::{PathPattern, Route};
 use tokio::runtime::Runtime;
@@ -23,16 +25,21 @@ const PREFACE: &[u8] = b"PRI ";
 const GOOD: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 /// An edge that lives as long as the process.
-struct Edge {
+pub(crate) struct Edge {
     address: SocketAddr,
+    pub(crate) fastcgi: SocketAddr,
     _runtime: Runtime,
     _handle: realm_edge::Handle,
 }
 
+pub(crate) fn edge() -> &'static Edge {
+    static EDGE: OnceLock<Edge> = OnceLock::new();
+    EDGE.get_or_init(start)
+}
+
 /// One connection that sends these bytes and no more.
 pub fn http_front(bytes: &[u8]) {
-    static EDGE: OnceLock<Edge> = OnceLock::new();
-    let edge = EDGE.get_or_init(start);
+    let edge = edge();
     let answer = exchange(edge.address, bytes, true);
     let is_http1 = answer.starts_with(b"HTTP/1.");
     // The other thing an edge may say: its settings, to who begins as HTTP/2 does.
@@ -44,7 +51,7 @@ pub fn http_front(bytes: &[u8]) {
 }
 
 /// `ends`: nothing comes after these bytes, and a server may stop answering for that.
-fn exchange(address: SocketAddr, bytes: &[u8], ends: bool) -> Vec<u8> {
+pub(crate) fn exchange(address: SocketAddr, bytes: &[u8], ends: bool) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("settable");
     // No connection is left waiting in the system: thousands come one after the other.
@@ -76,6 +83,11 @@ fn start() -> Edge {
         .expect("a thread");
     let config = Config {
         listen: vec!["127.0.0.1:0".parse().expect("an address")],
+        fastcgi: FastCgi {
+            listen: vec![Listen::Tcp("127.0.0.1:0".parse().expect("an address"))],
+            allow: vec![Block::of(Ipv4Addr::LOCALHOST.into())],
+            ..FastCgi::default()
+        },
         ..Config::default()
     };
     let handle = runtime
@@ -91,8 +103,12 @@ fn start() -> Edge {
     let backends: BTreeMap<_, Vec<Arc<dyn Backend>>> =
         BTreeMap::from([(name, vec![Arc::new(Reader) as Arc<dyn Backend>])]);
     handle.set_table(Table::new(vec![route], backends));
+    let FastCgiAddress::Tcp(fastcgi) = handle.fastcgi_addresses()[0].clone() else {
+        unreachable!("it is a port");
+    };
     Edge {
         address: handle.addresses()[0],
+        fastcgi,
         _runtime: runtime,
         _handle: handle,
     }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod fastcgi;
 mod front;
 
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use realm_model::ticket::Ticket;
 use realm_store::files::RealFiles;
 use realm_store::log::Log;
 
+pub use fastcgi::{fastcgi_events, fastcgi_front};
 pub use front::http_front;
 #[cfg(feature = "cgi")]
 pub use realm_host::fuzzing::cgi_output;
@@ -161,6 +163,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             "bm-01:443",
             "realm-ticket:ULFUJSja9eBGFS78KXYqF22hS374qSokerc2DWL81nDFnG3eXbPyfN1DHfYVVCc8uCwePrzRDnY2RUyMCvLpNdt6LdMgweNc14BRwcUv5t1dUAa2NVm3fewZosti4dQTyvqDVowdUa4Shy17oppFGbePrY4psF6ep9UTrXHS",
         ],
+        "fastcgi_events" => return fastcgi::seeds(true),
+        "fastcgi_front" => return fastcgi::seeds(false),
         "join_message" => return messages(),
         "entry" => return entries(),
         "log_file" => return vec![log_of_one()],
@@ -275,6 +279,16 @@ mod tests {
         }
 
         #[test]
+        fn any_fastcgi_events(bytes in given("fastcgi_events")) {
+            fastcgi_events(&bytes);
+        }
+
+        #[test]
+        fn any_fastcgi_front(bytes in given("fastcgi_front")) {
+            fastcgi_front(&bytes);
+        }
+
+        #[test]
         fn any_http_front(bytes in given("http_front")) {
             http_front(&bytes);
         }
@@ -294,6 +308,8 @@ mod tests {
         all("invitation", invitation);
         all("cgi_output", cgi_output);
         all("allow_list", allow_list);
+        all("fastcgi_events", fastcgi_events);
+        all("fastcgi_front", fastcgi_front);
         all("http_front", http_front);
     }
 }

@@ -14,6 +14,7 @@ use realm_model::manifest::{
 use realm_model::name::ComponentName;
 
 use realm_model::digest::Digest;
+use realm_model::upstream::{Scripts, Speaks};
 
 use super::Subject;
 
@@ -166,8 +167,21 @@ fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
     } = spec;
     let mut keys = Keys::new();
     let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
-    set("source", given(quoted(source_text(source))));
-    if let Some(Pin { digest, size }) = pin {
+    let upstream = spec.upstream();
+    if let Some(upstream) = upstream {
+        set("upstream", given(quoted(upstream.to_string())));
+        if let Speaks::FastCgi(scripts) = &upstream.speaks {
+            let Scripts { root, split, index } = scripts;
+            set("root", given(quoted(root)));
+            set("split", or_default(split, &".php".to_owned()));
+            set("index", or_default(index, &"index.php".to_owned()));
+        }
+        set("keep_connections", given(upstream.keep));
+    } else {
+        set("source", given(quoted(source_text(source))));
+    }
+    // What stands for the bytes of an upstream in the lock says nothing that its address does not.
+    if let Some(Pin { digest, size }) = pin.filter(|_| upstream.is_none()) {
         // In full: what is compared is this text, and a short form could be met on purpose.
         set("pin", given(format!("{digest} ({size} bytes)")));
     }
@@ -336,6 +350,7 @@ fn source_text(source: &Source) -> String {
         Source::Registry(source) => pinned(source, source.digest),
         Source::S3(source) => pinned(source, source.digest),
         Source::Ipfs(source) => pinned(source, source.digest),
+        Source::Upstream(upstream) => upstream.to_string(),
         Source::Later {
             location, digest, ..
         } => pinned(location, *digest),

@@ -174,6 +174,12 @@ mod tests {
             check(&text, &fit, Err((code, part)));
         }
         check(ORDERS, &lock(7, &[]), Err((unfit, "no pin of `orders`")));
+        let upstream = "[components.orders]\nupstream = \"http://127.0.0.1:3000\"\n";
+        let of = |address: &str| lock(7, &[("orders", &format!("realm upstream 1\n{address}"))]);
+        check(upstream, &of("http://127.0.0.1:3000"), Ok(()));
+        let other = (RefusalCode::DigestMismatch, "realm.lock sha");
+        check(upstream, &of("http://127.0.0.1:3001"), Err(other));
+        check(upstream, &fit, Err(other));
         let surplus = lock(7, &[("orders", "1"), ("auth", "1")]);
         check(ORDERS, &surplus, Err((unfit, "pins `auth`, which")));
     }

@@ -41,7 +41,12 @@ pub(super) fn decide(scene: &Scene<'_>, wanted: &Wanted<'_>) -> Rollout {
             times.run
         }
         (
-            Mode::Scheduled | Mode::Once | Mode::Answers | Mode::Server | Mode::Service,
+            Mode::Scheduled
+            | Mode::Once
+            | Mode::Answers
+            | Mode::Server
+            | Mode::Upstream
+            | Mode::Service,
             Some(_) | None,
         ) => state.is_none_or(|state| is_due(state, scene.now)),
     };

@@ -77,7 +77,10 @@ pub(super) fn report(
         // Stand-ins in surplus slots are no more than wanted.
         healthy: number(healthy(true) + as_good_as_healthy(scene)).min(wanted),
         old: number(healthy(false)),
-        digest: scene.wanted.map(|wanted| wanted.pin.digest),
+        digest: scene
+            .wanted
+            .filter(|wanted| wanted.spec.upstream().is_none())
+            .map(|wanted| wanted.pin.digest),
         waiting_on,
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
         return turns;
     };
     // Runs take no turns: they end by themselves.
-    if !matches!(wanted.mode(), Mode::Answers | Mode::Server) {
+    if !matches!(wanted.mode(), Mode::Answers | Mode::Server | Mode::Upstream) {
         return turns;
     }
     let upkeep = placed.upkeep;

@@ -89,7 +89,7 @@ pub fn explain(
         current,
         unplaced: explained.unplaced,
         version: scene.version,
-        digest: looked.desired.pin(component).map(|pin| pin.digest),
+        digest: looked.desired.digest(component),
         routes: scene.routes(),
         alarms: scene.alarms(&nodes),
         nodes,

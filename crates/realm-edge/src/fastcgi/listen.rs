@@ -3,13 +3,12 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 
 use realm_model::block::Block;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Handle as Runtime;
 
@@ -72,11 +71,18 @@ impl Listen {
     }
 }
 
-/// A socket that is listened on.
+/// A socket that is bound.
+#[derive(Debug)]
+pub(crate) enum Bound {
+    Tcp(StdTcpListener),
+    Unix(StdUnixListener, File),
+}
+
+/// A socket on which one thread accepts.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, File),
+    Unix(UnixListener),
 }
 
 /// Somebody who connected.
@@ -86,22 +92,18 @@ pub(crate) enum Accepted {
     Unix(UnixStream),
 }
 
-impl Listener {
-    /// Needs the runtime.
-    pub(crate) fn bind(listen: &Listen, all: &[SocketAddr], backlog: u32) -> io::Result<Self> {
+impl Bound {
+    pub(crate) fn new(listen: &Listen, all: &[SocketAddr], backlog: u32) -> io::Result<Self> {
         match listen {
-            Listen::Tcp(address) => {
-                let listener = server::listen(*address, all, backlog)?;
-                TcpListener::from_std(listener).map(Self::Tcp)
-            }
+            Listen::Tcp(address) => server::listen(*address, all, backlog).map(Self::Tcp),
             Listen::Unix { path, mode, group } => {
                 let listener = bind_unix(path, *mode, *group)?;
+                let file = File::of(path)?;
                 listener.set_nonblocking(true)?;
                 // The standard library asks for a queue of 128.
                 let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
                 socket2::SockRef::from(&listener).listen(backlog)?;
-                let file = File::of(path)?;
-                Ok(Self::Unix(UnixListener::from_std(listener)?, file))
+                Ok(Self::Unix(listener, file))
             }
         }
     }
@@ -113,24 +115,35 @@ impl Listener {
         }
     }
 
+    /// For one more thread that accepts. Most web servers make a connection for each request: it is served
+    /// where it is accepted, and wakes nobody else.
+    pub(crate) fn listener(&self, runtime: &Runtime) -> io::Result<Listener> {
+        let _thread = runtime.enter();
+        match self {
+            Self::Tcp(listener) => TcpListener::from_std(listener.try_clone()?).map(Listener::Tcp),
+            Self::Unix(listener, _) => {
+                UnixListener::from_std(listener.try_clone()?).map(Listener::Unix)
+            }
+        }
+    }
+}
+
+impl Listener {
     pub(crate) async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
+                // Answers are written whole; waiting to fill packets only delays them.
+                let _ = stream.set_nodelay(true);
                 Ok(Accepted::Tcp(stream, peer))
             }
-            Self::Unix(listener, _) => listener
+            Self::Unix(listener) => listener
                 .accept()
                 .await
                 .map(|(stream, _)| Accepted::Unix(stream)),
         }
     }
 }
-
-/// Both kinds of connections.
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Accepted {
     /// Who is there: over a Unix socket this machine.
@@ -145,24 +158,6 @@ impl Accepted {
         match self {
             Self::Tcp(_, peer) => allow.iter().any(|block| block.contains(peer.ip())),
             Self::Unix(_) => true,
-        }
-    }
-
-    /// Leaves the reactor of the listener for that of `runtime`.
-    pub(crate) fn moved_to(self, runtime: &Runtime) -> io::Result<Box<dyn Stream>> {
-        match self {
-            Self::Tcp(stream, _) => {
-                // Answers are written whole; waiting to fill packets only delays them.
-                stream.set_nodelay(true)?;
-                let stream = stream.into_std()?;
-                let _worker = runtime.enter();
-                Ok(Box::new(TcpStream::from_std(stream)?))
-            }
-            Self::Unix(stream) => {
-                let stream = stream.into_std()?;
-                let _worker = runtime.enter();
-                Ok(Box::new(UnixStream::from_std(stream)?))
-            }
         }
     }
 }
@@ -263,14 +258,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("fastcgi.sock");
         for mode in [0o660, 0o606] {
-            let listener = Listener::bind(&unix(&path, mode), &[], 16).expect("it listens");
+            let bound = Bound::new(&unix(&path, mode), &[], 16).expect("it listens");
             assert_eq!(mode_of(&path), mode);
+            let listener = bound.listener(&Runtime::current()).expect("a thread");
             let (client, server) = tokio::join!(UnixStream::connect(&path), listener.accept());
             client.expect("it is there");
             assert!(server.expect("somebody").may_ask(&[]));
             let names = std::fs::read_dir(folder.path()).expect("a folder");
             assert_eq!(names.count(), 1);
-            drop(listener);
+            drop((bound, listener));
             assert!(!path.exists());
         }
     }
@@ -281,12 +277,12 @@ mod tests {
         let path = folder.path().join("s");
         // As a process leaves it that was killed.
         drop(StdUnixListener::bind(&path).expect("it listens"));
-        let first = Listener::bind(&unix(&path, 0o600), &[], 16).expect("it is replaced");
-        let second = Listener::bind(&unix(&path, 0o600), &[], 16).expect_err("it is in use");
+        let first = Bound::new(&unix(&path, 0o600), &[], 16).expect("it is replaced");
+        let second = Bound::new(&unix(&path, 0o600), &[], 16).expect_err("it is in use");
         assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
         std::fs::remove_file(&path).expect("it was there");
         std::fs::write(&path, "mine").expect("a file");
-        let third = Listener::bind(&unix(&path, 0o600), &[], 16).expect_err("a file");
+        let third = Bound::new(&unix(&path, 0o600), &[], 16).expect_err("a file");
         assert_eq!(third.kind(), io::ErrorKind::AlreadyExists);
         // Nor is what came to its place removed with it.
         drop(first);

@@ -5,6 +5,7 @@
 //! each thing that a peer can make more of has a limit, and the same bytes give the same events however
 //! they are cut.
 
+mod client;
 mod decode;
 mod listen;
 mod log;
@@ -18,8 +19,9 @@ mod tests;
 
 use bytes::{Bytes, BytesMut};
 
+pub use client::{Application, Remarks};
 pub use decode::Decoder;
-pub(crate) use listen::{Accepted, Listener};
+pub(crate) use listen::{Accepted, Bound, Listener};
 pub use listen::{FastCgi, FastCgiAddress, Listen};
 pub use log::GuestLog;
 pub use params::{BadParams, Params};

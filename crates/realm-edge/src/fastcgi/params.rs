@@ -5,6 +5,9 @@ use bytes::{BufMut as _, BytesMut};
 
 use super::ParamsLimits;
 
+/// Bytes of a short pair: those of nginx have thirty on average.
+const PAIR_BYTES: usize = 20;
+
 /// The parameters of a request, in the order in which they came.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Params {
@@ -99,6 +102,9 @@ impl Reader {
         mut bytes: &[u8],
         limits: &ParamsLimits,
     ) -> Result<(), BadParams> {
+        // No more than came, and not pair by pair.
+        self.params.bytes.reserve(bytes.len());
+        self.params.ends.reserve(bytes.len() / PAIR_BYTES);
         while !bytes.is_empty() {
             match self.state {
                 State::Length { came, count, name } => {

@@ -157,8 +157,8 @@ impl Served {
         let connection = Arc::clone(&self.connection);
         let mut input = BytesMut::new();
         loop {
-            while let Some(event) = self.decoder.next(&mut input).map_err(io::Error::other)? {
-                self.take(event).await?;
+            while let Some(event) = self.next(&mut input)? {
+                self.take(event, &mut input).await?;
             }
             let is_idle = self.decoder.active() == 0;
             if is_idle && input.is_empty() && self.decoder.is_between_records() {
@@ -197,9 +197,17 @@ impl Served {
         }
     }
 
+    fn next(&mut self, input: &mut BytesMut) -> io::Result<Option<Event>> {
+        self.decoder.next(input).map_err(io::Error::other)
+    }
+
     async fn ended(&mut self, ended: Option<Joined>) -> io::Result<()> {
         let Some(ended) = ended else { return Ok(()) };
         let (id, ended) = ended.map_err(io::Error::other)?;
+        self.end(id, ended).await
+    }
+
+    async fn end(&mut self, id: u16, ended: Ended) -> io::Result<()> {
         let under = self.requests.remove(&id);
         self.decoder.ended(id);
         self.connection.end_request();
@@ -223,9 +231,18 @@ impl Served {
         }
     }
 
-    async fn take(&mut self, event: Event) -> io::Result<()> {
+    async fn take(&mut self, event: Event, input: &mut BytesMut) -> io::Result<()> {
         match event {
-            Event::Request { id, role, params } => self.begin(id, role, &params).await,
+            Event::Request { id, role, params } => {
+                // Most requests have no body, and its end came with them.
+                let after = self.next(input)?;
+                let is_over = after == Some(Event::StdinEnd { id });
+                self.begin(id, role, &params, is_over).await?;
+                match after {
+                    Some(after) if !is_over => Box::pin(self.take(after, input)).await,
+                    Some(_) | None => Ok(()),
+                }
+            }
             Event::Bad { id, reason } => {
                 let (status, why) = match reason {
                     BadParams::TooLarge | BadParams::TooMany | BadParams::LongName => (
@@ -271,15 +288,29 @@ impl Served {
         }
     }
 
-    async fn begin(&mut self, id: u16, role: Role, params: &Params) -> io::Result<()> {
+    async fn begin(
+        &mut self,
+        id: u16,
+        role: Role,
+        params: &Params,
+        is_over: bool,
+    ) -> io::Result<()> {
         let asked = match request::read(params, self.here) {
             Ok(asked) => asked,
             Err(why) => return self.refuse(id, why.status(), &why.to_string()).await,
         };
-        let (body, stdin) = match role {
-            Role::Responder => Stdin::new(asked.length),
+        let has_body = match role {
+            Role::Responder => !is_over || asked.length.is_some_and(|length| length > 0),
             // Whatever length the request of the client has, its body is not for who only lets it pass.
-            Role::Authorizer => Stdin::new(Some(0)),
+            Role::Authorizer => false,
+        };
+        let (body, stdin) = match has_body {
+            true => {
+                let (body, stdin) = Stdin::new(asked.length);
+                // What does not come any more is not waited for.
+                ((!is_over).then_some(body), stdin)
+            }
+            false => (None, Stdin::none()),
         };
         let Asked {
             request,
@@ -292,7 +323,7 @@ impl Served {
         let trusted = |address| edge.trusted_proxies.contains(&address);
         let connection = Arc::new(Connection::behind(client, scheme, vouched, trusted));
         let under = Under {
-            body: (role == Role::Responder).then_some(body),
+            body,
             connection: Arc::clone(&connection),
             is_aborted: false,
         };
@@ -306,9 +337,15 @@ impl Served {
             pieces: self.pieces.clone(),
             log,
         };
-        let answering = respond(edge, connection, request, answer);
-        self.tasks.spawn(async move { (id, answering.await) });
-        Ok(())
+        let mut answering = Box::pin(respond(edge, connection, request, answer));
+        // Here, before it gets a task of its own: most answer without waiting for anything.
+        match poll_fn(|context| Poll::Ready(answering.as_mut().poll(context))).await {
+            Poll::Ready(ended) => self.end(id, ended).await,
+            Poll::Pending => {
+                self.tasks.spawn(async move { (id, answering.await) });
+                Ok(())
+            }
+        }
     }
 
     /// Answers in a component's place.

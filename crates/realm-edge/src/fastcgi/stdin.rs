@@ -26,7 +26,8 @@ pub(super) type Sender = mpsc::Sender<Part>;
 /// A body, of which no more is read than was said.
 #[derive(Debug)]
 pub(crate) struct Stdin {
-    parts: mpsc::Receiver<Part>,
+    /// `None`: nothing comes.
+    parts: Option<mpsc::Receiver<Part>>,
     /// Bytes that are still to come; `None`: until the end.
     left: Option<u64>,
     is_over: bool,
@@ -37,11 +38,20 @@ impl Stdin {
     pub(super) fn new(length: Option<u64>) -> (Sender, Self) {
         let (sender, parts) = mpsc::channel(PARTS_MAX);
         let stdin = Self {
-            parts,
+            parts: Some(parts),
             left: length,
             is_over: length == Some(0),
         };
         (sender, stdin)
+    }
+
+    /// No body.
+    pub(super) const fn none() -> Self {
+        Self {
+            parts: None,
+            left: Some(0),
+            is_over: true,
+        }
     }
 
     fn take(&mut self, part: Option<Part>) -> Option<io::Result<Bytes>> {
@@ -78,10 +88,11 @@ impl Body for Stdin {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.is_over {
+        let is_over = self.is_over;
+        let Some(parts) = self.parts.as_mut().filter(|_| !is_over) else {
             return Poll::Ready(None);
-        }
-        let polled = self.parts.poll_recv(context);
+        };
+        let polled = parts.poll_recv(context);
         polled.map(|part| {
             let taken = self.take(part);
             taken.map(|bytes| bytes.map(Frame::data))

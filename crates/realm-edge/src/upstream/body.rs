@@ -15,7 +15,7 @@ use super::{Place, request_too_large, wall_timeout};
 use crate::backend::{Body, BoxError};
 
 /// A request body that ends with an error where it gets too large.
-pub(super) struct RequestBody {
+pub(crate) struct RequestBody {
     body: Body,
     left: u64,
     fault: Fault,
@@ -23,16 +23,16 @@ pub(super) struct RequestBody {
 
 /// Whether a request body got too large.
 #[derive(Clone, Default)]
-pub(super) struct Fault(Arc<AtomicBool>);
+pub(crate) struct Fault(Arc<AtomicBool>);
 
 impl Fault {
-    pub(super) fn is_too_large(&self) -> bool {
+    pub(crate) fn is_too_large(&self) -> bool {
         self.0.load(Relaxed)
     }
 }
 
 impl RequestBody {
-    pub(super) fn new(body: Body, bytes_max: u64) -> Self {
+    pub(crate) fn new(body: Body, bytes_max: u64) -> Self {
         Self {
             body,
             left: bytes_max,
@@ -40,7 +40,7 @@ impl RequestBody {
         }
     }
 
-    pub(super) fn fault(&self) -> Fault {
+    pub(crate) fn fault(&self) -> Fault {
         self.fault.clone()
     }
 }

@@ -7,10 +7,12 @@
 
 mod body;
 mod pool;
+mod reach;
+mod room;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
@@ -20,20 +22,19 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::backend::{Backend, Body, BoxFuture, CallError, Connected, Server};
 use crate::request_body;
-use body::{ReplyBody, RequestBody};
-use pool::{CONNECT_TIMEOUT, Lease, Local, Pool};
+use body::ReplyBody;
+pub(crate) use body::RequestBody;
+use pool::{Lease, Local, Pool};
 
-pub(crate) use pool::{BUFFER_BYTES_MAX, Keep};
+pub(crate) use pool::{BUFFER_BYTES_MAX, CONNECT_TIMEOUT, Impatient, Keep};
 pub use pool::{Dial, Io};
+pub use reach::Reach;
+pub(crate) use room::{Place, Room};
 
-/// How long a request waits for room: longer than a burst takes, shorter than a balancer would take
-/// to try another replica. As for instances that answer requests.
-const WAIT_MAX: Duration = Duration::from_millis(250);
 /// A server that accepts connections one by one may be busy with one that is kept and silent. Longer
 /// than a quick answer takes, shorter than a person notices.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -69,9 +70,7 @@ struct Inner {
     address: Option<SocketAddr>,
     limits: UpstreamLimits,
     pool: Arc<Pool>,
-    slots: Arc<Semaphore>,
-    waiting: AtomicU32,
-    in_flight: Arc<AtomicU32>,
+    room: Room,
 }
 
 /// Why a server gave no answer.
@@ -110,22 +109,19 @@ impl Left {
     }
 }
 
-/// What one request holds to its end.
-pub(crate) struct Place {
-    in_flight: Arc<AtomicU32>,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Relaxed);
-    }
-}
-
 impl Upstream {
     /// A server at `address`; no connection is made yet.
     pub fn new(address: SocketAddr, limits: UpstreamLimits) -> Self {
         Self::make(Some(address), Box::new(Local(address)), KEEP, limits)
+    }
+
+    /// A service beside this process, of whose connections so many are kept.
+    pub fn at(reach: Reach, keep: u32, limits: UpstreamLimits) -> Self {
+        let keep = Keep {
+            idle_max: keep as usize,
+            ..KEEP
+        };
+        Self::make(None, Box::new(reach), keep, limits)
     }
 
     /// Whatever answers on such connections.
@@ -142,9 +138,7 @@ impl Upstream {
         Self(Arc::new(Inner {
             address,
             pool: Pool::new(dial, keep),
-            slots: Arc::new(Semaphore::new(limits.concurrency_max.max(1) as usize)),
-            waiting: AtomicU32::new(0),
-            in_flight: Arc::new(AtomicU32::new(0)),
+            room: Room::new(limits.concurrency_max),
             limits,
         }))
     }
@@ -200,25 +194,11 @@ impl Upstream {
 
     /// Requests that are not answered to their end.
     pub(crate) fn in_flight(&self) -> u32 {
-        self.0.in_flight.load(Relaxed)
+        self.0.room.in_flight()
     }
 
     async fn admit(&self) -> Option<Place> {
-        let inner = &*self.0;
-        let slot = match Arc::clone(&inner.slots).try_acquire_owned() {
-            Ok(slot) => slot,
-            Err(_) => {
-                // Counted before it is compared: two that come together cannot both be the last.
-                let _queued = Queued::enter(&inner.waiting, inner.limits.concurrency_max.max(1))?;
-                let slot = timeout(WAIT_MAX, Arc::clone(&inner.slots).acquire_owned());
-                slot.await.ok()?.ok()?
-            }
-        };
-        inner.in_flight.fetch_add(1, Relaxed);
-        Some(Place {
-            in_flight: Arc::clone(&inner.in_flight),
-            _slot: slot,
-        })
+        self.0.room.admit().await
     }
 
     async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
@@ -337,22 +317,6 @@ impl Backend for Upstream {
     }
 }
 
-/// One place in the queue.
-struct Queued<'a>(&'a AtomicU32);
-
-impl<'a> Queued<'a> {
-    fn enter(waiting: &'a AtomicU32, max: u32) -> Option<Self> {
-        let queued = Self(waiting);
-        (waiting.fetch_add(1, Relaxed) < max).then_some(queued)
-    }
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
 /// The head as a server of HTTP/1.1 expects it: a path, and one `Cookie`.
 fn head(parts: http::request::Parts) -> Result<Request<()>, CallError> {
     let path = parts.uri.path_and_query().cloned();
@@ -391,7 +355,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn announced(request: &Request<Body>) -> u64 {
+pub(crate) fn announced(request: &Request<Body>) -> u64 {
     let length = request.headers().get(CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     length.unwrap_or(0).max(request.body().size_hint().lower())
@@ -444,7 +408,7 @@ fn refused(code: &'static str, message: &'static str) -> CallError {
     CallError::new(StatusCode::BAD_REQUEST, code, message)
 }
 
-fn request_too_large() -> CallError {
+pub(crate) fn request_too_large() -> CallError {
     CallError::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "request-too-large",
@@ -452,7 +416,7 @@ fn request_too_large() -> CallError {
     )
 }
 
-fn wall_timeout() -> CallError {
+pub(crate) fn wall_timeout() -> CallError {
     CallError::new(
         StatusCode::GATEWAY_TIMEOUT,
         "wall-timeout",
@@ -460,7 +424,7 @@ fn wall_timeout() -> CallError {
     )
 }
 
-fn overloaded() -> CallError {
+pub(crate) fn overloaded() -> CallError {
     CallError {
         retry_after_s: Some(1),
         retryable: true,
@@ -472,7 +436,7 @@ fn overloaded() -> CallError {
     }
 }
 
-fn not_listening() -> CallError {
+pub(crate) fn not_listening() -> CallError {
     CallError {
         retry_after_s: Some(1),
         retryable: true,

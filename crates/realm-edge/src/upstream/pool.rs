@@ -61,7 +61,7 @@ impl Dial for Local {
 }
 
 /// Who is there answers at once, or is full.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After its answer a server may still read the rest of the request; nobody waits for it longer.
 const REST_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of an answer's head, and of what is buffered behind it.
@@ -179,7 +179,8 @@ impl Pool {
     }
 
     fn keep(&self, sender: SendRequest<RequestBody>, born: Instant) {
-        if self.impatient.load(Relaxed) > 0 || born.elapsed() > self.keep.life_max {
+        let none = self.keep.idle_max == 0;
+        if none || self.impatient.load(Relaxed) > 0 || born.elapsed() > self.keep.life_max {
             return;
         }
         let mut idle = self.lock();
@@ -219,10 +220,11 @@ impl Lease {
     }
 }
 
-struct Impatient<'a>(&'a AtomicU32);
+/// A request that waits longer than is usual.
+pub(crate) struct Impatient<'a>(&'a AtomicU32);
 
 impl<'a> Impatient<'a> {
-    fn enter(count: &'a AtomicU32) -> Self {
+    pub(crate) fn enter(count: &'a AtomicU32) -> Self {
         count.fetch_add(1, Relaxed);
         Self(count)
     }

@@ -13,40 +13,40 @@ use tokio::sync::mpsc;
 
 use crate::support::{Rig, backend, channel, data, mirror, named, request, soon, text, whole};
 
-const BEGIN: u8 = 1;
-const ABORT: u8 = 2;
-const END: u8 = 3;
-const PARAMS: u8 = 4;
-const STDIN: u8 = 5;
+pub(crate) const BEGIN: u8 = 1;
+pub(crate) const ABORT: u8 = 2;
+pub(crate) const END: u8 = 3;
+pub(crate) const PARAMS: u8 = 4;
+pub(crate) const STDIN: u8 = 5;
 /// No kind of record: so the edge ends an answer that broke off.
-const BROKEN: u8 = 0;
-const STDOUT: u8 = 6;
+pub(crate) const BROKEN: u8 = 0;
+pub(crate) const STDOUT: u8 = 6;
 
-const RESPONDER: u8 = 1;
-const AUTHORIZER: u8 = 2;
-const KEEP: u8 = 1;
+pub(crate) const RESPONDER: u8 = 1;
+pub(crate) const AUTHORIZER: u8 = 2;
+pub(crate) const KEEP: u8 = 1;
 
 /// A web server's end of a connection.
-struct Server(DuplexStream);
+pub(crate) struct Server(pub(crate) DuplexStream);
 
 /// What came of a request: its answer, and whether it was ended.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Came {
-    answer: String,
-    has_ended: bool,
+pub(crate) struct Came {
+    pub(crate) answer: String,
+    pub(crate) has_ended: bool,
     /// Whether what is no record stands in place of an end.
-    is_broken: bool,
+    pub(crate) is_broken: bool,
 }
 
 impl Server {
-    fn of(rig: &Rig) -> Self {
+    pub(crate) fn of(rig: &Rig) -> Self {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
         rig.handle.serve_fastcgi(far, Limits::default(), here);
         Self(near)
     }
 
-    async fn record(&mut self, kind: u8, id: u16, content: &[u8]) {
+    pub(crate) async fn record(&mut self, kind: u8, id: u16, content: &[u8]) {
         let [id_high, id_low] = id.to_be_bytes();
         let length = u16::try_from(content.len()).expect("short");
         let [high, low] = length.to_be_bytes();
@@ -55,7 +55,7 @@ impl Server {
         soon(self.0.write_all(&record)).await.expect("it is taken");
     }
 
-    async fn begin(&mut self, id: u16, role: u8, flags: u8, more: &[(&str, &str)]) {
+    pub(crate) async fn begin(&mut self, id: u16, role: u8, flags: u8, more: &[(&str, &str)]) {
         self.record(BEGIN, id, &[0, role, flags, 0, 0, 0, 0, 0])
             .await;
         let plain = [
@@ -74,7 +74,7 @@ impl Server {
         self.record(PARAMS, id, &[]).await;
     }
 
-    async fn body(&mut self, id: u16, bytes: &[u8]) {
+    pub(crate) async fn body(&mut self, id: u16, bytes: &[u8]) {
         for part in bytes.chunks(60_000) {
             self.record(STDIN, id, part).await;
         }
@@ -82,7 +82,7 @@ impl Server {
     }
 
     /// The next record: its kind, its request, its content. `None`: the connection ended.
-    async fn next(&mut self) -> Option<(u8, u16, Vec<u8>)> {
+    pub(crate) async fn next(&mut self) -> Option<(u8, u16, Vec<u8>)> {
         let mut head = [0; 8];
         soon(self.0.read_exact(&mut head)).await.ok()?;
         if head == [0; 8] {
@@ -99,7 +99,7 @@ impl Server {
     }
 
     /// All of one request, where no other one is under way.
-    async fn came(&mut self, id: u16) -> Came {
+    pub(crate) async fn came(&mut self, id: u16) -> Came {
         let mut came = Came::default();
         let mut answer = Vec::new();
         while let Some((kind, of, content)) = self.next().await {
@@ -121,7 +121,7 @@ impl Server {
         came
     }
 
-    async fn is_closed(&mut self) -> bool {
+    pub(crate) async fn is_closed(&mut self) -> bool {
         self.next().await.is_none()
     }
 }

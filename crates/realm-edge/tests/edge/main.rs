@@ -3,6 +3,7 @@
 //! Malformed things go through a raw `TcpStream`, the rest through hyper's client. Nothing sleeps:
 //! tests wait for what they expect, within a time that only a failure uses up.
 
+mod applications;
 mod backends;
 mod balance;
 mod bodies;
@@ -11,7 +12,9 @@ mod crowds;
 mod early;
 mod fastcgi;
 mod floods;
+mod fronts;
 mod hostile;
+mod liars;
 mod lifecycle;
 mod ports;
 mod requests;

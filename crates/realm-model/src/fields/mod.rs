@@ -13,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::codes;
 use crate::manifest::ValueError;
+use crate::manifest::keys::ROUTE;
 use crate::section::{Absent, Key, Kind, Section, grouped};
 
 pub(crate) use report::Report;
@@ -22,6 +23,13 @@ pub use words::nearest;
 /// Items of one list, and bytes of one string: no honest one comes near.
 pub(crate) const ITEMS_MAX: usize = 1_000;
 pub(crate) const TEXT_BYTES_MAX: usize = 64 * 1024;
+
+/// Keys that people look for in another table than the one that has them: its title, the key, and the way.
+const ELSEWHERE: [(&str, &str, &str); 1] = [(
+    ROUTE.title,
+    "upstream",
+    "an upstream is a component: write `[components.legacy]` with `upstream = …`, and `component = \"legacy\"` here",
+)];
 
 /// A string and its place.
 pub(crate) type Placed<T> = (T, Range<usize>);
@@ -267,7 +275,12 @@ impl<'d, 'i> Fields<'d, 'i> {
     ) -> Option<&'d Spanned<DeValue<'i>>> {
         let value = self.table.get(name);
         let key = self.key(name);
-        if value.is_none() && key.absent == Absent::Refused && !report.is_broken() {
+        let is_missed = match key.absent {
+            Absent::Refused => true,
+            Absent::Or(other) => !self.table.contains_key(other),
+            Absent::Number(_) | Absent::Word(_) | Absent::Means(_) => false,
+        };
+        if value.is_none() && is_missed && !report.is_broken() {
             report.error(
                 codes::MISSING_KEY,
                 self.place(),
@@ -295,7 +308,13 @@ impl<'d, 'i> Fields<'d, 'i> {
                 continue;
             }
             let names = self.section.keys.iter().map(|key| key.name);
-            let hint = match report.nearest(name, names.clone()) {
+            let elsewhere = ELSEWHERE
+                .iter()
+                .find(|(title, key, _)| *title == self.section.title && *key == name.as_ref())
+                .map(|(_, _, hint)| (*hint).to_owned());
+            let near = report.nearest(name, names.clone());
+            let hint = match near {
+                _ if elsewhere.is_some() => elsewhere.unwrap_or_default(),
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known here: {}", names.collect::<Vec<_>>().join(", ")),
             };

@@ -229,4 +229,34 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         "[routing]\na = []\n'tag:a' = []",
         &["unlisted-node 2:1", "unlisted-tag 3:1"],
     ),
+    (
+        "[components.a]\nupstream = 'https://a.example'\n[components.b]\nupstream = 'fastcgi:unix:/a'\nroot = 'www'\nsplit = 'php'\nindex = '../a'\n[components.c]\nupstream = 'http://c:1'\nhealth = 'export'",
+        &[
+            "bad-upstream 2:12 | reach it over `http://`, by a proxy on that machine that speaks TLS, or by a component with `allowed_outbound`",
+            "bad-upstream 5:8",
+            "bad-upstream 6:9 | write `split = \".php\"`",
+            "bad-upstream 7:9 | write `index = \"index.php\"`, or `\"/index.php\"` for all paths that name no script",
+            "serve-mismatch 10:1 | write `health = \"/healthz\"`, a path that it answers",
+        ],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\nupstream = 'http://a:1'\nroot = '/a'\nmemory_max_mb = 1\nserve = 'http'\nsecrets = []\nsingleton = true\n[components.b]\nsource = 'file:b'\nsplit = '.php'\nkeep_connections = 1\n[components.c]\nupstream = 'fastcgi://127.0.0.1:9000'",
+        &[
+            "upstream-mismatch 3:1 | keep one of them; two versions of an app (`NAME@LABEL`) may have one each",
+            "upstream-mismatch 4:1 | take it away",
+            "upstream-mismatch 5:1 | take it away: the service has its own settings",
+            "upstream-mismatch 6:1 | take it away: the service has its own settings",
+            "upstream-mismatch 7:1 | take it away: the service has its own settings",
+            "upstream-mismatch 8:1 | take it away: the service has its own settings",
+            "upstream-mismatch 11:1 | add `upstream`, or take it away",
+            "upstream-mismatch 12:1 | add `upstream`, or take it away",
+            "missing-key 13:13 | add `root = \"/srv/www\"`, the document root as the application sees it",
+        ],
+    ),
+    (
+        "[components.a]\nsource = 'file:a'\n[routing]\n'*' = [{ path = '/', component = 'a', upstream = 'fastcgi:unix:/a' }]",
+        &[
+            "unknown-key 4:39 | an upstream is a component: write `[components.legacy]` with `upstream = …`, and `component = \"legacy\"` here",
+        ],
+    ),
 ];

@@ -7,7 +7,7 @@ use toml::de::{DeString, DeValue};
 
 use super::value::{ValueError, plain_name, without_nul};
 use super::{ComponentSpec, HealthCheck, Probe, Serve, keys};
-use super::{dir, path, runs, source};
+use super::{dir, path, runs, source, upstreams};
 use crate::codes;
 use crate::fields::{Fields, Placed, Report, cut, text_of};
 use crate::grants::{ClockGrant, DirGrant, Grants};
@@ -22,6 +22,7 @@ pub(super) fn read(
 ) -> Option<ComponentSpec> {
     let fields = Fields::open(report, value, &keys::COMPONENT, name.span(), name.get_ref())?;
     let source = fields.text(report, "source", source::source);
+    let source = upstreams::read(report, &fields, source);
     let world = fields.text(report, "world", source::world);
     let runs = runs::read(report, &fields, world);
     let is_job = runs.serve == Some(Serve::Job);

@@ -149,8 +149,55 @@ pub static COMPONENT: Section = Section {
                 pattern: "^[A-Za-z][A-Za-z0-9]*:.+$",
                 example: "file:./build/orders.wasm",
             }),
-            absent: Absent::Refused,
+            absent: Absent::Or("upstream"),
             doc: "Where its bytes come from",
+        },
+        Key {
+            name: "upstream",
+            kind: Kind::Text(Form {
+                expected: "a service like `fastcgi:unix:/run/php/php-fpm.sock`, `fastcgi://127.0.0.1:9000`, `http://127.0.0.1:3000` or `http:unix:/run/app.sock`",
+                pattern: "^(fastcgi|http):.+$",
+                example: "fastcgi:unix:/run/php/php-fpm.sock",
+            }),
+            absent: Absent::Or("source"),
+            doc: "In place of `source`: a service beside realm that answers, as [below](#upstreams). The node's `node.toml` must allow it",
+        },
+        Key {
+            name: "root",
+            kind: Kind::Text(Form {
+                expected: "an absolute path of a folder",
+                pattern: "^/",
+                example: "/srv/www",
+            }),
+            absent: Absent::Means("with `upstream = \"fastcgi:…\"` it must be there"),
+            doc: "The document root of a FastCGI application, as that application sees it",
+        },
+        Key {
+            name: "split",
+            kind: Kind::Text(Form {
+                expected: "a `.` and letters and digits",
+                pattern: "^\\.[A-Za-z0-9]{1,15}$",
+                example: ".php",
+            }),
+            absent: Absent::Means("`.php`"),
+            doc: "What the name of a script of a FastCGI application ends in; what follows it in a path is `PATH_INFO`",
+        },
+        Key {
+            name: "index",
+            kind: Kind::Text(Form {
+                expected: "the name of a script",
+                pattern: "^.+$",
+                example: "index.php",
+            }),
+            absent: Absent::Means("`index.php`"),
+            doc: "The script of a FastCGI application for paths that name none, as [below](#upstreams)",
+        },
+        Key {
+            name: "keep_connections",
+            // Each may hold a process of the application.
+            kind: Kind::Integer { min: 0, max: 1_000 },
+            absent: Absent::Means("0 for FastCGI, 32 for HTTP"),
+            doc: "Connections to an upstream that are kept for the next request; to php-fpm each of them holds one of its processes",
         },
         Key {
             name: "world",

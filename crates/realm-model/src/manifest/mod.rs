@@ -16,6 +16,7 @@ mod runs;
 mod schema;
 mod source;
 mod upkeep;
+mod upstreams;
 mod value;
 mod weights;
 mod whole;
@@ -33,7 +34,7 @@ use serde::Serialize;
 pub use address::{Address, parse_address};
 pub(crate) use component::{without_duplicates, without_places};
 pub use dir::parse_dir;
-pub(crate) use host::dns_name;
+pub(crate) use host::{dns_name, ends_in_a_number};
 pub use origin::{IpfsSource, ObjectSource, RegistrySource, is_loopback};
 pub(crate) use origin::{check_endpoint, check_region, is_registry};
 pub(crate) use path::directory;
@@ -53,6 +54,7 @@ use crate::limits::Limits;
 use crate::name::{ComponentName, NodeName};
 use crate::route::{HostPattern, PathPattern};
 use crate::schedule::Schedule;
+use crate::upstream::Upstream;
 
 /// A manifest larger than this is refused before it is parsed: 200 bytes for each of
 /// [`COMPONENTS_MAX`] components and their routes.
@@ -137,6 +139,8 @@ pub enum Source {
     S3(ObjectSource),
     /// `ipfs://…`.
     Ipfs(IpfsSource),
+    /// No bytes: a service beside realm answers, as `upstream` says.
+    Upstream(Upstream),
     /// `p2p:`: understood, made by a later version.
     Later {
         /// `p2p`.
@@ -181,6 +185,8 @@ pub enum Mode {
     Answers,
     /// One long-running instance per replica, to which requests are passed on.
     Server,
+    /// Requests are passed on to a service beside realm.
+    Upstream,
     /// One long-running instance per replica, without requests.
     Service,
     /// A run to its end, once for each version.
@@ -273,6 +279,9 @@ impl RouteSpec {
 impl ComponentSpec {
     /// What the component is to a node.
     pub const fn mode(&self) -> Mode {
+        if self.upstream().is_some() {
+            return Mode::Upstream;
+        }
         match (self.serve, &self.schedule) {
             (Some(Serve::Http | Serve::Cgi) | None, _) => Mode::Answers,
             (Some(Serve::Socket), _) => Mode::Server,
@@ -281,13 +290,26 @@ impl ComponentSpec {
             (Some(Serve::Job), Some(_)) => Mode::Scheduled,
         }
     }
+
+    /// The service that answers in its place; `None`: it has bytes.
+    pub const fn upstream(&self) -> Option<&Upstream> {
+        match &self.source {
+            Source::Upstream(upstream) => Some(upstream),
+            Source::File { .. }
+            | Source::Http { .. }
+            | Source::Registry(_)
+            | Source::S3(_)
+            | Source::Ipfs(_)
+            | Source::Later { .. } => None,
+        }
+    }
 }
 
 impl Mode {
     /// Whether requests come to it, by routes.
     pub const fn takes_requests(self) -> bool {
         match self {
-            Self::Answers | Self::Server => true,
+            Self::Answers | Self::Server | Self::Upstream => true,
             Self::Service | Self::Once | Self::Scheduled => false,
         }
     }
@@ -296,20 +318,21 @@ impl Mode {
     pub const fn is_job(self) -> bool {
         match self {
             Self::Once | Self::Scheduled => true,
-            Self::Answers | Self::Server | Self::Service => false,
+            Self::Answers | Self::Server | Self::Upstream | Self::Service => false,
         }
     }
 }
 
 impl Source {
-    /// The digest that the source itself names.
-    pub const fn pinned(&self) -> Option<Digest> {
+    /// The digest that the source itself names; of an upstream, of its address.
+    pub fn pinned(&self) -> Option<Digest> {
         match self {
             Self::File { .. } => None,
             Self::Http { digest, .. } => Some(*digest),
             Self::Registry(source) => source.digest,
             Self::S3(source) => source.digest,
             Self::Ipfs(source) => source.digest,
+            Self::Upstream(upstream) => Some(upstream.pin()),
             Self::Later { digest, .. } => *digest,
         }
     }

@@ -328,7 +328,10 @@ mod tests {
             Source::Registry(source) => source.to_string(),
             Source::S3(source) => source.to_string(),
             Source::Ipfs(source) => source.to_string(),
-            Source::File { .. } | Source::Http { .. } | Source::Later { .. } => String::new(),
+            Source::File { .. }
+            | Source::Http { .. }
+            | Source::Upstream(_)
+            | Source::Later { .. } => String::new(),
         }
     }
 

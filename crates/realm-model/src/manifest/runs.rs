@@ -217,6 +217,12 @@ pub(super) fn check_health(report: &mut Report<'_>, fields: &Fields<'_, '_>, spe
     };
     match (spec.mode(), &health.probe) {
         (Mode::Answers, _) | (Mode::Server, Probe::Http(_)) => {}
+        (Mode::Upstream, Probe::Http(_)) => {}
+        (Mode::Upstream, Probe::Export) => {
+            let message = "an upstream is asked over its own protocol: it exports nothing";
+            let hint = "write `health = \"/healthz\"`, a path that it answers";
+            mismatch(report, fields, "health", message, hint);
+        }
         (Mode::Server, Probe::Export) => {
             let message = "a server is asked over HTTP: its exports are another instance's";
             let hint = "write `health = \"/healthz\"`, a path that it answers";

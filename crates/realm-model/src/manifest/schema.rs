@@ -37,6 +37,13 @@ fn table(section: &Section) -> Value {
         "properties": properties,
         "additionalProperties": false,
     });
+    let either = section.keys.iter().find_map(|key| match key.absent {
+        Absent::Or(other) => Some([key.name, other]),
+        Absent::Refused | Absent::Number(_) | Absent::Word(_) | Absent::Means(_) => None,
+    });
+    if let Some(either) = either {
+        table["oneOf"] = json!(either.map(|name| json!({"required": [name]})));
+    }
     if !required.is_empty() {
         table["required"] = json!(required);
     }
@@ -46,7 +53,7 @@ fn table(section: &Section) -> Value {
 fn property(key: &Key) -> Value {
     let mut value = of_kind(&key.kind);
     let absent = match key.absent {
-        Absent::Refused | Absent::Number(_) | Absent::Word(_) => String::new(),
+        Absent::Refused | Absent::Or(_) | Absent::Number(_) | Absent::Word(_) => String::new(),
         Absent::Means(words) => format!(" When absent: {words}."),
     };
     value["description"] = json!(format!("{}.{absent}", key.doc));
@@ -68,7 +75,7 @@ fn property(key: &Key) -> Value {
                 | Kind::IntegerTable { .. } => json!(word),
             }
         }
-        Absent::Refused | Absent::Means(_) => {}
+        Absent::Refused | Absent::Or(_) | Absent::Means(_) => {}
     }
     value
 }

@@ -228,6 +228,7 @@ mod tests {
             Source::Registry(source) => source.to_string(),
             Source::S3(source) => source.to_string(),
             Source::Ipfs(source) => source.to_string(),
+            Source::Upstream(upstream) => upstream.to_string(),
             Source::Later { kind, location, .. } => format!("{kind} {location}"),
         };
         assert_eq!(seen, expected, "{text}");

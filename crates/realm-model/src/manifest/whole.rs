@@ -64,6 +64,8 @@ fn without_effect(spec: &ComponentSpec) -> Vec<(&'static str, &'static str)> {
             "restart",
             "each request is a run of its own; only what runs by itself is started again",
         )],
+        // What has no place beside `upstream` is an error, and told by whoever reads it.
+        Mode::Upstream => return Vec::new(),
         Mode::Server => vec![("epoch_timeout_ms", RUNS_ON)],
         Mode::Service | Mode::Once | Mode::Scheduled => vec![
             ("epoch_timeout_ms", RUNS_ON),

@@ -6,6 +6,7 @@ use super::{
     PARAMS_MAX,
 };
 use crate::section::{Absent, Form, Key, Kind, Section};
+use crate::upstream::NotARule;
 
 pub(super) const NAME: Form = Form {
     expected: "a name of letters, digits, `-`, `_` and `.`",
@@ -129,6 +130,12 @@ pub(super) static ROOT: Section = Section {
             absent: Absent::Means("as below"),
             doc: "Whom the node asks for the bytes of components, beside its peers",
         },
+        Key {
+            name: "upstreams",
+            kind: Kind::Table(&UPSTREAMS),
+            absent: Absent::Means("requests are passed on to none"),
+            doc: "To which services beside realm the node passes requests on at most",
+        },
     ],
 };
 
@@ -247,6 +254,22 @@ pub(super) static FASTCGI: Section = Section {
             doc: "Bytes of a component's standard error that one request may write to the web server's log; `realm logs` has all of it",
         },
     ],
+};
+
+/// `[upstreams]`.
+pub(super) static UPSTREAMS: Section = Section {
+    title: "[upstreams]",
+    doc: "To which services beside realm the node passes requests on at most.",
+    keys: &[Key {
+        name: "allow",
+        kind: Kind::Texts(Form {
+            expected: NotARule::EXPECTED,
+            pattern: "^(unix:/.+|[0-9.]+(/[0-9]{1,2})?:[0-9]{1,5}|\\[[0-9A-Fa-f:.]+(/[0-9]{1,3})?\\]:[0-9]{1,5})$",
+            example: "unix:/run/php/php-fpm.sock",
+        }),
+        absent: Absent::Means("none"),
+        doc: "Sockets and addresses that the `upstream` of a component may name; of a host name, each address that it has is looked at",
+    }],
 };
 
 /// `[exec]`.
@@ -425,4 +448,6 @@ pub(super) static SOURCES: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 7] = [&ROOT, &LISTEN, &FASTCGI, &GUESTS, &EXEC, &P2P, &SOURCES];
+pub static SECTIONS: [&Section; 8] = [
+    &ROOT, &LISTEN, &FASTCGI, &GUESTS, &EXEC, &P2P, &SOURCES, &UPSTREAMS,
+];

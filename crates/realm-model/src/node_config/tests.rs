@@ -70,6 +70,11 @@ fn every_key_is_read() {
         max_at_once: 2,
     };
     assert_eq!(config.exec, exec);
+    let allow = config.upstreams.allow.iter().map(ToString::to_string);
+    assert_eq!(
+        allow.collect::<Vec<_>>(),
+        ["unix:/run/php/php-fpm.sock", "10.0.0.0/8:8080"]
+    );
     let sources = SourceSettings {
         ipfs_gateways: vec!["https://trustless-gateway.link".to_owned()],
         s3_endpoint: Some("http://127.0.0.1:9000".to_owned()),
@@ -111,6 +116,9 @@ dirs = ["/srv/"]
 private_ranges = ["10.0.0.0/8", "::1"]
 tls_roots = ["/etc/ssl/company.pem"]
 instances_max = 200
+[upstreams]
+allow = ["unix:/run/php/php-fpm.sock", "10.0.0.0/8:8080"]
+
 [sources]
 ipfs_gateways = ["https://trustless-gateway.link/"]
 s3_endpoint = "http://127.0.0.1:9000"

@@ -58,7 +58,8 @@ impl Errand {
     /// Brings the bytes here; `began` is called when there is room for it.
     pub(super) async fn run(&self, began: impl AsyncFnOnce()) -> Result<(), StepFailure> {
         let fetched = match &self.source {
-            Written::File { .. } | Written::Later { .. } => {
+            // Of an upstream nothing is ever fetched: nobody has it.
+            Written::File { .. } | Written::Later { .. } | Written::Upstream(_) => {
                 let _turn = self.turns.acquire().await;
                 began().await;
                 self.peers_alone().await?

@@ -23,6 +23,7 @@ use realm_model::observed::{
     Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
 };
 use realm_model::route::Route;
+use realm_model::upstream::Allowed;
 use realm_store::blobs::Blobs;
 use realm_store::fetch::Origins;
 use tokio::sync::{Semaphore, mpsc};
@@ -86,6 +87,8 @@ pub(crate) struct Executor {
     peers: Peers,
     origins: Arc<Origins>,
     ports: Ports,
+    /// Services that the machine's operator allows.
+    allowed: Arc<[Allowed]>,
     /// Times of schedules that were not run.
     unrun: BTreeMap<ComponentName, Unrun>,
     /// What replicas of each revision run with; kept for as long as there are any.
@@ -165,6 +168,7 @@ pub(crate) struct Means {
     pub(crate) jobs: Jobs,
     pub(crate) peers: Peers,
     pub(crate) origins: Origins,
+    pub(crate) allowed: Vec<Allowed>,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) clock: Clock,
 }
@@ -197,6 +201,7 @@ impl Executor {
             jobs,
             peers,
             origins,
+            allowed,
             events,
             clock,
         } = means;
@@ -216,6 +221,7 @@ impl Executor {
             peers,
             origins: Arc::new(origins),
             ports: Ports::default(),
+            allowed: allowed.into(),
             unrun: BTreeMap::new(),
             revisions: BTreeMap::new(),
             replicas: BTreeMap::new(),

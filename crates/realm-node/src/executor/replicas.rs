@@ -15,6 +15,7 @@ use crate::backend::LocalBackend;
 use crate::event::{Event, StartId, StepFailure};
 use crate::replica::{self, Started};
 use crate::run::{self, Begun, RunGuard, Worker};
+use crate::upstream;
 
 /// A replica that was healthy for this long has overcome its failures: the next one begins with
 /// the shortest wait again.
@@ -53,6 +54,7 @@ impl Executor {
                 meter: Arc::clone(self.meters.entry(id.component.clone()).or_default()),
                 running,
                 ports: self.ports.clone(),
+                allowed: Arc::clone(&self.allowed),
                 id: id.clone(),
                 tenure: tenure.clone(),
                 before: match tenure {
@@ -197,6 +199,7 @@ impl Executor {
         self.starting.remove(&id);
         let (work, run) = match result {
             Ok(Started::Answers(replica)) => (Work::Answers(Arc::new(LocalBackend(replica))), None),
+            Ok(Started::Passes(service)) => (Work::Passes(service), None),
             Ok(Started::Runs(Begun::Running(worker))) => self.runs(&id, start, worker),
             Ok(Started::Runs(Begun::Ended(end))) => {
                 self.let_go(&id, tenure);
@@ -409,7 +412,12 @@ impl Executor {
         work: &Work,
     ) -> Option<AbortHandle> {
         let running = self.revisions.get(&(id.component.clone(), id.revision))?;
-        let check = running.spec.health.clone()?;
+        let check = match work {
+            Work::Passes(_) => upstream::health_check(&running.spec),
+            Work::Answers(_) | Work::Serves(_) | Work::Runs | Work::Job(_) => {
+                running.spec.health.clone()?
+            }
+        };
         let (watched, replica) = (work.clone(), id.clone());
         let work = async move {
             match (&watched, &check.probe) {
@@ -420,6 +428,9 @@ impl Executor {
                 (Work::Serves(upstream), Probe::Http(path)) => {
                     let ask = || replica::ask_server((**upstream).clone(), path.clone());
                     replica::until_unhealthy(ask, &check).await
+                }
+                (Work::Passes(service), _) => {
+                    replica::until_unhealthy(|| service.clone().ask(&check), &check).await
                 }
                 // Healthy while it runs; its end is told.
                 (Work::Serves(_) | Work::Runs | Work::Job(_), _) => std::future::pending().await,

@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 
 use super::{Executor, World};
 use crate::backend::LocalBackend;
+use crate::upstream::Service;
 
 /// What a replica does. Cheap to clone.
 #[derive(Clone)]
@@ -17,6 +18,8 @@ pub(super) enum Work {
     Answers(Arc<LocalBackend>),
     /// Is a server to which requests are passed on.
     Serves(Arc<Upstream>),
+    /// Is a service beside realm to which requests are passed on.
+    Passes(Service),
     /// Runs on without requests.
     Runs,
     /// Runs to its end.
@@ -38,6 +41,7 @@ impl Work {
         match self {
             Self::Answers(backend) => Some(Arc::clone(backend) as Arc<dyn realm_edge::Backend>),
             Self::Serves(upstream) => Some(Arc::clone(upstream) as Arc<dyn realm_edge::Backend>),
+            Self::Passes(service) => Some(service.backend()),
             Self::Runs | Self::Job(_) => None,
         }
     }
@@ -47,6 +51,7 @@ impl Work {
         match self {
             Self::Answers(backend) => backend.0.in_flight(),
             Self::Serves(upstream) => upstream.load(),
+            Self::Passes(service) => service.backend().load(),
             Self::Runs => 0,
             Self::Job(run) => u32::from(!run.is_finished()),
         }
@@ -55,7 +60,7 @@ impl Work {
     /// Whether a program runs by itself.
     pub(super) const fn runs(&self) -> bool {
         match self {
-            Self::Answers(_) => false,
+            Self::Answers(_) | Self::Passes(_) => false,
             Self::Serves(_) | Self::Runs | Self::Job(_) => true,
         }
     }

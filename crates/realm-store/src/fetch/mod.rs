@@ -39,6 +39,7 @@ use realm_model::digest::Digest;
 use realm_model::lock::Pin;
 use realm_model::manifest::Source;
 use realm_model::node_config::IPFS_GATEWAYS_MAX;
+use realm_model::upstream::Upstream;
 use rustix::fs::OFlags;
 use tokio::task::spawn_blocking;
 
@@ -89,6 +90,7 @@ pub async fn fetch_within<F: Files>(
             let kept = blobs.put_reader(Some(pin.digest), file, pin.size).await;
             kept.map(drop).map_err(|error| from_blob_error(error, from))
         }
+        Source::Upstream(upstream) => Err(no_bytes(upstream)),
         Source::Later { kind, location, .. } => Err(unsupported(kind, location)),
         Source::Http { .. } | Source::Registry(_) | Source::S3(_) | Source::Ipfs(_) => {
             let remotes = remotes(source, pin, origins)?;
@@ -169,6 +171,7 @@ fn remotes<'a>(
             check_pin(location, *digest, pin)?;
             Ok(Vec::new())
         }
+        Source::Upstream(upstream) => Err(no_bytes(upstream)),
         Source::Later { kind, location, .. } => Err(unsupported(kind, location)),
     }
 }
@@ -233,6 +236,7 @@ pub async fn resolve_within(
                 within(source, timeouts, resolved).await?,
             )
         }
+        Source::Upstream(upstream) => return Err(no_bytes(upstream)),
         Source::Later { kind, location, .. } => return Err(unsupported(kind, location)),
     };
     let got = Digest::of(&bytes);
@@ -354,6 +358,11 @@ fn from_blob_error(error: BlobError, from: String) -> FetchError {
             }
         }
     }
+}
+
+/// Nobody asks for these: there are none.
+fn no_bytes(upstream: &Upstream) -> FetchError {
+    unsupported("upstream", &upstream.to_string())
 }
 
 fn unsupported(kind: &str, location: &str) -> FetchError {

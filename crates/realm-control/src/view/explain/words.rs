@@ -129,7 +129,7 @@ pub(super) fn waiting(
 }
 
 /// Codes of failures that say by themselves what to do. Of the others the log says more.
-const FAILURES: [(&[&str], &str); 7] = [
+const FAILURES: [(&[&str], &str); 9] = [
     (
         &["not-uploaded"],
         "`realm apply` brings the bytes of a `file:` source",
@@ -161,6 +161,14 @@ const FAILURES: [(&[&str], &str); 7] = [
     (
         &["dir-denied"],
         "allow the directory in node.toml of that node, or take it out of `dirs`",
+    ),
+    (
+        &["upstream-denied"],
+        "allow it under `[upstreams] allow` in node.toml of that node and start the agent again, or route to nodes that do",
+    ),
+    (
+        &["upstream-unreachable"],
+        "start what is to listen there; of a Unix socket the agent's user must be allowed to write to it",
     ),
     (
         &["port-busy"],
