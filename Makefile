@@ -1,6 +1,6 @@
 # One line each: what happens is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: build run demo test bench lint guests release fmt clean help
+.PHONY: build run demo demo-fastcgi test bench lint guests release fmt clean help
 
 build: ## build the host and the examples
 	@scripts/build.sh
@@ -8,6 +8,8 @@ run: ## build all, and serve the examples on http://127.0.0.1:8080/
 	@scripts/run.sh
 demo: ## three agents under load: one is killed, replicas move, a new build rolls out
 	@scripts/demo.sh
+demo-fastcgi: ## nginx in front of a realm, over FastCGI: a page, a POST, whom a component sees
+	@scripts/demo-fastcgi.sh
 test: ## run every test there is, and install what they need
 	@scripts/test.sh
 lint: ## check format, lints, licenses and sources
@@ -23,4 +25,4 @@ fmt: ## format all code
 clean: ## remove what was built; keys and state in .realm stay
 	@scripts/clean.sh
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -17,6 +17,8 @@ LANGUAGES_TARGET_DIR=$TARGET_DIR/languages
 WASM_TARGET=wasm32-wasip2
 # Where rustup and `cargo install` put things, whether or not the shell was told.
 PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+# Where web servers are, which not every user's path has.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -39,8 +41,13 @@ guest_cargo() {
 install_packages() {
 	[ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || return 0
 	say "installing $*"
-	# Runlevel 1: a package with a service in it does not start that.
+	# A package with a service in it does not start that: invoke-rc.d and systemd's helper both ask there.
+	local policy=/usr/sbin/policy-rc.d ours=
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && ours=1
+	fi
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "$@"; } >&2 || true
+	[ -z "$ours" ] || rm -f "$policy"
 }
 
 # need_package COMMAND PACKAGE: brings a Debian package if its command is missing and we may.

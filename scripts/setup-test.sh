@@ -29,3 +29,12 @@ need_package openssl openssl
 need_package curl curl
 # Gives the tests a terminal.
 need_package script bsdutils
+# Web servers in front of an agent, none of which is started here.
+need_package nginx nginx
+need_package apache2 apache2
+need_package lighttpd lighttpd
+need_package caddy caddy
+need_package haproxy haproxy
+need_package cgi-fcgi libfcgi-bin
+# Writes a password as Apache reads it.
+need_package openssl openssl

@@ -120,6 +120,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
         "audit",
         "inspect",
         "doctor",
+        "edge",
         "run",
         "serve",
         "schema",

@@ -95,6 +95,11 @@ fn ask(socket: &Path, params: &[(&str, &str)]) -> Answer {
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
     stream.write_all(&asked(params, b"")).unwrap();
+    read_answer(&mut stream)
+}
+
+/// All that comes until the connection ends.
+pub(crate) fn read_answer(stream: &mut UnixStream) -> Answer {
     let mut came = Vec::new();
     stream.read_to_end(&mut came).unwrap();
     answer(&came)

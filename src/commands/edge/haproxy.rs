@@ -13,6 +13,11 @@ pub(super) fn render(site: &Site) -> String {
         "haproxy",
     );
     if site.protocol == Protocol::FastCgi {
+        text.push_str(
+            "# `tune.bufsize` in `global` must be at most 65536: with more, HAProxy before its fix of April 2026
+# writes lengths of records that are not true, and clients can make requests of their own of that.
+",
+        );
         text.push_str(&app());
     }
     text.push_str(&frontend(site));
@@ -36,6 +41,10 @@ fn app() -> String {
     pass-header authorization
     # The host by which the frontend let it pass: realm believes it before `HTTP_HOST`.
     set-param REALM_HOST %[var(txn.realm_host)]
+    # HAProxy calls the user whom the client names in `Authorization` REMOTE_USER, and checks nothing. With
+    # `http-request auth unless {{ http_auth(USERS) }}` in the frontend it is true: then without these two.
+    set-param REMOTE_USER %[str()]
+    set-param AUTH_TYPE %[str()]
     # Many programs obey a header `Proxy` as the variable HTTP_PROXY; `del-header` below removes it.
     set-param SSL_PROTOCOL %[ssl_fc_protocol] if {{ ssl_fc }}
     set-param SSL_CIPHER %[ssl_fc_cipher] if {{ ssl_fc }}
@@ -108,6 +117,7 @@ fn backend(site: &Site) -> String {
     let (headers, protocol) = match site.protocol {
         Protocol::FastCgi => (
             "    use-fcgi-app realm
+    # A body of unknown length must fit into a buffer (`tune.bufsize`), or is refused (400).
     # Headers with an underscore or a dot are read as others by some.
     option http-restrict-req-hdr-names delete
 ",

@@ -12,11 +12,15 @@ use crate::support::PATIENCE;
 /// kept together.
 const PAUSE: Duration = Duration::from_secs(3);
 
+/// Bytes of bodies.
+const SIZES: [usize; 5] = [0, 1, 64 * 1024, 1024 * 1024, 10 * 1024 * 1024];
+
 /// Every cell; all that are wrong are told at once.
 pub(crate) fn all(front: &Front) {
-    let cells: [(&str, fn(&Front)); 12] = [
+    let cells: [(&str, fn(&Front)); 13] = [
         ("whole answers", whole_answers),
         ("bodies", bodies),
+        ("an answer that begins before the request ends", both_ways),
         ("a body of unknown length", unknown_length),
         ("304 and redirects", statuses),
         ("the request as the guest sees it", request),
@@ -64,6 +68,22 @@ impl Front {
         self.named(ask).send(self.http_port())
     }
 
+    /// An answer that broke off: the client sees that.
+    fn cut_short(&self, got: &Got) {
+        if self.server == Server::Caddy {
+            // Caddy 2.6 notices, and ends the answer as if it were whole where it has no length.
+            let log = self.log();
+            assert!(log.contains("aborting with incomplete response"), "{log}");
+            return;
+        }
+        assert!(
+            !got.is_whole,
+            "{} bytes of {:?}",
+            got.body.len(),
+            got.headers
+        );
+    }
+
     /// Both, which are the same but for what belongs to a connection or a server.
     fn same(&self, ask: &Ask) -> Got {
         let (through, direct) = (self.ask(ask), self.direct(ask));
@@ -76,7 +96,17 @@ impl Front {
             direct.body.len(),
             through.text()
         );
-        for name in ["content-type", "etag", "location", "x-own", "realm-error"] {
+        let mut kept = vec!["content-type", "etag", "location", "x-own", "realm-error"];
+        // Nor need it be there (RFC 9110 §15.4.5).
+        let leaves_out: &[u16] = match self.server {
+            Server::Apache => &[204, 304],
+            Server::Caddy => &[304],
+            Server::Nginx | Server::Lighttpd | Server::Haproxy | Server::HaproxyMultiplexed => &[],
+        };
+        if leaves_out.contains(&through.status) {
+            kept.remove(0);
+        }
+        for name in kept {
             assert_eq!(
                 through.header(name),
                 direct.header(name),
@@ -98,31 +128,73 @@ fn whole_answers(front: &Front) {
     let got = front.same(&Ask::head("/text"));
     assert_eq!((got.status, got.body.len()), (200, 0));
     assert_eq!(got.header("content-length"), Some("7"));
-    assert_eq!(
-        front.same(&Ask::get("/other/%2Fa%20b;c?x=%00&y")).status,
+    let got = front.same(&Ask::get("/other/%2Fa%20b;c?x=%2F&y"));
+    assert_eq!(got.status, 200);
+    let got = front.ask(&Ask::get("/other?x=%00"));
+    // lighttpd takes no control characters, wherever they stand.
+    let expected = if front.server == Server::Lighttpd {
+        400
+    } else {
         200
-    );
+    };
+    assert_eq!(got.status, expected, "{got:?}");
 }
 
 fn bodies(front: &Front) {
-    for length in [0, 1, 64 * 1024, 1024 * 1024, 10 * 1024 * 1024] {
+    for length in SIZES {
         let got = front.same(&Ask::post("/length", bytes(length)));
         assert!(got.text().starts_with(&format!("{length} ")), "{got:?}");
-        let got = front.ask(&Ask::post("/echo", bytes(length)));
-        assert!(
-            got.is_whole && got.body == bytes(length),
-            "{length}: {} bytes",
-            got.body.len()
-        );
     }
     // Above the limit of the component; who says so differs, and what.
     let got = front.ask(&Ask::post("/length", bytes(17 * 1024 * 1024)));
-    assert_eq!(got.status, 413, "{got:?}");
+    // Caddy reads no answer before it has sent all.
+    let expected = if front.server == Server::Caddy {
+        502
+    } else {
+        413
+    };
+    assert_eq!(got.status, expected, "{got:?}");
+}
+
+/// The answer begins before the request has ended.
+fn both_ways(front: &Front) {
+    for length in SIZES {
+        let got = front.ask(&Ask::post("/echo", bytes(length)));
+        // These two read no answer before they have sent all of the request: so far as buffers reach, that
+        // goes well, and then the component's time runs out.
+        let waits = [Server::Nginx, Server::Caddy].contains(&front.server);
+        if waits && length == 10 * 1024 * 1024 {
+            front.cut_short(&got);
+        } else if !waits || length <= 64 * 1024 {
+            let is_same = got.body == bytes(length);
+            assert!(
+                got.is_whole && is_same,
+                "{length}: {} bytes",
+                got.body.len()
+            );
+        }
+    }
 }
 
 fn unknown_length(front: &Front) {
-    for length in [0, 1, 64 * 1024, 1024 * 1024] {
-        let got = front.same(&Ask::post_chunked("/length", bytes(length)));
+    for length in [0, 1, 30_000, 1024 * 1024] {
+        let ask = Ask::post_chunked("/length", bytes(length));
+        let got = match front.server {
+            Server::Nginx | Server::Apache | Server::Caddy => front.same(&ask),
+            // It must have the end in its buffer.
+            Server::Haproxy | Server::HaproxyMultiplexed if length > 64 * 1024 => {
+                assert_eq!(front.ask(&ask).status, 400, "{length}");
+                continue;
+            }
+            Server::Haproxy | Server::HaproxyMultiplexed => front.same(&ask),
+            // While it passes bodies on as they come it takes those alone that are there at once.
+            Server::Lighttpd => {
+                let got = front.ask(&ask);
+                let may_pass = length < 64 * 1024 && got.status == 200;
+                assert!(got.status == 411 || may_pass, "{length}: {got:?}");
+                continue;
+            }
+        };
         assert!(got.text().starts_with(&format!("{length} ")), "{got:?}");
     }
 }
@@ -210,17 +282,30 @@ fn hosts(front: &Front) {
         got.json()["authority"].as_str().unwrap().to_owned()
     };
     let port = front.port;
-    assert_eq!(
-        authority(Ask::get("/request").host("other.example")),
-        format!("other.example:{port}")
-    );
-    assert_eq!(
-        authority(Ask::get("/request").host("SHOP.example.com")),
-        format!("{HOST}:{port}")
-    );
+    let expected = match front.server {
+        // The host of no block is passed on as the client wrote it.
+        Server::Lighttpd => "other.example".to_owned(),
+        Server::Nginx
+        | Server::Apache
+        | Server::Caddy
+        | Server::Haproxy
+        | Server::HaproxyMultiplexed => format!("other.example:{port}"),
+    };
+    let other = Ask::get("/request").host("other.example");
+    assert_eq!(authority(other), expected);
+    let upper = Ask::get("/request").host("SHOP.example.com");
+    assert_eq!(authority(upper), format!("{HOST}:{port}"));
     // The target of a request wins over `Host` (RFC 9112 §3.2.2): for the web server, and for the guest.
     let absolute = Ask::get(&format!("http://{HOST}:{port}/request")).host("other.example");
-    assert_eq!(authority(absolute), format!("{HOST}:{port}"));
+    match front.server {
+        // They take none that differ.
+        Server::Haproxy | Server::HaproxyMultiplexed | Server::Lighttpd => {
+            assert_eq!(absolute.send(port).status, 400);
+        }
+        Server::Nginx | Server::Apache | Server::Caddy => {
+            assert_eq!(authority(absolute), format!("{HOST}:{port}"));
+        }
+    }
 }
 
 fn stream(front: &Front) {
@@ -248,8 +333,17 @@ fn large_head(front: &Front) {
 
 fn stderr(front: &Front) {
     assert_eq!(front.same(&Ask::get("/stderr")).text(), "written\n");
+    if front.server == Server::Caddy {
+        // Caddy 2.6 reads `capture_stderr`, and writes nothing.
+        assert!(
+            !front.log().contains("said by the guest"),
+            "{}",
+            front.log()
+        );
+        return;
+    }
     let deadline = Instant::now() + PATIENCE;
-    while !front.log().contains("said by the guest") {
+    while !front.log().contains("bell") {
         assert!(
             Instant::now() < deadline,
             "not in the log:\n{}",
@@ -257,10 +351,16 @@ fn stderr(front: &Front) {
         );
         std::thread::sleep(Duration::from_millis(20));
     }
+    let log = front.log();
     assert!(
-        !front.log().contains(['\u{1b}', '\u{7}']),
-        "{}",
-        front.log()
+        log.contains("said by the guest") && !log.contains(['\u{1b}', '\u{7}']),
+        "{log}"
+    );
+    // None of what a guest says looks like the server's own: HAProxy's log is as raw as it was told to be.
+    let is_raw = [Server::Haproxy, Server::HaproxyMultiplexed].contains(&front.server);
+    assert!(
+        is_raw || !log.lines().any(|line| line.starts_with("red")),
+        "{log}"
     );
 }
 
@@ -268,8 +368,7 @@ fn trap(front: &Front) {
     let got = front.same(&Ask::get("/trap"));
     assert_eq!((got.status, got.header("realm-error")), (500, Some("trap")));
     // Cut short, and seen to be.
-    let got = front.ask(&Ask::get("/late"));
-    assert!(!got.is_whole, "{got:?}");
+    front.cut_short(&front.ask(&Ask::get("/late")));
 }
 
 fn abort(front: &Front) {

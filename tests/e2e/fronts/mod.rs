@@ -3,6 +3,8 @@
 
 mod cells;
 mod client;
+mod more;
+mod printed;
 mod servers;
 
 use servers::{Door, Front, Server};

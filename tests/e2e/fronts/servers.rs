@@ -35,7 +35,8 @@ pub(crate) struct Front {
     process: Child,
     folder: PathBuf,
     pub(crate) agent: Agent,
-    pub(crate) realm: Realm,
+    /// Its files stay as long as it runs.
+    _realm: Realm,
 }
 
 impl Drop for Front {
@@ -48,6 +49,11 @@ impl Drop for Front {
 
 /// A realm that answers HTTP and FastCGI with the guest `front`: for [`HOST`], and all other hosts.
 pub(crate) fn realm(door: Door) -> (Realm, Agent) {
+    realm_with(door, "")
+}
+
+/// The same with more lines at the top of node.toml.
+fn realm_with(door: Door, more: &str) -> (Realm, Agent) {
     let realm = Realm::new();
     // Web servers run as others.
     open(&realm.path(""));
@@ -55,7 +61,7 @@ pub(crate) fn realm(door: Door) -> (Realm, Agent) {
     realm.write(
         "realm.toml",
         &format!(
-            "[components.app]\nsource = \"file:./app.wasm\"\nmax_request_bytes = 16777216\n\n\
+            "[components.app]\nsource = \"file:./app.wasm\"\nmax_request_bytes = 16777216\nwall_timeout_ms = 8000\n\n\
              [routing]\n\"*\" = [\n  {{ path = \"/...\", component = \"app\" }},\n  \
              {{ path = \"/...\", host = \"{HOST}\", component = \"app\" }},\n]\n"
         ),
@@ -66,7 +72,7 @@ pub(crate) fn realm(door: Door) -> (Realm, Agent) {
     };
     realm.write(
         ".realm/node.toml",
-        &format!("[listen]\nfastcgi = [\"{address}\"]\n[fastcgi]\nsocket_mode = \"0666\"\n"),
+        &format!("{more}[listen]\nfastcgi = [\"{address}\"]\n[fastcgi]\nsocket_mode = \"0666\"\n"),
     );
     let agent = realm.agent();
     realm.run(&["apply", "--yes"]).ok();
@@ -93,6 +99,25 @@ impl Front {
         change: impl FnOnce(String) -> String,
     ) -> Self {
         let (realm, agent) = realm(door);
+        Self::before(server, realm, agent, more, change)
+    }
+
+    /// The same over HTTP.
+    pub(crate) fn start_http(server: Server) -> Self {
+        let (realm, agent) = realm_with(Door::Unix, "trusted_proxies = [\"127.0.0.1\"]\n");
+        let at = agent.url.trim_start_matches("http://").to_owned();
+        Self::before(server, realm, agent, &["--http", "--at", &at], |config| {
+            config
+        })
+    }
+
+    fn before(
+        server: Server,
+        realm: Realm,
+        agent: Agent,
+        more: &[&str],
+        change: impl FnOnce(String) -> String,
+    ) -> Self {
         let port = lasting_port();
         let listen = format!("127.0.0.1:{port}");
         let printed = realm.run(&[&["edge", server.verb(), "--listen", &listen], more].concat());
@@ -114,7 +139,7 @@ impl Front {
             process,
             folder,
             agent,
-            realm,
+            _realm: realm,
         };
         front.wait();
         front
@@ -208,7 +233,7 @@ impl Server {
             ),
             Self::Caddy => format!("{{\n\tadmin off\n}}\nimport {folder}/realm.conf\n"),
             Self::Haproxy | Self::HaproxyMultiplexed => {
-                "global\n    log stdout format raw local0\n    tune.bufsize 131072\n".to_owned()
+                "global\n    log stdout format raw local0\n    tune.bufsize 65536\n".to_owned()
             }
         }
     }

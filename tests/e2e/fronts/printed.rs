@@ -1,0 +1,230 @@
+//! What `realm edge` prints: the servers themselves accept it, and it says where something is missing.
+
+use super::client::Ask;
+use super::servers::{Door, Front, Server, realm};
+use crate::support::Realm;
+
+const SERVERS: [&str; 5] = ["nginx", "apache", "caddy", "haproxy", "lighttpd"];
+
+const HOSTS: &str = r#"
+[components.app]
+source = "file:./app.wasm"
+wall_timeout_ms = 61001
+max_request_bytes = 2048
+
+[routing]
+"*" = [
+  { path = "/...", component = "app" },
+  { path = "/x/...", host = "shop.example.com", component = "app" },
+  { path = "/...", host = "*.example.com", component = "app" },
+  { path = "/...", host = "*.a.example.com", component = "app" },
+  { path = "/...", host = "[::1]", component = "app" },
+  { path = "/...", host = "127.0.0.1", component = "app" },
+  { path = "/...", host = "my_service", component = "app" },
+]
+"#;
+
+#[test]
+fn every_server_accepts_what_is_printed_for_it() {
+    let realm = Realm::empty();
+    realm.write("realm.toml", HOSTS);
+    for server in SERVERS {
+        for (protocol, at) in [
+            ("--fastcgi", "unix:/run/realm/fastcgi.sock"),
+            ("--fastcgi", "127.0.0.1:9000"),
+            ("--fastcgi", "[::1]:9000"),
+            ("--http", "127.0.0.1:8080"),
+        ] {
+            for listen in [
+                &[][..],
+                &["--listen", "127.0.0.1:18080"],
+                &["--listen", "18080"],
+            ] {
+                let args = [
+                    "edge",
+                    server,
+                    protocol,
+                    "--at",
+                    at,
+                    "--manifest",
+                    "realm.toml",
+                    "--check",
+                ];
+                let said = realm.run(&[&args[..], listen].concat()).ok();
+                assert!(said.stderr.contains("accepts it"), "{}", said.stderr);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_server_does_not_accept_is_told_with_its_words() {
+    let realm = Realm::empty();
+    realm.write("realm.toml", HOSTS);
+    // HAProxy has room for another name in the path of a socket, and so takes less of it.
+    let at = format!("unix:/{}", "a".repeat(100));
+    let args = [
+        "edge",
+        "haproxy",
+        "--at",
+        &at,
+        "--manifest",
+        "realm.toml",
+        "--check",
+    ];
+    let said = realm.run(&args).fails(1, "not-accepted");
+    assert!(said.stderr.contains("too long"), "{}", said.stderr);
+    assert!(said.stdout.contains("fcgi-app realm"), "{}", said.stdout);
+    // A server that is not there is no server that agrees.
+    let mut command = realm.command(&[
+        "edge",
+        "caddy",
+        "--at",
+        "127.0.0.1:9000",
+        "--manifest",
+        "realm.toml",
+        "--check",
+    ]);
+    command.env("PATH", "/nonexistent");
+    let said = crate::support::said(command).fails(1, "no-server");
+    assert!(
+        said.stdout.contains("reverse_proxy") && said.stderr.contains("hint:"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
+fn where_realm_answers_comes_from_node_toml_and_a_missing_listener_is_told() {
+    let realm = Realm::new();
+    realm.write("realm.toml", HOSTS);
+    let edge =
+        |more: &[&str]| realm.run(&[&["edge", "nginx", "--manifest", "realm.toml"], more].concat());
+    let said = edge(&[]).fails(1, "no-listener");
+    assert!(
+        said.stdout.contains("server unix:/run/realm/fastcgi.sock;"),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        said.stderr
+            .contains("fastcgi = [\"unix:/run/realm/fastcgi.sock\"]"),
+        "{}",
+        said.stderr
+    );
+    realm.write(
+        ".realm/node.toml",
+        "[listen]\nhttp = [\"0.0.0.0:8000\"]\nfastcgi = [\"127.0.0.1:9001\", \"unix:/srv/realm.sock\"]\n",
+    );
+    let said = edge(&[]).ok();
+    // The socket before the port; limits from the components.
+    for line in [
+        "server unix:/srv/realm.sock;",
+        "server_name \"shop.example.com\";",
+        "fastcgi_param REALM_HOST \"shop.example.com\";",
+        "fastcgi_read_timeout 67s;",
+        "client_max_body_size 2048;",
+    ] {
+        assert!(said.stdout.contains(line), "{line} of\n{}", said.stdout);
+    }
+    let said = edge(&["--http"]).ok();
+    assert!(
+        said.stdout.contains("server 127.0.0.1:8000;"),
+        "{}",
+        said.stdout
+    );
+    assert!(
+        said.stdout.contains("trusted_proxies = [\"127.0.0.1\"]"),
+        "{}",
+        said.stdout
+    );
+    let said = edge(&["--http", "--at", "unix:/srv/realm.sock"]);
+    said.fails(64, "usage");
+    realm.write(
+        ".realm/node.toml",
+        "[listen]\nfastcgi = [\"unix:/srv/a b.sock\"]\n",
+    );
+    edge(&[]).fails(64, "bad-path");
+    let json: serde_json::Value =
+        serde_json::from_str(&edge(&["--http", "--json"]).ok().stdout).unwrap();
+    assert_eq!(
+        (&json["server"], &json["at"]),
+        (&"nginx".into(), &"127.0.0.1:8080".into())
+    );
+    assert!(json["config"].as_str().unwrap().contains("proxy_pass"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_routes_in_force_are_those_of_the_agent_or_of_its_log() {
+    let (realm, agent) = realm(Door::Unix);
+    let edge = || realm.run(&["edge", "nginx"]).ok().stdout;
+    let printed = edge();
+    assert!(
+        printed.contains("server_name \"shop.example.com\";"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("client_max_body_size 16777216;"),
+        "{printed}"
+    );
+    agent.terminate();
+    assert_eq!(edge(), printed);
+}
+
+/// Over HTTP: the guest sees its client, and believes none of its words.
+fn check_http(server: Server) {
+    // The agent's own port is not in node.toml.
+    let front = Front::start_http(server);
+    let got = Ask::post("/length", vec![7; 100_000]).send(front.port);
+    assert!(got.text().starts_with("100000 "), "{got:?}");
+    let got = Ask::post_chunked("/length", vec![7; 100_000]).send(front.port);
+    assert!(got.text().starts_with("100000 "), "{got:?}");
+    let ask = Ask::get("/request?x=%2F")
+        .host(&format!("{}:{}", super::HOST, front.port))
+        .header("X-Forwarded-For", "6.6.6.6")
+        .header("X-Forwarded-Host", "admin.example")
+        .header("X-Forwarded-Proto", "https")
+        .header("Forwarded", "for=6.6.6.6;host=admin.example")
+        .header("Proxy", "http://evil.example")
+        .header("X-Realm-Remote-User", "root");
+    let got = ask.send(front.port);
+    assert_eq!(got.status, 200, "{got:?}");
+    let seen = got.json();
+    eprintln!("{seen}");
+    assert_eq!(seen["authority"], format!("{}:{}", super::HOST, front.port));
+    assert_eq!(
+        (&seen["target"], &seen["scheme"]),
+        (&"/request?x=%2F".into(), &"Scheme::Http".into())
+    );
+    // The client, and the web server.
+    assert_eq!(seen["headers"]["x-forwarded-for"], "127.0.0.1, 127.0.0.1");
+    let all = seen.to_string();
+    for forged in ["6.6.6.6", "admin.example", "evil", "root"] {
+        assert!(!all.contains(forged), "{forged} in {all}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_over_http() {
+    check_http(Server::Nginx);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apache_over_http() {
+    check_http(Server::Apache);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lighttpd_over_http() {
+    check_http(Server::Lighttpd);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caddy_over_http() {
+    check_http(Server::Caddy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_over_http() {
+    check_http(Server::HaproxyMultiplexed);
+}
