@@ -4,9 +4,11 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 
+use realm_model::digest::Digest;
 use realm_test_guests::ECHO_REQUEST;
 
 use crate::https::Secure;
+use crate::realms::Realms;
 use crate::support::{Realm, Running, eventually, get, lasting_port};
 
 /// An authority, and a server of names that sends everybody to this machine.
@@ -225,4 +227,86 @@ async fn what_an_authority_refuses_is_told() {
     // It waits before it asks again, and goes on serving.
     assert_eq!(get(&agent.url("/")).await.0, 404);
     assert!(agent.terminate().success());
+}
+
+/// One node orders, the authority looks at the other one, and both show one certificate.
+async fn check_shared(challenge: &str) {
+    let mut realms = Realms::meet(&["alpha", "beta"]).await;
+    // Both start at one moment later on, and must find each other again.
+    let port = lasting_port();
+    let alpha = &mut realms.nodes[0];
+    alpha.p2p = format!("127.0.0.1:{port}");
+    assert!(alpha.take().terminate().success());
+    alpha.start();
+    let address = format!("/ip4/127.0.0.1/udp/{port}/quic-v1");
+    realms.as_owner(1, &["peer", "add", &address]).ok();
+    realms.all_meet().await;
+    let keys = [0, 1].map(|at| realms.nodes[at].key().public());
+    // The name for which alpha comes first.
+    let rank = |name: &str, at: usize| Digest::of(&[name.as_bytes(), keys[at].as_bytes()].concat());
+    let mut names = (0..).map(|number| format!("shop-{number}.example.com"));
+    let name = names.find(|name| rank(name, 0) < rank(name, 1)).unwrap();
+    let ports = Ports {
+        http: lasting_port(),
+        https: lasting_port(),
+    };
+    let authority = Authority::start(&realms.first().realm, &ports);
+    let more = format!("names = [\"{name}\"]\nchallenge = \"{challenge}\"");
+    let settings = authority.settings(&more);
+    let listens = [("127.0.0.1:0".to_owned(), "127.0.0.1:0".to_owned()), {
+        let at = |port: u16| format!("127.0.0.1:{port}");
+        (at(ports.http), at(ports.https))
+    }];
+    for (at, (http, https)) in listens.iter().enumerate() {
+        let node = &mut realms.nodes[at];
+        node.node_toml(&format!(
+            "[listen]\nhttp = [\"{http}\"]\nhttps = [\"{https}\"]\n{settings}"
+        ));
+        assert!(node.take().terminate().success());
+    }
+    for node in &mut realms.nodes {
+        let args = [
+            "agent",
+            "--admin",
+            "127.0.0.1:0",
+            "--p2p",
+            node.p2p.as_str(),
+        ];
+        let running = Running::start(node.command(&args));
+        node.runs(running);
+    }
+    let file = format!(".realm/certificates/acme/{name}.pem");
+    let mut given = Vec::new();
+    for node in &realms.nodes {
+        let path = node.realm.path(&file);
+        let text = eventually("a certificate", async || {
+            let alarms = node.status().await.alarms;
+            assert!(
+                alarms.iter().all(|one| one.code != "acme-failed"),
+                "{alarms:?}"
+            );
+            std::fs::read(&path).ok()
+        });
+        given.push(text.await);
+    }
+    assert!(given[0] == given[1], "one certificate for both");
+    let has_account = |at: usize| {
+        let folder = realms.nodes[at].realm.path(".realm/certificates");
+        let mut entries = std::fs::read_dir(folder).unwrap();
+        entries.any(|entry| {
+            let name = entry.unwrap().file_name();
+            name.to_str().unwrap().starts_with("acme-account-")
+        })
+    };
+    assert!(has_account(0) && !has_account(1), "alpha alone has ordered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_share_a_certificate_and_its_proofs_over_http() {
+    check_shared("http-01").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_share_a_certificate_and_its_proofs_by_handshake() {
+    check_shared("tls-alpn-01").await;
 }

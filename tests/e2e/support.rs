@@ -296,9 +296,9 @@ impl Lines {
 /// A port for a server that is started again: no system gives it out for port 0 (Linux begins at
 /// 32768), and tests that run beside this one are other processes with other ports.
 pub(crate) fn lasting_port() -> u16 {
-    const PER_PROCESS: u32 = 4;
+    const PER_PROCESS: u32 = 8;
     static TAKEN: AtomicU32 = AtomicU32::new(0);
-    let first = 20_000 + std::process::id() % 3_000 * PER_PROCESS;
+    let first = 20_000 + std::process::id() % 1_500 * PER_PROCESS;
     let free = |port: &u16| {
         let at = (Ipv4Addr::LOCALHOST, *port);
         TcpListener::bind(at).is_ok() && UdpSocket::bind(at).is_ok()

@@ -39,18 +39,27 @@ pub enum Protocol {
     Via,
     /// Requests to components on another node.
     Tunnel,
+    /// Certificates of HTTPS with their keys, and the proofs that authorities look for.
+    Cert,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Join, Self::Blob, Self::Api, Self::Via, Self::Tunnel];
+    pub const ALL: [Self; 6] = [
+        Self::Join,
+        Self::Blob,
+        Self::Api,
+        Self::Via,
+        Self::Tunnel,
+        Self::Cert,
+    ];
 
     /// Whether a peer of `class` may open it.
     pub const fn is_open_to(self, class: Class) -> bool {
         match (self, class) {
             (Self::Join, _) | (_, Class::Member) | (Self::Api | Self::Via, Class::Client) => true,
-            (Self::Blob | Self::Api | Self::Via | Self::Tunnel, Class::Stranger)
-            | (Self::Blob | Self::Tunnel, Class::Client) => false,
+            (Self::Blob | Self::Api | Self::Via | Self::Tunnel | Self::Cert, Class::Stranger)
+            | (Self::Blob | Self::Tunnel | Self::Cert, Class::Client) => false,
         }
     }
 }
@@ -154,6 +163,7 @@ impl Names {
             Protocol::Api => self.of("api"),
             Protocol::Via => self.of("via"),
             Protocol::Tunnel => self.of("tunnel"),
+            Protocol::Cert => self.of("cert"),
         }
     }
 

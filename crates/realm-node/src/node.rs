@@ -119,7 +119,13 @@ impl Prepared {
         let realm = ledger.authority().realm;
         let traffic = Traffic::default();
         let (stop, stopping) = watch::channel(false);
-        let certificates = Certificates::open(&config.folder, &config.node, &stopping)?;
+        let peers = Peers::default();
+        let certificates = Certificates::open(
+            &config.folder,
+            &config.node,
+            (key.public(), peers.clone()),
+            &stopping,
+        )?;
         let edge_config = edge_config(&config, certificates.as_ref())?;
         let edge = realm_edge::spawn_closed(edge_config, Arc::new(traffic.clone())).await?;
         let urls = urls(&edge);
@@ -139,7 +145,6 @@ impl Prepared {
         let sessions = Sessions::new(config.node.exec.clone(), guests);
         let mut observed = serving.observed(ledger.desired(), &node, Millis(0));
         jobs.observe(&mut observed, ledger.desired(), &node);
-        let peers = Peers::default();
         let machine = Arc::new(Machine::new(config.folder.root()));
         let (restored, is_restored) = oneshot::channel();
         let clock = Clock::start();
@@ -151,7 +156,7 @@ impl Prepared {
             restored: Some(restored),
             machine: Arc::clone(&machine),
             tags: config.node.tags.clone(),
-            certificates,
+            certificates: certificates.clone(),
             doors: crate::core::Doors::new(edge.clone(), &config.node.listen.ports),
             fed: VecDeque::new(),
             observed,
@@ -219,6 +224,7 @@ impl Prepared {
                     key: &key,
                     edge: edge.clone(),
                     peers,
+                    certificates,
                     clock,
                 };
                 Some(meet(settings, &api, blobs, events).await?)
@@ -333,6 +339,7 @@ struct Meeting<'a> {
     key: &'a SecretKey,
     edge: realm_edge::Handle,
     peers: Peers,
+    certificates: Option<Certificates>,
     /// The loop's.
     clock: Clock,
 }
@@ -367,6 +374,7 @@ async fn meet(
         net: net.clone(),
         blobs: BlobServer::new(blobs),
         edge: meeting.edge,
+        certificates: meeting.certificates,
         router: api.clone().router(),
         me: key.public(),
         tls: MutualTls(Arc::new(crate::tls::server(key)?)),

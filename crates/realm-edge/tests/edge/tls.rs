@@ -402,6 +402,14 @@ async fn a_guests_own_word_on_strictness_counts() {
     let said = secure.curl(&["--include"], "/").await;
     assert_eq!(said.matches("max-age").count(), 1, "{said}");
     assert!(said.contains("max-age=0"), "{said}");
+    // Over plain HTTP it is not said.
+    let secure = Secure::with(named("app"), |_, https| {
+        https.hsts = Some(Duration::from_secs(9));
+    });
+    let secure = secure.await;
+    let plain = secure.rig.send1(get("http://a.example/")).await;
+    assert!(!plain.headers().contains_key("strict-transport-security"));
+    assert!(secure.curl(&["--include"], "/").await.contains("max-age=9"));
 }
 
 #[tokio::test]
@@ -483,12 +491,15 @@ async fn authorities_get_their_proofs() {
 
 #[tokio::test]
 async fn an_edge_that_stops_ends_handshakes_too() {
-    let secure = Secure::new(named("hello")).await;
+    let secure = Secure::with(named("hello"), |_, https| {
+        https.limits.handshake_timeout = Duration::from_secs(60);
+    })
+    .await;
     let mut waiting = TcpStream::connect(secure.https).await.expect("connected");
     while secure.rig.handle.connections() == 0 {
         tokio::task::yield_now().await;
     }
-    let cut = soon(secure.rig.handle.shutdown(Duration::from_secs(15))).await;
+    let cut = soon(secure.rig.handle.shutdown(Duration::from_secs(60))).await;
     assert_eq!(cut, 0);
     assert_eq!(read_all(&mut waiting).await, "");
 }

@@ -148,6 +148,12 @@ pub(super) static ACME: Section = Section {
             doc: "How the authority sees that a name leads here",
         },
         Key {
+            name: "shared",
+            kind: Kind::Boolean,
+            absent: Absent::Word("true"),
+            doc: "Approved nodes of the realm that order for the same name share one certificate with its key, so that one of them orders it, and any of them answers the authority",
+        },
+        Key {
             name: "root",
             kind: Kind::Text(FILE),
             absent: Absent::Means("what this machine trusts"),
@@ -211,6 +217,8 @@ pub struct AcmeSettings {
     pub names: Vec<String>,
     /// How it sees that a name leads here; `None`: by what is listened on.
     pub challenge: Option<AcmeChallenge>,
+    /// Whether nodes of the realm share certificates.
+    pub shared: bool,
     /// Certificates that the connection to it is checked with.
     pub root: Option<String>,
 }
@@ -297,6 +305,7 @@ fn read_acme(report: &mut Report<'_>, tls: &Fields<'_, '_>) -> Option<AcmeSettin
         contact: acme.text(report, "contact", contact),
         names: without_duplicates(report, "names", names),
         challenge: acme.choice(report, "challenge", &challenges),
+        shared: acme.boolean(report, "shared"),
         root: acme.text(report, "root", file),
     })
 }
@@ -389,6 +398,7 @@ names = ["Example.com", "www.example.com"]
 directory = "https://localhost:14000/dir"
 challenge = "tls-alpn-01"
 root = "/etc/pebble.pem"
+shared = false
 "#,
         );
         let listen = config.listen.https.iter().map(ToString::to_string);
@@ -417,6 +427,7 @@ root = "/etc/pebble.pem"
                 contact: Some("ops@example.com".to_owned()),
                 names: vec!["example.com".to_owned(), "www.example.com".to_owned()],
                 challenge: Some(AcmeChallenge::TlsAlpn),
+                shared: false,
                 root: Some("/etc/pebble.pem".to_owned()),
             }),
         };

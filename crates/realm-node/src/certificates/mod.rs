@@ -5,6 +5,7 @@
 //! here: the handshake, which is the edge's.
 
 mod acme;
+mod among;
 pub mod dev;
 mod files;
 mod keeper;
@@ -16,12 +17,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use realm_edge::tls::{Clients, Https, Identity, TlsError, TlsLimits};
-use realm_model::node_config::{AcmeChallenge, NodeConfig};
+use realm_model::key::PublicKey;
+use realm_model::node_config::{ACME_NAMES_MAX, AcmeChallenge, AcmeSettings, NodeConfig};
 use realm_model::record::Alarm;
 use realm_store::folder::RealmFolder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
+use crate::network::Peers;
+use crate::places::Places;
 pub(crate) use files::examine;
 use keeper::Keeper;
 
@@ -30,21 +34,45 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// An alarm is raised so long before a certificate ends: renewals begin long before.
 const EXPIRES_SOON_S: i64 = 7 * 86_400;
 
+/// Members that are answered at once, and of one.
+const ASKING_MAX: usize = 64;
+const ASKING_EACH_MAX: usize = 8;
+/// Challenges that are answered for others, and for one: an order has one.
+const PROVING_MAX: usize = 256;
+const PROVING_EACH_MAX: usize = 16;
+
 /// The certificates of a node. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Certificates {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     identity: Identity,
     /// By what is in trouble.
     troubles: Mutex<BTreeMap<String, Alarm>>,
-    /// Exact hosts of the routes.
-    hosts: watch::Sender<BTreeSet<String>>,
+    /// What the loop knows.
+    known: watch::Sender<Known>,
+    acme: Option<AcmeSettings>,
+    /// Where the node's own certificates lie.
+    own: PathBuf,
+    me: PublicKey,
+    peers: Peers,
+    /// Members that ask.
+    asking: Places<PublicKey>,
+    /// Members for whose orders an authority is answered.
+    proving: Places<PublicKey>,
     /// Something may have changed.
     changed: Notify,
+}
+
+/// What certificates depend on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Exact hosts of the routes; `None`: the realm is not looked at yet.
+    pub(crate) hosts: Option<BTreeSet<String>>,
+    /// Other approved nodes.
+    pub(crate) others: usize,
 }
 
 impl Certificates {
@@ -52,6 +80,7 @@ impl Certificates {
     pub(crate) fn open(
         folder: &RealmFolder,
         node: &NodeConfig,
+        (me, peers): (PublicKey, Peers),
         stopping: &watch::Receiver<bool>,
     ) -> Result<Option<Self>, TlsError> {
         if node.listen.https.is_empty() && node.tls.acme.is_none() {
@@ -60,7 +89,13 @@ impl Certificates {
         let shared = Arc::new(Shared {
             identity: Identity::new()?,
             troubles: Mutex::default(),
-            hosts: watch::Sender::default(),
+            known: watch::Sender::default(),
+            acme: node.tls.acme.clone(),
+            own: folder_of(folder),
+            me,
+            peers,
+            asking: Places::new(ASKING_MAX, ASKING_EACH_MAX),
+            proving: Places::new(PROVING_MAX, PROVING_EACH_MAX),
             changed: Notify::new(),
         });
         let mut keeper = Keeper::new(folder, node, Arc::clone(&shared));
@@ -72,7 +107,7 @@ impl Certificates {
                 false => AcmeChallenge::Http,
             };
             let challenge = settings.challenge.unwrap_or(by_port);
-            acme::Orders::new(settings, challenge, folder_of(folder), Arc::clone(&shared))
+            acme::Orders::new(settings, challenge, Arc::clone(&shared))
         });
         tokio::spawn(async move {
             let ordering = async {
@@ -107,18 +142,37 @@ impl Certificates {
         self.shared.troubles().values().cloned().collect()
     }
 
-    /// The hosts of the routes are these.
-    pub(crate) fn hosts(&self, hosts: impl FnOnce() -> BTreeSet<String>) {
-        let hosts = hosts();
-        self.shared.hosts.send_if_modified(|known| {
-            let is_new = *known != hosts;
-            *known = hosts;
+    /// It is like this in the realm.
+    pub(crate) fn learn(&self, now: Known) {
+        self.shared.known.send_if_modified(|known| {
+            let is_new = *known != now;
+            *known = now;
             is_new
         });
     }
 }
 
 impl Shared {
+    /// Names that certificates are ordered for.
+    fn names(&self) -> Vec<String> {
+        let Some(acme) = &self.acme else {
+            return Vec::new();
+        };
+        if !acme.names.is_empty() {
+            return acme.names.clone();
+        }
+        let known = self.known.borrow();
+        let hosts = known.hosts.iter().flatten();
+        let hosts = hosts.filter(|host| acme::is_public(host));
+        hosts.take(ACME_NAMES_MAX).cloned().collect()
+    }
+
+    /// Whether a certificate is ordered for that name, and may be anybody's of the realm.
+    fn orders(&self, name: &str) -> bool {
+        self.acme.as_ref().is_some_and(|acme| acme.shared)
+            && self.names().iter().any(|one| one == name)
+    }
+
     fn troubles(&self) -> MutexGuard<'_, BTreeMap<String, Alarm>> {
         // Single entries come and go under the lock: a panic cannot leave half of one.
         self.troubles.lock().unwrap_or_else(PoisonError::into_inner)

@@ -11,6 +11,7 @@ use realm_model::observed::Millis;
 use realm_model::route::HostPattern;
 
 use super::Core;
+use crate::certificates::Known;
 
 /// When a port that another program has is tried again.
 const AGAIN_MS: u64 = 5_000;
@@ -44,12 +45,13 @@ impl Doors {
 }
 
 impl Core {
-    /// Tells for which hosts certificates may be ordered: those of all routes.
+    /// Tells for which hosts certificates may be ordered, those of all routes, and whether there are nodes
+    /// that order them as well.
     pub(super) fn tell_hosts(&self) {
         let Some(certificates) = &self.certificates else {
             return;
         };
-        certificates.hosts(|| {
+        let hosts = {
             let manifest = self.ledger.desired().manifest.as_deref();
             let routes = manifest
                 .into_iter()
@@ -59,6 +61,12 @@ impl Core {
                 Some(HostPattern::Below(_)) | None => None,
             });
             hosts.collect()
+        };
+        let nodes = self.ledger.authority().nodes.values();
+        let others = nodes.filter(|node| node.key != self.node_key).count();
+        certificates.learn(Known {
+            hosts: Some(hosts),
+            others,
         });
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{BlobServer, Knock};
 use crate::access::Mouth;
+use crate::certificates::Certificates;
 use crate::event::Event;
 use crate::joining::{answer, hear};
 use crate::listen::{MutualTls, serve_stream};
@@ -33,6 +34,8 @@ const PASSED_ON_EACH_MAX: usize = 8;
 pub(crate) struct Door {
     pub(crate) net: Handle,
     pub(crate) blobs: BlobServer,
+    /// For members that ask for certificates.
+    pub(crate) certificates: Option<Certificates>,
     /// For requests of other nodes' clients.
     pub(crate) edge: realm_edge::Handle,
     /// The calls of the control API.
@@ -96,6 +99,11 @@ impl Door {
         if protocol == Protocol::Tunnel && !self.edge.takes_nodes() {
             return;
         }
+        let certificates = self.certificates.clone();
+        let certificates = certificates.filter(Certificates::is_shared);
+        if protocol == Protocol::Cert && certificates.is_none() {
+            return;
+        }
         // A peer that went away meanwhile is no news.
         let Ok(stream) = incoming.accept().await else {
             return;
@@ -109,6 +117,11 @@ impl Door {
             }
             Protocol::Api => serve_stream(self.router, stream, Mouth::Peer(from)).await,
             Protocol::Via => self.via(asker, stream).await,
+            Protocol::Cert => {
+                if let Some(certificates) = certificates {
+                    certificates.serve(from, stream).await;
+                }
+            }
             Protocol::Tunnel => self.edge.serve_node(stream, self.net.sockets()),
         }
     }

@@ -127,6 +127,12 @@ impl Peers {
         reached.count()
     }
 
+    /// The network, and the members that are heard from in any way.
+    pub(crate) fn reachable(&self) -> (Option<Handle>, BTreeSet<PublicKey>) {
+        let shared = self.read();
+        (shared.net.clone(), shared.reached.clone())
+    }
+
     /// How many members are heard from.
     pub(crate) fn others(&self) -> usize {
         self.read().reached.len()

@@ -15,7 +15,7 @@ const AGAIN_S_MAX: i64 = 12 * 3_600;
 
 /// When the next order is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Due {
+pub(in super::super) enum Due {
     Now,
     /// In so many seconds.
     In(u64),
@@ -23,7 +23,7 @@ pub(super) enum Due {
 
 /// When one for `name` is: `has` says when the present one is valid, `failed` how often orders failed in
 /// turn, and when the last one did.
-pub(super) fn due(
+pub(in super::super) fn due(
     name: &str,
     has: Option<Validity>,
     failed: Option<(u32, i64)>,

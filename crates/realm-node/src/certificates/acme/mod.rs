@@ -1,31 +1,40 @@
 //! Certificates that an authority gives by ACME (RFC 8555): for which names, when one is ordered, and
 //! when again.
 //!
-//! One order at a time. Not the conversation with the authority, which is `order`'s, nor whether a
+//! One order at a time, after the other nodes were asked. Not the conversation with the authority, which is `order`'s, nor whether a
 //! certificate is shown: it is written into a folder, and what lies there is shown.
 
 mod client;
-mod due;
+pub(super) mod due;
 mod order;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use realm_edge::tls::{Certificate, Validity};
 use realm_model::node_config::{ACME_NAMES_MAX, AcmeChallenge, AcmeSettings};
 use realm_model::record::ACME_FAILED;
 use realm_store::folder::{read_small, replace_secret};
+use tokio::sync::watch;
 
-use super::{Shared, dev, now_s};
+use super::among::{self, Said};
+use super::{Known, Shared, dev, now_s};
 use crate::error::with_causes;
 use due::{Due, due};
 use order::OrderError;
 
-const FILE_BYTES_MAX: u64 = 256 * 1024;
+pub(super) const FILE_BYTES_MAX: u64 = 256 * 1024;
 /// However far the next order is, clocks are set and files are removed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(600);
+/// While another node is to order one.
+const ASK_INTERVAL: Duration = Duration::from_secs(5);
+/// Each node that comes before this one has so long to get one.
+const TURN: Duration = Duration::from_secs(120);
+/// After a start, the others are waited for: for so long, if there are any.
+const OTHERS_TIMEOUT: Duration = Duration::from_secs(15);
+const PEER_INTERVAL: Duration = Duration::from_millis(200);
 /// An order that an authority does not come to an end with.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -33,7 +42,8 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(300);
 pub(super) struct Orders {
     settings: AcmeSettings,
     challenge: AcmeChallenge,
-    own: PathBuf,
+    /// Since when another one is to order.
+    waiting: BTreeMap<String, Instant>,
     shared: Arc<Shared>,
     failed: BTreeMap<String, Failed>,
 }
@@ -61,7 +71,7 @@ fn folder(own: &Path) -> PathBuf {
 }
 
 /// `name` is a host name: it has no `/`, and is not `..`.
-fn file(own: &Path, name: &str) -> PathBuf {
+pub(super) fn file(own: &Path, name: &str) -> PathBuf {
     folder(own).join(format!("{name}.pem"))
 }
 
@@ -69,13 +79,12 @@ impl Orders {
     pub(super) fn new(
         settings: AcmeSettings,
         challenge: AcmeChallenge,
-        own: PathBuf,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             settings,
             challenge,
-            own,
+            waiting: BTreeMap::new(),
             shared,
             failed: BTreeMap::new(),
         }
@@ -83,25 +92,30 @@ impl Orders {
 
     /// Orders what is due, for ever.
     pub(super) async fn run(mut self) {
-        let mut hosts = self.shared.hosts.subscribe();
+        let mut known = self.shared.known.subscribe();
+        self.wait_for_others(&mut known).await;
         loop {
-            let names = self.names();
+            known.mark_unchanged();
+            let names = self.shared.names();
             self.forget(&names);
-            let now = now_s();
-            let dues = names.iter().map(|name| (self.due(name, now), name));
-            let next = dues.min();
-            let wait = match next {
-                Some((Due::Now, name)) => {
-                    let name = name.clone();
-                    self.order(&name).await;
-                    continue;
+            let mut wait = LOOK_INTERVAL;
+            let mut has_ordered = false;
+            for name in names {
+                match self.due(&name, now_s()) {
+                    Due::In(seconds) => wait = wait.min(Duration::from_secs(seconds)),
+                    Due::Now if self.is_for_others(&name).await => wait = wait.min(ASK_INTERVAL),
+                    Due::Now => {
+                        self.order(&name).await;
+                        has_ordered = true;
+                    }
                 }
-                Some((Due::In(seconds), _)) => LOOK_INTERVAL.min(Duration::from_secs(seconds)),
-                None => LOOK_INTERVAL,
-            };
+            }
+            if has_ordered {
+                continue;
+            }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                changed = hosts.changed() => {
+                changed = known.changed() => {
                     if changed.is_err() {
                         return;
                     }
@@ -110,18 +124,68 @@ impl Orders {
         }
     }
 
-    /// What certificates are wanted for.
-    fn names(&self) -> Vec<String> {
-        if !self.settings.names.is_empty() {
-            return self.settings.names.clone();
+    /// One of them may have what is wanted, or orders it as well.
+    async fn wait_for_others(&self, known: &mut watch::Receiver<Known>) {
+        let waiting = async {
+            if known.wait_for(|known| known.hosts.is_some()).await.is_ok()
+                && self.settings.shared
+                && known.borrow().others > 0
+            {
+                while self.shared.peers.others() == 0 {
+                    tokio::time::sleep(PEER_INTERVAL).await;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(OTHERS_TIMEOUT, waiting).await;
+    }
+
+    /// Whether another node is to order a certificate, or has given its own.
+    async fn is_for_others(&mut self, name: &str) -> bool {
+        if !self.settings.shared {
+            return false;
         }
-        let hosts = self.shared.hosts.borrow();
-        let hosts = hosts.iter().filter(|host| is_public(host));
-        hosts.take(ACME_NAMES_MAX).cloned().collect()
+        match among::ask(&self.shared, name).await {
+            Said::Given(text) => match self.keep(name, &text) {
+                Ok(()) => {
+                    self.well(name);
+                    true
+                }
+                Err(error) => {
+                    let reason = with_causes(&error);
+                    tracing::warn!(name, reason, "what another node gave cannot be kept");
+                    false
+                }
+            },
+            Said::Nobody { before: 0 } => false,
+            Said::Nobody { before } => {
+                let steps = u32::try_from(before).unwrap_or(u32::MAX);
+                let patience = TURN.saturating_mul(steps);
+                let since = self
+                    .waiting
+                    .entry(name.to_owned())
+                    .or_insert_with(Instant::now);
+                since.elapsed() < patience
+            }
+        }
+    }
+
+    fn keep(&self, name: &str, text: &[u8]) -> Result<(), OrderError> {
+        let own = &self.shared.own;
+        dev::create(&folder(own)).map_err(|error| OrderError::Keep(Box::new(error)))?;
+        replace_secret(&file(own, name), text).map_err(|error| OrderError::Keep(Box::new(error)))
+    }
+
+    /// There is one.
+    fn well(&mut self, name: &str) {
+        self.failed.remove(name);
+        self.waiting.remove(name);
+        self.shared.tell(&trouble_of(name), None);
+        self.shared.changed.notify_one();
     }
 
     /// What nobody wants any more is no trouble.
     fn forget(&mut self, names: &[String]) {
+        self.waiting.retain(|name, _| names.contains(name));
         self.failed.retain(|name, _| {
             let is_wanted = names.contains(name);
             if !is_wanted {
@@ -144,7 +208,7 @@ impl Orders {
 
     /// That of the certificate that there is for a name.
     fn validity(&self, name: &str) -> Option<Validity> {
-        let bytes = read_small(&file(&self.own, name), FILE_BYTES_MAX).ok()?;
+        let bytes = read_small(&file(&self.shared.own, name), FILE_BYTES_MAX).ok()?;
         let certificate = Certificate::from_pem(&bytes, &bytes).ok()?;
         let is_for = certificate.names().iter().any(|one| one == name);
         is_for.then(|| certificate.validity())
@@ -160,9 +224,8 @@ impl Orders {
         let ordered = tokio::time::timeout(ORDER_TIMEOUT, ordering).await;
         match ordered.unwrap_or(Err(OrderError::TooLong)) {
             Ok(()) => {
-                self.failed.remove(name);
-                self.shared.tell(&trouble_of(name), None);
                 tracing::info!(name, "a certificate was given");
+                self.well(name);
             }
             Err(error) => {
                 let times = self.failed.get(name).map_or(0, |failed| failed.times) + 1;
@@ -174,21 +237,19 @@ impl Orders {
                     .tell(&trouble_of(name), Some((ACME_FAILED, about)));
             }
         }
-        self.shared.changed.notify_one();
     }
 
     async fn try_order(&self, name: &str) -> Result<(), OrderError> {
-        dev::create(&folder(&self.own)).map_err(|error| OrderError::Keep(Box::new(error)))?;
-        let account = order::account(&self.settings, &self.own).await?;
-        let identity = &self.shared.identity;
-        let text = order::order(&account, identity, name, self.challenge).await?;
+        let own = &self.shared.own;
+        dev::create(own).map_err(|error| OrderError::Keep(Box::new(error)))?;
+        let account = order::account(&self.settings, own).await?;
+        let text = order::order(&account, &self.shared, name, self.challenge).await?;
         let certificate = Certificate::from_pem(text.as_bytes(), text.as_bytes())
             .map_err(|error| OrderError::Given(Box::new(error)))?;
         if !certificate.names().iter().any(|one| one == name) {
             return Err(OrderError::Other);
         }
-        replace_secret(&file(&self.own, name), text.as_bytes())
-            .map_err(|error| OrderError::Keep(Box::new(error)))
+        self.keep(name, text.as_bytes())
     }
 }
 
@@ -198,7 +259,7 @@ fn trouble_of(name: &str) -> String {
 
 /// Whether an authority of the internet can look at a host: not those that are only known here (RFC 6761,
 /// RFC 8375).
-fn is_public(host: &str) -> bool {
+pub(super) fn is_public(host: &str) -> bool {
     const PRIVATE: [&str; 9] = [
         "localhost",
         "local",

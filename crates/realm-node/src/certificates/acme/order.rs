@@ -15,6 +15,8 @@ use realm_store::folder::{FolderError, read_secret, write_secret};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use zeroize::Zeroizing;
 
+use super::super::Shared;
+use super::super::among::{self, Proof};
 use super::client::Client;
 
 /// How long an authority may take to look, and to sign: some have a queue.
@@ -111,13 +113,14 @@ impl Drop for Answered<'_> {
 /// Orders a certificate for a name: its chain and its key, in PEM.
 pub(super) async fn order(
     account: &Account,
-    identity: &Identity,
+    shared: &Shared,
     name: &str,
     kind: AcmeChallenge,
 ) -> Result<Zeroizing<String>, OrderError> {
     let identifiers = [Identifier::Dns(name.to_owned())];
     let order = account.new_order(&NewOrder::new(&identifiers)).await;
     let mut order = order.map_err(OrderError::Order)?;
+    let identity = &shared.identity;
     let mut answered = Answered {
         identity,
         challenges: Vec::new(),
@@ -142,27 +145,29 @@ pub(super) async fn order(
         let challenge = authorization.challenge(wanted);
         let mut challenge = challenge.ok_or(OrderError::NoChallenge(word))?;
         let proof = challenge.key_authorization();
-        let answer = match kind {
-            AcmeChallenge::Http => Challenge::Http {
-                token: challenge.token.clone(),
-                answer: proof.as_str().to_owned(),
-            },
-            AcmeChallenge::TlsAlpn => Challenge::Alpn {
-                name: name.to_owned(),
-                certificate: proving(name, proof.digest().as_ref())?,
-            },
+        let (answer, proof) = match kind {
+            AcmeChallenge::Http => {
+                let (token, answer) = (challenge.token.clone(), proof.as_str().to_owned());
+                let proof = Proof::http(name, &token, &answer);
+                (Challenge::Http { token, answer }, proof)
+            }
+            AcmeChallenge::TlsAlpn => proving(name, proof.digest().as_ref())?,
         };
         identity.answer(answer.clone());
         answered.challenges.push(answer);
+        // It may look at any node that the name leads to.
+        if shared.acme.as_ref().is_some_and(|acme| acme.shared) {
+            among::spread(shared, &proof).await;
+        }
         challenge.set_ready().await.map_err(OrderError::Order)?;
     }
     let ready = order.poll_ready(&PATIENCE).await;
-    let status = ready.map_err(|error| match error {
+    let status = ready.map_err(|error| {
         // An order that it gave up says why.
-        instant_acme::Error::Api(problem) => {
-            OrderError::NotProven(one_line(&problem.to_string(), SAID_CHARS_MAX))
+        if let instant_acme::Error::Api(problem) = &error {
+            return OrderError::NotProven(one_line(&problem.to_string(), SAID_CHARS_MAX));
         }
-        error => OrderError::Order(error),
+        OrderError::Order(error)
     })?;
     if status != OrderStatus::Ready && status != OrderStatus::Valid {
         return Err(OrderError::NotProven(said(&mut order).await));
@@ -201,13 +206,17 @@ async fn said(order: &mut instant_acme::Order) -> String {
 }
 
 /// A certificate that shows nothing but that the name leads here (RFC 8737 §3).
-fn proving(name: &str, digest: &[u8]) -> Result<Certificate, OrderError> {
+fn proving(name: &str, digest: &[u8]) -> Result<(Challenge, Proof), OrderError> {
     let key = rcgen::KeyPair::generate().map_err(OrderError::Key)?;
     let mut params =
         rcgen::CertificateParams::new(vec![name.to_owned()]).map_err(OrderError::Key)?;
     params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(digest)];
-    let certificate = params.self_signed(&key).map_err(OrderError::Key)?;
-    let secret = PrivatePkcs8KeyDer::from(key.serialize_der());
-    Certificate::proof(certificate.der().clone(), secret.into())
-        .map_err(|error| OrderError::Given(Box::new(error)))
+    let made = params.self_signed(&key).map_err(OrderError::Key)?;
+    let secret = Zeroizing::new(key.serialize_der());
+    let proof = Proof::alpn(name, made.der(), &secret);
+    let secret = PrivatePkcs8KeyDer::from(secret.to_vec());
+    let certificate = Certificate::proof(made.der().clone(), secret.into())
+        .map_err(|error| OrderError::Given(Box::new(error)))?;
+    let name = name.to_owned();
+    Ok((Challenge::Alpn { name, certificate }, proof))
 }
