@@ -102,7 +102,8 @@ fn length(request: IncomingRequest, out: ResponseOutparam) {
         match source.blocking_read(PIECE_BYTES) {
             Ok(piece) => {
                 bytes += piece.len() as u64;
-                let more = |sum: u64, byte: &u8| sum.wrapping_mul(31).wrapping_add(u64::from(*byte));
+                let more =
+                    |sum: u64, byte: &u8| sum.wrapping_mul(31).wrapping_add(u64::from(*byte));
                 sum = piece.iter().fold(sum, more);
             }
             Err(StreamError::Closed) => break,
