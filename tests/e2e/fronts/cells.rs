@@ -15,9 +15,11 @@ const PAUSE: Duration = Duration::from_secs(3);
 /// Bytes of bodies.
 const SIZES: [usize; 5] = [0, 1, 64 * 1024, 1024 * 1024, 10 * 1024 * 1024];
 
+type Cell = fn(&Front);
+
 /// Every cell; all that are wrong are told at once.
 pub(crate) fn all(front: &Front) {
-    let cells: [(&str, fn(&Front)); 13] = [
+    let cells: [(&str, Cell); 13] = [
         ("whole answers", whole_answers),
         ("bodies", bodies),
         ("an answer that begins before the request ends", both_ways),
@@ -34,13 +36,7 @@ pub(crate) fn all(front: &Front) {
     ];
     let mut wrong = Vec::new();
     for (name, cell) in cells {
-        let began = Instant::now();
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cell(front)));
-        eprintln!(
-            "{name}: {:?}, {} ms",
-            done.is_ok(),
-            began.elapsed().as_millis()
-        );
         if done.is_err() {
             wrong.push(name);
         }
@@ -217,7 +213,6 @@ fn request(front: &Front) {
         .header("x-own", "kept")
         .header("accept-language", "de");
     let (through, direct) = (front.ask(&ask).json(), front.direct(&ask).json());
-    eprintln!("{through}");
     for part in ["scheme", "authority", "target"] {
         assert_eq!(through[part], direct[part], "{part}");
     }
@@ -374,11 +369,9 @@ fn trap(front: &Front) {
 fn abort(front: &Front) {
     let ask = front.named(&Ask::post("/length", bytes(8 * 1024 * 1024)));
     let sending = ask.begin(front.port, 4 * 1024 * 1024);
-    let began = Instant::now();
     front.instances_are(|number| number > 0.0);
     drop(sending);
     front.instances_are(|number| number == 0.0);
-    eprintln!("let go after {:?}", began.elapsed());
     whole_answers(front);
 }
 

@@ -148,11 +148,8 @@ fn read(stream: &mut TcpStream, is_head: bool) -> Got {
     let mut bytes = Vec::new();
     let mut began = None;
     let mut piece = vec![0; 64 * 1024];
-    loop {
-        // A reset after the answer is no matter.
-        let Ok(read @ 1..) = stream.read(&mut piece) else {
-            break;
-        };
+    // A reset after the answer is no matter.
+    while let Ok(read @ 1..) = stream.read(&mut piece) {
         bytes.extend_from_slice(&piece[..read]);
         let has_body = head_end(&bytes).is_some_and(|end| bytes.len() > end + 4);
         if has_body && began.is_none() {

@@ -190,7 +190,6 @@ fn check_http(server: Server) {
     let got = ask.send(front.port);
     assert_eq!(got.status, 200, "{got:?}");
     let seen = got.json();
-    eprintln!("{seen}");
     assert_eq!(seen["authority"], format!("{}:{}", super::HOST, front.port));
     assert_eq!(
         (&seen["target"], &seen["scheme"]),
