@@ -34,6 +34,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
       agent        Run the agent of this realm folder until interrupted
       invite       Print a ticket with which another machine asks to join
       join         Make this machine ask to join the realm of a ticket
+      cert         Make a certificate for HTTPS on your own machine
       doctor       Look at this machine and the realm folder, and say what to mend
 
     Say what runs:
