@@ -26,6 +26,7 @@ for argument in "$@"; do
 	nodes | nodes-growth | moves) named=yes ;;
 	push) named=yes needs+=(curl) ;;
 	slow) named=yes needs+=(nginx) ;;
+	tls) named=yes needs+=(curl nginx openssl wrk) ;;
 	fastcgi) named=yes needs+=(nginx wrk) php=yes ;;
 	*) named=yes alone=no ;;
 	esac
@@ -34,7 +35,7 @@ done
 [ -n "$named" ] || alone=no
 
 if [ "$alone" = no ]; then
-	needs=(curl wrk nginx haproxy npm) php=yes
+	needs=(curl wrk nginx haproxy npm openssl) php=yes
 fi
 for package in "${needs[@]}"; do
 	need_package "$package" "$package"

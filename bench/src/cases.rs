@@ -10,7 +10,7 @@ use crate::peers::{Peer, Tools, WASMTIME_BEST, WASMTIME_REUSE};
 use crate::report::{Bound, CaseReport};
 use crate::throughput::{Metric, Target, Throughput};
 use crate::wrk::Request;
-use crate::{deploy, fastcgi, idle, kernels, nodes, parked, start};
+use crate::{deploy, fastcgi, idle, kernels, nodes, parked, start, tls};
 
 const REALM: &str = "realm";
 const REUSING: &str = "wasmtime serve, reuse 128";
@@ -64,10 +64,14 @@ pub(crate) const CASES: &[Case] = &[
         has_peers: false,
         ..case("moves", nodes::moves)
     },
-    // Needs nginx and php-fpm, and looks for them itself.
+    // They need nginx, and php-fpm or openssl, and look for them themselves.
     Case {
         has_peers: false,
         ..case("fastcgi", fastcgi::fastcgi)
+    },
+    Case {
+        has_peers: false,
+        ..case("tls", tls::tls)
     },
     // Beside realm they need curl, and nginx, and look for it themselves.
     Case {

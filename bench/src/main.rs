@@ -24,6 +24,7 @@ mod server;
 mod start;
 mod stats;
 mod throughput;
+mod tls;
 mod uplink;
 mod variants;
 mod wrk;

@@ -24,6 +24,8 @@ end
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Request {
     Get,
+    /// The same, each in a connection of its own.
+    GetAndClose,
     /// Bytes, all the same.
     Post(usize),
     /// A text; without `]==]` in it.
@@ -33,14 +35,14 @@ pub(crate) enum Request {
 impl Request {
     pub(crate) fn method(self) -> &'static str {
         match self {
-            Self::Get => "GET",
+            Self::Get | Self::GetAndClose => "GET",
             Self::Post(_) | Self::PostJson(_) => "POST",
         }
     }
 
     pub(crate) fn body(self) -> Vec<u8> {
         match self {
-            Self::Get => Vec::new(),
+            Self::Get | Self::GetAndClose => Vec::new(),
             Self::Post(bytes) => vec![b'x'; bytes],
             Self::PostJson(text) => text.as_bytes().to_vec(),
         }
@@ -49,6 +51,7 @@ impl Request {
     fn script(self) -> String {
         match self {
             Self::Get => String::new(),
+            Self::GetAndClose => "wrk.headers[\"connection\"] = \"close\"\n".to_owned(),
             Self::Post(bytes) => {
                 format!("wrk.method = \"POST\"\nwrk.body = string.rep(\"x\", {bytes})\n")
             }
