@@ -29,10 +29,10 @@ use crate::stream::watch;
 use crate::wire::Stream;
 
 /// How long a closing connection reads on, so that its client sees the answer and not a reset.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// And how much: as much as a component takes by default, so that whoever sends such a body and
 /// gets its answer early can read it.
-const LINGER_BYTES_MAX: usize = 32 * 1024 * 1024;
+pub(crate) const LINGER_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// At once. On the heap: most connections never come to this.
 const LINGER_READ_BYTES: usize = 16 * 1024;
 

@@ -19,9 +19,9 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet, yield_now};
 
 use super::request::{self, Asked};
 use super::stdin::{Part, Sender, Stdin};
@@ -30,6 +30,7 @@ use crate::answer::{Edge, answer};
 use crate::connection::{Connection, Order};
 use crate::request_body::Arriving;
 use crate::response_body::Reply;
+use crate::serve::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 * 1024;
@@ -76,7 +77,7 @@ pub(crate) async fn serve(
     here: Option<IpAddr>,
     connection: Arc<Connection>,
 ) {
-    let (read, write) = tokio::io::split(io);
+    let (mut read, mut write) = tokio::io::split(io);
     let (pieces, waiting) = mpsc::channel(PIECES_MAX);
     let front = Arc::clone(&connection);
     let mut served = Served {
@@ -88,10 +89,11 @@ pub(crate) async fn serve(
         tasks: JoinSet::new(),
         pieces,
         connection,
+        has_unread: false,
     };
     let ended = {
-        let mut reading = pin!(served.run(read));
-        let mut writing = pin!(write_all(write, waiting, &front));
+        let mut reading = pin!(served.run(&mut read));
+        let mut writing = pin!(write_all(&mut write, waiting, &front));
         let cut = poll_fn(|context| match front.poll_order(context) {
             Order::Serve | Order::Drain | Order::Evict => Poll::Pending,
             Order::Cut => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
@@ -102,8 +104,41 @@ pub(crate) async fn serve(
             cut = cut => cut,
         }
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a FastCGI connection ended");
+    match ended {
+        Ok(()) if served.has_unread => linger(read, write, &front).await,
+        Ok(()) => {}
+        Err(error) => tracing::debug!(%error, "a FastCGI connection ended"),
+    }
+}
+
+/// Reads on for a moment: a socket that is closed with unread bytes is reset, and the reset can overtake the
+/// answer.
+async fn linger(
+    mut read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+    connection: &Connection,
+) {
+    let reading = async {
+        let _ = write.shutdown().await;
+        let mut unread = BytesMut::with_capacity(READ_BYTES);
+        let mut n_read = 0;
+        while n_read < LINGER_BYTES_MAX {
+            unread.clear();
+            match read.read_buf(&mut unread).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => n_read += count,
+            }
+            yield_now().await;
+        }
+    };
+    let cut = poll_fn(|context| match connection.poll_order(context) {
+        Order::Serve | Order::Drain => Poll::Pending,
+        Order::Evict | Order::Cut => Poll::Ready(()),
+    });
+    tokio::select! {
+        () = reading => {}
+        () = cut => {}
+        () = tokio::time::sleep(LINGER_TIMEOUT) => {}
     }
 }
 
@@ -150,6 +185,8 @@ struct Served {
     pieces: mpsc::Sender<Piece>,
     /// The web server's.
     connection: Arc<Connection>,
+    /// A request was answered before all of it came.
+    has_unread: bool,
 }
 
 impl Served {
@@ -209,6 +246,7 @@ impl Served {
 
     async fn end(&mut self, id: u16, ended: Ended) -> io::Result<()> {
         let under = self.requests.remove(&id);
+        self.has_unread |= under.as_ref().is_some_and(|under| under.body.is_some());
         self.decoder.ended(id);
         self.connection.end_request();
         let is_aborted = under.is_some_and(|under| under.is_aborted);
@@ -358,6 +396,7 @@ impl Served {
         );
         super::put_stdout(&mut out, id, line.as_bytes());
         super::put_end(&mut out, id, Status::Complete, 0);
+        self.has_unread = true;
         self.decoder.ended(id);
         send(&self.pieces, out.freeze()).await
     }

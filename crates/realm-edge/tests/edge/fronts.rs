@@ -141,20 +141,58 @@ async fn a_port_is_for_those_that_are_allowed() {
     }
 }
 
+/// The answer arrives, though what is refused is still on its way.
+#[tokio::test]
+async fn what_is_refused_early_is_heard() {
+    let rig = Rig::with_config(vec![named("a")], |config| {
+        config.limits.request_bytes_max = 10;
+        config.fastcgi = FastCgi {
+            listen: vec![Listen::Tcp("127.0.0.1:0".parse().expect("an address"))],
+            allow: vec!["127.0.0.1".parse().expect("a block")],
+            ..FastCgi::default()
+        };
+    })
+    .await;
+    let FastCgiAddress::Tcp(address) = rig.handle.fastcgi_addresses()[0].clone() else {
+        panic!("it is a port");
+    };
+    let body = [&[1, 5, 0, 1, 0xea, 0x60, 0, 0][..], &[7; 60_000]].concat();
+    let (came, is_taken) = sent(address, b"\x0e\x0840000000", &body.repeat(400)).await;
+    assert!(came.contains("Status: 413 "), "{came}");
+    // Who cannot send what it has to send may not look for an answer.
+    assert!(is_taken);
+}
+
 /// What comes of a request over TCP, as text.
 async fn asked(address: SocketAddr) -> String {
+    sent(address, b"\x0e\x00", b"").await.0
+}
+
+/// The same of one with a length and a body, and whether all of it was taken.
+async fn sent(address: SocketAddr, length: &[u8], body: &[u8]) -> (String, bool) {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
-    let params = b"\x0e\x03REQUEST_METHODGET\x0b\x01REQUEST_URI/\x09\x01HTTP_HOSTa";
+    let [name, value, said @ ..] = length else {
+        panic!("it begins with two lengths");
+    };
+    let said = &said[..usize::from(*value)];
+    let params = [
+        &b"\x0e\x04REQUEST_METHODPOST\x0b\x01REQUEST_URI/\x09\x01HTTP_HOSTa"[..],
+        &[*name, *value],
+        b"CONTENT_LENGTH",
+        said,
+    ]
+    .concat();
     let length = u8::try_from(params.len()).expect("short");
-    let records: [&[u8]; 5] = [
+    let records: [&[u8]; 6] = [
         &[1, BEGIN, 0, 1, 0, 8, 0, 0, 0, RESPONDER, 0, 0, 0, 0, 0, 0],
         &[1, PARAMS, 0, 1, 0, length, 0, 0],
-        params,
+        &params,
         &[1, PARAMS, 0, 1, 0, 0, 0, 0],
+        body,
         &[1, 5, 0, 1, 0, 0, 0, 0],
     ];
-    let _ = stream.write_all(&records.concat()).await;
+    let is_taken = stream.write_all(&records.concat()).await.is_ok();
     let mut came = Vec::new();
     let _ = soon(stream.read_to_end(&mut came)).await;
-    String::from_utf8_lossy(&came).into_owned()
+    (String::from_utf8_lossy(&came).into_owned(), is_taken)
 }
