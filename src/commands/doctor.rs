@@ -19,13 +19,29 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(context: &Context, _args: &Args) -> Result<ExitCode, Failure> {
     let folder = context.find_folder()?;
+    let mut invalid = None;
     let node = match &folder {
-        // An invalid node.toml is told by the agent; its defaults are looked at meanwhile.
-        Some(folder) => Config::load(folder.clone())
-            .map_or_else(|_| NodeConfig::default(), |config| config.node),
+        Some(folder) => match Config::load(folder.clone()) {
+            Ok(config) => config.node,
+            // What does not depend on it is looked at all the same.
+            Err(error) => {
+                invalid = Some(Finding {
+                    code: "invalid-node-config",
+                    level: Level::Problem,
+                    message: error.to_string(),
+                    remedy: Some("`realm agent` says where, and what was expected".to_owned()),
+                });
+                NodeConfig::default()
+            }
+        },
         None => NodeConfig::default(),
     };
-    let findings = examine(folder.as_ref(), &node);
+    let mut findings = examine(folder.as_ref(), &node);
+    if let Some(invalid) = invalid {
+        // The ports of the defaults are not those of the file.
+        findings.retain(|finding| finding.code != "port");
+        findings.insert(0, invalid);
+    }
     if context.json() {
         output::json(&findings)?;
     } else {

@@ -166,13 +166,18 @@ fn text(status: &StatusView) -> String {
 /// not as wanted.
 fn row(component: &ComponentView, alone: bool) -> Vec<String> {
     let everywhere = component.nodes.values();
-    // Nodes say what they like: the sum of two has more bits than either.
-    let (wanted, healthy) = everywhere.fold((0_u64, 0_u64), |(wanted, healthy), node| {
-        (
-            wanted + u64::from(node.wanted),
-            healthy + u64::from(node.healthy),
-        )
-    });
+    // Nodes say what they like: the sum of two has more bits than either. A node without a network tells of
+    // itself alone.
+    let own = (u64::from(component.wanted), u64::from(component.healthy));
+    let (wanted, healthy) = match component.nodes.is_empty() {
+        true => own,
+        false => everywhere.fold((0_u64, 0_u64), |(wanted, healthy), node| {
+            (
+                wanted + u64::from(node.wanted),
+                healthy + u64::from(node.healthy),
+            )
+        }),
+    };
     let elsewhere = component
         .nodes
         .iter()

@@ -17,7 +17,7 @@ use crate::authority::Authority;
 use crate::desired::Desired;
 use crate::place::written;
 use crate::plan::selects;
-pub use across::{Across, across};
+pub use across::{Across, across, alarm_hint};
 pub use explain::{Looked, explain};
 
 /// What only the node that answers knows.

@@ -133,7 +133,7 @@ async fn dispatch(
     if parts.uri.path() == "*" && parts.method == Method::OPTIONS {
         return Ok(Answer::Options);
     }
-    if let Some(proof) = edge.proof(parts) {
+    if let Some(proof) = edge.proof(&origin, parts) {
         return Ok(Answer::Proof(proof));
     }
     let (target, prefix) = route(&edge.table.load(), &origin, parts.uri.path())?;

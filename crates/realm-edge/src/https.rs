@@ -73,11 +73,11 @@ impl Edge {
 
     /// The proof that an authority asks for, if there is one. What else stands under that path is for
     /// the routes.
-    pub(crate) fn proof(&self, parts: &Parts) -> Option<String> {
+    pub(crate) fn proof(&self, origin: &Origin, parts: &Parts) -> Option<String> {
         let front = self.https.as_ref()?;
         let token = parts.uri.path().strip_prefix(PROOFS)?;
         match parts.method {
-            Method::GET | Method::HEAD => front.identity.http_answer(token),
+            Method::GET | Method::HEAD => front.identity.http_answer(origin.route_key(), token),
             _ => None,
         }
     }

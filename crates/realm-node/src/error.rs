@@ -131,7 +131,7 @@ impl NodeError {
                 "the log is left as it is; restore the realm folder from a copy, or install the newer realm that wrote it",
             ),
             Self::Edge(realm_edge::EdgeError::FastCgi { .. }) => Some(
-                "look at `fastcgi` under [listen] in node.toml: its folder must be there, and belong to the agent; only a socket that nobody listens on is replaced",
+                "look at `fastcgi` under [listen] in node.toml: a socket's folder must be there, and the agent's user may write it and belongs to the group of `socket_group`; only a socket that nobody listens on is replaced; a port must be free",
             ),
             Self::NoGroup { .. } => {
                 Some("name the group of the web server, `www-data` on Debian, or its number")

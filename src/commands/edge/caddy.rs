@@ -78,7 +78,10 @@ fn block(site: &Site, host: Option<&Host>) -> String {
     };
     format!(
         "{remark}{address} {{
-{bind}\t# What the component with the largest bodies takes; realm keeps the limit of each.
+{bind}\t# `X_A` and `X-A` are one parameter: nobody says a header of yours in another spelling.
+\trequest_header -*_*
+
+\t# What the component with the largest bodies takes; realm keeps the limit of each.
 \trequest_body {{
 \t\tmax_size {body}
 \t}}

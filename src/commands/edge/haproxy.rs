@@ -33,10 +33,10 @@ fn app() -> String {
     # What components write to stderr goes to HAProxy's log.
     log-stderr global
     option keep-conn
-    # Several requests at once on a connection. A client that reads slowly holds up the others of its
-    # connection, for FastCGI has no flow control of its own: without these two lines each has one.
-    option mpxs-conns
-    option max-reqs {REQUESTS_MAX}
+    # Several requests at once on a connection: fewer connections, but a client that reads slowly holds up
+    # the others of its connection, for FastCGI has no flow control of its own.
+    # option mpxs-conns
+    # option max-reqs {REQUESTS_MAX}
     # Components may read `Authorization` themselves, as over HTTP.
     pass-header authorization
     # The host by which the frontend let it pass: realm believes it before `HTTP_HOST`.

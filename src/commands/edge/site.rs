@@ -214,7 +214,7 @@ impl Site {
             "# {server} in front of realm, over {over}: {place}\n\
              # Every path goes to realm, which knows the routes: print this anew when hosts come or go.\n\
              #\n\
-             # node.toml of the realm folder has:\n"
+             # node.toml of the realm folder needs:\n"
         );
         match (&self.protocol, &self.door) {
             (Protocol::FastCgi, Door::Unix(path)) => {

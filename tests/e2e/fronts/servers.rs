@@ -122,10 +122,11 @@ impl Front {
         let listen = format!("127.0.0.1:{port}");
         let printed = realm.run(&[&["edge", server.verb(), "--listen", &listen], more].concat());
         let mut config = change(printed.ok().stdout);
-        if server == Server::Haproxy {
-            for line in ["    option mpxs-conns\n", "    option max-reqs 32\n"] {
-                assert!(config.contains(line), "{config}");
-                config = config.replace(line, "");
+        if server == Server::HaproxyMultiplexed && config.contains("fcgi-app") {
+            for line in ["option mpxs-conns\n", "option max-reqs 32\n"] {
+                let remark = format!("    # {line}");
+                assert!(config.contains(&remark), "{config}");
+                config = config.replace(&remark, &format!("    {line}"));
             }
         }
         let folder = realm.path("front");

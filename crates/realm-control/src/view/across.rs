@@ -53,7 +53,7 @@ pub fn across(status: &mut StatusView, authority: &Authority, others: &Across<'_
             status.alarms.push(AlarmView {
                 code: alarm.code.clone(),
                 message: alarm.about.clone(),
-                hint: hint(&alarm.code).to_owned(),
+                hint: alarm_hint(&alarm.code).to_owned(),
                 node: (*name).clone(),
             });
         }
@@ -210,8 +210,8 @@ fn own_components(status: &mut StatusView) {
     }
 }
 
-/// What a person does about an alarm.
-fn hint(code: &str) -> &'static str {
+/// What a person does about an alarm, by its code.
+pub fn alarm_hint(code: &str) -> &'static str {
     match code {
         "forked" => "`realm resolve` shows both histories, and ends the one that you do not want",
         realm_model::record::STALE => {

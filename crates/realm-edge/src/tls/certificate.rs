@@ -115,6 +115,13 @@ impl Certificate {
         })
     }
 
+    /// The same for one of its names alone; `None`: it is not for that name.
+    pub fn only_for(mut self, name: &str) -> Option<Self> {
+        let is_for = self.names.iter().any(|one| one == name);
+        self.names = vec![name.to_owned()];
+        is_for.then_some(self)
+    }
+
     /// The host names that it is for, in small letters; `*.example.com` among them.
     pub fn names(&self) -> &[String] {
         &self.names

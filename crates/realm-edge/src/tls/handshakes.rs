@@ -1,9 +1,11 @@
-//! How many handshakes are under way: for one more than may be, the one that began first ends.
+//! How many handshakes are under way: for one more than may be, one ends, of the address that has most of
+//! them the one that began first.
 //!
 //! So those who begin one and go no further hold nobody up: an honest client is done within a few round
-//! trips, and outlives those who came before it.
+//! trips, outlives those who came before it, and one address alone pushes out nobody but itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::connection::{Connection, Order};
@@ -16,8 +18,15 @@ pub(crate) struct Handshakes {
 
 #[derive(Default)]
 struct UnderWay {
-    connections: BTreeMap<u64, Weak<Connection>>,
+    connections: BTreeMap<u64, Begun>,
+    /// How many each address has; those of this machine, and of proxies, are one.
+    addresses: HashMap<Option<IpAddr>, usize>,
     next: u64,
+}
+
+struct Begun {
+    connection: Weak<Connection>,
+    address: Option<IpAddr>,
 }
 
 /// One of them, while it lives.
@@ -40,15 +49,19 @@ impl Handshakes {
             let number = under_way.next;
             under_way.next += 1;
             while under_way.connections.len() >= self.max
-                && let Some((_, first)) = under_way.connections.pop_first()
+                && let Some(first) = under_way.first_of_the_most()
             {
-                if let Some(first) = first.upgrade() {
+                if let Some(first) = first.connection.upgrade() {
                     first.give_order(Order::Cut);
                 }
             }
-            under_way
-                .connections
-                .insert(number, Arc::downgrade(connection));
+            let address = connection.counted_for();
+            *under_way.addresses.entry(address).or_default() += 1;
+            let begun = Begun {
+                connection: Arc::downgrade(connection),
+                address,
+            };
+            under_way.connections.insert(number, begun);
             Turn {
                 handshakes: self,
                 number,
@@ -68,7 +81,28 @@ impl Handshakes {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.handshakes
-            .with(|under_way| under_way.connections.remove(&self.number));
+            .with(|under_way| under_way.remove(self.number));
+    }
+}
+
+impl UnderWay {
+    fn first_of_the_most(&mut self) -> Option<Begun> {
+        let most = self.addresses.iter().max_by_key(|(_, count)| **count);
+        let (address, _) = most?;
+        let mut connections = self.connections.iter();
+        let (number, _) = connections.find(|(_, begun)| begun.address == *address)?;
+        self.remove(*number)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Begun> {
+        let begun = self.connections.remove(&number)?;
+        if let Some(count) = self.addresses.get_mut(&begun.address) {
+            *count -= 1;
+            if *count == 0 {
+                self.addresses.remove(&begun.address);
+            }
+        }
+        Some(begun)
     }
 }
 
@@ -98,5 +132,27 @@ mod tests {
         turns.remove(1);
         turns.push(handshakes.begin(&connections[3]));
         assert_eq!(orders(), [Cut, Serve, Serve, Serve]);
+    }
+
+    #[test]
+    fn one_address_pushes_out_itself_alone() {
+        let handshakes = Handshakes::new(3);
+        let local = "127.0.0.1:1".parse().expect("an address");
+        let begun = |peer: &str| {
+            let peer = format!("{peer}:9").parse().expect("an address");
+            Arc::new(Connection::new(peer, local, |_| false))
+        };
+        let honest = begun("192.0.2.1");
+        let flood = [(); 8].map(|()| begun("198.51.100.7"));
+        let _first = handshakes.begin(&honest);
+        let turns: Vec<_> = flood.iter().map(|one| handshakes.begin(one)).collect();
+        let context = Context::from_waker(Waker::noop());
+        assert_eq!(honest.poll_order(&context), Order::Serve);
+        let n_cut = flood
+            .iter()
+            .filter(|one| one.poll_order(&context) == Order::Cut);
+        assert_eq!(n_cut.count(), 6);
+        drop(turns);
+        assert_eq!(handshakes.with(|under_way| under_way.addresses.len()), 1);
     }
 }

@@ -4,6 +4,7 @@
 //! first. Handshakes that are under way end with what they began with.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -32,6 +33,8 @@ pub struct Identity {
 pub enum Challenge {
     /// Of HTTP-01: what is answered for a token.
     Http {
+        /// The host that is asked: nobody's proof is for another name.
+        name: String,
         /// The last part of the path that is asked for.
         token: String,
         /// The answer.
@@ -76,13 +79,19 @@ struct Names {
 }
 
 #[derive(Debug, Default)]
-struct Challenges(Mutex<HashMap<Key, Challenge>>);
+struct Challenges {
+    answered: Mutex<Vec<Answered>>,
+    next: AtomicU64,
+}
 
-/// What a challenge is found by.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Key {
-    Token(String),
-    Name(String),
+/// A challenge that is answered.
+#[derive(Debug)]
+struct Answered {
+    /// By which it is withdrawn, and no other.
+    number: u64,
+    challenge: Challenge,
+    /// For an order of another node: what this one orders comes first.
+    is_anothers: bool,
 }
 
 impl Identity {
@@ -136,33 +145,33 @@ impl Identity {
         self.inner.config.store(None);
     }
 
-    /// Answers a challenge from now on; one for the same token or name goes.
-    pub fn answer(&self, challenge: Challenge) {
-        self.inner.challenges.with(|challenges| {
-            let key = challenge.key();
-            if challenges.len() < CHALLENGES_MAX || challenges.contains_key(&key) {
-                challenges.insert(key, challenge);
-            }
-        });
+    /// Answers a challenge of this node's own order from now on; the number by which it is withdrawn.
+    pub fn answer(&self, challenge: Challenge) -> u64 {
+        self.inner.challenges.add(challenge, false)
     }
 
-    /// Answers it no more.
-    pub fn withdraw(&self, challenge: &Challenge) {
-        let key = challenge.key();
-        self.inner
-            .challenges
-            .with(|challenges| challenges.remove(&key));
+    /// The same for an order of another node, where this one has none of its own for the name.
+    pub fn answer_for_another(&self, challenge: Challenge) -> u64 {
+        self.inner.challenges.add(challenge, true)
     }
 
-    /// The answer to HTTP-01.
-    pub(crate) fn http_answer(&self, token: &str) -> Option<String> {
-        let key = Key::Token(token.to_owned());
+    /// Answers the one of that number no more.
+    pub fn withdraw(&self, number: u64) {
         self.inner
             .challenges
-            .with(|challenges| match challenges.get(&key) {
-                Some(Challenge::Http { answer, .. }) => Some(answer.clone()),
-                Some(Challenge::Alpn { .. }) | None => None,
-            })
+            .with(|challenges| challenges.retain(|one| one.number != number));
+    }
+
+    /// The answer to HTTP-01 for a host, in small letters and without a port.
+    pub(crate) fn http_answer(&self, host: &str, wanted: &str) -> Option<String> {
+        self.inner.challenges.find(|challenge| match challenge {
+            Challenge::Http {
+                name,
+                token,
+                answer,
+            } => (name == host && token == wanted).then(|| answer.clone()),
+            Challenge::Alpn { .. } => None,
+        })
     }
 
     /// What a client is served by that begins so.
@@ -176,15 +185,6 @@ impl Identity {
                 clients: false,
             })),
             false => self.inner.config.load_full(),
-        }
-    }
-}
-
-impl Challenge {
-    fn key(&self) -> Key {
-        match self {
-            Self::Http { token, .. } => Key::Token(token.clone()),
-            Self::Alpn { name, .. } => Key::Name(name.to_ascii_lowercase()),
         }
     }
 }
@@ -263,18 +263,49 @@ impl ResolvesServerCert for Shown {
 }
 
 impl Challenges {
-    fn with<T>(&self, act: impl FnOnce(&mut HashMap<Key, Challenge>) -> T) -> T {
-        // Nothing that changes the map can panic in between.
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn add(&self, challenge: Challenge, is_anothers: bool) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.with(|challenges| {
+            if challenges.len() < CHALLENGES_MAX {
+                challenges.push(Answered {
+                    number,
+                    challenge,
+                    is_anothers,
+                });
+            }
+        });
+        number
+    }
+
+    /// The newest that fits, of this node's own before those of others.
+    fn find<T>(&self, fits: impl Fn(&Challenge) -> Option<T>) -> Option<T> {
+        self.with(|challenges| {
+            let of = |is_anothers: bool| {
+                let mut newest = challenges.iter().rev();
+                newest.find_map(|one| {
+                    (one.is_anothers == is_anothers)
+                        .then(|| fits(&one.challenge))
+                        .flatten()
+                })
+            };
+            of(false).or_else(|| of(true))
+        })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Vec<Answered>) -> T) -> T {
+        // Nothing that changes the list can panic in between.
+        act(&mut self.answered.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl ResolvesServerCert for Challenges {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let key = Key::Name(hello.server_name()?.to_ascii_lowercase());
-        self.with(|challenges| match challenges.get(&key) {
-            Some(Challenge::Alpn { certificate, .. }) => Some(Arc::clone(&certificate.key)),
-            Some(Challenge::Http { .. }) | None => None,
+        let wanted = hello.server_name()?.to_ascii_lowercase();
+        self.find(|challenge| match challenge {
+            Challenge::Alpn { name, certificate } => name
+                .eq_ignore_ascii_case(&wanted)
+                .then(|| Arc::clone(&certificate.key)),
+            Challenge::Http { .. } => None,
         })
     }
 }

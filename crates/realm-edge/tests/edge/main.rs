@@ -17,6 +17,7 @@ mod hostile;
 mod liars;
 mod lifecycle;
 mod ports;
+mod proofs;
 mod proxied;
 mod requests;
 mod responses;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use realm_edge::tls::{Certificate, CertificateError, Challenge, Clients};
+use realm_edge::tls::{Certificate, CertificateError, Clients};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::secure::anybody::Anybody;
 use crate::secure::{As, Authority, Secure, shown};
 use crate::support::{backend, empty, get, mirror, named, read_all, soon, whole};
 
@@ -136,7 +137,7 @@ async fn the_name_chooses_the_certificate() {
         let mut config = secure.client(&As::default());
         config
             .dangerous()
-            .set_certificate_verifier(std::sync::Arc::new(anybody::Anybody));
+            .set_certificate_verifier(std::sync::Arc::new(Anybody));
         let stream = secure.connect_by(name, config).await.expect("connected");
         let is = shown(stream.get_ref().1) == leaves[expected].der;
         assert!(is, "{name}");
@@ -428,68 +429,6 @@ async fn what_a_trusted_proxy_took_over_https_is_not_sent_there_again() {
 }
 
 #[tokio::test]
-async fn authorities_get_their_proofs() {
-    let secure = Secure::with(named("app"), |_, https| https.redirect = Some(443)).await;
-    let url = "http://a.example/.well-known/acme-challenge/tok-1_n";
-    let challenge = Challenge::Http {
-        token: "tok-1_n".to_owned(),
-        answer: "tok-1_n.thumb".to_owned(),
-    };
-    assert_eq!(
-        secure.rig.send1(get(url)).await.status(),
-        StatusCode::PERMANENT_REDIRECT
-    );
-    secure.identity.answer(challenge.clone());
-    let (status, headers, body) = whole(secure.rig.send1(get(url)).await).await;
-    assert_eq!((status, &body[..]), (StatusCode::OK, &b"tok-1_n.thumb"[..]));
-    assert_eq!(headers["cache-control"], "no-store");
-    let posted = crate::support::request("POST", url, empty());
-    assert_eq!(
-        secure.rig.send1(posted).await.status(),
-        StatusCode::PERMANENT_REDIRECT
-    );
-    secure.identity.withdraw(&challenge);
-    assert_eq!(
-        secure.rig.send1(get(url)).await.status(),
-        StatusCode::PERMANENT_REDIRECT
-    );
-
-    // By TLS-ALPN-01, also where clients must show certificates.
-    secure.admit(&Authority::new(), false);
-    let leaf = secure.authority.leaf_with(&["a.example"], |params| {
-        let digest = rcgen::CustomExtension::new_acme_identifier(&[7; 32]);
-        params.custom_extensions = vec![digest];
-    });
-    assert!(Certificate::from_pem(leaf.chain.as_bytes(), leaf.key.as_bytes()).is_err());
-    let challenge = Challenge::Alpn {
-        name: "a.example".to_owned(),
-        certificate: Certificate::proof(leaf.der.clone(), leaf.secret()).expect("a proof"),
-    };
-    let like = As {
-        protocols: &["acme-tls/1"],
-        ..As::default()
-    };
-    let connect = async |name: &str| {
-        let mut config = secure.client(&like);
-        config
-            .dangerous()
-            .set_certificate_verifier(std::sync::Arc::new(anybody::Anybody));
-        secure.connect_by(name, config).await
-    };
-    assert!(connect("a.example").await.is_err());
-    secure.identity.answer(challenge.clone());
-    let stream = connect("a.example").await.expect("connected");
-    let session = stream.get_ref().1;
-    assert_eq!(session.alpn_protocol(), Some(&b"acme-tls/1"[..]));
-    assert_eq!(shown(session), leaf.der);
-    assert!(connect("b.example").await.is_err());
-    // And who asks for HTTP does not see it.
-    assert!(secure.connect("a.example", &As::default()).await.is_err());
-    secure.identity.withdraw(&challenge);
-    assert!(connect("a.example").await.is_err());
-}
-
-#[tokio::test]
 async fn an_edge_that_stops_ends_handshakes_too() {
     let secure = Secure::with(named("hello"), |_, https| {
         https.limits.handshake_timeout = Duration::from_secs(60);
@@ -548,50 +487,4 @@ fn what_cannot_be_shown_is_told_apart() {
     ));
     assert!(Clients::from_pem(b"", false).is_err());
     assert!(Clients::from_pem(nothing.as_bytes(), false).is_err());
-}
-
-mod anybody {
-    //! A client that does not look whom it talks to.
-
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-
-    #[derive(Debug)]
-    pub(super) struct Anybody;
-
-    impl ServerCertVerifier for Anybody {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-        }
-    }
 }

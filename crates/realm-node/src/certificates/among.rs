@@ -43,8 +43,10 @@ const ASKED_MAX: usize = 256;
 const PROOF_FOR: Duration = Duration::from_secs(300);
 /// Parts of a proof: a token and an answer, or a name, a certificate and a key.
 const PARTS_MAX: usize = 3;
-/// What HTTP-01 takes: a token of base64url, and an answer of two such.
-const TOKEN_BYTES_MAX: usize = 512;
+/// Bytes of a token of HTTP-01: authorities use 43.
+const TOKEN_BYTES_MAX: usize = 128;
+/// A digest of SHA-256 in base64url.
+const THUMBPRINT_BYTES: usize = 43;
 
 /// What the others say of a name.
 pub(super) enum Said {
@@ -114,14 +116,28 @@ fn rank(name: &str, node: &PublicKey) -> Digest {
     Digest::of(&[name.as_bytes(), node.as_bytes()].concat())
 }
 
-/// Whether it is a certificate for that name, which is not to be renewed yet. Who vouches for it is not
-/// looked at: an approved node is believed here.
+/// Whether it is a certificate for that name and no other, which is not to be renewed yet. Who vouches for it
+/// is not looked at: an approved node is believed here.
 fn is_good(text: &[u8], name: &str) -> bool {
     Certificate::from_pem(text, text).is_ok_and(|certificate| {
         let validity = Some(certificate.validity());
-        certificate.names().iter().any(|one| one == name)
-            && due(name, validity, None, now_s()) != Due::Now
+        certificate.names() == [name] && due(name, validity, None, now_s()) != Due::Now
     })
+}
+
+/// Whether it has the form of an answer to HTTP-01 (RFC 8555 §8.1): the token, and the thumbprint of an
+/// account's key.
+fn is_proof(token: &[u8], answer: &[u8]) -> bool {
+    let is_word = |bytes: &[u8]| {
+        let is_of_it = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        bytes.iter().all(is_of_it)
+    };
+    let thumbprint = answer
+        .strip_prefix(token)
+        .and_then(|rest| rest.strip_prefix(b"."));
+    (1..=TOKEN_BYTES_MAX).contains(&token.len())
+        && is_word(token)
+        && thumbprint.is_some_and(|print| print.len() == THUMBPRINT_BYTES && is_word(print))
 }
 
 impl Certificates {
@@ -176,8 +192,9 @@ impl Certificates {
         let parts = parts(rest)?;
         let text = |part: &[u8]| std::str::from_utf8(part).ok().map(str::to_owned);
         let (name, challenge) = match (kind, parts.as_slice()) {
-            (PROVE_HTTP, [name, token, answer]) if token.len() + answer.len() < TOKEN_BYTES_MAX => {
+            (PROVE_HTTP, [name, token, answer]) if is_proof(token, answer) => {
                 let challenge = Challenge::Http {
+                    name: text(name)?,
                     token: text(token)?,
                     answer: text(answer)?,
                 };
@@ -200,10 +217,10 @@ impl Certificates {
         let place = self.shared.proving.take(from, 0)?;
         tracing::info!(name, peer = %from, "answering an authority for another node");
         let identity = self.shared.identity.clone();
-        identity.answer(challenge.clone());
+        let number = identity.answer_for_another(challenge);
         tokio::spawn(async move {
             tokio::time::sleep(PROOF_FOR).await;
-            identity.withdraw(&challenge);
+            identity.withdraw(number);
             drop(place);
         });
         Some(())
@@ -263,6 +280,24 @@ fn parts(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proof_has_the_form_of_one() {
+        let print = "x".repeat(THUMBPRINT_BYTES);
+        let check = |token: &str, answer: &str, expected: bool| {
+            let found = is_proof(token.as_bytes(), answer.as_bytes());
+            assert_eq!(found, expected, "{token} {answer}");
+        };
+        check("a-_9", &format!("a-_9.{print}"), true);
+        check("a", &format!("b.{print}"), false);
+        check("a", &format!("a{print}"), false);
+        check("a", &format!("a.{print}x"), false);
+        check("", &format!(".{print}"), false);
+        check("a/b", &format!("a/b.{print}"), false);
+        check("a", &format!("a.{}<", &print[1..]), false);
+        let long = "a".repeat(TOKEN_BYTES_MAX + 1);
+        check(&long, &format!("{long}.{print}"), false);
+    }
 
     #[test]
     fn a_proof_is_read_as_it_was_written_and_nothing_else_is() {

@@ -93,16 +93,23 @@ pub(crate) fn examine(folder: Option<&RealmFolder>, node: &NodeConfig, found: &m
     if let Some(folder) = folder {
         let own = folder_of(folder);
         let dev = node.tls.dev.then(|| super::dev::leaf_file(&own));
-        let ordered = node.tls.acme.is_some().then(|| super::acme::files(&own));
+        let ordered = node
+            .tls
+            .acme
+            .is_some()
+            .then(|| super::acme::files(&own, None));
         // What is not there yet is made by the agent.
         let both = dev.filter(|path| path.exists()).into_iter();
-        pairs.extend(both.chain(ordered.into_iter().flatten()).map(|path| {
-            let path = path.display().to_string();
-            CertificateFiles {
-                chain: path.clone(),
-                key: path,
-            }
-        }));
+        pairs.extend(
+            both.chain(ordered.into_iter().flatten().map(|(_, path)| path))
+                .map(|path| {
+                    let path = path.display().to_string();
+                    CertificateFiles {
+                        chain: path.clone(),
+                        key: path,
+                    }
+                }),
+        );
     }
     for files in &pairs {
         found.push(examine_pair(files));
@@ -142,7 +149,7 @@ fn examine_pair(files: &CertificateFiles) -> Finding {
             "certificate",
             Level::Problem,
             with_causes(&error),
-            "it takes the chain, the server's own certificate first, and its key without a passphrase, in PEM",
+            "it takes the chain, the server's own certificate first, and its key without a passphrase, in PEM; `CERTIFICATES::KEY` has two colons; the agent's user must be able to read both, and to pass every folder above them",
         ),
         Ok(certificate) => match ends_soon(&certificate, now_s()) {
             Some(why) => finding(

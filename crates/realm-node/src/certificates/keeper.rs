@@ -20,10 +20,18 @@ pub(super) struct Keeper {
     /// Where the node's own certificates lie.
     own: PathBuf,
     shown: BTreeMap<CertificateFiles, Kept>,
-    /// Which are shown, in order.
-    order: Vec<CertificateFiles>,
+    /// Which are shown, in order, and under which name alone.
+    order: Vec<Wanted>,
     /// The authorities that vouch for clients, as they were read last.
     clients: Option<Vec<u8>>,
+}
+
+/// What is to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Wanted {
+    files: CertificateFiles,
+    /// One that was ordered for this name is for no other, whatever it says.
+    name: Option<String>,
 }
 
 /// A certificate that was read.
@@ -61,9 +69,15 @@ impl Keeper {
         }
         let wanted = self.wanted();
         let mut changed = wanted != self.order;
-        self.shown.retain(|files, _| wanted.contains(files));
-        for files in &wanted {
-            changed |= self.look_at(files, now_s);
+        self.shown.retain(|files, _| {
+            let is_wanted = wanted.iter().any(|one| one.files == *files);
+            if !is_wanted {
+                self.shared.tell(&files.chain, None);
+            }
+            is_wanted
+        });
+        for one in &wanted {
+            changed |= self.look_at(&one.files, now_s);
         }
         self.order = wanted;
         if changed {
@@ -72,7 +86,7 @@ impl Keeper {
     }
 
     /// Those of node.toml, that for development, and those that were ordered.
-    fn wanted(&self) -> Vec<CertificateFiles> {
+    fn wanted(&self) -> Vec<Wanted> {
         let both = |path: PathBuf| {
             let path = path.display().to_string();
             CertificateFiles {
@@ -80,14 +94,20 @@ impl Keeper {
                 key: path,
             }
         };
-        let mut wanted = self.settings.certificates.clone();
+        let mut named = self.settings.certificates.clone();
         if self.settings.dev {
-            wanted.push(both(dev::leaf_file(&self.own)));
+            named.push(both(dev::leaf_file(&self.own)));
         }
-        if self.settings.acme.is_some() {
-            wanted.extend(acme::files(&self.own).into_iter().map(both));
-        }
-        wanted
+        let named = named.into_iter().map(|files| Wanted { files, name: None });
+        let ordered = match &self.settings.acme {
+            Some(_) => acme::files(&self.own, self.shared.known_names()),
+            None => Vec::new(),
+        };
+        let ordered = ordered.into_iter().map(|(name, path)| Wanted {
+            files: both(path),
+            name: Some(name),
+        });
+        named.chain(ordered).collect()
     }
 
     /// Whether the certificate is another one than before.
@@ -139,8 +159,14 @@ impl Keeper {
     }
 
     fn show(&self) {
-        let kept = self.order.iter().filter_map(|files| self.shown.get(files));
-        let certificates: Vec<_> = kept.filter_map(|kept| kept.certificate.clone()).collect();
+        let kept = self.order.iter().filter_map(|one| {
+            let certificate = self.shown.get(&one.files)?.certificate.clone()?;
+            match &one.name {
+                Some(name) => certificate.only_for(name),
+                None => Some(certificate),
+            }
+        });
+        let certificates: Vec<_> = kept.collect();
         self.shared.identity.show(&certificates);
     }
 

@@ -167,6 +167,16 @@ impl Shared {
         hosts.take(ACME_NAMES_MAX).cloned().collect()
     }
 
+    /// The same; `None`: the routes that say them are not looked at yet.
+    fn known_names(&self) -> Option<Vec<String>> {
+        let has_own = self
+            .acme
+            .as_ref()
+            .is_some_and(|acme| !acme.names.is_empty());
+        let is_known = has_own || self.known.borrow().hosts.is_some();
+        is_known.then(|| self.names())
+    }
+
     /// Whether a certificate is ordered for that name, and may be anybody's of the realm.
     fn orders(&self, name: &str) -> bool {
         self.acme.as_ref().is_some_and(|acme| acme.shared)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use realm_control::sync::{Input, Output, ReadItems, ReadWhat, Verdict};
-use realm_control::{Across, CheckError, Held, across};
+use realm_control::{Across, CheckError, Held, across, alarm_hint};
 use realm_model::api::Accepted;
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, ForkProof};
@@ -13,7 +13,7 @@ use realm_model::key::PublicKey;
 use realm_model::observed::ArtifactState;
 use realm_model::record::{KeyBytes, Load};
 use realm_model::refusal::{Refusal, RefusalCode};
-use realm_model::view::{PendingView, StatusView};
+use realm_model::view::{AlarmView, PendingView, StatusView};
 
 use super::belonging::Standing;
 use super::{Came, Core};
@@ -522,6 +522,14 @@ impl Core {
     /// Adds to the status what is known of the other nodes.
     pub(super) fn add_others(&self, status: &mut StatusView) {
         let Some(network) = &self.network else {
+            // Nobody passes its own alarms on: it tells them itself.
+            let own = self.certificates.iter().flat_map(|all| all.alarms());
+            status.alarms.extend(own.map(|alarm| AlarmView {
+                hint: alarm_hint(&alarm.code).to_owned(),
+                code: alarm.code,
+                message: alarm.about,
+                node: self.node.clone(),
+            }));
             return;
         };
         let pending: Vec<PendingView> = network

@@ -54,16 +54,26 @@ struct Failed {
     at_s: i64,
 }
 
-/// The certificates that were ordered.
-pub(super) fn files(own: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder(own)).into_iter().flatten();
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut files: Vec<_> = paths
-        .filter(|path| path.extension().is_some_and(|extension| extension == "pem"))
-        .take(ACME_NAMES_MAX)
-        .collect();
-    files.sort();
-    files
+/// The certificates that were ordered for these names, and for which each is; `None`: which names there are
+/// is not known yet, and those of the last run are shown meanwhile.
+pub(super) fn files(own: &Path, names: Option<Vec<String>>) -> Vec<(String, PathBuf)> {
+    let names = names.unwrap_or_else(|| {
+        let entries = std::fs::read_dir(folder(own)).into_iter().flatten();
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let names = paths.filter_map(|path| {
+            let name = path.file_name()?.to_str()?.strip_suffix(".pem")?;
+            Some(name.to_owned())
+        });
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names.truncate(ACME_NAMES_MAX);
+        names
+    });
+    let files = names.into_iter().map(|name| {
+        let path = file(own, &name);
+        (name, path)
+    });
+    files.filter(|(_, path)| path.exists()).collect()
 }
 
 fn folder(own: &Path) -> PathBuf {

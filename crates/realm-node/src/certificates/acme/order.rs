@@ -99,13 +99,13 @@ fn account_file(own: &Path, directory: &str) -> PathBuf {
 /// Challenges that are answered, until it is dropped.
 struct Answered<'i> {
     identity: &'i Identity,
-    challenges: Vec<Challenge>,
+    numbers: Vec<u64>,
 }
 
 impl Drop for Answered<'_> {
     fn drop(&mut self) {
-        for challenge in &self.challenges {
-            self.identity.withdraw(challenge);
+        for number in &self.numbers {
+            self.identity.withdraw(*number);
         }
     }
 }
@@ -123,7 +123,7 @@ pub(super) async fn order(
     let identity = &shared.identity;
     let mut answered = Answered {
         identity,
-        challenges: Vec::new(),
+        numbers: Vec::new(),
     };
     let mut authorizations = order.authorizations();
     while let Some(authorization) = authorizations.next().await {
@@ -149,12 +149,17 @@ pub(super) async fn order(
             AcmeChallenge::Http => {
                 let (token, answer) = (challenge.token.clone(), proof.as_str().to_owned());
                 let proof = Proof::http(name, &token, &answer);
-                (Challenge::Http { token, answer }, proof)
+                let name = name.to_owned();
+                let answer = Challenge::Http {
+                    name,
+                    token,
+                    answer,
+                };
+                (answer, proof)
             }
             AcmeChallenge::TlsAlpn => proving(name, proof.digest().as_ref())?,
         };
-        identity.answer(answer.clone());
-        answered.challenges.push(answer);
+        answered.numbers.push(identity.answer(answer));
         // It may look at any node that the name leads to.
         if shared.acme.as_ref().is_some_and(|acme| acme.shared) {
             among::spread(shared, &proof).await;
