@@ -37,9 +37,10 @@ const PHP_KEPT: &str = "nginx, php-fpm, Unix, kept";
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Connections that nginx keeps to realm, as many as a busy site uses.
 const KEPT: u32 = 64;
-/// Processes of php-fpm: more than the cores, and fewer connections are kept than there are of them.
+/// Processes of php-fpm, for each of both ways: more than the cores, and fewer connections are kept than there
+/// are of them, by both processes of nginx together.
 const PHP_CHILDREN: u32 = 8;
-const PHP_KEPT_MAX: u32 = 4;
+const PHP_KEPT_MAX: u32 = 3;
 const PHP_SCRIPT: &str =
     "<?php header('Content-Type: text/plain'); echo \"Hello from a component.\\n\";\n";
 const PHP_SETTINGS: &str = "\
@@ -48,7 +49,12 @@ daemonize = no
 error_log = error.log
 [www]
 USER
-listen = php.sock
+listen = FOLDER/php.sock
+pm = static
+pm.max_children = CHILDREN
+[kept]
+USER
+listen = FOLDER/kept.sock
 pm = static
 pm.max_children = CHILDREN
 ";
@@ -107,7 +113,7 @@ fn php(folder: &Path) -> Result<Server> {
     let settings = PHP_SETTINGS
         .replace("USER", user)
         .replace("CHILDREN", &PHP_CHILDREN.to_string())
-        .replace("php.sock", &folder.join("php.sock").display().to_string());
+        .replace("FOLDER", &folder.display().to_string());
     fs::write(folder.join("php.conf"), settings)?;
     fs::write(folder.join("hello.php"), PHP_SCRIPT)?;
     let program = ["php-fpm", "php-fpm8.2", "php-fpm8.4"]
@@ -147,15 +153,20 @@ fn nginx(
     php: &Server,
 ) -> Result<(Server, Vec<Way>)> {
     let unix = format!("unix:{}", socket.display());
-    let php_unix = format!("unix:{}", folder.join("php.sock").display());
+    let php_unix = |name: &str| format!("unix:{}", folder.join(name).display());
     let ways = [
         (HTTP, agent.address.to_string(), agent.id(), Some(KEPT)),
         (UNIX, unix.clone(), agent.id(), Some(KEPT)),
         (UNIX_NEW, unix, agent.id(), None),
         (TCP, port.to_string(), agent.id(), Some(KEPT)),
         (TCP_NEW, port.to_string(), agent.id(), None),
-        (PHP, php_unix.clone(), php.id(), None),
-        (PHP_KEPT, php_unix, php.id(), Some(PHP_KEPT_MAX)),
+        (PHP, php_unix("php.sock"), php.id(), None),
+        (
+            PHP_KEPT,
+            php_unix("kept.sock"),
+            php.id(),
+            Some(PHP_KEPT_MAX),
+        ),
     ];
     let mut settings = String::new();
     let mut made = Vec::new();
@@ -407,7 +418,7 @@ fn report(rounds: &[Round], idle: Idle, tools: &Tools<'_>, began: Instant) -> Ca
         title: "hello behind nginx, over FastCGI and over HTTP, beside php-fpm".to_owned(),
         notes: vec![
             format!(
-                "hello, WASI 0.2, a fresh instance per request; php-fpm: {PHP_CHILDREN} processes, opcache as its package has it, at most {PHP_KEPT_MAX} kept connections (more of them wait for processes that others hold). nginx: 2 processes, no log, {KEPT} kept connections to realm. CPU is that of the agent or of php-fpm, without nginx."
+                "hello, WASI 0.2, a fresh instance per request; php-fpm: {PHP_CHILDREN} processes, opcache as its package has it, for the other way {PHP_CHILDREN} more, of which each process of nginx keeps {PHP_KEPT_MAX} connections (with more, requests wait for processes that others hold). nginx: 2 processes, no log, {KEPT} kept connections to realm. CPU is that of the agent or of php-fpm, without nginx."
             ),
             format!(
                 "{} kept connections that wait: {} kB before, {} kB with them, {} kB after.",
