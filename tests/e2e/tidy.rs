@@ -14,6 +14,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("realm-host", &["realm-model"]),
     ("realm-edge", &["realm-model"]),
     ("realm-net", &["realm-model"]),
+    ("realm-backends", &["realm-model"]),
     (
         "realm-node",
         &[
@@ -23,6 +24,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "realm-host",
             "realm-edge",
             "realm-net",
+            "realm-backends",
         ],
     ),
     (
@@ -59,6 +61,12 @@ const HOMES: &[(&str, &[&str])] = &[
     ("croner", &["realm-model"]),
     ("reqwest", &["realm-store"]),
     ("libp2p", &["realm-net"]),
+    ("redb", &["realm-backends"]),
+    ("redis", &["realm-backends"]),
+    ("async-nats", &["realm-backends"]),
+    ("object_store", &["realm-backends"]),
+    ("rusqlite", &["realm-backends"]),
+    ("tokio-postgres", &["realm-backends"]),
     ("axum", &["realm-node"]),
     ("prometheus", &["realm-node"]),
     ("sysinfo", &["realm-node"]),

@@ -29,6 +29,7 @@ pub mod section;
 pub mod signature_file;
 mod wire;
 
+pub mod cloud;
 pub mod grants;
 pub mod limits;
 pub mod route;

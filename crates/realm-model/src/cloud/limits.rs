@@ -1,0 +1,37 @@
+//! Caps of what passes between guests and backends: the same for each backend, so that a guest that
+//! works with one works with another.
+
+/// Bytes of the name of a bucket, container, topic or database.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Bytes of a key, or of the name of an object: what S3 takes.
+pub const KEY_BYTES_MAX: usize = 1_024;
+/// Bytes of a value of a key: half of what a guest hands over in one call. NATS takes 1 MiB unless its
+/// operator says otherwise.
+pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Keys of one batch or transaction.
+pub const BATCH_MAX: usize = 1_000;
+/// Bytes of the values of one batch or transaction, or of what one reads.
+pub const BATCH_BYTES_MAX: usize = VALUE_BYTES_MAX;
+/// Keys of one page of a listing: what Redis and S3 give at a time.
+pub const PAGE_KEYS: usize = 1_000;
+/// Bytes of one object: a film.
+pub const OBJECT_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// Bytes of a message: what NATS takes unless its operator says otherwise, with room for headers.
+pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024 - 16 * 1024;
+/// Pairs of a message's metadata, and bytes of all of them.
+pub const METADATA_PAIRS_MAX: usize = 64;
+/// Bytes of all keys and values of a message's metadata.
+pub const METADATA_BYTES_MAX: usize = 8 * 1024;
+/// Replies that one request waits for.
+pub const REPLIES_MAX: u32 = 100;
+/// Bytes of a statement.
+pub const STATEMENT_BYTES_MAX: usize = 1024 * 1024;
+/// Parameters of a statement: what both engines take.
+pub const PARAMETERS_MAX: usize = 32_766;
+/// Rows, and bytes of them, that a query which is not streamed may give.
+pub const ROWS_MAX: usize = 100_000;
+/// Bytes of the rows of such a query.
+pub const ROWS_BYTES_MAX: usize = VALUE_BYTES_MAX;
+/// Milliseconds after which a backend's call has an answer, be it that there is none. Less than a
+/// person's patience, more than a busy server's worst.
+pub const CALL_TIMEOUT_MS: u64 = 10_000;
