@@ -8,6 +8,15 @@
 #![warn(missing_docs)]
 
 pub mod blobs;
-mod watch;
+mod health;
 
-pub use watch::{Unwatched, Watch};
+/// Who is told that a backend does not answer, and that it does again. Called from any task, often: it
+/// must not wait.
+pub trait Observer: Send + Sync {
+    /// A call failed because the backend is not there or does not let this node in: the cause, for the
+    /// operator, without a password.
+    fn down(&self, cause: &str);
+
+    /// A call succeeded.
+    fn up(&self);
+}

@@ -37,6 +37,7 @@ mod replica;
 mod rings;
 mod run;
 mod serving;
+mod stores;
 
 mod access;
 mod api;

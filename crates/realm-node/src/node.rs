@@ -42,6 +42,7 @@ use crate::page::MetricsPage;
 use crate::remote::{Guests, Sessions};
 use crate::rings::Rings;
 use crate::serving::Serving;
+use crate::stores::Shelf;
 use crate::traffic::Traffic;
 
 /// Events that wait for the loop: more means that it is stuck, and senders wait with it.
@@ -126,6 +127,7 @@ impl Prepared {
             (key.public(), peers.clone()),
             &stopping,
         )?;
+        let shelf = Shelf::new(config.folder.stores(), config.node.backends.clone());
         let edge_config = edge_config(&config, certificates.as_ref())?;
         let edge = realm_edge::spawn_closed(edge_config, Arc::new(traffic.clone())).await?;
         let urls = urls(&edge);
@@ -157,6 +159,7 @@ impl Prepared {
             machine: Arc::clone(&machine),
             tags: config.node.tags.clone(),
             certificates: certificates.clone(),
+            shelf: shelf.clone(),
             doors: crate::core::Doors::new(edge.clone(), &config.node.listen.ports),
             fed: VecDeque::new(),
             observed,
@@ -177,6 +180,7 @@ impl Prepared {
                 peers: peers.clone(),
                 origins: Origins::new(&config.node.sources, |name| std::env::var(name).ok()),
                 allowed: config.node.upstreams.allow.clone(),
+                shelf: shelf.clone(),
                 events: events.clone(),
                 clock,
             }),

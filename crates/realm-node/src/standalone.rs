@@ -154,6 +154,7 @@ fn prepare(
         name: options.name,
         limits: options.limits,
         grants: options.grants,
+        stores: realm_host::Stores::default(),
         reuse: options.reuse,
         probe: None,
         log: Arc::new(Terminal),

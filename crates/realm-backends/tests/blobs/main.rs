@@ -4,4 +4,5 @@
 
 mod conformance;
 mod directory;
+mod heard;
 mod sources;
