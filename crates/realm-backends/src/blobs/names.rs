@@ -65,12 +65,13 @@ pub(super) fn is_digest(file: &str) -> bool {
 /// These are control characters, parts that are empty, `.` or `..`, and `%`.
 pub(super) fn key_of_object(name: &str) -> String {
     let mut key = String::with_capacity(name.len() + 8);
-    let n_parts = name.split('/').count();
-    for (index, part) in name.split('/').enumerate() {
-        if index > 0 {
+    let mut parts = name.split('/').peekable();
+    let mut before: Option<&str> = None;
+    while let Some(part) = parts.next() {
+        if let Some(before) = before.replace(part) {
             // It separates parts that are there; else it is spelled.
-            let before = name.split('/').nth(index - 1).unwrap_or_default();
-            let is_between = !before.is_empty() && !(part.is_empty() && index + 1 == n_parts);
+            let is_last = part.is_empty() && parts.peek().is_none();
+            let is_between = !(before.is_empty() || is_last);
             key.push_str(if is_between { "/" } else { "%2F" });
         }
         if part == "." || part == ".." {

@@ -5,4 +5,8 @@
 mod conformance;
 mod directory;
 mod heard;
+mod naming;
+mod s3;
 mod sources;
+#[path = "../../../../tests/peers/swift.rs"]
+mod swift;
