@@ -7,7 +7,8 @@
 //!
 //! A new connection goes to the thread with the fewest. Not a listener per thread
 //! (`SO_REUSEPORT`): the kernel's choice is blind to load, and a second process could share the
-//! port unnoticed.
+//! port unnoticed. What web servers bring over FastCGI is accepted where it is served, by whoever wakes
+//! up first; of a burst that may be one thread alone, which then passes on what is over its share.
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +22,10 @@ use tokio_util::sync::CancellationToken;
 /// Threads for blocking work (files of guests) that one worker may start: all workers together
 /// stay below what tokio gives a whole process.
 const BLOCKING_THREADS_MAX: usize = 64;
+/// A worker that accepts connections itself passes them on once it has an eighth more than the one with the
+/// fewest, and two: kept ones stay for hours where they are, and short ones that come and go by chance
+/// cost a waking less where they came.
+const SHARE_OVER: usize = 8;
 
 /// The workers of one edge.
 pub(crate) struct Workers {
@@ -37,6 +42,8 @@ struct Worker {
 /// A connection's place at one worker, given back when dropped.
 pub(crate) struct Seat {
     pub(crate) runtime: Handle,
+    /// Which one that is.
+    pub(crate) worker: usize,
     connections: Arc<AtomicUsize>,
 }
 
@@ -67,13 +74,32 @@ impl Workers {
     /// A seat at the worker with the fewest connections; where several have as few, they take
     /// turns.
     pub(crate) fn seat(&self) -> Seat {
+        self.seat_at(self.idlest())
+    }
+
+    /// A seat at this worker, which has accepted the connection, unless it has clearly more than its share:
+    /// then at the one with the fewest.
+    pub(crate) fn seat_near(&self, index: usize) -> Seat {
+        let idlest = self.idlest();
+        let fewest = self.connections(idlest);
+        let share = fewest + fewest / SHARE_OVER + 1;
+        self.seat_at(match self.connections(index) <= share {
+            true => index,
+            false => idlest,
+        })
+    }
+
+    fn idlest(&self) -> usize {
         let count = self.workers.len();
         let first = self.next.fetch_add(1, Relaxed) % count;
-        let worker = (0..count)
-            .map(|offset| &self.workers[(first + offset) % count])
-            .min_by_key(|worker| worker.connections.load(Relaxed))
-            .expect("there is one at least");
-        worker.seat()
+        (0..count)
+            .map(|offset| (first + offset) % count)
+            .min_by_key(|worker| self.connections(*worker))
+            .expect("there is one at least")
+    }
+
+    fn connections(&self, index: usize) -> usize {
+        self.workers[index].connections.load(Relaxed)
     }
 
     /// How many there are.
@@ -83,22 +109,18 @@ impl Workers {
 
     /// A seat at this worker.
     pub(crate) fn seat_at(&self, index: usize) -> Seat {
-        self.workers[index].seat()
+        let worker = &self.workers[index];
+        worker.connections.fetch_add(1, Relaxed);
+        Seat {
+            runtime: worker.runtime.clone(),
+            worker: index,
+            connections: Arc::clone(&worker.connections),
+        }
     }
 
     /// Ends the threads, and what still runs there.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
-    }
-}
-
-impl Worker {
-    fn seat(&self) -> Seat {
-        self.connections.fetch_add(1, Relaxed);
-        Seat {
-            runtime: self.runtime.clone(),
-            connections: Arc::clone(&self.connections),
-        }
     }
 }
 
@@ -203,6 +225,20 @@ mod tests {
         assert_eq!(connections(&workers), [3, 3, 3]);
         drop(seats);
         assert_eq!(connections(&workers), [0, 0, 0]);
+    }
+
+    #[tokio::test]
+    async fn who_accepts_for_itself_keeps_its_share_alone() {
+        let workers = workers(2);
+        let mut seats: Vec<_> = (0..64).map(|_| workers.seat_near(0)).collect();
+        assert_eq!(connections(&workers), [34, 30]);
+        // A few more or fewer stay where they come.
+        seats.retain(|seat| seat.worker == 1);
+        let few: Vec<_> = (0..32).map(|_| workers.seat_near(0)).collect();
+        assert_eq!(connections(&workers), [32, 30]);
+        assert!(few.iter().all(|seat| seat.worker == 0));
+        drop((seats, few));
+        assert_eq!(connections(&workers), [0, 0]);
     }
 
     #[tokio::test]
