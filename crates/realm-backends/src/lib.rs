@@ -7,13 +7,5 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-/// Who is told that a backend does not answer, and that it does again. Called from any task, often: it
-/// must not wait.
-pub trait Observer: Send + Sync {
-    /// A call failed because the backend is not there or does not let this node in: the cause, for the
-    /// operator, without a password.
-    fn down(&self, cause: &str);
+pub mod sql;
 
-    /// A call succeeded.
-    fn up(&self);
-}
