@@ -7,5 +7,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod blobs;
 pub mod sql;
+mod watch;
 
+pub use watch::{Unwatched, Watch};

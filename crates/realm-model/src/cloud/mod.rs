@@ -20,7 +20,10 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
-pub use blobs::{Blob, BlobSource, Blobs, ContainerInfo, ObjectInfo};
+pub use blobs::{
+    Blob, BlobSource, Blobs, ContainerInfo, ObjectInfo, check_container, check_object, copy_time,
+    range_of,
+};
 pub use keyvalue::{
     Change, Changes, Check, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned, check_key,
     check_value,
