@@ -6,3 +6,8 @@
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+
+pub mod messaging;
+mod watch;
+
+pub use watch::{Unwatched, Watch};
