@@ -28,8 +28,8 @@ pub use fastcgi::{
 };
 pub use keys::SECTIONS;
 use keys::{
-    CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET, SOURCES,
-    UPSTREAMS, USER,
+    BACKENDS, CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET,
+    SOURCES, UPSTREAMS, USER,
 };
 pub use tls::{
     ACME_NAMES_MAX, AcmeChallenge, AcmeSettings, CertificateFiles, ClientAuth, LETS_ENCRYPT,
@@ -76,6 +76,18 @@ pub struct NodeConfig {
     pub sources: SourceSettings,
     /// Services beside realm to which requests may be passed on.
     pub upstreams: UpstreamPolicy,
+    /// Servers that may stand behind the stores of components.
+    pub backends: BackendPolicy,
+}
+
+/// Which servers may stand behind the stores of components at most.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackendPolicy {
+    /// Origins as [`crate::binding::Backend::origin`] writes them; empty: none.
+    pub allow: Vec<String>,
+    /// A file with certificates of authorities, believed beside those of the machine.
+    pub ca_file: Option<String>,
 }
 
 /// To which services a node passes requests on at most.
@@ -308,6 +320,7 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
         tls,
         sources: read_sources(report, &root),
         upstreams: read_upstreams(report, &root),
+        backends: read_backends(report, &root),
     }
 }
 
@@ -474,6 +487,19 @@ fn read_upstreams(report: &mut Report<'_>, root: &Fields<'_, '_>) -> UpstreamPol
     });
     UpstreamPolicy {
         allow: without_duplicates(report, "allow", allow),
+    }
+}
+
+fn read_backends(report: &mut Report<'_>, root: &Fields<'_, '_>) -> BackendPolicy {
+    let Some(backends) = section(report, root, "backends", &BACKENDS) else {
+        return BackendPolicy::default();
+    };
+    let allow = backends.texts(report, "allow", crate::binding::allowed);
+    BackendPolicy {
+        allow: without_duplicates(report, "allow", allow),
+        ca_file: backends.text(report, "ca_file", |text| {
+            crate::manifest::directory(text).map_err(|why| because(text, why, None))
+        }),
     }
 }
 

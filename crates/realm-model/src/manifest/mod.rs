@@ -15,6 +15,7 @@ mod read;
 mod runs;
 mod schema;
 mod source;
+mod stores;
 mod upkeep;
 mod upstreams;
 mod value;
@@ -44,6 +45,7 @@ pub use value::ValueError;
 pub(crate) use value::plain_name;
 pub use weights::{LABELS_MAX, WEIGHT_MAX};
 
+use crate::binding::Binding;
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
@@ -54,6 +56,7 @@ use crate::limits::Limits;
 use crate::name::{ComponentName, NodeName};
 use crate::route::{HostPattern, PathPattern};
 use crate::schedule::Schedule;
+use crate::trigger::Triggers;
 use crate::upstream::Upstream;
 
 /// A manifest larger than this is refused before it is parsed: 200 bytes for each of
@@ -77,6 +80,9 @@ pub struct Manifest {
     pub components: BTreeMap<ComponentName, ComponentSpec>,
     /// `[routing]`.
     pub routing: BTreeMap<NodeSelector, Vec<RouteSpec>>,
+    /// `[bindings]`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub bindings: BTreeMap<String, Binding>,
     /// `[secrets]`: name → ciphertext.
     pub secrets: BTreeMap<String, String>,
 }
@@ -115,6 +121,9 @@ pub struct ComponentSpec {
     pub restart: RestartPolicy,
     /// How its health is asked.
     pub health: Option<HealthCheck>,
+    /// What calls it beside requests.
+    #[serde(skip_serializing_if = "Triggers::is_empty")]
+    pub triggers: Triggers,
 }
 
 /// Where a component's bytes come from.
