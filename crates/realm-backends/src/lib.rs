@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod blobs;
+pub mod messaging;
 pub mod sql;
 mod watch;
 
