@@ -6,3 +6,10 @@
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+
+pub mod keyvalue;
+mod server;
+mod watch;
+
+pub use server::{Access, ServerError};
+pub use watch::{Unwatched, Watch};

@@ -23,7 +23,7 @@ use std::pin::Pin;
 pub use blobs::{Blob, BlobSource, Blobs, ContainerInfo, ObjectInfo};
 pub use keyvalue::{
     Change, Changes, Check, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned, check_key,
-    check_value,
+    check_ttl, check_value, increased,
 };
 pub use messaging::{Deliveries, Delivery, Message, Messaging, Subscription};
 pub use sql::{Rows, Session, Sql, SqlError, SqlValue};
