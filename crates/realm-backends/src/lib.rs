@@ -8,6 +8,8 @@
 #![warn(missing_docs)]
 
 pub mod messaging;
+mod server;
 mod watch;
 
+pub use server::{Access, ServerError};
 pub use watch::{Unwatched, Watch};
