@@ -7,8 +7,10 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod blobs;
 pub mod messaging;
 mod server;
+pub mod sql;
 mod watch;
 
 pub use server::{Access, ServerError};

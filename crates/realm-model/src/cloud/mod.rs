@@ -20,7 +20,10 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
-pub use blobs::{Blob, BlobSource, Blobs, ContainerInfo, ObjectInfo};
+pub use blobs::{
+    Blob, BlobSource, Blobs, ContainerInfo, ObjectInfo, check_container, check_object, copy_time,
+    range_of,
+};
 pub use keyvalue::{
     Change, Changes, Check, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned, check_key,
     check_value,
@@ -29,7 +32,7 @@ pub use messaging::{
     DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Deliveries, Delivery, Group, Message,
     Messaging, Receipt, Subscription, check_message, check_pattern, check_topic, topic_matches,
 };
-pub use sql::{Rows, Session, Sql, SqlError, SqlValue};
+pub use sql::{Session, Sql, SqlError, SqlRows, SqlValue};
 
 /// The future of an answer.
 pub type Answer<'a, T, E = CloudError> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
