@@ -8,3 +8,6 @@
 #![warn(missing_docs)]
 
 pub mod sql;
+mod watch;
+
+pub use watch::Watch;
