@@ -8,6 +8,7 @@ use realm_model::limits::Limits;
 use realm_model::lock::Pin;
 use realm_model::manifest::{ComponentSpec, HealthCheck, RestartPolicy, Serve, World};
 use realm_model::observed::Revision;
+use realm_model::trigger::Triggers;
 use realm_model::upstream::Upstream;
 use serde::Serialize;
 
@@ -26,6 +27,8 @@ struct Settings<'a> {
     /// Left out where there is none: what agents before this key called a revision stays one.
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<&'a Upstream>,
+    #[serde(skip_serializing_if = "Triggers::is_empty")]
+    triggers: &'a Triggers,
 }
 
 /// The digest of everything that changes how a component runs, restarts aside.
@@ -44,6 +47,7 @@ pub(crate) fn settings_digest(spec: &ComponentSpec, pin: Pin) -> Digest {
         singleton: _,
         restart,
         health,
+        triggers,
     } = spec;
     let settings = Settings {
         pin,
@@ -58,6 +62,7 @@ pub(crate) fn settings_digest(spec: &ComponentSpec, pin: Pin) -> Digest {
         restart: *restart,
         health,
         upstream: spec.upstream(),
+        triggers,
     };
     let bytes = serde_json::to_vec(&settings).expect("settings have only string keys");
     Digest::of(&bytes)
@@ -99,6 +104,8 @@ mod tests {
             "reuse = true",
             "restart = \"never\"",
             "health = \"/healthz\"",
+            "storage_max_mb = 1",
+            "operations_per_sec = 1",
         ];
         let mut seen: BTreeSet<Digest> = keys.iter().map(|keys| of("file:a", keys, "1")).collect();
         seen.insert(of("file:a", "", "2"));

@@ -11,14 +11,15 @@ mod session;
 mod values;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use realm_model::cloud::{Answer, CloudError, Session, Sql, limits};
 
 use super::pool::{IDLE, Pool};
 use crate::Watch;
+use crate::watch::Health;
 use connect::{Door, Link};
 
 /// Where a server is, and as whom it is asked.
@@ -60,9 +61,7 @@ struct Shared {
     door: Door,
     pool: Pool<Link>,
     numbers: AtomicU64,
-    watch: Arc<dyn Watch>,
-    /// Why it is away, as the operator was told.
-    away: Mutex<Option<String>>,
+    health: Health,
 }
 
 impl Postgres {
@@ -73,8 +72,7 @@ impl Postgres {
                 door: Door::new(settings)?,
                 pool: Pool::new(limits::SESSIONS_MAX),
                 numbers: AtomicU64::new(0),
-                watch,
-                away: Mutex::default(),
+                health: Health::new(watch),
             }),
         })
     }
@@ -108,11 +106,11 @@ impl Shared {
         }
         match self.door.open().await {
             Ok(link) => {
-                self.is_there();
+                self.health.answered();
                 Ok(link)
             }
             Err(why) => {
-                self.is_away(&why.to_string());
+                self.health.failed(&why.to_string());
                 Err(CloudError::Unavailable)
             }
         }
@@ -130,26 +128,6 @@ impl Shared {
                     drop(shared.pool.retire(number));
                 }
             });
-        }
-    }
-
-    fn is_there(&self) {
-        let was_away = self
-            .away
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if was_away.is_some() {
-            self.watch.up();
-        }
-    }
-
-    fn is_away(&self, why: &str) {
-        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        if away.as_deref() != Some(why) {
-            *away = Some(why.to_owned());
-            drop(away);
-            self.watch.down(why);
         }
     }
 }
