@@ -117,10 +117,9 @@ async fn links_are_asked_for_where_the_operator_lets_them() {
     // A page of any content: what is posted to `echo` comes back, but a GET brings none. So it is served here.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let page = listener.local_addr().unwrap();
-    let site = site.replace("'/", &format!("'http://127.0.0.1:{port}/")).replace(
-        "\"/",
-        &format!("\"http://127.0.0.1:{port}/"),
-    );
+    let site = site
+        .replace("'/", &format!("'http://127.0.0.1:{port}/"))
+        .replace("\"/", &format!("\"http://127.0.0.1:{port}/"));
     let served = tokio::spawn(async move {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let (mut client, _) = listener.accept().await.unwrap();
@@ -137,7 +136,10 @@ async fn links_are_asked_for_where_the_operator_lets_them() {
         "not allowed\thttp://127.0.0.2:9/".to_owned(),
     ];
     for line in &expected {
-        assert!(report.lines().any(|seen| seen == line), "{line} in {report}");
+        assert!(
+            report.lines().any(|seen| seen == line),
+            "{line} in {report}"
+        );
     }
     assert!(report.contains("3 links"), "{report}");
     assert!(up.interrupt().success());
