@@ -8,15 +8,11 @@
 #![warn(missing_docs)]
 
 pub mod blobs;
-mod health;
+pub mod keyvalue;
+pub mod messaging;
+mod server;
+pub mod sql;
+mod watch;
 
-/// Who is told that a backend does not answer, and that it does again. Called from any task, often: it
-/// must not wait.
-pub trait Observer: Send + Sync {
-    /// A call failed because the backend is not there or does not let this node in: the cause, for the
-    /// operator, without a password.
-    fn down(&self, cause: &str);
-
-    /// A call succeeded.
-    fn up(&self);
-}
+pub use server::{Access, ServerError};
+pub use watch::{Unwatched, Watch};

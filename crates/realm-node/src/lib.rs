@@ -28,6 +28,7 @@ mod executor;
 mod backend;
 mod clock;
 mod compile;
+mod cores;
 mod jobs;
 pub mod joining;
 mod journal;

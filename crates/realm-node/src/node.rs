@@ -85,6 +85,16 @@ impl Prepared {
     /// Begins with what takes longest: address space for the guests, reserved by a thread of its
     /// own. It needs no runtime.
     pub fn new(config: Config) -> Result<Self, NodeError> {
+        for warning in &config.warnings {
+            let (line, hint) = (warning.line, warning.hint.as_deref().unwrap_or_default());
+            tracing::warn!(
+                code = warning.code,
+                line,
+                hint,
+                "node.toml: {}",
+                warning.message
+            );
+        }
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let host = host(&config, CompiledFiles(events.clone()))?;
         let warming = warm(&host)?;
@@ -149,6 +159,7 @@ impl Prepared {
         jobs.observe(&mut observed, ledger.desired(), &node);
         let machine = Arc::new(Machine::new(config.folder.root()));
         let (restored, is_restored) = oneshot::channel();
+        let host_of_guests = host.clone();
         let clock = Clock::start();
         let core = Core {
             stood: Default::default(),
@@ -215,6 +226,10 @@ impl Prepared {
         );
         let folder = config.folder.clone();
         let running = tokio::spawn(run(folder, core, receiver, stopping.clone()));
+        tokio::spawn(unless_stopped(
+            crate::cores::hold(host_of_guests, edge.clone()),
+            stopping.clone(),
+        ));
         // What was served is served again before anything else takes the processor.
         let _ = tokio::time::timeout(RESTORE_TIMEOUT, is_restored).await;
         edge.open();
@@ -332,6 +347,13 @@ async fn run(
                 }
             }
         }
+    }
+}
+
+async fn unless_stopped(doing: impl Future<Output = ()>, mut stopping: watch::Receiver<bool>) {
+    tokio::select! {
+        () = doing => {}
+        _ = stopping.wait_for(|stop| *stop) => {}
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use realm_backends::Observer;
+use realm_backends::Watch;
 use realm_host::{Store, Stores};
 use realm_model::binding::{Backend, Binding, Interface};
 use realm_model::grants::{Grants, StoreGrant};
@@ -80,7 +80,7 @@ struct Making<'a> {
     /// Of an embedded store: its folder, which may not be there yet.
     folder: PathBuf,
     policy: &'a BackendPolicy,
-    observer: Arc<dyn Observer>,
+    watch: Arc<dyn Watch>,
 }
 
 impl Shelf {
@@ -137,7 +137,7 @@ impl Shelf {
         if let Some(store) = open.get(&key).and_then(Held::get) {
             return Ok(store);
         }
-        let observer = Arc::new(Told {
+        let watch = Arc::new(Told {
             binding: binding.clone(),
             troubles: Arc::clone(troubles),
         });
@@ -146,7 +146,7 @@ impl Shelf {
             spec,
             folder: folder.join(binding.replace('/', &BETWEEN.to_string())),
             policy,
-            observer,
+            watch,
         })?;
         open.insert(key, Held::of(&store));
         Ok(store)
@@ -202,7 +202,7 @@ fn later(making: &Making<'_>) -> StepFailure {
         spec,
         folder: _,
         policy: _,
-        observer: _,
+        watch: _,
     } = making;
     StepFailure {
         code: "backend-unknown".to_owned(),
@@ -220,7 +220,7 @@ struct Told {
     troubles: Arc<Troubles>,
 }
 
-impl Observer for Told {
+impl Watch for Told {
     fn down(&self, cause: &str) {
         let cause = realm_model::text::one_line(cause, 200);
         let mut troubles = held(&self.troubles);

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use realm_backends::Observer;
+use realm_backends::Watch;
 use realm_backends::blobs::Directory;
 use realm_model::cloud::{Blobs, CloudError};
 use tempfile::TempDir;
@@ -260,8 +260,8 @@ async fn what_a_crash_left_is_swept() {
 async fn a_disk_that_fails_is_told_to_the_operator_and_not_to_the_guest() {
     let folder = tempfile::tempdir().expect("a folder");
     let heard = Arc::new(Heard::default());
-    let observer: Arc<dyn Observer> = Arc::clone(&heard) as _;
-    let blobs = Directory::open(folder.path(), observer).expect("opens");
+    let watch: Arc<dyn Watch> = Arc::clone(&heard) as _;
+    let blobs = Directory::open(folder.path(), watch).expect("opens");
     blobs.create("c").await.unwrap();
     // No permissions: root has them all.
     let (temporary, aside) = (folder.path().join("temporary"), folder.path().join("aside"));

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use realm_backends::Observer;
+use realm_backends::Watch;
 
 #[derive(Default)]
 pub(crate) struct Heard(Mutex<Vec<String>>);
@@ -13,7 +13,7 @@ impl Heard {
     }
 }
 
-impl Observer for Heard {
+impl Watch for Heard {
     fn down(&self, cause: &str) {
         self.0.lock().unwrap().push(format!("down {cause}"));
     }

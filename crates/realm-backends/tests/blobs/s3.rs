@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use realm_backends::Observer;
+use realm_backends::Watch;
 use realm_backends::blobs::{S3, S3Settings};
 use realm_model::cloud::{Blobs, CloudError};
 use tempfile::TempDir;
@@ -31,8 +31,8 @@ fn settings(swift: &Swift, prefix: &str) -> S3Settings {
 
 fn client(settings: &S3Settings) -> (S3, Arc<Heard>) {
     let heard = Arc::new(Heard::default());
-    let observer: Arc<dyn Observer> = Arc::clone(&heard) as _;
-    (S3::new(settings, observer).expect("settings"), heard)
+    let watch: Arc<dyn Watch> = Arc::clone(&heard) as _;
+    (S3::new(settings, watch).expect("settings"), heard)
 }
 
 fn swift() -> (TempDir, Swift) {

@@ -17,8 +17,8 @@ use super::super::names::FileName;
 use super::listing::Listings;
 use super::usage::{Counted, Size, Temporary, Usage, count};
 use super::{found, make_folder, numbered, seconds, sync_folder, write_small};
-use crate::Observer;
-use crate::health::Health;
+use crate::Watch;
+use crate::watch::Health;
 
 /// An object's place.
 #[derive(Debug, Clone)]
@@ -124,7 +124,7 @@ pub(super) async fn run<T: Send + 'static>(
 }
 
 impl Inner {
-    pub(super) fn new(root: PathBuf, lock: File, observer: Arc<dyn Observer>) -> io::Result<Self> {
+    pub(super) fn new(root: PathBuf, lock: File, watch: Arc<dyn Watch>) -> io::Result<Self> {
         let mut next = 0;
         for (number, path) in numbered(&root.join("temporary"))? {
             next = next.max(number + 1);
@@ -146,7 +146,7 @@ impl Inner {
             })?;
         Ok(Self {
             root,
-            health: Health::new(observer),
+            health: Health::new(watch),
             containers: Mutex::default(),
             listings: Mutex::default(),
             next: AtomicU64::new(next),

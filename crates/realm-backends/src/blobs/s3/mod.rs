@@ -50,11 +50,11 @@ impl S3 {
     /// Where a setting makes no sense.
     pub fn new(
         settings: &S3Settings,
-        observer: std::sync::Arc<dyn crate::Observer>,
+        watch: std::sync::Arc<dyn crate::Watch>,
     ) -> Result<Self, SettingError> {
         let prefix = settings.prefix.trim_matches('/');
         Ok(Self {
-            client: Client::new(settings, observer)?,
+            client: Client::new(settings, watch)?,
             prefix: match prefix {
                 "" => String::new(),
                 prefix => format!("{}/", key_of_object(prefix)),

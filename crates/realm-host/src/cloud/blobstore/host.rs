@@ -47,7 +47,10 @@ impl View<'_> {
     }
 
     /// A container that the guest holds, and one operation less.
-    fn held(&self, this: &Resource<Container>) -> Result<Result<(Arc<dyn Blobs>, String), CloudError>> {
+    fn held(
+        &self,
+        this: &Resource<Container>,
+    ) -> Result<Result<(Arc<dyn Blobs>, String), CloudError>> {
         let held = self.table.get(this)?;
         let both = (Arc::clone(&held.store), held.name.clone());
         Ok(self.cloud.charge().map(|()| both))
@@ -61,7 +64,11 @@ impl View<'_> {
             .fits(there.map(|there| there.saturating_sub(replaced)), more)
     }
 
-    async fn copy(&self, from: &types::ObjectId, to: &types::ObjectId) -> Result<Copied, CloudError> {
+    async fn copy(
+        &self,
+        from: &types::ObjectId,
+        to: &types::ObjectId,
+    ) -> Result<Copied, CloudError> {
         let source = self.named(&from.container)?;
         let target = self.named(&to.container)?;
         for object in [&from.object, &to.object] {
@@ -76,7 +83,11 @@ impl View<'_> {
         })
     }
 
-    async fn copy_object(&self, from: &types::ObjectId, to: &types::ObjectId) -> Result<(), CloudError> {
+    async fn copy_object(
+        &self,
+        from: &types::ObjectId,
+        to: &types::ObjectId,
+    ) -> Result<(), CloudError> {
         let Copied {
             source,
             target,
@@ -95,7 +106,11 @@ impl View<'_> {
         target.store.write(&target.name, &to.object, bytes).await
     }
 
-    async fn move_object(&self, from: &types::ObjectId, to: &types::ObjectId) -> Result<(), CloudError> {
+    async fn move_object(
+        &self,
+        from: &types::ObjectId,
+        to: &types::ObjectId,
+    ) -> Result<(), CloudError> {
         let Copied { source, target, .. } = self.copy(from, to).await?;
         if Arc::ptr_eq(&source.store, &target.store) {
             let from = (source.name.as_str(), from.object.as_str());
@@ -108,7 +123,9 @@ impl View<'_> {
 
     /// Bytes of what would be written over.
     async fn replaced(&self, target: &Container, object: &str) -> Result<u64, CloudError> {
-        Ok(size(&*target.store, &target.name, object).await?.unwrap_or(0))
+        Ok(size(&*target.store, &target.name, object)
+            .await?
+            .unwrap_or(0))
     }
 
     async fn read(
@@ -280,7 +297,11 @@ impl container::HostContainer for View<'_> {
         container::HostContainer::delete_objects(self, this, vec![object]).await
     }
 
-    async fn delete_objects(&mut self, this: Resource<Container>, objects: Vec<String>) -> Words<()> {
+    async fn delete_objects(
+        &mut self,
+        this: Resource<Container>,
+        objects: Vec<String>,
+    ) -> Words<()> {
         let held = self.held(&this)?;
         let removed = async {
             let (store, name) = held?;

@@ -15,6 +15,7 @@ use super::Cloud;
 use crate::state::State;
 
 pub(super) use room::Room;
+pub(crate) use writing::Outgoing;
 
 mod draft {
     wasmtime::component::bindgen!({

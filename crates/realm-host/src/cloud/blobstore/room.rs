@@ -28,7 +28,9 @@ impl Default for Room {
 impl Room {
     pub(super) fn to_write(&self) -> Result<OwnedSemaphorePermit, CloudError> {
         take(&self.written, || {
-            format!("{WRITTEN_MAX} objects are being written: the next one has to wait for one of them")
+            format!(
+                "{WRITTEN_MAX} objects are being written: the next one has to wait for one of them"
+            )
         })
     }
 

@@ -159,7 +159,9 @@ impl Pipe {
 impl State {
     fn room(&self) -> Result<usize, StreamError> {
         let failed = |words: String| {
-            Err(StreamError::LastOperationFailed(wasmtime::Error::msg(words)))
+            Err(StreamError::LastOperationFailed(wasmtime::Error::msg(
+                words,
+            )))
         };
         match &self.over {
             Some(Some(error)) => return failed(error.to_string()),
