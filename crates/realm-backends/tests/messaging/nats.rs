@@ -62,6 +62,10 @@ impl Drop for Server {
     }
 }
 
+#[expect(
+    clippy::zombie_processes,
+    reason = "a server that does not come up ends the test, and with that itself"
+)]
 fn spawn(port: u16, folder: &Path, more: &[String]) -> Child {
     // Dies with the test, however that ends.
     let child = Command::new("setpriv")
@@ -131,7 +135,6 @@ struct Heard(Mutex<Vec<String>>);
 
 impl Watch for Heard {
     fn down(&self, why: &str) {
-        eprintln!("down: {why}");
         self.0.lock().unwrap().push(why.to_owned());
     }
 
