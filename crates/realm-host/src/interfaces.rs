@@ -97,6 +97,11 @@ const PROVIDED: &[Package] = &[
         &["store"],
         Line::Exactly("0.2.0-draft-2024-09-27"),
     ),
+    package(
+        "wasi:blobstore",
+        &["blobstore", "container", "types"],
+        Line::Exactly("0.2.0-draft"),
+    ),
 ];
 
 const fn package(name: &'static str, interfaces: &'static [&'static str], line: Line) -> Package {
@@ -226,6 +231,7 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:filesystem", _) => Some("reaches only what `dirs` names"),
         ("wasi:cli", "environment") => Some("holds only what `env` and `args` name"),
         ("wasi:config", _) => Some("holds only what `vars` names"),
+        ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) => Some("reaches only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")

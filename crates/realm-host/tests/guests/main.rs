@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod answers;
+mod blobs;
 mod cgi;
 mod denied;
 mod ends;
@@ -18,10 +19,13 @@ mod outbound;
 mod preview1;
 mod programs;
 mod reuse;
+#[path = "../../../../tests/peers/swift.rs"]
+mod swift;
 mod terms;
 mod unloading;
 
 use answers::*;
+use blobs::*;
 use cgi::*;
 use denied::*;
 use ends::*;
