@@ -79,10 +79,6 @@ impl Swift {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
     /// What a binding's secret says.
     pub(crate) fn credentials() -> String {
         format!("{USER}:{PASSWORD}")

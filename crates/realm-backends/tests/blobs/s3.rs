@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use realm_backends::Watch;
@@ -321,7 +322,7 @@ async fn over_tls_an_authority_of_the_operators_own_is_trusted_and_no_other() {
     let swift = Swift::start(folder.path(), Some((&leaf.pem(), &key.serialize_pem())));
 
     let ours = S3Settings {
-        endpoint: Some(format!("https://127.0.0.1:{}", swift.port())),
+        endpoint: Some(swift.endpoint().replace("http:", "https:")),
         roots: Some(root.pem().into_bytes()),
         ..settings(&swift, "p")
     };
@@ -376,6 +377,95 @@ async fn a_server_that_is_busy_for_a_moment_is_asked_again() {
     assert_eq!(get(&blobs, "c", "o").await, Ok(b"yes".to_vec()));
     assert_eq!(heard.all(), [""; 0]);
     server.join().unwrap();
+}
+
+/// A server of one connection: answers each request with an object of so many bytes, and counts what it is
+/// rid of.
+fn server(n_bytes: u64, sent: &Arc<AtomicU64>) -> (String, std::thread::JoinHandle<u32>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let sent = Arc::clone(sent);
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut n_requests = 0;
+        while std::io::Read::read(&mut stream, &mut [0; 4_096]).is_ok_and(|n| n > 0) {
+            n_requests += 1;
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {n_bytes}\r\nlast-modified: Sun, 22 Nov 2026 09:00:00 GMT\r\netag: \"x\"\r\n\r\n"
+            );
+            if stream.write_all(head.as_bytes()).is_err() {
+                break;
+            }
+            let mut left = usize::try_from(n_bytes).unwrap();
+            while left > 0 {
+                let n = left.min(10_000);
+                if stream.write_all(&[b'x'; 10_000][..n]).is_err() {
+                    break;
+                }
+                sent.fetch_add(n as u64, Ordering::Relaxed);
+                left -= n;
+            }
+        }
+        n_requests
+    });
+    (endpoint, server)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().unwrap()
+}
+
+#[test]
+fn connections_outlive_the_runtimes_of_guests() {
+    let (endpoint, server) = server(3, &Arc::default());
+    let own = runtime();
+    let (blobs, _) = own.block_on(async {
+        client(&S3Settings {
+            bucket: BUCKET.to_owned(),
+            endpoint: Some(endpoint),
+            ..S3Settings::default()
+        })
+    });
+    for _ in 0..3 {
+        let guest = runtime();
+        assert_eq!(guest.block_on(get(&blobs, "c", "o")), Ok(b"xxx".to_vec()));
+        drop(guest);
+    }
+    drop(blobs);
+    drop(own);
+    // All of them on the one connection that it takes.
+    assert_eq!(server.join().unwrap(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_reads_stays_in_the_server() {
+    const N: u64 = 400_000_000;
+    let sent = Arc::new(AtomicU64::new(0));
+    let (endpoint, server) = server(N, &sent);
+    let (blobs, _) = client(&S3Settings {
+        bucket: BUCKET.to_owned(),
+        endpoint: Some(endpoint),
+        ..S3Settings::default()
+    });
+    let mut blob = blobs.read("c", "o", 0, u64::MAX).await.unwrap();
+    assert_eq!(blob.n_bytes, N);
+    blob.bytes.next().await.unwrap();
+    // Until no more goes out: what is on the way is in buffers of the system, and a few of ours.
+    let mut before = 0;
+    let mut pace = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        pace.tick().await;
+        let after = sent.load(Ordering::Relaxed);
+        if after == before && after > 0 {
+            break;
+        }
+        before = after;
+    }
+    assert!(before < 40_000_000, "{before} bytes on their way to nobody");
+    drop(blob);
+    drop(blobs);
+    assert_eq!(server.join().unwrap(), 1);
 }
 
 /// Servers that are none.

@@ -10,7 +10,9 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::client::{HttpError, HttpErrorKind};
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 use realm_model::cloud::CloudError;
+use tokio::runtime::Handle;
 
+use super::here::Here;
 use crate::Watch;
 use crate::watch::Health;
 
@@ -64,6 +66,7 @@ pub(super) struct Client(Arc<Inner>);
 
 struct Inner {
     store: AmazonS3,
+    runtime: Handle,
     bucket: String,
     health: Health,
     seen: Mutex<BTreeMap<String, Instant>>,
@@ -86,7 +89,9 @@ impl Client {
         }
         let endpoint = settings.endpoint.as_deref();
         let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let runtime = Handle::current();
         let mut builder = AmazonS3Builder::new()
+            .with_http_connector(Here(runtime.clone()))
             .with_bucket_name(&settings.bucket)
             .with_region(settings.region.as_deref().unwrap_or(REGION))
             // A name with a point has no certificate below Amazon's.
@@ -121,6 +126,7 @@ impl Client {
         };
         Ok(Self(Arc::new(Inner {
             store: builder.build().map_err(SettingError::Client)?,
+            runtime,
             bucket: settings.bucket.clone(),
             health: Health::new(watch),
             seen: Mutex::default(),
@@ -129,6 +135,10 @@ impl Client {
 
     pub(super) fn store(&self) -> &AmazonS3 {
         &self.0.store
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.0.runtime
     }
 
     /// Waits for a request as long as it has, and says what its error means.

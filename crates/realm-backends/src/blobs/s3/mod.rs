@@ -10,6 +10,7 @@
 //! (`names`), making buckets.
 
 mod client;
+mod here;
 mod upload;
 
 use std::time::Duration;
@@ -43,7 +44,8 @@ pub struct S3 {
 }
 
 impl S3 {
-    /// A client, which asks nobody before its first call.
+    /// A client, which asks nobody before its first call. Has to be made in the runtime that its connections
+    /// shall live in.
     ///
     /// # Errors
     ///

@@ -109,11 +109,10 @@ impl Drop for Upload {
         let Some(mut parts) = self.parts.take() else {
             return;
         };
-        // Its caller left: somebody else has to tell the server.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let client = self.client.clone();
-            drop(runtime.spawn(async move { client.call(CALL_TIMEOUT, parts.abort()).await }));
-        }
+        // Its caller left, perhaps with its runtime: somebody else has to tell the server.
+        let client = self.client.clone();
+        let runtime = client.runtime().clone();
+        drop(runtime.spawn(async move { client.call(CALL_TIMEOUT, parts.abort()).await }));
     }
 }
 
