@@ -50,7 +50,13 @@ async fn images_go_in_and_come_out_and_outlive_the_agent() {
     let hostile = "/gallery/%3Cb%3E%20my%20dog.jpg";
     let put = ask(&agent, Method::PUT, hostile, b"woof".to_vec()).await;
     assert_eq!(put.0, 201, "{put:?}");
-    let bad = ask(&agent, Method::PUT, "/gallery/page.html", b"<script>".to_vec()).await;
+    let bad = ask(
+        &agent,
+        Method::PUT,
+        "/gallery/page.html",
+        b"<script>".to_vec(),
+    )
+    .await;
     assert_eq!(bad.0, 404);
 
     let (_, page) = get(&agent, "/gallery/").await;
