@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use realm_model::cloud::{Change, Check, CloudError, Edit, Revision, Swapped, Versioned, limits};
+use realm_model::cloud::{Check, CloudError, Edit, Revision, Swapped, limits};
 
 use crate::Bench;
 
