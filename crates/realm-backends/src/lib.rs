@@ -7,8 +7,11 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod blobs;
 pub mod keyvalue;
+pub mod messaging;
 mod server;
+pub mod sql;
 mod watch;
 
 pub use server::{Access, ServerError};

@@ -26,6 +26,7 @@ use crate::upstream::{Allowed, NotARule};
 pub use fastcgi::{
     FASTCGI_REQUESTS_MAX, FastCgiAddress, FastCgiSettings, PARAMS_BYTES_MAX, PARAMS_MAX,
 };
+pub(crate) use keys::ROOT as NODE;
 pub use keys::SECTIONS;
 use keys::{
     BACKENDS, CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET,
@@ -311,7 +312,7 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
             })
         }),
         tags: without_duplicates(report, "tags", tags),
-        listen: read_listeners(report, &root, tls.has_certificates()),
+        listen: read_listeners(report, &root, &tls),
         fastcgi: fastcgi::read(report, &root),
         guests: read_guests(report, &root),
         exec: read_exec(report, &root),
@@ -335,13 +336,21 @@ fn section<'d, 'i>(
     Fields::open(report, value, section, place, "")
 }
 
-fn read_listeners(
-    report: &mut Report<'_>,
-    root: &Fields<'_, '_>,
-    has_certificates: bool,
-) -> Listeners {
+fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>, tls: &TlsSettings) -> Listeners {
+    // What was written and does not do has its own problem.
+    let has_certificates = tls.has_certificates() || root.has_within("tls", "certificates");
+    let uses_tls = *tls != TlsSettings::default();
     let mut listeners = Listeners::default();
-    let Some(listen) = section(report, root, "listen", &LISTEN) else {
+    let listen = section(report, root, "listen", &LISTEN);
+    let has_https = listen
+        .as_ref()
+        .is_some_and(|listen| listen.key_span("https").is_some());
+    if let Some(place) = root.key_span("tls").filter(|_| uses_tls && !has_https) {
+        let message = "`[tls]` is for `https` under [listen], which is not there: nobody is shown a certificate".to_owned();
+        let hint = "write `https = [\"0.0.0.0:443\"]` under [listen]".to_owned();
+        report.warning(codes::NO_EFFECT, place, message, Some(hint));
+    }
+    let Some(listen) = listen else {
         return listeners;
     };
     if listen.key_span("http").is_some() {
@@ -483,7 +492,7 @@ fn read_upstreams(report: &mut Report<'_>, root: &Fields<'_, '_>) -> UpstreamPol
     };
     let allow = upstreams.texts(report, "allow", |text| {
         text.parse()
-            .map_err(|NotARule| bad(text, NotARule::EXPECTED))
+            .map_err(|NotARule| bad(text, NotARule::EXPECTED).hint(NotARule::hint(text)))
     });
     UpstreamPolicy {
         allow: without_duplicates(report, "allow", allow),

@@ -49,6 +49,7 @@ use crate::binding::Binding;
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
+use crate::entry::NamespaceName;
 use crate::fields::Report;
 use crate::grants::Grants;
 use crate::key::PublicKey;
@@ -271,6 +272,22 @@ pub struct RouteSpec {
     /// How its replicas are kept: the same on all routes of the component in a list.
     #[serde(flatten)]
     pub upkeep: Upkeep,
+}
+
+impl Manifest {
+    /// What it names in a namespace that is not the owners': bindings of one name in two namespaces are two.
+    pub fn belong_to(&mut self, namespace: NamespaceName) {
+        if namespace.is_default() {
+            return;
+        }
+        for store in self
+            .components
+            .values_mut()
+            .flat_map(|spec| &mut spec.grants.stores)
+        {
+            store.binding = format!("{}/{}", namespace.as_str(), store.binding);
+        }
+    }
 }
 
 impl RouteSpec {

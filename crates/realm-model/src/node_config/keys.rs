@@ -74,7 +74,7 @@ const BLOCK: Form = Form {
 };
 
 /// The whole file.
-pub(super) static ROOT: Section = Section {
+pub(crate) static ROOT: Section = Section {
     title: "node.toml",
     doc: "The whole file; it belongs to the node's operator. A manifest cannot change it.",
     keys: &[
