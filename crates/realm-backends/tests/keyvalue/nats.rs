@@ -34,7 +34,7 @@ fn start() -> Bench {
 fn access(password: Option<&str>) -> Access {
     Access {
         password: password.map(|one| one.to_owned().into()),
-        prefix: "shop-".to_owned(),
+        prefix: "shop".to_owned(),
         ..Access::default()
     }
 }
@@ -58,7 +58,7 @@ async fn other_programs_read_and_write_the_same() {
     store.set("default", "color", b"green", None).await.unwrap();
     store.set("default", "a b", b"x", None).await.unwrap();
     let other = other(&server).await;
-    let bucket = other.get_key_value("shop-default").await.unwrap();
+    let bucket = other.get_key_value("shop__default").await.unwrap();
     assert_eq!(bucket.get("color").await.unwrap().unwrap(), "green");
     assert_eq!(bucket.get("a=20b").await.unwrap().unwrap(), "x");
     let mut changes = store.watch("default").await.unwrap();
@@ -74,7 +74,7 @@ async fn other_programs_read_and_write_the_same() {
     let nothing = store.get("never written", "k").await;
     assert_eq!(nothing, Ok(None));
     assert!(
-        other.get_key_value("shop-never_20written").await.is_err(),
+        other.get_key_value("shop__never_20written").await.is_err(),
         "reading makes nothing"
     );
 }
@@ -83,8 +83,8 @@ async fn other_programs_read_and_write_the_same() {
 async fn a_bucket_with_a_history_is_not_used() {
     let server = servers::nats("", None);
     let config = stream::Config {
-        name: "KV_shop-default".to_owned(),
-        subjects: vec!["$KV.shop-default.>".to_owned()],
+        name: "KV_shop__default".to_owned(),
+        subjects: vec!["$KV.shop__default.>".to_owned()],
         max_messages_per_subject: 5,
         allow_direct: true,
         ..stream::Config::default()
@@ -107,7 +107,7 @@ async fn a_bucket_that_is_deleted_comes_back_empty() {
     store.set("default", "k", b"x", None).await.unwrap();
     other(&server)
         .await
-        .delete_key_value("shop-default")
+        .delete_key_value("shop__default")
         .await
         .unwrap();
     wait_until(10 * SECOND, async || {

@@ -59,7 +59,8 @@ impl Link {
         access: &Access,
         watch: Arc<dyn Watch>,
     ) -> Result<Self, ServerError> {
-        // The bucket of the shortest name has to fit behind it.
+        // It is the name of a bucket itself, and others have to fit behind it.
+        names::bucket(&access.prefix, "").ok_or(ServerError::Prefix)?;
         names::bucket(&access.prefix, "a").ok_or(ServerError::Prefix)?;
         let health = Arc::new(Health::new(watch));
         let (heard, at) = (health.clone(), server.to_string());

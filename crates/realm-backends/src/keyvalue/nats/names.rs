@@ -7,17 +7,27 @@
 /// Bytes of the name of a bucket: the server takes 255 for that of the stream behind it, `KV_..`.
 const BUCKET_BYTES_MAX: usize = 252;
 
-/// The bucket of a server for one of a guest; `None`: its name is too long.
+/// The bucket of a server for one of a guest: the prefix, and `__` and its name where it has one. `None`:
+/// that is too long, or nothing.
 pub(super) fn bucket(prefix: &str, bucket: &str) -> Option<String> {
-    let mut all = String::with_capacity(prefix.len() + bucket.len());
-    for byte in prefix.bytes().chain(bucket.bytes()) {
+    let mut all = String::with_capacity(prefix.len() + bucket.len() + 2);
+    part(&mut all, prefix);
+    if !bucket.is_empty() {
+        // No digits follow the first of them: no part has that in it.
+        all.push_str("__");
+        part(&mut all, bucket);
+    }
+    (1..=BUCKET_BYTES_MAX).contains(&all.len()).then_some(all)
+}
+
+fn part(all: &mut String, text: &str) {
+    for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || byte == b'-' {
             all.push(char::from(byte));
         } else {
-            escape(&mut all, '_', byte);
+            escape(all, '_', byte);
         }
     }
-    (all.len() <= BUCKET_BYTES_MAX).then_some(all)
 }
 
 /// The key of a server for one of a guest.
@@ -74,8 +84,9 @@ mod tests {
 
     #[test]
     fn names_are_what_other_programs_expect() {
-        assert_eq!(bucket("shop-", "default").unwrap(), "shop-default");
-        assert_eq!(bucket("a_", "ü.b").unwrap(), "a_5F_C3_BC_2Eb");
+        assert_eq!(bucket("shop-1", "").unwrap(), "shop-1");
+        assert_eq!(bucket("a_", "ü.b").unwrap(), "a_5F___C3_BC_2Eb");
+        assert_eq!(bucket("", ""), None);
         assert_eq!(bucket("", &"_".repeat(85)), None);
         for (of_guest, of_server) in [
             ("users.7/name", "users.7/name"),
@@ -110,11 +121,13 @@ mod tests {
         }
 
         #[test]
-        fn no_two_buckets_meet(names in prop::collection::btree_set("[a_.:é5F]{1,4}", 1..40)) {
+        fn no_two_buckets_meet(names in prop::collection::btree_set("[a_.:é5F]{0,4}", 1..40)) {
             let mut seen = BTreeMap::new();
-            for name in &names {
-                let other = seen.insert(bucket("p", name), name);
-                prop_assert!(other.is_none(), "{:?} and {}", other, name);
+            for prefix in ["p", "pa", "p_", "p__a", "p5F"] {
+                for name in &names {
+                    let other = seen.insert(bucket(prefix, name), (prefix, name));
+                    prop_assert!(other.is_none(), "{:?} and {} {}", other, prefix, name);
+                }
             }
         }
     }
