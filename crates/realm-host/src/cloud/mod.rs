@@ -5,10 +5,12 @@
 //! implementation. Not here: what stands behind a store (`realm_model::cloud` has the traits), and
 //! where a binding leads.
 
+mod keyvalue;
 mod quota;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use realm_model::binding::Interface;
 use realm_model::cloud::limits::NAME_BYTES_MAX;
@@ -17,6 +19,7 @@ use realm_model::grants::StoreGrant;
 use wasmtime::Result;
 use wasmtime::component::Linker;
 
+pub(crate) use keyvalue::View as KeyvalueView;
 pub(crate) use quota::Operations;
 
 use crate::state::State;
@@ -28,6 +31,8 @@ pub struct Stores {
     blobs: Names<dyn Blobs>,
     messaging: Names<dyn Messaging>,
     sql: Names<dyn Sql>,
+    /// What instances saw of locks.
+    seen: Arc<keyvalue::Seen>,
 }
 
 /// By identifier, [`StoreGrant::ANY`] among them.
@@ -72,12 +77,20 @@ impl Stores {
 }
 
 /// A store that a guest opened.
-#[derive(Clone)]
 pub(crate) struct Opened<T: ?Sized> {
     pub(crate) store: Arc<T>,
     /// The part of it that the name leads to: all of it, under an empty name, where the binding names the
     /// identifier; one of its own for each identifier where it names them all.
     pub(crate) part: String,
+}
+
+impl<T: ?Sized> Clone for Opened<T> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            part: self.part.clone(),
+        }
+    }
 }
 
 fn open<T: ?Sized>(names: &Names<T>, identifier: &str) -> Result<Opened<T>, CloudError> {
@@ -98,13 +111,20 @@ fn open<T: ?Sized>(names: &Names<T>, identifier: &str) -> Result<Opened<T>, Clou
     })
 }
 
+/// Bytes of what one instance may have the host keep for it: twice the largest value, for a store that
+/// tells states apart by the value itself.
+const KEPT_BYTES_MAX: usize = 40 * 1024 * 1024;
+
 /// The stores of one instance, and what it may still do with them.
+#[derive(Clone)]
 pub(crate) struct Cloud {
     stores: Arc<Stores>,
     /// Shared by the instances of a replica; `None`: not counted.
     operations: Option<Arc<Operations>>,
     /// Bytes that it may keep in one embedded store.
     bytes_max: u64,
+    /// Bytes that the host keeps for it.
+    kept: Arc<AtomicUsize>,
 }
 
 impl Cloud {
@@ -117,7 +137,29 @@ impl Cloud {
             stores,
             operations,
             bytes_max,
+            kept: Arc::default(),
         }
+    }
+
+    /// Before the host keeps bytes for the guest: whether they fit beside those that it has.
+    pub(crate) fn keep(&self, n_bytes: usize) -> Result<(), CloudError> {
+        let before = self.kept.fetch_add(n_bytes, Ordering::Relaxed);
+        if before.saturating_add(n_bytes) <= KEPT_BYTES_MAX {
+            return Ok(());
+        }
+        self.unkeep(n_bytes);
+        Err(CloudError::Invalid(
+            "too many large values are held: drop some".to_owned(),
+        ))
+    }
+
+    /// They are not kept any more.
+    pub(crate) fn unkeep(&self, n_bytes: usize) {
+        self.kept.fetch_sub(n_bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn seen(&self) -> &keyvalue::Seen {
+        &self.stores.seen
     }
 
     pub(crate) fn keyvalue(&self, identifier: &str) -> Result<Opened<dyn KeyValue>, CloudError> {
@@ -162,6 +204,6 @@ impl Cloud {
 }
 
 /// Every interface of this folder.
-pub(crate) fn link(_linker: &mut Linker<State>, _concurrent: bool) -> Result<()> {
-    Ok(())
+pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
+    keyvalue::link(linker, concurrent)
 }

@@ -13,7 +13,7 @@ mod generated {
         path: "../../wit/deps/wasi-keyvalue-0.2.0-draft",
         world: "imports",
         imports: { default: async | trappable },
-        with: { "wasi:keyvalue/store.bucket": super::Bucket },
+        with: { "wasi:keyvalue/store.bucket": crate::cloud::keyvalue::Bucket },
     });
 }
 

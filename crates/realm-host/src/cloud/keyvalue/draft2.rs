@@ -13,8 +13,8 @@ mod generated {
         world: "imports",
         imports: { default: async | trappable },
         with: {
-            "wasi:keyvalue/store.bucket": super::Bucket,
-            "wasi:keyvalue/atomics.cas": super::Cas,
+            "wasi:keyvalue/store.bucket": crate::cloud::keyvalue::Bucket,
+            "wasi:keyvalue/atomics.cas": crate::cloud::keyvalue::Cas,
         },
     });
 }

@@ -25,13 +25,15 @@ use cursors::Cursors;
 pub(crate) use locks::Seen;
 
 /// A bucket that a guest opened.
-pub(crate) struct Bucket {
+#[expect(unreachable_pub, reason = "the bindings name it")]
+pub struct Bucket {
     opened: Opened<dyn KeyValue>,
     cursors: Mutex<Cursors>,
 }
 
 /// A key as a guest read it.
-pub(crate) struct Cas {
+#[expect(unreachable_pub, reason = "the bindings name it")]
+pub struct Cas {
     held: Held,
     key: String,
     seen: Versioned,
@@ -155,12 +157,7 @@ impl Held {
         store.get(part, key).await
     }
 
-    async fn set(
-        &self,
-        key: &str,
-        value: &[u8],
-        ttl: Option<Duration>,
-    ) -> Result<(), CloudError> {
+    async fn set(&self, key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), CloudError> {
         self.charge(1)?;
         self.has_room(key, value.len()).await?;
         let (store, part) = self.store();
@@ -204,7 +201,10 @@ impl Held {
 
     async fn set_many(&self, pairs: &[(String, Vec<u8>)]) -> Result<(), CloudError> {
         self.charge(pairs.len())?;
-        let more = pairs.iter().map(|(key, value)| size(key, value.len())).sum();
+        let more = pairs
+            .iter()
+            .map(|(key, value)| size(key, value.len()))
+            .sum();
         self.fits(more).await?;
         let (store, part) = self.store();
         store.set_many(part, pairs).await

@@ -21,7 +21,7 @@ mod generated {
             }
         ",
         imports: { default: async | trappable },
-        with: { "wasi:keyvalue/store": super::super::draft2::bindings::store },
+        with: { "wasi:keyvalue/store": crate::cloud::keyvalue::draft2::bindings::store },
     });
 }
 
@@ -86,7 +86,9 @@ impl transactions::Host for View<'_> {
         let held = self.held(&bucket)?;
         let checks: Vec<Check> = checks.into_iter().map(check).collect();
         let edits: Vec<Edit> = edits.into_iter().map(edit).collect();
-        let long = checks.iter().any(|check| check.revision.0.len() > Revision::BYTES_MAX);
+        let long = checks
+            .iter()
+            .any(|check| check.revision.0.len() > Revision::BYTES_MAX);
         let done = if long {
             Err(CloudError::Invalid("a revision is none".to_owned()))
         } else {

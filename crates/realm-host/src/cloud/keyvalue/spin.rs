@@ -1,7 +1,7 @@
 //! `spin:key-value@3.0.0`: the same buckets, without blocking, for components of WASI 0.3.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use realm_model::cloud::{CloudError, KeyPage};
 use tokio::sync::oneshot;
@@ -19,7 +19,7 @@ mod generated {
         path: "../../wit/deps/spin-key-value-3.0.0",
         world: "imports",
         imports: { default: async | store | trappable },
-        with: { "spin:key-value/key-value.store": super::Bucket },
+        with: { "spin:key-value/key-value.store": crate::cloud::keyvalue::Bucket },
     });
 }
 
@@ -51,19 +51,19 @@ impl bindings::Host for View<'_> {}
 
 impl bindings::HostStore for View<'_> {}
 
-impl bindings::HostStoreWithStore for Has {
-    async fn drop<T: Send>(accessor: &Accessor<T, Self>, store: Resource<Bucket>) -> Result<()> {
+impl<T: Send> bindings::HostStoreWithStore<T> for Has {
+    async fn drop(accessor: &Accessor<T, Self>, store: Resource<Bucket>) -> Result<()> {
         accessor.with(|mut access| access.get().close(store))
     }
 
-    async fn open<T: Send>(
+    async fn open(
         accessor: &Accessor<T, Self>,
         label: String,
     ) -> Result<Result<Resource<Bucket>, Error>> {
         accessor.with(|mut access| Ok(access.get().open(&label)?.map_err(said)))
     }
 
-    async fn get<T: Send>(
+    async fn get(
         accessor: &Accessor<T, Self>,
         store: Resource<Bucket>,
         key: String,
@@ -72,7 +72,7 @@ impl bindings::HostStoreWithStore for Has {
         Ok(held.get(&key).await.map_err(said))
     }
 
-    async fn set<T: Send>(
+    async fn set(
         accessor: &Accessor<T, Self>,
         store: Resource<Bucket>,
         key: String,
@@ -82,7 +82,7 @@ impl bindings::HostStoreWithStore for Has {
         Ok(held.set(&key, &value, None).await.map_err(said))
     }
 
-    async fn delete<T: Send>(
+    async fn delete(
         accessor: &Accessor<T, Self>,
         store: Resource<Bucket>,
         key: String,
@@ -91,7 +91,7 @@ impl bindings::HostStoreWithStore for Has {
         Ok(held.delete(&key).await.map_err(said))
     }
 
-    async fn exists<T: Send>(
+    async fn exists(
         accessor: &Accessor<T, Self>,
         store: Resource<Bucket>,
         key: String,
@@ -100,7 +100,7 @@ impl bindings::HostStoreWithStore for Has {
         Ok(held.exists(&key).await.map_err(said))
     }
 
-    async fn get_keys<T: Send>(
+    async fn get_keys(
         accessor: &Accessor<T, Self>,
         store: Resource<Bucket>,
     ) -> Result<(StreamReader<String>, FutureReader<Result<(), Error>>)> {
@@ -173,10 +173,11 @@ impl<D> StreamProducer<D> for Keys {
                 let (held, cursor) = (held.clone(), cursor.clone());
                 Box::pin(async move { held.keys(cursor.as_deref()).await })
             });
-            if finish && asked.as_mut().poll(context).is_pending() {
-                return Poll::Ready(Ok(StreamResult::Cancelled));
-            }
-            let page = ready!(asked.as_mut().poll(context));
+            let page = match asked.as_mut().poll(context) {
+                Poll::Ready(page) => page,
+                Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
+                Poll::Pending => return Poll::Pending,
+            };
             this.asked = None;
             match page {
                 Ok(page) => {
