@@ -24,7 +24,7 @@ pub struct Access {
 }
 
 /// What lies behind an error.
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a server cannot be used as it is named; it was not asked.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
-use crate::cloud::{self, Cloud, KeyvalueView};
+use crate::cloud::{self, Cloud, KeyvalueView, messaging};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -52,7 +52,7 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     egress: Egress,
     vars: Arc<BTreeMap<String, String>>,
-    cloud: Cloud,
+    pub(crate) cloud: Cloud,
     /// Where what the guest writes goes, if somebody hears it, or may in a later invocation.
     log: Option<Arc<Both>>,
 }
@@ -89,6 +89,13 @@ impl State {
     pub(crate) fn keyvalue(&mut self) -> KeyvalueView<'_> {
         KeyvalueView {
             cloud: &self.cloud,
+            table: &mut self.table,
+        }
+    }
+
+    pub(crate) fn messaging(&mut self) -> messaging::View<'_> {
+        messaging::View {
+            cloud: &mut self.cloud,
             table: &mut self.table,
         }
     }

@@ -6,6 +6,7 @@
 //! where a binding leads.
 
 mod keyvalue;
+pub(crate) mod messaging;
 mod quota;
 
 use std::collections::BTreeMap;
@@ -64,6 +65,12 @@ impl Store {
 }
 
 impl Stores {
+    /// Where the messages of an identifier come from, and what stands before its topics there.
+    pub(crate) fn messages(&self, identifier: &str) -> Option<(Arc<dyn Messaging>, String)> {
+        let opened = open(&self.messaging, identifier).ok()?;
+        Some((opened.store, opened.part))
+    }
+
     /// Lets a guest open `identifier`, or with [`StoreGrant::ANY`] every name that no other leads from.
     pub fn bind(&mut self, identifier: &str, store: Store) {
         let identifier = identifier.to_owned();
@@ -205,5 +212,6 @@ impl Cloud {
 
 /// Every interface of this folder.
 pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
-    keyvalue::link(linker, concurrent)
+    keyvalue::link(linker, concurrent)?;
+    messaging::link(linker)
 }
