@@ -34,6 +34,7 @@ mod health;
 mod https;
 mod install;
 mod keys;
+mod keyvalue;
 mod languages;
 mod lies;
 mod limits;

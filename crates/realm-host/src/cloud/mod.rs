@@ -20,7 +20,7 @@ use realm_model::grants::StoreGrant;
 use wasmtime::Result;
 use wasmtime::component::Linker;
 
-pub(crate) use keyvalue::View as KeyvalueView;
+pub(crate) use keyvalue::{View as KeyvalueView, Watcher};
 pub(crate) use quota::Operations;
 
 use crate::state::State;
@@ -69,6 +69,11 @@ impl Stores {
     pub(crate) fn messages(&self, identifier: &str) -> Option<(Arc<dyn Messaging>, String)> {
         let opened = open(&self.messaging, identifier).ok()?;
         Some((opened.store, opened.part))
+    }
+
+    /// The bucket of an identifier.
+    pub(crate) fn bucket(&self, identifier: &str) -> Option<Opened<dyn KeyValue>> {
+        open(&self.keyvalue, identifier).ok()
     }
 
     /// Lets a guest open `identifier`, or with [`StoreGrant::ANY`] every name that no other leads from.

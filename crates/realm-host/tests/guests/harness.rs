@@ -136,6 +136,20 @@ impl Guest {
         self.load_from(&compiled, host)
     }
 
+    /// Loads it to be called by what happens.
+    pub(crate) fn load_worker(self) -> Loaded {
+        let host = Host::new(self.config.clone()).unwrap();
+        let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
+        let (log, meter, settings) = self.settings();
+        let component = host.load_worker(settings, &compiled).unwrap();
+        Loaded {
+            replica: component.replica(7),
+            component,
+            log,
+            meter,
+        }
+    }
+
     pub(crate) fn load_from(self, compiled: &Path, host: &Host) -> Result<Loaded, LoadError> {
         let (log, meter, settings) = self.settings();
         let component = host.load(settings, compiled)?;

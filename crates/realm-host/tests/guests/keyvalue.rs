@@ -9,11 +9,13 @@ use std::sync::Arc;
 use realm_backends::keyvalue::{Embedded, Nats, Redis};
 use realm_backends::{Access, Unwatched};
 use realm_host::Store;
+use realm_model::api::LogStream;
 use realm_model::cloud::KeyValue;
+use realm_model::trigger::Triggers;
 use realm_test_guests as guests;
 use tempfile::TempDir;
 
-use crate::harness::{Guest, Loaded, guest};
+use crate::harness::{Guest, Loaded, eventually, guest};
 
 fn embedded() -> (Arc<dyn KeyValue>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -29,7 +31,7 @@ fn bound(guest: Guest, store: &Arc<dyn KeyValue>) -> Guest {
 async fn check(store: &Arc<dyn KeyValue>, lacks: &[&str]) {
     let asked = bound(guest(guests::KEYVALUE), store)
         .limits(|limits| {
-            limits.timeout_ms = 60_000;
+            limits.wall_timeout_ms = 60_000;
             limits.memory_max_mb = 128;
         })
         .load();
@@ -102,7 +104,7 @@ pub(crate) async fn keyvalue_draft() {
 pub(crate) async fn p3_keyvalue() {
     let (store, _folder) = embedded();
     let guest = bound(guest(guests::P3_KEYVALUE), &store)
-        .limits(|limits| limits.timeout_ms = 60_000)
+        .limits(|limits| limits.wall_timeout_ms = 60_000)
         .load();
     assert_eq!(guest.body("/").await, "ok");
 }
@@ -234,4 +236,67 @@ async fn keyvalue_that_is_held() {
         "{held}"
     );
     assert_eq!(said(&guest, "/?open=default&key=k").await, "10000000 bytes");
+}
+
+/// A component hears of each change, in order, and of nothing from before.
+async fn watches(path: &'static str) {
+    let (store, _folder) = embedded();
+    store.set("", "before", b"x", None).await.unwrap();
+    let guest = guest(path)
+        .bind("default", Store::Keyvalue(store.clone()))
+        .load_worker();
+    let triggers = Triggers {
+        watches: vec!["default".to_owned()],
+        ..Triggers::default()
+    };
+    let working = guest.replica.work(&triggers).await.unwrap().unwrap();
+    let lines = || guest.log.lines(LogStream::Stdout);
+    // Watching begins in a task of its own: until it has, nothing is heard.
+    let mut nth = 0;
+    while lines().is_empty() {
+        nth += 1;
+        store
+            .set("", "first", nth.to_string().as_bytes(), None)
+            .await
+            .unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    store.set("elsewhere", "k", b"x", None).await.unwrap();
+    store.set("", "trap", b"", None).await.unwrap();
+    store.set("", "k", b"1", None).await.unwrap();
+    store.set("", "k", b"2", None).await.unwrap();
+    store.delete("", "k").await.unwrap();
+    store.set("", "ask", b"hello", None).await.unwrap();
+    eventually(|| lines().iter().any(|line| line == "set answer HELLO")).await;
+    let seen = lines();
+    let seen = seen.iter().skip_while(|line| line.starts_with("set first"));
+    let expected = [
+        "set k 1",
+        "set k 2",
+        "delete k",
+        "set ask hello",
+        "set answer HELLO",
+    ];
+    assert_eq!(seen.collect::<Vec<_>>(), expected);
+    assert_eq!(store.get("", "answer").await, Ok(Some(b"HELLO".to_vec())));
+    assert!(
+        guest
+            .log
+            .agent()
+            .contains("change-lost: a change of `trap`"),
+        "{}",
+        guest.log.agent()
+    );
+    working.take_no_more();
+    eventually(|| working.under_way() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn watcher_draft() {
+    watches(guests::WATCHER_DRAFT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn watcher_draft2() {
+    watches(guests::WATCHER_DRAFT2).await;
 }

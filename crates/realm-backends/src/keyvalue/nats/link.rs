@@ -14,6 +14,7 @@ use async_nats::jetstream::{self, ErrorCode, kv};
 use async_nats::{Client, ConnectOptions, Event};
 use realm_model::binding;
 use realm_model::cloud::CloudError;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::names;
@@ -40,6 +41,8 @@ pub(super) struct Link {
     server: binding::Server,
     options: ConnectOptions,
     prefix: String,
+    /// Where the connection lives: not in that of a guest that is the first to ask.
+    runtime: Handle,
     connected: Mutex<Option<Connected>>,
     failed: Lock<Option<Instant>>,
     buckets: Lock<BTreeMap<String, Arc<kv::Store>>>,
@@ -93,6 +96,7 @@ impl Link {
             server: server.clone(),
             options,
             prefix: access.prefix.clone(),
+            runtime: Handle::current(),
             connected: Mutex::new(None),
             failed: Lock::new(None),
             buckets: Lock::new(BTreeMap::new()),
@@ -131,7 +135,12 @@ impl Link {
         let scheme = if self.server.tls { "tls" } else { "nats" };
         let url = format!("{scheme}://{}", self.server);
         let connecting = self.options.clone().connect(url);
-        let result = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.runtime.spawn(connecting));
+        let result = match connecting.await {
+            Ok(Ok(result)) => Ok(result),
+            // It takes too long, or the agent ends.
+            Ok(Err(_)) | Err(_) => Err(()),
+        };
         let why = match result {
             Ok(Ok(client)) => {
                 let jetstream = ContextBuilder::new()
@@ -144,7 +153,7 @@ impl Link {
                 return Ok(connected);
             }
             Ok(Err(error)) => words(&error),
-            Err(_) => "no answer in time".to_owned(),
+            Err(()) => "no answer in time".to_owned(),
         };
         self.fail();
         self.down(&why);

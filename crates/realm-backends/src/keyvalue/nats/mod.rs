@@ -73,7 +73,7 @@ enum Refused {
 }
 
 impl Nats {
-    /// A store; the server is asked when it is needed.
+    /// A store; the server is asked when it is needed. Called within the runtime that lasts as long.
     ///
     /// # Errors
     ///

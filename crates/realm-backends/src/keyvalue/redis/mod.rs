@@ -48,7 +48,7 @@ enum Again {
 }
 
 impl Redis {
-    /// A store; the server is asked when it is needed.
+    /// A store; the server is asked when it is needed. Called within the runtime that lasts as long.
     ///
     /// # Errors
     ///

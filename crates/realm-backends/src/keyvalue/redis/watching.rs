@@ -68,7 +68,7 @@ pub(super) async fn watch(link: Arc<Link>, space: Space) -> Result<Box<dyn Chang
 
     let space = Arc::new(space);
     let (of_task, names) = (queue.clone(), space.clone());
-    let task = tokio::spawn(async move {
+    let task = link.runtime.spawn(async move {
         while let Some(message) = messages.next().await {
             let name = message.get_channel_name().strip_prefix(&channel);
             let Some(key) = name.and_then(|name| names.key(name)) else {

@@ -17,7 +17,7 @@ mod generated {
     });
 }
 
-use generated::wasi::keyvalue as bindings;
+pub(super) use generated::wasi::keyvalue as bindings;
 
 type Cursor = u64;
 

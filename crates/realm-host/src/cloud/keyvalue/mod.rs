@@ -9,6 +9,7 @@ mod draft2;
 mod locks;
 mod more;
 mod spin;
+mod watcher;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use super::{Cloud, Opened};
 use crate::state::State;
 use cursors::Cursors;
 pub(crate) use locks::Seen;
+pub(crate) use watcher::Watcher;
 
 /// A bucket that a guest opened.
 #[expect(unreachable_pub, reason = "the bindings name it")]
@@ -62,17 +64,22 @@ pub(super) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     Ok(())
 }
 
+impl Bucket {
+    fn new(opened: Opened<dyn KeyValue>) -> Self {
+        Self {
+            opened,
+            cursors: Mutex::default(),
+        }
+    }
+}
+
 impl View<'_> {
     fn open(&mut self, identifier: &str) -> Result<Result<Resource<Bucket>, CloudError>> {
         let opened = match self.cloud.keyvalue(identifier) {
             Ok(opened) => opened,
             Err(error) => return Ok(Err(error)),
         };
-        let bucket = Bucket {
-            opened,
-            cursors: Mutex::default(),
-        };
-        Ok(Ok(self.table.push(bucket)?))
+        Ok(Ok(self.table.push(Bucket::new(opened))?))
     }
 
     /// What a call works with while others run.
