@@ -4,6 +4,8 @@
 //! Who may open what is the host's; how a store works is `realm_backends`'. A server is asked only where
 //! node.toml names it, whatever a manifest says.
 
+pub(crate) mod messages;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -30,6 +32,8 @@ struct Inner {
     policy: BackendPolicy,
     /// What is open. A store that no component holds any more is closed.
     open: Mutex<BTreeMap<Key, Held>>,
+    /// By binding: who shares the messages.
+    groups: Mutex<messages::Groups>,
     /// By binding: why it does not answer.
     troubles: Arc<Troubles>,
 }
@@ -89,6 +93,7 @@ impl Shelf {
             folder,
             policy,
             open: Mutex::default(),
+            groups: Mutex::default(),
             troubles: Arc::default(),
         }))
     }
@@ -100,6 +105,24 @@ impl Shelf {
             stores.bind(&grant.identifier, self.store(grant)?);
         }
         Ok(stores)
+    }
+
+    /// Takes which groups there are by the manifest, and tells the queues that are open.
+    pub(crate) fn keep_groups(&self, groups: messages::Groups) {
+        let mut kept = held(&self.0.groups);
+        if *kept == groups {
+            return;
+        }
+        for ((binding, interface, _), store) in &*held(&self.0.open) {
+            let wanted = groups.get(binding);
+            if *interface == Interface::Messaging
+                && kept.get(binding) != wanted
+                && let Some(store) = store.get()
+            {
+                messages::tell(&store, wanted.cloned().unwrap_or_default(), false);
+            }
+        }
+        *kept = groups;
     }
 
     /// What does not answer, for the operator.
@@ -119,6 +142,7 @@ impl Shelf {
             folder,
             policy,
             open,
+            groups,
             troubles,
         } = &*self.0;
         let StoreGrant { binding, spec, .. } = grant;
@@ -149,6 +173,9 @@ impl Shelf {
             watch,
         })?;
         open.insert(key, Held::of(&store));
+        if let Some(groups) = held(groups).get(binding).cloned() {
+            messages::tell(&store, groups, true);
+        }
         Ok(store)
     }
 
@@ -189,7 +216,7 @@ fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
 }
 
 fn messaging(making: &Making<'_>) -> Result<Store, StepFailure> {
-    Err(later(making))
+    messages::make(making).map(Store::Messaging)
 }
 
 fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {

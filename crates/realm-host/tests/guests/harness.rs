@@ -64,11 +64,6 @@ impl Guest {
     }
 
     /// What the guest opens under a name.
-    #[expect(
-        clippy::allow_attributes,
-        reason = "goes with the first guest that opens a store"
-    )]
-    #[allow(dead_code, reason = "for guests that open stores")]
     pub(crate) fn bind(mut self, identifier: &str, store: Store) -> Self {
         self.stores.bind(identifier, store);
         self
@@ -97,6 +92,20 @@ impl Guest {
     pub(crate) fn try_load(self) -> Result<Loaded, LoadError> {
         let host = Host::new(self.config.clone()).unwrap();
         self.load_into(&host)
+    }
+
+    /// Loads it to be called by events alone.
+    pub(crate) fn worker(self) -> Result<Loaded, LoadError> {
+        let host = Host::new(self.config.clone()).unwrap();
+        let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
+        let (log, meter, settings) = self.settings();
+        let component = host.load_worker(settings, &compiled)?;
+        Ok(Loaded {
+            replica: component.replica(7),
+            component,
+            log,
+            meter,
+        })
     }
 
     /// Loads it to run by itself.
