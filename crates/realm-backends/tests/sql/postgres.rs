@@ -8,7 +8,7 @@ use realm_backends::{Unwatched, Watch};
 use realm_model::cloud::{Sql, SqlValue, limits};
 
 use crate::server::{PASSWORD, Server, USER};
-use crate::support::{code, int, judge, one, open, rows, run, text};
+use crate::support::{ROOM, code, int, judge, one, open, rows, run, text};
 
 /// What an operator hears.
 #[derive(Default)]
@@ -45,7 +45,7 @@ fn settings(server: &Server) -> Settings {
 fn database(settings: Settings) -> (Postgres, Arc<Heard>) {
     let heard = Arc::new(Heard::default());
     let watch = Arc::clone(&heard);
-    (Postgres::new(settings, watch).unwrap(), heard)
+    (Postgres::new(settings, "p", watch).unwrap(), heard)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,7 +57,8 @@ async fn does_what_every_database_does() {
             database: name.to_owned(),
             ..settings(&server)
         };
-        let database: Arc<dyn Sql> = Arc::new(Postgres::new(own, Arc::new(Unwatched)).unwrap());
+        let database: Arc<dyn Sql> =
+            Arc::new(Postgres::new(own, "p", Arc::new(Unwatched)).unwrap());
         database
     })
     .await;
@@ -232,7 +233,12 @@ async fn a_server_that_restarts_is_found_again() {
     let begun = Instant::now();
     for _ in 0..3 {
         assert_eq!(
-            database.open().await.map(|_| ()).unwrap_err().code(),
+            database
+                .open("", ROOM)
+                .await
+                .map(|_| ())
+                .unwrap_err()
+                .code(),
             "unavailable"
         );
     }
@@ -311,7 +317,7 @@ async fn who_is_not_let_in_hears_nothing_of_why_but_the_operator_does() {
         ),
     ] {
         let (database, heard) = database(settings);
-        let error = database.open().await.map(|_| ()).unwrap_err();
+        let error = database.open("", ROOM).await.map(|_| ()).unwrap_err();
         assert_eq!(error.to_string(), "the backend is not available");
         let told = heard.all().concat();
         assert!(told.contains(why), "{why}: {told}");
@@ -338,7 +344,7 @@ async fn who_is_not_let_in_hears_nothing_of_why_but_the_operator_does() {
             secret,
             ..right.clone()
         };
-        assert!(Postgres::new(nobody, Arc::new(Unwatched)).is_err());
+        assert!(Postgres::new(nobody, "p", Arc::new(Unwatched)).is_err());
     }
 }
 
@@ -402,7 +408,12 @@ async fn over_tls_only_a_server_that_proves_its_name_is_asked() {
     ] {
         let (database, heard) = database(settings);
         assert_eq!(
-            database.open().await.map(|_| ()).unwrap_err().code(),
+            database
+                .open("", ROOM)
+                .await
+                .map(|_| ())
+                .unwrap_err()
+                .code(),
             "unavailable"
         );
         let told = heard.all().concat();
@@ -426,7 +437,12 @@ async fn a_server_that_says_nothing_is_not_waited_for() {
     let (database, heard) = database(silent);
     let begun = Instant::now();
     assert_eq!(
-        database.open().await.map(|_| ()).unwrap_err().code(),
+        database
+            .open("", ROOM)
+            .await
+            .map(|_| ())
+            .unwrap_err()
+            .code(),
         "unavailable"
     );
     assert!(begun.elapsed() < Duration::from_millis(limits::CALL_TIMEOUT_MS));

@@ -67,6 +67,36 @@ impl Open {
         }
     }
 
+    /// Lets a session see one schema alone, which comes to be if it is not there.
+    pub(super) async fn enter(&mut self, schema: &str) -> Result<(), CloudError> {
+        let name = format!("\"{}\"", schema.replace('"', "\"\""));
+        let path = format!("SET search_path TO {name}");
+        let missing = "SELECT pg_catalog.to_regnamespace($1) IS NULL";
+        self.busy = true;
+        let entered = async {
+            let rows = self.query(missing, &[SqlValue::Text(name.clone())]).await?;
+            drop(rows);
+            let is_missing = self.fetch().await? == [[SqlValue::Boolean(true)]];
+            self.end_rows().await?;
+            if is_missing {
+                self.run(&format!("CREATE SCHEMA IF NOT EXISTS {name}"))
+                    .await?;
+            }
+            self.run(&path).await
+        };
+        let entered = entered.await;
+        self.busy = false;
+        match entered {
+            Ok(()) => Ok(()),
+            Err(SqlError::Cloud(error)) => Err(error),
+            // Two may make it in the same moment.
+            Err(SqlError::Database { code, .. }) if code == "23505" || code == "42P06" => {
+                Err(CloudError::Timeout)
+            }
+            Err(error) => Err(CloudError::Failed(error.to_string())),
+        }
+    }
+
     /// What comes before each statement.
     async fn prelude(&mut self) -> Result<(), SqlError> {
         let waited = self.used.elapsed().as_millis();
