@@ -61,6 +61,9 @@ pub const CERTIFICATE_EXPIRES: &str = "certificate-expires";
 /// The alarm of a node that an authority gave no certificate.
 pub const ACME_FAILED: &str = "acme-failed";
 
+/// The alarm of a node that is to order certificates, and knows no name for one.
+pub const ACME_NAMELESS: &str = "acme-nameless";
+
 const DOMAIN: &[u8] = b"realm.record.v1";
 
 /// Which of two records of one key is the newer one: compared field by field.
