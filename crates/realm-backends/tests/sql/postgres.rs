@@ -50,7 +50,7 @@ fn database(settings: Settings) -> (Postgres, Arc<Heard>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn does_what_every_database_does() {
-    let server = Server::start(None);
+    let server = Server::start(None, "scram-sha-256");
     judge(async |name| {
         server.sql("postgres", &format!("CREATE DATABASE {name}"));
         let own = Settings {
@@ -66,7 +66,7 @@ async fn does_what_every_database_does() {
 
 #[tokio::test]
 async fn types_that_only_a_server_has() {
-    let server = Server::start(None);
+    let server = Server::start(None, "scram-sha-256");
     let (database, _) = database(settings(&server));
     let mut session = open(&database).await;
     run(&mut *session, "CREATE TYPE mood AS ENUM ('sad', 'fine')").await;
@@ -146,7 +146,7 @@ async fn settled(database: &Postgres) -> Box<dyn realm_model::cloud::Session> {
 
 #[tokio::test]
 async fn nothing_of_a_session_is_left() {
-    let server = Server::start(None);
+    let server = Server::start(None, "scram-sha-256");
     server.sql("postgres", "CREATE ROLE somebody");
     let (database, _) = database(settings(&server));
     let mut session = open(&database).await;
@@ -215,7 +215,7 @@ async fn nothing_of_a_session_is_left() {
 
 #[tokio::test]
 async fn a_server_that_restarts_is_found_again() {
-    let mut server = Server::start(None);
+    let mut server = Server::start(None, "scram-sha-256");
     let (database, heard) = database(settings(&server));
     let mut session = open(&database).await;
     run(&mut *session, "CREATE TABLE t (i INTEGER)").await;
@@ -277,7 +277,7 @@ async fn a_server_that_restarts_is_found_again() {
 
 #[tokio::test]
 async fn who_is_not_let_in_hears_nothing_of_why_but_the_operator_does() {
-    let server = Server::start(None);
+    let server = Server::start(None, "scram-sha-256");
     let right = settings(&server);
     for (settings, why) in [
         (
@@ -353,7 +353,10 @@ async fn over_tls_only_a_server_that_proves_its_name_is_asked() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let pem = certificate.cert.pem();
-    let server = Server::start(Some((&pem, &certificate.signing_key.serialize_pem())));
+    let server = Server::start(
+        Some((&pem, &certificate.signing_key.serialize_pem())),
+        "scram-sha-256",
+    );
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, &pem).unwrap();
     let checked = Settings {

@@ -64,11 +64,6 @@ impl Guest {
     }
 
     /// What the guest opens under a name.
-    #[expect(
-        clippy::allow_attributes,
-        reason = "goes with the first guest that opens a store"
-    )]
-    #[allow(dead_code, reason = "for guests that open stores")]
     pub(crate) fn bind(mut self, identifier: &str, store: Store) -> Self {
         self.stores.bind(identifier, store);
         self
