@@ -7,7 +7,7 @@ cargo +nightly --version >/dev/null 2>&1 || fail "a nightly Rust is missing" "ru
 FUZZ_TARGET_DIR=$(mkdir -p "$TARGET_DIR/fuzz" && cd "$TARGET_DIR/fuzz" && pwd)
 # Files that a target writes come and go thousands of times.
 [ -w /dev/shm ] && export TMPDIR=/dev/shm
-[ $# -gt 0 ] || set -- manifest entry log_file join_message invitation cgi_output allow_list http_front fastcgi_events fastcgi_front fastcgi_answer
+[ $# -gt 0 ] || set -- manifest entry log_file join_message invitation cgi_output allow_list http_front fastcgi_events fastcgi_front fastcgi_answer proxy_header certificate_message
 for target in "$@"; do
 	corpus=$FUZZ_TARGET_DIR/corpus/$target
 	mkdir -p "$corpus"

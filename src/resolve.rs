@@ -393,10 +393,13 @@ pub(crate) fn check_world(
     spec: &ComponentSpec,
     exported: World,
 ) -> Result<(), Failure> {
-    let by_serve = spec.serve.map(|serve| match serve {
-        Serve::Http => World::Http,
-        Serve::Cgi | Serve::Socket | Serve::Service | Serve::Job => World::Command,
-    });
+    let by_serve = match spec.serve {
+        // Whatever it exports beside the handlers of events is not called.
+        Some(Serve::Worker) => return Ok(()),
+        Some(Serve::Http) => Some(World::Http),
+        Some(Serve::Cgi | Serve::Socket | Serve::Service | Serve::Job) => Some(World::Command),
+        None => None,
+    };
     let Some(wanted) = by_serve.or(spec.world) else {
         return Ok(());
     };

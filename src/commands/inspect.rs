@@ -84,6 +84,7 @@ const fn serve(serve: Option<Serve>) -> &'static str {
         Some(Serve::Socket) => "socket (a long-running command that listens)",
         Some(Serve::Service) => "service (a long-running command)",
         Some(Serve::Job) => "job (a command that runs to its end)",
+        Some(Serve::Worker) => "worker (calls of the exported handlers of events)",
         None => "nothing that realm calls is exported",
     }
 }

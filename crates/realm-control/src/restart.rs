@@ -78,7 +78,7 @@ pub fn after(
     match (spec.mode(), spec.restart) {
         // Instances come and go by themselves: the policy is about what runs on.
         // A service beside realm may come back at any time.
-        (Mode::Answers | Mode::Upstream, _) => again(),
+        (Mode::Answers | Mode::Upstream | Mode::Worker, _) => again(),
         (Mode::Server | Mode::Service, RestartPolicy::Always) => again(),
         (Mode::Server | Mode::Service, RestartPolicy::OnFailure | RestartPolicy::Never)
         | (Mode::Once, _)

@@ -136,7 +136,7 @@ fn state(report: Option<&ComponentReport>) -> ComponentState {
             Mode::Scheduled => ComponentState::Scheduled,
             Mode::Once => ComponentState::Done,
             Mode::Service if !report.running => ComponentState::Done,
-            Mode::Answers | Mode::Server | Mode::Upstream | Mode::Service => {
+            Mode::Answers | Mode::Server | Mode::Upstream | Mode::Service | Mode::Worker => {
                 ComponentState::Healthy
             }
         },

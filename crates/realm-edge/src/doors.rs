@@ -154,9 +154,11 @@ fn begin_fastcgi(shared: &Shared, worker: usize, accepted: Accepted) {
     let Ok(accepted) = accepted else { return };
     match accepted {
         Accepted::Tcp(stream, _) => {
-            shared.spawn_fastcgi(stream, limits, connection, place, seat);
+            shared.spawn_fastcgi(stream.into_split(), limits, connection, place, seat);
         }
-        Accepted::Unix(stream) => shared.spawn_fastcgi(stream, limits, connection, place, seat),
+        Accepted::Unix(stream) => {
+            shared.spawn_fastcgi(stream.into_split(), limits, connection, place, seat);
+        }
     }
 }
 

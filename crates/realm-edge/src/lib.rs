@@ -18,6 +18,7 @@ mod doors;
 mod far;
 pub mod fastcgi;
 mod forwarded;
+pub mod fuzzing;
 mod headers;
 mod host;
 mod https;

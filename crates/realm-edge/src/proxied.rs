@@ -16,6 +16,8 @@ const TEXT_BYTES_MAX: usize = 107;
 /// A header of version 2. Addresses take 216 bytes at most; what a proxy adds of its client's
 /// certificate and names stays far below this.
 const BINARY_BYTES_MAX: usize = 4 * 1024;
+/// Of either.
+pub(crate) const HEADER_BYTES_MAX: usize = BINARY_BYTES_MAX;
 /// Up to the length of a header of version 2 (§2.2).
 const BINARY_START_BYTES: usize = 16;
 const TEXT_START: &[u8] = b"PROXY ";

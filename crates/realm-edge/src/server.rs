@@ -239,7 +239,10 @@ impl Shared {
 
     pub(crate) fn spawn_fastcgi(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        halves: (
+            impl fastcgi::Hearing + 'static,
+            impl AsyncWrite + Send + Unpin + 'static,
+        ),
         limits: fastcgi::Limits,
         connection: Arc<Connection>,
         place: Place,
@@ -253,7 +256,7 @@ impl Shared {
         let edge = Arc::clone(&self.edge);
         let runtime = seat.runtime.clone();
         let serving = async move {
-            fastcgi::serve(edge, stream, limits, here, connection).await;
+            fastcgi::serve(edge, halves, limits, here, connection).await;
             drop((place, seat));
         };
         self.tasks.spawn_on(serving, &runtime);
@@ -343,7 +346,7 @@ impl Handle {
     /// to know; `peer` is where it is, and whose requests they are where it does not say so. Returns at once.
     pub fn serve_fastcgi(
         &self,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        stream: impl AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
         limits: fastcgi::Limits,
         peer: IpAddr,
     ) {
@@ -351,7 +354,9 @@ impl Handle {
         if let Some((connection, place)) = shared.enter_fastcgi(peer)
             && self.takes_nodes()
         {
-            shared.spawn_fastcgi(stream, limits, connection, place, shared.workers.seat());
+            let (read, write) = tokio::io::split(stream);
+            let halves = (fastcgi::Through(read), write);
+            shared.spawn_fastcgi(halves, limits, connection, place, shared.workers.seat());
         }
     }
 

@@ -91,6 +91,14 @@ pub enum LoadError {
     /// The probe is the health export, and there is none.
     #[error("`health` asks for the export `realm:app/health@0.1.0`, which it does not have")]
     NoHealthExport,
+    /// The manifest has it called by what happens, and it has nothing to call.
+    #[error("`{key}` asks for the export `{export}`, which it does not have")]
+    NoHandler {
+        /// What it was to export.
+        export: &'static str,
+        /// The key of the manifest.
+        key: &'static str,
+    },
     /// A granted directory cannot be opened.
     #[error("the directory `{}` cannot be opened", path.display())]
     Dir {
@@ -115,6 +123,8 @@ pub enum Wanted {
     Answers,
     /// To run as a program.
     Program,
+    /// To be called by what happens, and by no request.
+    Worker,
 }
 
 impl Wanted {
@@ -124,6 +134,7 @@ impl Wanted {
                 "`wasi:http/incoming-handler@0.2.x`, `wasi:http/handler@0.3.x` or `wasi:cli/run`"
             }
             Self::Program => "`wasi:cli/run@0.2.x` or `wasi:cli/run@0.3.x`",
+            Self::Worker => "`wasi:messaging/incoming-handler@0.2.0-draft`",
         }
     }
 }
@@ -156,6 +167,7 @@ impl LoadError {
             Self::Link(_) => "link-failed",
             Self::WrongWorld { .. } => "wrong-world",
             Self::NoHealthExport => "no-health-export",
+            Self::NoHandler { .. } => "no-handler",
             Self::Dir { .. } => "dir-unavailable",
             Self::DirDenied { .. } => "dir-denied",
         }

@@ -180,6 +180,18 @@ impl Host {
         Component::load(self, settings, compiled, Wanted::Answers)
     }
 
+    /// The same for a component that only events call: its replicas answer no requests.
+    ///
+    /// # Errors
+    /// As [`Host::load`]; `wrong-world` where it exports no handler of events.
+    pub fn load_worker(
+        &self,
+        settings: Settings,
+        compiled: &std::path::Path,
+    ) -> Result<Component, LoadError> {
+        Component::load(self, settings, compiled, Wanted::Worker)
+    }
+
     /// What is in memory of the compiled files.
     pub fn code(&self) -> CodeFigures {
         self.0.shelf.figures()

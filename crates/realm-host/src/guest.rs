@@ -175,6 +175,13 @@ pub(crate) async fn handle(
             command::answer(invocation, command, request).await;
             return None;
         }
+        Handler::None => {
+            conclude(
+                invocation,
+                Err(wasmtime::format_err!("it takes no requests")),
+            );
+            return None;
+        }
     };
     let begun = match live {
         Some(live) => Ok(live.go_on(invocation)),

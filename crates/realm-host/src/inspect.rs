@@ -76,6 +76,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
         Some(Serve::Http)
     } else if command_export {
         Some(Serve::Cgi)
+    } else if named(is_handler) {
+        Some(Serve::Worker)
     } else {
         None
     };
@@ -121,6 +123,12 @@ pub(crate) fn is_run(name: &Name<'_>) -> Option<&'static str> {
     ["0.2", "0.3"]
         .into_iter()
         .find(|line| name.is("wasi:cli/run", line))
+}
+
+/// Whether this export is called by events.
+pub(crate) fn is_handler(name: &Name<'_>) -> bool {
+    (name.package, name.interface) == ("wasi:messaging", "incoming-handler")
+        && name.version == "0.2.0-draft"
 }
 
 /// Whether this export is realm's health interface.

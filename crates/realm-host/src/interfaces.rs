@@ -85,6 +85,11 @@ const PROVIDED: &[Package] = &[
     ),
     package("wasi:sockets", &["ip-name-lookup", "types"], Line::V03),
     package("wasi:http", &["client", "types"], Line::V03),
+    package(
+        "wasi:messaging",
+        &["types", "producer", "request-reply"],
+        Line::Exactly("0.2.0-draft"),
+    ),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-draft")),
     package(
@@ -227,6 +232,7 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:filesystem", _) => Some("reaches only what `dirs` names"),
         ("wasi:cli", "environment") => Some("holds only what `env` and `args` name"),
         ("wasi:config", _) => Some("holds only what `vars` names"),
+        ("wasi:messaging", _) => Some("reaches only what `bind` names"),
         ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")

@@ -58,7 +58,9 @@ mod stdio;
 mod system;
 mod term;
 mod ticker;
+mod trigger;
 mod vars;
+mod worker;
 
 pub use cloud::{Store, Stores};
 pub use compile::{CompileError, compile, compile_bytes, fingerprint};
@@ -76,6 +78,7 @@ pub use program::{Input, Output, Program, Run, RunError};
 pub use replica::Replica;
 pub use shelf::{CodeFigures, Keeper};
 pub use term::Term;
+pub use worker::Working;
 
 /// The version of Wasmtime inside; the tidy test holds it against Cargo.lock.
 pub const WASMTIME_VERSION: &str = "48.0.8";

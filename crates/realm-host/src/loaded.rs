@@ -18,12 +18,14 @@ use crate::inspect::{is_health, is_http, is_run};
 use crate::interfaces::{self, Name, shown};
 use crate::loading;
 use crate::state::State;
+use crate::trigger::Handlers;
 
 /// Code in memory, ready to make instances of.
 pub(crate) struct Loaded {
     pub(crate) engine: Engine,
     pub(crate) instance: InstancePre<State>,
     pub(crate) handler: Handler,
+    pub(crate) handlers: Handlers,
     pub(crate) health: Option<ComponentExportIndex>,
     /// The file that is mapped.
     pub(crate) identity: Identity,
@@ -35,6 +37,8 @@ pub(crate) enum Handler {
     Http(HttpHandler),
     /// `wasi:cli/run`.
     Command(Command),
+    /// None that is for requests or runs.
+    None,
 }
 
 /// The exported HTTP handler.
@@ -82,9 +86,12 @@ impl Loaded {
         let instance = linker
             .instantiate_pre(&component)
             .map_err(LoadError::Link)?;
+        let handlers = Handlers::find(&exports(engine, &component), &instance);
+        let handlers = handlers.map_err(LoadError::Link)?;
         Ok(Self {
             engine: engine.clone(),
-            handler: handler(engine, &component, &instance, wanted)?,
+            handler: handler(engine, &component, &instance, &handlers, wanted)?,
+            handlers,
             health: health(engine, &component),
             instance,
             identity,
@@ -137,15 +144,22 @@ fn handler(
     engine: &Engine,
     component: &wasmtime::component::Component,
     instance: &InstancePre<State>,
+    handlers: &Handlers,
     wanted: Wanted,
 ) -> Result<Handler, LoadError> {
     let exports = exports(engine, component);
+    if wanted == Wanted::Worker {
+        if handlers.are_none() {
+            return Err(LoadError::WrongWorld { wanted, exports });
+        }
+        return Ok(Handler::None);
+    }
     let first = |line_of: fn(&Name<'_>) -> Option<&'static str>| {
         exports.iter().find_map(|name| line_of(&Name::parse(name)?))
     };
     let http = match wanted {
         Wanted::Answers => first(is_http),
-        Wanted::Program => None,
+        Wanted::Program | Wanted::Worker => None,
     };
     // The first one counts, should a component export several.
     let linked = match (http, first(is_run)) {

@@ -26,6 +26,9 @@ pub struct Meter {
     outbound_denied: AtomicU64,
     memory_current: AtomicU64,
     memory_peak: AtomicU64,
+    messages_done: AtomicU64,
+    messages_retried: AtomicU64,
+    messages_dead: AtomicU64,
 }
 
 /// The values of a [`Meter`] at one moment (each is read on its own).
@@ -49,6 +52,8 @@ pub struct MeterSnapshot {
     pub mem_current_bytes: u64,
     /// The highest value of `mem_current_bytes`.
     pub mem_peak_bytes: u64,
+    /// Messages that were taken, by what became of them: `done`, `retried`, `dead`.
+    pub messages: [(&'static str, u64); 3],
 }
 
 /// A histogram at one moment.
@@ -120,6 +125,11 @@ impl Meter {
             outbound_denied: self.outbound_denied.load(Relaxed),
             mem_current_bytes: self.memory_current.load(Relaxed),
             mem_peak_bytes: self.memory_peak.load(Relaxed),
+            messages: [
+                ("done", self.messages_done.load(Relaxed)),
+                ("retried", self.messages_retried.load(Relaxed)),
+                ("dead", self.messages_dead.load(Relaxed)),
+            ],
         }
     }
 
@@ -145,6 +155,18 @@ impl Meter {
 
     pub(crate) fn preempted(&self) {
         self.epoch_preemptions.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn message_done(&self) {
+        self.messages_done.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn message_retried(&self) {
+        self.messages_retried.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn message_dead(&self) {
+        self.messages_dead.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn outbound_denied(&self) {

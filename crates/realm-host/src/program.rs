@@ -247,7 +247,7 @@ async fn exit_code(invocation: &Invocation, process: Process) -> wasmtime::Resul
 fn command(handler: &Handler) -> Option<&Command> {
     match handler {
         Handler::Command(command) => Some(command),
-        Handler::Http(_) => None,
+        Handler::Http(_) | Handler::None => None,
     }
 }
 

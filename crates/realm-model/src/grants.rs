@@ -144,7 +144,7 @@ pub enum Capability {
     Stores,
     /// A port of its own.
     Listen,
-    /// To run by itself, on every node: services and jobs.
+    /// To run by itself, on every node: services, workers and jobs.
     RunAlone,
 }
 
@@ -208,7 +208,7 @@ impl Capability {
         };
         let alone = match spec.mode() {
             Mode::Answers | Mode::Server | Mode::Upstream => false,
-            Mode::Service | Mode::Once | Mode::Scheduled => true,
+            Mode::Service | Mode::Worker | Mode::Once | Mode::Scheduled => true,
         };
         let rules = allowed_outbound;
         let to_http = spec.upstream().is_some_and(Upstream::is_http);

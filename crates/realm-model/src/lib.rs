@@ -44,6 +44,7 @@ pub mod ticket;
 
 pub mod action;
 pub mod beacon;
+pub mod certificate_message;
 pub mod inspection;
 pub mod observed;
 pub mod record;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use realm_edge::Upstream;
 use realm_host::{
     Component, Host, LoadError, Meter, Outcome, ProbeError, Program, Replica, Settings, Term,
+    Working,
 };
 use realm_model::limits::Limits;
 use realm_model::manifest::{HealthCheck, Mode};
@@ -46,8 +47,8 @@ pub(crate) struct Start {
 
 /// What has started.
 pub(crate) enum Started {
-    /// A slot that answers requests.
-    Answers(Replica),
+    /// A slot that answers requests, or is called by events, or both.
+    Answers(Replica, Option<Working>),
     /// A program that runs by itself.
     Runs(Begun),
     /// A service beside realm.
@@ -63,7 +64,13 @@ impl Start {
     ) -> Result<Started, StepFailure> {
         executor::gone(&self.before).await;
         match self.running.spec.mode() {
-            Mode::Answers => self.replica().await.map(Started::Answers),
+            Mode::Answers | Mode::Worker => {
+                let replica = self.replica().await?;
+                drop(turn);
+                let working = replica.work(&self.running.spec.triggers).await;
+                let working = working.map_err(|error| load_failure(&error))?;
+                Ok(Started::Answers(replica, working))
+            }
             Mode::Upstream => {
                 let (spec, allowed) = (&self.running.spec, Arc::clone(&self.allowed));
                 let ring = Arc::clone(&self.ring);
@@ -113,7 +120,16 @@ impl Start {
             return Ok(component.clone());
         }
         let settings = self.settings(self.running.spec.limits.clone()).await?;
-        let component = self.load(settings, Host::load).await?;
+        let with = match self.running.spec.mode() {
+            Mode::Worker => Host::load_worker,
+            Mode::Answers
+            | Mode::Server
+            | Mode::Upstream
+            | Mode::Service
+            | Mode::Once
+            | Mode::Scheduled => Host::load,
+        };
+        let component = self.load(settings, with).await?;
         *loaded = Some(component.clone());
         Ok(component)
     }
@@ -230,6 +246,7 @@ fn load_failure(error: &LoadError) -> StepFailure {
         | LoadError::Link(_)
         | LoadError::WrongWorld { .. }
         | LoadError::NoHealthExport
+        | LoadError::NoHandler { .. }
         | LoadError::DirDenied { .. } => true,
         LoadError::BadArtifact(_)
         | LoadError::Unreadable(_)

@@ -158,7 +158,12 @@ pub(crate) async fn start(
 ) -> Result<Begun, StepFailure> {
     let port = match spec.mode() {
         Mode::Server => Some(ports.take(spec.listen).await?),
-        Mode::Answers | Mode::Upstream | Mode::Service | Mode::Once | Mode::Scheduled => None,
+        Mode::Answers
+        | Mode::Upstream
+        | Mode::Service
+        | Mode::Worker
+        | Mode::Once
+        | Mode::Scheduled => None,
     };
     let upstream = port
         .as_ref()

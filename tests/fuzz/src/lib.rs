@@ -12,6 +12,7 @@ mod front;
 use std::path::PathBuf;
 
 use realm_model::address;
+use realm_model::certificate_message;
 use realm_model::entry::{RealmId, VerifiedEntry};
 use realm_model::grants::OutboundRule;
 use realm_model::join::{Answer, Approved, Ask, JoinCode, Refused, Request};
@@ -24,6 +25,7 @@ use realm_store::log::Log;
 pub use fastcgi::{fastcgi_events, fastcgi_front};
 pub use front::http_front;
 pub use realm_edge::fastcgi::fuzzing::answer as fastcgi_answer;
+pub use realm_edge::fuzzing::proxy_header;
 #[cfg(feature = "cgi")]
 pub use realm_host::fuzzing::cgi_output;
 
@@ -114,6 +116,25 @@ pub fn join_message(bytes: &[u8]) {
     }
 }
 
+/// A message about certificates, from node to node: questions have one spelling, and answers mean the same
+/// when they are passed on.
+pub fn certificate_message(bytes: &[u8]) {
+    use certificate_message::{Answer, Question};
+    if let Some(question) = Question::from_bytes(bytes) {
+        let again = question.to_bytes().expect("it came with its lengths");
+        assert_eq!(*again, bytes);
+        if let Question::ProveHttp { token, answer, .. } = question {
+            // What is shown under others' names is no page and no script.
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            assert!(!token.is_empty() && answer.len() < 256);
+            assert!(token.bytes().chain(answer.bytes()).all(is_plain));
+        }
+    }
+    if let Some(answer) = Answer::from_bytes(bytes) {
+        assert_eq!(Answer::from_bytes(&answer.to_bytes()), Some(answer));
+    }
+}
+
 /// What somebody pastes: an address of a node or a ticket. Both have one spelling.
 pub fn invitation(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
@@ -170,6 +191,13 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             "bm-01:443",
             "realm-ticket:ULFUJSja9eBGFS78KXYqF22hS374qSokerc2DWL81nDFnG3eXbPyfN1DHfYVVCc8uCwePrzRDnY2RUyMCvLpNdt6LdMgweNc14BRwcUv5t1dUAa2NVm3fewZosti4dQTyvqDVowdUa4Shy17oppFGbePrY4psF6ep9UTrXHS",
         ],
+        "proxy_header" => return proxy_headers(),
+        "certificate_message" => &[
+            "\0shop.example.com",
+            "\x01\x09\0a.example\x05\0token\x31\0token.0123456789012345678901234567890123456789012",
+            "\x02\x09\0a.example\x03\0DER\x03\0key",
+            "\x01",
+        ],
         "fastcgi_events" => return fastcgi::seeds(true),
         "fastcgi_front" => return fastcgi::seeds(false),
         "join_message" => return messages(),
@@ -190,6 +218,28 @@ fn entries() -> Vec<Vec<u8>> {
         pairs.filter_map(byte).collect()
     })
     .collect()
+}
+
+/// Both versions, with what may be in them.
+fn proxy_headers() -> Vec<Vec<u8>> {
+    let binary = |command: u8, family: u8, rest: &[u8]| {
+        let length = u16::try_from(rest.len()).expect("short").to_be_bytes();
+        let start = b"\r\n\r\n\0\r\nQUIT\n";
+        [&start[..], &[command, family], &length, rest, b"GET /"].concat()
+    };
+    let four = [203, 0, 113, 9, 192, 0, 2, 1, 19, 136, 1, 187];
+    let six = [[7; 32].as_slice(), &[19, 136, 1, 187]].concat();
+    let added = [&four[..], &[2, 0, 3, b'a', b'.', b'b']].concat();
+    vec![
+        b"PROXY TCP4 203.0.113.9 192.0.2.1 5000 443\r\nGET /".to_vec(),
+        b"PROXY TCP6 2001:db8::9 2001:db8::1 5000 443\r\n".to_vec(),
+        b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(),
+        binary(0x21, 0x11, &four),
+        binary(0x21, 0x11, &added),
+        binary(0x21, 0x21, &six),
+        binary(0x20, 0x00, &[]),
+        binary(0x21, 0x31, &[0; 216]),
+    ]
 }
 
 /// A request and two answers.
@@ -301,6 +351,16 @@ mod tests {
         }
 
         #[test]
+        fn any_proxy_header(bytes in given("proxy_header")) {
+            proxy_header(&bytes);
+        }
+
+        #[test]
+        fn any_certificate_message(bytes in given("certificate_message")) {
+            certificate_message(&bytes);
+        }
+
+        #[test]
         fn any_http_front(bytes in given("http_front")) {
             http_front(&bytes);
         }
@@ -324,5 +384,7 @@ mod tests {
         all("fastcgi_events", fastcgi_events);
         all("fastcgi_front", fastcgi_front);
         all("http_front", http_front);
+        all("proxy_header", proxy_header);
+        all("certificate_message", certificate_message);
     }
 }

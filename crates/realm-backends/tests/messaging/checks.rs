@@ -13,13 +13,18 @@ use crate::support::{
     Bed, group, next, nothing_comes, soon, subscription, take, text, value, words,
 };
 
+pub(crate) use crate::room::a_full_queue_says_so;
+
 const SHORT: Duration = Duration::from_millis(1_000);
 
-async fn member(on: &Arc<dyn Messaging>, subscription: &Subscription) -> Box<dyn Deliveries> {
+pub(crate) async fn member(
+    on: &Arc<dyn Messaging>,
+    subscription: &Subscription,
+) -> Box<dyn Deliveries> {
     soon(on.subscribe(subscription)).await.unwrap()
 }
 
-async fn send(on: &Arc<dyn Messaging>, topic: &str, words: impl Into<String>) {
+pub(crate) async fn send(on: &Arc<dyn Messaging>, topic: &str, words: impl Into<String>) {
     soon(on.send(topic, text(words), None)).await.unwrap();
 }
 
@@ -589,26 +594,4 @@ pub(crate) async fn what_is_given_back_comes_again(bed: Bed) {
     drop(next(&mut worker).await);
     assert_eq!(take(&mut worker).await, "b");
     nothing_comes(&mut worker).await;
-}
-
-pub(crate) async fn a_full_queue_says_so(bed: Bed) {
-    let mut worker = member(&bed.small, &subscription("orders", "w", 100)).await;
-    let mut n = 0;
-    let refused = loop {
-        match soon(bed.small.send("orders", text(n.to_string()), None)).await {
-            Ok(()) => n += 1,
-            Err(error) => break error,
-        }
-    };
-    assert_eq!((n, refused), (20, CloudError::Full("the queue")));
-    for wanted in 0..20 {
-        assert_eq!(take(&mut worker).await, wanted.to_string());
-    }
-    let half = "x".repeat(45_000);
-    send(&bed.small, "orders", half.as_str()).await;
-    send(&bed.small, "orders", half.as_str()).await;
-    let refused = soon(bed.small.send("orders", text(half.as_str()), None)).await;
-    assert_eq!(refused, Err(CloudError::Full("the queue")));
-    take(&mut worker).await;
-    send(&bed.small, "orders", half.as_str()).await;
 }

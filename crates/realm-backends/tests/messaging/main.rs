@@ -8,6 +8,7 @@
 mod checks;
 mod embedded;
 mod nats;
+mod room;
 mod support;
 
 /// A test for each check and backend.

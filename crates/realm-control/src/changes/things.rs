@@ -452,6 +452,7 @@ const fn serve_text(serve: Serve) -> &'static str {
         Serve::Socket => "socket",
         Serve::Service => "service",
         Serve::Job => "job",
+        Serve::Worker => "worker",
     }
 }
 

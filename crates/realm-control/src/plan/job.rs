@@ -46,7 +46,8 @@ pub(super) fn decide(scene: &Scene<'_>, wanted: &Wanted<'_>) -> Rollout {
             | Mode::Answers
             | Mode::Server
             | Mode::Upstream
-            | Mode::Service,
+            | Mode::Service
+            | Mode::Worker,
             Some(_) | None,
         ) => state.is_none_or(|state| is_due(state, scene.now)),
     };

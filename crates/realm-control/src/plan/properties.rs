@@ -223,7 +223,9 @@ impl Drive {
             let idle = match mode {
                 Mode::Once => vec!["done"],
                 Mode::Scheduled => vec!["scheduled"],
-                Mode::Answers | Mode::Server | Mode::Upstream | Mode::Service => Vec::new(),
+                Mode::Answers | Mode::Server | Mode::Upstream | Mode::Service | Mode::Worker => {
+                    Vec::new()
+                }
             };
             assert_eq!(codes, idle, "{report:?}");
             assert_eq!((report.healthy, report.old), (report.wanted, 0));

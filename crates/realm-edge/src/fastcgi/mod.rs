@@ -7,6 +7,7 @@
 
 mod client;
 mod decode;
+mod hearing;
 mod listen;
 mod log;
 mod params;
@@ -21,6 +22,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use client::{Application, Remarks, fuzzing};
 pub use decode::Decoder;
+pub(crate) use hearing::{Hearing, Through};
 pub(crate) use listen::{Accepted, Bound, Listener};
 pub use listen::{FastCgi, FastCgiAddress, Listen};
 pub use log::GuestLog;

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::FutureExt as _;
@@ -22,7 +23,9 @@ use http_body_util::BodyExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet, yield_now};
+use tokio::time::sleep;
 
+use super::hearing::Hearing;
 use super::request::{self, Asked};
 use super::stdin::{Part, Sender, Stdin};
 use super::{BadParams, Decoder, Event, GuestLog, Limits, Params, Role, Status};
@@ -41,6 +44,9 @@ const PARAMS_BYTES: usize = 2 * 1024;
 const PIECES_MAX: usize = 16;
 /// Bytes of one piece.
 const PIECE_BYTES_MAX: usize = 32 * 1024;
+
+/// How soon it is seen that a web server is gone whose bytes nobody reads.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Room for a head and a short body.
 const HEAD_BYTES: usize = 1024;
@@ -72,12 +78,11 @@ struct Under {
 /// is that of the web server: its orders are obeyed, and the sweep sees on it when nothing moves.
 pub(crate) async fn serve(
     edge: Arc<Edge>,
-    io: impl AsyncRead + AsyncWrite + Send + Unpin,
+    (mut read, mut write): (impl Hearing, impl AsyncWrite + Send + Unpin),
     limits: Limits,
     here: Option<IpAddr>,
     connection: Arc<Connection>,
 ) {
-    let (mut read, mut write) = tokio::io::split(io);
     let (pieces, waiting) = mpsc::channel(PIECES_MAX);
     let front = Arc::clone(&connection);
     let mut served = Served {
@@ -190,12 +195,12 @@ struct Served {
 }
 
 impl Served {
-    async fn run(&mut self, mut io: impl AsyncRead + Unpin) -> io::Result<()> {
+    async fn run(&mut self, io: &mut impl Hearing) -> io::Result<()> {
         let connection = Arc::clone(&self.connection);
         let mut input = BytesMut::new();
         loop {
             while let Some(event) = self.next(&mut input)? {
-                self.take(event, &mut input).await?;
+                self.take(event, &mut input, &*io).await?;
             }
             let is_idle = self.decoder.active() == 0;
             if is_idle && input.is_empty() && self.decoder.is_between_records() {
@@ -269,7 +274,12 @@ impl Served {
         }
     }
 
-    async fn take(&mut self, event: Event, input: &mut BytesMut) -> io::Result<()> {
+    async fn take(
+        &mut self,
+        event: Event,
+        input: &mut BytesMut,
+        from: &impl Hearing,
+    ) -> io::Result<()> {
         match event {
             Event::Request { id, role, params } => {
                 // Most requests have no body, and its end came with them.
@@ -277,7 +287,7 @@ impl Served {
                 let is_over = after == Some(Event::StdinEnd { id });
                 self.begin(id, role, &params, is_over).await?;
                 match after {
-                    Some(after) if !is_over => Box::pin(self.take(after, input)).await,
+                    Some(after) if !is_over => Box::pin(self.take(after, input, from)).await,
                     Some(_) | None => Ok(()),
                 }
             }
@@ -291,9 +301,9 @@ impl Served {
                 };
                 self.refuse(id, status, why).await
             }
-            Event::Stdin { id, bytes } => self.put(id, Part::Bytes(bytes)).await,
+            Event::Stdin { id, bytes } => self.put(id, Part::Bytes(bytes), from).await,
             Event::StdinEnd { id } => {
-                self.put(id, Part::End).await?;
+                self.put(id, Part::End, from).await?;
                 if let Some(under) = self.requests.get_mut(&id) {
                     under.body = None;
                 }
@@ -310,8 +320,9 @@ impl Served {
         }
     }
 
-    /// Waits where the request does not read: meanwhile others are answered, and may end.
-    async fn put(&mut self, id: u16, part: Part) -> io::Result<()> {
+    /// Waits where the request does not read: meanwhile others are answered, and may end. So may the web
+    /// server, which nobody hears while its bytes are not read.
+    async fn put(&mut self, id: u16, part: Part, from: &impl Hearing) -> io::Result<()> {
         let under = self.requests.get(&id);
         let Some(body) = under.and_then(|under| under.body.clone()) else {
             return Ok(());
@@ -319,9 +330,16 @@ impl Served {
         let mut sending = pin!(body.send(part));
         loop {
             tokio::select! {
+                // Nearly always there is room: no timer is made then.
+                biased;
                 // Who does not want it any more lets it go.
                 _ = sending.as_mut() => return Ok(()),
                 ended = self.tasks.join_next(), if !self.tasks.is_empty() => self.ended(ended).await?,
+                () = sleep(LOOK_INTERVAL) => {
+                    if from.is_gone() {
+                        return Err(io::Error::other("the web server went away in a body"));
+                    }
+                }
             }
         }
     }

@@ -165,6 +165,71 @@ async fn what_is_refused_early_is_heard() {
     assert!(is_taken);
 }
 
+/// A component that reads nothing of a body does not keep who sent it from being missed.
+#[tokio::test]
+async fn a_web_server_that_goes_away_in_a_body_is_missed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fastcgi.sock");
+    let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+    let (gone, mut is_gone) = tokio::sync::mpsc::unbounded_channel();
+    let reads_nothing = backend(move |request| {
+        begun.send(()).expect("somebody waits");
+        let gone = gone.clone();
+        async move {
+            let _told = DropTells(gone);
+            std::future::pending::<()>().await;
+            drop(request);
+            Ok(Response::new(text("")))
+        }
+    });
+    let rig = Rig::with_config(vec![reads_nothing], |config| {
+        let listen = vec![
+            Listen::Unix {
+                path: path.clone(),
+                mode: 0o600,
+                group: None,
+            },
+            Listen::Tcp("127.0.0.1:0".parse().expect("an address")),
+        ];
+        config.fastcgi.listen = listen;
+        config.fastcgi.allow = vec!["127.0.0.1".parse().expect("a block")];
+    })
+    .await;
+    let FastCgiAddress::Tcp(port) = rig.handle.fastcgi_addresses()[1].clone() else {
+        panic!("it is a port");
+    };
+    let unix = UnixStream::connect(&path).await.expect("it listens");
+    let tcp = TcpStream::connect(port).await.expect("it listens");
+    for server in [
+        Box::new(unix) as Box<dyn realm_edge::Io>,
+        Box::new(tcp) as Box<dyn realm_edge::Io>,
+    ] {
+        let mut server = Server(server);
+        let length = [("CONTENT_LENGTH", "90000000")];
+        server.begin(1, RESPONDER, KEEP, &length).await;
+        soon(has_begun.recv()).await.expect("it is called");
+        // More than is taken in advance, and less than the system holds.
+        for _ in 0..25 {
+            let record = [&[1, 5, 0, 1, 0x10, 0, 0, 0][..], &[7; 0x1000]].concat();
+            let writing = server.0.write_all(&record);
+            if tokio::time::timeout(SHORT, writing).await.is_err() {
+                break;
+            }
+        }
+        drop(server);
+        soon(is_gone.recv()).await.expect("it is let go");
+    }
+    assert_eq!(rig.handle.connections(), 0);
+}
+
+struct DropTells(tokio::sync::mpsc::UnboundedSender<()>);
+
+impl Drop for DropTells {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
 /// All of a burst is accepted by the one thread that is free, and yet the other one gets its share.
 #[tokio::test]
 async fn a_burst_is_divided_between_the_threads_that_serve() {

@@ -5,6 +5,7 @@
 //! implementation. Not here: what stands behind a store (`realm_model::cloud` has the traits), and
 //! where a binding leads.
 
+pub(crate) mod messaging;
 mod quota;
 pub(crate) mod sql;
 
@@ -60,6 +61,12 @@ impl Store {
 }
 
 impl Stores {
+    /// Where the messages of an identifier come from, and what stands before its topics there.
+    pub(crate) fn messages(&self, identifier: &str) -> Option<(Arc<dyn Messaging>, String)> {
+        let opened = open(&self.messaging, identifier).ok()?;
+        Some((opened.store, opened.part))
+    }
+
     /// Lets a guest open `identifier`, or with [`StoreGrant::ANY`] every name that no other leads from.
     pub fn bind(&mut self, identifier: &str, store: Store) {
         let identifier = identifier.to_owned();
@@ -73,12 +80,20 @@ impl Stores {
 }
 
 /// A store that a guest opened.
-#[derive(Clone)]
 pub(crate) struct Opened<T: ?Sized> {
     pub(crate) store: Arc<T>,
     /// The part of it that the name leads to: all of it, under an empty name, where the binding names the
     /// identifier; one of its own for each identifier where it names them all.
     pub(crate) part: String,
+}
+
+impl<T: ?Sized> Clone for Opened<T> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            part: self.part.clone(),
+        }
+    }
 }
 
 fn open<T: ?Sized>(names: &Names<T>, identifier: &str) -> Result<Opened<T>, CloudError> {
@@ -174,5 +189,6 @@ impl Cloud {
 
 /// Every interface of this folder.
 pub(crate) fn link(linker: &mut Linker<State>, _concurrent: bool) -> Result<()> {
+    messaging::link(linker)?;
     sql::link(linker)
 }

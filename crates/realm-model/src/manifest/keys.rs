@@ -222,9 +222,9 @@ pub static COMPONENT: Section = Section {
         },
         Key {
             name: "serve",
-            kind: Kind::OneOf(&["http", "cgi", "socket", "service", "job"]),
+            kind: Kind::OneOf(&["http", "cgi", "socket", "service", "job", "worker"]),
             absent: Absent::Means("inferred, as [below](#what-runs-how)"),
-            doc: "How it runs: an HTTP handler per request, a command per request, a command that serves HTTP on a port, a command that runs on, or one that runs to its end",
+            doc: "How it runs: an HTTP handler per request, a command per request, a command that serves HTTP on a port, a command that runs on, one that runs to its end, or handlers that messages and changes of keys call",
         },
         Key {
             name: "listen",

@@ -186,6 +186,8 @@ pub enum Serve {
     Service,
     /// A command that runs to its end.
     Job,
+    /// Calls of the handlers of events that it exports, without a route.
+    Worker,
 }
 
 /// What a component is to a node: [`Serve`] and the keys beside it, in one word.
@@ -199,6 +201,8 @@ pub enum Mode {
     Upstream,
     /// One long-running instance per replica, without requests.
     Service,
+    /// Instances take what triggers bring, without requests.
+    Worker,
     /// A run to its end, once for each version.
     Once,
     /// A run to its end at each time of a schedule.
@@ -312,6 +316,7 @@ impl ComponentSpec {
             (Some(Serve::Http | Serve::Cgi) | None, _) => Mode::Answers,
             (Some(Serve::Socket), _) => Mode::Server,
             (Some(Serve::Service), _) => Mode::Service,
+            (Some(Serve::Worker), _) => Mode::Worker,
             (Some(Serve::Job), None) => Mode::Once,
             (Some(Serve::Job), Some(_)) => Mode::Scheduled,
         }
@@ -336,7 +341,7 @@ impl Mode {
     pub const fn takes_requests(self) -> bool {
         match self {
             Self::Answers | Self::Server | Self::Upstream => true,
-            Self::Service | Self::Once | Self::Scheduled => false,
+            Self::Service | Self::Worker | Self::Once | Self::Scheduled => false,
         }
     }
 
@@ -344,7 +349,7 @@ impl Mode {
     pub const fn is_job(self) -> bool {
         match self {
             Self::Once | Self::Scheduled => true,
-            Self::Answers | Self::Server | Self::Upstream | Self::Service => false,
+            Self::Answers | Self::Server | Self::Upstream | Self::Service | Self::Worker => false,
         }
     }
 }

@@ -57,10 +57,13 @@ fn read_serve(
         Serve::Socket,
         Serve::Service,
         Serve::Job,
+        Serve::Worker,
     ];
     let serve = fields.choice(report, "serve", &serves)?;
     let fits = match world {
         None => true,
+        // What is called by events may export anything beside its handlers.
+        Some(_) if serve == Serve::Worker => true,
         Some(World::Http) => serve == Serve::Http,
         Some(World::Command) => serve != Serve::Http,
     };
@@ -76,7 +79,7 @@ fn mismatch_of_world(report: &mut Report<'_>, fields: &Fields<'_, '_>, serve: Se
             "`serve = \"http\"` needs a world with an HTTP handler, and `wasi:cli/command` has none",
             "leave `serve` out, or build it for `wasi:http/proxy`",
         ),
-        Serve::Cgi | Serve::Socket | Serve::Service | Serve::Job => (
+        Serve::Cgi | Serve::Socket | Serve::Service | Serve::Job | Serve::Worker => (
             "to run like this it must be a `wasi:cli/command`, and `world` names one with an HTTP handler",
             "leave out `serve`, `listen` and `schedule`, or write `serve = \"http\"`",
         ),
@@ -216,7 +219,12 @@ pub(super) fn check_health(report: &mut Report<'_>, fields: &Fields<'_, '_>, spe
         return;
     };
     match (spec.mode(), &health.probe) {
-        (Mode::Answers, _) | (Mode::Server, Probe::Http(_)) => {}
+        (Mode::Answers, _) | (Mode::Server, Probe::Http(_)) | (Mode::Worker, Probe::Export) => {}
+        (Mode::Worker, Probe::Http(_)) => {
+            let message = "a component without a route is not asked over HTTP";
+            let hint = "write `health = true`, and export `realm:app/health`";
+            mismatch(report, fields, "health", message, hint);
+        }
         (Mode::Upstream, Probe::Http(_)) => {}
         (Mode::Upstream, Probe::Export) => {
             let message = "an upstream is asked over its own protocol: it exports nothing";
@@ -257,7 +265,7 @@ pub(super) fn unroutable(
     }
 }
 
-/// A command that no route names runs by itself.
+/// What no route names runs by itself: what has triggers as a worker, a command as a service.
 pub(super) fn infer_services(
     components: &mut BTreeMap<ComponentName, ComponentSpec>,
     routing: &BTreeMap<NodeSelector, Vec<RouteSpec>>,
@@ -268,7 +276,12 @@ pub(super) fn infer_services(
         .flat_map(RouteSpec::answering)
         .collect();
     for (name, spec) in components {
-        if spec.serve.is_none() && spec.world == Some(World::Command) && !routed.contains(name) {
+        if spec.serve.is_some() || spec.upstream().is_some() || routed.contains(name) {
+            continue;
+        }
+        if !spec.triggers.is_empty() {
+            spec.serve = Some(Serve::Worker);
+        } else if spec.world == Some(World::Command) {
             spec.serve = Some(Serve::Service);
         }
     }
@@ -281,12 +294,19 @@ mod tests {
     /// The mode of `a`, its restart policy and its wall time, from a few lines and a route for it.
     #[track_caller]
     fn runs(lines: &str, routed: bool, expected: (Mode, RestartPolicy, u64)) {
+        runs_beside("", lines, routed, expected);
+    }
+
+    const BINDING: &str = "[bindings.b]\ninterface = 'wasi:messaging'\nbackend = 'embedded'\n";
+
+    #[track_caller]
+    fn runs_beside(before: &str, lines: &str, routed: bool, expected: (Mode, RestartPolicy, u64)) {
         let route = if routed {
             "\n[routing]\n'*' = [{ path = '/', component = 'a' }]"
         } else {
             ""
         };
-        let text = format!("[components.a]\nsource = 'file:a'\n{lines}{route}");
+        let text = format!("{before}[components.a]\nsource = 'file:a'\n{lines}{route}");
         let (manifest, problems) = super::super::parse(&text);
         assert!(problems.is_empty(), "{problems:#?}");
         let manifest = manifest.expect("a manifest");
@@ -311,6 +331,11 @@ mod tests {
         runs(short, false, (Mode::Once, OnFailure, 30_000));
         let nightly = "schedule = '@daily'";
         runs(nightly, false, (Mode::Scheduled, OnFailure, 3_600_000));
+        let bound = "bind = { default = 'b' }\nsubscribe.orders = {}";
+        runs_beside(BINDING, bound, true, (Mode::Answers, Always, 30_000));
+        runs_beside(BINDING, bound, false, (Mode::Worker, Always, 30_000));
+        let command = format!("{command}\n{bound}");
+        runs_beside(BINDING, &command, false, (Mode::Worker, Always, 30_000));
         let word = "world = 'wasi:cli/command'\nschedule = '@daily'";
         runs(word, false, (Mode::Scheduled, OnFailure, 3_600_000));
     }

@@ -67,6 +67,14 @@ fn without_effect(spec: &ComponentSpec) -> Vec<(&'static str, &'static str)> {
         // What has no place beside `upstream` is an error, and told by whoever reads it.
         Mode::Upstream => return Vec::new(),
         Mode::Server => vec![("epoch_timeout_ms", RUNS_ON)],
+        Mode::Worker => vec![
+            (
+                "restart",
+                "each message is a run of its own; only what runs by itself is started again",
+            ),
+            ("reuse", "each message has an instance of its own"),
+            ("max_request_bytes", NO_REQUESTS),
+        ],
         Mode::Service | Mode::Once | Mode::Scheduled => vec![
             ("epoch_timeout_ms", RUNS_ON),
             ("max_concurrency", NO_REQUESTS),
@@ -76,7 +84,11 @@ fn without_effect(spec: &ComponentSpec) -> Vec<(&'static str, &'static str)> {
     if spec.mode() == Mode::Service {
         keys.push(("wall_timeout_ms", "a service runs on until it is replaced"));
     }
-    let is_command = spec.mode() != Mode::Answers
+    if !matches!(spec.mode(), Mode::Answers | Mode::Worker) {
+        const NO_INSTANCES: &str = "only what has an instance for each call is called by events";
+        keys.extend([("subscribe", NO_INSTANCES), ("watch", NO_INSTANCES)]);
+    }
+    let is_command = !matches!(spec.mode(), Mode::Answers | Mode::Worker)
         || spec.serve == Some(Serve::Cgi)
         || spec.world == Some(World::Command);
     if is_command && spec.reuse {

@@ -4,15 +4,14 @@
 //! is decided by rank, so that one order is enough; the others wait, and order themselves if nothing
 //! comes of it. The proof that an authority looks for is given to all, since it may look at any of them.
 //!
-//! A question and its answer are a message each. The question: what is asked (1 byte), then for
-//! [`HAVE`] a name; for [`PROVE_HTTP`] and [`PROVE_ALPN`] parts, each with its length (2 bytes,
-//! little-endian). The answer: one byte, and after [`GIVEN`] the chain and the key in PEM.
+//! What a question and an answer look like is `realm_model::certificate_message`'s.
 
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use realm_edge::tls::{Certificate, Challenge};
+use realm_model::certificate_message::{Answer, Question};
 use realm_model::digest::Digest;
 use realm_model::key::PublicKey;
 use realm_net::{Handle, Protocol, Stream, Transport as _};
@@ -23,16 +22,6 @@ use zeroize::Zeroizing;
 use super::acme::due::{Due, due};
 use super::{Certificates, Shared, acme, now_s};
 
-const HAVE: u8 = 0;
-const PROVE_HTTP: u8 = 1;
-const PROVE_ALPN: u8 = 2;
-
-const GIVEN: u8 = 0;
-/// It would order one, and has none.
-const NONE_HERE: u8 = 1;
-/// It has nothing to do with that name.
-const NOT_MINE: u8 = 2;
-
 /// A chain of ten certificates and a key.
 const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 /// One question and its answer.
@@ -41,12 +30,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const ASKED_MAX: usize = 256;
 /// As long as an order takes at most.
 const PROOF_FOR: Duration = Duration::from_secs(300);
-/// Parts of a proof: a token and an answer, or a name, a certificate and a key.
-const PARTS_MAX: usize = 3;
-/// Bytes of a token of HTTP-01: authorities use 43.
-const TOKEN_BYTES_MAX: usize = 128;
-/// A digest of SHA-256 in base64url.
-const THUMBPRINT_BYTES: usize = 43;
+/// A proof as it is given to others; without one where it is longer than any.
+pub(super) struct Proof(Option<Zeroizing<Vec<u8>>>);
+
+impl From<Question<'_>> for Proof {
+    fn from(question: Question<'_>) -> Self {
+        Self(question.to_bytes())
+    }
+}
 
 /// What the others say of a name.
 pub(super) enum Said {
@@ -58,18 +49,18 @@ pub(super) enum Said {
 
 /// Asks all members that are reached for a certificate for `name`.
 pub(super) async fn ask(shared: &Shared, name: &str) -> Said {
-    let question = [&[HAVE], name.as_bytes()].concat();
+    let question = Question::Have(name).to_bytes().unwrap_or_default();
     let mut answers = to_all(shared, &question);
     let mine = rank(name, &shared.me);
     let mut before = 0;
     while let Some((member, answer)) = answers.next().await {
-        match answer.split_first() {
-            Some((&GIVEN, text)) if is_good(text, name) => {
+        match Answer::from_bytes(&answer) {
+            Some(Answer::Given(text)) if is_good(text, name) => {
                 tracing::info!(name, peer = %member, "another node gave its certificate");
                 return Said::Given(Zeroizing::new(text.to_vec()));
             }
-            Some((&NONE_HERE, _)) if rank(name, &member) < mine => before += 1,
-            _ => {}
+            Some(Answer::NoneHere) if rank(name, &member) < mine => before += 1,
+            Some(Answer::Given(_) | Answer::NoneHere | Answer::NotMine) | None => {}
         }
     }
     Said::Nobody { before }
@@ -77,8 +68,8 @@ pub(super) async fn ask(shared: &Shared, name: &str) -> Said {
 
 /// Lets all members that are reached answer a challenge, and waits until they do.
 pub(super) async fn spread(shared: &Shared, proof: &Proof) {
-    if let Some(question) = proof.bytes() {
-        let answers = to_all(shared, &question);
+    if let Some(question) = &proof.0 {
+        let answers = to_all(shared, question);
         // Who cannot be told is not to keep the others from it.
         let _: Vec<_> = answers.collect().await;
     }
@@ -125,21 +116,6 @@ fn is_good(text: &[u8], name: &str) -> bool {
     })
 }
 
-/// Whether it has the form of an answer to HTTP-01 (RFC 8555 §8.1): the token, and the thumbprint of an
-/// account's key.
-fn is_proof(token: &[u8], answer: &[u8]) -> bool {
-    let is_word = |bytes: &[u8]| {
-        let is_of_it = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        bytes.iter().all(is_of_it)
-    };
-    let thumbprint = answer
-        .strip_prefix(token)
-        .and_then(|rest| rest.strip_prefix(b"."));
-    (1..=TOKEN_BYTES_MAX).contains(&token.len())
-        && is_word(token)
-        && thumbprint.is_some_and(|print| print.len() == THUMBPRINT_BYTES && is_word(print))
-}
-
 impl Certificates {
     /// Whether members may ask.
     pub(crate) fn is_shared(&self) -> bool {
@@ -162,58 +138,63 @@ impl Certificates {
     }
 
     fn answer(&self, from: PublicKey, question: &[u8]) -> Zeroizing<Vec<u8>> {
-        let only = |byte: u8| Zeroizing::new(vec![byte]);
-        match question.split_first() {
-            Some((&HAVE, name)) => {
-                let name = std::str::from_utf8(name).unwrap_or_default();
-                if !self.shared.orders(name) {
-                    return only(NOT_MINE);
-                }
-                let path = acme::file(&self.shared.own, name);
-                let text = read_small(&path, acme::FILE_BYTES_MAX).map(Zeroizing::new);
-                match text {
-                    Ok(text) if is_good(&text, name) => {
-                        tracing::info!(name, peer = %from, "a certificate and its key go to another node");
-                        Zeroizing::new([&[GIVEN], text.as_slice()].concat())
-                    }
-                    Ok(_) | Err(_) => only(NONE_HERE),
-                }
+        let answer = match Question::from_bytes(question) {
+            Some(Question::Have(name)) => return self.give(from, name),
+            Some(Question::ProveHttp {
+                name,
+                token,
+                answer,
+            }) => self.prove(from, name, || {
+                Some(Challenge::Http {
+                    name: name.to_owned(),
+                    token: token.to_owned(),
+                    answer: answer.to_owned(),
+                })
+            }),
+            Some(Question::ProveAlpn {
+                name,
+                certificate,
+                key,
+            }) => self.prove(from, name, || {
+                let key = PrivatePkcs8KeyDer::from(key.to_vec());
+                let certificate = CertificateDer::from(certificate.to_vec());
+                Some(Challenge::Alpn {
+                    name: name.to_owned(),
+                    certificate: Certificate::proof(certificate, key.into()).ok()?,
+                })
+            }),
+            None => None,
+        };
+        answer.unwrap_or(Answer::NotMine).to_bytes()
+    }
+
+    /// The certificate for a name, with its key.
+    fn give(&self, from: PublicKey, name: &str) -> Zeroizing<Vec<u8>> {
+        if !self.shared.orders(name) {
+            return Answer::NotMine.to_bytes();
+        }
+        let path = acme::file(&self.shared.own, name);
+        let text = read_small(&path, acme::FILE_BYTES_MAX).map(Zeroizing::new);
+        match text {
+            Ok(text) if is_good(&text, name) => {
+                tracing::info!(name, peer = %from, "a certificate and its key go to another node");
+                Answer::Given(&text).to_bytes()
             }
-            Some((&kind @ (PROVE_HTTP | PROVE_ALPN), rest)) => match self.prove(from, kind, rest) {
-                Some(()) => only(GIVEN),
-                None => only(NOT_MINE),
-            },
-            Some(_) | None => only(NOT_MINE),
+            Ok(_) | Err(_) => Answer::NoneHere.to_bytes(),
         }
     }
 
     /// Answers a challenge of another node's order, for as long as that may take.
-    fn prove(&self, from: PublicKey, kind: u8, rest: &[u8]) -> Option<()> {
-        let parts = parts(rest)?;
-        let text = |part: &[u8]| std::str::from_utf8(part).ok().map(str::to_owned);
-        let (name, challenge) = match (kind, parts.as_slice()) {
-            (PROVE_HTTP, [name, token, answer]) if is_proof(token, answer) => {
-                let challenge = Challenge::Http {
-                    name: text(name)?,
-                    token: text(token)?,
-                    answer: text(answer)?,
-                };
-                (text(name)?, challenge)
-            }
-            (PROVE_ALPN, [name, certificate, key]) => {
-                let key = PrivatePkcs8KeyDer::from(key.to_vec());
-                let certificate = CertificateDer::from(certificate.to_vec());
-                let challenge = Challenge::Alpn {
-                    name: text(name)?,
-                    certificate: Certificate::proof(certificate, key.into()).ok()?,
-                };
-                (text(name)?, challenge)
-            }
-            _ => return None,
-        };
-        if !self.shared.orders(&name) {
+    fn prove(
+        &self,
+        from: PublicKey,
+        name: &str,
+        challenge: impl FnOnce() -> Option<Challenge>,
+    ) -> Option<Answer<'static>> {
+        if !self.shared.orders(name) {
             return None;
         }
+        let challenge = challenge()?;
         let place = self.shared.proving.take(from, 0)?;
         tracing::info!(name, peer = %from, "answering an authority for another node");
         let identity = self.shared.identity.clone();
@@ -223,95 +204,6 @@ impl Certificates {
             identity.withdraw(number);
             drop(place);
         });
-        Some(())
-    }
-}
-
-/// A proof as it is given to others.
-pub(super) struct Proof {
-    kind: u8,
-    parts: Vec<Zeroizing<Vec<u8>>>,
-}
-
-impl Proof {
-    pub(super) fn http(name: &str, token: &str, answer: &str) -> Self {
-        let parts = [name, token, answer].map(|part| Zeroizing::new(part.as_bytes().to_vec()));
-        Self {
-            kind: PROVE_HTTP,
-            parts: parts.into(),
-        }
-    }
-
-    pub(super) fn alpn(name: &str, certificate: &[u8], key: &[u8]) -> Self {
-        let parts = [name.as_bytes(), certificate, key];
-        Self {
-            kind: PROVE_ALPN,
-            parts: parts.map(|part| Zeroizing::new(part.to_vec())).into(),
-        }
-    }
-
-    fn bytes(&self) -> Option<Zeroizing<Vec<u8>>> {
-        let mut bytes = Zeroizing::new(vec![self.kind]);
-        for part in &self.parts {
-            let length = u16::try_from(part.len()).ok()?;
-            bytes.extend(length.to_le_bytes());
-            bytes.extend_from_slice(part);
-        }
-        Some(bytes)
-    }
-}
-
-/// Parts with their lengths; `None`: they are none.
-fn parts(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
-    let mut parts = Vec::new();
-    while !bytes.is_empty() {
-        let (length, rest) = bytes.split_at_checked(2)?;
-        let length = u16::from_le_bytes(length.try_into().ok()?);
-        let (part, rest) = rest.split_at_checked(length.into())?;
-        if parts.len() == PARTS_MAX {
-            return None;
-        }
-        parts.push(part);
-        bytes = rest;
-    }
-    Some(parts)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_proof_has_the_form_of_one() {
-        let print = "x".repeat(THUMBPRINT_BYTES);
-        let check = |token: &str, answer: &str, expected: bool| {
-            let found = is_proof(token.as_bytes(), answer.as_bytes());
-            assert_eq!(found, expected, "{token} {answer}");
-        };
-        check("a-_9", &format!("a-_9.{print}"), true);
-        check("a", &format!("b.{print}"), false);
-        check("a", &format!("a{print}"), false);
-        check("a", &format!("a.{print}x"), false);
-        check("", &format!(".{print}"), false);
-        check("a/b", &format!("a/b.{print}"), false);
-        check("a", &format!("a.{}<", &print[1..]), false);
-        let long = "a".repeat(TOKEN_BYTES_MAX + 1);
-        check(&long, &format!("{long}.{print}"), false);
-    }
-
-    #[test]
-    fn a_proof_is_read_as_it_was_written_and_nothing_else_is() {
-        let proof = Proof::http("a.example", "token", "token.thumb")
-            .bytes()
-            .unwrap();
-        let (kind, rest) = proof.split_first().unwrap();
-        assert_eq!(*kind, PROVE_HTTP);
-        let expected = [&b"a.example"[..], b"token", b"token.thumb"];
-        assert_eq!(parts(rest).unwrap(), expected);
-        for length in [1, 5, rest.len() - 1] {
-            assert_eq!(parts(&rest[..length]), None, "{length}");
-        }
-        assert_eq!(parts(&[rest, b"\0\0"].concat()), None);
-        assert!(Proof::alpn("a", &[0; 70_000], b"").bytes().is_none());
+        Some(Answer::Given(b""))
     }
 }

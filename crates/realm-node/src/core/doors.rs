@@ -85,9 +85,12 @@ impl Core {
             let servers = manifest.components.iter();
             servers.filter_map(|(name, spec)| match spec.mode() {
                 Mode::Server => Some((name, spec.listen?)),
-                Mode::Answers | Mode::Upstream | Mode::Service | Mode::Once | Mode::Scheduled => {
-                    None
-                }
+                Mode::Answers
+                | Mode::Upstream
+                | Mode::Service
+                | Mode::Worker
+                | Mode::Once
+                | Mode::Scheduled => None,
             })
         });
         let mut wanted = Vec::new();

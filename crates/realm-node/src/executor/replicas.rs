@@ -93,6 +93,7 @@ impl Executor {
         }
         let start = live.start;
         let work = live.work.clone();
+        work.take_no_more();
         let state = ReplicaState::Draining {
             deadline: world.now.plus(grace_ms),
             // A request that is on its way in from the old table holds the backend by itself.
@@ -199,7 +200,10 @@ impl Executor {
         }
         self.starting.remove(&id);
         let (work, run) = match result {
-            Ok(Started::Answers(replica)) => (Work::Answers(Arc::new(LocalBackend(replica))), None),
+            Ok(Started::Answers(replica, working)) => {
+                let backend = Arc::new(LocalBackend(replica));
+                (Work::Answers(backend, working.map(Arc::new)), None)
+            }
             Ok(Started::Passes(service)) => (Work::Passes(service), None),
             Ok(Started::Runs(Begun::Running(worker))) => self.runs(&id, start, worker),
             Ok(Started::Runs(Begun::Ended(end))) => {
@@ -415,14 +419,14 @@ impl Executor {
         let running = self.revisions.get(&(id.component.clone(), id.revision))?;
         let check = match work {
             Work::Passes(_) => upstream::health_check(&running.spec),
-            Work::Answers(_) | Work::Serves(_) | Work::Runs | Work::Job(_) => {
+            Work::Answers(..) | Work::Serves(_) | Work::Runs | Work::Job(_) => {
                 running.spec.health.clone()?
             }
         };
         let (watched, replica) = (work.clone(), id.clone());
         let work = async move {
             match (&watched, &check.probe) {
-                (Work::Answers(backend), _) => {
+                (Work::Answers(backend, _), _) => {
                     let ask = || replica::ask_replica(backend.0.clone());
                     replica::until_unhealthy(ask, &check).await
                 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use realm_edge::{Backend as _, Upstream};
+use realm_host::Working;
 use realm_model::name::ComponentName;
 use realm_model::observed::Handled;
 use tokio::task::AbortHandle;
@@ -14,8 +15,8 @@ use crate::upstream::Service;
 /// What a replica does. Cheap to clone.
 #[derive(Clone)]
 pub(super) enum Work {
-    /// Answers requests with instances.
-    Answers(Arc<LocalBackend>),
+    /// Answers requests with instances, and takes what triggers bring.
+    Answers(Arc<LocalBackend>, Option<Arc<Working>>),
     /// Is a server to which requests are passed on.
     Serves(Arc<Upstream>),
     /// Is a service beside realm to which requests are passed on.
@@ -39,7 +40,7 @@ impl Work {
     /// Where requests go.
     pub(super) fn backend(&self) -> Option<Arc<dyn realm_edge::Backend>> {
         match self {
-            Self::Answers(backend) => Some(Arc::clone(backend) as Arc<dyn realm_edge::Backend>),
+            Self::Answers(backend, _) => Some(Arc::clone(backend) as Arc<dyn realm_edge::Backend>),
             Self::Serves(upstream) => Some(Arc::clone(upstream) as Arc<dyn realm_edge::Backend>),
             Self::Passes(service) => Some(service.backend()),
             Self::Runs | Self::Job(_) => None,
@@ -49,7 +50,10 @@ impl Work {
     /// What a drain waits for: requests, or the end of a job.
     pub(super) fn in_flight(&self) -> u32 {
         match self {
-            Self::Answers(backend) => backend.0.in_flight(),
+            Self::Answers(backend, working) => {
+                let taken = working.as_ref().map_or(0, |working| working.under_way());
+                backend.0.in_flight().max(taken)
+            }
             Self::Serves(upstream) => upstream.load(),
             Self::Passes(service) => service.backend().load(),
             Self::Runs => 0,
@@ -57,10 +61,22 @@ impl Work {
         }
     }
 
+    /// What is taken by itself is taken no more; what is under way goes on.
+    pub(super) fn take_no_more(&self) {
+        match self {
+            Self::Answers(_, Some(working)) => working.take_no_more(),
+            Self::Answers(_, None)
+            | Self::Serves(_)
+            | Self::Passes(_)
+            | Self::Runs
+            | Self::Job(_) => {}
+        }
+    }
+
     /// Whether a program runs by itself.
     pub(super) const fn runs(&self) -> bool {
         match self {
-            Self::Answers(_) | Self::Passes(_) => false,
+            Self::Answers(..) | Self::Passes(_) => false,
             Self::Serves(_) | Self::Runs | Self::Job(_) => true,
         }
     }

@@ -8,6 +8,7 @@ use instant_acme::{
     NewOrder, OrderStatus, RetryPolicy,
 };
 use realm_edge::tls::{Certificate, Challenge, Identity};
+use realm_model::certificate_message::Question;
 use realm_model::digest::Digest;
 use realm_model::node_config::{AcmeChallenge, AcmeSettings};
 use realm_model::text::one_line;
@@ -148,7 +149,11 @@ pub(super) async fn order(
         let (answer, proof) = match kind {
             AcmeChallenge::Http => {
                 let (token, answer) = (challenge.token.clone(), proof.as_str().to_owned());
-                let proof = Proof::http(name, &token, &answer);
+                let proof = Proof::from(Question::ProveHttp {
+                    name,
+                    token: &token,
+                    answer: &answer,
+                });
                 let name = name.to_owned();
                 let answer = Challenge::Http {
                     name,
@@ -218,7 +223,11 @@ fn proving(name: &str, digest: &[u8]) -> Result<(Challenge, Proof), OrderError> 
     params.custom_extensions = vec![rcgen::CustomExtension::new_acme_identifier(digest)];
     let made = params.self_signed(&key).map_err(OrderError::Key)?;
     let secret = Zeroizing::new(key.serialize_der());
-    let proof = Proof::alpn(name, made.der(), &secret);
+    let proof = Proof::from(Question::ProveAlpn {
+        name,
+        certificate: made.der(),
+        key: &secret,
+    });
     let secret = PrivatePkcs8KeyDer::from(secret.to_vec());
     let certificate = Certificate::proof(made.der().clone(), secret.into())
         .map_err(|error| OrderError::Given(Box::new(error)))?;

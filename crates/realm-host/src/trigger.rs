@@ -1,0 +1,192 @@
+//! What calls a component beside requests: an event is handed to a fresh instance, whose word says
+//! whether it is dealt with.
+//!
+//! The same limits, grants and accounts as for requests. Not here: where events come from, and what is
+//! done with one that was not dealt with (`worker`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use realm_model::cloud::{Message, Messaging};
+use realm_model::text::one_line;
+use tokio::sync::oneshot;
+use wasmtime::Result;
+use wasmtime::component::InstancePre;
+
+use crate::body::EndOnDrop;
+use crate::cloud::messaging;
+use crate::guest;
+use crate::inspect::is_handler;
+use crate::interfaces::Name;
+use crate::invocation::{Wall, drive, settle};
+use crate::outcome::{CallError, Outcome};
+use crate::replica::{Invocation, Kind, Replica};
+use crate::state::State;
+use crate::term::Term;
+
+/// Characters of what a guest says of an event that it could not deal with.
+const WHY_CHARS_MAX: usize = 512;
+
+/// What happened.
+#[derive(Clone)]
+pub(crate) enum Event {
+    /// A message came; a reply to it goes back to where it came from.
+    Message(Message, Arc<dyn Messaging>),
+}
+
+/// The handlers of events that a component exports.
+#[derive(Default)]
+pub(crate) struct Handlers {
+    pub(crate) messages: Option<messaging::Handler<State>>,
+}
+
+impl Handlers {
+    /// By the names of what it exports.
+    pub(crate) fn find(exports: &[String], instance: &InstancePre<State>) -> Result<Self> {
+        let has = |test: fn(&Name<'_>) -> bool| {
+            let mut names = exports.iter().filter_map(|name| Name::parse(name));
+            names.any(|name| test(&name))
+        };
+        let mut handlers = Self::default();
+        if has(is_handler) {
+            handlers.messages = Some(messaging::Handler::new(instance.clone())?);
+        }
+        Ok(handlers)
+    }
+
+    pub(crate) const fn are_none(&self) -> bool {
+        self.messages.is_none()
+    }
+}
+
+/// Why an event is not dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Undone {
+    /// There was no room; the guest did not see it.
+    NoRoom,
+    /// The replica was ended from outside.
+    Stopped,
+    /// The guest says so.
+    Refused(String),
+    /// The guest came to another end.
+    Failed(CallError),
+}
+
+impl From<Outcome> for Undone {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Overloaded => Self::NoRoom,
+            Outcome::Stopped => Self::Stopped,
+            Outcome::Ok
+            | Outcome::Cancelled
+            | Outcome::MemoryLimit
+            | Outcome::EpochTimeout
+            | Outcome::WallTimeout
+            | Outcome::Trap
+            | Outcome::Exit
+            | Outcome::NoResponse
+            | Outcome::GuestError
+            | Outcome::BadResponse
+            | Outcome::BadRequest
+            | Outcome::RequestTooLarge
+            | Outcome::StartFailed => Self::Failed(outcome.into()),
+        }
+    }
+}
+
+impl Undone {
+    /// For who looks at dead letters, and for the log.
+    pub(crate) fn words(&self) -> String {
+        match self {
+            Self::NoRoom => CallError::from(Outcome::Overloaded).message,
+            Self::Stopped => CallError::from(Outcome::Stopped).message,
+            Self::Refused(words) => format!("the guest says: {words}"),
+            Self::Failed(error) => format!("{}: {}", error.code, error.message),
+        }
+    }
+}
+
+impl Replica {
+    /// Hands an event to a fresh instance. Dropping the future ends the guest.
+    pub(crate) async fn deliver(&self, event: Event) -> std::result::Result<(), Undone> {
+        let limits = &self.0.component.settings.limits;
+        let deadline = Instant::now() + Duration::from_millis(limits.wall_timeout_ms);
+        if self.0.term.as_ref().is_some_and(Term::is_over) {
+            return Err(Undone::Stopped);
+        }
+        let Some((admitted, _)) = self.0.enter().await else {
+            return Err(Undone::NoRoom);
+        };
+        let invocation = Invocation::begin(&self.0, Kind::Request, admitted);
+        let shared = Arc::clone(&invocation.shared);
+        let (sender, receiver) = oneshot::channel();
+        let task = tokio::spawn({
+            let host = self.0.component.host.clone();
+            let at_once = self.0.habit.is_heavy();
+            let shared = Arc::clone(&shared);
+            let term = self.0.term.clone();
+            async move {
+                let call = async move {
+                    let answer = to_the_end(&invocation, event).await;
+                    // First: who asked finds it counted.
+                    drop(invocation);
+                    if let Some(answer) = answer {
+                        let _ = sender.send(answer);
+                    }
+                };
+                let wall = Wall::of_a_request(deadline, &host);
+                drive(shared, wall, &host, at_once, Box::pin(call), term).await;
+            }
+        });
+        let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));
+        match receiver.await {
+            Ok(answer) => answer.map_err(Undone::Refused),
+            Err(_) => Err(shared.failure().unwrap_or(Outcome::StartFailed).into()),
+        }
+    }
+}
+
+/// `None`: it came to no answer, and the outcome says why.
+async fn to_the_end(
+    invocation: &Invocation,
+    event: Event,
+) -> Option<std::result::Result<(), String>> {
+    if let Some(bucket) = &invocation.replica.bucket {
+        settle(bucket, &invocation.replica.component.settings.meter).await;
+    }
+    match handled(invocation, event).await {
+        Ok(answer) => {
+            let outcome = match &answer {
+                Ok(()) => Outcome::Ok,
+                Err(_) => Outcome::GuestError,
+            };
+            invocation.shared.conclude(outcome);
+            Some(answer)
+        }
+        Err(error) => {
+            guest::conclude(invocation, Err(error));
+            None
+        }
+    }
+}
+
+async fn handled(invocation: &Invocation, event: Event) -> Result<std::result::Result<(), String>> {
+    let loaded = guest::loaded(invocation).await?;
+    let mut store = guest::store(invocation, None)?;
+    let store = &mut *store;
+    let began = Instant::now();
+    match event {
+        Event::Message(message, from) => {
+            let Some(handler) = &loaded.handlers.messages else {
+                return Err(wasmtime::format_err!("it exports no handler of messages"));
+            };
+            let handler = handler.instantiate_async(&mut *store).await?;
+            guest::started(invocation, began);
+            let held = messaging::Held::delivered(message, from);
+            let held = store.data_mut().messaging().table.push(held)?;
+            let handler = handler.wasi_messaging_incoming_handler();
+            let answer = handler.call_handle(&mut *store, held).await?;
+            Ok(answer.map_err(|error| one_line(&messaging::words(&error), WHY_CHARS_MAX)))
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! `proxy_header` of tests/fuzz, on and on.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| realm_fuzz_checks::proxy_header(bytes));
