@@ -97,17 +97,25 @@ fn first_word(statement: &str) -> Result<&str, SqlError> {
     let end = rest
         .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .unwrap_or(rest.len());
-    // `(SELECT 1)` begins with a mark.
-    Ok(if end == 0 && !rest.is_empty() {
-        &rest[..1.min(rest.len())]
-    } else {
-        &rest[..end]
-    })
+    // `(SELECT 1)` begins with a mark, which may be any character.
+    let mark = rest.chars().next().map_or(0, char::len_utf8);
+    Ok(&rest[..if end == 0 { mark } else { end }])
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_statement_has_an_answer(statement in ".{0,40}", comment in r"([-/* \n;]|--|/\*|\*/|COMMIT){0,12}") {
+            for statement in [&statement, &comment, &(comment.clone() + &statement)] {
+                let _ = check(statement, &[]);
+            }
+        }
+    }
 
     #[test]
     fn statements_that_end_a_transaction_are_refused_however_they_are_written() {
@@ -135,6 +143,8 @@ mod tests {
             "/* COMMIT */ SELECT 1",
             "commits",
             "begin_",
+            "\u{e9}",
+            "\u{1F980} COMMIT",
         ] {
             assert_eq!(check(statement, &[]), Ok(()), "{statement}");
         }
