@@ -451,3 +451,26 @@ async fn a_server_that_says_nothing_is_not_waited_for() {
     assert!(begun.elapsed() < Duration::from_millis(limits::CALL_TIMEOUT_MS));
     assert!(heard.all()[0].contains("in time"), "{:?}", heard.all());
 }
+
+#[test]
+fn connections_outlive_the_runtimes_of_guests() {
+    let server = Server::start(None, "scram-sha-256");
+    let build = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    };
+    let own = build();
+    let database = own.block_on(async { database(settings(&server)).0 });
+    let process = "SELECT pg_backend_pid()";
+    let mut processes = Vec::new();
+    for _ in 0..3 {
+        let guest = build();
+        processes.push(guest.block_on(async {
+            let mut session = open(&database).await;
+            one(&mut *session, process, &[]).await
+        }));
+        drop(guest);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(processes[1..], [processes[0].clone(), processes[0].clone()]);
+}

@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use realm_model::cloud::{Answer, CloudError, Session, Sql};
 use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
 
 use super::pool::{IDLE, Pool};
 use crate::Watch;
@@ -63,14 +64,17 @@ const SCHEMA_BYTES_MAX: usize = 63;
 
 /// What sessions have in common.
 struct Shared {
-    door: Door,
+    door: Arc<Door>,
+    /// Where connections live: the runtime of whoever made the database, since those of guests come and
+    /// go, and compute.
+    runtime: Handle,
     pool: Pool<Link>,
     numbers: AtomicU64,
     health: Health,
 }
 
 impl Postgres {
-    /// Nothing is asked yet; `watch` hears when it cannot be. Databases that guests name are schemas whose
+    /// Has to be called in the runtime that its connections shall live in. Nothing is asked yet; `watch` hears when it cannot be. Databases that guests name are schemas whose
     /// names begin with `prefix`; without a name it is the whole database.
     pub fn new(
         settings: Settings,
@@ -80,7 +84,8 @@ impl Postgres {
         Ok(Self {
             prefix: prefix.to_owned(),
             shared: Arc::new(Shared {
-                door: Door::new(settings)?,
+                door: Arc::new(Door::new(settings)?),
+                runtime: Handle::current(),
                 pool: Pool::new(),
                 numbers: AtomicU64::new(0),
                 health: Health::new(watch),
@@ -133,7 +138,9 @@ impl Shared {
                 return Ok(link);
             }
         }
-        match self.door.open().await {
+        let door = Arc::clone(&self.door);
+        let opened = self.runtime.spawn(async move { door.open().await });
+        match opened.await.map_err(|_| CloudError::Unavailable)? {
             Ok(link) => {
                 self.health.answered();
                 Ok(link)
@@ -151,7 +158,7 @@ impl Shared {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         self.pool.put(number, "", link);
         let pool = Arc::downgrade(self);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             tokio::time::sleep(IDLE).await;
             if let Some(shared) = pool.upgrade() {
                 drop(shared.pool.retire(number));

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use realm_model::cloud::{Answer, CloudError, Session, SqlError, SqlRows, SqlValue, limits};
-use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::{Error, RowStream, Statement};
 
@@ -38,7 +37,6 @@ pub(super) struct Open {
     busy: bool,
     /// When the last call ended.
     used: Instant,
-    runtime: Handle,
 }
 
 /// Rows on their way.
@@ -63,7 +61,6 @@ impl Open {
             rows: None,
             busy: false,
             used: Instant::now(),
-            runtime: Handle::current(),
         }
     }
 
@@ -447,7 +444,8 @@ impl Drop for Open {
         let shared = Arc::clone(&self.shared);
         let (rows, place) = (self.rows.take(), self.place.take());
         let (busy, in_transaction) = (self.busy, self.transaction != Transaction::None);
-        self.runtime.spawn(async move {
+        let runtime = self.shared.runtime.clone();
+        runtime.spawn(async move {
             if renew(&link, &shared, rows, busy, in_transaction).await {
                 shared.give_back(link);
             }
