@@ -24,6 +24,7 @@ mod compile;
 mod crash;
 mod crowds;
 mod damage;
+mod databases;
 mod deaths;
 mod elsewhere;
 mod examples;
@@ -54,6 +55,8 @@ mod panics;
 mod partition;
 mod placed;
 mod ports;
+#[path = "../peers/postgres.rs"]
+mod postgres;
 mod remote;
 mod serving;
 mod session;

@@ -97,6 +97,12 @@ const PROVIDED: &[Package] = &[
         &["store"],
         Line::Exactly("0.2.0-draft-2024-09-27"),
     ),
+    package(
+        "wasi:sql",
+        &["readwrite", "types"],
+        Line::Exactly("0.2.0-draft"),
+    ),
+    package("realm:cloud", &["sql"], Line::Exactly("0.1.0")),
 ];
 
 const fn package(name: &'static str, interfaces: &'static [&'static str], line: Line) -> Package {
@@ -227,6 +233,7 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:cli", "environment") => Some("holds only what `env` and `args` name"),
         ("wasi:config", _) => Some("holds only what `vars` names"),
         ("wasi:messaging", _) => Some("reaches only what `bind` names"),
+        ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
@@ -268,6 +275,8 @@ mod tests {
             "wasi:config/store@0.2.0-rc.1",
             "wasi:config/store@0.2.0-draft",
             "wasi:config/store@0.2.0-draft-2024-09-27",
+            "wasi:sql/readwrite@0.2.0-draft",
+            "realm:cloud/sql@0.1.0",
         ] {
             assert!(provided(import), "{import}");
         }
@@ -328,6 +337,7 @@ mod tests {
         "wasi:sockets/types",
         "wasi:sockets/udp",
         "wasi:sockets/udp-create-socket",
+        "wasi:sql/types",
         "wasi:tls/types",
     ];
 

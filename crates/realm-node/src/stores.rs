@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use realm_backends::Watch;
+use realm_backends::sql::{Postgres, Settings, Sqlite};
 use realm_host::{Store, Stores};
 use realm_model::binding::{Backend, Binding, Interface};
 use realm_model::grants::{Grants, StoreGrant};
@@ -220,7 +221,32 @@ fn messaging(making: &Making<'_>) -> Result<Store, StepFailure> {
 }
 
 fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
-    Err(later(making))
+    let spec = making.spec;
+    match &spec.backend {
+        Backend::Embedded => Ok(Store::Sql(Arc::new(Sqlite::new(&making.folder)))),
+        Backend::Postgres { server, database } => {
+            let settings = Settings {
+                host: server.host.clone(),
+                port: server.port,
+                database: database.clone(),
+                user: server.user.clone(),
+                secret: None,
+                tls: server.tls,
+                ca_file: making.policy.ca_file.as_ref().map(PathBuf::from),
+            };
+            let prefix = spec.prefix.as_deref().unwrap_or(making.binding);
+            let made = Postgres::new(settings, prefix, Arc::clone(&making.watch));
+            match made {
+                Ok(made) => Ok(Store::Sql(Arc::new(made))),
+                Err(error) => Err(StepFailure {
+                    code: "backend-unusable".to_owned(),
+                    reason: format!("binding `{}`: {error}", making.binding),
+                    permanent: true,
+                }),
+            }
+        }
+        Backend::Redis { .. } | Backend::Nats { .. } | Backend::S3 { .. } => Err(later(making)),
+    }
 }
 
 fn later(making: &Making<'_>) -> StepFailure {

@@ -7,6 +7,7 @@
 
 pub(crate) mod messaging;
 mod quota;
+pub(crate) mod sql;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -120,6 +121,7 @@ pub(crate) struct Cloud {
     operations: Option<Arc<Operations>>,
     /// Bytes that it may keep in one embedded store.
     bytes_max: u64,
+    connections: sql::Count,
 }
 
 impl Cloud {
@@ -132,6 +134,7 @@ impl Cloud {
             stores,
             operations,
             bytes_max,
+            connections: sql::Count::default(),
         }
     }
 
@@ -150,6 +153,14 @@ impl Cloud {
 
     pub(crate) fn messaging(&self, identifier: &str) -> Result<Opened<dyn Messaging>, CloudError> {
         open(&self.stores.messaging, identifier)
+    }
+
+    pub(crate) const fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    pub(crate) const fn connections(&self) -> &sql::Count {
+        &self.connections
     }
 
     pub(crate) fn sql(&self, identifier: &str) -> Result<Opened<dyn Sql>, CloudError> {
@@ -178,5 +189,6 @@ impl Cloud {
 
 /// Every interface of this folder.
 pub(crate) fn link(linker: &mut Linker<State>, _concurrent: bool) -> Result<()> {
-    messaging::link(linker)
+    messaging::link(linker)?;
+    sql::link(linker)
 }

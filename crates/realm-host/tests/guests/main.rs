@@ -19,6 +19,7 @@ mod outbound;
 mod preview1;
 mod programs;
 mod reuse;
+mod sql;
 mod terms;
 mod unloading;
 
@@ -34,6 +35,7 @@ use network::*;
 use outbound::*;
 use programs::*;
 use reuse::*;
+use sql::*;
 
 macro_rules! assert_test_exists {
     ($name:ident) => {
