@@ -15,7 +15,7 @@ use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
-use crate::cloud::{self, Cloud, messaging, sql};
+use crate::cloud::{self, Cloud, KeyvalueView, messaging, sql};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -89,6 +89,13 @@ impl State {
     pub(crate) fn sql(&mut self) -> sql::View<'_> {
         sql::View {
             cloud: &mut self.cloud,
+            table: &mut self.table,
+        }
+    }
+
+    pub(crate) fn keyvalue(&mut self) -> KeyvalueView<'_> {
+        KeyvalueView {
+            cloud: &self.cloud,
             table: &mut self.table,
         }
     }

@@ -4,6 +4,7 @@
 //! Who may open what is the host's; how a store works is `realm_backends`'. A server is asked only where
 //! node.toml names it, whatever a manifest says.
 
+mod keyvalue;
 pub(crate) mod messages;
 
 use std::collections::BTreeMap;
@@ -201,15 +202,11 @@ impl Shelf {
 
 fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
     match making.spec.interface {
-        Interface::Keyvalue => keyvalue(making),
+        Interface::Keyvalue => keyvalue::make(making),
         Interface::Blobstore => blobs(making),
         Interface::Messaging => messaging(making),
         Interface::Sql => sql(making),
     }
-}
-
-fn keyvalue(making: &Making<'_>) -> Result<Store, StepFailure> {
-    Err(later(making))
 }
 
 fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {

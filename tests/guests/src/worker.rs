@@ -31,7 +31,11 @@ fn handle(message: &Message) -> Result<(), Error> {
         ("exit", _) => std::process::exit(3),
         ("park", _) => std::thread::sleep(Duration::from_secs(3_600)),
         ("slow", _) => std::thread::sleep(Duration::from_millis(400)),
-        ("forward", topic) => send(&Client::connect("default")?, topic, Message::new(b"forwarded"))?,
+        ("forward", topic) => send(
+            &Client::connect("default")?,
+            topic,
+            Message::new(b"forwarded"),
+        )?,
         (_, _) => {}
     }
     println!("done {data}");

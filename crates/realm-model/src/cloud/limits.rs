@@ -8,6 +8,8 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 /// Bytes of a value of a key: half of what a guest hands over in one call. NATS takes 1 MiB unless its
 /// operator says otherwise.
 pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes that a key is counted for beside itself and its value: what it takes on the disk.
+pub const ENTRY_BYTES: usize = 64;
 /// Keys of one batch or transaction.
 pub const BATCH_MAX: usize = 1_000;
 /// Bytes of the values of one batch or transaction, or of what one reads.
