@@ -111,6 +111,11 @@ const PROVIDED: &[Package] = &[
         &["locks", "transactions", "ttl"],
         Line::Exactly("0.1.0"),
     ),
+    package(
+        "wasi:blobstore",
+        &["blobstore", "container", "types"],
+        Line::Exactly("0.2.0-draft"),
+    ),
 ];
 
 const KEYVALUE: &[&str] = &["atomics", "batch", "store"];
@@ -243,6 +248,7 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:cli", "environment") => Some("holds only what `env` and `args` name"),
         ("wasi:config", _) => Some("holds only what `vars` names"),
         ("wasi:keyvalue", "store") | ("spin:key-value", _) => Some("opens only what `bind` names"),
+        ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) => Some("reaches only what `bind` names"),
         ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {

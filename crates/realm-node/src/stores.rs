@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use realm_backends::Watch;
+use realm_backends::blobs::{Directory, S3, S3Settings};
 use realm_backends::sql::{Postgres, Settings, Sqlite};
 use realm_host::{Store, Stores};
 use realm_model::binding::{Backend, Binding, Interface};
@@ -210,7 +211,48 @@ fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
 }
 
 fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
-    Err(later(making))
+    match &making.spec.backend {
+        Backend::Embedded => {
+            let opened = Directory::open(&making.folder, Arc::clone(&making.watch));
+            let store = opened.map_err(|error| StepFailure {
+                code: "backend-failed".to_owned(),
+                reason: format!(
+                    "binding `{}`: open `{}`: {error}",
+                    making.binding,
+                    making.folder.display()
+                ),
+                // The one before it may be about to close; another format does not go by itself.
+                permanent: error.kind() == std::io::ErrorKind::InvalidData,
+            })?;
+            Ok(Store::Blobs(Arc::new(store)))
+        }
+        Backend::S3 {
+            bucket,
+            region,
+            endpoint,
+        } if making.spec.secret.is_none() => {
+            let prefix = making.spec.prefix.clone();
+            let settings = S3Settings {
+                bucket: bucket.clone(),
+                prefix: prefix.unwrap_or_else(|| making.binding.to_owned()),
+                region: region.clone(),
+                endpoint: endpoint.clone(),
+                credentials: None,
+                roots: None,
+            };
+            let store = S3::new(&settings, Arc::clone(&making.watch));
+            let store = store.map_err(|error| StepFailure {
+                code: "backend-failed".to_owned(),
+                reason: format!("binding `{}`: {error}", making.binding),
+                permanent: true,
+            })?;
+            Ok(Store::Blobs(Arc::new(store)))
+        }
+        Backend::S3 { .. }
+        | Backend::Redis { .. }
+        | Backend::Nats { .. }
+        | Backend::Postgres { .. } => Err(later(making)),
+    }
 }
 
 fn messaging(making: &Making<'_>) -> Result<Store, StepFailure> {

@@ -5,6 +5,7 @@
 //! implementation. Not here: what stands behind a store (`realm_model::cloud` has the traits), and
 //! where a binding leads.
 
+pub(crate) mod blobstore;
 mod keyvalue;
 pub(crate) mod messaging;
 mod quota;
@@ -35,6 +36,8 @@ pub struct Stores {
     sql: Names<dyn Sql>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
+    /// Of the component that these are for: what it reads and writes at once.
+    room: Arc<blobstore::Room>,
 }
 
 /// By identifier, [`StoreGrant::ANY`] among them.
@@ -201,6 +204,10 @@ impl Cloud {
         open(&self.stores.sql, identifier)
     }
 
+    pub(crate) fn room(&self) -> &blobstore::Room {
+        &self.stores.room
+    }
+
     /// Before each operation on a store: counts it, or says that there were enough.
     pub(crate) fn charge(&self) -> Result<(), CloudError> {
         match &self.operations {
@@ -212,18 +219,24 @@ impl Cloud {
     /// Before bytes are written: whether they fit beside those that are there (`None`: nobody counts them).
     /// Writers at the same moment may pass it together: the quota is exceeded by what they write, once.
     pub(crate) fn fits(&self, there: Option<u64>, more: u64) -> Result<(), CloudError> {
-        match there {
-            Some(there) if there.saturating_add(more) > self.bytes_max => {
-                Err(CloudError::Quota(realm_model::cloud::Quota::Bytes))
-            }
-            Some(_) | None => Ok(()),
+        within_quota(there, more, self.bytes_max)
+    }
+}
+
+/// Whether `more` bytes fit beside those that are there.
+fn within_quota(there: Option<u64>, more: u64, bytes_max: u64) -> Result<(), CloudError> {
+    match there {
+        Some(there) if there.saturating_add(more) > bytes_max => {
+            Err(CloudError::Quota(realm_model::cloud::Quota::Bytes))
         }
+        Some(_) | None => Ok(()),
     }
 }
 
 /// Every interface of this folder.
 pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     keyvalue::link(linker, concurrent)?;
+    blobstore::link(linker)?;
     messaging::link(linker)?;
     sql::link(linker)
 }

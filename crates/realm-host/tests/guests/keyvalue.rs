@@ -29,7 +29,7 @@ fn bound(guest: Guest, store: &Arc<dyn KeyValue>) -> Guest {
 async fn check(store: &Arc<dyn KeyValue>, lacks: &[&str]) {
     let asked = bound(guest(guests::KEYVALUE), store)
         .limits(|limits| {
-            limits.timeout_ms = 60_000;
+            limits.wall_timeout_ms = 60_000;
             limits.memory_max_mb = 128;
         })
         .load();
@@ -102,7 +102,7 @@ pub(crate) async fn keyvalue_draft() {
 pub(crate) async fn p3_keyvalue() {
     let (store, _folder) = embedded();
     let guest = bound(guest(guests::P3_KEYVALUE), &store)
-        .limits(|limits| limits.timeout_ms = 60_000)
+        .limits(|limits| limits.wall_timeout_ms = 60_000)
         .load();
     assert_eq!(guest.body("/").await, "ok");
 }

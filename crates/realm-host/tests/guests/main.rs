@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod answers;
+mod blobs;
 mod cgi;
 mod denied;
 mod ends;
@@ -21,10 +22,14 @@ mod preview1;
 mod programs;
 mod reuse;
 mod sql;
+#[path = "../../../../tests/peers/swift.rs"]
+#[expect(dead_code, reason = "other tests ask more of it")]
+mod swift;
 mod terms;
 mod unloading;
 
 use answers::*;
+use blobs::*;
 use cgi::*;
 use denied::*;
 use ends::*;

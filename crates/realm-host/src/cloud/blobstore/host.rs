@@ -18,13 +18,15 @@ use crate::cloud::{Cloud, Opened};
 const PAGES_MAX: usize = 10;
 
 /// `container`.
-pub(crate) struct Container {
+#[expect(unreachable_pub, reason = "the bindings name it")]
+pub struct Container {
     store: Arc<dyn Blobs>,
     name: String,
 }
 
 /// `stream-object-names`.
-pub(crate) struct Names {
+#[expect(unreachable_pub, reason = "the bindings name it")]
+pub struct Names {
     store: Arc<dyn Blobs>,
     container: String,
     after: Option<String>,
@@ -38,30 +40,32 @@ fn words<T>(result: Result<T, CloudError>) -> Words<T> {
     Ok(result.map_err(|error| error.to_string()))
 }
 
-impl View<'_> {
-    /// A container by its name, and one operation less.
-    fn named(&self, name: &str) -> Result<Container, CloudError> {
-        let Opened { store, part } = self.cloud.blobs(name)?;
-        self.cloud.charge()?;
-        Ok(Container { store, name: part })
-    }
+/// A store, and the name of a container in it.
+type Held = (Arc<dyn Blobs>, String);
 
+impl View<'_> {
     /// A container that the guest holds, and one operation less.
-    fn held(
-        &self,
-        this: &Resource<Container>,
-    ) -> Result<Result<(Arc<dyn Blobs>, String), CloudError>> {
+    fn held(&self, this: &Resource<Container>) -> Result<Result<Held, CloudError>> {
         let held = self.table.get(this)?;
         let both = (Arc::clone(&held.store), held.name.clone());
         Ok(self.cloud.charge().map(|()| both))
     }
+}
+
+/// What needs no table: a guest's call may wait here.
+impl Cloud {
+    /// A container by its name, and one operation less.
+    fn named(&self, name: &str) -> Result<Container, CloudError> {
+        let Opened { store, part } = self.blobs(name)?;
+        self.charge()?;
+        Ok(Container { store, name: part })
+    }
 
     /// What a component may still add to a store for an object: nothing is said of stores that do not
     /// count.
-    async fn fits(&self, store: &dyn Blobs, replaced: u64, more: u64) -> Result<(), CloudError> {
+    async fn fits_in(&self, store: &dyn Blobs, replaced: u64, more: u64) -> Result<(), CloudError> {
         let there = store.used().await?;
-        self.cloud
-            .fits(there.map(|there| there.saturating_sub(replaced)), more)
+        self.fits(there.map(|there| there.saturating_sub(replaced)), more)
     }
 
     async fn copy(
@@ -94,13 +98,13 @@ impl View<'_> {
             size,
         } = self.copy(from, to).await?;
         let replaced = self.replaced(&target, &to.object).await?;
-        self.fits(&*target.store, replaced, size).await?;
+        self.fits_in(&*target.store, replaced, size).await?;
         if Arc::ptr_eq(&source.store, &target.store) {
             let from = (source.name.as_str(), from.object.as_str());
             return source.store.copy(from, (&target.name, &to.object)).await;
         }
         // Between two stores the bytes go through here, a piece at a time.
-        let _room = (self.cloud.room().to_read()?, self.cloud.room().to_write()?);
+        let _room = (self.room().to_read()?, self.room().to_write()?);
         let blob = source.store.read(&source.name, &from.object, 0, u64::MAX);
         let bytes = blob.await?.bytes;
         target.store.write(&target.name, &to.object, bytes).await
@@ -135,7 +139,7 @@ impl View<'_> {
         (object, start, end): (&str, u64, u64),
     ) -> Result<Incoming, CloudError> {
         check_object(object)?;
-        let room = self.cloud.room().to_read()?;
+        let room = self.room().to_read()?;
         let blob = store.read(container, object, start, end).await?;
         Ok(Incoming::new(blob, room))
     }
@@ -155,9 +159,10 @@ async fn size(store: &dyn Blobs, container: &str, object: &str) -> Result<Option
 
 impl blobstore::Host for View<'_> {
     async fn create_container(&mut self, name: String) -> Words<Resource<Container>> {
+        let cloud = self.cloud;
         let made = async {
-            let container = self.named(&name)?;
-            self.fits(&*container.store, 0, 0).await?;
+            let container = cloud.named(&name)?;
+            cloud.fits_in(&*container.store, 0, 0).await?;
             container.store.create(&container.name).await?;
             Ok(container)
         };
@@ -168,8 +173,9 @@ impl blobstore::Host for View<'_> {
     }
 
     async fn get_container(&mut self, name: String) -> Words<Resource<Container>> {
+        let cloud = self.cloud;
         let found = async {
-            let container = self.named(&name)?;
+            let container = cloud.named(&name)?;
             match container.store.info(&container.name).await? {
                 Some(_) => Ok(container),
                 None => Err(CloudError::NotFound("the container")),
@@ -182,27 +188,29 @@ impl blobstore::Host for View<'_> {
     }
 
     async fn delete_container(&mut self, name: String) -> Words<()> {
+        let cloud = self.cloud;
         let deleted = async {
-            let container = self.named(&name)?;
+            let container = cloud.named(&name)?;
             container.store.delete(&container.name).await
         };
         words(deleted.await)
     }
 
     async fn container_exists(&mut self, name: String) -> Words<bool> {
+        let cloud = self.cloud;
         let exists = async {
-            let container = self.named(&name)?;
+            let container = cloud.named(&name)?;
             Ok(container.store.info(&container.name).await?.is_some())
         };
         words(exists.await)
     }
 
     async fn copy_object(&mut self, src: types::ObjectId, dest: types::ObjectId) -> Words<()> {
-        words(View::copy_object(self, &src, &dest).await)
+        words(self.cloud.copy_object(&src, &dest).await)
     }
 
     async fn move_object(&mut self, src: types::ObjectId, dest: types::ObjectId) -> Words<()> {
-        words(View::move_object(self, &src, &dest).await)
+        words(self.cloud.move_object(&src, &dest).await)
     }
 }
 
@@ -235,9 +243,10 @@ impl container::HostContainer for View<'_> {
         end: u64,
     ) -> Words<Resource<Incoming>> {
         let held = self.held(&this)?;
+        let cloud = self.cloud;
         let read = async {
             let (store, name) = held?;
-            self.read(&*store, &name, (&object, start, end)).await
+            cloud.read(&*store, &name, (&object, start, end)).await
         };
         match read.await {
             Ok(incoming) => Ok(Ok(self.table.push(incoming)?)),
@@ -252,17 +261,18 @@ impl container::HostContainer for View<'_> {
         data: Resource<Outgoing>,
     ) -> Words<()> {
         let held = self.held(&this)?;
+        let cloud = self.cloud;
         let target = async {
             let (store, name) = held?;
             check_object(&object)?;
-            let room = self.cloud.room().to_write()?;
+            let room = cloud.room().to_write()?;
             let container = Container { store, name };
-            let replaced = self.replaced(&container, &object).await?;
+            let replaced = cloud.replaced(&container, &object).await?;
             Ok(Target {
                 store: container.store,
                 container: container.name,
                 object,
-                bytes_max: self.cloud.bytes_max(),
+                bytes_max: cloud.bytes_max(),
                 replaced,
                 room,
             })
@@ -351,6 +361,7 @@ impl container::HostContainer for View<'_> {
 
     async fn clear(&mut self, this: Resource<Container>) -> Words<()> {
         let held = self.held(&this)?;
+        let cloud = self.cloud;
         let cleared = async {
             let (store, name) = held?;
             loop {
@@ -360,7 +371,7 @@ impl container::HostContainer for View<'_> {
                     return Ok(());
                 }
                 store.remove(&name, &names).await?;
-                self.cloud.charge()?;
+                cloud.charge()?;
             }
         };
         words(cleared.await)

@@ -10,7 +10,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError};
 
 /// `incoming-value`.
-pub(crate) struct Incoming {
+#[expect(unreachable_pub, reason = "the bindings name it")]
+pub struct Incoming {
     blob: Blob,
     room: OwnedSemaphorePermit,
 }

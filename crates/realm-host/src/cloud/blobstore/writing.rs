@@ -20,7 +20,8 @@ const UNPLACED_MAX: usize = 1024 * 1024;
 const LOOK_EVERY: u64 = 1024 * 1024;
 
 /// `outgoing-value`.
-pub(crate) struct Outgoing {
+#[expect(unreachable_pub, reason = "the bindings name it")]
+pub struct Outgoing {
     pipe: Arc<Pipe>,
     has_body: bool,
     writer: Option<JoinHandle<Result<(), CloudError>>>,
