@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod gallery;
 mod guest_net;
 mod knocking;
 mod lab;
@@ -24,6 +25,7 @@ mod compile;
 mod crash;
 mod crowds;
 mod damage;
+mod databases;
 mod deaths;
 mod elsewhere;
 mod examples;
@@ -55,6 +57,8 @@ mod panics;
 mod partition;
 mod placed;
 mod ports;
+#[path = "../peers/postgres.rs"]
+mod postgres;
 mod remote;
 mod serving;
 mod session;

@@ -97,6 +97,12 @@ const PROVIDED: &[Package] = &[
         &["store"],
         Line::Exactly("0.2.0-draft-2024-09-27"),
     ),
+    package(
+        "wasi:sql",
+        &["readwrite", "types"],
+        Line::Exactly("0.2.0-draft"),
+    ),
+    package("realm:cloud", &["sql"], Line::Exactly("0.1.0")),
     package("wasi:keyvalue", KEYVALUE, Line::Exactly("0.2.0-draft")),
     package("wasi:keyvalue", KEYVALUE, Line::Exactly("0.2.0-draft2")),
     package("spin:key-value", &["key-value"], Line::Exactly("3.0.0")),
@@ -104,6 +110,11 @@ const PROVIDED: &[Package] = &[
         "realm:cloud",
         &["locks", "transactions", "ttl"],
         Line::Exactly("0.1.0"),
+    ),
+    package(
+        "wasi:blobstore",
+        &["blobstore", "container", "types"],
+        Line::Exactly("0.2.0-draft"),
     ),
 ];
 
@@ -237,7 +248,9 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:cli", "environment") => Some("holds only what `env` and `args` name"),
         ("wasi:config", _) => Some("holds only what `vars` names"),
         ("wasi:keyvalue", "store") | ("spin:key-value", _) => Some("opens only what `bind` names"),
+        ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) => Some("reaches only what `bind` names"),
+        ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
@@ -279,6 +292,8 @@ mod tests {
             "wasi:config/store@0.2.0-rc.1",
             "wasi:config/store@0.2.0-draft",
             "wasi:config/store@0.2.0-draft-2024-09-27",
+            "wasi:sql/readwrite@0.2.0-draft",
+            "realm:cloud/sql@0.1.0",
             "wasi:keyvalue/store@0.2.0-draft",
             "wasi:keyvalue/atomics@0.2.0-draft2",
             "spin:key-value/key-value@3.0.0",
@@ -344,6 +359,7 @@ mod tests {
         "wasi:sockets/types",
         "wasi:sockets/udp",
         "wasi:sockets/udp-create-socket",
+        "wasi:sql/types",
         "wasi:tls/types",
     ];
 

@@ -117,7 +117,20 @@ fn values(bucket: &Bucket) -> Result<(), Wrong> {
 
 fn keys(bucket: &Bucket) -> Result<(), Wrong> {
     let long = "ü".repeat(512);
-    let names = ["a", "A", "..", "a b", "*", "%3A", "a:b", "\n", "grüße", "日本語", "🦀", &long];
+    let names = [
+        "a",
+        "A",
+        "..",
+        "a b",
+        "*",
+        "%3A",
+        "a:b",
+        "\n",
+        "grüße",
+        "日本語",
+        "🦀",
+        &long,
+    ];
     for name in names {
         bucket.set(name, name.as_bytes())?;
     }
@@ -130,7 +143,9 @@ fn keys(bucket: &Bucket) -> Result<(), Wrong> {
 }
 
 fn listing(bucket: &Bucket) -> Result<(), Wrong> {
-    let pairs: Vec<_> = (0..3_500).map(|nth| (format!("k{nth:05}"), b"v".to_vec())).collect();
+    let pairs: Vec<_> = (0..3_500)
+        .map(|nth| (format!("k{nth:05}"), b"v".to_vec()))
+        .collect();
     for pairs in pairs.chunks(1_000) {
         batch::set_many(bucket, pairs)?;
     }
@@ -144,7 +159,10 @@ fn large(bucket: &Bucket) -> Result<(), Wrong> {
     bucket.set("k", &value)?;
     same(bucket.get("k")?.is_some_and(|seen| seen == value), true)?;
     let refused = bucket.set("larger", &vec![0; 17 * 1024 * 1024]);
-    same(matches!(refused, Err(Error::Other(words)) if words.contains("bytes")), true)?;
+    same(
+        matches!(refused, Err(Error::Other(words)) if words.contains("bytes")),
+        true,
+    )?;
     same(bucket.exists("larger")?, false)
 }
 
@@ -157,7 +175,10 @@ fn refusals(bucket: &Bucket) -> Result<(), Wrong> {
         same(Cas::new(bucket, key).is_err(), true)?;
     }
     for identifier in ["", "*", "nobody", "a\nb", &long] {
-        same(matches!(store::open(identifier), Err(Error::NoSuchStore)), true)?;
+        same(
+            matches!(store::open(identifier), Err(Error::NoSuchStore)),
+            true,
+        )?;
     }
     Ok(())
 }
@@ -186,7 +207,10 @@ fn swap(bucket: &Bucket) -> Result<(), Wrong> {
     same(bucket.get("k")?.as_deref(), Some(&b"two"[..]))?;
     let cas = Cas::new(bucket, "k")?;
     bucket.delete("k")?;
-    same(matches!(atomics::swap(cas, b"three"), Err(CasError::CasFailed(_))), true)?;
+    same(
+        matches!(atomics::swap(cas, b"three"), Err(CasError::CasFailed(_))),
+        true,
+    )?;
     same(bucket.get("k")?, None)
 }
 
@@ -204,10 +228,19 @@ fn many(bucket: &Bucket) -> Result<(), Wrong> {
 
 fn ends(bucket: &Bucket) -> Result<(), Wrong> {
     ttl::set(bucket, "k", b"v", 1_000)?;
-    same(matches!(ttl::remaining(bucket, "k")?, ttl::Life::EndsInMs(ms) if ms <= 1_000), true)?;
+    same(
+        matches!(ttl::remaining(bucket, "k")?, ttl::Life::EndsInMs(ms) if ms <= 1_000),
+        true,
+    )?;
     bucket.set("stays", b"v")?;
-    same(matches!(ttl::remaining(bucket, "stays")?, ttl::Life::Stays), true)?;
-    same(matches!(ttl::remaining(bucket, "none")?, ttl::Life::Missing), true)?;
+    same(
+        matches!(ttl::remaining(bucket, "stays")?, ttl::Life::Stays),
+        true,
+    )?;
+    same(
+        matches!(ttl::remaining(bucket, "none")?, ttl::Life::Missing),
+        true,
+    )?;
     same(ttl::set(bucket, "k2", b"v", 10).is_err(), true)?;
     let began = std::time::Instant::now();
     while bucket.exists("k")? {

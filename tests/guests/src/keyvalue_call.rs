@@ -13,12 +13,15 @@ guests::serve!(handle);
 
 fn handle(request: IncomingRequest, out: ResponseOutparam) {
     let parameter = |name| guests::parameter(&request, name).unwrap_or_default();
-    let answer = call(&parameter("open"), &parameter("op"), &parameter("key"), &|| {
-        match guests::number(&request, "bytes", 0) {
+    let answer = call(
+        &parameter("open"),
+        &parameter("op"),
+        &parameter("key"),
+        &|| match guests::number(&request, "bytes", 0) {
             0 => parameter("value").into_bytes(),
             n_bytes => vec![b'v'; n_bytes as usize],
-        }
-    });
+        },
+    );
     match answer {
         Ok(words) => guests::text(out, 200, &words),
         Err(error) => guests::text(out, 400, &format!("{error:?}")),
@@ -48,7 +51,9 @@ fn call(
             }
         }
         "many" => {
-            let pairs: Vec<_> = (0..10).map(|nth| (format!("{key}{nth}"), value())).collect();
+            let pairs: Vec<_> = (0..10)
+                .map(|nth| (format!("{key}{nth}"), value()))
+                .collect();
             format!("{:?}", batch::set_many(&bucket, &pairs)?)
         }
         _ => match bucket.get(key)? {

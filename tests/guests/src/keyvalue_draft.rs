@@ -34,7 +34,9 @@ fn check() -> Result<(), Error> {
     assert!(atomics::increment(&bucket, "n", 1).is_err(), "below zero");
     bucket.delete("n")?;
 
-    let pairs: Vec<_> = (0..2_500).map(|nth| (format!("k{nth:04}"), vec![b'v'])).collect();
+    let pairs: Vec<_> = (0..2_500)
+        .map(|nth| (format!("k{nth:04}"), vec![b'v']))
+        .collect();
     for pairs in pairs.chunks(1_000) {
         batch::set_many(&bucket, pairs)?;
     }
@@ -50,7 +52,10 @@ fn check() -> Result<(), Error> {
     keys.sort();
     assert_eq!(keys.len(), 2_500);
     assert!(keys.iter().zip(&pairs).all(|(seen, (set, _))| seen == set));
-    assert!(bucket.list_keys(Some(u64::MAX)).is_err(), "a cursor that nobody gave");
+    assert!(
+        bucket.list_keys(Some(u64::MAX)).is_err(),
+        "a cursor that nobody gave"
+    );
     let names = ["k0001".to_owned(), "none".to_owned()];
     let seen = batch::get_many(&bucket, &names)?;
     assert_eq!(seen, [Some(("k0001".to_owned(), vec![b'v'])), None]);

@@ -30,7 +30,10 @@ impl Guest for Checked {
 }
 
 async fn check() -> Result<(), Error> {
-    assert!(matches!(Store::open("nobody".to_owned()).await, Err(Error::NoSuchStore)));
+    assert!(matches!(
+        Store::open("nobody".to_owned()).await,
+        Err(Error::NoSuchStore)
+    ));
     let store = Store::open("default".to_owned()).await?;
     let key = || "k".to_owned();
     assert_eq!(store.get(key()).await?, None);
@@ -39,7 +42,10 @@ async fn check() -> Result<(), Error> {
     assert!(store.exists(key()).await?);
     store.delete(key()).await?;
     assert!(!store.exists(key()).await?);
-    assert!(matches!(store.get(String::new()).await, Err(Error::Other(_))));
+    assert!(matches!(
+        store.get(String::new()).await,
+        Err(Error::Other(_))
+    ));
 
     for nth in 0..1_500 {
         store.set(format!("k{nth:04}"), vec![b'v']).await?;
@@ -49,7 +55,11 @@ async fn check() -> Result<(), Error> {
     end.await?;
     keys.sort();
     assert_eq!(keys.len(), 1_500);
-    assert!(keys.iter().enumerate().all(|(nth, key)| *key == format!("k{nth:04}")));
+    assert!(
+        keys.iter()
+            .enumerate()
+            .all(|(nth, key)| *key == format!("k{nth:04}"))
+    );
     // Who stops reading is not held up.
     let (mut some, _) = store.get_keys().await;
     assert!(some.next().await.is_some());

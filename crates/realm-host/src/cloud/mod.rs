@@ -5,9 +5,11 @@
 //! implementation. Not here: what stands behind a store (`realm_model::cloud` has the traits), and
 //! where a binding leads.
 
+pub(crate) mod blobstore;
 mod keyvalue;
 pub(crate) mod messaging;
 mod quota;
+pub(crate) mod sql;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +36,8 @@ pub struct Stores {
     sql: Names<dyn Sql>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
+    /// Of the component that these are for: what it reads and writes at once.
+    room: Arc<blobstore::Room>,
 }
 
 /// By identifier, [`StoreGrant::ANY`] among them.
@@ -135,6 +139,7 @@ pub(crate) struct Cloud {
     operations: Option<Arc<Operations>>,
     /// Bytes that it may keep in one embedded store.
     bytes_max: u64,
+    connections: sql::Count,
     /// Bytes that the host keeps for it.
     kept: Arc<AtomicUsize>,
 }
@@ -149,6 +154,7 @@ impl Cloud {
             stores,
             operations,
             bytes_max,
+            connections: sql::Count::default(),
             kept: Arc::default(),
         }
     }
@@ -191,8 +197,20 @@ impl Cloud {
         open(&self.stores.messaging, identifier)
     }
 
+    pub(crate) const fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    pub(crate) const fn connections(&self) -> &sql::Count {
+        &self.connections
+    }
+
     pub(crate) fn sql(&self, identifier: &str) -> Result<Opened<dyn Sql>, CloudError> {
         open(&self.stores.sql, identifier)
+    }
+
+    pub(crate) fn room(&self) -> &blobstore::Room {
+        &self.stores.room
     }
 
     /// Before each operation on a store: counts it, or says that there were enough.
@@ -206,17 +224,24 @@ impl Cloud {
     /// Before bytes are written: whether they fit beside those that are there (`None`: nobody counts them).
     /// Writers at the same moment may pass it together: the quota is exceeded by what they write, once.
     pub(crate) fn fits(&self, there: Option<u64>, more: u64) -> Result<(), CloudError> {
-        match there {
-            Some(there) if there.saturating_add(more) > self.bytes_max => {
-                Err(CloudError::Quota(realm_model::cloud::Quota::Bytes))
-            }
-            Some(_) | None => Ok(()),
+        within_quota(there, more, self.bytes_max)
+    }
+}
+
+/// Whether `more` bytes fit beside those that are there.
+fn within_quota(there: Option<u64>, more: u64, bytes_max: u64) -> Result<(), CloudError> {
+    match there {
+        Some(there) if there.saturating_add(more) > bytes_max => {
+            Err(CloudError::Quota(realm_model::cloud::Quota::Bytes))
         }
+        Some(_) | None => Ok(()),
     }
 }
 
 /// Every interface of this folder.
 pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     keyvalue::link(linker, concurrent)?;
-    messaging::link(linker)
+    blobstore::link(linker)?;
+    messaging::link(linker)?;
+    sql::link(linker)
 }

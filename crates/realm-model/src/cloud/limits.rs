@@ -22,6 +22,10 @@ pub const TTL_MAX: std::time::Duration = std::time::Duration::from_secs(100 * 36
 pub const PAGE_KEYS: usize = 1_000;
 /// Bytes of one object: a film.
 pub const OBJECT_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// What an object counts beside its bytes: its name, and its place in a folder.
+pub const OBJECT_OVERHEAD_BYTES: u64 = 1024;
+/// What a container counts.
+pub const CONTAINER_OVERHEAD_BYTES: u64 = 4 * 1024;
 /// What a copy within a backend makes of an object at the least: a disk that turns, and has other work.
 pub const COPY_BYTES_PER_SEC_MIN: u64 = 10 * 1024 * 1024;
 /// Bytes of a message: what NATS takes unless its operator says otherwise, with room for headers.
@@ -51,8 +55,10 @@ pub const ROW_BYTES_MAX: usize = VALUE_BYTES_MAX;
 pub const QUERY_MS_MAX: u64 = 60_000;
 /// Milliseconds that a transaction waits for its next statement: it may keep others from writing.
 pub const TRANSACTION_MS_MAX: u64 = 30_000;
-/// Sessions of one database that a node has at a time; who wants a further one waits.
+/// Sessions of one binding that a node has at a time; who wants a further one waits.
 pub const SESSIONS_MAX: usize = 32;
+/// Databases of one binding of the node's own.
+pub const DATABASES_MAX: usize = 100;
 /// Milliseconds after which a backend's call has an answer, be it that there is none. Less than a
 /// person's patience, more than a busy server's worst.
 pub const CALL_TIMEOUT_MS: u64 = 10_000;

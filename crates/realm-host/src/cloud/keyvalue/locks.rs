@@ -51,7 +51,10 @@ const SEEN_MAX: usize = 1_000;
 
 /// Since when leases of others were seen as they are.
 #[derive(Default)]
-pub(crate) struct Seen(Mutex<BTreeMap<(usize, String, String), (Revision, Duration)>>);
+pub(crate) struct Seen(Mutex<BTreeMap<Lock, (Revision, Duration)>>);
+
+/// A store, a bucket and a name.
+type Lock = (usize, String, String);
 
 /// A lock that a guest has, or had.
 #[expect(unreachable_pub, reason = "the bindings name it")]

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use realm_model::cloud::{CloudError, KeyPage};
+use realm_model::cloud::{Answer, CloudError, KeyPage};
 use tokio::sync::oneshot;
 use wasmtime::component::{
     Accessor, Destination, FutureReader, Linker, Resource, StreamProducer, StreamReader,
@@ -128,7 +128,7 @@ fn held<T: Send>(accessor: &Accessor<T, Has>, store: &Resource<Bucket>) -> Resul
 struct Keys {
     held: Held,
     cursor: Option<String>,
-    asked: Option<Pin<Box<dyn Future<Output = Result<KeyPage, CloudError>> + Send>>>,
+    asked: Option<Answer<'static, KeyPage>>,
     is_over: bool,
     end: Option<oneshot::Sender<Result<(), Error>>>,
 }
