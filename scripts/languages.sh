@@ -112,6 +112,19 @@ build_python() {
 	"$folder/bin/componentize-py" --wit-path "$wit" --world wasi:http/proxy componentize --python-path examples/python app -o "$1"
 }
 
+build_gallery() {
+	local folder wit=$TOOLS/wit-gallery
+	folder=$(venv python examples/python/requirements.txt)
+	wit "$wit"
+	rm "$wit"/*.wit
+	cp examples/gallery/gallery.wit "$wit"
+	mkdir "$wit/deps/blobstore"
+	cp wit/deps/wasi-blobstore-0.2.0-draft/*.wit "$wit/deps/blobstore"
+	# The streams of objects are those of requests.
+	sed -i 's/wasi:io\/streams@0\.2\.2/wasi:io\/streams@0.2.12/' "$wit/deps/blobstore"/*.wit
+	"$folder/bin/componentize-py" --wit-path "$wit" --world gallery componentize --python-path examples/gallery app -o "$1"
+}
+
 # Whether a program in C becomes a module: compiler, linker, libc and builtins.
 c_works() { echo 'int main(void) { return 0; }' | "$CLANG" --target=wasm32-wasi -x c - -o /dev/null 2>/dev/null; }
 
@@ -123,5 +136,6 @@ build_c() {
 
 build c examples/c/main.c
 build python examples/python/app.py examples/python/requirements.txt examples/Cargo.lock
+build gallery examples/gallery/app.py examples/gallery/gallery.wit wit/deps/wasi-blobstore-0.2.0-draft/*.wit examples/python/requirements.txt examples/Cargo.lock
 build javascript examples/javascript/app.js examples/javascript/package-lock.json examples/Cargo.lock
 build todo examples/todo/app.js examples/todo/world.wit wit/deps/realm-cloud/sql.wit examples/javascript/package-lock.json examples/Cargo.lock

@@ -10,14 +10,14 @@ const NAMES: [&str; 3] = ["c", "javascript", "python"];
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// Copies examples/languages.toml and what it names, and builds that first where it changed.
-fn copy(realm: &Realm) -> String {
+pub(crate) fn copy(realm: &Realm) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Command::new(root.join("scripts/languages.sh"))
         .output()
         .unwrap();
     assert!(built.status.success(), "{built:?}");
     std::fs::create_dir_all(realm.path("target/languages")).unwrap();
-    for name in NAMES {
+    for name in NAMES.iter().chain(&["gallery"]) {
         let file = format!("target/languages/{name}.wasm");
         std::fs::copy(root.join("examples").join(&file), realm.path(&file)).unwrap();
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod gallery;
 mod guest_net;
 mod knocking;
 mod lab;

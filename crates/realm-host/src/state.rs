@@ -15,7 +15,8 @@ use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
-use crate::cloud::{self, Cloud, messaging, sql};
+use crate::cloud::blobstore::Outgoing;
+use crate::cloud::{self, Cloud, KeyvalueView, messaging, sql};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -67,12 +68,12 @@ impl State {
     }
 
     /// Whether the guest holds nothing that another invocation should not find: the body of an
-    /// answer that it did not finish, or what it gathers from request to request.
+    /// answer or an object that it did not finish, or what it gathers from request to request.
     pub(crate) fn is_clean(&mut self) -> bool {
         let mut n_held = 0;
         self.table.iter_mut().all(|held| {
             n_held += 1;
-            n_held <= HELD_BETWEEN_MAX && !held.is::<HostOutgoingBody>()
+            n_held <= HELD_BETWEEN_MAX && !held.is::<HostOutgoingBody>() && !held.is::<Outgoing>()
         })
     }
 
@@ -91,6 +92,17 @@ impl State {
             cloud: &mut self.cloud,
             table: &mut self.table,
         }
+    }
+
+    pub(crate) fn keyvalue(&mut self) -> KeyvalueView<'_> {
+        KeyvalueView {
+            cloud: &self.cloud,
+            table: &mut self.table,
+        }
+    }
+
+    pub(crate) fn blobs(&mut self) -> cloud::blobstore::View<'_> {
+        cloud::blobstore::View::new(&self.cloud, &mut self.table)
     }
 
     pub(crate) fn messaging(&mut self) -> messaging::View<'_> {

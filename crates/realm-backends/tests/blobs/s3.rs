@@ -31,8 +31,8 @@ fn settings(swift: &Swift, prefix: &str) -> S3Settings {
 
 fn client(settings: &S3Settings) -> (S3, Arc<Heard>) {
     let heard = Arc::new(Heard::default());
-    let observer: Arc<dyn Watch> = Arc::clone(&heard) as _;
-    (S3::new(settings, observer).expect("settings"), heard)
+    let watch: Arc<dyn Watch> = Arc::clone(&heard) as _;
+    (S3::new(settings, watch).expect("settings"), heard)
 }
 
 fn swift() -> (TempDir, Swift) {
@@ -350,6 +350,32 @@ async fn over_tls_an_authority_of_the_operators_own_is_trusted_and_no_other() {
     assert!(begun.elapsed() < Duration::from_secs(12));
     let heard = heard.all().join("\n");
     assert!(heard.contains("certificate"), "{heard}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_for_a_moment_is_asked_again() {
+    let answers = [
+        "HTTP/1.1 503 Slow Down\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+        "",
+        "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nlast-modified: Sun, 22 Nov 2026 09:00:00 GMT\r\netag: \"x\"\r\nconnection: close\r\n\r\nyes",
+    ];
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = std::io::Read::read(&mut stream, &mut [0; 4_096]);
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let (blobs, heard) = client(&S3Settings {
+        bucket: BUCKET.to_owned(),
+        endpoint: Some(endpoint),
+        ..S3Settings::default()
+    });
+    assert_eq!(get(&blobs, "c", "o").await, Ok(b"yes".to_vec()));
+    assert_eq!(heard.all(), [""; 0]);
+    server.join().unwrap();
 }
 
 /// Servers that are none.

@@ -94,6 +94,20 @@ impl Guest {
         self.load_into(&host)
     }
 
+    /// Loads it to be called by events alone.
+    pub(crate) fn worker(self) -> Result<Loaded, LoadError> {
+        let host = Host::new(self.config.clone()).unwrap();
+        let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
+        let (log, meter, settings) = self.settings();
+        let component = host.load_worker(settings, &compiled)?;
+        Ok(Loaded {
+            replica: component.replica(7),
+            component,
+            log,
+            meter,
+        })
+    }
+
     /// Loads it to run by itself.
     pub(crate) fn program(self) -> Result<Started, LoadError> {
         let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());

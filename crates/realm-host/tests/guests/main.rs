@@ -5,30 +5,39 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod answers;
+mod blobs;
 mod cgi;
 mod denied;
 mod ends;
 mod harness;
 mod health;
 mod https;
+mod keyvalue;
 mod limits;
 mod listening;
+mod messages;
 mod network;
 mod outbound;
 mod preview1;
 mod programs;
 mod reuse;
 mod sql;
+#[path = "../../../../tests/peers/swift.rs"]
+#[expect(dead_code, reason = "other tests ask more of it")]
+mod swift;
 mod terms;
 mod unloading;
 
 use answers::*;
+use blobs::*;
 use cgi::*;
 use denied::*;
 use ends::*;
 use health::*;
+use keyvalue::*;
 use limits::*;
 use listening::*;
+use messages::*;
 use network::*;
 use outbound::*;
 use programs::*;

@@ -69,6 +69,12 @@ pub trait Blobs: Send + Sync {
     /// Bytes of all objects of a container, 0 for one that is not there; `None` where the backend cannot
     /// say.
     fn bytes<'a>(&'a self, container: &'a str) -> Answer<'a, Option<u64>>;
+
+    /// What everything in the store takes, for a quota: bytes of all objects and of those that are being
+    /// written, with [`super::limits::OBJECT_OVERHEAD_BYTES`] for each object and
+    /// [`super::limits::CONTAINER_OVERHEAD_BYTES`] for each container, which would be free otherwise.
+    /// `None` where the backend does not count.
+    fn used(&self) -> Answer<'_, Option<u64>>;
 }
 
 /// Bytes, piece by piece.

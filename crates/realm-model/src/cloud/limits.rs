@@ -8,6 +8,8 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 /// Bytes of a value of a key: half of what a guest hands over in one call. NATS takes 1 MiB unless its
 /// operator says otherwise.
 pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes that a key is counted for beside itself and its value: what it takes on the disk.
+pub const ENTRY_BYTES: usize = 64;
 /// Keys of one batch or transaction.
 pub const BATCH_MAX: usize = 1_000;
 /// Bytes of the values of one batch or transaction, or of what one reads.
@@ -20,6 +22,10 @@ pub const TTL_MAX: std::time::Duration = std::time::Duration::from_secs(100 * 36
 pub const PAGE_KEYS: usize = 1_000;
 /// Bytes of one object: a film.
 pub const OBJECT_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// What an object counts beside its bytes: its name, and its place in a folder.
+pub const OBJECT_OVERHEAD_BYTES: u64 = 1024;
+/// What a container counts.
+pub const CONTAINER_OVERHEAD_BYTES: u64 = 4 * 1024;
 /// What a copy within a backend makes of an object at the least: a disk that turns, and has other work.
 pub const COPY_BYTES_PER_SEC_MIN: u64 = 10 * 1024 * 1024;
 /// Bytes of a message: what NATS takes unless its operator says otherwise, with room for headers.

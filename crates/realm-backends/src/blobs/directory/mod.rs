@@ -14,6 +14,7 @@
 mod listing;
 mod place;
 mod reading;
+mod usage;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -28,7 +29,8 @@ use realm_model::cloud::{
     copy_time, range_of,
 };
 
-use self::place::{Fault, Inner, Temporary};
+use self::place::{Fault, Inner};
+use self::usage::Temporary;
 use crate::Watch;
 
 /// What goes to the disk, or comes from it, at a time.
@@ -51,13 +53,13 @@ impl Directory {
     ///
     /// What the file system says; [`io::ErrorKind::WouldBlock`] where another one has the folder, and
     /// [`io::ErrorKind::InvalidData`] where it is of another format.
-    pub fn open(root: &Path, observer: Arc<dyn Watch>) -> io::Result<Self> {
+    pub fn open(root: &Path, watch: Arc<dyn Watch>) -> io::Result<Self> {
         for folder in ["containers", "temporary", "trash"] {
             make_folders(&root.join(folder))?;
         }
         let lock = locked(&root.join("realm-blobs"))?;
         sync_folder(root)?;
-        let inner = Inner::new(root.to_owned(), lock, observer)?;
+        let inner = Inner::new(root.to_owned(), lock, watch)?;
         Ok(Self {
             inner: Arc::new(inner),
         })
@@ -84,7 +86,7 @@ impl Directory {
             let at_end = piece.len() < PIECE_BYTES;
             temporary = self
                 .run(CALL_TIMEOUT, move |_| {
-                    temporary.file().write_all(&piece)?;
+                    temporary.write(&piece)?;
                     Ok(temporary)
                 })
                 .await?;
@@ -160,7 +162,7 @@ impl Blobs for Directory {
                 return self
                     .run(CALL_TIMEOUT, move |inner| {
                         let mut temporary = inner.temporary()?;
-                        temporary.file().write_all(&first)?;
+                        temporary.write(&first)?;
                         inner.commit(temporary, &place)
                     })
                     .await;
@@ -260,8 +262,7 @@ impl Blobs for Directory {
             self.run(copy_time(size), move |inner| {
                 let mut temporary = inner.temporary()?;
                 // A writer has put it there by a rename: it is not written to.
-                let copied = io::copy(&mut (&mut file).take(size), temporary.file())?;
-                if copied != size {
+                if temporary.copy(&mut file, size)? != size {
                     return Err(CloudError::Failed("the object has lost bytes".to_owned()).into());
                 }
                 inner.commit(temporary, &target)
@@ -286,6 +287,15 @@ impl Blobs for Directory {
                 .run(CALL_TIMEOUT, move |inner| inner.bytes(&container))
                 .await?;
             Ok(Some(n_bytes))
+        })
+    }
+
+    fn used(&self) -> Answer<'_, Option<u64>> {
+        Box::pin(async move {
+            if let Some(used) = self.inner.used_if_counted() {
+                return Ok(Some(used));
+            }
+            self.run(CALL_TIMEOUT, Inner::used).await.map(Some)
         })
     }
 }

@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use realm_model::cloud::limits::{CONTAINER_OVERHEAD_BYTES, OBJECT_OVERHEAD_BYTES};
 use realm_model::cloud::{CloudError, check_container, check_object};
 use rustix::fs::OFlags;
 
 use super::super::names::FileName;
 use super::listing::Listings;
-use super::{create_file, found, make_folder, numbered, seconds, sync_folder, write_small};
+use super::usage::{Counted, Size, Temporary, Usage, count};
+use super::{found, make_folder, numbered, seconds, sync_folder, write_small};
 use crate::Watch;
 use crate::watch::Health;
 
@@ -52,6 +54,9 @@ pub(super) struct Inner {
     containers: Mutex<BTreeMap<String, Arc<Mutex<Container>>>>,
     pub(super) listings: Mutex<Listings>,
     next: AtomicU64,
+    usage: RwLock<Usage>,
+    /// Bytes of what nobody sees yet.
+    written: Arc<AtomicU64>,
     _lock: File,
 }
 
@@ -59,32 +64,10 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct Container {
     /// Of all its objects; counted at the first use, and then kept.
-    n_bytes: Option<u64>,
+    counted: Option<Counted>,
     /// Another one after each change.
     pub(super) generation: u64,
     is_deleted: bool,
-}
-
-/// A file that nobody sees, which goes unless it is committed.
-pub(super) struct Temporary {
-    file: File,
-    path: PathBuf,
-    pub(super) n_bytes: u64,
-    is_done: bool,
-}
-
-impl Temporary {
-    pub(super) const fn file(&mut self) -> &mut File {
-        &mut self.file
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if !self.is_done {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// The name of a container's folder. Nobody asks for the names of containers: a digest needs nothing
@@ -141,7 +124,7 @@ pub(super) async fn run<T: Send + 'static>(
 }
 
 impl Inner {
-    pub(super) fn new(root: PathBuf, lock: File, observer: Arc<dyn Watch>) -> io::Result<Self> {
+    pub(super) fn new(root: PathBuf, lock: File, watch: Arc<dyn Watch>) -> io::Result<Self> {
         let mut next = 0;
         for (number, path) in numbered(&root.join("temporary"))? {
             next = next.max(number + 1);
@@ -163,10 +146,12 @@ impl Inner {
             })?;
         Ok(Self {
             root,
-            health: Health::new(observer),
+            health: Health::new(watch),
             containers: Mutex::default(),
             listings: Mutex::default(),
             next: AtomicU64::new(next),
+            usage: RwLock::default(),
+            written: Arc::default(),
             _lock: lock,
         })
     }
@@ -192,6 +177,16 @@ impl Inner {
             Some(_) => Ok(()),
             None => Err(CloudError::NotFound("the container").into()),
         }
+    }
+
+    /// Works on a container that is there, alone, and may change it.
+    fn change<T>(
+        &self,
+        container: &str,
+        work: impl FnOnce(&mut Container, &Usage) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let usage = self.usage.read().unwrap_or_else(PoisonError::into_inner);
+        self.alone(container, |state| work(state, &usage))
     }
 
     /// Works on a container that is there, alone.
@@ -233,11 +228,16 @@ impl Inner {
         lock(&self.containers).remove(container);
     }
 
-    fn changed(&self, state: &mut Container, added: u64, taken: u64) {
+    fn changed(&self, state: &mut Container, usage: &Usage, added: Size, taken: Size) {
         state.generation = self.number();
-        state.n_bytes = state
-            .n_bytes
-            .map(|n_bytes| (n_bytes + added).saturating_sub(taken));
+        let weight = |size: Size| size.map_or(0, |size| size + OBJECT_OVERHEAD_BYTES);
+        usage.changed(weight(added), weight(taken));
+        if let Some(counted) = &mut state.counted {
+            let of = |size: Size| (size.unwrap_or(0), u64::from(size.is_some()));
+            let ((added, more), (taken, fewer)) = (of(added), of(taken));
+            counted.n_bytes = (counted.n_bytes + added).saturating_sub(taken);
+            counted.n_objects = (counted.n_objects + more).saturating_sub(fewer);
+        }
     }
 
     /// Makes a container elsewhere, and gives it its name once it is whole.
@@ -253,8 +253,9 @@ impl Inner {
         let now = seconds(SystemTime::now()).to_string();
         write_small(&made.join("created"), now.as_bytes())?;
         sync_folder(&made)?;
+        let usage = self.usage.read().unwrap_or_else(PoisonError::into_inner);
         match fs::rename(&made, &folder) {
-            Ok(()) => {}
+            Ok(()) => usage.changed(CONTAINER_OVERHEAD_BYTES, 0),
             Err(error)
                 if matches!(
                     error.kind(),
@@ -272,8 +273,14 @@ impl Inner {
     /// Takes a container out of sight, and says what is left to be removed.
     pub(super) fn delete(&self, container: &str) -> Result<Option<PathBuf>, Fault> {
         let trash = self.root.join("trash").join(self.number().to_string());
-        let moved = self.alone(container, |state| {
+        let moved = self.change(container, |state, usage| {
+            // Only where there is a count that it has to leave.
+            let counted = match usage.0 {
+                Some(_) => self.counted(container, state)?,
+                None => Counted::default(),
+            };
             fs::rename(self.folder(container), &trash)?;
+            usage.changed(0, counted.used());
             self.forget(container, state);
             Ok(())
         });
@@ -289,12 +296,7 @@ impl Inner {
 
     pub(super) fn temporary(&self) -> Result<Temporary, Fault> {
         let path = self.root.join("temporary").join(self.number().to_string());
-        Ok(Temporary {
-            file: create_file(&path)?,
-            path,
-            n_bytes: 0,
-            is_done: false,
-        })
+        Ok(Temporary::create(path, &self.written)?)
     }
 
     /// Makes a file the object, for good.
@@ -303,12 +305,12 @@ impl Inner {
         temporary.file.sync_all()?;
         let size = temporary.file.metadata()?.len();
         let path = self.path(place);
-        self.alone(&place.container, |state| {
-            let before = self.metadata(place)?.map_or(0, |metadata| metadata.len());
+        self.change(&place.container, |state, usage| {
+            let before = self.metadata(place)?.map(|metadata| metadata.len());
             self.keep_name(place)?;
             fs::rename(&temporary.path, &path)?;
             temporary.is_done = true;
-            self.changed(state, size, before);
+            self.changed(state, usage, Some(size), before);
             Ok(())
         })?;
         self.sync_objects(&place.container)
@@ -382,13 +384,13 @@ impl Inner {
         };
         // A lock for each: others need not wait for a thousand.
         for place in places {
-            let removed = self.alone(&place.container, |state| {
+            let removed = self.change(&place.container, |state, usage| {
                 let Some(metadata) = self.metadata(place)? else {
                     return Ok(());
                 };
                 found(fs::remove_file(self.path(place)))?;
                 self.drop_name(place)?;
-                self.changed(state, 0, metadata.len());
+                self.changed(state, usage, None, Some(metadata.len()));
                 Ok(())
             });
             match removed {
@@ -404,10 +406,10 @@ impl Inner {
     /// One rename of the file system, also between containers: never two of it, never none.
     pub(super) fn rename(&self, from: &Place, to: &Place) -> Result<(), Fault> {
         let renamed = match from.container == to.container {
-            true => self.alone(&from.container, |state| {
-                if let Some((added, taken)) = self.rename_file(from, to)? {
-                    self.changed(state, added, taken);
-                    self.changed(state, 0, added);
+            true => self.change(&from.container, |state, usage| {
+                if let Some((moved, before)) = self.rename_file(from, to)? {
+                    self.changed(state, usage, Some(moved), before);
+                    self.changed(state, usage, None, Some(moved));
                 }
                 Ok(())
             }),
@@ -425,15 +427,15 @@ impl Inner {
         // In one order for all, or two that rename crosswise wait for each other.
         let (one, two) = (&from.container, &to.container);
         let (one, two) = if one < two { (one, two) } else { (two, one) };
-        self.alone(one, |first| {
+        self.change(one, |first, usage| {
             self.alone(two, |second| {
                 let (source, target) = match *one == from.container {
                     true => (first, second),
                     false => (second, first),
                 };
-                if let Some((added, taken)) = self.rename_file(from, to)? {
-                    self.changed(target, added, taken);
-                    self.changed(source, 0, added);
+                if let Some((moved, before)) = self.rename_file(from, to)? {
+                    self.changed(target, usage, Some(moved), before);
+                    self.changed(source, usage, None, Some(moved));
                 }
                 Ok(())
             })
@@ -452,14 +454,14 @@ impl Inner {
     }
 
     /// Bytes of what was moved, and of what was there.
-    fn rename_file(&self, from: &Place, to: &Place) -> Result<Option<(u64, u64)>, Fault> {
+    fn rename_file(&self, from: &Place, to: &Place) -> Result<Option<(u64, Size)>, Fault> {
         let Some(moved) = self.metadata(from)? else {
             return Err(CloudError::NotFound("the object").into());
         };
         if from.container == to.container && from.name == to.name {
             return Ok(None);
         }
-        let before = self.metadata(to)?.map_or(0, |metadata| metadata.len());
+        let before = self.metadata(to)?.map(|metadata| metadata.len());
         self.keep_name(to)?;
         fs::rename(self.path(from), self.path(to))?;
         self.drop_name(from)?;
@@ -468,12 +470,7 @@ impl Inner {
 
     pub(super) fn bytes(&self, container: &str) -> Result<u64, Fault> {
         let counted = self.alone(container, |state| {
-            if let Some(n_bytes) = state.n_bytes {
-                return Ok(n_bytes);
-            }
-            let n_bytes = count(&self.objects(container))?;
-            state.n_bytes = Some(n_bytes);
-            Ok(n_bytes)
+            Ok(self.counted(container, state)?.n_bytes)
         });
         match counted {
             Err(Fault::Cloud(CloudError::NotFound(_))) => Ok(0),
@@ -481,23 +478,51 @@ impl Inner {
         }
     }
 
+    fn counted(&self, container: &str, state: &mut Container) -> Result<Counted, Fault> {
+        if let Some(counted) = state.counted {
+            return Ok(counted);
+        }
+        let counted = count(&self.objects(container))?;
+        state.counted = Some(counted);
+        Ok(counted)
+    }
+
+    /// What all of it takes, if somebody has counted; without waiting.
+    pub(super) fn used_if_counted(&self) -> Option<u64> {
+        let usage = self.usage.try_read().ok()?;
+        let visible = usage.0.as_ref()?.load(Ordering::Relaxed);
+        Some(visible.saturating_add(self.written.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn used(&self) -> Result<u64, Fault> {
+        let mut usage = self.usage.write().unwrap_or_else(PoisonError::into_inner);
+        if usage.0.is_none() {
+            let mut used = 0;
+            for entry in fs::read_dir(self.root.join("containers"))? {
+                let Ok(container) = entry?.file_name().into_string() else {
+                    continue;
+                };
+                let counted = self.alone(&container, |state| self.counted(&container, state));
+                match counted {
+                    Ok(counted) => used += counted.used(),
+                    // Somebody else's folder.
+                    Err(Fault::Cloud(CloudError::NotFound(_))) => {}
+                    Err(fault) => return Err(fault),
+                }
+            }
+            usage.0 = Some(AtomicU64::new(used));
+        }
+        let visible = usage
+            .0
+            .as_ref()
+            .map_or(0, |used| used.load(Ordering::Relaxed));
+        Ok(visible.saturating_add(self.written.load(Ordering::Relaxed)))
+    }
+
     /// The name that is kept of a digest's file.
     pub(super) fn kept_name(&self, container: &str, digest: &str) -> Option<String> {
         fs::read_to_string(self.folder(container).join("names").join(digest)).ok()
     }
-}
-
-fn count(objects: &Path) -> io::Result<u64> {
-    let mut n_bytes = 0;
-    for entry in fs::read_dir(objects)? {
-        // `DirEntry` does not follow links.
-        if let Some(metadata) = found(entry?.metadata())?
-            && metadata.is_file()
-        {
-            n_bytes += metadata.len();
-        }
-    }
-    Ok(n_bytes)
 }
 
 /// A panic of another thread leaves nothing half-done in what these hold.

@@ -70,10 +70,7 @@ struct Inner {
 }
 
 impl Client {
-    pub(super) fn new(
-        settings: &S3Settings,
-        observer: Arc<dyn Watch>,
-    ) -> Result<Self, SettingError> {
+    pub(super) fn new(settings: &S3Settings, watch: Arc<dyn Watch>) -> Result<Self, SettingError> {
         // Times are kept by `call`: one for a whole request would end every long object.
         let mut options = ClientOptions::new()
             .with_timeout_disabled()
@@ -125,7 +122,7 @@ impl Client {
         Ok(Self(Arc::new(Inner {
             store: builder.build().map_err(SettingError::Client)?,
             bucket: settings.bucket.clone(),
-            health: Health::new(observer),
+            health: Health::new(watch),
             seen: Mutex::default(),
         })))
     }

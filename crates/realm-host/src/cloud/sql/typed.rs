@@ -9,8 +9,8 @@ use crate::state::State;
 
 mod generated {
     wasmtime::component::bindgen!({
-        path: "../../wit/deps/realm-cloud",
-        world: "sql-imports",
+        path: ["../../wit/deps/wasi-keyvalue-0.2.0-draft2", "../../wit/deps/realm-cloud"],
+        world: "realm:cloud/sql-imports",
         imports: { default: async | trappable },
         with: {
             "realm:cloud/sql.connection": crate::cloud::sql::Connection,
