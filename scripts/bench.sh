@@ -27,6 +27,7 @@ for argument in "$@"; do
 	push) named=yes needs+=(curl) ;;
 	slow) named=yes needs+=(nginx) ;;
 	tls) named=yes needs+=(curl nginx openssl wrk) ;;
+	stores) named=yes needs+=(redis-server) ;;
 	fastcgi) named=yes needs+=(nginx wrk) php=yes ;;
 	*) named=yes alone=no ;;
 	esac
@@ -35,7 +36,7 @@ done
 [ -n "$named" ] || alone=no
 
 if [ "$alone" = no ]; then
-	needs=(curl wrk nginx haproxy npm openssl) php=yes
+	needs=(curl wrk nginx haproxy npm openssl redis-server) php=yes
 fi
 for package in "${needs[@]}"; do
 	need_package "$package" "$package"
@@ -82,7 +83,7 @@ guest_cargo build --locked --release --target "$WASM_TARGET" \
 	--manifest-path bench/guests/Cargo.toml --target-dir "$BENCH_GUESTS_TARGET_DIR"
 cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir "$BENCH_TARGET_DIR"
 # In one go, so that both link the same.
-cargo build --locked --release --package realm --package realm-bench-host --bin realm --bin realm-bench-host
+cargo build --locked --release --package realm --package realm-bench-host --bin realm --bin realm-bench-host --bin realm-bench-native
 : "${REALM_BENCH_REALM:=$TARGET_DIR/release/realm}"
 
 commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)

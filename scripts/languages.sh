@@ -74,8 +74,10 @@ need_node() {
 	node_is_new_enough || fail "Node from version 20.12 on is missing" "install it from https://nodejs.org"
 }
 
-build_javascript() {
-	local folder wit=$TOOLS/wit-javascript
+# jco APP WORLD FILE [WORLD.wit IMPORT.wit..]: a component of a program in JavaScript.
+jco() {
+	local app=$1 world=$2 file=$3 folder wit=$TOOLS/wit-javascript
+	shift 3
 	need_node
 	folder=$TOOLS/npm-$(digest examples/javascript/package-lock.json)
 	if [ ! -f "$folder/done" ]; then
@@ -90,8 +92,18 @@ build_javascript() {
 	wit "$wit"
 	sed -i 's/0\.2\.12/0.2.10/g' "$wit"/*.wit "$wit"/deps/*.wit
 	cp "$folder"/node_modules/@bytecodealliance/jco/lib/wit/builtin/0.2.10/wasi-sockets/*.wit "$wit/deps/sockets.wit"
-	"$folder/node_modules/.bin/jco" componentize examples/javascript/app.js --wit "$wit" --world-name wasi:http/proxy -o "$1"
+	if [ $# -gt 0 ]; then
+		# A world of its own, in the place of the crate's, and what it imports.
+		rm "$wit"/*.wit
+		cp "$1" "$wit/"
+		mkdir "$wit/deps/imports"
+		cp "${@:2}" "$wit/deps/imports/"
+	fi
+	"$folder/node_modules/.bin/jco" componentize "$app" --wit "$wit" --world-name "$world" -o "$file"
 }
+
+build_javascript() { jco examples/javascript/app.js wasi:http/proxy "$1"; }
+build_todo() { jco examples/todo/app.js realm:todo/todo "$1" examples/todo/world.wit wit/deps/realm-cloud/sql.wit; }
 
 build_python() {
 	local folder wit=$TOOLS/wit-python
@@ -126,3 +138,4 @@ build c examples/c/main.c
 build python examples/python/app.py examples/python/requirements.txt examples/Cargo.lock
 build gallery examples/gallery/app.py examples/gallery/gallery.wit wit/deps/wasi-blobstore-0.2.0-draft/*.wit examples/python/requirements.txt examples/Cargo.lock
 build javascript examples/javascript/app.js examples/javascript/package-lock.json examples/Cargo.lock
+build todo examples/todo/app.js examples/todo/world.wit wit/deps/realm-cloud/sql.wit examples/javascript/package-lock.json examples/Cargo.lock

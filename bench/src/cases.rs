@@ -10,7 +10,7 @@ use crate::peers::{Peer, Tools, WASMTIME_BEST, WASMTIME_REUSE};
 use crate::report::{Bound, CaseReport};
 use crate::throughput::{Metric, Target, Throughput};
 use crate::wrk::Request;
-use crate::{deploy, fastcgi, idle, kernels, nodes, parked, start, tls};
+use crate::{deploy, fastcgi, idle, kernels, nodes, parked, start, stores, tls};
 
 const REALM: &str = "realm";
 const REUSING: &str = "wasmtime serve, reuse 128";
@@ -72,6 +72,11 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         has_peers: false,
         ..case("tls", tls::tls)
+    },
+    // It needs redis-server, and looks for it itself.
+    Case {
+        has_peers: false,
+        ..case("stores", stores::stores)
     },
     // Beside realm they need curl, and nginx, and look for it themselves.
     Case {

@@ -23,6 +23,7 @@ mod report;
 mod server;
 mod start;
 mod stats;
+mod stores;
 mod throughput;
 mod tls;
 mod uplink;

@@ -42,7 +42,7 @@ pub enum ServerError {
         source: Option<Cause>,
     },
     /// The prefix does not fit what the server takes.
-    #[error("the prefix is longer than the server takes")]
+    #[error("the prefix is empty, or longer than the server takes")]
     Prefix,
 }
 

@@ -134,7 +134,9 @@ impl Wanted {
                 "`wasi:http/incoming-handler@0.2.x`, `wasi:http/handler@0.3.x` or `wasi:cli/run`"
             }
             Self::Program => "`wasi:cli/run@0.2.x` or `wasi:cli/run@0.3.x`",
-            Self::Worker => "`wasi:messaging/incoming-handler@0.2.0-draft`",
+            Self::Worker => {
+                "`wasi:messaging/incoming-handler@0.2.0-draft`, or `wasi:keyvalue/watcher@0.2.0-draft` or `-draft2`"
+            }
         }
     }
 }

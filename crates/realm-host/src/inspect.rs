@@ -127,8 +127,19 @@ pub(crate) fn is_run(name: &Name<'_>) -> Option<&'static str> {
 
 /// Whether this export is called by events.
 pub(crate) fn is_handler(name: &Name<'_>) -> bool {
+    is_message_handler(name) || is_watcher(name)
+}
+
+/// Whether this export is called by messages.
+pub(crate) fn is_message_handler(name: &Name<'_>) -> bool {
     (name.package, name.interface) == ("wasi:messaging", "incoming-handler")
         && name.version == "0.2.0-draft"
+}
+
+/// Whether this export is called by changes of keys.
+pub(crate) fn is_watcher(name: &Name<'_>) -> bool {
+    (name.package, name.interface) == ("wasi:keyvalue", "watcher")
+        && matches!(name.version, "0.2.0-draft" | "0.2.0-draft2")
 }
 
 /// Whether this export is realm's health interface.

@@ -29,7 +29,7 @@ enum Line {
     V02,
     /// `0.3.0` and every later patch release; no release candidates.
     V03,
-    /// One pre-release: such versions match exactly.
+    /// One version: pre-releases match exactly.
     Exactly(&'static str),
 }
 
@@ -98,11 +98,27 @@ const PROVIDED: &[Package] = &[
         Line::Exactly("0.2.0-draft-2024-09-27"),
     ),
     package(
+        "wasi:sql",
+        &["readwrite", "types"],
+        Line::Exactly("0.2.0-draft"),
+    ),
+    package("realm:cloud", &["sql"], Line::Exactly("0.1.0")),
+    package("wasi:keyvalue", KEYVALUE, Line::Exactly("0.2.0-draft")),
+    package("wasi:keyvalue", KEYVALUE, Line::Exactly("0.2.0-draft2")),
+    package("spin:key-value", &["key-value"], Line::Exactly("3.0.0")),
+    package(
+        "realm:cloud",
+        &["locks", "transactions", "ttl"],
+        Line::Exactly("0.1.0"),
+    ),
+    package(
         "wasi:blobstore",
         &["blobstore", "container", "types"],
         Line::Exactly("0.2.0-draft"),
     ),
 ];
+
+const KEYVALUE: &[&str] = &["atomics", "batch", "store"];
 
 const fn package(name: &'static str, interfaces: &'static [&'static str], line: Line) -> Package {
     Package {
@@ -231,8 +247,10 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:filesystem", _) => Some("reaches only what `dirs` names"),
         ("wasi:cli", "environment") => Some("holds only what `env` and `args` name"),
         ("wasi:config", _) => Some("holds only what `vars` names"),
+        ("wasi:keyvalue", "store") | ("spin:key-value", _) => Some("opens only what `bind` names"),
         ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) => Some("reaches only what `bind` names"),
+        ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
@@ -274,6 +292,12 @@ mod tests {
             "wasi:config/store@0.2.0-rc.1",
             "wasi:config/store@0.2.0-draft",
             "wasi:config/store@0.2.0-draft-2024-09-27",
+            "wasi:sql/readwrite@0.2.0-draft",
+            "realm:cloud/sql@0.1.0",
+            "wasi:keyvalue/store@0.2.0-draft",
+            "wasi:keyvalue/atomics@0.2.0-draft2",
+            "spin:key-value/key-value@3.0.0",
+            "realm:cloud/ttl@0.1.0",
         ] {
             assert!(provided(import), "{import}");
         }
@@ -285,7 +309,8 @@ mod tests {
             "wasi:http/types@0.2.",
             "wasi:config/store@0.2.0-draft2",
             "wasi:config/runtime@0.2.0-draft",
-            "wasi:keyvalue/store@0.2.0-draft",
+            "wasi:keyvalue/store@0.2.0-draft3",
+            "wasi:keyvalue/watcher@0.2.0-draft",
             "env",
             "",
         ] {
@@ -323,7 +348,7 @@ mod tests {
         "wasi:io/error",
         "wasi:io/poll",
         "wasi:io/streams",
-        "wasi:keyvalue/store",
+        "wasi:keyvalue/watcher",
         "wasi:logging/logging",
         "wasi:nn/graph",
         "wasi:sockets/instance-network",
@@ -334,6 +359,7 @@ mod tests {
         "wasi:sockets/types",
         "wasi:sockets/udp",
         "wasi:sockets/udp-create-socket",
+        "wasi:sql/types",
         "wasi:tls/types",
     ];
 

@@ -60,6 +60,7 @@ mod term;
 mod ticker;
 mod trigger;
 mod vars;
+mod watching;
 mod worker;
 
 pub use cloud::{Store, Stores};

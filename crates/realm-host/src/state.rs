@@ -16,7 +16,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
 use crate::cloud::blobstore::Outgoing;
-use crate::cloud::{self, Cloud, messaging};
+use crate::cloud::{self, Cloud, KeyvalueView, messaging, sql};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -85,6 +85,20 @@ impl State {
             log.renew(shared.ear());
         }
         self.shared = shared;
+    }
+
+    pub(crate) fn sql(&mut self) -> sql::View<'_> {
+        sql::View {
+            cloud: &mut self.cloud,
+            table: &mut self.table,
+        }
+    }
+
+    pub(crate) fn keyvalue(&mut self) -> KeyvalueView<'_> {
+        KeyvalueView {
+            cloud: &self.cloud,
+            table: &mut self.table,
+        }
     }
 
     pub(crate) fn blobs(&mut self) -> cloud::blobstore::View<'_> {

@@ -7,16 +7,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use realm_model::cloud::{Message, Messaging};
+use realm_model::cloud::{Change, KeyValue, Message, Messaging};
 use realm_model::text::one_line;
 use tokio::sync::oneshot;
 use wasmtime::Result;
 use wasmtime::component::InstancePre;
 
 use crate::body::EndOnDrop;
-use crate::cloud::messaging;
+use crate::cloud::{Opened, Watcher, messaging};
 use crate::guest;
-use crate::inspect::is_handler;
+use crate::inspect::{is_message_handler, is_watcher};
 use crate::interfaces::Name;
 use crate::invocation::{Wall, drive, settle};
 use crate::outcome::{CallError, Outcome};
@@ -32,30 +32,36 @@ const WHY_CHARS_MAX: usize = 512;
 pub(crate) enum Event {
     /// A message came; a reply to it goes back to where it came from.
     Message(Message, Arc<dyn Messaging>),
+    /// A key changed, in this bucket.
+    Change(Change, Opened<dyn KeyValue>),
 }
 
 /// The handlers of events that a component exports.
 #[derive(Default)]
 pub(crate) struct Handlers {
     pub(crate) messages: Option<messaging::Handler<State>>,
+    pub(crate) changes: Option<Watcher>,
 }
 
 impl Handlers {
     /// By the names of what it exports.
     pub(crate) fn find(exports: &[String], instance: &InstancePre<State>) -> Result<Self> {
-        let has = |test: fn(&Name<'_>) -> bool| {
+        let first = |test: fn(&Name<'_>) -> bool| {
             let mut names = exports.iter().filter_map(|name| Name::parse(name));
-            names.any(|name| test(&name))
+            names.find(test)
         };
         let mut handlers = Self::default();
-        if has(is_handler) {
+        if first(is_message_handler).is_some() {
             handlers.messages = Some(messaging::Handler::new(instance.clone())?);
+        }
+        if let Some(name) = first(is_watcher) {
+            handlers.changes = Some(Watcher::new(name.version, instance.clone())?);
         }
         Ok(handlers)
     }
 
     pub(crate) const fn are_none(&self) -> bool {
-        self.messages.is_none()
+        self.messages.is_none() && self.changes.is_none()
     }
 }
 
@@ -187,6 +193,15 @@ async fn handled(invocation: &Invocation, event: Event) -> Result<std::result::R
             let handler = handler.wasi_messaging_incoming_handler();
             let answer = handler.call_handle(&mut *store, held).await?;
             Ok(answer.map_err(|error| one_line(&messaging::words(&error), WHY_CHARS_MAX)))
+        }
+        Event::Change(change, opened) => {
+            let Some(watcher) = &loaded.handlers.changes else {
+                return Err(wasmtime::format_err!("it exports no handler of changes"));
+            };
+            let called = watcher.instantiate(store).await?;
+            guest::started(invocation, began);
+            called.call(store, opened, change).await?;
+            Ok(Ok(()))
         }
     }
 }

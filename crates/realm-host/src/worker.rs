@@ -1,4 +1,5 @@
-//! What a replica takes by itself: messages of the topics that its component subscribes to.
+//! What a replica takes by itself: messages of the topics that its component subscribes to, and changes in
+//! the buckets that it watches (`watching`).
 //!
 //! Each is handed to a fresh instance, so many at once as the subscription says and `max_concurrency`
 //! has room for. What the guest deals with is done; what it does not comes again later, and in the end
@@ -17,6 +18,7 @@ use tokio::time::{interval_at, sleep};
 use crate::component::LoadError;
 use crate::replica::Replica;
 use crate::trigger::{Event, Undone};
+use crate::watching::Watching;
 
 /// The longest wait before a message is delivered again.
 const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
@@ -64,10 +66,10 @@ struct Taking {
 }
 
 /// Counts a message from its arrival to its end, however that comes.
-struct Counted(Arc<AtomicU32>);
+pub(crate) struct Counted(Arc<AtomicU32>);
 
 impl Counted {
-    fn new(under_way: &Arc<AtomicU32>) -> Self {
+    pub(crate) fn new(under_way: &Arc<AtomicU32>) -> Self {
         under_way.fetch_add(1, Relaxed);
         Self(Arc::clone(under_way))
     }
@@ -85,11 +87,17 @@ impl Replica {
     /// # Errors
     /// If it exports no handler of that.
     pub async fn work(&self, triggers: &Triggers) -> Result<Option<Working>, LoadError> {
-        if triggers.subscriptions.is_empty() {
+        if triggers.is_empty() {
             return Ok(None);
         }
         let loaded = self.0.component.loaded().await?;
-        if loaded.handlers.messages.is_none() {
+        if !triggers.watches.is_empty() && loaded.handlers.changes.is_none() {
+            return Err(LoadError::NoHandler {
+                export: "wasi:keyvalue/watcher@0.2.0-draft2",
+                key: "watch",
+            });
+        }
+        if !triggers.subscriptions.is_empty() && loaded.handlers.messages.is_none() {
             return Err(LoadError::NoHandler {
                 export: "wasi:messaging/incoming-handler@0.2.0-draft",
                 key: "subscribe",
@@ -98,6 +106,18 @@ impl Replica {
         let (sender, closed) = watch::channel(false);
         let under_way = Arc::default();
         let mut tasks = Vec::new();
+        for identifier in &triggers.watches {
+            let found = self.0.component.stores.bucket(identifier);
+            let Some(opened) = found else { continue };
+            let watching = Watching {
+                replica: self.clone(),
+                identifier: identifier.clone(),
+                opened,
+                under_way: Arc::clone(&under_way),
+                closed: closed.clone(),
+            };
+            tasks.push(tokio::spawn(watching.run()));
+        }
         for spec in &triggers.subscriptions {
             let found = self.0.component.stores.messages(&spec.from);
             // The manifest binds it, or it would not be one; and what it leads to was made before.

@@ -125,6 +125,21 @@ impl Page<'_> {
                 })
             }),
         ));
+        let takes = |meter: &&MeterSnapshot| meter.messages.iter().any(|(_, count)| *count > 0);
+        families.push(counters(
+            "messages_total",
+            "Messages that were taken, by what became of them; absent for components that took none.",
+            meters
+                .iter()
+                .filter(|(_, meter)| takes(meter))
+                .flat_map(|(name, meter)| {
+                    meter.messages.iter().map(|(result, count)| {
+                        let mut labels = component(name);
+                        labels.push(label("result", result));
+                        (labels, *count)
+                    })
+                }),
+        ));
     }
 
     fn fuel(&self, families: &mut Vec<MetricFamily>) {

@@ -4,12 +4,16 @@
 //! Who may open what is the host's; how a store works is `realm_backends`'. A server is asked only where
 //! node.toml names it, whatever a manifest says.
 
+mod keyvalue;
+pub(crate) mod messages;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use realm_backends::Watch;
 use realm_backends::blobs::{Directory, S3, S3Settings};
+use realm_backends::sql::{Postgres, Settings, Sqlite};
 use realm_host::{Store, Stores};
 use realm_model::binding::{Backend, Binding, Interface};
 use realm_model::grants::{Grants, StoreGrant};
@@ -31,6 +35,8 @@ struct Inner {
     policy: BackendPolicy,
     /// What is open. A store that no component holds any more is closed.
     open: Mutex<BTreeMap<Key, Held>>,
+    /// By binding: who shares the messages.
+    groups: Mutex<messages::Groups>,
     /// By binding: why it does not answer.
     troubles: Arc<Troubles>,
 }
@@ -90,6 +96,7 @@ impl Shelf {
             folder,
             policy,
             open: Mutex::default(),
+            groups: Mutex::default(),
             troubles: Arc::default(),
         }))
     }
@@ -101,6 +108,24 @@ impl Shelf {
             stores.bind(&grant.identifier, self.store(grant)?);
         }
         Ok(stores)
+    }
+
+    /// Takes which groups there are by the manifest, and tells the queues that are open.
+    pub(crate) fn keep_groups(&self, groups: messages::Groups) {
+        let mut kept = held(&self.0.groups);
+        if *kept == groups {
+            return;
+        }
+        for ((binding, interface, _), store) in &*held(&self.0.open) {
+            let wanted = groups.get(binding);
+            if *interface == Interface::Messaging
+                && kept.get(binding) != wanted
+                && let Some(store) = store.get()
+            {
+                messages::tell(&store, wanted.cloned().unwrap_or_default(), false);
+            }
+        }
+        *kept = groups;
     }
 
     /// What does not answer, for the operator.
@@ -120,6 +145,7 @@ impl Shelf {
             folder,
             policy,
             open,
+            groups,
             troubles,
         } = &*self.0;
         let StoreGrant { binding, spec, .. } = grant;
@@ -150,6 +176,9 @@ impl Shelf {
             watch,
         })?;
         open.insert(key, Held::of(&store));
+        if let Some(groups) = held(groups).get(binding).cloned() {
+            messages::tell(&store, groups, true);
+        }
         Ok(store)
     }
 
@@ -174,15 +203,11 @@ impl Shelf {
 
 fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
     match making.spec.interface {
-        Interface::Keyvalue => keyvalue(making),
+        Interface::Keyvalue => keyvalue::make(making),
         Interface::Blobstore => blobs(making),
         Interface::Messaging => messaging(making),
         Interface::Sql => sql(making),
     }
-}
-
-fn keyvalue(making: &Making<'_>) -> Result<Store, StepFailure> {
-    Err(later(making))
 }
 
 fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
@@ -231,11 +256,36 @@ fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
 }
 
 fn messaging(making: &Making<'_>) -> Result<Store, StepFailure> {
-    Err(later(making))
+    messages::make(making).map(Store::Messaging)
 }
 
 fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
-    Err(later(making))
+    let spec = making.spec;
+    match &spec.backend {
+        Backend::Embedded => Ok(Store::Sql(Arc::new(Sqlite::new(&making.folder)))),
+        Backend::Postgres { server, database } => {
+            let settings = Settings {
+                host: server.host.clone(),
+                port: server.port,
+                database: database.clone(),
+                user: server.user.clone(),
+                secret: None,
+                tls: server.tls,
+                ca_file: making.policy.ca_file.as_ref().map(PathBuf::from),
+            };
+            let prefix = spec.prefix.as_deref().unwrap_or(making.binding);
+            let made = Postgres::new(settings, prefix, Arc::clone(&making.watch));
+            match made {
+                Ok(made) => Ok(Store::Sql(Arc::new(made))),
+                Err(error) => Err(StepFailure {
+                    code: "backend-unusable".to_owned(),
+                    reason: format!("binding `{}`: {error}", making.binding),
+                    permanent: true,
+                }),
+            }
+        }
+        Backend::Redis { .. } | Backend::Nats { .. } | Backend::S3 { .. } => Err(later(making)),
+    }
 }
 
 fn later(making: &Making<'_>) -> StepFailure {

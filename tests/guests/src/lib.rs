@@ -56,6 +56,35 @@ macro_rules! serve_config {
     };
 }
 
+/// Exports a version of `wasi:keyvalue/watcher`, whose bindings are in `bindings`.
+#[macro_export]
+macro_rules! watch {
+    () => {
+        use bindings::wasi::keyvalue::store::Bucket;
+
+        struct Watcher;
+
+        bindings::export!(Watcher with_types_in bindings);
+
+        impl bindings::exports::wasi::keyvalue::watcher::Guest for Watcher {
+            fn on_set(bucket: Bucket, key: String, value: Vec<u8>) {
+                if key == "trap" {
+                    std::process::abort();
+                }
+                let value = String::from_utf8_lossy(&value);
+                println!("set {key} {value}");
+                if key == "ask" {
+                    bucket.set("answer", value.to_uppercase().as_bytes()).expect("it is set");
+                }
+            }
+
+            fn on_delete(_bucket: Bucket, key: String) {
+                println!("delete {key}");
+            }
+        }
+    };
+}
+
 /// A whole answer of `text/plain`.
 pub fn text(out: ResponseOutparam, status: u16, body: &str) {
     answer(out, status, "text/plain; charset=utf-8", body.as_bytes());

@@ -4,8 +4,10 @@
 
 mod embedded;
 mod iterations;
+mod nats;
 mod redis;
 
+pub use self::nats::Nats;
 pub use self::redis::Redis;
 pub use embedded::{Embedded, OpenError};
 

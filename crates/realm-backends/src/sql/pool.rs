@@ -1,6 +1,6 @@
 //! Sessions that are open, counted, and those that wait for the next guest.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use realm_model::cloud::{CloudError, limits};
@@ -12,16 +12,24 @@ const IDLE_MAX: usize = 4;
 /// How long a session is kept without a guest.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
-/// A cap on sessions, and the idle ones, each with a number.
+/// A cap on sessions, and the idle ones.
 pub(super) struct Pool<T> {
     places: Arc<Semaphore>,
-    idle: Mutex<Vec<(u64, T)>>,
+    idle: Mutex<Vec<Idle<T>>>,
+}
+
+/// One without a guest.
+struct Idle<T> {
+    /// Its own.
+    number: u64,
+    database: String,
+    one: T,
 }
 
 impl<T> Pool<T> {
-    pub(super) fn new(n_max: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            places: Arc::new(Semaphore::new(n_max)),
+            places: Arc::new(Semaphore::new(limits::SESSIONS_MAX)),
             idle: Mutex::default(),
         }
     }
@@ -36,31 +44,35 @@ impl<T> Pool<T> {
         }
     }
 
-    /// The one that was given back last.
-    pub(super) fn take(&self) -> Option<T> {
-        self.lock().pop().map(|(_, one)| one)
+    /// The one of a database that was given back last.
+    pub(super) fn take(&self, database: &str) -> Option<T> {
+        let mut idle = self.lock();
+        let at = idle.iter().rposition(|one| one.database == database)?;
+        Some(idle.remove(at).one)
     }
 
-    /// Gives one back; it is dropped where enough of them wait: whether it is kept.
-    pub(super) fn put(&self, number: u64, one: T) -> bool {
+    /// Gives one back; where enough of them wait, the one that does so for longest is dropped.
+    pub(super) fn put(&self, number: u64, database: &str, one: T) {
         let mut idle = self.lock();
-        let kept = idle.len() < IDLE_MAX;
-        if kept {
-            idle.push((number, one));
-        }
-        kept
+        let dropped = (idle.len() >= IDLE_MAX).then(|| idle.remove(0));
+        idle.push(Idle {
+            number,
+            database: database.to_owned(),
+            one,
+        });
+        drop(idle);
+        drop(dropped);
     }
 
     /// Takes back the one of this number, if nobody took it.
     pub(super) fn retire(&self, number: u64) -> Option<T> {
         let mut idle = self.lock();
-        let at = idle.iter().position(|(own, _)| *own == number)?;
-        Some(idle.remove(at).1)
+        let at = idle.iter().position(|one| one.number == number)?;
+        Some(idle.remove(at).one)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(u64, T)>> {
-        self.idle
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Idle<T>>> {
+        // A list whose entries come and go at once: no panic can leave it torn.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

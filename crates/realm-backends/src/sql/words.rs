@@ -47,6 +47,9 @@ pub(super) fn check(statement: &str, parameters: &[SqlValue]) -> Result<(), SqlE
     if statement.contains('\0') {
         return Err(invalid("the statement has a zero byte"));
     }
+    if let Some(unused) = (1..=parameters.len()).find(|number| !names(statement, *number)) {
+        return Err(invalid(format!("`${unused}` is not in the statement")));
+    }
     let first = first_word(statement)?;
     if first.is_empty() {
         return Err(invalid("the statement is empty"));
@@ -58,6 +61,15 @@ pub(super) fn check(statement: &str, parameters: &[SqlValue]) -> Result<(), SqlE
         )));
     }
     Ok(())
+}
+
+/// Whether a statement has a parameter of this number in it: PostgreSQL takes values that it does not use.
+fn names(statement: &str, number: usize) -> bool {
+    let name = format!("${number}");
+    statement.match_indices(&name).any(|(at, _)| {
+        let next = statement.as_bytes().get(at + name.len());
+        !next.is_some_and(u8::is_ascii_digit)
+    })
 }
 
 /// The first word: empty where there is none, which may be a mark like `(`.
@@ -85,17 +97,25 @@ fn first_word(statement: &str) -> Result<&str, SqlError> {
     let end = rest
         .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .unwrap_or(rest.len());
-    // `(SELECT 1)` begins with a mark.
-    Ok(if end == 0 && !rest.is_empty() {
-        &rest[..1.min(rest.len())]
-    } else {
-        &rest[..end]
-    })
+    // `(SELECT 1)` begins with a mark, which may be any character.
+    let mark = rest.chars().next().map_or(0, char::len_utf8);
+    Ok(&rest[..if end == 0 { mark } else { end }])
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_statement_has_an_answer(statement in ".{0,40}", comment in r"([-/* \n;]|--|/\*|\*/|COMMIT){0,12}") {
+            for statement in [&statement, &comment, &(comment.clone() + &statement)] {
+                let _ = check(statement, &[]);
+            }
+        }
+    }
 
     #[test]
     fn statements_that_end_a_transaction_are_refused_however_they_are_written() {
@@ -123,6 +143,8 @@ mod tests {
             "/* COMMIT */ SELECT 1",
             "commits",
             "begin_",
+            "\u{e9}",
+            "\u{1F980} COMMIT",
         ] {
             assert_eq!(check(statement, &[]), Ok(()), "{statement}");
         }
@@ -134,6 +156,14 @@ mod tests {
         assert_eq!(check(&long, &[]).unwrap_err().code(), "too-large");
         let many = vec![SqlValue::Null; limits::PARAMETERS_MAX + 1];
         assert_eq!(check("SELECT 1", &many).unwrap_err().code(), "invalid");
+        for (statement, n) in [("SELECT $1", 2), ("SELECT $10", 1), ("SELECT $2", 2)] {
+            let values = vec![SqlValue::Null; n];
+            let unused = check(statement, &values).unwrap_err();
+            assert_eq!(unused.code(), "invalid", "{statement}");
+        }
+        let ten = vec![SqlValue::Null; 10];
+        let all = "SELECT $10, $9, $8, $7, $6, $5, $4, $3, $2, $1, $1";
+        assert_eq!(check(all, &ten), Ok(()));
         let zero = [SqlValue::Text("a\0b".to_owned())];
         assert_eq!(check("SELECT $1", &zero).unwrap_err().code(), "invalid");
         let large = [SqlValue::Bytes(vec![0; limits::ROW_BYTES_MAX + 1])];

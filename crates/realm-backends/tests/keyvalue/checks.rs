@@ -178,6 +178,9 @@ pub(crate) async fn buckets_are_apart(bench: &Bench) {
     let store = &*bench.store;
     let pairs = [
         ("a", "b:c"),
+        ("", "a:c"),
+        ("", "%a:c"),
+        ("", "%"),
         ("a:b", "c"),
         ("a%3Ab", "c"),
         ("*", "c"),
@@ -208,15 +211,15 @@ pub(crate) async fn buckets_are_apart(bench: &Bench) {
         );
         let mut keys = crate::listing::all_keys(store, bucket).await;
         keys.sort();
-        let expected: &[&str] = if *bucket == "a" {
-            &["b:c", "c"]
-        } else {
-            &["c"]
+        let expected: &[&str] = match *bucket {
+            "a" => &["b:c", "c"],
+            "" => &["%", "%a:c", "a:c"],
+            _ => &["c"],
         };
         assert_eq!(keys, expected, "{bucket:?}");
     }
     store.delete("a", "c").await.unwrap();
-    assert_eq!(store.get("ab", "c").await, Ok(Some(b"10".to_vec())));
+    assert_eq!(store.get("ab", "c").await, Ok(Some(b"13".to_vec())));
 }
 
 pub(crate) async fn large_values(bench: &Bench) {
@@ -465,33 +468,35 @@ pub(crate) async fn bytes_are_counted(bench: &Bench) {
     if !bench.can.count_bytes {
         return;
     }
-    let check = async |expected: u64| assert_eq!(store.bytes("a").await, Ok(Some(expected)));
-    check(0).await;
+    let check = async |n_keys: usize, n_bytes: usize| {
+        let expected = (n_keys * limits::ENTRY_BYTES + n_bytes) as u64;
+        assert_eq!(store.bytes().await, Ok(Some(expected)));
+    };
+    check(0, 0).await;
     store.set("a", "key", b"value", None).await.unwrap();
-    check(8).await;
+    check(1, 8).await;
     store.set("a", "key", &[0; 5_000], None).await.unwrap();
-    check(5_003).await;
+    check(1, 5_003).await;
     store.set("b", "other", b"value", None).await.unwrap();
-    check(5_003).await;
+    check(2, 5_013).await;
     store.set("a", "key", b"", None).await.unwrap();
-    check(3).await;
+    check(2, 13).await;
     store.increment("a", "n", 100).await.unwrap();
-    check(7).await;
+    check(3, 17).await;
     let seen = store.read("a", "key").await.unwrap();
-    store.swap("a", "key", &seen.revision, b"12").await.unwrap();
-    check(9).await;
-    store
-        .delete_many("a", &["key".to_owned(), "none".to_owned()])
-        .await
-        .unwrap();
-    check(4).await;
+    let swapped = store.swap("a", "key", &seen.revision, b"12").await;
+    assert_eq!(swapped, Ok(Swapped::Done));
+    check(3, 19).await;
+    let gone = ["key".to_owned(), "none".to_owned()];
+    store.delete_many("a", &gone).await.unwrap();
+    check(2, 14).await;
     store.delete("a", "n").await.unwrap();
-    check(0).await;
+    check(1, 10).await;
     let pairs: Vec<_> = (10..20)
         .map(|nth| (nth.to_string(), vec![0; 2_000]))
         .collect();
     store.set_many("a", &pairs).await.unwrap();
-    check(20_020).await;
+    check(11, 20_030).await;
 }
 
 pub(crate) async fn wait_until(longest: Duration, done: impl AsyncFn() -> bool) {

@@ -6,6 +6,7 @@ mod checks;
 mod crash;
 mod embedded;
 mod listing;
+mod nats;
 mod races;
 mod redis;
 mod servers;

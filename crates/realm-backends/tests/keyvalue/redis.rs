@@ -78,11 +78,11 @@ async fn other_programs_read_and_write_the_same() {
     let store = open(&server, &access(None));
     store.set("default", "color", b"green", None).await.unwrap();
     store.set("a:b", "k", b"x", None).await.unwrap();
-    assert_eq!(cli(&server, &["GET", "shop:default:color"]), "green");
-    assert_eq!(cli(&server, &["GET", "shop:a%3Ab:k"]), "x");
-    cli(&server, &["SET", "shop:default:n", "41"]);
+    assert_eq!(cli(&server, &["GET", "shop:%default:color"]), "green");
+    assert_eq!(cli(&server, &["GET", "shop:%a%3Ab:k"]), "x");
+    cli(&server, &["SET", "shop:%default:n", "41"]);
     assert_eq!(store.increment("default", "n", 1).await, Ok(42));
-    cli(&server, &["RPUSH", "shop:default:list", "x"]);
+    cli(&server, &["RPUSH", "shop:%default:list", "x"]);
     let refused = store.get("default", "list").await.unwrap_err();
     assert_eq!(refused.code(), "invalid");
     assert!(!refused.to_string().contains("WRONGTYPE"), "{refused}");
@@ -90,12 +90,12 @@ async fn other_programs_read_and_write_the_same() {
     keys.sort();
     assert_eq!(keys, ["color", "n"], "what is no value is not listed");
     let mut changes = store.watch("default").await.unwrap();
-    cli(&server, &["SET", "shop:default:color", "red"]);
+    cli(&server, &["SET", "shop:%default:color", "red"]);
     assert_eq!(changes.next().await.unwrap().value, Some(b"red".to_vec()));
     let large = "x".repeat(1024);
     cli(
         &server,
-        &["SETRANGE", "shop:default:huge", "20000000", &large],
+        &["SETRANGE", "shop:%default:huge", "20000000", &large],
     );
     assert_eq!(
         store.get("default", "huge").await.unwrap_err().code(),
@@ -122,7 +122,7 @@ async fn databases_are_apart() {
     first.set("a", "k", b"1", None).await.unwrap();
     second.set("a", "k", b"3", None).await.unwrap();
     assert_eq!(changes.next().await.unwrap().value, Some(b"3".to_vec()));
-    assert_eq!(cli(&server, &["-n", "3", "GET", "shop:a:k"]), "3");
+    assert_eq!(cli(&server, &["-n", "3", "GET", "shop:%a:k"]), "3");
 }
 
 #[tokio::test]

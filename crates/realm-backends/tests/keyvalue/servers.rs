@@ -96,6 +96,10 @@ impl Server {
                 .unwrap()
                 .success()
         );
+        // Each of its threads takes a while to hear of it.
+        while signal == "-STOP" && !all_stopped(&id) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// As a manifest names it.
@@ -113,6 +117,16 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn all_stopped(id: &str) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    threads.flatten().all(|thread| {
+        let text = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // Behind the name, which is in parentheses.
+        text.rsplit_once(") ")
+            .is_none_or(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 /// Files of a server's TLS, for `localhost`.
@@ -181,4 +195,35 @@ pub(crate) fn redis_tls(tls: &Tls) -> Server {
             tls.key
         ))
     })
+}
+
+/// A NATS with JetStream that keeps everything it acknowledged, over TLS where files are given.
+pub(crate) fn nats(more: &str, tls: Option<&Tls>) -> Server {
+    let more = words(more);
+    Server::start("nats-server", "nats-server", |port, folder| {
+        // The configuration alone says when the disk is waited for; older servers do not know it.
+        let mut all = words(&format!(
+            "-js -a 127.0.0.1 -p {port} -sd {}/js",
+            folder.display()
+        ));
+        all.extend(more.iter().cloned());
+        if let Some(tls) = tls {
+            all.push("--tls".to_owned());
+            all.push(format!("--tlscert={}", tls.certificate));
+            all.push(format!("--tlskey={}", tls.key));
+        }
+        all
+    })
+}
+
+/// Major and minor number of the server that is installed.
+pub(crate) fn nats_version() -> (u32, u32) {
+    let output = Command::new("nats-server").arg("--version").output();
+    let output = output
+        .expect("on Debian: sudo apt-get install nats-server")
+        .stdout;
+    let text = String::from_utf8(output).unwrap();
+    let numbers = text.rsplit_once('v').expect("`nats-server: v2.9.10`").1;
+    let mut numbers = numbers.trim().split('.').map(|part| part.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use realm_model::cloud::{Sql, SqlError};
 
-use crate::support::{Checks, checks, code, int, one, open, rows, run, text};
+use crate::support::{Checks, ROOM, checks, code, int, one, open, rows, run, text};
 
 pub(crate) fn all() -> Checks {
     checks![
@@ -12,6 +12,7 @@ pub(crate) fn all() -> Checks {
         a_session_leaves_nothing_to_the_next,
         many_write_at_once,
         what_is_written_is_there_for_others,
+        names_lead_to_databases_of_their_own,
     ]
 }
 
@@ -123,4 +124,42 @@ async fn what_is_written_is_there_for_others(database: Arc<dyn Sql>) {
     }
     let bytes = database.bytes().await.unwrap();
     assert!(bytes.is_some_and(|bytes| bytes >= 4096), "{bytes:?}");
+}
+
+async fn names_lead_to_databases_of_their_own(database: Arc<dyn Sql>) {
+    let long = "n".repeat(255);
+    let names = [
+        "",
+        "one",
+        "One",
+        "a \"quoted\" one",
+        "../up",
+        "\u{1F980}",
+        &long,
+    ];
+    for (number, name) in (0..).zip(names) {
+        let mut session = database.open(name, ROOM).await.unwrap();
+        run(&mut *session, "CREATE TABLE t (i INTEGER)").await;
+        let row = [int(number)];
+        session
+            .execute("INSERT INTO t VALUES ($1)", &row)
+            .await
+            .unwrap();
+    }
+    for (number, name) in (0..).zip(names) {
+        let mut session = database.open(name, ROOM).await.unwrap();
+        let found = rows(&mut *session, "SELECT i FROM t", &[]).await;
+        assert_eq!(found, Ok(vec![vec![int(number)]]), "{name}");
+    }
+    // The first ones of a name may come at once.
+    let guests = (0..8).map(|_| {
+        let database = Arc::clone(&database);
+        tokio::spawn(async move {
+            let mut session = database.open("at once", ROOM).await.unwrap();
+            assert_eq!(one(&mut *session, "SELECT 1", &[]).await, int(1));
+        })
+    });
+    for guest in guests.collect::<Vec<_>>() {
+        guest.await.unwrap();
+    }
 }

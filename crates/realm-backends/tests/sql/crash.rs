@@ -22,7 +22,7 @@ async fn a_writer() {
     let Ok(folder) = std::env::var(FOLDER) else {
         return;
     };
-    let database = Sqlite::new(&Path::new(&folder).join("a.db"), None);
+    let database = Sqlite::new(Path::new(&folder));
     let mut session = open(&database).await;
     run(
         &mut *session,
@@ -77,7 +77,7 @@ async fn a_killed_writer_loses_nothing() {
         assert!(!child.wait().unwrap().success());
     }
     assert!(written.len() >= LIVES * ROWS, "{}", written.len());
-    let database = Sqlite::new(&folder.path().join("a.db"), None);
+    let database = Sqlite::new(folder.path());
     let mut session = open(&database).await;
     for number in &written {
         let whole =

@@ -8,6 +8,7 @@
 mod checks;
 mod crash;
 mod postgres;
+#[path = "../../../../tests/peers/postgres.rs"]
 mod server;
 mod sqlite;
 mod streams;

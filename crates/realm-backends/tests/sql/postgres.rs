@@ -8,7 +8,7 @@ use realm_backends::{Unwatched, Watch};
 use realm_model::cloud::{Sql, SqlValue, limits};
 
 use crate::server::{PASSWORD, Server, USER};
-use crate::support::{code, int, judge, one, open, rows, run, text};
+use crate::support::{ROOM, code, int, judge, one, open, rows, run, text};
 
 /// What an operator hears.
 #[derive(Default)]
@@ -45,19 +45,20 @@ fn settings(server: &Server) -> Settings {
 fn database(settings: Settings) -> (Postgres, Arc<Heard>) {
     let heard = Arc::new(Heard::default());
     let watch = Arc::clone(&heard);
-    (Postgres::new(settings, watch).unwrap(), heard)
+    (Postgres::new(settings, "p", watch).unwrap(), heard)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn does_what_every_database_does() {
-    let server = Server::start(None);
+    let server = Server::start(None, "scram-sha-256");
     judge(async |name| {
         server.sql("postgres", &format!("CREATE DATABASE {name}"));
         let own = Settings {
             database: name.to_owned(),
             ..settings(&server)
         };
-        let database: Arc<dyn Sql> = Arc::new(Postgres::new(own, Arc::new(Unwatched)).unwrap());
+        let database: Arc<dyn Sql> =
+            Arc::new(Postgres::new(own, "p", Arc::new(Unwatched)).unwrap());
         database
     })
     .await;
@@ -65,7 +66,7 @@ async fn does_what_every_database_does() {
 
 #[tokio::test]
 async fn types_that_only_a_server_has() {
-    let server = Server::start(None);
+    let server = Server::start(None, "scram-sha-256");
     let (database, _) = database(settings(&server));
     let mut session = open(&database).await;
     run(&mut *session, "CREATE TYPE mood AS ENUM ('sad', 'fine')").await;
@@ -145,7 +146,7 @@ async fn settled(database: &Postgres) -> Box<dyn realm_model::cloud::Session> {
 
 #[tokio::test]
 async fn nothing_of_a_session_is_left() {
-    let server = Server::start(None);
+    let server = Server::start(None, "scram-sha-256");
     server.sql("postgres", "CREATE ROLE somebody");
     let (database, _) = database(settings(&server));
     let mut session = open(&database).await;
@@ -214,7 +215,7 @@ async fn nothing_of_a_session_is_left() {
 
 #[tokio::test]
 async fn a_server_that_restarts_is_found_again() {
-    let mut server = Server::start(None);
+    let mut server = Server::start(None, "scram-sha-256");
     let (database, heard) = database(settings(&server));
     let mut session = open(&database).await;
     run(&mut *session, "CREATE TABLE t (i INTEGER)").await;
@@ -232,7 +233,12 @@ async fn a_server_that_restarts_is_found_again() {
     let begun = Instant::now();
     for _ in 0..3 {
         assert_eq!(
-            database.open().await.map(|_| ()).unwrap_err().code(),
+            database
+                .open("", ROOM)
+                .await
+                .map(|_| ())
+                .unwrap_err()
+                .code(),
             "unavailable"
         );
     }
@@ -271,7 +277,7 @@ async fn a_server_that_restarts_is_found_again() {
 
 #[tokio::test]
 async fn who_is_not_let_in_hears_nothing_of_why_but_the_operator_does() {
-    let server = Server::start(None);
+    let server = Server::start(None, "scram-sha-256");
     let right = settings(&server);
     for (settings, why) in [
         (
@@ -311,7 +317,7 @@ async fn who_is_not_let_in_hears_nothing_of_why_but_the_operator_does() {
         ),
     ] {
         let (database, heard) = database(settings);
-        let error = database.open().await.map(|_| ()).unwrap_err();
+        let error = database.open("", ROOM).await.map(|_| ()).unwrap_err();
         assert_eq!(error.to_string(), "the backend is not available");
         let told = heard.all().concat();
         assert!(told.contains(why), "{why}: {told}");
@@ -338,7 +344,7 @@ async fn who_is_not_let_in_hears_nothing_of_why_but_the_operator_does() {
             secret,
             ..right.clone()
         };
-        assert!(Postgres::new(nobody, Arc::new(Unwatched)).is_err());
+        assert!(Postgres::new(nobody, "p", Arc::new(Unwatched)).is_err());
     }
 }
 
@@ -347,7 +353,10 @@ async fn over_tls_only_a_server_that_proves_its_name_is_asked() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let pem = certificate.cert.pem();
-    let server = Server::start(Some((&pem, &certificate.signing_key.serialize_pem())));
+    let server = Server::start(
+        Some((&pem, &certificate.signing_key.serialize_pem())),
+        "scram-sha-256",
+    );
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, &pem).unwrap();
     let checked = Settings {
@@ -402,7 +411,12 @@ async fn over_tls_only_a_server_that_proves_its_name_is_asked() {
     ] {
         let (database, heard) = database(settings);
         assert_eq!(
-            database.open().await.map(|_| ()).unwrap_err().code(),
+            database
+                .open("", ROOM)
+                .await
+                .map(|_| ())
+                .unwrap_err()
+                .code(),
             "unavailable"
         );
         let told = heard.all().concat();
@@ -426,9 +440,37 @@ async fn a_server_that_says_nothing_is_not_waited_for() {
     let (database, heard) = database(silent);
     let begun = Instant::now();
     assert_eq!(
-        database.open().await.map(|_| ()).unwrap_err().code(),
+        database
+            .open("", ROOM)
+            .await
+            .map(|_| ())
+            .unwrap_err()
+            .code(),
         "unavailable"
     );
     assert!(begun.elapsed() < Duration::from_millis(limits::CALL_TIMEOUT_MS));
     assert!(heard.all()[0].contains("in time"), "{:?}", heard.all());
+}
+
+#[test]
+fn connections_outlive_the_runtimes_of_guests() {
+    let server = Server::start(None, "scram-sha-256");
+    let build = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().unwrap()
+    };
+    let own = build();
+    let database = own.block_on(async { database(settings(&server)).0 });
+    let process = "SELECT pg_backend_pid()";
+    let mut processes = Vec::new();
+    for _ in 0..3 {
+        let guest = build();
+        processes.push(guest.block_on(async {
+            let mut session = open(&database).await;
+            one(&mut *session, process, &[]).await
+        }));
+        drop(guest);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(processes[1..], [processes[0].clone(), processes[0].clone()]);
 }

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use realm_backends::sql::Sqlite;
-use realm_model::cloud::{Sql, SqlError, SqlValue};
+use realm_model::cloud::{Sql, SqlError, SqlValue, limits};
 
-use crate::support::{code, int, judge, one, open, rows, run, text};
+use crate::support::{ROOM, code, int, judge, one, open, rows, run, text};
 
 fn database(folder: &Path) -> Sqlite {
-    Sqlite::new(&folder.join("a.db"), None)
+    Sqlite::new(folder)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn does_what_every_database_does() {
     let folder = tempfile::tempdir().unwrap();
     judge(async |name| {
-        let database: Arc<dyn Sql> = Arc::new(Sqlite::new(&folder.path().join(name), None));
+        let database: Arc<dyn Sql> = Arc::new(Sqlite::new(&folder.path().join(name)));
         database
     })
     .await;
@@ -27,17 +27,20 @@ async fn does_what_every_database_does() {
 #[tokio::test]
 async fn a_guest_does_not_leave_its_file() {
     let folder = tempfile::tempdir().unwrap();
-    let other = Sqlite::new(&folder.path().join("other.db"), None);
-    let mut theirs = open(&other).await;
+    let database = database(folder.path());
+    let mut theirs = database.open("other", ROOM).await.unwrap();
     run(&mut *theirs, "CREATE TABLE secrets (s TEXT)").await;
-    let path = folder.path().join("other.db");
+    let path = folder.path().join("n-other.db");
     let path = path.to_str().unwrap();
     let written = folder.path().join("written.db");
     let written = written.to_str().unwrap();
 
-    let database = database(folder.path());
     let mut session = open(&database).await;
     run(&mut *session, "CREATE TABLE t (s TEXT)").await;
+    assert_eq!(
+        code(session.query("SELECT * FROM secrets", &[]).await),
+        "42P01"
+    );
     for statement in [
         format!("ATTACH '{path}' AS other"),
         format!("ATTACH DATABASE 'file:{path}?mode=ro' AS other"),
@@ -101,7 +104,7 @@ async fn a_guest_does_not_leave_its_file() {
             .map(|end| format!("{name}{end}"))
             .to_vec()
     };
-    assert_eq!(names, [of("a.db"), of("other.db")].concat());
+    assert_eq!(names, [of("main.db"), of("n-other.db")].concat());
     for name in names {
         let mode = std::fs::metadata(folder.path().join(&name))
             .unwrap()
@@ -142,14 +145,14 @@ async fn a_database_asks_about_itself() {
 #[tokio::test]
 async fn a_database_has_a_largest_size() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.db");
-    let database = Sqlite::new(&path, Some(1 << 20));
-    let mut session = open(&database).await;
+    let database = database(folder.path());
+    let mut session = database.open("", 1 << 20).await.unwrap();
     run(&mut *session, "CREATE TABLE t (b BLOB)").await;
     let row = [SqlValue::Bytes(vec![7; 100_000])];
     let add = "INSERT INTO t VALUES ($1)";
     let mut n_rows = 0;
     let full = loop {
+        assert!(n_rows < 100, "nothing holds it");
         match session.execute(add, &row).await {
             Ok(_) => n_rows += 1,
             Err(error) => break error,
@@ -159,7 +162,7 @@ async fn a_database_has_a_largest_size() {
     assert!((8..=10).contains(&n_rows), "{n_rows}");
     assert!(database.bytes().await.unwrap().unwrap() <= 1 << 20);
     // Nothing is lost, another session is held to the same, and what is deleted makes room.
-    let mut other = open(&database).await;
+    let mut other = database.open("", 1 << 20).await.unwrap();
     assert_eq!(
         one(&mut *other, "SELECT COUNT(*) FROM t", &[]).await,
         int(n_rows)
@@ -241,9 +244,13 @@ async fn a_transaction_that_waits_for_nothing_lets_others_write() {
 #[tokio::test]
 async fn a_file_that_is_no_database_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("a.db"), "not a database".repeat(1_000)).unwrap();
+    std::fs::write(
+        folder.path().join("main.db"),
+        "not a database".repeat(1_000),
+    )
+    .unwrap();
     let error = database(folder.path())
-        .open()
+        .open("", ROOM)
         .await
         .map(|_| ())
         .unwrap_err();
@@ -252,11 +259,32 @@ async fn a_file_that_is_no_database_is_told() {
         !error.to_string().contains(folder.path().to_str().unwrap()),
         "{error}"
     );
-    let nowhere = Sqlite::new(&folder.path().join("no/a.db"), None);
-    let error = nowhere.open().await.map(|_| ()).unwrap_err();
+    let nowhere = Sqlite::new(&folder.path().join("main.db/no"));
+    let error = nowhere.open("", ROOM).await.map(|_| ()).unwrap_err();
     assert!(!error.to_string().contains("no/"), "{error}");
-    // And it is there as soon as its folder is.
-    std::fs::create_dir(folder.path().join("no")).unwrap();
-    let mut session = open(&nowhere).await;
+    // A folder that is not there comes to be.
+    let deeper = Sqlite::new(&folder.path().join("a/b"));
+    let mut session = open(&deeper).await;
     assert_eq!(one(&mut *session, "SELECT 1", &[]).await, int(1));
+}
+
+#[tokio::test]
+async fn all_databases_of_a_folder_have_one_largest_size_and_a_largest_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = database(folder.path());
+    let most = 1 << 20;
+    let mut first = database.open("first", most).await.unwrap();
+    run(&mut *first, "CREATE TABLE t (b BLOB)").await;
+    let row = [SqlValue::Bytes(vec![7; 800_000])];
+    let add = "INSERT INTO t VALUES ($1)";
+    first.execute(add, &row).await.unwrap();
+    let mut second = database.open("second", most).await.unwrap();
+    run(&mut *second, "CREATE TABLE t (b BLOB)").await;
+    assert_eq!(code(second.execute(add, &row).await), "quota-bytes");
+    for number in 2..limits::DATABASES_MAX {
+        drop(database.open(&format!("n{number}"), ROOM).await.unwrap());
+    }
+    let further = database.open("further", ROOM).await.map(|_| ());
+    assert_eq!(further.unwrap_err().code(), "invalid");
+    drop(database.open("n2", ROOM).await.unwrap());
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use realm_model::cloud::{Sql, SqlError, SqlValue, limits};
 
-use crate::support::{Checks, checks, code, int, one, open, rows, run, text};
+use crate::support::{Checks, ROOM, checks, code, int, one, open, rows, run, text};
 
 pub(crate) fn all() -> Checks {
     checks![
@@ -195,7 +195,7 @@ async fn sessions_are_many_and_have_a_cap(database: Arc<dyn Sql>) {
         sessions.push(open(&*database).await);
     }
     let begun = Instant::now();
-    let further = database.open().await.map(|_| ());
+    let further = database.open("", ROOM).await.map(|_| ());
     assert_eq!(
         further
             .map_err(SqlError::from)

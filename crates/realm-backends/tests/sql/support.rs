@@ -53,8 +53,11 @@ pub(crate) const fn int(value: i64) -> SqlValue {
     SqlValue::Integer(value)
 }
 
+/// More than any of these tests writes.
+pub(crate) const ROOM: u64 = 1 << 30;
+
 pub(crate) async fn open(database: &dyn Sql) -> Box<dyn Session> {
-    database.open().await.unwrap()
+    database.open("", ROOM).await.unwrap()
 }
 
 /// Runs a statement without parameters that succeeds.

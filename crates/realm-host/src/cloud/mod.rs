@@ -6,11 +6,14 @@
 //! where a binding leads.
 
 pub(crate) mod blobstore;
+mod keyvalue;
 pub(crate) mod messaging;
 mod quota;
+pub(crate) mod sql;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use realm_model::binding::Interface;
 use realm_model::cloud::limits::NAME_BYTES_MAX;
@@ -19,6 +22,7 @@ use realm_model::grants::StoreGrant;
 use wasmtime::Result;
 use wasmtime::component::Linker;
 
+pub(crate) use keyvalue::{View as KeyvalueView, Watcher};
 pub(crate) use quota::Operations;
 
 use crate::state::State;
@@ -30,6 +34,8 @@ pub struct Stores {
     blobs: Names<dyn Blobs>,
     messaging: Names<dyn Messaging>,
     sql: Names<dyn Sql>,
+    /// What instances saw of locks.
+    seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
     room: Arc<blobstore::Room>,
 }
@@ -67,6 +73,11 @@ impl Stores {
     pub(crate) fn messages(&self, identifier: &str) -> Option<(Arc<dyn Messaging>, String)> {
         let opened = open(&self.messaging, identifier).ok()?;
         Some((opened.store, opened.part))
+    }
+
+    /// The bucket of an identifier.
+    pub(crate) fn bucket(&self, identifier: &str) -> Option<Opened<dyn KeyValue>> {
+        open(&self.keyvalue, identifier).ok()
     }
 
     /// Lets a guest open `identifier`, or with [`StoreGrant::ANY`] every name that no other leads from.
@@ -116,13 +127,21 @@ fn open<T: ?Sized>(names: &Names<T>, identifier: &str) -> Result<Opened<T>, Clou
     })
 }
 
+/// Bytes of what one instance may have the host keep for it: twice the largest value, for a store that
+/// tells states apart by the value itself.
+const KEPT_BYTES_MAX: usize = 40 * 1024 * 1024;
+
 /// The stores of one instance, and what it may still do with them.
+#[derive(Clone)]
 pub(crate) struct Cloud {
     stores: Arc<Stores>,
     /// Shared by the instances of a replica; `None`: not counted.
     operations: Option<Arc<Operations>>,
     /// Bytes that it may keep in one embedded store.
     bytes_max: u64,
+    connections: sql::Count,
+    /// Bytes that the host keeps for it.
+    kept: Arc<AtomicUsize>,
 }
 
 impl Cloud {
@@ -135,7 +154,30 @@ impl Cloud {
             stores,
             operations,
             bytes_max,
+            connections: sql::Count::default(),
+            kept: Arc::default(),
         }
+    }
+
+    /// Before the host keeps bytes for the guest: whether they fit beside those that it has.
+    pub(crate) fn keep(&self, n_bytes: usize) -> Result<(), CloudError> {
+        let before = self.kept.fetch_add(n_bytes, Ordering::Relaxed);
+        if before.saturating_add(n_bytes) <= KEPT_BYTES_MAX {
+            return Ok(());
+        }
+        self.unkeep(n_bytes);
+        Err(CloudError::Invalid(
+            "too many large values are held: drop some".to_owned(),
+        ))
+    }
+
+    /// They are not kept any more.
+    pub(crate) fn unkeep(&self, n_bytes: usize) {
+        self.kept.fetch_sub(n_bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn seen(&self) -> &keyvalue::Seen {
+        &self.stores.seen
     }
 
     pub(crate) fn keyvalue(&self, identifier: &str) -> Result<Opened<dyn KeyValue>, CloudError> {
@@ -155,16 +197,20 @@ impl Cloud {
         open(&self.stores.messaging, identifier)
     }
 
+    pub(crate) const fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    pub(crate) const fn connections(&self) -> &sql::Count {
+        &self.connections
+    }
+
     pub(crate) fn sql(&self, identifier: &str) -> Result<Opened<dyn Sql>, CloudError> {
         open(&self.stores.sql, identifier)
     }
 
     pub(crate) fn room(&self) -> &blobstore::Room {
         &self.stores.room
-    }
-
-    pub(crate) const fn bytes_max(&self) -> u64 {
-        self.bytes_max
     }
 
     /// Before each operation on a store: counts it, or says that there were enough.
@@ -193,7 +239,9 @@ fn within_quota(there: Option<u64>, more: u64, bytes_max: u64) -> Result<(), Clo
 }
 
 /// Every interface of this folder.
-pub(crate) fn link(linker: &mut Linker<State>, _concurrent: bool) -> Result<()> {
+pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
+    keyvalue::link(linker, concurrent)?;
     blobstore::link(linker)?;
-    messaging::link(linker)
+    messaging::link(linker)?;
+    sql::link(linker)
 }

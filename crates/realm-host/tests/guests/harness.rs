@@ -94,6 +94,20 @@ impl Guest {
         self.load_into(&host)
     }
 
+    /// Loads it to be called by events alone.
+    pub(crate) fn worker(self) -> Result<Loaded, LoadError> {
+        let host = Host::new(self.config.clone()).unwrap();
+        let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
+        let (log, meter, settings) = self.settings();
+        let component = host.load_worker(settings, &compiled)?;
+        Ok(Loaded {
+            replica: component.replica(7),
+            component,
+            log,
+            meter,
+        })
+    }
+
     /// Loads it to run by itself.
     pub(crate) fn program(self) -> Result<Started, LoadError> {
         let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
@@ -134,6 +148,20 @@ impl Guest {
     pub(crate) fn load_into(self, host: &Host) -> Result<Loaded, LoadError> {
         let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
         self.load_from(&compiled, host)
+    }
+
+    /// Loads it to be called by what happens.
+    pub(crate) fn load_worker(self) -> Loaded {
+        let host = Host::new(self.config.clone()).unwrap();
+        let compiled = compiled(self.path, self.limits.fuel_per_sec.is_some());
+        let (log, meter, settings) = self.settings();
+        let component = host.load_worker(settings, &compiled).unwrap();
+        Loaded {
+            replica: component.replica(7),
+            component,
+            log,
+            meter,
+        }
     }
 
     pub(crate) fn load_from(self, compiled: &Path, host: &Host) -> Result<Loaded, LoadError> {

@@ -12,14 +12,18 @@ mod ends;
 mod harness;
 mod health;
 mod https;
+mod keyvalue;
 mod limits;
 mod listening;
+mod messages;
 mod network;
 mod outbound;
 mod preview1;
 mod programs;
 mod reuse;
+mod sql;
 #[path = "../../../../tests/peers/swift.rs"]
+#[expect(dead_code, reason = "other tests ask more of it")]
 mod swift;
 mod terms;
 mod unloading;
@@ -30,12 +34,15 @@ use cgi::*;
 use denied::*;
 use ends::*;
 use health::*;
+use keyvalue::*;
 use limits::*;
 use listening::*;
+use messages::*;
 use network::*;
 use outbound::*;
 use programs::*;
 use reuse::*;
+use sql::*;
 
 macro_rules! assert_test_exists {
     ($name:ident) => {

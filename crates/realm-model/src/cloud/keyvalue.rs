@@ -78,8 +78,9 @@ pub trait KeyValue: Send + Sync {
     /// What changes in a bucket, beginning with this call.
     fn watch<'a>(&'a self, bucket: &'a str) -> Answer<'a, Box<dyn Changes>>;
 
-    /// Bytes of keys and values in a bucket; `None` where the backend cannot say.
-    fn bytes<'a>(&'a self, bucket: &'a str) -> Answer<'a, Option<u64>>;
+    /// Bytes of everything in all buckets: of keys, of values, and [`super::limits::ENTRY_BYTES`] for each;
+    /// `None` where the backend cannot say.
+    fn bytes(&self) -> Answer<'_, Option<u64>>;
 }
 
 /// Some keys, and where the next ones begin.

@@ -8,6 +8,8 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 /// Bytes of a value of a key: half of what a guest hands over in one call. NATS takes 1 MiB unless its
 /// operator says otherwise.
 pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes that a key is counted for beside itself and its value: what it takes on the disk.
+pub const ENTRY_BYTES: usize = 64;
 /// Keys of one batch or transaction.
 pub const BATCH_MAX: usize = 1_000;
 /// Bytes of the values of one batch or transaction, or of what one reads.
@@ -53,8 +55,10 @@ pub const ROW_BYTES_MAX: usize = VALUE_BYTES_MAX;
 pub const QUERY_MS_MAX: u64 = 60_000;
 /// Milliseconds that a transaction waits for its next statement: it may keep others from writing.
 pub const TRANSACTION_MS_MAX: u64 = 30_000;
-/// Sessions of one database that a node has at a time; who wants a further one waits.
+/// Sessions of one binding that a node has at a time; who wants a further one waits.
 pub const SESSIONS_MAX: usize = 32;
+/// Databases of one binding of the node's own.
+pub const DATABASES_MAX: usize = 100;
 /// Milliseconds after which a backend's call has an answer, be it that there is none. Less than a
 /// person's patience, more than a busy server's worst.
 pub const CALL_TIMEOUT_MS: u64 = 10_000;

@@ -5,13 +5,15 @@
 
 use super::{Answer, CloudError};
 
-/// A database.
+/// A database, or several of them by name.
 pub trait Sql: Send + Sync {
     /// A session of its own: from a pool, and back to it when it is dropped, without a transaction and
-    /// without settings that it made.
-    fn open(&self) -> Answer<'_, Box<dyn Session>>;
+    /// without settings that it made. A name that is not there comes to be; the empty one is the database
+    /// that the backend itself names. As long as the session lasts, all databases together do not grow over
+    /// `bytes_max`, where the backend can see to that.
+    fn open<'a>(&'a self, database: &'a str, bytes_max: u64) -> Answer<'a, Box<dyn Session>>;
 
-    /// Bytes of the database; `None` where the backend cannot say.
+    /// Bytes of all databases; `None` where the backend cannot say.
     fn bytes(&self) -> Answer<'_, Option<u64>>;
 }
 

@@ -37,7 +37,7 @@ use crate::network::Peers;
 use crate::rings::Rings;
 use crate::run::{Ports, RunGuard};
 use crate::serving::Serving;
-use crate::stores::Shelf;
+use crate::stores::{Shelf, messages};
 use crate::traffic::Traffic;
 
 use artifacts::Losses;
@@ -113,6 +113,8 @@ pub(crate) struct Executor {
     restarts: BTreeMap<ComponentName, u64>,
     next_start: u64,
     fence: Fence,
+    /// The generation whose groups of subscribers are known.
+    groups_at: Option<u64>,
     /// Who else answers for a component.
     others: BTreeMap<ComponentName, Vec<realm_edge::Far>>,
 }
@@ -242,6 +244,7 @@ impl Executor {
             restarts: BTreeMap::new(),
             next_start: 0,
             fence: Fence::default(),
+            groups_at: None,
             others: BTreeMap::new(),
         }
     }
@@ -255,6 +258,10 @@ impl Executor {
                 "an old plan is refused"
             );
             return false;
+        }
+        if self.groups_at != Some(plan.generation) {
+            self.groups_at = Some(plan.generation);
+            self.keep_groups(world);
         }
         let any = !plan.actions.is_empty();
         for action in plan.actions {
@@ -274,6 +281,15 @@ impl Executor {
             }
         }
         any
+    }
+
+    /// The groups of what is wanted, and of older versions that still run.
+    fn keep_groups(&self, world: &World<'_>) {
+        let manifest = world.desired.manifest.as_deref();
+        let wanted = manifest.into_iter().flat_map(|all| all.components.values());
+        let running = self.revisions.values().map(|running| &running.spec);
+        self.shelf
+            .keep_groups(messages::groups(wanted.chain(running)));
     }
 
     fn route(&mut self, table: RouteTable, world: &mut World<'_>) {

@@ -3,13 +3,14 @@
 //! Bytes of buckets and the last revision are counted in memory and written once, at its end. Not here:
 //! when a transaction begins, and who hears of its end.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use realm_model::cloud::Change;
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::format::{self, BYTES, ENDS, ENTRIES, Entry, FACT_REVISION, FACTS, Fault, Head, LARGE};
+use super::format::{
+    self, ENDS, ENTRIES, Entry, FACT_BYTES, FACT_REVISION, FACTS, Fault, Head, LARGE,
+};
 
 /// An open transaction.
 pub(super) struct Batch<'t> {
@@ -18,8 +19,8 @@ pub(super) struct Batch<'t> {
     ends: Table<'t, &'static [u8], u64>,
     now_ms: u64,
     revision: u64,
-    /// Bytes that came and went, by bucket.
-    bytes: BTreeMap<String, (u64, u64)>,
+    /// Of all entries.
+    bytes: u64,
     changes: Vec<(String, Arc<Change>)>,
 }
 
@@ -34,13 +35,14 @@ impl<'t> Batch<'t> {
     pub(super) fn new(transaction: &'t WriteTransaction, now_ms: u64) -> Result<Self, Fault> {
         let facts = transaction.open_table(FACTS)?;
         let revision = facts.get(FACT_REVISION)?.map_or(0, |one| one.value());
+        let bytes = facts.get(FACT_BYTES)?.map_or(0, |one| one.value());
         Ok(Self {
             entries: transaction.open_table(ENTRIES)?,
             large: transaction.open_table(LARGE)?,
             ends: transaction.open_table(ENDS)?,
             now_ms,
             revision,
-            bytes: BTreeMap::new(),
+            bytes,
             changes: Vec::new(),
         })
     }
@@ -75,12 +77,12 @@ impl<'t> Batch<'t> {
         if let Some(apart) = apart {
             self.large.insert(&place[..], apart)?;
         }
-        let n_bytes = (key.len() + value.len()) as u64;
+        let n_bytes = format::size(key.len(), value.len());
         if ends_at_ms != 0 {
             let end = format::end(ends_at_ms, &place);
             self.ends.insert(&end[..], n_bytes)?;
         }
-        self.bytes.entry(bucket.to_owned()).or_default().0 += n_bytes;
+        self.bytes = self.bytes.saturating_add(n_bytes);
         self.changed(bucket, key, Some(value.to_vec()));
         Ok(())
     }
@@ -121,19 +123,9 @@ impl<'t> Batch<'t> {
 
     /// Writes down what was counted.
     pub(super) fn finish(self, transaction: &WriteTransaction) -> Result<Done, Fault> {
-        let mut totals = transaction.open_table(BYTES)?;
-        for (bucket, (came, went)) in &self.bytes {
-            let before = totals.get(bucket.as_str())?.map_or(0, |one| one.value());
-            let after = before.saturating_add(*came).saturating_sub(*went);
-            if after == 0 {
-                totals.remove(bucket.as_str())?;
-            } else {
-                totals.insert(bucket.as_str(), after)?;
-            }
-        }
-        transaction
-            .open_table(FACTS)?
-            .insert(FACT_REVISION, self.revision)?;
+        let mut facts = transaction.open_table(FACTS)?;
+        facts.insert(FACT_REVISION, self.revision)?;
+        facts.insert(FACT_BYTES, self.bytes)?;
         let next_end_ms = self
             .ends
             .first()?
@@ -155,8 +147,8 @@ impl<'t> Batch<'t> {
         drop(old);
         let apart = self.large.remove(place)?.map(|one| one.value().len());
         let key_bytes = place.len() - format::prefix(bucket).len();
-        let n_bytes = key_bytes + beside + apart.unwrap_or(0);
-        self.bytes.entry(bucket.to_owned()).or_default().1 += n_bytes as u64;
+        let n_bytes = format::size(key_bytes, beside + apart.unwrap_or(0));
+        self.bytes = self.bytes.saturating_sub(n_bytes);
         if let Some(head) = head
             && head.ends_at_ms != 0
         {

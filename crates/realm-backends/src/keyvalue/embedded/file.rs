@@ -12,7 +12,7 @@ use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError};
 
 use super::format::{
-    BYTES, ENDS, ENTRIES, FACT_REVISION, FACT_VERSION, FACTS, Fault, LARGE, VERSION,
+    ENDS, ENTRIES, FACT_BYTES, FACT_REVISION, FACT_VERSION, FACTS, Fault, LARGE, VERSION,
 };
 
 /// Why a file is not opened. It stays as it is in each case.
@@ -100,7 +100,6 @@ fn version(database: &Database) -> Result<u64, Fault> {
     transaction.open_table(ENTRIES)?;
     transaction.open_table(LARGE)?;
     transaction.open_table(ENDS)?;
-    transaction.open_table(BYTES)?;
     let facts = transaction.open_table(FACTS)?;
     Ok(facts.get(FACT_VERSION)?.map_or(0, |one| one.value()))
 }
@@ -144,10 +143,10 @@ fn fill(database: &Database) -> Result<(), Fault> {
     transaction.open_table(ENTRIES)?;
     transaction.open_table(LARGE)?;
     transaction.open_table(ENDS)?;
-    transaction.open_table(BYTES)?;
     let mut facts = transaction.open_table(FACTS)?;
     facts.insert(FACT_VERSION, VERSION)?;
     facts.insert(FACT_REVISION, 0)?;
+    facts.insert(FACT_BYTES, 0)?;
     drop(facts);
     transaction.commit()?;
     Ok(())

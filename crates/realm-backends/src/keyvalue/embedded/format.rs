@@ -5,6 +5,7 @@
 //! own, so that a listing does not read them. Not here: when something is written.
 
 use realm_model::cloud::CloudError;
+use realm_model::cloud::limits::ENTRY_BYTES;
 use redb::{ReadableTable, TableDefinition};
 
 /// Entries: revision, end of their time, checksum, and the value where it is small.
@@ -13,15 +14,15 @@ pub(super) const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("
 pub(super) const LARGE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("large");
 /// End of time and key of an entry, to how many bytes it has: what is swept next comes first.
 pub(super) const ENDS: TableDefinition<&[u8], u64> = TableDefinition::new("ends");
-/// Bytes of all keys and values of a bucket.
-pub(super) const BYTES: TableDefinition<&str, u64> = TableDefinition::new("bytes");
-/// The version of this format, and the last revision.
+/// The version of this format, the last revision, and the bytes of all entries.
 pub(super) const FACTS: TableDefinition<&str, u64> = TableDefinition::new("facts");
 
 /// The only version there is.
 pub(super) const VERSION: u64 = 1;
 /// Its name in [`FACTS`].
 pub(super) const FACT_VERSION: &str = "format";
+/// The name of the count of bytes in [`FACTS`].
+pub(super) const FACT_BYTES: &str = "bytes";
 /// The name of the last revision in [`FACTS`].
 pub(super) const FACT_REVISION: &str = "revision";
 
@@ -149,6 +150,11 @@ pub(super) fn write<'a>(place: &[u8], head: Head, value: &'a [u8]) -> (Vec<u8>, 
 /// The head of an entry's bytes.
 pub(super) fn head(place: &[u8], bytes: &[u8]) -> Result<Head, Fault> {
     parts(bytes).map_or_else(|| Err(damaged(place)), |parts| Ok(parts.head))
+}
+
+/// What an entry counts for.
+pub(super) fn size(key_bytes: usize, value_bytes: usize) -> u64 {
+    (key_bytes + value_bytes + ENTRY_BYTES) as u64
 }
 
 /// Bytes of the value that lie beside the head.

@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use batch::Batch;
 pub use file::OpenError;
-use format::{BYTES, ENDS, ENTRIES, Entry, Fault, LARGE};
+use format::{ENDS, ENTRIES, Entry, FACT_BYTES, FACTS, Fault, LARGE};
 use watchers::Watchers;
 use writer::{Finish, Message};
 
@@ -436,21 +436,16 @@ impl KeyValue for Embedded {
         })
     }
 
-    fn bytes<'a>(&'a self, bucket: &'a str) -> Answer<'a, Option<u64>> {
+    fn bytes(&self) -> Answer<'_, Option<u64>> {
         Box::pin(async move {
             let limit = now_ms().saturating_add(1).to_be_bytes();
             self.view(|transaction| {
-                let total = transaction.open_table(BYTES)?.get(bucket)?;
+                let total = transaction.open_table(FACTS)?.get(FACT_BYTES)?;
                 let total = total.map_or(0, |one| one.value());
                 // What has ended and is not swept is not there. It is swept within a second.
-                let mut over = 0;
+                let mut over: u64 = 0;
                 for row in transaction.open_table(ENDS)?.range(..&limit[..])? {
-                    let (end, n_bytes) = row?;
-                    let of = format::end_and_place(end.value())
-                        .and_then(|(_, place)| format::bucket_and_key(place));
-                    if of.is_some_and(|(of, _)| of == bucket) {
-                        over += n_bytes.value();
-                    }
+                    over = over.saturating_add(row?.1.value());
                 }
                 Ok(Some(total.saturating_sub(over)))
             })

@@ -14,6 +14,7 @@ use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
@@ -31,13 +32,20 @@ const PIPELINE: usize = 1_024;
 
 /// The way to a server.
 pub(super) struct Link {
-    server: binding::Server,
-    login: RedisConnectionInfo,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    dial: Arc<Dial>,
+    /// Where connections live: not in that of a guest that is the first to ask, which computes as well.
+    pub(super) runtime: Handle,
     slots: [Slot; CONNECTIONS],
     turn: AtomicUsize,
     failed: Lock<Option<Instant>>,
     pub(super) health: Health,
+}
+
+/// What it takes to make a connection.
+struct Dial {
+    server: binding::Server,
+    login: RedisConnectionInfo,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
 #[derive(Default)]
@@ -85,10 +93,14 @@ impl Link {
             }
         }
         let tls = server.tls.then(|| tls(server, access)).transpose()?;
-        Ok(Self {
+        let dial = Dial {
             server: server.clone(),
             login,
             tls,
+        };
+        Ok(Self {
+            dial: Arc::new(dial),
+            runtime: Handle::current(),
             slots: Default::default(),
             turn: AtomicUsize::new(0),
             failed: Lock::new(None),
@@ -119,7 +131,9 @@ impl Link {
                 "was not reached just now",
             )));
         }
-        let result = self.connect(nth).await;
+        let dial = self.dial.clone();
+        let connecting = self.runtime.spawn(async move { dial.connect(nth).await });
+        let result = connecting.await.unwrap_or_else(|_| Err(ended()));
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) =
             result.is_err().then(Instant::now);
         match result {
@@ -149,19 +163,26 @@ impl Link {
 
     /// Tells the operator.
     pub(super) fn down(&self, error: &RedisError) {
-        self.health.failed(&format!("{}: {error}", self.server));
+        self.health
+            .failed(&format!("{}: {error}", self.dial.server));
     }
 
     /// A connection of its own for what a server says by itself.
     pub(super) async fn listen(&self) -> Result<PubSub, RedisError> {
-        let all = async { PubSub::new(&self.login, self.open().await?).await };
-        within(all).await
+        let dial = self.dial.clone();
+        let listening = self.runtime.spawn(async move {
+            let all = async { PubSub::new(&dial.login, dial.open().await?).await };
+            within(all).await
+        });
+        listening.await.unwrap_or_else(|_| Err(ended()))
     }
 
     pub(super) fn database(&self) -> i64 {
-        self.login.db()
+        self.dial.login.db()
     }
+}
 
+impl Dial {
     async fn connect(&self, slot: usize) -> Result<Live, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(Duration::from_millis(limits::CALL_TIMEOUT_MS)))
@@ -196,6 +217,11 @@ impl Slot {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.clone()
     }
+}
+
+/// The agent ends.
+fn ended() -> RedisError {
+    RedisError::from((ErrorKind::Io, "nobody connects any more"))
 }
 
 async fn within<T>(all: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {

@@ -1,11 +1,13 @@
 //! Values by key on a server of Redis or Valkey: plain strings, which other programs may read and write.
 //!
-//! The name of a key is the prefix of the binding, the bucket, `:`, and the key; in the bucket `:` and
-//! `%` stand as `%3A` and `%25`, so that no bucket reaches into another. What a key is like is told by
-//! its value: one that was changed and changed back is as it was. Not here: clusters, whose keys lie on
+//! The name of a key is the prefix of the binding and the key; in a bucket that has a name it is the
+//! prefix, `%`, the bucket, `:`, and the key, with `%3A` and `%25` for `:` and `%` in the bucket. A key
+//! that begins with `%` stands as one of a bucket without a name, so that none reaches into another. What
+//! a key is like is told by its value: one that was changed and changed back is as it was. Not here: clusters, whose keys lie on
 //! several servers.
 
 mod link;
+mod names;
 mod scripts;
 mod watching;
 
@@ -25,6 +27,7 @@ use super::{check_batch, check_commit, check_keys};
 use crate::server::{Access, ServerError};
 use crate::watch::Watch;
 use link::{Link, Live};
+use names::Space;
 
 /// Scans of one page: where a bucket is a small part of a database, most find nothing.
 const SCANS_MAX: usize = 20;
@@ -45,7 +48,7 @@ enum Again {
 }
 
 impl Redis {
-    /// A store; the server is asked when it is needed.
+    /// A store; the server is asked when it is needed. Called within the runtime that lasts as long.
     ///
     /// # Errors
     ///
@@ -63,25 +66,13 @@ impl Redis {
         })
     }
 
-    /// What the names of a bucket's keys begin with.
-    fn start(&self, bucket: &str) -> String {
-        let mut all = self.prefix.clone();
-        for c in bucket.chars() {
-            match c {
-                ':' => all.push_str("%3A"),
-                '%' => all.push_str("%25"),
-                c => all.push(c),
-            }
-        }
-        all.push(':');
-        all
+    fn space(&self, bucket: &str) -> Space {
+        Space::new(&self.prefix, bucket)
     }
 
     fn name(&self, bucket: &str, key: &str) -> Result<String, CloudError> {
         check_key(key)?;
-        let mut all = self.start(bucket);
-        all.push_str(key);
-        Ok(all)
+        Ok(self.space(bucket).name(key))
     }
 
     async fn ask<T: FromRedisValue>(&self, command: Cmd, again: Again) -> Result<T, CloudError> {
@@ -270,18 +261,6 @@ fn ms(ttl: Duration) -> String {
     ttl.as_millis().to_string()
 }
 
-/// Text with nothing in it that a pattern would read otherwise.
-fn escaped(text: &str) -> String {
-    let mut all = String::with_capacity(text.len());
-    for c in text.chars() {
-        if matches!(c, '*' | '?' | '[' | ']' | '^' | '\\') {
-            all.push('\\');
-        }
-        all.push(c);
-    }
-    all
-}
-
 impl KeyValue for Redis {
     fn get<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
         Box::pin(async move { self.value(self.name(bucket, key)?).await })
@@ -341,8 +320,8 @@ impl KeyValue for Redis {
                 Some(text) => listing(text)
                     .ok_or_else(|| CloudError::Invalid("the cursor is none".to_owned()))?,
             };
-            let start = self.start(bucket);
-            let pattern = format!("{}*", escaped(&start));
+            let space = self.space(bucket);
+            let pattern = space.pattern_after("");
             let mut keys = Vec::new();
             for _ in 0..SCANS_MAX {
                 let mut command = Cmd::new();
@@ -354,7 +333,7 @@ impl KeyValue for Redis {
                 let found = names.into_iter().filter_map(|name| {
                     // What another program named otherwise than in text is not seen by guests.
                     let name = String::from_utf8(name).ok()?;
-                    let key = name.strip_prefix(&start)?;
+                    let key = space.key(&name)?;
                     check_key(key).ok()?;
                     Some(key.to_owned())
                 });
@@ -500,11 +479,11 @@ impl KeyValue for Redis {
     fn watch<'a>(&'a self, bucket: &'a str) -> Answer<'a, Box<dyn Changes>> {
         Box::pin(in_time(watching::watch(
             self.link.clone(),
-            self.start(bucket),
+            self.space(bucket),
         )))
     }
 
-    fn bytes<'a>(&'a self, _bucket: &'a str) -> Answer<'a, Option<u64>> {
+    fn bytes(&self) -> Answer<'_, Option<u64>> {
         // Other programs may write there as well, and keys end by themselves: nothing counts exactly.
         Box::pin(async { Ok(None) })
     }

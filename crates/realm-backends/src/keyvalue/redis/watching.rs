@@ -14,33 +14,31 @@ use redis::Cmd;
 use tokio::sync::Notify;
 
 use super::link::Link;
-use super::{Again, answer, ask, escaped};
+use super::names::Space;
+use super::{Again, answer, ask};
 
 /// Keys that changed and were not taken.
 const KEYS_MAX: usize = 100_000;
 /// How long a server has to send the notifications of a test.
 const TEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// The name of the key of that test, behind the bucket: one byte that no key of a guest is.
-const TEST_KEY: &str = "";
-
 /// What a server has to be told.
 const HINT: &str =
     "watching needs notifications: `notify-keyspace-events Kg$xe` in its configuration";
 
-/// Begins to watch the keys that begin with something.
-pub(super) async fn watch(link: Arc<Link>, start: String) -> Result<Box<dyn Changes>, CloudError> {
+/// Begins to watch the keys of a bucket.
+pub(super) async fn watch(link: Arc<Link>, space: Space) -> Result<Box<dyn Changes>, CloudError> {
     let unavailable = |error: redis::RedisError| {
         link.down(&error);
         answer(&error)
     };
     let channel = format!("__keyspace@{}__:", link.database());
     let mut listening = link.listen().await.map_err(unavailable)?;
-    let pattern = format!("{}*", escaped(&format!("{channel}{start}")));
+    let pattern = space.pattern_after(&channel);
     listening.psubscribe(pattern).await.map_err(unavailable)?;
     let mut messages = Box::pin(listening.into_on_message());
     let queue = Arc::new(Queue::default());
 
-    let test = format!("{start}{TEST_KEY}");
+    let test = space.test();
     let mut set = Cmd::new();
     set.arg("SET").arg(&test).arg("").arg("PX").arg(1);
     let () = ask(&link, &set, Again::Yes).await?;
@@ -56,7 +54,7 @@ pub(super) async fn watch(link: Arc<Link>, start: String) -> Result<Box<dyn Chan
             let key = message.get_channel_name().strip_prefix(&channel)?;
             if key == test {
                 missing.remove(std::str::from_utf8(message.get_payload_bytes()).unwrap_or(""));
-            } else if let Some(key) = key.strip_prefix(&start) {
+            } else if let Some(key) = space.key(key) {
                 queue.put(key);
             }
         }
@@ -68,17 +66,15 @@ pub(super) async fn watch(link: Arc<Link>, start: String) -> Result<Box<dyn Chan
         return Err(CloudError::Unsupported("tell what changes"));
     }
 
-    let of_task = queue.clone();
-    let task = tokio::spawn(async move {
+    let space = Arc::new(space);
+    let (of_task, names) = (queue.clone(), space.clone());
+    let task = link.runtime.spawn(async move {
         while let Some(message) = messages.next().await {
-            let name = message.get_channel_name();
-            let Some(key) = name
-                .strip_prefix(&channel)
-                .and_then(|key| key.strip_prefix(&start))
-            else {
+            let name = message.get_channel_name().strip_prefix(&channel);
+            let Some(key) = name.and_then(|name| names.key(name)) else {
                 continue;
             };
-            if key != TEST_KEY && !of_task.put(key) {
+            if !of_task.put(key) {
                 break;
             }
         }
@@ -86,7 +82,7 @@ pub(super) async fn watch(link: Arc<Link>, start: String) -> Result<Box<dyn Chan
     });
     Ok(Box::new(Watching {
         link,
-        start: test,
+        space,
         queue,
         task: task.abort_handle(),
     }))
@@ -94,7 +90,7 @@ pub(super) async fn watch(link: Arc<Link>, start: String) -> Result<Box<dyn Chan
 
 struct Watching {
     link: Arc<Link>,
-    start: String,
+    space: Arc<Space>,
     queue: Arc<Queue>,
     task: tokio::task::AbortHandle,
 }
@@ -110,7 +106,7 @@ impl Changes for Watching {
         Box::pin(async {
             let key = self.queue.take().await?;
             let mut command = Cmd::new();
-            command.arg("GET").arg(format!("{}{key}", self.start));
+            command.arg("GET").arg(self.space.name(&key));
             let value: Option<Vec<u8>> = ask(&self.link, &command, Again::Yes).await?;
             let n_bytes = value.as_ref().map_or(0, Vec::len);
             within("the value", n_bytes, limits::VALUE_BYTES_MAX)?;

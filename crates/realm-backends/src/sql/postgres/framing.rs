@@ -157,7 +157,21 @@ impl AsyncWrite for Wire {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_followed_alike_however_they_are_cut(
+            bytes in prop::collection::vec(prop_oneof![Just(0_u8), any::<u8>()], 0..64),
+            n in 1_usize..9,
+        ) {
+            let mut frames = Frames::default();
+            let cut = bytes.chunks(n).all(|piece| frames.follow(piece));
+            prop_assert_eq!(cut, Frames::default().follow(&bytes));
+        }
+    }
 
     fn message(kind: u8, length: u32, n_bytes: usize) -> Vec<u8> {
         let mut bytes = vec![kind];

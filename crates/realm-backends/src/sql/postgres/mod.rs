@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use realm_model::cloud::{Answer, CloudError, Session, Sql, limits};
+use realm_model::cloud::{Answer, CloudError, Session, Sql};
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
 
 use super::pool::{IDLE, Pool};
 use crate::Watch;
@@ -54,34 +56,66 @@ pub enum SettingsError {
 /// A database of a server.
 pub struct Postgres {
     shared: Arc<Shared>,
+    prefix: String,
 }
+
+/// Bytes of a name in PostgreSQL.
+const SCHEMA_BYTES_MAX: usize = 63;
 
 /// What sessions have in common.
 struct Shared {
-    door: Door,
+    door: Arc<Door>,
+    /// Where connections live: the runtime of whoever made the database, since those of guests come and
+    /// go, and compute.
+    runtime: Handle,
     pool: Pool<Link>,
     numbers: AtomicU64,
     health: Health,
 }
 
 impl Postgres {
-    /// Nothing is asked yet; `watch` hears when it cannot be.
-    pub fn new(settings: Settings, watch: Arc<dyn Watch>) -> Result<Self, SettingsError> {
+    /// Has to be called in the runtime that its connections shall live in. Nothing is asked yet; `watch` hears when it cannot be. Databases that guests name are schemas whose
+    /// names begin with `prefix`; without a name it is the whole database.
+    pub fn new(
+        settings: Settings,
+        prefix: &str,
+        watch: Arc<dyn Watch>,
+    ) -> Result<Self, SettingsError> {
         Ok(Self {
+            prefix: prefix.to_owned(),
             shared: Arc::new(Shared {
-                door: Door::new(settings)?,
-                pool: Pool::new(limits::SESSIONS_MAX),
+                door: Arc::new(Door::new(settings)?),
+                runtime: Handle::current(),
+                pool: Pool::new(),
                 numbers: AtomicU64::new(0),
                 health: Health::new(watch),
             }),
         })
     }
 
-    async fn session(&self) -> Result<Box<dyn Session>, CloudError> {
+    async fn session(&self, database: &str) -> Result<Box<dyn Session>, CloudError> {
         let place = self.shared.pool.place().await?;
         let link = self.shared.link().await?;
         let shared = Arc::clone(&self.shared);
-        Ok(Box::new(session::Open::new(shared, link, place)))
+        let mut session = session::Open::new(shared, link, place);
+        if !database.is_empty() {
+            session.enter(&self.schema(database)).await?;
+        }
+        Ok(Box::new(session))
+    }
+
+    /// The schema that a name leads to. PostgreSQL cuts longer ones off, where they would meet.
+    fn schema(&self, database: &str) -> String {
+        let name = format!("{}/{database}", self.prefix);
+        if name.len() <= SCHEMA_BYTES_MAX {
+            return name;
+        }
+        let digest = Sha256::digest(&name);
+        digest
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     async fn size(&self) -> Result<Option<u64>, CloudError> {
@@ -99,12 +133,14 @@ impl Postgres {
 impl Shared {
     /// A connection that is as new.
     async fn link(&self) -> Result<Link, CloudError> {
-        while let Some(link) = self.pool.take() {
+        while let Some(link) = self.pool.take("") {
             if link.is_alive().await {
                 return Ok(link);
             }
         }
-        match self.door.open().await {
+        let door = Arc::clone(&self.door);
+        let opened = self.runtime.spawn(async move { door.open().await });
+        match opened.await.map_err(|_| CloudError::Unavailable)? {
             Ok(link) => {
                 self.health.answered();
                 Ok(link)
@@ -120,21 +156,20 @@ impl Shared {
     fn give_back(self: &Arc<Self>, mut link: Link) {
         link.idle_since = Some(Instant::now());
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        if self.pool.put(number, link) {
-            let pool = Arc::downgrade(self);
-            tokio::spawn(async move {
-                tokio::time::sleep(IDLE).await;
-                if let Some(shared) = pool.upgrade() {
-                    drop(shared.pool.retire(number));
-                }
-            });
-        }
+        self.pool.put(number, "", link);
+        let pool = Arc::downgrade(self);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(IDLE).await;
+            if let Some(shared) = pool.upgrade() {
+                drop(shared.pool.retire(number));
+            }
+        });
     }
 }
 
 impl Sql for Postgres {
-    fn open(&self) -> Answer<'_, Box<dyn Session>> {
-        Box::pin(self.session())
+    fn open<'a>(&'a self, database: &'a str, _bytes_max: u64) -> Answer<'a, Box<dyn Session>> {
+        Box::pin(self.session(database))
     }
 
     fn bytes(&self) -> Answer<'_, Option<u64>> {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _};
 use realm_model::cloud::{Answer, CloudError, Session, SqlError, SqlRows, SqlValue, limits};
-use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::{Error, RowStream, Statement};
 
@@ -38,7 +37,6 @@ pub(super) struct Open {
     busy: bool,
     /// When the last call ended.
     used: Instant,
-    runtime: Handle,
 }
 
 /// Rows on their way.
@@ -63,7 +61,36 @@ impl Open {
             rows: None,
             busy: false,
             used: Instant::now(),
-            runtime: Handle::current(),
+        }
+    }
+
+    /// Lets a session see one schema alone, which comes to be if it is not there.
+    pub(super) async fn enter(&mut self, schema: &str) -> Result<(), CloudError> {
+        let name = format!("\"{}\"", schema.replace('"', "\"\""));
+        let path = format!("SET search_path TO {name}");
+        let missing = "SELECT pg_catalog.to_regnamespace($1) IS NULL";
+        self.busy = true;
+        let entered = async {
+            let rows = self.query(missing, &[SqlValue::Text(name.clone())]).await?;
+            drop(rows);
+            let is_missing = self.fetch().await? == [[SqlValue::Boolean(true)]];
+            self.end_rows().await?;
+            if is_missing {
+                self.run(&format!("CREATE SCHEMA IF NOT EXISTS {name}"))
+                    .await?;
+            }
+            self.run(&path).await
+        };
+        let entered = entered.await;
+        self.busy = false;
+        match entered {
+            Ok(()) => Ok(()),
+            Err(SqlError::Cloud(error)) => Err(error),
+            // Two may make it in the same moment.
+            Err(SqlError::Database { code, .. }) if code == "23505" || code == "42P06" => {
+                Err(CloudError::Timeout)
+            }
+            Err(error) => Err(CloudError::Failed(error.to_string())),
         }
     }
 
@@ -417,7 +444,8 @@ impl Drop for Open {
         let shared = Arc::clone(&self.shared);
         let (rows, place) = (self.rows.take(), self.place.take());
         let (busy, in_transaction) = (self.busy, self.transaction != Transaction::None);
-        self.runtime.spawn(async move {
+        let runtime = self.shared.runtime.clone();
+        runtime.spawn(async move {
             if renew(&link, &shared, rows, busy, in_transaction).await {
                 shared.give_back(link);
             }

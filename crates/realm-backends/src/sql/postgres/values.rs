@@ -256,7 +256,40 @@ fn decimal(raw: &[u8]) -> Result<String, BoxError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const TYPES: &[Type] = &[
+        Type::BOOL,
+        Type::INT2,
+        Type::INT4,
+        Type::INT8,
+        Type::OID,
+        Type::FLOAT4,
+        Type::FLOAT8,
+        Type::TEXT,
+        Type::JSONB,
+        Type::BYTEA,
+        Type::DATE,
+        Type::TIME,
+        Type::TIMESTAMP,
+        Type::TIMESTAMPTZ,
+        Type::NUMERIC,
+        Type::UUID,
+    ];
+
+    proptest! {
+        /// What a server sends is a value or an error, whatever it is.
+        #[test]
+        fn any_bytes_are_read_or_refused(raw in prop::collection::vec(any::<u8>(), 0..24), wide: [u8; 8]) {
+            for kind in TYPES {
+                for raw in [&raw[..], &wide, &wide[..4]] {
+                    let _ = Read::from_sql(kind, raw);
+                }
+            }
+        }
+    }
 
     fn number(weight: i16, sign: u16, scale: u16, groups: &[u16]) -> Vec<u8> {
         let n_groups = u16::try_from(groups.len()).unwrap();

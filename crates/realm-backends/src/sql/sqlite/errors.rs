@@ -26,7 +26,7 @@ const BY_MESSAGE: &[(&str, &str)] = &[
     clippy::wildcard_enum_match_arm,
     reason = "an enum of another crate, which grows"
 )]
-pub(super) fn translate(error: &rusqlite::Error, in_transaction: bool, bounded: bool) -> SqlError {
+pub(super) fn translate(error: &rusqlite::Error, in_transaction: bool) -> SqlError {
     let (own, message) = match error {
         rusqlite::Error::SqliteFailure(own, message) => (own, message.clone()),
         rusqlite::Error::SqlInputError {
@@ -41,8 +41,8 @@ pub(super) fn translate(error: &rusqlite::Error, in_transaction: bool, bounded: 
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::OperationInterrupted => {
             CloudError::Timeout.into()
         }
-        ErrorCode::DiskFull if bounded => CloudError::Quota(Quota::Bytes).into(),
-        ErrorCode::DiskFull => CloudError::Failed("the disk is full".to_owned()).into(),
+        // Or the disk is: for a guest it is the same.
+        ErrorCode::DiskFull => CloudError::Quota(Quota::Bytes).into(),
         ErrorCode::OutOfMemory => {
             CloudError::Failed("statements take more memory than they may".to_owned()).into()
         }

@@ -76,7 +76,7 @@ impl Clock {
         self.settings.load(Ordering::Relaxed)
     }
 
-    /// Until it is dropped, statements may begin and end transactions.
+    /// Until it is dropped, statements may begin and end transactions, and set what a connection does.
     pub(super) fn ours(&self) -> Ours<'_> {
         self.ours.store(true, Ordering::Relaxed);
         Ours(self)
@@ -117,7 +117,10 @@ impl Clock {
             AuthAction::Pragma {
                 pragma_name,
                 pragma_value,
-            } => pragma_is_harmless(pragma_name, pragma_value.is_some()),
+            } => {
+                self.ours.load(Ordering::Relaxed)
+                    || pragma_is_harmless(pragma_name, pragma_value.is_some())
+            }
             AuthAction::CreateVtable { module_name, .. } => is_one_of(module_name, MODULES),
             AuthAction::Function { function_name } => !is_one_of(function_name, FUNCTIONS_REFUSED),
             other => touches_the_database_alone(&other),
@@ -254,21 +257,31 @@ fn connect(path: &Path) -> Result<Connection, CloudError> {
 }
 
 /// A connection for guests, to a file that is there.
-pub(super) fn open(
-    path: &Path,
-    bytes_max: Option<u64>,
-    clock: &Arc<Clock>,
-) -> Result<Connection, CloudError> {
+pub(super) fn open(path: &Path, clock: &Arc<Clock>) -> Result<Connection, CloudError> {
     let mut connection = connect(path)?;
-    settle(&mut connection, bytes_max, clock).map_err(|error| unusable(&error))?;
+    settle(&mut connection, clock).map_err(|error| unusable(&error))?;
     Ok(connection)
 }
 
-fn settle(
-    connection: &mut Connection,
-    bytes_max: Option<u64>,
-    clock: &Arc<Clock>,
-) -> rusqlite::Result<()> {
+/// Holds the database to a size from here on. One that is larger already stays as it is.
+pub(super) fn hold_to(connection: &Connection, bytes_max: u64) -> rusqlite::Result<()> {
+    // A database has a page at least, and at most so many.
+    let pages = bytes_max / number(connection, "page_size")?.max(1);
+    let pages = pages.clamp(1, u64::from(u32::MAX) - 2);
+    set(connection, "max_page_count", pages.cast_signed())
+}
+
+/// Bytes of the database, with what the transaction that is open has added.
+pub(super) fn bytes(connection: &Connection) -> rusqlite::Result<u64> {
+    Ok(number(connection, "page_size")? * number(connection, "page_count")?)
+}
+
+fn number(connection: &Connection, pragma: &str) -> rusqlite::Result<u64> {
+    let number: i64 = connection.pragma_query_value(None, pragma, |row| row.get(0))?;
+    Ok(number.cast_unsigned())
+}
+
+fn settle(connection: &mut Connection, clock: &Arc<Clock>) -> rusqlite::Result<()> {
     let own = Arc::clone(clock);
     connection.busy_handler(Some(move |n_tries| own.wait(n_tries)))?;
     // In the order of SQLite's advice for hostile SQL.
@@ -307,13 +320,6 @@ fn settle(
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     set(connection, "journal_size_limit", LOG_BYTES_KEPT)?;
     set(connection, "hard_heap_limit", HEAP_BYTES_MAX.cast_signed())?;
-    if let Some(bytes_max) = bytes_max {
-        let page: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        // A database has a page at least; one that is larger already stays as it is and does not grow.
-        let pages = bytes_max / page.cast_unsigned().max(1);
-        let pages = pages.clamp(1, u64::from(u32::MAX) - 2);
-        set(connection, "max_page_count", pages.cast_signed())?;
-    }
     connection.set_prepared_statement_cache_capacity(PREPARED_MAX);
     let own = Arc::clone(clock);
     connection.progress_handler(LOOK_EVERY, Some(move || own.is_over()))?;
@@ -328,7 +334,7 @@ fn set(connection: &Connection, name: &str, value: i64) -> rusqlite::Result<()> 
     connection.pragma_update_and_check(None, name, value, |_| Ok(()))
 }
 
-fn failed(error: &io::Error) -> CloudError {
+pub(super) fn failed(error: &io::Error) -> CloudError {
     // The kind, not the path.
     CloudError::Failed(format!("its file cannot be made: {}", error.kind()))
 }

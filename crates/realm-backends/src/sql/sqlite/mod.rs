@@ -6,85 +6,76 @@
 //! [`SqlError::Conflict`] when it writes.
 
 mod errors;
+mod files;
 mod guard;
 mod values;
 mod worker;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use realm_model::cloud::{Answer, CloudError, Session, Sql, SqlError, SqlRows, SqlValue, limits};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::pool::Pool;
 use super::words;
+use files::Files;
 use worker::{Ask, Worker};
 
-/// A database in a file.
+/// Databases in the files of a folder.
 pub struct Sqlite {
     shared: Arc<Shared>,
-    made: OnceCell<()>,
 }
 
 /// What sessions have in common.
 struct Shared {
-    path: PathBuf,
-    bytes_max: Option<u64>,
+    files: Files,
     pool: Pool<Worker>,
 }
 
 impl Sqlite {
-    /// The database of a file, which comes to be with the first session, for the owner alone, in a folder
-    /// that is there. It never has more than `bytes_max` bytes, its log beside it not counted.
-    pub fn new(path: &Path, bytes_max: Option<u64>) -> Self {
+    /// The databases of a folder. It comes to be with the first session, and each file with the first of
+    /// its own, for the owner alone.
+    pub fn new(folder: &Path) -> Self {
         Self {
             shared: Arc::new(Shared {
-                path: path.to_owned(),
-                bytes_max,
-                pool: Pool::new(limits::SESSIONS_MAX),
+                files: Files::new(folder),
+                pool: Pool::new(),
             }),
-            made: OnceCell::new(),
         }
     }
 
-    async fn session(&self) -> Result<Box<dyn Session>, CloudError> {
+    async fn session(&self, name: &str, bytes_max: u64) -> Result<Box<dyn Session>, CloudError> {
         let place = self.shared.pool.place().await?;
-        self.made.get_or_try_init(|| self.make()).await?;
-        let worker = match self.shared.pool.take() {
+        let worker = match self.shared.pool.take(name) {
             Some(worker) => worker,
-            None => Worker::start(&self.shared).await?,
+            None => {
+                let path = self.shared.files.make(name).await?;
+                Worker::start(&self.shared, name, path).await?
+            }
         };
-        Ok(Box::new(Open {
+        let mut session = Open {
             _shared: Arc::clone(&self.shared),
             worker: Some(worker),
             place: Some(place),
-        }))
-    }
-
-    /// Makes the file, once: two connections that turn on the write-ahead log at the same time would be
-    /// in each other's way.
-    async fn make(&self) -> Result<(), CloudError> {
-        let shared = Arc::clone(&self.shared);
-        let made = tokio::task::spawn_blocking(move || guard::make(&shared.path)).await;
-        made.map_err(|_| CloudError::Unavailable)?
+        };
+        let entered = session.ask(|reply| Ask::Enter(bytes_max, reply)).await;
+        match entered {
+            Ok(()) => Ok(Box::new(session)),
+            Err(SqlError::Cloud(error)) => Err(error),
+            Err(error) => Err(CloudError::Failed(error.to_string())),
+        }
     }
 }
 
 impl Sql for Sqlite {
-    fn open(&self) -> Answer<'_, Box<dyn Session>> {
-        Box::pin(self.session())
+    fn open<'a>(&'a self, database: &'a str, bytes_max: u64) -> Answer<'a, Box<dyn Session>> {
+        Box::pin(self.session(database, bytes_max))
     }
 
     fn bytes(&self) -> Answer<'_, Option<u64>> {
-        let path = self.shared.path.clone();
-        Box::pin(async move {
-            match tokio::fs::metadata(path).await {
-                Ok(file) => Ok(Some(file.len())),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Some(0)),
-                Err(_) => Err(CloudError::Unavailable),
-            }
-        })
+        Box::pin(async { self.shared.files.bytes().await.map(Some) })
     }
 }
 

@@ -57,7 +57,7 @@ fn numbered(name: &str) -> Option<usize> {
 fn refused(error: &rusqlite::Error) -> SqlError {
     match error {
         rusqlite::Error::ToSqlConversionFailure(why) => invalid(why.to_string()),
-        other => super::errors::translate(other, false, false),
+        other => super::errors::translate(other, false),
     }
 }
 
@@ -108,7 +108,7 @@ pub(super) fn row(row: &Row<'_>, kinds: &[Kind]) -> Result<Vec<SqlValue>, SqlErr
     let values = kinds.iter().enumerate().map(|(index, kind)| {
         let value = row
             .get_ref(index)
-            .map_err(|error| super::errors::translate(&error, false, false))?;
+            .map_err(|error| super::errors::translate(&error, false))?;
         Ok(match value {
             ValueRef::Null => SqlValue::Null,
             ValueRef::Integer(value @ (0 | 1)) if *kind == Kind::Boolean => {

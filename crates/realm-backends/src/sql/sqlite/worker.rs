@@ -1,5 +1,6 @@
 //! A connection on a thread of its own: what a session asks, one after the other.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
@@ -32,6 +33,8 @@ pub(super) enum Ask {
     Begin(Reply<()>),
     Commit(Reply<()>),
     RollBack(Reply<()>),
+    /// A session begins, in which no more bytes than these may be there.
+    Enter(u64, Reply<()>),
     /// The session is over: back to the pool.
     Leave(Worker, Option<OwnedSemaphorePermit>),
     /// It is over, and so is the thread.
@@ -46,7 +49,11 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts one, with a connection to the database.
-    pub(super) async fn start(shared: &Arc<Shared>) -> Result<Self, CloudError> {
+    pub(super) async fn start(
+        shared: &Arc<Shared>,
+        database: &str,
+        path: PathBuf,
+    ) -> Result<Self, CloudError> {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let clock = Arc::new(Clock::new());
@@ -54,17 +61,18 @@ impl Worker {
         let (ready, opened) = oneshot::channel();
         let thread = Thread {
             number,
+            database: database.to_owned(),
+            path,
             shared: Arc::downgrade(shared),
             asked,
             clock: Arc::clone(&clock),
         };
-        let (path, bytes_max) = (shared.path.clone(), shared.bytes_max);
         let started = std::thread::Builder::new()
             .name("sqlite".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || {
                 thread.clock.begin(PATIENCE);
-                match guard::open(&path, bytes_max, &thread.clock) {
+                match guard::open(&thread.path, &thread.clock) {
                     Ok(connection) => {
                         if ready.send(Ok(())).is_ok() {
                             thread.run(&connection);
@@ -105,6 +113,8 @@ impl Worker {
 /// What lives on the thread.
 struct Thread {
     number: u64,
+    database: String,
+    path: PathBuf,
     /// Weak: an idle worker does not keep a database that nobody has any more.
     shared: Weak<Shared>,
     asked: Receiver<Ask>,
@@ -116,7 +126,9 @@ struct Standing<'a> {
     connection: &'a Connection,
     clock: &'a Clock,
     transaction: Transaction,
-    bounded: bool,
+    bytes_max: u64,
+    /// What the database is held to.
+    held: Option<u64>,
 }
 
 /// What comes after an answer.
@@ -129,15 +141,12 @@ enum Next {
 
 impl Thread {
     fn run(self, connection: &Connection) {
-        let bounded = self
-            .shared
-            .upgrade()
-            .is_some_and(|it| it.bytes_max.is_some());
         let mut standing = Standing {
             connection,
             clock: &self.clock,
             transaction: Transaction::None,
-            bounded,
+            bytes_max: 0,
+            held: None,
         };
         let mut waiting = None;
         let mut idle = false;
@@ -162,13 +171,11 @@ impl Thread {
             };
             idle = false;
             if let Ask::Leave(worker, place) = ask {
-                let clean = standing.leave();
-                let shared = self.shared.upgrade();
-                let kept = clean && shared.is_some_and(|it| it.pool.put(self.number, worker));
-                drop(place);
-                if !kept {
+                let Some(shared) = self.shared.upgrade().filter(|_| standing.leave()) else {
                     return;
-                }
+                };
+                shared.pool.put(self.number, &self.database, worker);
+                drop((shared, place));
                 idle = true;
                 continue;
             }
@@ -206,7 +213,7 @@ impl<'a> Standing<'a> {
         match ask {
             Ask::Execute(statement, parameters, reply) => {
                 let result = self.transaction.statement();
-                let result = result.and_then(|()| self.execute(&statement, &parameters));
+                let result = result.and_then(|()| self.execute(&statement, &parameters, thread));
                 _ = reply.send(self.after(result));
             }
             Ask::Query(statement, parameters, reply) => {
@@ -227,12 +234,52 @@ impl<'a> Standing<'a> {
             }
             Ask::Commit(reply) => _ = reply.send(self.commit()),
             Ask::RollBack(reply) => _ = reply.send(self.roll_back()),
+            Ask::Enter(bytes_max, reply) => _ = reply.send(self.enter(bytes_max, thread)),
             Ask::Leave(..) | Ask::End(_) => return Next::End,
         }
         Next::Wait
     }
 
-    fn execute(&self, statement: &str, parameters: &[SqlValue]) -> Result<u64, SqlError> {
+    fn enter(&mut self, bytes_max: u64, thread: &Thread) -> Result<(), SqlError> {
+        self.bytes_max = bytes_max;
+        // What others of the file did meanwhile is theirs to note, what was there before is not.
+        self.note(thread)?;
+        self.hold(thread)
+    }
+
+    /// Holds the database to what is left of the quota beside all others of its folder.
+    fn hold(&mut self, thread: &Thread) -> Result<(), SqlError> {
+        let shared = thread.shared.upgrade().ok_or(CloudError::Unavailable)?;
+        let others = shared.files.bytes_beside(&thread.path);
+        let left = self.bytes_max.saturating_sub(others);
+        if self.held != Some(left) {
+            let ours = self.clock.ours();
+            let result = guard::hold_to(self.connection, left);
+            drop(ours);
+            self.done(result)?;
+            self.held = Some(left);
+        }
+        Ok(())
+    }
+
+    /// Tells the others of the folder what this one has.
+    fn note(&self, thread: &Thread) -> Result<(), SqlError> {
+        let ours = self.clock.ours();
+        let bytes = guard::bytes(self.connection);
+        drop(ours);
+        if let Some(shared) = thread.shared.upgrade() {
+            shared.files.note(&thread.path, self.done(bytes)?);
+        }
+        Ok(())
+    }
+
+    fn execute(
+        &mut self,
+        statement: &str,
+        parameters: &[SqlValue],
+        thread: &Thread,
+    ) -> Result<u64, SqlError> {
+        self.hold(thread)?;
         let before = self.connection.total_changes();
         let mut prepared = self.prepare(statement)?;
         values::bind(&mut prepared, parameters)?;
@@ -243,6 +290,9 @@ impl<'a> Standing<'a> {
             n_rows += 1;
         }
         drop(rows);
+        if !prepared.readonly() {
+            self.note(thread)?;
+        }
         Ok(if gives_rows {
             n_rows
         } else if self.connection.total_changes() == before {
@@ -261,10 +311,13 @@ impl<'a> Standing<'a> {
         thread: &Thread,
     ) -> Next {
         let until = Instant::now() + Duration::from_millis(limits::QUERY_MS_MAX);
-        let begun = self.prepare(statement).and_then(|mut prepared| {
-            values::bind(&mut prepared, parameters)?;
-            Ok(prepared)
-        });
+        let begun = self
+            .hold(thread)
+            .and_then(|()| self.prepare(statement))
+            .and_then(|mut prepared| {
+                values::bind(&mut prepared, parameters)?;
+                Ok(prepared)
+            });
         let mut prepared = match begun {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -274,10 +327,17 @@ impl<'a> Standing<'a> {
         };
         let columns = prepared.column_names().map(str::to_owned).collect();
         let kinds = values::kinds(&prepared);
+        let changes = !prepared.readonly();
         let mut rows = prepared.raw_query();
         // The first page is looked for at once: what fails there fails the query, and what a statement
         // changes is changed before its first row.
-        let mut page = match self.fill(&mut rows, &kinds) {
+        let first = self.fill(&mut rows, &kinds);
+        let first = if changes {
+            first.and_then(|page| self.note(thread).map(|()| page))
+        } else {
+            first
+        };
+        let mut page = match first {
             Ok(page) => Some(page),
             Err(error) => {
                 _ = reply.send(self.after(Err(error)));
@@ -408,6 +468,6 @@ impl<'a> Standing<'a> {
 
     fn done<T>(&self, result: rusqlite::Result<T>) -> Result<T, SqlError> {
         let in_transaction = self.transaction != Transaction::None;
-        result.map_err(|error| errors::translate(&error, in_transaction, self.bounded))
+        result.map_err(|error| errors::translate(&error, in_transaction))
     }
 }

@@ -40,12 +40,12 @@ fn words<T>(result: Result<T, CloudError>) -> Words<T> {
     Ok(result.map_err(|error| error.to_string()))
 }
 
+/// A store, and the name of a container in it.
+type Held = (Arc<dyn Blobs>, String);
+
 impl View<'_> {
     /// A container that the guest holds, and one operation less.
-    fn held(
-        &self,
-        this: &Resource<Container>,
-    ) -> Result<Result<(Arc<dyn Blobs>, String), CloudError>> {
+    fn held(&self, this: &Resource<Container>) -> Result<Result<Held, CloudError>> {
         let held = self.table.get(this)?;
         let both = (Arc::clone(&held.store), held.name.clone());
         Ok(self.cloud.charge().map(|()| both))

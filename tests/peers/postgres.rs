@@ -24,8 +24,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one; with `tls` it is a certificate for `localhost` and its key, in PEM.
-    pub(crate) fn start(tls: Option<(&str, &str)>) -> Self {
+    /// Starts one that knows its users by `auth`, `scram-sha-256` or `trust`; with `tls` it is a certificate for `localhost` and its key, in PEM.
+    pub(crate) fn start(tls: Option<(&str, &str)>, auth: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         own(folder.path());
         let data = folder.path().join("data");
@@ -34,7 +34,7 @@ impl Server {
         own(&password);
         let made = command("initdb")
             .args([
-                "--auth=scram-sha-256",
+                &format!("--auth={auth}"),
                 "--no-sync",
                 "--encoding=UTF8",
                 "--locale=C",

@@ -1,0 +1,302 @@
+//! `wasi:keyvalue` in each of its versions, over each store that may stand behind it.
+
+#[path = "../../../realm-backends/tests/keyvalue/servers.rs"]
+#[expect(dead_code, reason = "shared with the tests of the stores themselves")]
+mod servers;
+
+use std::sync::Arc;
+
+use realm_backends::keyvalue::{Embedded, Nats, Redis};
+use realm_backends::{Access, Unwatched};
+use realm_host::Store;
+use realm_model::api::LogStream;
+use realm_model::cloud::KeyValue;
+use realm_model::trigger::Triggers;
+use realm_test_guests as guests;
+use tempfile::TempDir;
+
+use crate::harness::{Guest, Loaded, eventually, guest};
+
+fn embedded() -> (Arc<dyn KeyValue>, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&folder.path().join("kv"), Arc::new(Unwatched)).unwrap();
+    (Arc::new(store), folder)
+}
+
+fn bound(guest: Guest, store: &Arc<dyn KeyValue>) -> Guest {
+    guest.bind("default", Store::Keyvalue(store.clone()))
+}
+
+/// What the guest finds, whatever stands behind it; `lacks` names what this store cannot.
+async fn check(store: &Arc<dyn KeyValue>, lacks: &[&str]) {
+    let asked = bound(guest(guests::KEYVALUE), store)
+        .limits(|limits| {
+            limits.wall_timeout_ms = 60_000;
+            limits.memory_max_mb = 128;
+        })
+        .load();
+    let names = [
+        "values",
+        "keys",
+        "listing",
+        "large",
+        "refusals",
+        "increment",
+        "swap",
+        "batch",
+        "ttl",
+        "transactions",
+        "locks",
+    ];
+    let expected: String = names
+        .iter()
+        .map(|name| {
+            let word = if lacks.contains(name) { "lacks" } else { "ok" };
+            format!("{word} {name}\n")
+        })
+        .collect();
+    assert_eq!(asked.body("/").await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn keyvalue() {
+    let (store, _folder) = embedded();
+    check(&store, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_in_redis() {
+    let server = servers::redis(&[]);
+    let access = Access {
+        prefix: "cache:".to_owned(),
+        ..Access::default()
+    };
+    let store = Redis::new(&server.at(false), 0, &access, Arc::new(Unwatched)).unwrap();
+    let store: Arc<dyn KeyValue> = Arc::new(store);
+    check(&store, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_in_nats() {
+    let server = servers::nats("", None);
+    let access = Access {
+        prefix: "cache".to_owned(),
+        ..Access::default()
+    };
+    let store = Nats::new(&server.at(false), &access, Arc::new(Unwatched)).unwrap();
+    let store: Arc<dyn KeyValue> = Arc::new(store);
+    let lacks: &[&str] = if servers::nats_version() < (2, 11) {
+        &["ttl", "transactions"]
+    } else {
+        &["transactions"]
+    };
+    check(&store, lacks).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn keyvalue_draft() {
+    let (store, _folder) = embedded();
+    let guest = bound(guest(guests::KEYVALUE_DRAFT), &store).load();
+    assert_eq!(guest.body("/").await, "ok");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn p3_keyvalue() {
+    let (store, _folder) = embedded();
+    let guest = bound(guest(guests::P3_KEYVALUE), &store)
+        .limits(|limits| limits.wall_timeout_ms = 60_000)
+        .load();
+    assert_eq!(guest.body("/").await, "ok");
+}
+
+async fn said(guest: &Loaded, target: &str) -> String {
+    guest.get(target).await.unwrap().text().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn keyvalue_call() {
+    let nothing = guest(guests::KEYVALUE_CALL).load();
+    assert_eq!(
+        said(&nothing, "/?open=default&key=k").await,
+        "Error::NoSuchStore"
+    );
+    let (store, _folder) = embedded();
+    let granted = bound(guest(guests::KEYVALUE_CALL), &store).load();
+    assert_eq!(
+        said(&granted, "/?open=default&op=set&key=k&value=v").await,
+        "()"
+    );
+    assert_eq!(said(&granted, "/?open=default&key=k").await, "v");
+    for name in ["", "*", "other", "default%00", "secrets"] {
+        let answer = said(&granted, &format!("/?open={name}&key=k")).await;
+        assert_eq!(answer, "Error::NoSuchStore", "{name}");
+    }
+}
+
+/// Components see each other's values where they are bound to the same store, and nowhere else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_of_another_component() {
+    let (ours, _folder) = embedded();
+    let (theirs, _other) = embedded();
+    let first = bound(guest(guests::KEYVALUE_CALL), &ours).load();
+    let friend = guest(guests::KEYVALUE_CALL)
+        .bind("shared", Store::Keyvalue(ours.clone()))
+        .load();
+    let stranger = bound(guest(guests::KEYVALUE_CALL), &theirs).load();
+    assert_eq!(
+        said(&first, "/?open=default&op=set&key=k&value=v").await,
+        "()"
+    );
+    assert_eq!(said(&friend, "/?open=shared&key=k").await, "v");
+    assert_eq!(
+        said(&friend, "/?open=default&key=k").await,
+        "Error::NoSuchStore"
+    );
+    assert_eq!(said(&stranger, "/?open=default&key=k").await, "none");
+    assert_eq!(said(&stranger, "/?open=default&op=keys").await, "");
+}
+
+/// With `*` each name is a bucket of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_by_any_name() {
+    let (store, _folder) = embedded();
+    let guest = bound(guest(guests::KEYVALUE_CALL), &store)
+        .bind("*", Store::Keyvalue(store.clone()))
+        .load();
+    for name in ["default", "users", "users:1"] {
+        let set = format!("/?open={name}&op=set&key=k&value={name}");
+        assert_eq!(said(&guest, &set).await, "()");
+    }
+    for name in ["default", "users", "users:1"] {
+        assert_eq!(said(&guest, &format!("/?open={name}&key=k")).await, name);
+    }
+    assert_eq!(said(&guest, "/?open=nobody&key=k").await, "none");
+    assert_eq!(said(&guest, "/?open=*&key=k").await, "Error::NoSuchStore");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_within_its_bytes() {
+    let (store, _folder) = embedded();
+    let guest = bound(guest(guests::KEYVALUE_CALL), &store)
+        .bind("*", Store::Keyvalue(store.clone()))
+        .limits(|limits| limits.storage_max_mb = 1)
+        .load();
+    let set =
+        |key: &str, n_bytes: usize| format!("/?open=default&op=set&key={key}&bytes={n_bytes}");
+    assert_eq!(said(&guest, &set("a", 600_000)).await, "()");
+    let refused = said(&guest, &set("b", 600_000)).await;
+    assert!(refused.contains("storage_max_mb"), "{refused}");
+    // Another name is another bucket, and the same quota.
+    let elsewhere = said(&guest, "/?open=more&op=set&key=b&bytes=600000").await;
+    assert!(elsewhere.contains("storage_max_mb"), "{elsewhere}");
+    let many = said(&guest, "/?open=default&op=many&key=b&bytes=60000").await;
+    assert!(many.contains("storage_max_mb"), "{many}");
+    assert_eq!(said(&guest, "/?open=default&op=keys").await, "a");
+    assert_eq!(said(&guest, &set("b", 400_000)).await, "()");
+    let refused = said(&guest, "/?open=default&op=many&key=n&bytes=9000").await;
+    assert!(refused.contains("storage_max_mb"), "{refused}");
+    // What is there can be made smaller, and deleted.
+    assert_eq!(said(&guest, &set("a", 599_000)).await, "()");
+    assert_eq!(said(&guest, "/?open=default&op=delete&key=a").await, "()");
+    assert_eq!(said(&guest, &set("c", 600_000)).await, "()");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_within_its_operations() {
+    let (store, _folder) = embedded();
+    let guest = bound(guest(guests::KEYVALUE_CALL), &store)
+        .limits(|limits| limits.operations_per_sec = Some(5))
+        .load();
+    let mut n_refused = 0;
+    for _ in 0..20 {
+        let answer = said(&guest, "/?open=default&op=increment&key=n").await;
+        if answer.contains("operations_per_sec") {
+            n_refused += 1;
+        }
+    }
+    assert!((5..=15).contains(&n_refused), "{n_refused}");
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let many = said(&guest, "/?open=default&op=many&key=n&value=v").await;
+    assert!(
+        many.contains("operations_per_sec"),
+        "a batch counts each key: {many}"
+    );
+}
+
+/// What a guest holds of values is the host's memory: it has an end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_that_is_held() {
+    let (store, _folder) = embedded();
+    let guest = bound(guest(guests::KEYVALUE_CALL), &store).load();
+    let set = "/?open=default&op=set&key=k&bytes=10000000";
+    assert_eq!(said(&guest, set).await, "()");
+    let held = said(&guest, "/?open=default&op=hold&key=k").await;
+    assert!(
+        held.starts_with("4 ") && held.contains("too many large values"),
+        "{held}"
+    );
+    assert_eq!(said(&guest, "/?open=default&key=k").await, "10000000 bytes");
+}
+
+/// A component hears of each change, in order, and of nothing from before.
+async fn watches(path: &'static str) {
+    let (store, _folder) = embedded();
+    store.set("", "before", b"x", None).await.unwrap();
+    let guest = guest(path)
+        .bind("default", Store::Keyvalue(store.clone()))
+        .load_worker();
+    let triggers = Triggers {
+        watches: vec!["default".to_owned()],
+        ..Triggers::default()
+    };
+    let working = guest.replica.work(&triggers).await.unwrap().unwrap();
+    let lines = || guest.log.lines(LogStream::Stdout);
+    // Watching begins in a task of its own: until it has, nothing is heard.
+    let mut nth = 0;
+    while lines().is_empty() {
+        nth += 1;
+        store
+            .set("", "first", nth.to_string().as_bytes(), None)
+            .await
+            .unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    store.set("elsewhere", "k", b"x", None).await.unwrap();
+    store.set("", "trap", b"", None).await.unwrap();
+    store.set("", "k", b"1", None).await.unwrap();
+    store.set("", "k", b"2", None).await.unwrap();
+    store.delete("", "k").await.unwrap();
+    store.set("", "ask", b"hello", None).await.unwrap();
+    eventually(|| lines().iter().any(|line| line == "set answer HELLO")).await;
+    let seen = lines();
+    let seen = seen.iter().skip_while(|line| line.starts_with("set first"));
+    let expected = [
+        "set k 1",
+        "set k 2",
+        "delete k",
+        "set ask hello",
+        "set answer HELLO",
+    ];
+    assert_eq!(seen.collect::<Vec<_>>(), expected);
+    assert_eq!(store.get("", "answer").await, Ok(Some(b"HELLO".to_vec())));
+    assert!(
+        guest
+            .log
+            .agent()
+            .contains("change-lost: a change of `trap`"),
+        "{}",
+        guest.log.agent()
+    );
+    working.take_no_more();
+    eventually(|| working.under_way() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn watcher_draft() {
+    watches(guests::WATCHER_DRAFT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn watcher_draft2() {
+    watches(guests::WATCHER_DRAFT2).await;
+}
