@@ -59,6 +59,9 @@ pub const CERTIFICATE_EXPIRES: &str = "certificate-expires";
 /// The alarm of a node that an authority gave no certificate.
 pub const ACME_FAILED: &str = "acme-failed";
 
+/// The alarm of a node that shall run a component and cannot open a secret of it.
+pub const SECRET_SEALED_AWAY: &str = "secret-sealed-away";
+
 const DOMAIN: &[u8] = b"realm.record.v1";
 
 /// Which of two records of one key is the newer one: compared field by field.

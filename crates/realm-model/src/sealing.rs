@@ -8,6 +8,7 @@
 //! the value stays, and a short mark for each recipient. Format: docs/formats.md.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -110,7 +111,10 @@ impl Mark {
 
     /// The mark of a recipient.
     pub fn of(recipient: &str) -> Self {
-        let digest = Digest::of(&authenticated(&[b"realm.sealing.mark.v1", recipient.as_bytes()]));
+        let digest = Digest::of(&authenticated(&[
+            b"realm.sealing.mark.v1",
+            recipient.as_bytes(),
+        ]));
         Self(std::array::from_fn(|at| digest.as_bytes()[at]))
     }
 }
@@ -153,6 +157,19 @@ impl Label {
         self.value.0.into_iter().chain(marks).collect()
     }
 
+    /// The stanza as it stands in a file.
+    pub fn stanza(&self) -> String {
+        let mut text = format!("-> {STANZA} {}\n", self.arguments().join(" "));
+        let body = STANDARD_NO_PAD.encode(self.body());
+        let mut rest = body.as_str();
+        while let Some((line, after)) = rest.split_at_checked(BODY_LINE) {
+            text += &format!("{line}\n");
+            rest = after;
+        }
+        text += &format!("{rest}\n");
+        text
+    }
+
     /// Reads the label of a sealed secret as a manifest has it; `None`: it has none that this version
     /// reads, as one that was made with another tool.
     pub fn of(text: &str) -> Option<Self> {
@@ -186,10 +203,16 @@ impl Label {
             let label = Self {
                 name: name.to_owned(),
                 value: ValueId(value.try_into().ok()?),
-                marks: marks.map(|mark| mark.map(Mark)).collect::<Result<_, _>>().ok()?,
+                marks: marks
+                    .map(|mark| mark.map(Mark))
+                    .collect::<Result<_, _>>()
+                    .ok()?,
             };
             // Two of them would let two readers see different things.
-            if label.marks.len() > RECIPIENTS_MAX || found.replace(label).is_some() {
+            if label.marks.len() > RECIPIENTS_MAX || {
+                found.replace(label);
+                false
+            } {
                 return None;
             }
         }
@@ -209,6 +232,60 @@ fn body<'a>(lines: &mut impl Iterator<Item = &'a str>) -> Option<Vec<u8>> {
         if line.len() < BODY_LINE {
             return STANDARD_NO_PAD.decode(text).ok();
         }
+    }
+}
+
+/// A sealed secret as a manifest has it; cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sealed(Arc<Parts>);
+
+#[derive(PartialEq, Eq)]
+struct Parts {
+    text: String,
+    digest: Digest,
+    value: Digest,
+}
+
+impl Sealed {
+    /// Takes the text of a manifest, under this name.
+    pub fn new(name: &str, text: String) -> Self {
+        Self(Arc::new(Parts {
+            digest: Digest::of(&authenticated(&[name.as_bytes(), text.as_bytes()])),
+            value: value_digest(&text),
+            text,
+        }))
+    }
+
+    /// The text, with [`PREFIX`].
+    pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// The digest of name and text: to whom a value is sealed counts as well.
+    pub fn digest(&self) -> Digest {
+        self.0.digest
+    }
+
+    /// What a change of the value is told by: see [`value_digest`].
+    pub fn value(&self) -> Digest {
+        self.0.value
+    }
+
+    /// What it says of itself.
+    pub fn label(&self) -> Option<Label> {
+        Label::of(self.text())
+    }
+}
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sealed({})", self.0.digest.short())
+    }
+}
+
+impl Serialize for Sealed {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.text())
     }
 }
 
@@ -288,28 +365,14 @@ mod tests {
         }
     }
 
-    /// A file with these stanzas, as age writes them.
-    fn file(stanzas: &[(&str, Vec<String>, Vec<u8>)]) -> Vec<u8> {
-        let mut text = format!("{AGE}\n");
-        for (kind, arguments, body) in stanzas {
-            text += &format!("-> {kind} {}\n", arguments.join(" "));
-            let body = STANDARD_NO_PAD.encode(body);
-            let mut rest = body.as_str();
-            while rest.len() >= BODY_LINE {
-                let (line, after) = rest.split_at(BODY_LINE);
-                text += &format!("{line}\n");
-                rest = after;
-            }
-            text += &format!("{rest}\n");
-        }
-        text += "--- bWFj\n";
+    const X25519: &str = "-> X25519 c2hhcmU\nAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE\n";
+
+    /// A file with these stanzas.
+    fn file(stanzas: &[String]) -> Vec<u8> {
+        let text = format!("{AGE}\n{}--- bWFj\n", stanzas.concat());
         let mut bytes = text.into_bytes();
         bytes.extend([0xff, 0x00, b'\n', 0x80]);
         bytes
-    }
-
-    fn of_label(label: &Label) -> (&'static str, Vec<String>, Vec<u8>) {
-        (STANZA, label.arguments(), label.body())
     }
 
     #[test]
@@ -332,9 +395,19 @@ mod tests {
 
     #[test]
     fn what_is_no_recipient_counts_for_nobody() {
-        for text in ["", "age1", "AGE-SECRET-KEY-1", &"a".repeat(62), &RECIPIENT.to_uppercase()] {
+        for text in [
+            "",
+            "age1",
+            "AGE-SECRET-KEY-1",
+            &"a".repeat(62),
+            &RECIPIENT.to_uppercase(),
+        ] {
             let sealing = Sealing::sign(realm(b"a"), &key(1), text.to_owned());
-            assert_eq!(sealing.verified(realm(b"a"), key(1).public()), None, "{text}");
+            assert_eq!(
+                sealing.verified(realm(b"a"), key(1).public()),
+                None,
+                "{text}"
+            );
         }
     }
 
@@ -342,8 +415,7 @@ mod tests {
     fn a_label_reads_back_among_other_stanzas() {
         for recipients in [0, 1, 3, 4, 5, 100] {
             let label = label("db.password", recipients);
-            let x25519 = ("X25519", vec!["c2hhcmU".to_owned()], vec![1; 32]);
-            let bytes = file(&[x25519.clone(), of_label(&label), x25519]);
+            let bytes = file(&[X25519.to_owned(), label.stanza(), X25519.to_owned()]);
             assert_eq!(Label::read(&bytes).as_ref(), Some(&label), "{recipients}");
             assert_eq!(Label::of(&text(&bytes)), Some(label));
         }
@@ -352,16 +424,16 @@ mod tests {
     #[test]
     fn two_labels_are_none() {
         let (one, two) = (label("a", 1), label("b", 1));
-        assert_eq!(Label::read(&file(&[of_label(&one), of_label(&two)])), None);
+        assert_eq!(Label::read(&file(&[one.stanza(), two.stanza()])), None);
         // What stands behind the header is no label.
         let mut bytes = file(&[]);
-        bytes.extend(&file(&[of_label(&one)])[AGE.len()..]);
+        bytes.extend(&file(&[one.stanza()])[AGE.len()..]);
         assert_eq!(Label::read(&bytes), None);
     }
 
     #[test]
     fn sealing_anew_leaves_the_value_as_it_is() {
-        let digest = |label: &Label| value_digest(&text(&file(&[of_label(label)])));
+        let digest = |label: &Label| value_digest(&text(&file(&[label.stanza()])));
         let before = label("a", 1);
         assert_eq!(digest(&before), digest(&label("a", 5)));
         let rotated = Label {
@@ -370,8 +442,8 @@ mod tests {
         };
         assert_ne!(digest(&before), digest(&rotated));
         assert_ne!(digest(&before), digest(&label("b", 1)));
-        let foreign = |body: u8| value_digest(&text(&file(&[("X25519", vec![], vec![body])])));
-        assert_ne!(foreign(1), foreign(2));
+        let foreign = |stanza: &str| value_digest(&text(&file(&[stanza.to_owned()])));
+        assert_ne!(foreign(X25519), foreign(&X25519.replace("AQEB", "AgIC")));
     }
 
     proptest! {
@@ -382,7 +454,7 @@ mod tests {
             with in proptest::collection::vec(any::<u8>(), 0..9),
         ) {
             let _ = Label::read(&bytes);
-            let mut changed = file(&[of_label(&label("a", 9))]);
+            let mut changed = file(&[label("a", 9).stanza()]);
             let start = at.index(changed.len());
             let end = (start + 4).min(changed.len());
             changed.splice(start..end, with);

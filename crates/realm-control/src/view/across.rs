@@ -235,6 +235,9 @@ pub fn alarm_hint(code: &str) -> &'static str {
         realm_model::record::ACME_FAILED => {
             "see that the name leads to that node from outside, and its ports 80 and 443 too; it is tried again by itself"
         }
+        realm_model::record::SECRET_SEALED_AWAY => {
+            "`realm secret reseal` seals it to the nodes that may run the component, then `realm apply`"
+        }
         "isolated" => "look at the network of that node, and at `realm nodes ls` on another one",
         realm_model::record::CLONED_KEY => {
             "stop one of the two machines; if you know of one only, revoke the node"

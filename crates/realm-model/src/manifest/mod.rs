@@ -54,6 +54,7 @@ use crate::limits::Limits;
 use crate::name::{ComponentName, NodeName};
 use crate::route::{HostPattern, PathPattern};
 use crate::schedule::Schedule;
+use crate::sealing::Sealed;
 use crate::upstream::Upstream;
 
 /// A manifest larger than this is refused before it is parsed: 200 bytes for each of
@@ -78,7 +79,7 @@ pub struct Manifest {
     /// `[routing]`.
     pub routing: BTreeMap<NodeSelector, Vec<RouteSpec>>,
     /// `[secrets]`: name → ciphertext.
-    pub secrets: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, Sealed>,
 }
 
 /// A node as the manifest describes it.

@@ -16,7 +16,7 @@ use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, wrong_type};
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
 use crate::record::limits::LEASES_MAX;
-use crate::sealing::{PREFIX as SEALED_PREFIX, SEALED_BYTES_MAX};
+use crate::sealing::{PREFIX as SEALED_PREFIX, SEALED_BYTES_MAX, Sealed};
 
 /// Routes of one selector, and nodes: a route for each component.
 const ROUTES_MAX: usize = COMPONENTS_MAX;
@@ -131,7 +131,7 @@ fn read_addr_hint(report: &mut Report<'_>, node: &Fields<'_, '_>) -> Option<Stri
 }
 
 struct Secrets {
-    values: BTreeMap<String, String>,
+    values: BTreeMap<String, Sealed>,
     /// Names that are written, also of secrets that have other problems.
     names: BTreeSet<String>,
 }
@@ -141,7 +141,9 @@ fn read_secrets(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Secrets {
         values: BTreeMap::new(),
         names: BTreeSet::new(),
     };
-    for ((name, name_span), (value, span)) in root.text_table_of(report, "secrets", SEALED_BYTES_MAX) {
+    for ((name, name_span), (value, span)) in
+        root.text_table_of(report, "secrets", SEALED_BYTES_MAX)
+    {
         if let Err(error) = plain_name(&name, "secret") {
             report.value_error(name_span, error);
             continue;
@@ -156,7 +158,8 @@ fn read_secrets(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Secrets {
                     .all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=".contains(&byte))
         });
         if is_ciphertext {
-            secrets.values.insert(name, value);
+            let sealed = Sealed::new(&name, value);
+            secrets.values.insert(name, sealed);
         } else {
             let message = match base64 {
                 Some(_) => format!("what follows `{SEALED_PREFIX}` is not base64"),
