@@ -82,6 +82,7 @@ fn settings(name: ComponentName) -> Settings {
         name,
         limits: Limits::default(),
         grants: Default::default(),
+        stores: realm_host::Stores::default(),
         reuse: false,
         probe: None,
         log: Arc::new(Silent),

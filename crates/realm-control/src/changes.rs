@@ -37,6 +37,8 @@ pub enum Subject {
     Component,
     /// `[routing]`.
     Route,
+    /// `[bindings]`.
+    Binding,
     /// `[secrets]`.
     Secret,
 }
@@ -72,6 +74,7 @@ impl Subject {
             Self::Node => "node",
             Self::Component => "component",
             Self::Route => "route",
+            Self::Binding => "binding",
             Self::Secret => "secret",
         }
     }

@@ -68,10 +68,11 @@ impl Desired {
     pub fn with(
         &self,
         name: NamespaceName,
-        manifest: Manifest,
+        mut manifest: Manifest,
         lock: Lock,
         authority_seq: u64,
     ) -> Self {
+        manifest.belong_to(name);
         let mut desired = self.clone();
         let state = desired.namespaces.remove(&name);
         let mut state = state.unwrap_or_else(|| NamespaceState::nothing(self.head));

@@ -468,9 +468,9 @@ impl NamespaceState {
     }
 }
 
-/// The secrets that a component may open.
+/// The secrets that a component may open, and the passwords of the stores that it binds.
 fn secrets_of(manifest: &Manifest, spec: &ComponentSpec) -> BTreeMap<String, Sealed> {
-    let names = spec.grants.secrets.iter();
+    let names = spec.grants.secret_names().into_iter();
     names
         .filter_map(|name| Some((name.clone(), manifest.secrets.get(name)?.clone())))
         .collect()

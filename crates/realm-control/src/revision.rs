@@ -11,6 +11,7 @@ use realm_model::lock::Pin;
 use realm_model::manifest::{ComponentSpec, HealthCheck, RestartPolicy, Serve, World};
 use realm_model::observed::Revision;
 use realm_model::sealing::Sealed;
+use realm_model::trigger::Triggers;
 use realm_model::upstream::Upstream;
 use serde::Serialize;
 
@@ -32,6 +33,8 @@ struct Settings<'a> {
     /// The values of its secrets: another one is another revision, and who it is sealed to is not.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     secrets: BTreeMap<&'a str, Digest>,
+    #[serde(skip_serializing_if = "Triggers::is_empty")]
+    triggers: &'a Triggers,
 }
 
 /// The digest of everything that changes how a component runs, restarts aside.
@@ -54,6 +57,7 @@ pub(crate) fn settings_digest(
         singleton: _,
         restart,
         health,
+        triggers,
     } = spec;
     let settings = Settings {
         pin,
@@ -72,6 +76,7 @@ pub(crate) fn settings_digest(
             .iter()
             .map(|(name, sealed)| (name.as_str(), sealed.value()))
             .collect(),
+        triggers,
     };
     let bytes = serde_json::to_vec(&settings).expect("settings have only string keys");
     Digest::of(&bytes)
@@ -114,6 +119,8 @@ mod tests {
             "reuse = true",
             "restart = \"never\"",
             "health = \"/healthz\"",
+            "storage_max_mb = 1",
+            "operations_per_sec = 1",
         ];
         let mut seen: BTreeSet<Digest> = keys.iter().map(|keys| of("file:a", keys, "1")).collect();
         seen.insert(of("file:a", "", "2"));

@@ -146,7 +146,12 @@ fn begin_fastcgi(shared: &Shared, worker: usize, accepted: Accepted) {
     let Some((connection, place)) = shared.enter_fastcgi(peer) else {
         return;
     };
-    let (limits, seat) = (shared.fastcgi.limits, shared.workers.seat_at(worker));
+    let (limits, seat) = (shared.fastcgi.limits, shared.workers.seat_near(worker));
+    let accepted = match seat.worker == worker {
+        true => Ok(accepted),
+        false => accepted.at(&seat.runtime),
+    };
+    let Ok(accepted) = accepted else { return };
     match accepted {
         Accepted::Tcp(stream, _) => {
             shared.spawn_fastcgi(stream, limits, connection, place, seat);

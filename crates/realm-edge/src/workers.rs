@@ -1,13 +1,16 @@
 //! The threads that serve connections: one per core, each with a runtime of its own, so that a
 //! request never crosses threads and wakes nobody.
 //!
-//! Where there is one for each core they stay there. Linux places threads by how busy the cores
-//! are, and counts for that what runs at idle priority: beside guests that compute it leaves two
-//! serving threads on one core for many milliseconds, and the other core to the guests.
+//! Beside guests that compute for long, where there is one for each core, they stay there. Linux places
+//! threads by how busy the cores are, and counts for that what runs at idle priority: beside such guests
+//! it leaves two serving threads on one core for many milliseconds, and the other core to the guests. At
+//! all other times the system places them: what shares the cores, a web server in front say, else holds
+//! up the thread that cannot get out of its way, while another core has nothing to do.
 //!
 //! A new connection goes to the thread with the fewest. Not a listener per thread
 //! (`SO_REUSEPORT`): the kernel's choice is blind to load, and a second process could share the
-//! port unnoticed.
+//! port unnoticed. What web servers bring over FastCGI is accepted where it is served, by whoever wakes
+//! up first; of a burst that may be one thread alone, which then passes on what is over its share.
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +24,10 @@ use tokio_util::sync::CancellationToken;
 /// Threads for blocking work (files of guests) that one worker may start: all workers together
 /// stay below what tokio gives a whole process.
 const BLOCKING_THREADS_MAX: usize = 64;
+/// A worker that accepts connections itself passes them on once it has an eighth more than the one with the
+/// fewest, and two: kept ones stay for hours where they are, and short ones that come and go by chance
+/// cost a waking less where they came.
+const SHARE_OVER: usize = 8;
 
 /// The workers of one edge.
 pub(crate) struct Workers {
@@ -32,11 +39,14 @@ pub(crate) struct Workers {
 struct Worker {
     runtime: Handle,
     connections: Arc<AtomicUsize>,
+    share: Share,
 }
 
 /// A connection's place at one worker, given back when dropped.
 pub(crate) struct Seat {
     pub(crate) runtime: Handle,
+    /// Which one that is.
+    pub(crate) worker: usize,
     connections: Arc<AtomicUsize>,
 }
 
@@ -46,16 +56,21 @@ impl Workers {
         let stop = CancellationToken::new();
         let cores = Cores::of_this_thread();
         let runtimes = match count {
-            0 => vec![Handle::current()],
+            // Not ours to place.
+            0 => vec![(Handle::current(), Share::NONE)],
             _ => (0..count)
-                .map(|index| start(index, cores.share(index, count), &stop))
+                .map(|index| {
+                    let share = cores.share(index, count);
+                    start(index, share.all, &stop).map(|runtime| (runtime, share))
+                })
                 .collect::<io::Result<_>>()
                 // Those that did start have nothing to do.
                 .inspect_err(|_| stop.cancel())?,
         };
-        let worker = |runtime| Worker {
+        let worker = |(runtime, share)| Worker {
             runtime,
             connections: Arc::default(),
+            share,
         };
         Ok(Self {
             workers: runtimes.into_iter().map(worker).collect(),
@@ -67,13 +82,32 @@ impl Workers {
     /// A seat at the worker with the fewest connections; where several have as few, they take
     /// turns.
     pub(crate) fn seat(&self) -> Seat {
+        self.seat_at(self.idlest())
+    }
+
+    /// A seat at this worker, which has accepted the connection, unless it has clearly more than its share:
+    /// then at the one with the fewest.
+    pub(crate) fn seat_near(&self, index: usize) -> Seat {
+        let idlest = self.idlest();
+        let fewest = self.connections(idlest);
+        let share = fewest + fewest / SHARE_OVER + 1;
+        self.seat_at(match self.connections(index) <= share {
+            true => index,
+            false => idlest,
+        })
+    }
+
+    fn idlest(&self) -> usize {
         let count = self.workers.len();
         let first = self.next.fetch_add(1, Relaxed) % count;
-        let worker = (0..count)
-            .map(|offset| &self.workers[(first + offset) % count])
-            .min_by_key(|worker| worker.connections.load(Relaxed))
-            .expect("there is one at least");
-        worker.seat()
+        (0..count)
+            .map(|offset| (first + offset) % count)
+            .min_by_key(|worker| self.connections(*worker))
+            .expect("there is one at least")
+    }
+
+    fn connections(&self, index: usize) -> usize {
+        self.workers[index].connections.load(Relaxed)
     }
 
     /// How many there are.
@@ -83,22 +117,31 @@ impl Workers {
 
     /// A seat at this worker.
     pub(crate) fn seat_at(&self, index: usize) -> Seat {
-        self.workers[index].seat()
+        let worker = &self.workers[index];
+        worker.connections.fetch_add(1, Relaxed);
+        Seat {
+            runtime: worker.runtime.clone(),
+            worker: index,
+            connections: Arc::clone(&worker.connections),
+        }
+    }
+
+    /// Holds each to its core, where it has one, or lets the system place them.
+    pub(crate) fn hold_cores(&self, held: bool) {
+        for worker in &self.workers {
+            let Share { own, all } = worker.share;
+            worker.runtime.spawn(async move {
+                match held {
+                    true => own.keep(),
+                    false => all.keep(),
+                }
+            });
+        }
     }
 
     /// Ends the threads, and what still runs there.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
-    }
-}
-
-impl Worker {
-    fn seat(&self) -> Seat {
-        self.connections.fetch_add(1, Relaxed);
-        Seat {
-            runtime: self.runtime.clone(),
-            connections: Arc::clone(&self.connections),
-        }
     }
 }
 
@@ -112,10 +155,18 @@ impl Drop for Seat {
 #[derive(Clone, Copy)]
 struct Cores(Option<CpuSet>);
 
-/// A thread's own core, and those of the threads that it starts.
+/// A thread's own core, and those of all.
+#[derive(Clone, Copy)]
 struct Share {
     own: Cores,
     all: Cores,
+}
+
+impl Share {
+    const NONE: Self = Self {
+        own: Cores(None),
+        all: Cores(None),
+    };
 }
 
 impl Cores {
@@ -148,8 +199,7 @@ impl Cores {
     }
 }
 
-fn start(index: usize, share: Share, stop: &CancellationToken) -> io::Result<Handle> {
-    let Share { own, all } = share;
+fn start(index: usize, all: Cores, stop: &CancellationToken) -> io::Result<Handle> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -161,7 +211,6 @@ fn start(index: usize, share: Share, stop: &CancellationToken) -> io::Result<Han
     let thread = std::thread::Builder::new().name(format!("realm-edge-{index}"));
     // Nobody waits for it: what matters has ended before it is told to stop.
     let _: JoinHandle<()> = thread.spawn(move || {
-        own.keep();
         runtime.block_on(stopped.cancelled());
         // A file operation that hangs must not hold up the end.
         runtime.shutdown_background();
@@ -177,6 +226,7 @@ mod tests {
         let workers = (0..count).map(|_| Worker {
             runtime: Handle::current(),
             connections: Arc::default(),
+            share: Share::NONE,
         });
         Workers {
             workers: workers.collect(),
@@ -206,6 +256,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_accepts_for_itself_keeps_its_share_alone() {
+        let workers = workers(2);
+        let mut seats: Vec<_> = (0..64).map(|_| workers.seat_near(0)).collect();
+        assert_eq!(connections(&workers), [34, 30]);
+        // A few more or fewer stay where they come.
+        seats.retain(|seat| seat.worker == 1);
+        let few: Vec<_> = (0..32).map(|_| workers.seat_near(0)).collect();
+        assert_eq!(connections(&workers), [32, 30]);
+        assert!(few.iter().all(|seat| seat.worker == 0));
+        drop((seats, few));
+        assert_eq!(connections(&workers), [0, 0]);
+    }
+
+    #[tokio::test]
     async fn each_worker_is_a_thread_of_its_own_until_it_is_stopped() {
         let workers = Workers::start(2).unwrap();
         let mut names = Vec::new();
@@ -232,22 +296,29 @@ mod tests {
             .collect()
     }
 
-    /// The cores of each worker, and of a thread that it starts.
+    /// The cores of each worker while it is held to its own, and of a thread that it starts.
     #[track_caller]
     fn check(count: usize, expected: &[Vec<usize>]) {
         let workers = Workers::start(count).unwrap();
         let caller = Builder::new_current_thread().build().unwrap();
-        for (worker, expected) in workers.workers.iter().zip(expected) {
+        let at = |worker: &Worker| {
             let own = caller.block_on(worker.runtime.spawn(async { cores() }));
-            assert_eq!(own.unwrap(), *expected);
-            let started = caller.block_on(worker.runtime.spawn_blocking(cores));
-            assert_eq!(started.unwrap(), cores());
+            own.unwrap()
+        };
+        for held in [false, true, false] {
+            workers.hold_cores(held);
+            for (worker, expected) in workers.workers.iter().zip(expected) {
+                let expected = if held { expected } else { &cores() };
+                assert_eq!(at(worker), *expected, "{held}");
+                let started = caller.block_on(worker.runtime.spawn_blocking(cores));
+                assert_eq!(started.unwrap(), cores());
+            }
         }
         workers.stop();
     }
 
     #[test]
-    fn a_worker_has_a_core_of_its_own_where_each_core_has_a_worker() {
+    fn a_worker_has_a_core_of_its_own_while_each_core_has_a_worker_and_it_is_held_there() {
         let cores = cores();
         let own: Vec<_> = cores.iter().map(|core| vec![*core]).collect();
         check(cores.len(), &own);

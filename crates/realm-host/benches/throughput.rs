@@ -63,6 +63,7 @@ fn replica(path: &str, fuel_per_sec: Option<u64>) -> Replica {
             ..Limits::default()
         },
         grants: Default::default(),
+        stores: realm_host::Stores::default(),
         reuse: false,
         probe: None,
         log: Arc::new(Silent),

@@ -18,6 +18,7 @@ use realm_model::name::ComponentName;
 use wasmtime::Engine;
 
 use crate::admission::{Admission, Entered};
+use crate::cloud::{Operations, Stores};
 use crate::dirs::{self, Dir};
 use crate::egress::Policy;
 use crate::engine::Host;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What it may reach.
     pub grants: Grants,
+    /// What the stores that it may open lead to.
+    pub stores: Stores,
     /// Whether one instance may serve many requests, one after the other. A command serves one.
     pub reuse: bool,
     /// How its health is asked.
@@ -202,6 +205,7 @@ pub(crate) struct Inner {
     pub(crate) command: bool,
     pub(crate) dirs: Vec<Dir>,
     pub(crate) vars: Arc<BTreeMap<String, String>>,
+    pub(crate) stores: Arc<Stores>,
     pub(crate) egress: Arc<Policy>,
 }
 
@@ -231,6 +235,7 @@ impl Component {
                 &host.0.config.forbidden_dirs,
             )?,
             vars: Arc::new(grants.vars.clone()),
+            stores: Arc::new(settings.stores.clone()),
             egress: Arc::new(Policy::new(&settings, Arc::clone(&host.0.network))),
             settings,
         })))
@@ -246,6 +251,9 @@ impl Component {
         let limits = &self.0.settings.limits;
         Replica(Arc::new(ReplicaInner {
             admission: Admission::new(limits.max_concurrency, Arc::clone(&self.0.tenant)),
+            operations: limits
+                .operations_per_sec
+                .map(|per_sec| Arc::new(Operations::new(per_sec, Instant::now()))),
             bucket: limits
                 .fuel_per_sec
                 .map(|per_sec| Arc::new(Bucket::new(per_sec, Instant::now()))),
@@ -281,6 +289,7 @@ pub(crate) struct ReplicaInner {
     pub(crate) term: Option<Term>,
     pub(crate) admission: Admission,
     pub(crate) bucket: Option<Arc<Bucket>>,
+    pub(crate) operations: Option<Arc<Operations>>,
     pub(crate) in_flight: AtomicU32,
     pub(crate) habit: Habit,
     pub(crate) keep: Keep,

@@ -16,6 +16,12 @@ mod admission;
 mod body;
 pub mod cgi;
 mod clock;
+#[expect(
+    clippy::allow_attributes,
+    reason = "which parts are dead changes with each interface"
+)]
+#[allow(dead_code, reason = "each interface that comes uses more of it")]
+mod cloud;
 mod command;
 mod compile;
 mod component;
@@ -54,6 +60,7 @@ mod term;
 mod ticker;
 mod vars;
 
+pub use cloud::{Store, Stores};
 pub use compile::{CompileError, compile, compile_bytes, fingerprint};
 pub use component::{Component, LoadError, Settings, Wanted};
 pub use config::{Config, PagemapScan, Reach};

@@ -15,6 +15,7 @@ use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
+use crate::cloud::{self, Cloud};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -51,6 +52,12 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     egress: Egress,
     vars: Arc<BTreeMap<String, String>>,
+    #[expect(
+        clippy::allow_attributes,
+        reason = "goes with the first interface that reads it"
+    )]
+    #[allow(dead_code, reason = "the interfaces read it")]
+    pub(crate) cloud: Cloud,
     /// Where what the guest writes goes, if somebody hears it, or may in a later invocation.
     log: Option<Arc<Both>>,
 }
@@ -115,6 +122,7 @@ pub(crate) fn linker(engine: &Engine, kind: Kind) -> Result<Linker<State>> {
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     egress::link(&mut linker)?;
     vars::link(&mut linker)?;
+    cloud::link(&mut linker, kind.concurrent)?;
     if kind.concurrent {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
@@ -162,6 +170,11 @@ pub(crate) fn store(
         http,
         egress,
         vars: Arc::clone(&component.vars),
+        cloud: Cloud::new(
+            Arc::clone(&component.stores),
+            replica.operations.clone(),
+            limits.storage_max_mb.saturating_mul(1024 * 1024),
+        ),
         log,
         shared,
     };

@@ -27,6 +27,8 @@ codes! {
     BAD_SOURCE = "bad-source", "error", "not a source";
     BAD_UPSTREAM = "bad-upstream", "error", "not an upstream, or not what belongs to one";
     UPSTREAM_MISMATCH = "upstream-mismatch", "error", "a key that has no place beside `upstream`, or none without it";
+    BAD_BINDING = "bad-binding", "error", "not a binding, or not what the interface needs";
+    UNKNOWN_BINDING = "unknown-binding", "error", "a component names a binding that is not under `[bindings]`, or an identifier that it does not bind";
     PIN_REQUIRED = "pin-required", "error", "a source over http or https carries no digest";
     UNKNOWN_WORLD = "unknown-world", "error", "a world that realm does not run";
     SERVE_MISMATCH = "serve-mismatch", "error", "how it runs does not fit its world, a route, or another key";

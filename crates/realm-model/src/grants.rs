@@ -1,9 +1,10 @@
 //! What a component may reach. Empty means nothing: deny by default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::binding::{Binding, Interface};
 use crate::manifest::{ComponentSpec, Mode};
 use crate::upstream::Upstream;
 
@@ -48,6 +49,39 @@ pub struct Grants {
     pub clock: ClockGrant,
     /// Names under `[secrets]` that it may open.
     pub secrets: Vec<String>,
+    /// Stores that it may open, by interface and identifier.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub stores: Vec<StoreGrant>,
+}
+
+impl Grants {
+    /// The secrets that a node opens for it: those that it reads itself, and the passwords of its stores,
+    /// which it does not see.
+    pub fn secret_names(&self) -> BTreeSet<&String> {
+        let of_stores = self
+            .stores
+            .iter()
+            .filter_map(|store| store.spec.secret.as_ref());
+        self.secrets.iter().chain(of_stores).collect()
+    }
+}
+
+/// What a guest that opens an identifier gets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StoreGrant {
+    /// Of which interface.
+    pub interface: Interface,
+    /// What the guest opens, or [`StoreGrant::ANY`].
+    pub identifier: String,
+    /// The name of the binding.
+    pub binding: String,
+    /// What stands behind it.
+    pub spec: Binding,
+}
+
+impl StoreGrant {
+    /// Every identifier that no other grant names; each is a bucket of its own in the binding.
+    pub const ANY: &str = "*";
 }
 
 /// One rule of `allowed_outbound`, parsed. Grammar: docs/manifest.md, "Outbound".
@@ -118,6 +152,8 @@ pub enum Capability {
     PreciseClock,
     /// Secrets.
     Secrets,
+    /// Stores: whatever stands behind a binding.
+    Stores,
     /// A port of its own.
     Listen,
     /// To run by itself, on every node: services and jobs.
@@ -126,7 +162,7 @@ pub enum Capability {
 
 impl Capability {
     /// Every capability, for documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::OutboundHttp,
         Self::Sockets,
         Self::PrivateNetwork,
@@ -135,6 +171,7 @@ impl Capability {
         Self::DirsWrite,
         Self::PreciseClock,
         Self::Secrets,
+        Self::Stores,
         Self::Listen,
         Self::RunAlone,
     ];
@@ -150,6 +187,7 @@ impl Capability {
             Self::DirsWrite => "dirs-write",
             Self::PreciseClock => "precise-clock",
             Self::Secrets => "secrets",
+            Self::Stores => "stores",
             Self::Listen => "listen",
             Self::RunAlone => "run-alone",
         }
@@ -170,6 +208,7 @@ impl Capability {
             dirs,
             clock,
             secrets,
+            stores,
         } = &spec.grants;
         let http = |rule: &OutboundRule| {
             let scheme = rule.scheme.as_deref();
@@ -198,6 +237,7 @@ impl Capability {
             (Self::DirsWrite, dirs.iter().any(|dir| dir.writable)),
             (Self::PreciseClock, *clock == ClockGrant::Precise),
             (Self::Secrets, !secrets.is_empty()),
+            (Self::Stores, !stores.is_empty()),
             (Self::Listen, spec.listen.is_some()),
             (Self::RunAlone, alone),
         ]

@@ -30,11 +30,13 @@ pub mod section;
 pub mod signature_file;
 mod wire;
 
+pub mod binding;
 pub mod cloud;
 pub mod grants;
 pub mod limits;
 pub mod route;
 pub mod schedule;
+pub mod trigger;
 pub mod upstream;
 
 pub mod address;

@@ -16,6 +16,9 @@ pub const MAX_CONCURRENCY: u32 = 64;
 /// Default of `max_request_bytes`: a photo or a document, not a film.
 pub const MAX_REQUEST_BYTES: u64 = 32 * 1024 * 1024;
 
+/// Default of `storage_max_mb`: an app's data, and no neighbour's disk.
+pub const STORAGE_MAX_MB: u64 = 1_024;
+
 /// Limits of one component; see docs/manifest.md for the meaning of each.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Limits {
@@ -31,6 +34,24 @@ pub struct Limits {
     pub max_concurrency: u32,
     /// Bytes of one request body.
     pub max_request_bytes: u64,
+    /// MiB of what it keeps in each embedded store.
+    #[serde(
+        skip_serializing_if = "is_default_storage",
+        default = "default_storage"
+    )]
+    pub storage_max_mb: u64,
+    /// Operations on its stores per second and replica; `None`: not counted.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub operations_per_sec: Option<u32>,
+}
+
+// What agents before these keys called a revision stays one.
+const fn is_default_storage(mb: &u64) -> bool {
+    *mb == STORAGE_MAX_MB
+}
+
+const fn default_storage() -> u64 {
+    STORAGE_MAX_MB
 }
 
 impl Default for Limits {
@@ -42,6 +63,8 @@ impl Default for Limits {
             wall_timeout_ms: WALL_TIMEOUT_MS,
             max_concurrency: MAX_CONCURRENCY,
             max_request_bytes: MAX_REQUEST_BYTES,
+            storage_max_mb: STORAGE_MAX_MB,
+            operations_per_sec: None,
         }
     }
 }

@@ -26,10 +26,11 @@ use crate::upstream::{Allowed, NotARule};
 pub use fastcgi::{
     FASTCGI_REQUESTS_MAX, FastCgiAddress, FastCgiSettings, PARAMS_BYTES_MAX, PARAMS_MAX,
 };
+pub(crate) use keys::ROOT as NODE;
 pub use keys::SECTIONS;
 use keys::{
-    CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET, SOURCES,
-    UPSTREAMS, USER,
+    BACKENDS, CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET,
+    SOURCES, UPSTREAMS, USER,
 };
 pub use tls::{
     ACME_NAMES_MAX, AcmeChallenge, AcmeSettings, CertificateFiles, ClientAuth, LETS_ENCRYPT,
@@ -76,6 +77,18 @@ pub struct NodeConfig {
     pub sources: SourceSettings,
     /// Services beside realm to which requests may be passed on.
     pub upstreams: UpstreamPolicy,
+    /// Servers that may stand behind the stores of components.
+    pub backends: BackendPolicy,
+}
+
+/// Which servers may stand behind the stores of components at most.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackendPolicy {
+    /// Origins as [`crate::binding::Backend::origin`] writes them; empty: none.
+    pub allow: Vec<String>,
+    /// A file with certificates of authorities, believed beside those of the machine.
+    pub ca_file: Option<String>,
 }
 
 /// To which services a node passes requests on at most.
@@ -299,7 +312,7 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
             })
         }),
         tags: without_duplicates(report, "tags", tags),
-        listen: read_listeners(report, &root, tls.has_certificates()),
+        listen: read_listeners(report, &root, &tls),
         fastcgi: fastcgi::read(report, &root),
         guests: read_guests(report, &root),
         exec: read_exec(report, &root),
@@ -308,6 +321,7 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
         tls,
         sources: read_sources(report, &root),
         upstreams: read_upstreams(report, &root),
+        backends: read_backends(report, &root),
     }
 }
 
@@ -322,13 +336,21 @@ fn section<'d, 'i>(
     Fields::open(report, value, section, place, "")
 }
 
-fn read_listeners(
-    report: &mut Report<'_>,
-    root: &Fields<'_, '_>,
-    has_certificates: bool,
-) -> Listeners {
+fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>, tls: &TlsSettings) -> Listeners {
+    // What was written and does not do has its own problem.
+    let has_certificates = tls.has_certificates() || root.has_within("tls", "certificates");
+    let uses_tls = *tls != TlsSettings::default();
     let mut listeners = Listeners::default();
-    let Some(listen) = section(report, root, "listen", &LISTEN) else {
+    let listen = section(report, root, "listen", &LISTEN);
+    let has_https = listen
+        .as_ref()
+        .is_some_and(|listen| listen.key_span("https").is_some());
+    if let Some(place) = root.key_span("tls").filter(|_| uses_tls && !has_https) {
+        let message = "`[tls]` is for `https` under [listen], which is not there: nobody is shown a certificate".to_owned();
+        let hint = "write `https = [\"0.0.0.0:443\"]` under [listen]".to_owned();
+        report.warning(codes::NO_EFFECT, place, message, Some(hint));
+    }
+    let Some(listen) = listen else {
         return listeners;
     };
     if listen.key_span("http").is_some() {
@@ -470,10 +492,23 @@ fn read_upstreams(report: &mut Report<'_>, root: &Fields<'_, '_>) -> UpstreamPol
     };
     let allow = upstreams.texts(report, "allow", |text| {
         text.parse()
-            .map_err(|NotARule| bad(text, NotARule::EXPECTED))
+            .map_err(|NotARule| bad(text, NotARule::EXPECTED).hint(NotARule::hint(text)))
     });
     UpstreamPolicy {
         allow: without_duplicates(report, "allow", allow),
+    }
+}
+
+fn read_backends(report: &mut Report<'_>, root: &Fields<'_, '_>) -> BackendPolicy {
+    let Some(backends) = section(report, root, "backends", &BACKENDS) else {
+        return BackendPolicy::default();
+    };
+    let allow = backends.texts(report, "allow", crate::binding::allowed);
+    BackendPolicy {
+        allow: without_duplicates(report, "allow", allow),
+        ca_file: backends.text(report, "ca_file", |text| {
+            crate::manifest::directory(text).map_err(|why| because(text, why, None))
+        }),
     }
 }
 

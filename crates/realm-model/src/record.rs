@@ -52,6 +52,8 @@ pub const PORT_BUSY: &str = "port-busy";
 
 /// The alarm of a node that cannot read a certificate, its key, or who vouches for clients.
 pub const CERTIFICATE_BROKEN: &str = "certificate-broken";
+/// An alarm: what stands behind a binding does not answer.
+pub const BACKEND_DOWN: &str = "backend-down";
 
 /// The alarm of a node with a certificate that ended, or ends soon.
 pub const CERTIFICATE_EXPIRES: &str = "certificate-expires";

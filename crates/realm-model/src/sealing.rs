@@ -382,15 +382,15 @@ mod tests {
         assert_eq!(sealing.verified(realm(b"a"), node), Some(RECIPIENT));
         assert_eq!(sealing.verified(realm(b"b"), node), None);
         assert_eq!(sealing.verified(realm(b"a"), other), None);
-        let thief = RECIPIENT.replace("lggy", "thie");
-        let forged = Sealing {
-            recipient: thief,
-            ..sealing.clone()
-        };
-        assert_eq!(forged.verified(realm(b"a"), node), None);
         let json = serde_json::to_string(&sealing).expect("it serialises");
         let again: Sealing = serde_json::from_str(&json).expect("its own text");
         assert_eq!(again, sealing);
+        let thief = RECIPIENT.replace("lggy", "thie");
+        let forged = Sealing {
+            recipient: thief,
+            ..sealing
+        };
+        assert_eq!(forged.verified(realm(b"a"), node), None);
     }
 
     #[test]

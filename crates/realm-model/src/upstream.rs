@@ -302,6 +302,25 @@ pub struct NotARule;
 impl NotARule {
     /// What a rule looks like.
     pub const EXPECTED: &str = "`unix:PATH`, or an IP address or block with a port, like `127.0.0.1:9000`, `10.0.0.0/8:8080` or `[fd00::/8]:80`";
+
+    /// What to write in its place, where that is plain: what is written as in a manifest, or without its kind.
+    pub fn hint(text: &str) -> Option<String> {
+        let rest = ["fastcgi:", "http:", "https:"]
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme))
+            .unwrap_or(text);
+        let rest = match rest.strip_prefix("//") {
+            Some(authority) => authority.trim_end_matches('/'),
+            None => rest,
+        };
+        let rule = match rest.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}"),
+            None if rest.starts_with('/') => format!("unix:{rest}"),
+            None => rest.to_owned(),
+        };
+        let does = rule.parse::<Allowed>().is_ok();
+        does.then(|| format!("write `{}`", cut(&rule)))
+    }
 }
 
 impl FromStr for Allowed {

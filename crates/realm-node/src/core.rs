@@ -41,6 +41,7 @@ use crate::machine::Machine;
 use crate::metrics::NodeFigures;
 use crate::network::Network;
 use crate::pace::Pace;
+use crate::stores::Shelf;
 use crate::unix_ms;
 pub(crate) use around::Surroundings;
 pub(crate) use doors::Doors;
@@ -106,6 +107,7 @@ pub(crate) struct Core {
     pub(crate) doors: Doors,
     /// Certificates of HTTPS, if the node has any.
     pub(crate) certificates: Option<Certificates>,
+    pub(crate) shelf: Shelf,
     /// What is left of a turn of the sync.
     pub(crate) fed: VecDeque<Input>,
     /// Where everything shall be, and what the others say.

@@ -28,6 +28,7 @@ mod executor;
 mod backend;
 mod clock;
 mod compile;
+mod cores;
 mod jobs;
 pub mod joining;
 mod journal;
@@ -37,6 +38,7 @@ mod replica;
 mod rings;
 mod run;
 mod serving;
+mod stores;
 
 mod access;
 mod api;

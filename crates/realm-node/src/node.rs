@@ -42,6 +42,7 @@ use crate::page::MetricsPage;
 use crate::remote::{Guests, Sessions};
 use crate::rings::Rings;
 use crate::serving::Serving;
+use crate::stores::Shelf;
 use crate::traffic::Traffic;
 
 /// Events that wait for the loop: more means that it is stuck, and senders wait with it.
@@ -126,6 +127,7 @@ impl Prepared {
             (key.public(), peers.clone()),
             &stopping,
         )?;
+        let shelf = Shelf::new(config.folder.stores(), config.node.backends.clone());
         let edge_config = edge_config(&config, certificates.as_ref())?;
         let edge = realm_edge::spawn_closed(edge_config, Arc::new(traffic.clone())).await?;
         let urls = urls(&edge);
@@ -147,6 +149,7 @@ impl Prepared {
         jobs.observe(&mut observed, ledger.desired(), &node);
         let machine = Arc::new(Machine::new(config.folder.root()));
         let (restored, is_restored) = oneshot::channel();
+        let host_of_guests = host.clone();
         let clock = Clock::start();
         let core = Core {
             stood: Default::default(),
@@ -157,6 +160,7 @@ impl Prepared {
             machine: Arc::clone(&machine),
             tags: config.node.tags.clone(),
             certificates: certificates.clone(),
+            shelf: shelf.clone(),
             doors: crate::core::Doors::new(edge.clone(), &config.node.listen.ports),
             fed: VecDeque::new(),
             observed,
@@ -177,6 +181,7 @@ impl Prepared {
                 peers: peers.clone(),
                 origins: Origins::new(&config.node.sources, |name| std::env::var(name).ok()),
                 allowed: config.node.upstreams.allow.clone(),
+                shelf: shelf.clone(),
                 events: events.clone(),
                 clock,
             }),
@@ -211,6 +216,10 @@ impl Prepared {
         );
         let folder = config.folder.clone();
         let running = tokio::spawn(run(folder, core, receiver, stopping.clone()));
+        tokio::spawn(unless_stopped(
+            crate::cores::hold(host_of_guests, edge.clone()),
+            stopping.clone(),
+        ));
         // What was served is served again before anything else takes the processor.
         let _ = tokio::time::timeout(RESTORE_TIMEOUT, is_restored).await;
         edge.open();
@@ -328,6 +337,13 @@ async fn run(
                 }
             }
         }
+    }
+}
+
+async fn unless_stopped(doing: impl Future<Output = ()>, mut stopping: watch::Receiver<bool>) {
+    tokio::select! {
+        () = doing => {}
+        _ = stopping.wait_for(|stop| *stop) => {}
     }
 }
 

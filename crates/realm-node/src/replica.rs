@@ -19,6 +19,7 @@ use crate::event::StepFailure;
 use crate::executor::{self, Running, Tenure};
 use crate::rings::Ring;
 use crate::run::{self, Begun, Ports};
+use crate::stores::Shelf;
 use crate::upstream::{self, Service};
 
 /// A first probe may take this long even if the health check's own timeout is shorter: the first
@@ -35,6 +36,7 @@ pub(crate) struct Start {
     pub(crate) ports: Ports,
     /// Services that the machine's operator allows.
     pub(crate) allowed: Arc<[Allowed]>,
+    pub(crate) shelf: Shelf,
     pub(crate) id: ReplicaId,
     /// Of a singleton: until when it may run.
     pub(crate) tenure: Option<Tenure>,
@@ -110,7 +112,7 @@ impl Start {
         if let Some(component) = &*loaded {
             return Ok(component.clone());
         }
-        let settings = self.settings(self.running.spec.limits.clone());
+        let settings = self.settings(self.running.spec.limits.clone()).await?;
         let component = self.load(settings, Host::load).await?;
         *loaded = Some(component.clone());
         Ok(component)
@@ -121,23 +123,27 @@ impl Start {
         if let Some(program) = &*loaded {
             return Ok(program.clone());
         }
-        let settings = self.settings(run::limits(&self.running.spec));
+        let settings = self.settings(run::limits(&self.running.spec)).await?;
         let program = self.load(settings, Host::load_program).await?;
         *loaded = Some(program.clone());
         Ok(program)
     }
 
-    fn settings(&self, limits: Limits) -> Settings {
+    async fn settings(&self, limits: Limits) -> Result<Settings, StepFailure> {
         let spec = &self.running.spec;
-        Settings {
+        // Opening one may read the disk.
+        let (shelf, running) = (self.shelf.clone(), Arc::clone(&self.running));
+        let stores = blocking(move || shelf.of(&running.spec.grants)).await?;
+        Ok(Settings {
             name: self.id.component.clone(),
             limits,
             grants: spec.grants.clone(),
+            stores,
             reuse: spec.reuse,
             probe: spec.health.as_ref().map(|health| health.probe.clone()),
             log: Arc::clone(&self.ring) as Arc<dyn realm_host::LogSink>,
             meter: Arc::clone(&self.meter),
-        }
+        })
     }
 
     /// Mapping and linking is CPU and disk work: not on a thread that serves.
@@ -148,14 +154,21 @@ impl Start {
     ) -> Result<T, StepFailure> {
         let (host, compiled) = (self.host.clone(), self.compiled.clone());
         let load = move || with(&host, settings, &compiled).map_err(|error| load_failure(&error));
-        tokio::task::spawn_blocking(load)
-            .await
-            .map_err(|error| StepFailure {
-                code: "load-panicked".to_owned(),
-                reason: error.to_string(),
-                permanent: false,
-            })?
+        blocking(load).await
     }
+}
+
+/// Not on a thread that serves.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StepFailure> + Send + 'static,
+) -> Result<T, StepFailure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| StepFailure {
+            code: "load-panicked".to_owned(),
+            reason: error.to_string(),
+            permanent: false,
+        })?
 }
 
 /// What a health check was told.

@@ -88,10 +88,11 @@ pub async fn serve(
     until: impl Future<Output = ()>,
 ) -> Result<(), StandaloneError> {
     let name = options.name.clone();
-    let component = on_thread(move || {
+    let (component, host) = on_thread(move || {
         let (host, settings, folder) = prepare(&bytes, options)?;
         let loaded = host.load(settings, &folder.path().join(FILE));
-        loaded.map_err(|error| failed(error.code(), &error))
+        let component = loaded.map_err(|error| failed(error.code(), &error))?;
+        Ok((component, host))
     })
     .await?;
     let config = realm_edge::Config {
@@ -114,7 +115,10 @@ pub async fn serve(
     if let Some(address) = edge.addresses().first() {
         announce(*address);
     }
-    until.await;
+    tokio::select! {
+        () = crate::cores::hold(host, edge.clone()) => {}
+        () = until => {}
+    }
     edge.shutdown(GRACE).await;
     Ok(())
 }
@@ -154,6 +158,7 @@ fn prepare(
         name: options.name,
         limits: options.limits,
         grants: options.grants,
+        stores: realm_host::Stores::default(),
         reuse: options.reuse,
         probe: None,
         log: Arc::new(Terminal),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use realm_model::binding::Binding;
 use realm_model::grants::{ClockGrant, DirGrant, Grants};
 use realm_model::limits::Limits;
 use realm_model::lock::{Lock, Pin};
@@ -14,6 +15,7 @@ use realm_model::manifest::{
 use realm_model::name::ComponentName;
 
 use realm_model::digest::Digest;
+use realm_model::trigger::{SubscriptionSpec, Triggers};
 use realm_model::upstream::{Scripts, Speaks};
 
 use super::Subject;
@@ -37,6 +39,7 @@ pub(super) fn things(manifest: &Manifest, lock: &Lock) -> Things {
         nodes,
         components,
         routing,
+        bindings,
         secrets,
     } = manifest;
     let mut things = Things::new();
@@ -61,12 +64,34 @@ pub(super) fn things(manifest: &Manifest, lock: &Lock) -> Things {
             things.insert((Subject::Route, printable(&name)), route_keys(route));
         }
     }
+    for (name, binding) in bindings {
+        things.insert((Subject::Binding, printable(name)), binding_keys(binding));
+    }
     for (name, ciphertext) in secrets {
         // The ciphertext is long and says nothing; its digest tells whether it is another.
         let keys = [("ciphertext".to_owned(), given(ciphertext.digest()))].into();
         things.insert((Subject::Secret, printable(name)), keys);
     }
     things
+}
+
+fn binding_keys(binding: &Binding) -> Keys {
+    let Binding {
+        interface,
+        backend,
+        prefix,
+        secret,
+    } = binding;
+    let mut keys = Keys::new();
+    let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
+    set("interface", given(quoted(interface.as_str())));
+    set("backend", given(quoted(backend.to_string())));
+    for (key, value) in [("prefix", prefix), ("secret", secret)] {
+        if let Some(value) = value {
+            set(key, given(quoted(value)));
+        }
+    }
+    keys
 }
 
 fn node_keys(node: &NodeSpec) -> Keys {
@@ -163,6 +188,7 @@ fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
         singleton,
         restart,
         health,
+        triggers,
     } = spec;
     let mut keys = Keys::new();
     let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
@@ -209,6 +235,7 @@ fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
     keys.extend(limit_keys(limits));
     keys.extend(grant_keys(grants));
     keys.extend(health.iter().flat_map(health_keys));
+    keys.extend(trigger_keys(triggers));
     keys
 }
 
@@ -220,6 +247,8 @@ fn limit_keys(limits: &Limits) -> Keys {
         wall_timeout_ms,
         max_concurrency,
         max_request_bytes,
+        storage_max_mb,
+        operations_per_sec,
     } = limits;
     let default = Limits::default();
     let numbers = [
@@ -240,6 +269,7 @@ fn limit_keys(limits: &Limits) -> Keys {
             *max_request_bytes,
             default.max_request_bytes,
         ),
+        ("storage_max_mb", *storage_max_mb, default.storage_max_mb),
     ];
     let mut keys: Keys = numbers
         .into_iter()
@@ -247,6 +277,9 @@ fn limit_keys(limits: &Limits) -> Keys {
         .collect();
     if let Some(fuel) = fuel_per_sec {
         keys.insert("fuel_per_sec".to_owned(), given(fuel));
+    }
+    if let Some(operations) = operations_per_sec {
+        keys.insert("operations_per_sec".to_owned(), given(operations));
     }
     keys
 }
@@ -260,6 +293,7 @@ fn grant_keys(grants: &Grants) -> Keys {
         dirs,
         clock,
         secrets,
+        stores,
     } = grants;
     let dir_text = |dir: &DirGrant| {
         let mode = if dir.writable { "rw" } else { "ro" };
@@ -286,6 +320,46 @@ fn grant_keys(grants: &Grants) -> Keys {
             let key = printable(&format!("{table}.{key}"));
             keys.insert(key, given(quoted(value)));
         }
+    }
+    for store in stores {
+        let key = format!("bind.{}:{}", store.interface.short(), store.identifier);
+        keys.insert(printable(&key), given(quoted(&store.binding)));
+    }
+    keys
+}
+
+fn trigger_keys(triggers: &Triggers) -> Keys {
+    let Triggers {
+        subscriptions,
+        watches,
+    } = triggers;
+    let mut keys = Keys::new();
+    if !watches.is_empty() {
+        keys.insert("watch".to_owned(), list(watches.iter().map(quoted)));
+    }
+    for one in subscriptions {
+        let SubscriptionSpec {
+            topic,
+            from,
+            group,
+            concurrency,
+            ack_wait_ms,
+            attempts,
+            backoff_ms,
+            dead_letter,
+        } = one;
+        let mut text = format!(
+            "from {from:?} as {group:?}, {concurrency} at once, {attempts} attempts after {}, each within {}",
+            span(*backoff_ms),
+            span(*ack_wait_ms),
+        );
+        if let Some(dead_letter) = dead_letter {
+            text.push_str(&format!(", then to {dead_letter:?}"));
+        }
+        keys.insert(
+            printable(&format!("subscribe.{topic}")),
+            given(printable(&text)),
+        );
     }
     keys
 }

@@ -259,7 +259,7 @@ impl Ledger {
         let delegate = self.authority.delegate_at(name, seen.seq);
         scope::check_time(delegate, entry.payload().created_unix_s, now_unix_s)?;
         let state = self.state_of(name);
-        let effect = wanted::effect(state, &self.authority, entry.payload())?;
+        let effect = wanted::effect(name, state, &self.authority, entry.payload())?;
         if let Some(delegate) = delegate {
             let scope = scope::Scope {
                 delegate,

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::digest::Digest;
 use realm_model::entry::{
-    Body, ManifestBody, Payload, PushBody, RestartBody, RollbackBody, WeighBody, Weight,
+    Body, ManifestBody, NamespaceName, Payload, PushBody, RestartBody, RollbackBody, WeighBody,
+    Weight,
 };
 use realm_model::lock::{Lock, version_after};
 use realm_model::manifest::{
@@ -21,12 +22,15 @@ use crate::authority::Authority;
 use crate::namespace::NamespaceState;
 
 pub(super) fn effect(
+    name: NamespaceName,
     desired: &NamespaceState,
     authority: &Authority,
     payload: &Payload,
 ) -> Result<Effect, Refusal> {
     match &payload.body {
-        Body::Manifest(body) => manifest_effect(desired, authority, payload.authority.seq, body),
+        Body::Manifest(body) => {
+            manifest_effect(name, desired, authority, payload.authority.seq, body)
+        }
         Body::Push(body) => push_effect(desired, body),
         Body::Restart(body) => {
             check_restart(desired, authority, payload.authority.seq, body)?;
@@ -58,6 +62,7 @@ pub(super) fn effect(
 }
 
 fn manifest_effect(
+    name: NamespaceName,
     desired: &NamespaceState,
     authority: &Authority,
     authority_seq: u64,
@@ -72,7 +77,8 @@ fn manifest_effect(
             ),
         ));
     }
-    let manifest = parse_manifest(&body.manifest)?;
+    let mut manifest = parse_manifest(&body.manifest)?;
+    manifest.belong_to(name);
     let lock = parse_lock(&body.lock)?;
     check_above(desired.version, manifest.version.unwrap_or(lock.version))?;
     let owners = &authority.owners_at(authority_seq).owners;

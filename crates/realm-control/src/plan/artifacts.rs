@@ -23,7 +23,7 @@ pub(super) fn step<'a>(wanted: &Wanted<'_>, observed: &'a Observed, now: Millis)
     match bytes_step(wanted, observed, now) {
         // It starts where it can open what it may open, and nowhere else.
         Step::Ready if wanted.unopened(observed).next().is_some() => Step::Wait(None),
-        step => step,
+        step @ (Step::Ready | Step::Fetch | Step::Compile | Step::Wait(_)) => step,
     }
 }
 

@@ -229,6 +229,9 @@ pub fn alarm_hint(code: &str) -> &'static str {
         realm_model::record::CERTIFICATE_BROKEN => {
             "`realm doctor` on that node reads its certificates, and says what is wrong with them"
         }
+        realm_model::record::BACKEND_DOWN => {
+            "see that the server runs, that node reaches it, and its password is right: what is waited for goes on by itself"
+        }
         realm_model::record::CERTIFICATE_EXPIRES => {
             "put a new certificate in place of that file: the agent takes it up by itself"
         }

@@ -154,6 +154,22 @@ impl Accepted {
         }
     }
 
+    /// Leaves the reactor of the thread that accepted it for another one.
+    pub(crate) fn at(self, runtime: &Runtime) -> io::Result<Self> {
+        match self {
+            Self::Tcp(stream, peer) => {
+                let stream = stream.into_std()?;
+                let _thread = runtime.enter();
+                TcpStream::from_std(stream).map(|stream| Self::Tcp(stream, peer))
+            }
+            Self::Unix(stream) => {
+                let stream = stream.into_std()?;
+                let _thread = runtime.enter();
+                UnixStream::from_std(stream).map(Self::Unix)
+            }
+        }
+    }
+
     pub(crate) fn may_ask(&self, allow: &[Block]) -> bool {
         match self {
             Self::Tcp(_, peer) => allow.iter().any(|block| block.contains(peer.ip())),

@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt as _;
 use realm_edge::fastcgi::Limits;
 use realm_edge::{Outcome, Protocol};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::mpsc;
 
 use crate::support::{Rig, backend, channel, data, mirror, named, request, soon, text, whole};
@@ -27,7 +27,7 @@ pub(crate) const AUTHORIZER: u8 = 2;
 pub(crate) const KEEP: u8 = 1;
 
 /// A web server's end of a connection.
-pub(crate) struct Server(pub(crate) DuplexStream);
+pub(crate) struct Server<S = DuplexStream>(pub(crate) S);
 
 /// What came of a request: its answer, and whether it was ended.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,7 +45,9 @@ impl Server {
         rig.handle.serve_fastcgi(far, Limits::default(), here);
         Self(near)
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
     pub(crate) async fn record(&mut self, kind: u8, id: u16, content: &[u8]) {
         let [id_high, id_low] = id.to_be_bytes();
         let length = u16::try_from(content.len()).expect("short");

@@ -1,13 +1,15 @@
 //! Connections of web servers on which nothing moves, too little, or too many.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use http::Response;
 use http_body_util::BodyExt as _;
 use realm_edge::fastcgi::{FastCgi, FastCgiAddress, Listen};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::fastcgi::{BEGIN, KEEP, PARAMS, RESPONDER, Server};
 use crate::support::{Rig, backend, named, soon, text};
@@ -161,6 +163,61 @@ async fn what_is_refused_early_is_heard() {
     assert!(came.contains("Status: 413 "), "{came}");
     // Who cannot send what it has to send may not look for an answer.
     assert!(is_taken);
+}
+
+/// All of a burst is accepted by the one thread that is free, and yet the other one gets its share.
+#[tokio::test]
+async fn a_burst_is_divided_between_the_threads_that_serve() {
+    const BURST: usize = 64;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fastcgi.sock");
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (blocked, mut is_blocked) = tokio::sync::mpsc::unbounded_channel();
+    let wait = Mutex::new(Some(wait));
+    let says_where = backend(move |_| {
+        let wait = wait.lock().expect("whole").take();
+        if let Some(wait) = wait {
+            blocked.send(()).expect("somebody waits");
+            let _ = wait.recv();
+        }
+        let thread = std::thread::current().name().map(str::to_owned);
+        async move { Ok(Response::new(text(thread.expect("a name")))) }
+    });
+    let rig = Rig::with_config(vec![says_where], |config| {
+        config.workers = 2;
+        config.fastcgi.listen = vec![Listen::Unix {
+            path: path.clone(),
+            mode: 0o600,
+            group: None,
+        }];
+    })
+    .await;
+    let connect = async || Server(UnixStream::connect(&path).await.expect("it listens"));
+    let mut first = connect().await;
+    first.begin(1, RESPONDER, 0, &[]).await;
+    first.body(1, b"").await;
+    soon(is_blocked.recv()).await.expect("one thread is taken");
+    let mut burst = Vec::new();
+    for _ in 0..BURST {
+        burst.push(connect().await);
+    }
+    soon(async {
+        while rig.handle.connections() <= BURST {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(go);
+    let mut threads = BTreeMap::<String, usize>::new();
+    for server in &mut burst {
+        server.begin(1, RESPONDER, KEEP, &[]).await;
+        server.body(1, b"").await;
+        let came = server.came(1).await.answer;
+        let (_, thread) = came.split_once("\r\n\r\n").expect("a head");
+        *threads.entry(thread.to_owned()).or_default() += 1;
+    }
+    let least = threads.values().min().expect("there are some");
+    assert!(threads.len() == 2 && *least >= 28, "{threads:?}");
 }
 
 /// What comes of a request over TCP, as text.

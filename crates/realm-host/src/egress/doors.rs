@@ -150,6 +150,7 @@ pub(super) mod tests {
                 allowed_outbound: rules.iter().map(|rule| rule.parse().unwrap()).collect(),
                 ..Grants::default()
             },
+            stores: crate::cloud::Stores::default(),
             reuse: false,
             probe: None,
             log: Arc::new(Nowhere),

@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use realm_host::{
     Body, CallError, Component, Config, Host, LoadError, LogSink, Meter, MeterSnapshot, Program,
-    Replica, Settings, compile_bytes, fingerprint,
+    Replica, Settings, Store, Stores, compile_bytes, fingerprint,
 };
 use realm_model::api::LogStream;
 use realm_model::digest::Digest;
@@ -27,6 +27,7 @@ pub(crate) struct Guest {
     config: Config,
     limits: Limits,
     grants: Grants,
+    stores: Stores,
     probe: Option<Probe>,
     reuse: bool,
 }
@@ -40,6 +41,7 @@ pub(crate) fn guest(path: &'static str) -> Guest {
         config,
         limits: Limits::default(),
         grants: Grants::default(),
+        stores: Stores::default(),
         probe: None,
         reuse: false,
     }
@@ -58,6 +60,17 @@ impl Guest {
 
     pub(crate) fn grants(mut self, change: impl FnOnce(&mut Grants)) -> Self {
         change(&mut self.grants);
+        self
+    }
+
+    /// What the guest opens under a name.
+    #[expect(
+        clippy::allow_attributes,
+        reason = "goes with the first guest that opens a store"
+    )]
+    #[allow(dead_code, reason = "for guests that open stores")]
+    pub(crate) fn bind(mut self, identifier: &str, store: Store) -> Self {
+        self.stores.bind(identifier, store);
         self
     }
 
@@ -114,6 +127,7 @@ impl Guest {
             name: "guest".parse().unwrap(),
             limits: self.limits,
             grants: self.grants,
+            stores: self.stores,
             reuse: self.reuse,
             probe: self.probe,
             log: log.clone(),
@@ -325,6 +339,7 @@ pub(crate) fn load_file(host: &Host, compiled: &Path) -> Result<Component, LoadE
         name: "guest".parse().unwrap(),
         limits: Limits::default(),
         grants: Grants::default(),
+        stores: realm_host::Stores::default(),
         reuse: false,
         probe: None,
         log: Arc::new(Log::default()),

@@ -32,6 +32,19 @@ pub const PARAMETERS_MAX: usize = 32_766;
 pub const ROWS_MAX: usize = 100_000;
 /// Bytes of the rows of such a query.
 pub const ROWS_BYTES_MAX: usize = VALUE_BYTES_MAX;
+/// Rows that are fetched at a time.
+pub const PAGE_ROWS: usize = 256;
+/// Bytes after which a page of rows has no further one.
+pub const PAGE_ROWS_BYTES: usize = 256 * 1024;
+/// Bytes of one row, and of a value in it.
+pub const ROW_BYTES_MAX: usize = VALUE_BYTES_MAX;
+/// Milliseconds from the beginning of a query until its last row was fetched: as long as its rows are
+/// open, a database keeps what is older than they.
+pub const QUERY_MS_MAX: u64 = 60_000;
+/// Milliseconds that a transaction waits for its next statement: it may keep others from writing.
+pub const TRANSACTION_MS_MAX: u64 = 30_000;
+/// Sessions of one database that a node has at a time; who wants a further one waits.
+pub const SESSIONS_MAX: usize = 32;
 /// Milliseconds after which a backend's call has an answer, be it that there is none. Less than a
 /// person's patience, more than a busy server's worst.
 pub const CALL_TIMEOUT_MS: u64 = 10_000;

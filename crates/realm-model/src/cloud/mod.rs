@@ -26,7 +26,7 @@ pub use keyvalue::{
     check_value,
 };
 pub use messaging::{Deliveries, Delivery, Message, Messaging, Subscription};
-pub use sql::{Rows, Session, Sql, SqlError, SqlValue};
+pub use sql::{Session, Sql, SqlError, SqlRows, SqlValue};
 
 /// The future of an answer.
 pub type Answer<'a, T, E = CloudError> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;

@@ -1,4 +1,7 @@
 //! Statements, in sessions of a database.
+//!
+//! Parameters are spelt `$1`, `$2`, .. on each backend. A transaction in which something failed takes no
+//! further statement, on each backend ([`SqlError::Aborted`]).
 
 use super::{Answer, CloudError};
 
@@ -7,41 +10,52 @@ pub trait Sql: Send + Sync {
     /// A session of its own: from a pool, and back to it when it is dropped, without a transaction and
     /// without settings that it made.
     fn open(&self) -> Answer<'_, Box<dyn Session>>;
+
+    /// Bytes of the database; `None` where the backend cannot say.
+    fn bytes(&self) -> Answer<'_, Option<u64>>;
 }
 
+/// Rows of a query, with a value for each column.
+pub type SqlRows = Vec<Vec<SqlValue>>;
+
 /// One session: a statement at a time.
+///
+/// Statements that begin, end or divide a transaction (`BEGIN`, `COMMIT`, `SAVEPOINT`, ..) are
+/// [`CloudError::Invalid`]: [`Session::begin`] and its siblings are the way. A session that is dropped in
+/// a transaction rolls it back.
 pub trait Session: Send {
-    /// Runs one statement without rows: how many rows it changed.
+    /// Runs one statement: how many rows it changed. Rows that it gives are counted and dropped.
     fn execute<'a>(
         &'a mut self,
         statement: &'a str,
         parameters: &'a [SqlValue],
     ) -> Answer<'a, u64, SqlError>;
 
-    /// Runs one statement, and gives its rows as they come.
+    /// Begins one statement with rows: the names of its columns. An earlier one is closed.
     fn query<'a>(
         &'a mut self,
         statement: &'a str,
         parameters: &'a [SqlValue],
-    ) -> Answer<'a, Box<dyn Rows + 'a>, SqlError>;
+    ) -> Answer<'a, Vec<String>, SqlError>;
 
-    /// Begins a transaction: serializable, on each backend.
+    /// The next rows: as many as a page holds ([`super::limits::PAGE_ROWS`],
+    /// [`super::limits::PAGE_ROWS_BYTES`]) or as are there, at least one. None: it was the end, and what
+    /// the statement changed is done. Within [`super::limits::QUERY_MS_MAX`] of the query, else
+    /// [`CloudError::Timeout`].
+    fn fetch(&mut self) -> Answer<'_, SqlRows, SqlError>;
+
+    /// Ends a query before its end. What it changed is done.
+    fn close(&mut self) -> Answer<'_, (), SqlError>;
+
+    /// Begins a transaction: serializable, on each backend. One that waits for its guest for longer than
+    /// [`super::limits::TRANSACTION_MS_MAX`] is rolled back.
     fn begin(&mut self) -> Answer<'_, (), SqlError>;
 
-    /// Ends it: everything since `begin` is durable.
+    /// Ends it: everything since `begin` is durable. After an error it is rolled back.
     fn commit(&mut self) -> Answer<'_, (), SqlError>;
 
-    /// Ends it: nothing since `begin` happened.
+    /// Ends it: nothing since `begin` happened. Without one nothing is done.
     fn roll_back(&mut self) -> Answer<'_, (), SqlError>;
-}
-
-/// Rows as they come.
-pub trait Rows: Send {
-    /// Names of the columns.
-    fn columns(&self) -> &[String];
-
-    /// The next row, with a value for each column; `None` at the end.
-    fn next(&mut self) -> Answer<'_, Option<Vec<SqlValue>>, SqlError>;
 }
 
 /// A value of a column or a parameter. A parameter is bound as what it is; it is never a part of the
@@ -64,10 +78,10 @@ pub enum SqlValue {
     Date(String),
     /// `12:34:56.789`.
     Time(String),
-    /// `2026-11-22T12:34:56.789`, with `Z` where it has a time zone.
+    /// `2026-11-22T12:34:56.789`, with `Z` at its end where it is a moment: then it is in UTC.
     Timestamp(String),
-    /// A number with exact digits, or another type that has a text: as PostgreSQL writes it.
-    Other(String),
+    /// A number with exact digits, as PostgreSQL writes it: `-12.50`, `NaN`.
+    Decimal(String),
 }
 
 /// Why a statement did not run.
@@ -76,7 +90,7 @@ pub enum SqlError {
     /// The database says what is wrong with the statement or the data.
     #[error("{message}")]
     Database {
-        /// SQLSTATE of PostgreSQL, or the name of SQLite's extended result code.
+        /// SQLSTATE, on each backend: `23505` is a key that is there already. `HY000` where there is none.
         code: String,
         /// Its words.
         message: String,
@@ -84,6 +98,9 @@ pub enum SqlError {
     /// A transaction that met another one: doing all of it again may succeed.
     #[error("the transaction met another one: try it again")]
     Conflict,
+    /// Something in this transaction failed before: it can only be rolled back.
+    #[error("a statement of this transaction failed: roll it back")]
+    Aborted,
     /// Everything that any backend may say.
     #[error(transparent)]
     Cloud(#[from] CloudError),
@@ -95,6 +112,7 @@ impl SqlError {
         match self {
             Self::Database { code, .. } => code,
             Self::Conflict => "conflict",
+            Self::Aborted => "aborted",
             Self::Cloud(error) => error.code(),
         }
     }

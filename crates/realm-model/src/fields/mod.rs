@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 use crate::codes;
 use crate::manifest::ValueError;
 use crate::manifest::keys::ROUTE;
+use crate::node_config::NODE;
 use crate::section::{Absent, Key, Kind, Section, grouped};
 
 pub(crate) use report::Report;
@@ -25,11 +26,19 @@ pub(crate) const ITEMS_MAX: usize = 1_000;
 pub(crate) const TEXT_BYTES_MAX: usize = 64 * 1024;
 
 /// Keys that people look for in another table than the one that has them: its title, the key, and the way.
-const ELSEWHERE: [(&str, &str, &str); 1] = [(
-    ROUTE.title,
-    "upstream",
-    "an upstream is a component: write `[components.legacy]` with `upstream = …`, and `component = \"legacy\"` here",
-)];
+const ELSEWHERE: [(&str, &str, &str); 3] = [
+    (
+        ROUTE.title,
+        "upstream",
+        "an upstream is a component: write `[components.legacy]` with `upstream = …`, and `component = \"legacy\"` here",
+    ),
+    (
+        NODE.title,
+        "https",
+        "addresses stand under `[listen]`, certificates under `[tls]`",
+    ),
+    (NODE.title, "acme", "write `[tls.acme]`"),
+];
 
 /// A string and its place.
 pub(crate) type Placed<T> = (T, Range<usize>);
@@ -89,6 +98,12 @@ impl<'d, 'i> Fields<'d, 'i> {
     /// Where a key stands, if it does.
     pub(crate) fn key_span(&self, name: &str) -> Option<Range<usize>> {
         self.table.get_key_value(name).map(|(key, _)| key.span())
+    }
+
+    /// Whether the table under a key has a key of its own, whatever stands there.
+    pub(crate) fn has_within(&self, name: &str, key: &str) -> bool {
+        let table = self.table.get(name).map(Spanned::get_ref);
+        table.is_some_and(|value| matches!(value, DeValue::Table(table) if table.contains_key(key)))
     }
 
     /// Where the value of a key stands; the table's name if there is none.

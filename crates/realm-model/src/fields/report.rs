@@ -42,7 +42,8 @@ impl<'t> Report<'t> {
                 let message = format!("`{key}` is written twice");
                 self.error(codes::DUPLICATE_KEY, span, message, None);
             } else {
-                self.error(codes::SYNTAX, span, error.message(), None);
+                let hint = zero_in_front(self.text, error.message(), &span);
+                self.error(codes::SYNTAX, span, error.message(), hint);
             }
         }
         let lines = self.problems.iter();
@@ -165,4 +166,21 @@ fn within(text: &str, span: Range<usize>) -> Range<usize> {
     };
     let start = floor(span.start);
     start..floor(span.end).max(start)
+}
+
+/// What to write in place of a number like `0660`, which TOML has not.
+fn zero_in_front(text: &str, message: &str, span: &Range<usize>) -> Option<String> {
+    if !message.contains("leading zero") {
+        return None;
+    }
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    let start = span.start.min(text.len());
+    let before = text.as_bytes()[..start].iter().rev();
+    let from = start - before.take_while(|byte| is_part(byte)).count();
+    let after = text.as_bytes()[start..].iter();
+    let to = start + after.take_while(|byte| is_part(byte)).count();
+    let word = cut(&text[from..to]);
+    Some(format!(
+        "no number begins with a zero; if it is a text, as a mode is, quote it: `\"{word}\"`"
+    ))
 }

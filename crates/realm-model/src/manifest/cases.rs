@@ -49,6 +49,23 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         &["bad-source 2:10 | write `file:./a.wasm`"],
     ),
     (
+        "[bindings.a]\ninterface = 'wasi:sql'\nbackend = 'redis://a'\n[bindings.b]\ninterface = 'wasi:keyvalue'\nbackend = 'redis://u:p@a'",
+        &[
+            "bad-binding 3:11 | write `embedded` or `postgres://…`",
+            "bad-binding 6:11 | keep it under `[secrets]` (`realm secret set NAME`), and name it: `secret = \"NAME\"`",
+        ],
+    ),
+    (
+        "[bindings.cache]\ninterface = 'wasi:keyvalue'\nbackend = 'embedded'\n[components.a]\nsource = 'file:a'\nbind = { default = 'cash', secrets = 'cache', 'sql:x' = 'cache' }\nwatch = ['default']\n[components.a.subscribe.'a..b']",
+        &[
+            "unknown-binding 6:20 | did you mean `cache`?",
+            "bad-name 6:28 | take another one",
+            "bad-binding 6:57",
+            "unknown-binding 7:10 | write `bind = { \"default\" = \"…\" }`, with the name of a binding",
+            "bad-value 8:25",
+        ],
+    ),
+    (
         "[components.a]\nsource = 'https://a.example/a.wasm'",
         &["pin-required 2:10"],
     ),

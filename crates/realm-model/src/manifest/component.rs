@@ -7,18 +7,24 @@ use toml::de::{DeString, DeValue};
 
 use super::value::{ValueError, plain_name, without_nul};
 use super::{ComponentSpec, HealthCheck, Probe, Serve, keys};
-use super::{dir, path, runs, source, upstreams};
+use super::{dir, path, runs, source, stores, upstreams};
 use crate::codes;
 use crate::fields::{Fields, Placed, Report, cut, text_of};
 use crate::grants::{ClockGrant, DirGrant, Grants};
 use crate::limits::{self, Limits};
+
+/// Names that a component may refer to.
+pub(super) struct Known<'k> {
+    pub(super) secrets: &'k BTreeSet<String>,
+    pub(super) bindings: &'k stores::Bindings,
+}
 
 /// Reads a component; `None` if it has no source that can be read.
 pub(super) fn read(
     report: &mut Report<'_>,
     name: &Spanned<DeString<'_>>,
     value: &Spanned<DeValue<'_>>,
-    secrets: &BTreeSet<String>,
+    known: &Known<'_>,
 ) -> Option<ComponentSpec> {
     let fields = Fields::open(report, value, &keys::COMPONENT, name.span(), name.get_ref())?;
     let source = fields.text(report, "source", source::source);
@@ -26,9 +32,11 @@ pub(super) fn read(
     let world = fields.text(report, "world", source::world);
     let runs = runs::read(report, &fields, world);
     let is_job = runs.serve == Some(Serve::Job);
+    let grants = read_grants(report, &fields, known);
     let spec = ComponentSpec {
+        triggers: stores::triggers(report, &fields, name.get_ref(), &grants.stores),
         limits: read_limits(report, &fields, is_job),
-        grants: read_grants(report, &fields, secrets),
+        grants,
         listen: runs.listen,
         schedule: runs.schedule,
         reuse: fields.boolean(report, "reuse"),
@@ -57,14 +65,14 @@ fn read_limits(report: &mut Report<'_>, fields: &Fields<'_, '_>, is_job: bool) -
         },
         max_concurrency: fields.number_u32(report, "max_concurrency"),
         max_request_bytes: fields.number(report, "max_request_bytes"),
+        storage_max_mb: fields.number(report, "storage_max_mb"),
+        operations_per_sec: fields
+            .integer(report, "operations_per_sec")
+            .and_then(|number| u32::try_from(number).ok()),
     }
 }
 
-fn read_grants(
-    report: &mut Report<'_>,
-    fields: &Fields<'_, '_>,
-    secrets: &BTreeSet<String>,
-) -> Grants {
+fn read_grants(report: &mut Report<'_>, fields: &Fields<'_, '_>, known: &Known<'_>) -> Grants {
     let clocks = [ClockGrant::None, ClockGrant::Coarse, ClockGrant::Precise];
     let args = fields.texts(report, "args", without_nul);
     let allowed = fields.texts(report, "allowed_outbound", str::parse);
@@ -75,7 +83,8 @@ fn read_grants(
         args: without_places(args),
         dirs: read_dirs(report, fields),
         clock: fields.choice(report, "clock", &clocks).unwrap_or_default(),
-        secrets: read_secret_names(report, fields, secrets),
+        secrets: read_secret_names(report, fields, known.secrets),
+        stores: stores::bind(report, fields, known.bindings),
     }
 }
 

@@ -15,6 +15,7 @@ mod read;
 mod runs;
 mod schema;
 mod source;
+mod stores;
 mod upkeep;
 mod upstreams;
 mod value;
@@ -44,9 +45,11 @@ pub use value::ValueError;
 pub(crate) use value::plain_name;
 pub use weights::{LABELS_MAX, WEIGHT_MAX};
 
+use crate::binding::Binding;
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
+use crate::entry::NamespaceName;
 use crate::fields::Report;
 use crate::grants::Grants;
 use crate::key::PublicKey;
@@ -55,6 +58,7 @@ use crate::name::{ComponentName, NodeName};
 use crate::route::{HostPattern, PathPattern};
 use crate::schedule::Schedule;
 use crate::sealing::Sealed;
+use crate::trigger::Triggers;
 use crate::upstream::Upstream;
 
 /// A manifest larger than this is refused before it is parsed: 200 bytes for each of
@@ -78,6 +82,9 @@ pub struct Manifest {
     pub components: BTreeMap<ComponentName, ComponentSpec>,
     /// `[routing]`.
     pub routing: BTreeMap<NodeSelector, Vec<RouteSpec>>,
+    /// `[bindings]`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub bindings: BTreeMap<String, Binding>,
     /// `[secrets]`: name → ciphertext.
     pub secrets: BTreeMap<String, Sealed>,
 }
@@ -116,6 +123,9 @@ pub struct ComponentSpec {
     pub restart: RestartPolicy,
     /// How its health is asked.
     pub health: Option<HealthCheck>,
+    /// What calls it beside requests.
+    #[serde(skip_serializing_if = "Triggers::is_empty")]
+    pub triggers: Triggers,
 }
 
 /// Where a component's bytes come from.
@@ -263,6 +273,22 @@ pub struct RouteSpec {
     /// How its replicas are kept: the same on all routes of the component in a list.
     #[serde(flatten)]
     pub upkeep: Upkeep,
+}
+
+impl Manifest {
+    /// What it names in a namespace that is not the owners': bindings of one name in two namespaces are two.
+    pub fn belong_to(&mut self, namespace: NamespaceName) {
+        if namespace.is_default() {
+            return;
+        }
+        for store in self
+            .components
+            .values_mut()
+            .flat_map(|spec| &mut spec.grants.stores)
+        {
+            store.binding = format!("{}/{}", namespace.as_str(), store.binding);
+        }
+    }
 }
 
 impl RouteSpec {

@@ -10,7 +10,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::value::{ValueError, plain_name};
 use super::{COMPONENTS_MAX, Manifest, NodeSelector, NodeSpec, RouteSpec, keys};
-use super::{ComponentSpec, address, component, host, path, runs, upkeep, weights, whole};
+use super::{ComponentSpec, address, component, host, path, runs, stores, upkeep, weights, whole};
 use crate::codes;
 use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, wrong_type};
 use crate::key::PublicKey;
@@ -25,6 +25,11 @@ const ROUTES_MAX: usize = COMPONENTS_MAX;
 pub(super) fn manifest(report: &mut Report<'_>, document: &DeTable<'_>) -> Manifest {
     let root = Fields::root(report, document, &keys::ROOT);
     let secrets = read_secrets(report, &root);
+    let bindings = stores::bindings(report, &root, &secrets.names);
+    let referable = component::Known {
+        secrets: &secrets.names,
+        bindings: &bindings,
+    };
     let nodes = read_nodes(report, &root);
     let mut names = BTreeSet::new();
     let mut components = BTreeMap::new();
@@ -38,7 +43,7 @@ pub(super) fn manifest(report: &mut Report<'_>, document: &DeTable<'_>) -> Manif
             continue;
         };
         names.insert(name.clone());
-        if let Some(spec) = component::read(report, key, value, &secrets.names) {
+        if let Some(spec) = component::read(report, key, value, &referable) {
             components.insert(name, spec);
         }
     }
@@ -59,6 +64,7 @@ pub(super) fn manifest(report: &mut Report<'_>, document: &DeTable<'_>) -> Manif
         components,
         routing,
         secrets: secrets.values,
+        bindings: bindings.specs,
     };
     whole::check(report, entries, &manifest);
     manifest

@@ -247,7 +247,7 @@ fn amount(report: &mut Report<'_>, fields: &Fields<'_, '_>, key: &str) -> Option
 }
 
 /// A time span in milliseconds.
-fn time(
+pub(super) fn time(
     report: &mut Report<'_>,
     fields: &Fields<'_, '_>,
     key: &str,

@@ -74,7 +74,7 @@ const BLOCK: Form = Form {
 };
 
 /// The whole file.
-pub(super) static ROOT: Section = Section {
+pub(crate) static ROOT: Section = Section {
     title: "node.toml",
     doc: "The whole file; it belongs to the node's operator. A manifest cannot change it.",
     keys: &[
@@ -147,6 +147,12 @@ pub(super) static ROOT: Section = Section {
             kind: Kind::Table(&UPSTREAMS),
             absent: Absent::Means("requests are passed on to none"),
             doc: "To which services beside realm the node passes requests on at most",
+        },
+        Key {
+            name: "backends",
+            kind: Kind::Table(&BACKENDS),
+            absent: Absent::Means("none but the stores of the node's own"),
+            doc: "Which servers may stand behind the stores of components",
         },
     ],
 };
@@ -276,6 +282,34 @@ pub(super) static FASTCGI: Section = Section {
             },
             absent: Absent::Number(16_384),
             doc: "Bytes of a component's standard error that one request may write to the web server's log; `realm logs` has all of it",
+        },
+    ],
+};
+
+/// `[backends]`.
+pub(super) static BACKENDS: Section = Section {
+    title: "[backends]",
+    doc: "Which servers may stand behind the stores of components at most.",
+    keys: &[
+        Key {
+            name: "allow",
+            kind: Kind::Texts(Form {
+                expected: "the origin of a server like `redis://cache.internal:6379`",
+                pattern: "^[a-z0-9]+://.+$",
+                example: "postgres://db.internal:5432",
+            }),
+            absent: Absent::Means("none"),
+            doc: "Servers that the `backend` of a binding may name: scheme, host and port; of S3 the `endpoint`, or `s3://BUCKET` at Amazon's",
+        },
+        Key {
+            name: "ca_file",
+            kind: Kind::Text(Form {
+                expected: "an absolute path of a file",
+                pattern: "^/",
+                example: "/etc/realm/backends.pem",
+            }),
+            absent: Absent::Means("the authorities of the machine alone"),
+            doc: "Certificates of authorities, in PEM, that are believed as well when such a server is asked over TLS",
         },
     ],
 };
@@ -468,6 +502,6 @@ pub(super) static SOURCES: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 10] = [
-    &ROOT, &LISTEN, &FASTCGI, &TLS, &ACME, &GUESTS, &EXEC, &P2P, &SOURCES, &UPSTREAMS,
+pub static SECTIONS: [&Section; 11] = [
+    &ROOT, &LISTEN, &FASTCGI, &TLS, &ACME, &GUESTS, &EXEC, &P2P, &SOURCES, &UPSTREAMS, &BACKENDS,
 ];

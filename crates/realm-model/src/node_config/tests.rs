@@ -205,6 +205,118 @@ fn every_problem_is_told_with_its_place() {
     refused("listen = 1", &[(codes::WRONG_TYPE, 1, 10)]);
 }
 
+/// The first problem's code and hint.
+fn hinted(text: &str) -> (&'static str, String) {
+    let (_, problems) = parse(text);
+    let first = problems
+        .first()
+        .unwrap_or_else(|| panic!("{text}: no problem"));
+    (first.code, first.hint.clone().unwrap_or_default())
+}
+
+#[test]
+fn common_mistakes_are_told_what_to_write() {
+    let allow = |rule: &str| format!("[upstreams]\nallow = ['{rule}']\n");
+    let pair = |pair: &str| {
+        format!("[listen]\nhttps = ['127.0.0.1:443']\n[tls]\ncertificates = ['{pair}']\n")
+    };
+    let both = "one file that has both is written without `::`";
+    for (text, code, hint) in [
+        (
+            "[fastcgi]\nsocket_mode = 0660\n".to_owned(),
+            codes::SYNTAX,
+            "quote it: `\"0660\"`",
+        ),
+        (
+            "[fastcgi]\nsocket_mode = 660\n".to_owned(),
+            codes::WRONG_TYPE,
+            "quote it: `\"660\"`",
+        ),
+        (
+            "[fast-cgi]\nparams_max = 1\n".to_owned(),
+            codes::UNKNOWN_KEY,
+            "did you mean `fastcgi`?",
+        ),
+        (
+            "[acme]\nterms_agreed = true\n".to_owned(),
+            codes::UNKNOWN_KEY,
+            "write `[tls.acme]`",
+        ),
+        (
+            "https = ['127.0.0.1:443']\n".to_owned(),
+            codes::UNKNOWN_KEY,
+            "addresses stand under `[listen]`, certificates under `[tls]`",
+        ),
+        (
+            allow("/run/app.sock"),
+            codes::BAD_VALUE,
+            "write `unix:/run/app.sock`",
+        ),
+        (
+            allow("fastcgi:unix:/run/app.sock"),
+            codes::BAD_VALUE,
+            "write `unix:/run/app.sock`",
+        ),
+        (
+            allow("http://127.0.0.1:3000/"),
+            codes::BAD_VALUE,
+            "write `127.0.0.1:3000`",
+        ),
+        (
+            allow("localhost:3000"),
+            codes::BAD_VALUE,
+            "write `127.0.0.1:3000`",
+        ),
+        (
+            pair("shop.pem"),
+            codes::BAD_VALUE,
+            "write the whole path: `/etc/realm/shop.pem`",
+        ),
+        (
+            pair("/shop.crt::shop.key"),
+            codes::BAD_VALUE,
+            "write the whole path: `/etc/realm/shop.key`",
+        ),
+        (pair("/shop.pem::"), codes::BAD_VALUE, both),
+        (pair("::/shop.pem"), codes::BAD_VALUE, both),
+        (
+            pair("/shop.crt:/shop.key"),
+            codes::BAD_VALUE,
+            "two colons stand between both: `/shop.crt::/shop.key`",
+        ),
+    ] {
+        let (found, told) = hinted(&text);
+        assert_eq!(found, code, "{text}");
+        assert!(told.contains(hint), "{text}: {told}");
+    }
+}
+
+#[test]
+fn certificates_that_nobody_is_shown_are_told() {
+    for (text, expected) in [
+        ("[tls]\ndev = true\n", &[(codes::NO_EFFECT, 1)][..]),
+        (
+            "[listen]\n[tls.acme]\nterms_agreed = true\n",
+            &[(codes::NO_EFFECT, 2)],
+        ),
+        ("[tls]\n", &[]),
+        (
+            "[listen]\nhttps = ['127.0.0.1:443']\n[tls]\ndev = true\n",
+            &[],
+        ),
+        // One thing at a time.
+        (
+            "[listen]\nhttps = [':443']\n[tls]\ndev = true\n",
+            &[(codes::BAD_VALUE, 2)],
+        ),
+    ] {
+        let (config, problems) = parse(text);
+        let seen: Vec<_> = problems.iter().map(|one| (one.code, one.line)).collect();
+        assert_eq!(seen, expected, "{text}");
+        assert_eq!(config.is_some(), !text.contains("':443'"), "{text}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_gives_an_answer(text in "(\\PC|\n){0,200}") {

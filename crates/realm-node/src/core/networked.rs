@@ -498,10 +498,7 @@ impl Core {
             tags: &self.tags,
             leases: &self.holding.output,
             ports: self.doors.troubles(),
-            certificates: self
-                .certificates
-                .as_ref()
-                .map_or_else(Vec::new, |all| all.alarms()),
+            own_alarms: self.own_alarms(),
         };
         let Some(network) = &mut self.network else {
             return;
@@ -509,6 +506,12 @@ impl Core {
         if let Some(bytes) = network.record(&facts, now) {
             self.feed(Input::OwnRecord(bytes));
         }
+    }
+
+    /// What else does not mend itself here.
+    fn own_alarms(&self) -> Vec<realm_model::record::Alarm> {
+        let certificates = self.certificates.iter().flat_map(|all| all.alarms());
+        certificates.chain(self.shelf.alarms()).collect()
     }
 
     /// Whether the owner lets this node act.
@@ -523,7 +526,7 @@ impl Core {
     pub(super) fn add_others(&self, status: &mut StatusView) {
         let Some(network) = &self.network else {
             // Nobody passes its own alarms on: it tells them itself.
-            let own = self.certificates.iter().flat_map(|all| all.alarms());
+            let own = self.own_alarms().into_iter();
             status.alarms.extend(own.map(|alarm| AlarmView {
                 hint: alarm_hint(&alarm.code).to_owned(),
                 code: alarm.code,

@@ -37,6 +37,7 @@ use crate::network::Peers;
 use crate::rings::Rings;
 use crate::run::{Ports, RunGuard};
 use crate::serving::Serving;
+use crate::stores::Shelf;
 use crate::traffic::Traffic;
 
 use artifacts::Losses;
@@ -89,6 +90,7 @@ pub(crate) struct Executor {
     ports: Ports,
     /// Services that the machine's operator allows.
     allowed: Arc<[Allowed]>,
+    shelf: Shelf,
     /// Times of schedules that were not run.
     unrun: BTreeMap<ComponentName, Unrun>,
     /// What replicas of each revision run with; kept for as long as there are any.
@@ -169,6 +171,7 @@ pub(crate) struct Means {
     pub(crate) peers: Peers,
     pub(crate) origins: Origins,
     pub(crate) allowed: Vec<Allowed>,
+    pub(crate) shelf: Shelf,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) clock: Clock,
 }
@@ -202,6 +205,7 @@ impl Executor {
             peers,
             origins,
             allowed,
+            shelf,
             events,
             clock,
         } = means;
@@ -222,6 +226,7 @@ impl Executor {
             origins: Arc::new(origins),
             ports: Ports::default(),
             allowed: allowed.into(),
+            shelf,
             unrun: BTreeMap::new(),
             revisions: BTreeMap::new(),
             replicas: BTreeMap::new(),

@@ -55,6 +55,7 @@ impl Executor {
                 running,
                 ports: self.ports.clone(),
                 allowed: Arc::clone(&self.allowed),
+                shelf: self.shelf.clone(),
                 id: id.clone(),
                 tenure: tenure.clone(),
                 before: match tenure {

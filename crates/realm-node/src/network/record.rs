@@ -29,7 +29,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) tags: &'a [String],
     pub(crate) leases: &'a Output,
     pub(crate) ports: &'a [PortTrouble],
-    pub(crate) certificates: Vec<Alarm>,
+    pub(crate) own_alarms: Vec<Alarm>,
 }
 
 impl Network {
@@ -126,7 +126,7 @@ impl Network {
         body.asks = (!asks.is_empty()).then(|| asks.clone());
         body.grants = (!grants.is_empty()).then(|| grants.clone());
         body.alarms.extend(facts.ports.iter().map(busy_port));
-        body.alarms.extend(facts.certificates.iter().cloned());
+        body.alarms.extend(facts.own_alarms.iter().cloned());
         body
     }
 

@@ -201,6 +201,7 @@ fn settings(
             clock: ClockGrant::Coarse,
             ..Grants::default()
         },
+        stores: realm_host::Stores::default(),
         reuse: false,
         probe: None,
         log: remarks,

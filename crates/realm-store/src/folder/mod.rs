@@ -266,6 +266,11 @@ impl RealmFolder {
         self.root.join("blobs")
     }
 
+    /// The folder of embedded stores, with a folder for each binding in it.
+    pub fn stores(&self) -> PathBuf {
+        self.root.join("stores")
+    }
+
     /// The folder of what an engine with this fingerprint compiled; see
     /// [`RealmFolder::create_compiled`].
     pub fn compiled(&self, fingerprint: &str) -> PathBuf {

@@ -1,0 +1,609 @@
+//! Bindings: what stands behind the interfaces that guests use, as a manifest names it, and what a node
+//! allows of it. Not how it is spoken to: that is the backends'.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::{ValueError, check_endpoint, check_region, dns_name, ends_in_a_number};
+use crate::{codes, fields::cut};
+
+/// Identifiers that every component may open by itself, whatever it binds: its secrets.
+pub const SECRETS: &str = "secrets";
+
+/// An interface with something behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Interface {
+    /// `wasi:keyvalue`.
+    Keyvalue,
+    /// `wasi:blobstore`.
+    Blobstore,
+    /// `wasi:messaging`.
+    Messaging,
+    /// `wasi:sql`.
+    Sql,
+}
+
+impl Interface {
+    /// Every interface, in the order of [`Interface::as_str`] in keys.
+    pub const ALL: [Self; 4] = [Self::Keyvalue, Self::Blobstore, Self::Messaging, Self::Sql];
+
+    /// As a manifest writes it: `wasi:keyvalue`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Keyvalue => "wasi:keyvalue",
+            Self::Blobstore => "wasi:blobstore",
+            Self::Messaging => "wasi:messaging",
+            Self::Sql => "wasi:sql",
+        }
+    }
+
+    /// Without its package's name space: `keyvalue`.
+    pub const fn short(self) -> &'static str {
+        match self {
+            Self::Keyvalue => "keyvalue",
+            Self::Blobstore => "blobstore",
+            Self::Messaging => "messaging",
+            Self::Sql => "sql",
+        }
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One `[bindings.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Binding {
+    /// What it is for.
+    pub interface: Interface,
+    /// What stands behind it.
+    pub backend: Backend,
+    /// What stands before every name on a server: `None`: the binding's own name.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub prefix: Option<String>,
+    /// The name under `[secrets]` of the password, or of `USER:PASSWORD`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub secret: Option<String>,
+}
+
+/// What stands behind a binding.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Backend {
+    /// A store of the node's own.
+    Embedded,
+    /// Redis or Valkey.
+    Redis {
+        /// Where.
+        server: Server,
+        /// The number of the database.
+        database: u16,
+    },
+    /// NATS with JetStream.
+    Nats {
+        /// Where.
+        server: Server,
+    },
+    /// A bucket behind the API of S3.
+    S3 {
+        /// Its name.
+        bucket: String,
+        /// The region; `None`: `us-east-1`.
+        region: Option<String>,
+        /// The server, `https://HOST[:PORT]` or `http://…`; `None`: Amazon's.
+        endpoint: Option<String>,
+    },
+    /// PostgreSQL.
+    Postgres {
+        /// Where.
+        server: Server,
+        /// The name of the database.
+        database: String,
+    },
+}
+
+/// Where a server listens, and as whom it is asked.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Server {
+    /// A name, lower case, or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The user, where one is named here; the password is a secret.
+    pub user: Option<String>,
+    /// Whether it is asked over TLS, with its certificate checked.
+    pub tls: bool,
+}
+
+/// Bytes of the prefix of a binding.
+const PREFIX_BYTES_MAX: usize = 128;
+/// Bytes of a user or the name of a database.
+const WORD_BYTES_MAX: usize = 63;
+
+impl Backend {
+    /// What a manifest may write, in words.
+    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]` or `postgres://[USER@]HOST[:PORT]/DATABASE` (with TLS `rediss://`, `tls://`; PostgreSQL without it by `?sslmode=disable`)";
+
+    /// Whom a node has to allow, as `[backends] allow` in node.toml writes it; `None`: nobody.
+    pub fn origin(&self) -> Option<String> {
+        match self {
+            Self::Embedded => None,
+            Self::Redis { server, .. } => Some(format!("{}://{server}", redis_scheme(server))),
+            Self::Nats { server } => Some(format!("{}://{server}", nats_scheme(server))),
+            Self::Postgres { server, .. } => Some(format!("postgres://{server}")),
+            Self::S3 {
+                endpoint, bucket, ..
+            } => Some(match endpoint {
+                Some(endpoint) => endpoint.clone(),
+                None => format!("s3://{bucket}"),
+            }),
+        }
+    }
+
+    /// Whether it can stand behind an interface.
+    pub const fn fits(&self, interface: Interface) -> bool {
+        match self {
+            Self::Embedded => true,
+            Self::Redis { .. } => matches!(interface, Interface::Keyvalue),
+            Self::Nats { .. } => matches!(interface, Interface::Keyvalue | Interface::Messaging),
+            Self::S3 { .. } => matches!(interface, Interface::Blobstore),
+            Self::Postgres { .. } => matches!(interface, Interface::Sql),
+        }
+    }
+
+    /// What can stand behind an interface, in words.
+    pub const fn fitting(interface: Interface) -> &'static str {
+        match interface {
+            Interface::Keyvalue => "`embedded`, `redis://…` or `nats://…`",
+            Interface::Blobstore => "`embedded` or `s3://…`",
+            Interface::Messaging => "`embedded` or `nats://…`",
+            Interface::Sql => "`embedded` or `postgres://…`",
+        }
+    }
+}
+
+const fn redis_scheme(server: &Server) -> &'static str {
+    if server.tls { "rediss" } else { "redis" }
+}
+
+const fn nats_scheme(server: &Server) -> &'static str {
+    if server.tls { "tls" } else { "nats" }
+}
+
+/// Host and port, without the user.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let user = |server: &Server| match &server.user {
+            Some(user) => format!("{user}@"),
+            None => String::new(),
+        };
+        match self {
+            Self::Embedded => f.write_str("embedded"),
+            Self::Redis { server, database } => {
+                let (scheme, user) = (redis_scheme(server), user(server));
+                write!(f, "{scheme}://{user}{server}/{database}")
+            }
+            Self::Nats { server } => {
+                write!(f, "{}://{}{server}", nats_scheme(server), user(server))
+            }
+            Self::Postgres { server, database } => {
+                let mode = if server.tls { "" } else { "?sslmode=disable" };
+                write!(f, "postgres://{}{server}/{database}{mode}", user(server))
+            }
+            Self::S3 {
+                bucket,
+                region,
+                endpoint,
+            } => {
+                write!(f, "s3://{bucket}")?;
+                let mut mark = '?';
+                for (key, value) in [("region", region), ("endpoint", endpoint)] {
+                    if let Some(value) = value {
+                        write!(f, "{mark}{key}={value}")?;
+                        mark = '&';
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl From<Backend> for String {
+    fn from(backend: Backend) -> Self {
+        backend.to_string()
+    }
+}
+
+impl TryFrom<String> for Backend {
+    type Error = NotABackend;
+
+    fn try_from(text: String) -> Result<Self, NotABackend> {
+        text.parse()
+    }
+}
+
+/// A text is no backend.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a backend: {why}")]
+pub struct NotABackend {
+    text: String,
+    why: String,
+    hint: Option<String>,
+}
+
+impl From<NotABackend> for ValueError {
+    fn from(error: NotABackend) -> Self {
+        Self::new(codes::BAD_BINDING, error.to_string()).hint(error.hint)
+    }
+}
+
+impl FromStr for Backend {
+    type Err = NotABackend;
+
+    fn from_str(text: &str) -> Result<Self, NotABackend> {
+        read(text).map_err(|(why, hint)| NotABackend {
+            text: without_password(text),
+            why,
+            hint,
+        })
+    }
+}
+
+/// A password that somebody wrote all the same stays out of messages.
+fn without_password(text: &str) -> String {
+    match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => cut(&format!("{scheme}://…@{rest}")),
+        _ => cut(text),
+    }
+}
+
+type Wrong = (String, Option<String>);
+
+fn wrong<T>(why: impl Into<String>) -> Result<T, Wrong> {
+    Err((why.into(), None))
+}
+
+fn read(text: &str) -> Result<Backend, Wrong> {
+    if text == "embedded" {
+        return Ok(Backend::Embedded);
+    }
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return wrong(format!("expected {}", Backend::EXPECTED));
+    };
+    if text.len() > 512 || text.chars().any(|c| c.is_control() || c == ' ') {
+        return wrong("it is too long, or has a space or a control character in it");
+    }
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, query)) => (rest, query),
+        None => (rest, ""),
+    };
+    let (authority, path) = match rest.split_once('/') {
+        Some((authority, path)) => (authority, path),
+        None => (rest, ""),
+    };
+    let no_query = || match query {
+        "" => Ok(()),
+        _ => wrong("nothing may follow a `?` here"),
+    };
+    match scheme {
+        "redis" | "rediss" => {
+            no_query()?;
+            let database = match path {
+                "" => 0,
+                number => number.parse().map_err(|_| {
+                    let why = "what follows the `/` is the number of a database";
+                    (why.to_owned(), None)
+                })?,
+            };
+            let server = server(authority, 6379, scheme == "rediss")?;
+            Ok(Backend::Redis { server, database })
+        }
+        "nats" | "tls" => {
+            no_query()?;
+            if !path.is_empty() {
+                return wrong("a path has no place in it");
+            }
+            let server = server(authority, 4222, scheme == "tls")?;
+            Ok(Backend::Nats { server })
+        }
+        "postgres" | "postgresql" => {
+            let tls = match query {
+                "" | "sslmode=verify-full" => true,
+                "sslmode=disable" => false,
+                "sslmode=require" | "sslmode=prefer" | "sslmode=verify-ca" | "sslmode=allow" => {
+                    let hint = "leave `sslmode` out: the certificate is checked; or write `?sslmode=disable`, on a network that nobody reads";
+                    return Err((
+                        "TLS without a check of the server's name is not spoken".to_owned(),
+                        Some(hint.to_owned()),
+                    ));
+                }
+                _ => return wrong("only `?sslmode=disable` may follow it"),
+            };
+            let server = server(authority, 5432, tls)?;
+            let database = word(path, "the name of the database, which follows the `/`,")?;
+            Ok(Backend::Postgres { server, database })
+        }
+        "s3" => s3(authority, path, query),
+        _ => wrong(format!("expected {}", Backend::EXPECTED)),
+    }
+}
+
+fn s3(bucket: &str, path: &str, query: &str) -> Result<Backend, Wrong> {
+    let fits = (3..=63).contains(&bucket.len())
+        && bucket.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte)
+        });
+    if !fits {
+        return wrong("a bucket has 3 to 63 lower-case letters, digits, `-` and `.`");
+    }
+    if !path.is_empty() {
+        let hint = "write it as `prefix = \"…\"` beside `backend`";
+        return Err((
+            "what stands before the names is not a part of the address".to_owned(),
+            Some(hint.to_owned()),
+        ));
+    }
+    let (mut region, mut endpoint) = (None, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("region", text)) => region = Some(check_region(text)?),
+            Some(("endpoint", text)) => endpoint = Some(check_endpoint(text)?),
+            Some(_) | None => return wrong("only `region` and `endpoint` may follow the `?`"),
+        }
+    }
+    Ok(Backend::S3 {
+        bucket: bucket.to_owned(),
+        region,
+        endpoint,
+    })
+}
+
+fn server(authority: &str, default: u16, tls: bool) -> Result<Server, Wrong> {
+    let (user, address) = match authority.rsplit_once('@') {
+        Some((user, address)) => (Some(user), address),
+        None => (None, authority),
+    };
+    if user.is_some_and(|user| user.contains(':')) {
+        let hint =
+            "keep it under `[secrets]` (`realm secret set NAME`), and name it: `secret = \"NAME\"`";
+        return Err((
+            "a password would be readable in everything that is signed".to_owned(),
+            Some(hint.to_owned()),
+        ));
+    }
+    let user = user.map(|user| word(user, "the user")).transpose()?;
+    let (host, port) = match address.strip_prefix('[') {
+        Some(rest) => {
+            let Some((host, port)) = rest.split_once(']') else {
+                return wrong("a bracket is not closed");
+            };
+            let Ok(host) = host.parse::<Ipv6Addr>() else {
+                return wrong("in brackets stands an IPv6 address");
+            };
+            (host.to_string(), port)
+        }
+        None => {
+            let (host, port) = match address.split_once(':') {
+                Some((host, _)) => (host, &address[host.len()..]),
+                None => (address, ""),
+            };
+            let host = match host.parse::<IpAddr>() {
+                Ok(address) => address.to_string(),
+                Err(_) if ends_in_a_number(host) => {
+                    return wrong("its host is neither a name nor an address");
+                }
+                Err(_) => dns_name(host).map_err(|why| (format!("of its host, {why}"), None))?,
+            };
+            (host, port)
+        }
+    };
+    let port = match port.strip_prefix(':') {
+        None if port.is_empty() => default,
+        Some(number) => match number.parse() {
+            Ok(port) if port > 0 => port,
+            Ok(_) | Err(_) => return wrong("its port is not one from 1 to 65535"),
+        },
+        None => return wrong("after the host comes `:` and a port"),
+    };
+    Ok(Server {
+        host,
+        port,
+        user,
+        tls,
+    })
+}
+
+fn word(text: &str, what: &str) -> Result<String, Wrong> {
+    let fits = (1..=WORD_BYTES_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.$".contains(&byte));
+    if fits {
+        return Ok(text.to_owned());
+    }
+    wrong(format!(
+        "{what} has 1 to {WORD_BYTES_MAX} letters, digits, `-`, `_`, `.` and `$`"
+    ))
+}
+
+/// Reads the `prefix` of a binding.
+pub(crate) fn prefix(text: &str) -> Result<String, ValueError> {
+    let fits = text.len() <= PREFIX_BYTES_MAX
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte));
+    if fits {
+        return Ok(text.to_owned());
+    }
+    let message = format!(
+        "`{}` is not a prefix: it has up to {PREFIX_BYTES_MAX} letters, digits, `-`, `_`, `.`, `:` and `/`",
+        cut(text)
+    );
+    Err(ValueError::new(codes::BAD_BINDING, message))
+}
+
+/// Reads a rule of `[backends] allow`: the origin of a backend, as [`Backend::origin`] says it.
+pub(crate) fn allowed(text: &str) -> Result<String, ValueError> {
+    let because = |why: String, hint: Option<String>| {
+        let message = format!("`{}` is not an origin of a backend: {why}", cut(text));
+        ValueError::new(codes::BAD_VALUE, message).hint(hint)
+    };
+    if text.starts_with("https://") || text.starts_with("http://") {
+        return check_endpoint(text).map_err(|(why, hint)| because(why, hint));
+    }
+    // A database has no place in a rule, and an address without one is none.
+    let full = match text.split_once("://") {
+        Some(("postgres" | "postgresql", rest)) if !rest.contains('/') => format!("{text}/a"),
+        Some(_) | None => text.to_owned(),
+    };
+    let backend: Backend = full
+        .parse()
+        .map_err(|error: NotABackend| because(error.why, error.hint))?;
+    match (backend.origin(), &backend) {
+        (
+            Some(origin),
+            Backend::Redis {
+                server,
+                database: 0,
+            },
+        ) if server.user.is_none() => Ok(origin),
+        (Some(origin), Backend::Nats { server }) if server.user.is_none() => Ok(origin),
+        (Some(origin), Backend::Postgres { server, database })
+            if server.user.is_none() && database == "a" =>
+        {
+            Ok(origin)
+        }
+        (
+            Some(origin),
+            Backend::S3 {
+                region: None,
+                endpoint: None,
+                ..
+            },
+        ) => Ok(origin),
+        _ => Err(because(
+            "a rule names a scheme, a host and a port, and nothing else".to_owned(),
+            Some("write it like `redis://cache.internal:6379`".to_owned()),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<(&str, Option<&str>), &str>) {
+        let seen = text.parse::<Backend>();
+        match (seen, expected) {
+            (Ok(backend), Ok((shown, origin))) => {
+                assert_eq!(backend.to_string(), shown);
+                assert_eq!(backend.origin().as_deref(), origin);
+                let again: Backend = shown.parse().expect("what is shown reads again");
+                assert_eq!(again, backend);
+            }
+            (Err(error), Err(why)) => {
+                assert!(error.to_string().contains(why), "{error}");
+                assert!(!error.to_string().contains("hunter2"), "{error}");
+            }
+            (seen, expected) => panic!("{text}: {seen:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn a_backend_is_read_in_one_way() {
+        check("embedded", Ok(("embedded", None)));
+        let origin = Some("redis://cache.internal:6379");
+        let full = "redis://cache.internal:6379/0";
+        check("redis://Cache.Internal", Ok((full, origin)));
+        check(
+            "rediss://app@[fd00::1]:7000/3",
+            Ok((
+                "rediss://app@[fd00::1]:7000/3",
+                Some("rediss://[fd00::1]:7000"),
+            )),
+        );
+        check(
+            "nats://127.0.0.1",
+            Ok(("nats://127.0.0.1:4222", Some("nats://127.0.0.1:4222"))),
+        );
+        check("tls://n", Ok(("tls://n:4222", Some("tls://n:4222"))));
+        check(
+            "postgresql://shop@db.internal/shop",
+            Ok((
+                "postgres://shop@db.internal:5432/shop",
+                Some("postgres://db.internal:5432"),
+            )),
+        );
+        check(
+            "postgres://db/shop?sslmode=disable",
+            Ok((
+                "postgres://db:5432/shop?sslmode=disable",
+                Some("postgres://db:5432"),
+            )),
+        );
+        check(
+            "s3://photos?region=eu-central-1",
+            Ok(("s3://photos?region=eu-central-1", Some("s3://photos"))),
+        );
+        check(
+            "s3://photos?endpoint=http://127.0.0.1:9000",
+            Ok((
+                "s3://photos?endpoint=http://127.0.0.1:9000",
+                Some("http://127.0.0.1:9000"),
+            )),
+        );
+    }
+
+    #[test]
+    fn what_is_none_says_why_and_shows_no_password() {
+        check("mongodb://a", Err("expected `embedded`"));
+        check("redis://app:hunter2@a", Err("a password would be readable"));
+        check("redis://a/x", Err("number of a database"));
+        check("redis://a:0", Err("port"));
+        check("redis://1.2.3", Err("neither a name nor an address"));
+        check("postgres://a", Err("name of the database"));
+        check("postgres://a/b?sslmode=require", Err("not spoken"));
+        check("s3://A", Err("bucket"));
+        check("s3://photos/album", Err("not a part of the address"));
+        check("nats://a/b", Err("path"));
+        check("redis://[::1", Err("bracket"));
+        check("redis://a b", Err("space"));
+    }
+
+    #[test]
+    fn a_rule_is_an_origin_and_nothing_else() {
+        for (text, expected) in [
+            ("redis://cache", Some("redis://cache:6379")),
+            ("redis://cache/1", None),
+            ("redis://app@cache", None),
+            ("postgres://db:5432", Some("postgres://db:5432")),
+            ("postgres://db/shop", None),
+            ("https://s3.internal", Some("https://s3.internal")),
+            ("s3://photos", Some("s3://photos")),
+            ("embedded", None),
+            ("*", None),
+        ] {
+            let seen = allowed(text).ok();
+            assert_eq!(seen.as_deref(), expected, "{text}");
+        }
+    }
+}

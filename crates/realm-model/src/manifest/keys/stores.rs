@@ -1,0 +1,104 @@
+//! The keys of bindings and subscriptions.
+
+use super::{ANY, NODE_NAME, TIME};
+use crate::binding::Backend;
+use crate::section::{Absent, Form, Key, Kind, Section};
+
+/// `[bindings.NAME]`.
+pub static BINDING: Section = Section {
+    title: "[bindings.NAME]",
+    doc: "What stands behind an interface. Components that bind the same name share what is in it; others see nothing of it.",
+    keys: &[
+        Key {
+            name: "interface",
+            kind: Kind::OneOf(&[
+                "wasi:keyvalue",
+                "wasi:blobstore",
+                "wasi:messaging",
+                "wasi:sql",
+            ]),
+            absent: Absent::Refused,
+            doc: "What it is for",
+        },
+        Key {
+            name: "backend",
+            kind: Kind::Text(Form {
+                expected: Backend::EXPECTED,
+                pattern: "^(embedded|[a-z0-9]+://.+)$",
+                example: "redis://cache.internal:6379",
+            }),
+            absent: Absent::Refused,
+            doc: "What stands behind it: a store of the node's own, or a server that the `node.toml` of each node allows",
+        },
+        Key {
+            name: "prefix",
+            kind: Kind::Text(Form {
+                expected: "letters, digits, `-`, `_`, `.`, `:` and `/`",
+                pattern: "^[A-Za-z0-9_.:/-]{0,128}$",
+                example: "shop:",
+            }),
+            absent: Absent::Means("the name of the binding"),
+            doc: "What stands before every name on a server, so that bindings do not meet there",
+        },
+        Key {
+            name: "secret",
+            kind: Kind::Text(NODE_NAME),
+            absent: Absent::Means("no password"),
+            doc: "The name under `[secrets]` of the password, of `USER:PASSWORD`, or for S3 of `ACCESS_KEY_ID:SECRET`",
+        },
+    ],
+};
+
+/// `[components.NAME.subscribe."TOPIC"]`.
+pub static SUBSCRIBE: Section = Section {
+    title: "[components.NAME.subscribe.\"TOPIC\"]",
+    doc: "A topic whose messages call the component, each until it is done with or dead.",
+    keys: &[
+        Key {
+            name: "from",
+            kind: Kind::Text(ANY),
+            absent: Absent::Word("default"),
+            doc: "The name in `bind` of the messaging that they come from",
+        },
+        Key {
+            name: "group",
+            kind: Kind::Text(NODE_NAME),
+            absent: Absent::Means("the component's name, without its label"),
+            doc: "Who shares the messages: each goes to one of a group, and to every group",
+        },
+        Key {
+            name: "concurrency",
+            kind: Kind::Integer { min: 1, max: 1_000 },
+            absent: Absent::Number(8),
+            doc: "Messages under way at once, for each replica",
+        },
+        Key {
+            name: "ack_wait",
+            kind: Kind::Text(TIME),
+            absent: Absent::Word("30s"),
+            doc: "How long a replica that says nothing has a message until another one gets it, from `1s` to `1h`",
+        },
+        Key {
+            name: "attempts",
+            kind: Kind::Integer { min: 1, max: 100 },
+            absent: Absent::Number(5),
+            doc: "Deliveries of one message until it is dead",
+        },
+        Key {
+            name: "backoff",
+            kind: Kind::Text(TIME),
+            absent: Absent::Word("1s"),
+            doc: "How long until the second delivery; twice as long with each further one, up to an hour",
+        },
+        Key {
+            name: "dead_letter",
+            kind: Kind::Text(Form {
+                expected: "a topic like `orders.dead`",
+                pattern: "^[A-Za-z0-9_.-]{1,255}$",
+                example: "orders.dead",
+            }),
+            absent: Absent::Means("a dead message is counted, logged and gone"),
+            doc: "The topic to which dead messages go",
+        },
+    ],
+};

@@ -1,0 +1,305 @@
+//! Reads `[bindings]`, and what components bind, subscribe to and watch. The spelling of backends is in
+//! [`crate::binding`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use super::upkeep::time;
+use super::value::{ValueError, plain_name};
+use super::{component, keys};
+use crate::binding::{self, Backend, Binding, Interface, NotABackend};
+use crate::cloud::limits::NAME_BYTES_MAX;
+use crate::codes;
+use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits};
+use crate::grants::StoreGrant;
+use crate::name::ComponentName;
+use crate::trigger::{SubscriptionSpec, Triggers};
+
+/// Subscriptions of one component, and identifiers that it binds: each costs the host a connection.
+const PER_COMPONENT_MAX: usize = 32;
+/// An hour: nothing that takes longer is a message's work.
+const ACK_WAIT_MS_RANGE: (u64, u64) = (1_000, 3_600_000);
+const BACKOFF_MS_RANGE: (u64, u64) = (1, 3_600_000);
+
+/// What components may bind.
+pub(super) struct Bindings {
+    /// Names that are written, also of bindings that have other problems.
+    names: BTreeSet<String>,
+    pub(super) specs: BTreeMap<String, Binding>,
+}
+
+/// `[bindings]`.
+pub(super) fn bindings(
+    report: &mut Report<'_>,
+    root: &Fields<'_, '_>,
+    secrets: &BTreeSet<String>,
+) -> Bindings {
+    let entries = root.entries(report, "bindings");
+    if let Some(span) = root.key_span("bindings") {
+        fits(report, "bindings", entries.len(), ITEMS_MAX, span);
+    }
+    let (mut names, mut specs) = (BTreeSet::new(), BTreeMap::new());
+    for (key, value) in entries.into_iter().take(ITEMS_MAX) {
+        let name = match plain_name(key.get_ref(), "binding") {
+            Ok(name) => name,
+            Err(error) => {
+                report.value_error(key.span(), error);
+                continue;
+            }
+        };
+        names.insert(name.clone());
+        let Some(fields) = Fields::open(report, value, &keys::BINDING, key.span(), key.get_ref())
+        else {
+            continue;
+        };
+        if let Some(binding) = read_binding(report, &fields, secrets) {
+            specs.insert(name, binding);
+        }
+    }
+    Bindings { names, specs }
+}
+
+fn read_binding(
+    report: &mut Report<'_>,
+    fields: &Fields<'_, '_>,
+    secrets: &BTreeSet<String>,
+) -> Option<Binding> {
+    let interface = fields.choice(report, "interface", &Interface::ALL);
+    let backend = fields.text(report, "backend", |text| {
+        text.parse::<Backend>()
+            .map_err(|error: NotABackend| ValueError::from(error))
+    });
+    let prefix = fields.text(report, "prefix", binding::prefix);
+    let secret = fields.text(report, "secret", |text| plain_name(text, "secret"));
+    let (interface, backend) = (interface?, backend?);
+    if !backend.fits(interface) {
+        let message = format!("`{backend}` cannot stand behind `{interface}`");
+        let hint = format!("write {}", Backend::fitting(interface));
+        let span = fields.value_span("backend");
+        report.error(codes::BAD_BINDING, span, message, Some(hint));
+        return None;
+    }
+    if let Some(secret) = &secret
+        && !secrets.contains(secret)
+        && !report.is_broken()
+    {
+        let message = format!("no secret `{secret}` under `[secrets]`");
+        let hint = format!("`realm secret set {secret}` adds it");
+        let span = fields.value_span("secret");
+        report.error(codes::UNKNOWN_SECRET, span, message, Some(hint));
+    }
+    if matches!(backend, Backend::Embedded | Backend::Postgres { .. }) && prefix.is_some() {
+        let message = "`prefix` has no effect here: the store is the binding's own";
+        let span = fields.value_span("prefix");
+        report.warning(codes::NO_EFFECT, span, message, None);
+    }
+    Some(Binding {
+        interface,
+        backend,
+        prefix,
+        secret,
+    })
+}
+
+/// `bind` of a component.
+pub(super) fn bind(
+    report: &mut Report<'_>,
+    fields: &Fields<'_, '_>,
+    bindings: &Bindings,
+) -> Vec<StoreGrant> {
+    let written = fields.text_table(report, "bind");
+    if let Some(span) = fields.key_span("bind") {
+        fits(report, "bind", written.len(), PER_COMPONENT_MAX, span);
+    }
+    let mut grants: Vec<StoreGrant> = Vec::new();
+    for ((key, key_span), (name, span)) in written.into_iter().take(PER_COMPONENT_MAX) {
+        let Some(binding) = bindings.specs.get(&name) else {
+            if !bindings.names.contains(&name) && !report.is_broken() {
+                let hint = match report.nearest(&name, bindings.names.iter().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("add `[bindings.{name}]`, with `interface` and `backend`"),
+                };
+                let message = format!("no binding `{}` under `[bindings]`", cut(&name));
+                report.error(codes::UNKNOWN_BINDING, span, message, Some(hint));
+            }
+            continue;
+        };
+        let (interface, identifier) = match of_interface(&key) {
+            Some((interface, identifier)) => (interface, identifier),
+            None => (binding.interface, key.as_str()),
+        };
+        if let Err(error) = check_identifier(identifier) {
+            report.value_error(key_span, error);
+            continue;
+        }
+        if interface != binding.interface {
+            let message = format!("`{name}` is for `{}`, not `{interface}`", binding.interface);
+            report.error(codes::BAD_BINDING, span, message, None);
+            continue;
+        }
+        if grants
+            .iter()
+            .any(|grant| grant.interface == interface && grant.identifier == identifier)
+        {
+            let message = format!("`{identifier}` of `{interface}` is bound twice");
+            report.error(codes::DUPLICATE_VALUE, key_span, message, None);
+            continue;
+        }
+        grants.push(StoreGrant {
+            interface,
+            identifier: identifier.to_owned(),
+            binding: name,
+            spec: binding.clone(),
+        });
+    }
+    grants.sort_by(|a, b| (a.interface, &a.identifier).cmp(&(b.interface, &b.identifier)));
+    grants
+}
+
+/// `sql:default` in its parts.
+fn of_interface(key: &str) -> Option<(Interface, &str)> {
+    let (interface, identifier) = key.split_once(':')?;
+    let mut all = Interface::ALL.into_iter();
+    let interface = all.find(|one| one.short() == interface)?;
+    Some((interface, identifier))
+}
+
+fn check_identifier(identifier: &str) -> Result<(), ValueError> {
+    let bad = |why: &str| {
+        let message = format!(
+            "`{}` is not an identifier of a store: {why}",
+            cut(identifier)
+        );
+        ValueError::new(codes::BAD_NAME, message)
+    };
+    if identifier.is_empty() || identifier.len() > NAME_BYTES_MAX {
+        return Err(bad("it has 1 to 255 bytes"));
+    }
+    if identifier.chars().any(char::is_control) {
+        return Err(bad("it has a control character"));
+    }
+    if identifier == binding::SECRETS {
+        return Err(
+            bad("under this name a component has its secrets").hint(Some("take another one"))
+        );
+    }
+    Ok(())
+}
+
+/// `subscribe` and `watch` of a component.
+pub(super) fn triggers(
+    report: &mut Report<'_>,
+    fields: &Fields<'_, '_>,
+    name: &str,
+    stores: &[StoreGrant],
+) -> Triggers {
+    let entries = fields.entries(report, "subscribe");
+    if let Some(span) = fields.key_span("subscribe") {
+        fits(report, "subscribe", entries.len(), PER_COMPONENT_MAX, span);
+    }
+    let group = name
+        .parse()
+        .map_or(name.to_owned(), |name: ComponentName| name.app().to_owned());
+    let mut subscriptions = Vec::new();
+    for (key, value) in entries.into_iter().take(PER_COMPONENT_MAX) {
+        let topic = key.get_ref().as_ref();
+        if let Err(error) = check_topic(topic, true) {
+            report.value_error(key.span(), error);
+            continue;
+        }
+        let Some(table) = Fields::open(report, value, &keys::SUBSCRIBE, key.span(), topic) else {
+            continue;
+        };
+        subscriptions.push(subscription(report, &table, topic, &group, stores));
+    }
+    let watched = fields.texts(report, "watch", |text| Ok::<_, ValueError>(text.to_owned()));
+    for (identifier, span) in &watched {
+        bound(
+            report,
+            identifier,
+            span.clone(),
+            Interface::Keyvalue,
+            stores,
+        );
+    }
+    Triggers {
+        subscriptions,
+        watches: component::without_duplicates(report, "watch", watched),
+    }
+}
+
+fn subscription(
+    report: &mut Report<'_>,
+    table: &Fields<'_, '_>,
+    topic: &str,
+    group: &str,
+    stores: &[StoreGrant],
+) -> SubscriptionSpec {
+    let from = table
+        .text(report, "from", |text| Ok::<_, ValueError>(text.to_owned()))
+        .unwrap_or_else(|| "default".to_owned());
+    let span = table.value_span("from");
+    bound(report, &from, span, Interface::Messaging, stores);
+    SubscriptionSpec {
+        topic: topic.to_owned(),
+        from,
+        group: table
+            .text(report, "group", |text| plain_name(text, "group"))
+            .unwrap_or_else(|| group.to_owned()),
+        concurrency: table.number_u32(report, "concurrency"),
+        ack_wait_ms: time(report, table, "ack_wait", ACK_WAIT_MS_RANGE).unwrap_or(30_000),
+        attempts: table.number_u32(report, "attempts"),
+        backoff_ms: time(report, table, "backoff", BACKOFF_MS_RANGE).unwrap_or(1_000),
+        dead_letter: table.text(report, "dead_letter", |text| {
+            check_topic(text, false).map(|()| text.to_owned())
+        }),
+    }
+}
+
+/// Whether an identifier is one that the component binds.
+fn bound(
+    report: &mut Report<'_>,
+    identifier: &str,
+    span: Range<usize>,
+    interface: Interface,
+    stores: &[StoreGrant],
+) {
+    let known = stores.iter().any(|store| {
+        store.interface == interface && [identifier, StoreGrant::ANY].contains(&&*store.identifier)
+    });
+    if known || report.is_broken() {
+        return;
+    }
+    let message = format!("`{}` is not bound to a `{interface}`", cut(identifier));
+    let hint = format!("write `bind = {{ {identifier:?} = \"…\" }}`, with the name of a binding");
+    report.error(codes::UNKNOWN_BINDING, span, message, Some(hint));
+}
+
+/// Checks the name of a topic: parts with `.` between them; in a pattern `*` for one, `>` at the end.
+fn check_topic(topic: &str, pattern: bool) -> Result<(), ValueError> {
+    let parts: Vec<&str> = topic.split('.').collect();
+    let plain = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let last = parts.len() - 1;
+    let fits = topic.len() <= NAME_BYTES_MAX
+        && parts.iter().enumerate().all(|(index, part)| {
+            plain(part) || pattern && (*part == "*" || *part == ">" && index == last)
+        });
+    if fits {
+        return Ok(());
+    }
+    let forms = if pattern {
+        ", or `*` in place of one, or `>` in place of the last ones"
+    } else {
+        ""
+    };
+    let message = format!(
+        "`{}` is not a topic: words of letters, digits, `-` and `_` with `.` between them{forms}",
+        cut(topic)
+    );
+    Err(ValueError::new(codes::BAD_VALUE, message))
+}

@@ -1,0 +1,252 @@
+//! What stands behind the bindings of components on this node: makes each store once, for all that bind
+//! it, and says why one cannot be made.
+//!
+//! Who may open what is the host's; how a store works is `realm_backends`'. A server is asked only where
+//! node.toml names it, whatever a manifest says.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use realm_backends::Observer;
+use realm_host::{Store, Stores};
+use realm_model::binding::{Backend, Binding, Interface};
+use realm_model::grants::{Grants, StoreGrant};
+use realm_model::node_config::BackendPolicy;
+use realm_model::record::{Alarm, BACKEND_DOWN};
+
+use crate::event::StepFailure;
+
+/// Between a namespace and the name of a binding in the name of a folder: no name has it in it.
+const BETWEEN: char = '~';
+
+/// The stores of this node. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Shelf(Arc<Inner>);
+
+struct Inner {
+    /// Where embedded stores lie, a folder for each binding.
+    folder: PathBuf,
+    policy: BackendPolicy,
+    /// What is open. A store that no component holds any more is closed.
+    open: Mutex<BTreeMap<Key, Held>>,
+    /// By binding: why it does not answer.
+    troubles: Arc<Troubles>,
+}
+
+type Troubles = Mutex<BTreeMap<String, String>>;
+
+/// A store: the name of a binding, and what it says.
+type Key = (String, Interface, String);
+
+/// A store that is open for as long as somebody has it.
+#[derive(Clone)]
+enum Held {
+    Keyvalue(Weak<dyn realm_model::cloud::KeyValue>),
+    Blobs(Weak<dyn realm_model::cloud::Blobs>),
+    Messaging(Weak<dyn realm_model::cloud::Messaging>),
+    Sql(Weak<dyn realm_model::cloud::Sql>),
+}
+
+impl Held {
+    fn of(store: &Store) -> Self {
+        match store {
+            Store::Keyvalue(store) => Self::Keyvalue(Arc::downgrade(store)),
+            Store::Blobs(store) => Self::Blobs(Arc::downgrade(store)),
+            Store::Messaging(store) => Self::Messaging(Arc::downgrade(store)),
+            Store::Sql(store) => Self::Sql(Arc::downgrade(store)),
+        }
+    }
+
+    fn get(&self) -> Option<Store> {
+        match self {
+            Self::Keyvalue(store) => store.upgrade().map(Store::Keyvalue),
+            Self::Blobs(store) => store.upgrade().map(Store::Blobs),
+            Self::Messaging(store) => store.upgrade().map(Store::Messaging),
+            Self::Sql(store) => store.upgrade().map(Store::Sql),
+        }
+    }
+}
+
+/// What it takes to make a store.
+#[expect(
+    clippy::allow_attributes,
+    reason = "goes with the first store that is made"
+)]
+#[allow(dead_code, reason = "each kind of store takes what it needs")]
+struct Making<'a> {
+    binding: &'a str,
+    spec: &'a Binding,
+    /// Of an embedded store: its folder, which may not be there yet.
+    folder: PathBuf,
+    policy: &'a BackendPolicy,
+    observer: Arc<dyn Observer>,
+}
+
+impl Shelf {
+    pub(crate) fn new(folder: PathBuf, policy: BackendPolicy) -> Self {
+        Self(Arc::new(Inner {
+            folder,
+            policy,
+            open: Mutex::default(),
+            troubles: Arc::default(),
+        }))
+    }
+
+    /// What the identifiers of a component lead to.
+    pub(crate) fn of(&self, grants: &Grants) -> Result<Stores, StepFailure> {
+        let mut stores = Stores::default();
+        for grant in &grants.stores {
+            stores.bind(&grant.identifier, self.store(grant)?);
+        }
+        Ok(stores)
+    }
+
+    /// What does not answer, for the operator.
+    pub(crate) fn alarms(&self) -> Vec<Alarm> {
+        let troubles = held(&self.0.troubles);
+        troubles
+            .iter()
+            .map(|(binding, cause)| Alarm {
+                code: BACKEND_DOWN.to_owned(),
+                about: format!("binding `{binding}`: {cause}"),
+            })
+            .collect()
+    }
+
+    fn store(&self, grant: &StoreGrant) -> Result<Store, StepFailure> {
+        let Inner {
+            folder,
+            policy,
+            open,
+            troubles,
+        } = &*self.0;
+        let StoreGrant { binding, spec, .. } = grant;
+        self.check(grant)?;
+        // Two components that bind one embedded store have one, whatever else their manifests say.
+        let words = match spec.backend {
+            Backend::Embedded => String::new(),
+            Backend::Redis { .. }
+            | Backend::Nats { .. }
+            | Backend::S3 { .. }
+            | Backend::Postgres { .. } => format!("{spec:?}"),
+        };
+        let key = (binding.clone(), spec.interface, words);
+        let mut open = held(open);
+        open.retain(|_, one| one.get().is_some());
+        if let Some(store) = open.get(&key).and_then(Held::get) {
+            return Ok(store);
+        }
+        let observer = Arc::new(Told {
+            binding: binding.clone(),
+            troubles: Arc::clone(troubles),
+        });
+        let store = make(&Making {
+            binding,
+            spec,
+            folder: folder.join(binding.replace('/', &BETWEEN.to_string())),
+            policy,
+            observer,
+        })?;
+        open.insert(key, Held::of(&store));
+        Ok(store)
+    }
+
+    /// Whether node.toml lets a server be asked.
+    fn check(&self, grant: &StoreGrant) -> Result<(), StepFailure> {
+        let Some(origin) = grant.spec.backend.origin() else {
+            return Ok(());
+        };
+        if self.0.policy.allow.contains(&origin) {
+            return Ok(());
+        }
+        Err(StepFailure {
+            code: "backend-denied".to_owned(),
+            reason: format!(
+                "binding `{}` leads to `{origin}`, which `[backends] allow` in node.toml does not name",
+                grant.binding
+            ),
+            permanent: true,
+        })
+    }
+}
+
+fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
+    match making.spec.interface {
+        Interface::Keyvalue => keyvalue(making),
+        Interface::Blobstore => blobs(making),
+        Interface::Messaging => messaging(making),
+        Interface::Sql => sql(making),
+    }
+}
+
+fn keyvalue(making: &Making<'_>) -> Result<Store, StepFailure> {
+    Err(later(making))
+}
+
+fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
+    Err(later(making))
+}
+
+fn messaging(making: &Making<'_>) -> Result<Store, StepFailure> {
+    Err(later(making))
+}
+
+fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
+    Err(later(making))
+}
+
+fn later(making: &Making<'_>) -> StepFailure {
+    let Making {
+        binding,
+        spec,
+        folder: _,
+        policy: _,
+        observer: _,
+    } = making;
+    StepFailure {
+        code: "backend-unknown".to_owned(),
+        reason: format!(
+            "binding `{binding}`: this realm has no `{}` behind `{}` yet",
+            spec.backend, spec.interface
+        ),
+        permanent: true,
+    }
+}
+
+/// Keeps the last word of a backend.
+struct Told {
+    binding: String,
+    troubles: Arc<Troubles>,
+}
+
+impl Observer for Told {
+    fn down(&self, cause: &str) {
+        let cause = realm_model::text::one_line(cause, 200);
+        let mut troubles = held(&self.troubles);
+        if troubles
+            .insert(self.binding.clone(), cause.clone())
+            .is_none()
+        {
+            tracing::warn!(binding = %self.binding, cause, "a backend does not answer");
+        }
+    }
+
+    fn up(&self) {
+        if held(&self.troubles).remove(&self.binding).is_some() {
+            tracing::info!(binding = %self.binding, "a backend answers again");
+        }
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        // Nobody asks it any more: nobody would hear that it is well.
+        held(&self.troubles).remove(&self.binding);
+    }
+}
+
+/// Maps whose entries are written at once: no panic can leave them torn.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
