@@ -19,6 +19,7 @@ pub mod certificates;
 pub mod doctor;
 mod fastcgi;
 pub mod found;
+pub mod sealing;
 pub mod standalone;
 
 mod core;
@@ -37,6 +38,7 @@ mod pace;
 mod replica;
 mod rings;
 mod run;
+mod secrets;
 mod serving;
 mod stores;
 

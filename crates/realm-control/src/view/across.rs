@@ -96,10 +96,9 @@ fn reach_of(node: &mut NodeView, names: &BTreeMap<PublicKey, &NodeName>, others:
             ..connection
         },
     };
-    node.said = others
-        .records
-        .get(key)
-        .map(|record| said(record, others.heads));
+    let record = others.records.get(key);
+    node.said = record.map(|record| said(record, others.heads));
+    node.sealing = record.and_then(|record| record.body.sealing.clone());
 }
 
 fn said(record: &NodeRecord, heads: &BTreeMap<ChainId, Head>) -> NodeSaidView {

@@ -10,9 +10,9 @@ mod quota;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use realm_model::binding::Interface;
+use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
-use realm_model::cloud::{Blobs, CloudError, KeyValue, Messaging, Sql};
+use realm_model::cloud::{Blobs, CloudError, KeyValue, Messaging, Secrets, Sql};
 use realm_model::grants::StoreGrant;
 use wasmtime::Result;
 use wasmtime::component::Linker;
@@ -28,6 +28,7 @@ pub struct Stores {
     blobs: Names<dyn Blobs>,
     messaging: Names<dyn Messaging>,
     sql: Names<dyn Sql>,
+    secrets: Arc<Secrets>,
 }
 
 /// By identifier, [`StoreGrant::ANY`] among them.
@@ -68,6 +69,11 @@ impl Stores {
             Store::Messaging(store) => drop(self.messaging.insert(identifier, store)),
             Store::Sql(store) => drop(self.sql.insert(identifier, store)),
         }
+    }
+
+    /// The secrets that a guest reads, also as the bucket [`SECRETS`].
+    pub fn reveal(&mut self, secrets: Secrets) {
+        self.secrets = Arc::new(secrets);
     }
 }
 
@@ -121,6 +127,13 @@ impl Cloud {
     }
 
     pub(crate) fn keyvalue(&self, identifier: &str) -> Result<Opened<dyn KeyValue>, CloudError> {
+        if identifier == SECRETS {
+            let store: Arc<dyn KeyValue> = Arc::clone(&self.stores.secrets) as _;
+            return Ok(Opened {
+                store,
+                part: String::new(),
+            });
+        }
         open(&self.stores.keyvalue, identifier)
     }
 
@@ -131,6 +144,11 @@ impl Cloud {
             part: container.to_owned(),
             ..opened
         })
+    }
+
+    /// The secrets that the component lists.
+    pub(crate) fn secrets(&self) -> &Arc<Secrets> {
+        &self.stores.secrets
     }
 
     pub(crate) fn messaging(&self, identifier: &str) -> Result<Opened<dyn Messaging>, CloudError> {

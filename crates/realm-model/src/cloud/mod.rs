@@ -14,6 +14,7 @@ mod blobs;
 mod keyvalue;
 pub mod limits;
 mod messaging;
+mod secrets;
 mod sql;
 
 use std::fmt;
@@ -26,6 +27,7 @@ pub use keyvalue::{
     check_value,
 };
 pub use messaging::{Deliveries, Delivery, Message, Messaging, Subscription};
+pub use secrets::Secrets;
 pub use sql::{Session, Sql, SqlError, SqlRows, SqlValue};
 
 /// The future of an answer.

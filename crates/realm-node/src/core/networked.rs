@@ -499,6 +499,7 @@ impl Core {
             leases: &self.holding.output,
             ports: self.doors.troubles(),
             own_alarms: self.own_alarms(),
+            sealing: &self.sealing,
         };
         let Some(network) = &mut self.network else {
             return;

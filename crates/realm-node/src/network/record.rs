@@ -12,8 +12,10 @@ use realm_model::name::ComponentName;
 use realm_model::observed::Millis;
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
-    PORT_BUSY, PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, STALE, UPGRADE_NEEDED,
+    PORT_BUSY, PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, SECRET_SEALED_AWAY, STALE,
+    UPGRADE_NEEDED,
 };
+use realm_model::sealing::Sealing;
 use realm_model::view::{ComponentState, StatusView};
 
 use super::{Network, random};
@@ -30,6 +32,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) leases: &'a Output,
     pub(crate) ports: &'a [PortTrouble],
     pub(crate) own_alarms: Vec<Alarm>,
+    pub(crate) sealing: &'a Sealing,
 }
 
 impl Network {
@@ -121,7 +124,8 @@ impl Network {
             })
             .collect();
         body.alarms = self.alarms(facts.ledger, now);
-        body.alarms.extend(failed_rollouts(facts.reports));
+        body.alarms.extend(told(facts.reports));
+        body.sealing = Some(facts.sealing.clone());
         let Output { asks, grants, .. } = facts.leases;
         body.asks = (!asks.is_empty()).then(|| asks.clone());
         body.grants = (!grants.is_empty()).then(|| grants.clone());
@@ -174,13 +178,17 @@ impl Network {
     }
 }
 
-/// A rollout that failed waits for its owner, or was undone.
-fn failed_rollouts(reports: &[ComponentReport]) -> impl Iterator<Item = Alarm> {
-    reports.iter().filter_map(|report| {
-        let mut reasons = report.waiting_on.iter();
-        let reason = reasons.find(|one| one.code == ROLLOUT_FAILED)?;
-        Some(Alarm {
-            code: ROLLOUT_FAILED.to_owned(),
+/// What components wait on until a person does something: a rollout that failed waits for its owner, or
+/// was undone; a secret that is sealed to other nodes has to be sealed anew.
+pub(crate) fn told(reports: &[ComponentReport]) -> impl Iterator<Item = Alarm> {
+    reports.iter().flat_map(|report| {
+        let reasons = report.waiting_on.iter();
+        let reasons = reasons.filter(|one| {
+            let code = one.code.as_str();
+            code == ROLLOUT_FAILED || code == SECRET_SEALED_AWAY
+        });
+        reasons.map(|reason| Alarm {
+            code: reason.code.clone(),
             about: format!("`{}`: {}", report.component, reason.message),
         })
     })
