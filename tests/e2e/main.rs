@@ -55,6 +55,7 @@ mod partition;
 mod placed;
 mod ports;
 mod remote;
+mod secrets;
 mod serving;
 mod session;
 mod signals;

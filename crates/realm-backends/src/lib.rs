@@ -7,4 +7,9 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod blobs;
+pub mod messaging;
 pub mod sql;
+mod watch;
+
+pub use watch::{Unwatched, Watch};

@@ -92,6 +92,16 @@ const PROVIDED: &[Package] = &[
         &["store"],
         Line::Exactly("0.2.0-draft-2024-09-27"),
     ),
+    package(
+        "wasmcloud:secrets",
+        &["reveal", "store"],
+        Line::Exactly("2.1.0"),
+    ),
+    package(
+        "wasmcloud:secrets",
+        &["reveal", "store"],
+        Line::Exactly("0.1.0-draft"),
+    ),
 ];
 
 const fn package(name: &'static str, interfaces: &'static [&'static str], line: Line) -> Package {

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
-use crate::cloud::{self, Cloud};
+use crate::cloud::{self, Cloud, Revealed};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -52,11 +52,6 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     egress: Egress,
     vars: Arc<BTreeMap<String, String>>,
-    #[expect(
-        clippy::allow_attributes,
-        reason = "goes with the first interface that reads it"
-    )]
-    #[allow(dead_code, reason = "the interfaces read it")]
     pub(crate) cloud: Cloud,
     /// Where what the guest writes goes, if somebody hears it, or may in a later invocation.
     log: Option<Arc<Both>>,
@@ -89,6 +84,13 @@ impl State {
             log.renew(shared.ear());
         }
         self.shared = shared;
+    }
+
+    pub(crate) fn revealed(&mut self) -> Revealed<'_> {
+        Revealed {
+            secrets: self.cloud.secrets(),
+            table: &mut self.table,
+        }
     }
 
     pub(crate) fn vars(&mut self) -> Vars<'_> {

@@ -209,10 +209,7 @@ impl Label {
                     .ok()?,
             };
             // Two of them would let two readers see different things.
-            if label.marks.len() > RECIPIENTS_MAX || {
-                found.replace(label);
-                false
-            } {
+            if label.marks.len() > RECIPIENTS_MAX || found.replace(label).is_some() {
                 return None;
             }
         }

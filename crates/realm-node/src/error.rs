@@ -128,6 +128,9 @@ impl NodeError {
             Self::Folder(FolderError::Unsafe { .. }) => {
                 Some("`chown` the folder to the user who runs the agent, and `chmod go-w` it")
             }
+            Self::Sealing(_) => Some(
+                "`sealing.key` in the realm folder has mode 600 and an age identity in it; without the file a new key is made, and `realm secret reseal` seals to it",
+            ),
             Self::Journal(JournalError::MissingMark { .. }) => {
                 Some("`marks/` comes back from the backup together with `log/`")
             }

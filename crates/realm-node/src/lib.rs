@@ -125,6 +125,12 @@ pub fn offline_nodes(folder: &RealmFolder) -> Result<OfflineNodes, IdentityError
     })
 }
 
+/// Who belongs to the realm, as the log in its folder has it. Changes nothing.
+pub fn offline_authority(folder: &RealmFolder) -> Result<realm_control::Authority, IdentityError> {
+    let ledger = journal::Journal::read_only(folder)?;
+    Ok(ledger.authority().clone())
+}
+
 /// The public key of the node of a realm folder.
 pub fn node_key_of(folder: &RealmFolder) -> Result<realm_model::key::PublicKey, IdentityError> {
     Ok(identity::node_key(folder)?.public())

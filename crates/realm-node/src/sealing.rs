@@ -424,5 +424,6 @@ mod tests {
         assert!(!shown.to_uppercase().contains("SECRET"), "{shown}");
     }
 
-    const RECIPIENT_OF_OWNER_1: &str = "";
+    const RECIPIENT_OF_OWNER_1: &str =
+        "age1rdrd499lsh3k2zfakanvx8zc9mqamrwfa3pxyke3vq6y4hc09d6q992adr";
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use realm_backends::Observer;
+use realm_backends::Watch;
 use realm_host::{Store, Stores};
 use realm_model::binding::{Backend, Binding, Interface};
 use realm_model::digest::Digest;
@@ -89,7 +89,7 @@ struct Making<'a> {
     policy: &'a BackendPolicy,
     /// What a server is asked with: the password, or `USER:PASSWORD`.
     password: Option<&'a Zeroizing<Vec<u8>>>,
-    observer: Arc<dyn Observer>,
+    watch: Arc<dyn Watch>,
 }
 
 impl Shelf {
@@ -163,7 +163,7 @@ impl Shelf {
         if let Some(store) = open.get(&key).and_then(Held::get) {
             return Ok(store);
         }
-        let observer = Arc::new(Told {
+        let watch = Arc::new(Told {
             binding: binding.clone(),
             troubles: Arc::clone(troubles),
         });
@@ -173,7 +173,7 @@ impl Shelf {
             folder: folder.join(binding.replace('/', &BETWEEN.to_string())),
             policy,
             password: password.map(|(_, value)| value),
-            observer,
+            watch,
         })?;
         open.insert(key, Held::of(&store));
         Ok(store)
@@ -230,7 +230,7 @@ fn later(making: &Making<'_>) -> StepFailure {
         folder: _,
         policy: _,
         password: _,
-        observer: _,
+        watch: _,
     } = making;
     StepFailure {
         code: "backend-unknown".to_owned(),
@@ -248,7 +248,7 @@ struct Told {
     troubles: Arc<Troubles>,
 }
 
-impl Observer for Told {
+impl Watch for Told {
     fn down(&self, cause: &str) {
         let cause = realm_model::text::one_line(cause, 200);
         let mut troubles = held(&self.troubles);

@@ -6,6 +6,7 @@
 //! where a binding leads.
 
 mod quota;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use wasmtime::Result;
 use wasmtime::component::Linker;
 
 pub(crate) use quota::Operations;
+pub(crate) use secrets::Revealed;
 
 use crate::state::State;
 
@@ -180,6 +182,10 @@ impl Cloud {
 }
 
 /// Every interface of this folder.
-pub(crate) fn link(_linker: &mut Linker<State>, _concurrent: bool) -> Result<()> {
+pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
+    secrets::link(linker)?;
+    if concurrent {
+        secrets::link_concurrent(linker)?;
+    }
     Ok(())
 }

@@ -18,6 +18,7 @@ mod outbound;
 mod preview1;
 mod programs;
 mod reuse;
+mod secrets;
 mod terms;
 mod unloading;
 
@@ -32,6 +33,7 @@ use network::*;
 use outbound::*;
 use programs::*;
 use reuse::*;
+use secrets::*;
 
 macro_rules! assert_test_exists {
     ($name:ident) => {

@@ -16,6 +16,8 @@ pub const BATCH_BYTES_MAX: usize = VALUE_BYTES_MAX;
 pub const PAGE_KEYS: usize = 1_000;
 /// Bytes of one object: a film.
 pub const OBJECT_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
+/// What a copy within a backend makes of an object at the least: a disk that turns, and has other work.
+pub const COPY_BYTES_PER_SEC_MIN: u64 = 10 * 1024 * 1024;
 /// Bytes of a message: what NATS takes unless its operator says otherwise, with room for headers.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024 - 16 * 1024;
 /// Pairs of a message's metadata, and bytes of all of them.

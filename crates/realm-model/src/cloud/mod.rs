@@ -21,12 +21,18 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
-pub use blobs::{Blob, BlobSource, Blobs, ContainerInfo, ObjectInfo};
+pub use blobs::{
+    Blob, BlobSource, Blobs, ContainerInfo, ObjectInfo, check_container, check_object, copy_time,
+    range_of,
+};
 pub use keyvalue::{
     Change, Changes, Check, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned, check_key,
     check_value,
 };
-pub use messaging::{Deliveries, Delivery, Message, Messaging, Subscription};
+pub use messaging::{
+    DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Deliveries, Delivery, Group, Message,
+    Messaging, Receipt, Subscription, check_message, check_pattern, check_topic, topic_matches,
+};
 pub use secrets::Secrets;
 pub use sql::{Session, Sql, SqlError, SqlRows, SqlValue};
 
@@ -64,6 +70,9 @@ pub enum CloudError {
     /// What was named is not there.
     #[error("{0} is not there")]
     NotFound(&'static str),
+    /// No room for more, until something is taken out or the operator makes room.
+    #[error("{0} is full")]
+    Full(&'static str),
     /// The backend has no way to do this; docs/wasi-cloud.md lists what differs.
     #[error("this backend cannot {0}")]
     Unsupported(&'static str),
@@ -98,6 +107,7 @@ impl CloudError {
             Self::TooLarge { .. } => "too-large",
             Self::Invalid(_) => "invalid",
             Self::NotFound(_) => "not-found",
+            Self::Full(_) => "full",
             Self::Unsupported(_) => "unsupported",
             Self::Timeout => "timeout",
             Self::Unavailable => "unavailable",

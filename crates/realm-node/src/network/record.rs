@@ -6,7 +6,7 @@ use realm_control::Ledger;
 use realm_control::lease::Output;
 use realm_control::pending::REPORTED_MAX;
 use realm_edge::PortTrouble;
-use realm_model::action::ComponentReport;
+use realm_model::action::{ComponentReport, WaitingOn};
 use realm_model::entry::ChainId;
 use realm_model::name::ComponentName;
 use realm_model::observed::Millis;
@@ -124,7 +124,9 @@ impl Network {
             })
             .collect();
         body.alarms = self.alarms(facts.ledger, now);
-        body.alarms.extend(told(facts.reports));
+        let reports = facts.reports.iter();
+        let waiting = reports.map(|report| (&report.component, &report.waiting_on));
+        body.alarms.extend(told(waiting));
         body.sealing = Some(facts.sealing.clone());
         let Output { asks, grants, .. } = facts.leases;
         body.asks = (!asks.is_empty()).then(|| asks.clone());
@@ -180,16 +182,17 @@ impl Network {
 
 /// What components wait on until a person does something: a rollout that failed waits for its owner, or
 /// was undone; a secret that is sealed to other nodes has to be sealed anew.
-pub(crate) fn told(reports: &[ComponentReport]) -> impl Iterator<Item = Alarm> {
-    reports.iter().flat_map(|report| {
-        let reasons = report.waiting_on.iter();
-        let reasons = reasons.filter(|one| {
+pub(crate) fn told<'a>(
+    waiting: impl Iterator<Item = (&'a ComponentName, &'a Vec<WaitingOn>)>,
+) -> impl Iterator<Item = Alarm> {
+    waiting.flat_map(|(component, reasons)| {
+        let reasons = reasons.iter().filter(|one| {
             let code = one.code.as_str();
             code == ROLLOUT_FAILED || code == SECRET_SEALED_AWAY
         });
-        reasons.map(|reason| Alarm {
+        reasons.map(move |reason| Alarm {
             code: reason.code.clone(),
-            about: format!("`{}`: {}", report.component, reason.message),
+            about: format!("`{component}`: {}", reason.message),
         })
     })
 }

@@ -1,0 +1,211 @@
+//! A durable queue in one file: what is sent, taken and done with is on the disk before the answer.
+//!
+//! One thread owns the file (`queue`); everybody else sends it wishes. Callers at the same time share
+//! an fsync. Of one group, messages are handed out in the order in which they were sent; what failed
+//! comes again when its time is over, and lets others pass. Not here: who may send what.
+
+mod file;
+mod member;
+mod queue;
+mod record;
+mod tables;
+
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use realm_model::cloud::{
+    Answer, CloudError, Deliveries, Group, Message, Messaging, Subscription, check_message,
+    check_pattern, check_topic, limits,
+};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
+
+use self::member::Taking;
+use self::queue::{Reply, Wish};
+use super::requests::Requests;
+use crate::Watch;
+
+/// KiB of messages that are on their way to the file at once.
+const ON_THE_WAY_KIB_MAX: usize = 64 * 1024;
+
+/// A queue in a file of this node.
+pub struct Embedded {
+    wishes: Sender<Wish>,
+    on_the_way: Semaphore,
+    requests: Arc<Requests>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How much a queue may hold. What is sent beyond it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Messages, counted once for each group that is not done with them.
+    pub n_messages_max: u64,
+    /// Bytes of messages, counted once.
+    pub n_bytes_max: u64,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            n_messages_max: 1_000_000,
+            n_bytes_max: 1024 * 1024 * 1024,
+        }
+    }
+}
+
+/// What the thread works with.
+struct Setting {
+    path: PathBuf,
+    room: Room,
+    watch: Arc<dyn Watch>,
+    /// For what it hands out.
+    wishes: Sender<Wish>,
+}
+
+impl Embedded {
+    /// Opens the queue in a file, which is made if it must; its folder is there.
+    ///
+    /// # Errors
+    ///
+    /// The operator's words of why the file cannot be used: another process has it, the disk is full,
+    /// it is none of these files.
+    pub fn open(path: PathBuf, room: Room, watch: Arc<dyn Watch>) -> Result<Self, String> {
+        let database = file::open(&path).map_err(|error| file::words(&error))?;
+        let (wishes, receiver) = mpsc::channel();
+        let setting = Setting {
+            path,
+            room,
+            watch,
+            wishes: wishes.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("realm-queue".to_owned())
+            .spawn(move || queue::run(setting, database, &receiver))
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            wishes,
+            on_the_way: Semaphore::new(ON_THE_WAY_KIB_MAX),
+            requests: Arc::default(),
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        let _ = self.wishes.send(Wish::Close);
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // Whoever opens the file next finds it free: the thread ends after at most one transaction.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Wishes something and waits for the answer.
+async fn wished<T>(
+    wishes: &Sender<Wish>,
+    wish: impl FnOnce(Reply<T>) -> Wish,
+) -> Result<T, CloudError> {
+    let (reply, answer) = oneshot::channel();
+    let sent = wishes.send(wish(reply));
+    sent.map_err(|_| CloudError::Unavailable)?;
+    let patience = Duration::from_millis(limits::CALL_TIMEOUT_MS);
+    match timeout(patience, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(CloudError::Unavailable),
+        Err(_) => Err(CloudError::Timeout),
+    }
+}
+
+impl Messaging for Embedded {
+    fn send<'a>(
+        &'a self,
+        topic: &'a str,
+        mut message: Message,
+        delay: Option<Duration>,
+    ) -> Answer<'a, ()> {
+        Box::pin(async move {
+            check_topic(topic)?;
+            check_message(&message)?;
+            message.topic = Some(topic.to_owned());
+            message.metadata.sort_by(|one, other| one.0.cmp(&other.0));
+            let body = record::write(&message);
+            drop(message);
+            let n_kib = u32::try_from(body.len() / 1_024 + 1).unwrap_or(u32::MAX);
+            let permit = self.on_the_way.acquire_many(n_kib).await;
+            let _permit = permit.map_err(|_| CloudError::Unavailable)?;
+            wished(&self.wishes, |reply| Wish::Send {
+                topic: topic.to_owned(),
+                body,
+                delay: delay.filter(|delay| !delay.is_zero()),
+                reply,
+            })
+            .await
+        })
+    }
+
+    fn request<'a>(
+        &'a self,
+        topic: &'a str,
+        mut message: Message,
+        timeout: Duration,
+        n_replies: u32,
+    ) -> Answer<'a, Vec<Message>> {
+        Box::pin(async move {
+            check_topic(topic)?;
+            check_message(&message)?;
+            message.metadata.sort_by(|one, other| one.0.cmp(&other.0));
+            self.requests.ask(topic, message, timeout, n_replies).await
+        })
+    }
+
+    fn reply<'a>(&'a self, reply_to: &'a str, mut message: Message) -> Answer<'a, ()> {
+        Box::pin(async move {
+            check_message(&message)?;
+            message.metadata.sort_by(|one, other| one.0.cmp(&other.0));
+            self.requests.reply(reply_to, message);
+            Ok(())
+        })
+    }
+
+    fn subscribe<'a>(&'a self, subscription: &'a Subscription) -> Answer<'a, Box<dyn Deliveries>> {
+        Box::pin(async move {
+            check_pattern(&subscription.group.topic)?;
+            if let Some(topic) = &subscription.dead_letter {
+                check_topic(topic)?;
+            }
+            let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+            let id = wished(&self.wishes, |reply| Wish::Join {
+                subscription: Arc::new(subscription.clone()),
+                sender,
+                reply,
+            })
+            .await?;
+            let taking: Box<dyn Deliveries> = Box::new(Taking {
+                wishes: self.wishes.clone(),
+                id,
+                receiver,
+                requests: self.requests.join(subscription.group.clone()),
+            });
+            Ok(taking)
+        })
+    }
+
+    fn keep_groups<'a>(&'a self, groups: &'a [Group]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            for group in groups {
+                check_pattern(&group.topic)?;
+            }
+            wished(&self.wishes, |reply| Wish::Keep(groups.to_vec(), reply)).await
+        })
+    }
+
+    fn dead(&self, n_max: usize) -> Answer<'_, Vec<Message>> {
+        Box::pin(wished(&self.wishes, move |reply| Wish::Dead(n_max, reply)))
+    }
+}

@@ -1,0 +1,318 @@
+//! The thread that owns the file: it takes what callers want, many at a time, does it in one
+//! transaction, and answers when that is on the disk.
+//!
+//! What is under way is known here alone: after a crash nothing is, and everything is delivered again.
+//! A commit that only says "this is being delivered" is not waited for; it reaches the disk with the
+//! next one, [`FLUSH_AFTER`] later at the latest.
+
+mod steps;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use realm_model::cloud::{CloudError, Group, Message, Subscription};
+use redb::{Database, Durability};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Setting;
+use super::file;
+use super::member::Handed;
+use super::tables::{Broken, Sums, Tables};
+
+/// How long what is not waited for may be missing on the disk.
+const FLUSH_AFTER: Duration = Duration::from_millis(10);
+/// Callers that are served by one transaction.
+const BATCH_MAX: usize = 1_000;
+/// Bytes of messages in one transaction, about.
+const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long to wait before the file is opened again, once it could not be used.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+/// Nothing to do: a look at the clock now and then, which may have been set.
+const IDLE: Duration = Duration::from_secs(30);
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, CloudError>>;
+
+/// Which delivery of which message is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Flight {
+    group: u32,
+    message: u64,
+    nonce: u64,
+}
+
+/// What callers want.
+pub(super) enum Wish {
+    Send {
+        topic: String,
+        body: Vec<u8>,
+        delay: Option<Duration>,
+        reply: Reply<()>,
+    },
+    Join {
+        subscription: Arc<Subscription>,
+        sender: mpsc::UnboundedSender<Handed>,
+        reply: Reply<u64>,
+    },
+    Leave(u64),
+    Ack(Flight, Reply<()>),
+    Retry {
+        flight: Flight,
+        after: Duration,
+        why: String,
+        reply: Reply<bool>,
+    },
+    /// Back to the queue; `untouched`: nobody looked at it.
+    Return {
+        flight: Flight,
+        untouched: bool,
+        reply: Option<Reply<()>>,
+    },
+    Extend(Flight, Reply<()>),
+    Keep(Vec<Group>, Reply<()>),
+    Dead(usize, Reply<Vec<Message>>),
+    Close,
+}
+
+struct Queue {
+    setting: Setting,
+    database: Option<Database>,
+    sums: Sums,
+    groups: BTreeMap<u32, Shared>,
+    members: HashMap<u64, Member>,
+    flights: HashMap<(u32, u64), Under>,
+    ends: BTreeSet<(Instant, u32, u64)>,
+    n_given: u64,
+    /// When a commit that nobody waits for has to be on the disk.
+    flush_at: Option<Instant>,
+    closed: bool,
+}
+
+/// A group, as its members share it.
+struct Shared {
+    group: Group,
+    /// Who is next comes first.
+    members: Vec<u64>,
+    /// When the first that waits is due, milliseconds since 1970.
+    due_ms: Option<u64>,
+}
+
+struct Member {
+    group: u32,
+    subscription: Arc<Subscription>,
+    sender: mpsc::UnboundedSender<Handed>,
+    n_under_way: u32,
+}
+
+/// A delivery that is under way.
+struct Under {
+    nonce: u64,
+    member: u64,
+    subscription: Arc<Subscription>,
+    until: Instant,
+}
+
+/// What is said when the transaction is through.
+type Later = Box<dyn FnOnce() + Send>;
+
+/// Serves wishes until it is told to close, or nobody can wish any more.
+pub(super) fn run(setting: Setting, database: Database, wishes: &Receiver<Wish>) {
+    let mut queue = Queue {
+        setting,
+        database: None,
+        sums: Sums::default(),
+        groups: BTreeMap::new(),
+        members: HashMap::new(),
+        flights: HashMap::new(),
+        ends: BTreeSet::new(),
+        n_given: 0,
+        flush_at: None,
+        closed: false,
+    };
+    queue.adopt(database);
+    while !queue.closed {
+        let mut batch = Vec::new();
+        match wishes.recv_timeout(queue.patience()) {
+            Ok(wish) => batch.push(wish),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => queue.closed = true,
+        }
+        let mut n_bytes = 0;
+        while batch.len() < BATCH_MAX && n_bytes < BATCH_BYTES_MAX {
+            let Ok(wish) = wishes.try_recv() else { break };
+            if let Wish::Send { body, .. } = &wish {
+                n_bytes += body.len();
+            }
+            batch.push(wish);
+        }
+        queue.turn(batch);
+    }
+    queue.end();
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+fn after_ms(delay: Duration) -> u64 {
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    now_ms().saturating_add(delay_ms)
+}
+
+impl Queue {
+    /// Takes an open file into use: nothing of it is under way.
+    fn adopt(&mut self, database: Database) {
+        self.flights.clear();
+        self.ends.clear();
+        for member in self.members.values_mut() {
+            member.n_under_way = 0;
+        }
+        let recovered = (|| -> Result<_, Broken> {
+            let transaction = begin(&database)?;
+            let mut tables = Tables::open(&transaction, Sums::default())?;
+            let groups = tables.recover()?;
+            let mut found = Vec::new();
+            for (number, group) in groups {
+                let due_ms = tables.first(number)?.map(|(key, _)| key.1);
+                found.push((number, group, due_ms));
+            }
+            let sums = tables.close()?;
+            commit(transaction)?;
+            Ok((found, sums))
+        })();
+        match recovered {
+            Ok((found, sums)) => {
+                self.sums = sums;
+                // A group whose making did not reach the disk: its members hear that it is gone.
+                let there = |number| found.iter().any(|(one, _, _)| *one == number);
+                self.members.retain(|_, member| there(member.group));
+                let mut old = std::mem::take(&mut self.groups);
+                for (number, group, due_ms) in found {
+                    let members = old.remove(&number).map(|old| old.members);
+                    let shared = Shared {
+                        group,
+                        members: members.unwrap_or_default(),
+                        due_ms,
+                    };
+                    self.groups.insert(number, shared);
+                }
+                self.database = Some(database);
+                self.setting.watch.up();
+            }
+            Err(error) => self.setting.watch.down(&file::words(&error)),
+        }
+    }
+
+    /// How long there is nothing to do if nobody wishes anything.
+    fn patience(&self) -> Duration {
+        if self.database.is_none() {
+            return REOPEN_AFTER;
+        }
+        let now = Instant::now();
+        let until = |at: Instant| at.saturating_duration_since(now);
+        let mut patience = IDLE;
+        if let Some(at) = self.flush_at {
+            patience = patience.min(until(at));
+        }
+        if let Some((at, _, _)) = self.ends.first() {
+            patience = patience.min(until(*at));
+        }
+        let now_ms = now_ms();
+        for shared in self.groups.values() {
+            if let Some(due_ms) = shared.due_ms
+                && self.free(shared).is_some()
+            {
+                let wait = Duration::from_millis(due_ms.saturating_sub(now_ms));
+                patience = patience.min(wait);
+            }
+        }
+        patience
+    }
+
+    /// The member of a group that is next, and where it stands among them.
+    fn free(&self, shared: &Shared) -> Option<(usize, u64)> {
+        shared.members.iter().enumerate().find_map(|(at, id)| {
+            let member = self.members.get(id)?;
+            (member.n_under_way < member.subscription.n_in_flight.max(1)).then_some((at, *id))
+        })
+    }
+
+    /// One transaction: what is wished, what timed out, what can be delivered.
+    fn turn(&mut self, batch: Vec<Wish>) {
+        let Some(database) = self.database.take() else {
+            self.refuse(batch);
+            if let Ok(database) = file::open(&self.setting.path) {
+                self.adopt(database);
+            }
+            return;
+        };
+        let durable = !batch.is_empty() || self.flush_at.is_some_and(|at| at <= Instant::now());
+        let done = (|| -> Result<_, Broken> {
+            let mut transaction = begin(&database)?;
+            if !durable {
+                let set = transaction.set_durability(Durability::None);
+                set.map_err(|error| Broken::from(redb::Error::from(error)))?;
+            }
+            let mut tables = Tables::open(&transaction, self.sums)?;
+            let mut later = Vec::new();
+            self.expire(&mut tables)?;
+            for wish in batch {
+                self.grant(&mut tables, wish, &mut later)?;
+            }
+            self.deliver(&mut tables, &mut later)?;
+            let sums = tables.close()?;
+            commit(transaction)?;
+            Ok((sums, later))
+        })();
+        match done {
+            Ok((sums, later)) => {
+                self.sums = sums;
+                self.flush_at = if durable {
+                    None
+                } else {
+                    self.flush_at.or(Some(Instant::now() + FLUSH_AFTER))
+                };
+                self.database = Some(database);
+                for say in later {
+                    say();
+                }
+            }
+            Err(error) => {
+                // Whose answers were in `later` hears nothing but that the channel is closed.
+                drop(database);
+                self.setting.watch.down(&file::words(&error));
+            }
+        }
+    }
+
+    fn refuse(&mut self, batch: Vec<Wish>) {
+        for wish in batch {
+            if let Wish::Close = wish {
+                self.closed = true;
+            }
+        }
+    }
+
+    /// What is under way waits again, and all is on the disk.
+    fn end(mut self) {
+        let Some(database) = self.database.take() else {
+            return;
+        };
+        self.members.clear();
+        let _ = begin(&database).and_then(commit);
+    }
+}
+
+fn begin(database: &Database) -> Result<redb::WriteTransaction, Broken> {
+    let begun = database.begin_write();
+    begun.map_err(|error| Broken::from(redb::Error::from(error)))
+}
+
+fn commit(transaction: redb::WriteTransaction) -> Result<(), Broken> {
+    let done = transaction.commit();
+    done.map_err(|error| Broken::from(redb::Error::from(error)))
+}

@@ -1,0 +1,359 @@
+//! What one transaction of the queue does: wishes, what timed out, and what can be handed out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use realm_model::cloud::{CloudError, Group, Subscription};
+
+use super::{Flight, Later, Member, Queue, Reply, Shared, Under, Wish, after_ms, now_ms};
+use crate::messaging::embedded::member::{Handed, Held};
+use crate::messaging::embedded::record;
+use crate::messaging::embedded::tables::{Broken, Tables, who};
+
+impl Queue {
+    /// What nobody spoke of in time is to be delivered again.
+    pub(super) fn expire(&mut self, tables: &mut Tables<'_>) -> Result<(), Broken> {
+        let now = Instant::now();
+        while let Some((at, group, message)) = self.ends.first().copied() {
+            if at > now {
+                break;
+            }
+            let Some(under) = self.take_flight((group, message)) else {
+                continue;
+            };
+            let why = "it was delivered, and nothing was heard of it in time";
+            self.again(tables, (group, message), &under, Duration::ZERO, why)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a flight: its member has room for another one.
+    fn take_flight(&mut self, key: (u32, u64)) -> Option<Under> {
+        let under = self.flights.remove(&key);
+        if let Some(under) = &under {
+            self.ends.remove(&(under.until, key.0, key.1));
+            if let Some(member) = self.members.get_mut(&under.member) {
+                member.n_under_way = member.n_under_way.saturating_sub(1);
+            }
+        }
+        under
+    }
+
+    /// The same, if it is this delivery that is under way.
+    fn take_this_flight(&mut self, flight: Flight) -> Option<Under> {
+        let key = (flight.group, flight.message);
+        if self.flights.get(&key)?.nonce != flight.nonce {
+            return None;
+        }
+        self.take_flight(key)
+    }
+
+    /// To be delivered again, or dead: whether it is dead.
+    fn again(
+        &mut self,
+        tables: &mut Tables<'_>,
+        key: (u32, u64),
+        under: &Under,
+        after: Duration,
+        why: &str,
+    ) -> Result<bool, Broken> {
+        let Some(n) = tables.flown(key)? else {
+            return Ok(false);
+        };
+        if n >= under.subscription.n_deliveries.max(1) {
+            self.bury(tables, key, &under.subscription, n, why)?;
+            return Ok(true);
+        }
+        let due_ms = if after.is_zero() { 0 } else { after_ms(after) };
+        tables.land(key, due_ms, 0)?;
+        self.noticed(key.0, due_ms);
+        Ok(false)
+    }
+
+    /// A message that was delivered often enough.
+    fn bury(
+        &mut self,
+        tables: &mut Tables<'_>,
+        key: (u32, u64),
+        subscription: &Subscription,
+        n: u32,
+        why: &str,
+    ) -> Result<(), Broken> {
+        let group = &subscription.group.name;
+        if let Some(message) = tables.message(key.1)? {
+            let topic = message.topic.clone().unwrap_or_default();
+            let mut letter = message.into_dead(group, n, why);
+            letter.topic.clone_from(&subscription.dead_letter);
+            let body = record::write(&letter);
+            tables.keep_dead(&body)?;
+            if let Some(topic) = &subscription.dead_letter {
+                let groups = self.who(topic);
+                // It takes the room of what it was.
+                let _ = tables.send(&groups, &body, 0, None)?;
+                for group in groups {
+                    self.noticed(group, 0);
+                }
+            }
+            self.setting.watch.dead(&topic, group, n, why);
+        }
+        tables.done(key)?;
+        Ok(())
+    }
+
+    fn who(&self, topic: &str) -> Vec<u32> {
+        let groups = self.groups.iter();
+        who(
+            groups.map(|(number, shared)| (*number, &shared.group)),
+            topic,
+        )
+    }
+
+    /// Something of a group is due at a time.
+    fn noticed(&mut self, group: u32, due_ms: u64) {
+        if let Some(shared) = self.groups.get_mut(&group) {
+            shared.due_ms = Some(shared.due_ms.map_or(due_ms, |old| old.min(due_ms)));
+        }
+    }
+
+    pub(super) fn grant(
+        &mut self,
+        tables: &mut Tables<'_>,
+        wish: Wish,
+        later: &mut Vec<Later>,
+    ) -> Result<(), Broken> {
+        match wish {
+            Wish::Send {
+                topic,
+                body,
+                delay,
+                reply,
+            } => {
+                let due_ms = delay.map_or(0, after_ms);
+                let groups = self.who(&topic);
+                let sent = tables.send(&groups, &body, due_ms, Some(self.setting.room))?;
+                if sent.is_ok() {
+                    for group in groups {
+                        self.noticed(group, due_ms);
+                    }
+                }
+                later.push(said(reply, sent));
+            }
+            Wish::Join {
+                subscription,
+                sender,
+                reply,
+            } => {
+                let group = self.group(tables, &subscription.group)?;
+                self.n_given += 1;
+                let member = Member {
+                    group,
+                    subscription,
+                    sender,
+                    n_under_way: 0,
+                };
+                self.members.insert(self.n_given, member);
+                if let Some(shared) = self.groups.get_mut(&group) {
+                    shared.members.push(self.n_given);
+                }
+                later.push(said(reply, Ok(self.n_given)));
+            }
+            Wish::Leave(id) => {
+                if let Some(member) = self.members.remove(&id)
+                    && let Some(shared) = self.groups.get_mut(&member.group)
+                {
+                    shared.members.retain(|one| *one != id);
+                }
+            }
+            Wish::Ack(flight, reply) => {
+                let key = (flight.group, flight.message);
+                // Also of one that another member has by now: it is done.
+                self.take_flight(key);
+                tables.done(key)?;
+                later.push(said(reply, Ok(())));
+            }
+            Wish::Retry {
+                flight,
+                after,
+                why,
+                reply,
+            } => {
+                let mut dead = false;
+                if let Some(under) = self.take_this_flight(flight) {
+                    let key = (flight.group, flight.message);
+                    dead = self.again(tables, key, &under, after, &why)?;
+                }
+                later.push(said(reply, Ok(dead)));
+            }
+            Wish::Return {
+                flight,
+                untouched,
+                reply,
+            } => {
+                if self.take_this_flight(flight).is_some() {
+                    let key = (flight.group, flight.message);
+                    tables.land(key, 0, u32::from(untouched))?;
+                    self.noticed(flight.group, 0);
+                }
+                later.extend(reply.map(|reply| said(reply, Ok(()))));
+            }
+            Wish::Extend(flight, reply) => {
+                let extended = self.extend(flight);
+                later.push(said(reply, extended));
+            }
+            Wish::Keep(groups, reply) => {
+                self.keep(tables, &groups)?;
+                later.push(said(reply, Ok(())));
+            }
+            Wish::Dead(n_max, reply) => {
+                let letters = tables.dead(n_max)?;
+                later.push(said(reply, Ok(letters)));
+            }
+            Wish::Close => self.closed = true,
+        }
+        Ok(())
+    }
+
+    fn extend(&mut self, flight: Flight) -> Result<(), CloudError> {
+        let key = (flight.group, flight.message);
+        let under = self.flights.get_mut(&key);
+        let Some(under) = under.filter(|under| under.nonce == flight.nonce) else {
+            return Err(CloudError::NotFound("the delivery"));
+        };
+        self.ends.remove(&(under.until, key.0, key.1));
+        under.until = Instant::now() + under.subscription.ack_wait;
+        self.ends.insert((under.until, key.0, key.1));
+        Ok(())
+    }
+
+    /// The number of a group, which is made if it must.
+    fn group(&mut self, tables: &mut Tables<'_>, group: &Group) -> Result<u32, Broken> {
+        let known = self
+            .groups
+            .iter()
+            .find(|(_, shared)| shared.group == *group);
+        if let Some((number, _)) = known {
+            return Ok(*number);
+        }
+        let number = self.groups.keys().next_back().map_or(1, |last| last + 1);
+        tables.make_group(number, group)?;
+        let shared = Shared {
+            group: group.clone(),
+            members: Vec::new(),
+            due_ms: None,
+        };
+        self.groups.insert(number, shared);
+        Ok(number)
+    }
+
+    fn keep(&mut self, tables: &mut Tables<'_>, groups: &[Group]) -> Result<(), Broken> {
+        for group in groups {
+            self.group(tables, group)?;
+        }
+        let gone = self.groups.iter();
+        let gone = gone.filter(|(_, shared)| !groups.contains(&shared.group));
+        let gone: Vec<u32> = gone.map(|(number, _)| *number).collect();
+        for number in gone {
+            tables.forget_group(number)?;
+            let under_way = self.flights.keys().filter(|key| key.0 == number);
+            let under_way: Vec<(u32, u64)> = under_way.copied().collect();
+            for key in under_way {
+                self.take_flight(key);
+            }
+            // Their channels close, and they hear that there is no such group.
+            self.members.retain(|_, member| member.group != number);
+            self.groups.remove(&number);
+        }
+        Ok(())
+    }
+
+    /// Hands out what is due, while members have room.
+    pub(super) fn deliver(
+        &mut self,
+        tables: &mut Tables<'_>,
+        later: &mut Vec<Later>,
+    ) -> Result<(), Broken> {
+        let now_ms = now_ms();
+        let numbers: Vec<u32> = self.groups.keys().copied().collect();
+        for number in numbers {
+            let due = |shared: &Shared| shared.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+            while let Some(shared) = self.groups.get(&number).filter(|shared| due(shared)) {
+                let Some((at, member)) = self.free(shared) else {
+                    break;
+                };
+                let first = tables.first(number)?;
+                let Some((key, n)) = first.filter(|(key, _)| key.1 <= now_ms) else {
+                    let due_ms = first.map(|(key, _)| key.1);
+                    self.groups
+                        .entry(number)
+                        .and_modify(|one| one.due_ms = due_ms);
+                    break;
+                };
+                self.hand_out(tables, (at, member), key, n, later)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_out(
+        &mut self,
+        tables: &mut Tables<'_>,
+        (at, id): (usize, u64),
+        key: (u32, u64, u64),
+        n: u32,
+        later: &mut Vec<Later>,
+    ) -> Result<(), Broken> {
+        let (group, _, message) = key;
+        tables.fly(key, n + 1)?;
+        let Some(content) = tables.message(message)? else {
+            tables.done((group, message))?;
+            return Ok(());
+        };
+        let Some(member) = self.members.get_mut(&id) else {
+            return Ok(());
+        };
+        let subscription = Arc::clone(&member.subscription);
+        if n >= subscription.n_deliveries.max(1) {
+            // Each delivery so far ended with the node itself.
+            let why = "it was delivered, and the node ended before it said how that went";
+            self.bury(tables, (group, message), &subscription, n, why)?;
+            return Ok(());
+        }
+        member.n_under_way += 1;
+        let sender = member.sender.clone();
+        if let Some(shared) = self.groups.get_mut(&group) {
+            shared.members.remove(at);
+            shared.members.push(id);
+        }
+        self.n_given += 1;
+        let until = Instant::now() + subscription.ack_wait;
+        let flight = Flight {
+            group,
+            message,
+            nonce: self.n_given,
+        };
+        let under = Under {
+            nonce: flight.nonce,
+            member: id,
+            subscription,
+            until,
+        };
+        self.flights.insert((group, message), under);
+        self.ends.insert((until, group, message));
+        let handed = Handed {
+            message: content,
+            attempt: n + 1,
+            held: Held::new(self.setting.wishes.clone(), flight),
+        };
+        later.push(Box::new(move || {
+            // A member that left meanwhile drops it, which brings it back.
+            let _ = sender.send(handed);
+        }));
+        Ok(())
+    }
+}
+
+fn said<T: Send + 'static>(reply: Reply<T>, what: Result<T, CloudError>) -> Later {
+    Box::new(move || {
+        let _ = reply.send(what);
+    })
+}

@@ -1,0 +1,6 @@
+//! Messages by topic: a queue of the node's own.
+
+mod embedded;
+mod requests;
+
+pub use embedded::{Embedded, Room};

@@ -1,0 +1,7 @@
+//! Every implementation of `Blobs` keeps to one suite (`conformance`), and each to what it alone promises.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod conformance;
+mod directory;
+mod sources;
