@@ -209,7 +209,9 @@ async fn a_node_that_joined_waits_for_the_secret_until_it_is_sealed_to_it() {
     let realms = Realms::meet(&["a", "b"]).await;
     let first = realms.first();
     first.realm.guest(guests::SECRETS, "app.wasm");
-    let manifest = app_manifest("secrets = [\"key\"]").replace("\"*\"", "\"a\"");
+    let manifest = app_manifest("secrets = [\"key\"]")
+        .replace("\"*\"", "\"a\"")
+        .replace("\"app\" }", "\"app\", per_node = true }");
     first.realm.write("realm.toml", &manifest);
     eventually("the sealing key of b is known", async || {
         let said = first.sees("b").await;
@@ -252,6 +254,12 @@ async fn a_node_that_joined_waits_for_the_secret_until_it_is_sealed_to_it() {
     let said = first.run(&["secret", "reseal"]).ok();
     assert!(said.stdout.contains("new: b"), "{}", said.stdout);
     first.run(&["apply", "-y"]).ok();
+    eventually("it runs on b", async || {
+        let status = realms.nodes[1].status().await;
+        let app = status.components.iter().find(|one| one.name.as_str() == "app")?;
+        (app.healthy == 1 && app.waiting_on.is_empty()).then_some(())
+    })
+    .await;
     let answers = format!("text {VALUE}");
     for at in [0, 1] {
         assert_eq!(get(&url(at)).await.1, answers);
