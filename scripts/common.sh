@@ -66,6 +66,14 @@ need_php_fpm() {
 	compgen -c php-fpm | grep -q . || fail "\`php-fpm\` is missing" "on Debian: sudo apt-get install php-fpm"
 }
 
+# need_postgresql: a real PostgreSQL, whose commands Debian keeps in a folder for each version.
+need_postgresql() {
+	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && return
+	install_packages postgresql
+	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ||
+		fail "PostgreSQL is missing" "on Debian: sudo apt-get install postgresql"
+}
+
 # need_cargo_tool COMMAND VERSION: brings a cargo subcommand, in a version that Rust 1.95 builds.
 need_cargo_tool() {
 	command -v "$1" >/dev/null && return

@@ -36,5 +36,12 @@ need_package lighttpd lighttpd
 need_package caddy caddy
 need_package haproxy haproxy
 need_package cgi-fcgi libfcgi-bin
+# What bindings name: key-value stores and message queues of an operator.
+need_package redis-server redis-server
+need_package redis-cli redis-tools
+need_package nats-server nats-server
+# What stands behind the SQL of guests, each server in a folder of a test.
+need_postgresql
+need_package setpriv util-linux
 # Writes a password as Apache reads it.
 need_package openssl openssl

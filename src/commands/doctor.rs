@@ -20,9 +20,13 @@ pub(crate) struct Args {}
 pub(crate) fn run(context: &Context, _args: &Args) -> Result<ExitCode, Failure> {
     let folder = context.find_folder()?;
     let mut invalid = None;
+    let mut warnings = Vec::new();
     let node = match &folder {
         Some(folder) => match Config::load(folder.clone()) {
-            Ok(config) => config.node,
+            Ok(config) => {
+                warnings = config.warnings;
+                config.node
+            }
             // What does not depend on it is looked at all the same.
             Err(error) => {
                 invalid = Some(Finding {
@@ -37,6 +41,12 @@ pub(crate) fn run(context: &Context, _args: &Args) -> Result<ExitCode, Failure> 
         None => NodeConfig::default(),
     };
     let mut findings = examine(folder.as_ref(), &node);
+    findings.extend(warnings.into_iter().map(|warning| Finding {
+        code: "node-config",
+        level: Level::Warning,
+        message: format!("node.toml, line {}: {}", warning.line, warning.message),
+        remedy: warning.hint,
+    }));
     if let Some(invalid) = invalid {
         // The ports of the defaults are not those of the file.
         findings.retain(|finding| finding.code != "port");

@@ -110,6 +110,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     } else {
         output::data(config.trim_end());
     }
+    if let Some(warning) = untrusted(context, &site)? {
+        output::note(&format!("{} {warning}", output::yellow("warning:")));
+    }
     if let Some(remark) = &site.remark {
         output::note(remark);
     }
@@ -127,6 +130,35 @@ fn render(server: Server, site: &Site) -> String {
         Server::Haproxy => haproxy::render(site),
         Server::Lighttpd => lighttpd::render(site),
     }
+}
+
+/// What is to be said where node.toml does not name this web server as a proxy, so that realm takes it for the
+/// client of every request.
+fn untrusted(context: &Context, site: &Site) -> Result<Option<String>, Failure> {
+    let Door::Tcp(address) = &site.door else {
+        return Ok(None);
+    };
+    let node = match context.find_folder()? {
+        Some(folder) => site::node_config(folder)?,
+        None => NodeConfig::default(),
+    };
+    let trusted = &node.trusted_proxies;
+    // Where the server is on another machine, node.toml alone knows its address.
+    let is_named = match address.ip().is_loopback() {
+        true => trusted.contains(&address.ip()),
+        false => !trusted.is_empty(),
+    };
+    if site.protocol == Protocol::FastCgi || is_named {
+        return Ok(None);
+    }
+    let proxy = match address.ip().is_loopback() {
+        true => address.ip().to_string(),
+        false => "ADDRESS".to_owned(),
+    };
+    Ok(Some(format!(
+        "node.toml does not name this server in `trusted_proxies`: realm takes it for the client of every request, and drops what it says of them\n\
+         hint: write `trusted_proxies = [\"{proxy}\"]` above all sections of node.toml, and start the agent anew"
+    )))
 }
 
 /// Where realm answers, and what is to be said where it does not.

@@ -308,6 +308,16 @@ fn doctor_finds_what_is_in_the_way_and_says_what_to_do() {
     settings(taken.local_addr().unwrap());
     assert_eq!(doctor(), (1, "problem".to_owned(), ok(), ok()));
     settings("127.0.0.1:0".parse().unwrap());
+    // What does nothing is told.
+    let path = realm.path(".realm/node.toml");
+    let plain = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{plain}[tls]\ndev = true\n")).unwrap();
+    let said = realm.run(&["doctor"]).ok().stdout;
+    assert!(
+        said.contains("node.toml, line 4: `[tls]` is for `https`"),
+        "{said}"
+    );
+    std::fs::write(&path, plain).unwrap();
     use std::os::unix::fs::PermissionsExt as _;
     let open = std::fs::Permissions::from_mode(0o777);
     std::fs::set_permissions(realm.path(".realm"), open).unwrap();

@@ -55,13 +55,14 @@ async fn up_serves_every_example() {
         ("qr", 200, "<svg"),
         ("limits", 200, "epoch_timeout_ms"),
         ("visits", 200, "since this instance began"),
+        ("links", 400, "?page=URL"),
     ] {
         let answer = client.get(url(name)).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), status, "{name}");
         let body = answer.text().await.unwrap().to_lowercase();
         assert!(body.contains(&text.to_lowercase()), "{name}: {body}");
     }
-    assert_eq!(components, 8, "every example has a line above");
+    assert_eq!(components, 9, "every example has a line above");
     let posted = async |url: String, body: &str| {
         let answer = client.post(url).body(body.to_owned()).send().await.unwrap();
         assert_eq!(answer.status(), 200);
@@ -79,5 +80,67 @@ async fn up_serves_every_example() {
     assert!(!page.contains("<script>"), "{page}");
     let spin = client.get(url("limits") + "spin").send().await.unwrap();
     assert_eq!(spin.status(), 504);
+    // A private address, whatever the manifest says of the web.
+    let own = url("links") + "?page=" + &url("index");
+    let refused = client.get(own).send().await.unwrap();
+    assert_eq!(refused.status(), 502);
+    let why = refused.text().await.unwrap();
+    assert!(why.contains("not allowed"), "{why}");
+    assert!(up.interrupt().success());
+}
+
+/// The page that is checked leads to itself, to what is not there, and into a network that is shut.
+#[tokio::test(flavor = "multi_thread")]
+async fn links_are_asked_for_where_the_operator_lets_them() {
+    let realm = Realm::empty();
+    copy(&realm);
+    realm.run(&["init"]).ok();
+    let config = std::fs::read_to_string(realm.path(".realm/node.toml")).unwrap();
+    realm.write(
+        ".realm/node.toml",
+        &format!("{config}\n[guests]\nprivate_ranges = [\"127.0.0.1\"]\n"),
+    );
+    let up = [&on_free_ports("up")[..], &["--timeout", "5m"]].concat();
+    let up = Running::start(realm.command(&up));
+    let lines: Vec<String> =
+        tokio::task::block_in_place(|| (0..9).filter_map(|_| up.stdout.next()).collect());
+    let url = |name: &str| {
+        let mut words = lines.iter().map(|line| line.split_whitespace());
+        let found = words.find_map(|mut words| (words.next()? == name).then(|| words.next())?);
+        found.unwrap_or_else(|| panic!("no `{name}` in {lines:?}"))
+    };
+    let port = url("links").split(':').nth(2).unwrap();
+    let port: u16 = port.split('/').next().unwrap().parse().unwrap();
+    let site = "<a href='/hello/'>a</a><a href=\"/no-such\">b</a><img src=http://127.0.0.2:9/>"
+        .to_owned()
+        + "<a href='mailto:a@example.com'>c</a>";
+    // A page of any content: what is posted to `echo` comes back, but a GET brings none. So it is served here.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let page = listener.local_addr().unwrap();
+    let site = site
+        .replace("'/", &format!("'http://127.0.0.1:{port}/"))
+        .replace("\"/", &format!("\"http://127.0.0.1:{port}/"));
+    let served = tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut client, _) = listener.accept().await.unwrap();
+        let _ = client.read(&mut [0; 4096]).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", site.len());
+        client.write_all((head + &site).as_bytes()).await.unwrap();
+    });
+    let asked = format!("{}?page=http://{page}/", url("links"));
+    let report = reqwest::get(asked).await.unwrap().text().await.unwrap();
+    served.await.unwrap();
+    let expected = [
+        format!("200\thttp://127.0.0.1:{port}/hello/"),
+        format!("404\thttp://127.0.0.1:{port}/no-such"),
+        "not allowed\thttp://127.0.0.2:9/".to_owned(),
+    ];
+    for line in &expected {
+        assert!(
+            report.lines().any(|seen| seen == line),
+            "{line} in {report}"
+        );
+    }
+    assert!(report.contains("3 links"), "{report}");
     assert!(up.interrupt().success());
 }

@@ -133,6 +133,18 @@ async fn without_realm_cert_dev_the_agent_makes_one_itself() {
     secure.curl(&secure.dev_authority(), "localhost", &[]).ok();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_without_a_name_is_told() {
+    let secure = Secure::new(Realm::new(), "acme = { terms_agreed = true }").await;
+    eventually("the alarm", async || {
+        (secure.alarms().await == ["acme-nameless"]).then_some(())
+    })
+    .await;
+    let doctor = secure.realm.run(&["doctor"]).ok().stdout;
+    assert!(doctor.contains("`[tls.acme]` orders nothing"), "{doctor}");
+    assert!(secure.agent.terminate().success());
+}
+
 /// A self-signed certificate and its key in one file, for days from 1970 on.
 fn write_pem(path: &Path, name: &str, (year, until): (i32, i32)) {
     let key = rcgen::KeyPair::generate().unwrap();

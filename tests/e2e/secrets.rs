@@ -256,7 +256,10 @@ async fn a_node_that_joined_waits_for_the_secret_until_it_is_sealed_to_it() {
     first.run(&["apply", "-y"]).ok();
     eventually("it runs on b", async || {
         let status = realms.nodes[1].status().await;
-        let app = status.components.iter().find(|one| one.name.as_str() == "app")?;
+        let app = status
+            .components
+            .iter()
+            .find(|one| one.name.as_str() == "app")?;
         (app.healthy == 1 && app.waiting_on.is_empty()).then_some(())
     })
     .await;

@@ -8,8 +8,11 @@
 #![warn(missing_docs)]
 
 pub mod blobs;
+pub mod keyvalue;
 pub mod messaging;
+mod server;
 pub mod sql;
 mod watch;
 
+pub use server::{Access, ServerError};
 pub use watch::{Unwatched, Watch};

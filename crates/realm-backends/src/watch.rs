@@ -11,11 +11,6 @@ pub trait Watch: Send + Sync {
 
     /// It answers again.
     fn up(&self);
-
-    /// A message was delivered as often as it may be, and is dead.
-    fn dead(&self, topic: &str, group: &str, n_deliveries: u32, why: &str) {
-        let _ = (topic, group, n_deliveries, why);
-    }
 }
 
 /// Hears nothing.

@@ -15,7 +15,7 @@ use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
-use crate::cloud::{self, Cloud, Revealed};
+use crate::cloud::{self, Cloud, Revealed, Speaker};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -53,6 +53,9 @@ pub(crate) struct State {
     egress: Egress,
     vars: Arc<BTreeMap<String, String>>,
     pub(crate) cloud: Cloud,
+    /// Where what the guest says goes.
+    sink: Arc<dyn LogSink>,
+    slot: u32,
     /// Where what the guest writes goes, if somebody hears it, or may in a later invocation.
     log: Option<Arc<Both>>,
 }
@@ -84,6 +87,13 @@ impl State {
             log.renew(shared.ear());
         }
         self.shared = shared;
+    }
+
+    pub(crate) fn speaker(&mut self) -> Speaker<'_> {
+        Speaker {
+            sink: &self.sink,
+            slot: self.slot,
+        }
     }
 
     pub(crate) fn revealed(&mut self) -> Revealed<'_> {
@@ -178,6 +188,8 @@ pub(crate) fn store(
             limits.storage_max_mb.saturating_mul(1024 * 1024),
         ),
         log,
+        sink,
+        slot: replica.slot,
         shared,
     };
     let mut store = Store::new(&component.engine, state);

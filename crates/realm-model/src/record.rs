@@ -64,6 +64,9 @@ pub const ACME_FAILED: &str = "acme-failed";
 /// The alarm of a node that shall run a component and cannot open a secret of it.
 pub const SECRET_SEALED_AWAY: &str = "secret-sealed-away";
 
+/// The alarm of a node that is to order certificates, and knows no name for one.
+pub const ACME_NAMELESS: &str = "acme-nameless";
+
 const DOMAIN: &[u8] = b"realm.record.v1";
 
 /// Which of two records of one key is the newer one: compared field by field.

@@ -197,6 +197,10 @@ impl Label {
             let (Some("1"), Some(name), None) = (words.next(), words.next(), words.next()) else {
                 return None;
             };
+            // It is shown: one word that a terminal takes as it is, as age has it.
+            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return None;
+            }
             let body = body(&mut lines)?;
             let (value, marks) = body.split_at_checked(ValueId::BYTES)?;
             let marks = marks.chunks(Mark::BYTES).map(|mark| mark.try_into());
@@ -422,6 +426,7 @@ mod tests {
     fn two_labels_are_none() {
         let (one, two) = (label("a", 1), label("b", 1));
         assert_eq!(Label::read(&file(&[one.stanza(), two.stanza()])), None);
+        assert_eq!(Label::read(&file(&[label("a\u{1b}[2J", 1).stanza()])), None);
         // What stands behind the header is no label.
         let mut bytes = file(&[]);
         bytes.extend(&file(&[one.stanza()])[AGE.len()..]);

@@ -17,6 +17,8 @@ pub struct Config {
     pub node: NodeConfig,
     /// The binary that compiles components as a child; it understands [`crate::COMPILE_VERB`].
     pub executable: PathBuf,
+    /// What in node.toml does nothing, or not what it looks like.
+    pub warnings: Vec<Diagnostic>,
     /// When a compiled file that nobody asks for leaves the memory; `None`: the host's own choice.
     pub unload_after: Option<Duration>,
 }
@@ -70,6 +72,7 @@ impl Config {
                 folder,
                 node,
                 executable,
+                warnings: problems,
                 unload_after: None,
             }),
             Some(_) | None => Err(ConfigError::Invalid {

@@ -46,7 +46,7 @@ use crate::secrets::Looked;
 use crate::stores::Shelf;
 use crate::unix_ms;
 pub(crate) use around::Surroundings;
-pub(crate) use doors::Doors;
+pub(crate) use doors::{Doors, exact_hosts};
 pub(crate) use leases::Holding;
 pub(crate) use standing::heads;
 pub(crate) use why::{Prospect, Unknown};

@@ -3,21 +3,27 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use realm_host::{Host, HostFacts};
-use realm_model::node_config::{NodeConfig, Peering};
+use realm_model::node_config::{FastCgiAddress, NodeConfig, Peering};
 use realm_store::folder::{FolderError, RealmFolder};
+use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
-use crate::error::with_causes;
+use crate::error::{LOW_PORT_REMEDY, is_privileged, with_causes};
 
 /// Files below which a busy node runs out: each connection and each component is one.
 const FILES_MIN: u64 = 4_096;
 /// Mappings per instance slot: two in each of four engines, and about eight more for a warm one and
 /// the code that it runs.
 const MAPPINGS_PER_SLOT: u64 = 16;
+/// The bit of a mode by which everybody may connect to a socket.
+const OTHERS_CONNECT: u32 = 0o002;
 /// 2026-01-01: before this version of realm existed, so no clock that is right says less.
 const CLOCK_UNIX_S_MIN: u64 = 1_767_225_600;
 
@@ -62,6 +68,12 @@ pub fn examine(folder: Option<&RealmFolder>, node: &NodeConfig) -> Vec<Finding> 
         .chain([&node.listen.admin])
     {
         findings.push(port(*address, running));
+    }
+    for address in &node.listen.fastcgi {
+        match address {
+            FastCgiAddress::Tcp(address) => findings.push(port(*address, running)),
+            FastCgiAddress::Unix(path) => findings.push(socket(Path::new(path), node, running)),
+        }
     }
     for address in &node.p2p.listen {
         findings.push(p2p_port(*address, &node.p2p, running));
@@ -188,10 +200,106 @@ fn clock() -> Finding {
 
 fn port(address: SocketAddr, running: bool) -> Finding {
     let taken = TcpListener::bind(address).err();
-    let remedy =
-        "end what listens there (`ss -ltnp`), or choose another address in node.toml, [listen]";
+    let is_privileged = taken
+        .as_ref()
+        .is_some_and(|error| is_privileged(address, error));
+    let remedy = match is_privileged {
+        true => LOW_PORT_REMEDY,
+        false => {
+            "end what listens there (`ss -ltnp`), or choose another address in node.toml, [listen]"
+        }
+    };
     listening("port", address, taken, running)
         .unwrap_or_else(|taken| finding("port", Level::Problem, taken, remedy))
+}
+
+/// A Unix socket for web servers: whether the agent can make it, and whether anybody but itself may connect.
+fn socket(path: &Path, node: &NodeConfig, running: bool) -> Finding {
+    const CODE: &str = "fastcgi";
+    let shown = path.display();
+    let problem = |message: String, remedy: &str| finding(CODE, Level::Problem, message, remedy);
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    if !folder.is_dir() {
+        return problem(
+            format!("the folder of the socket `{shown}` is not there"),
+            "make it, owned by the agent's user: as a service of systemd `RuntimeDirectory=realm` (`systemctl edit realm`) makes `/run/realm`",
+        );
+    }
+    if access(folder, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+        return problem(
+            format!("the folder of the socket `{shown}` may not be written by this user"),
+            "`chown` it to the user who runs the agent; look with `realm doctor` as that user",
+        );
+    }
+    let file = std::fs::symlink_metadata(path).ok();
+    if file.is_some_and(|file| !file.file_type().is_socket()) {
+        return problem(
+            format!("`{shown}` is a file that is no socket"),
+            "remove it, or name another path in node.toml, [listen]",
+        );
+    }
+    let settings = &node.fastcgi;
+    let group = match &settings.socket_group {
+        None => None,
+        Some(name) => match crate::fastcgi::group(name) {
+            Ok(group) => Some((name, group)),
+            Err(error) => {
+                return problem(
+                    error.to_string(),
+                    error.hint().unwrap_or("name one of /etc/group"),
+                );
+            }
+        },
+    };
+    if let Some((name, group)) = group
+        && !is_ours(group)
+    {
+        return problem(
+            format!(
+                "this user does not belong to the group `{name}`, and cannot give it `{shown}`"
+            ),
+            "`SupplementaryGroups=` with that group for the service, or `usermod -aG`; look with `realm doctor` as the agent's user",
+        );
+    }
+    let mode = settings.socket_mode;
+    if !running && StdUnixStream::connect(path).is_ok() {
+        return problem(
+            format!("another process listens on `{shown}`"),
+            "end it, or name another path in node.toml, [listen]",
+        );
+    }
+    if mode & OTHERS_CONNECT != 0 {
+        return finding(
+            CODE,
+            Level::Warning,
+            format!(
+                "`{shown}` has mode {mode:04o}: everybody on this machine may connect, and is believed what they say of clients"
+            ),
+            "`socket_mode = \"0660\"` and `socket_group`, the group of the web server, under [fastcgi]",
+        );
+    }
+    match group {
+        None => finding(
+            CODE,
+            Level::Warning,
+            format!(
+                "`{shown}` has mode {mode:04o} and no group: nobody but the agent's own user and group may connect"
+            ),
+            "`socket_group`, the group of the web server (`www-data` on Debian), under [fastcgi]",
+        ),
+        Some((name, _)) => ok(
+            CODE,
+            format!("`{shown}` is for the group `{name}`, mode {mode:04o}"),
+        ),
+    }
+}
+
+/// Whether this user may give files to the group.
+fn is_ours(group: u32) -> bool {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    let own = [rustix::process::getegid()];
+    rustix::process::geteuid().is_root()
+        || own.iter().chain(&groups).any(|one| one.as_raw() == group)
 }
 
 /// The port where other nodes meet this one, by UDP and by TCP.
@@ -284,6 +392,37 @@ mod tests {
         assert_eq!(level(&chosen, false), Level::Problem);
         drop(taken);
         assert_eq!(level(&chosen, false), Level::Ok);
+    }
+
+    #[test]
+    fn a_socket_for_web_servers_is_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fastcgi.sock");
+        let mut node = NodeConfig::default();
+        let check = |node: &NodeConfig, path: &Path, level, words: &str| {
+            let found = socket(path, node, false);
+            assert_eq!(found.level, level, "{found:?}");
+            assert!(found.message.contains(words), "{found:?}");
+            assert_eq!(found.remedy.is_some(), level != Level::Ok);
+        };
+        check(&node, &path, Level::Warning, "no group");
+        node.fastcgi.socket_mode = 0o666;
+        check(&node, &path, Level::Warning, "everybody");
+        node.fastcgi.socket_mode = 0o660;
+        node.fastcgi.socket_group = Some(rustix::process::getegid().as_raw().to_string());
+        check(&node, &path, Level::Ok, "mode 0660");
+        node.fastcgi.socket_group = Some("no such group".to_owned());
+        check(&node, &path, Level::Problem, "no such group");
+        node.fastcgi.socket_group = None;
+        let absent = folder.path().join("absent/fastcgi.sock");
+        check(&node, &absent, Level::Problem, "is not there");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        check(&node, &path, Level::Problem, "another process");
+        assert_eq!(socket(&path, &node, true).level, Level::Warning);
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        check(&node, &path, Level::Problem, "no socket");
     }
 
     #[test]

@@ -120,7 +120,10 @@ impl NodeError {
     }
 
     /// What a person does next.
-    pub const fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&'static str> {
+        if self.needs_privilege() {
+            return Some(LOW_PORT_REMEDY);
+        }
         match self {
             Self::Folder(FolderError::Locked { .. }) => {
                 Some("`realm status` talks to the agent that runs")
@@ -168,6 +171,50 @@ impl NodeError {
     }
 }
 
+impl NodeError {
+    /// Whether it is about a port that only the privileged may listen on.
+    fn needs_privilege(&self) -> bool {
+        use realm_edge::EdgeError;
+        match self {
+            Self::Edge(EdgeError::Listen { address, source })
+            | Self::Edge(EdgeError::FastCgi {
+                address: realm_edge::fastcgi::FastCgiAddress::Tcp(address),
+                source,
+            })
+            | Self::Admin { address, source }
+            | Self::Api { address, source } => is_privileged(*address, source),
+            Self::Edge(EdgeError::FastCgi { .. } | EdgeError::Workers { .. })
+            | Self::Folder(_)
+            | Self::Identity(_)
+            | Self::Journal(_)
+            | Self::Sealing(_)
+            | Self::Blobs(_)
+            | Self::Host(_)
+            | Self::NoGroup { .. }
+            | Self::Socket { .. }
+            | Self::Tls(_)
+            | Self::Https(_)
+            | Self::NameTaken { .. }
+            | Self::Net(_)
+            | Self::Epoch(_)
+            | Self::Join(_)
+            | Self::Panicked(_) => false,
+        }
+    }
+}
+
+/// Ports that only the privileged may listen on, where the system does not say otherwise.
+const LOW_PORTS_END: u16 = 1_024;
+
+/// How somebody who is not root gets a port below 1024.
+pub(crate) const LOW_PORT_REMEDY: &str = "a port below 1024 is for root alone: for a service of systemd `AmbientCapabilities=CAP_NET_BIND_SERVICE` (`systemctl edit realm`), for a program `setcap cap_net_bind_service=+ep $(command -v realm)`, for everybody on the machine `sysctl net.ipv4.ip_unprivileged_port_start=80`; or choose a higher port under [listen] in node.toml";
+
+/// Whether it was refused for what the port is, and not for who has it.
+pub(crate) fn is_privileged(address: SocketAddr, error: &std::io::Error) -> bool {
+    (1..LOW_PORTS_END).contains(&address.port())
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+}
+
 /// Characters of a reason that are kept: some sentences, or the first lines of a parser's complaint.
 pub(crate) const REASON_CHARS_MAX: usize = 1_000;
 
@@ -181,4 +228,53 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     one_line(&text, REASON_CHARS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use realm_edge::EdgeError;
+    use realm_edge::fastcgi::FastCgiAddress;
+
+    use super::*;
+
+    #[test]
+    fn a_port_for_the_privileged_says_how_one_gets_it() {
+        let address = |port| SocketAddr::from(([0, 0, 0, 0], port));
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let taken = || io::Error::from(io::ErrorKind::AddrInUse);
+        let listen = |port, source| {
+            NodeError::Edge(EdgeError::Listen {
+                address: address(port),
+                source,
+            })
+        };
+        let fastcgi = |address| {
+            NodeError::Edge(EdgeError::FastCgi {
+                address,
+                source: denied(),
+            })
+        };
+        for (error, expected) in [
+            (listen(443, denied()), true),
+            (fastcgi(FastCgiAddress::Tcp(address(999))), true),
+            (
+                NodeError::Admin {
+                    address: address(80),
+                    source: denied(),
+                },
+                true,
+            ),
+            (listen(443, taken()), false),
+            (listen(8443, denied()), false),
+            (
+                fastcgi(FastCgiAddress::Unix("/run/realm.sock".into())),
+                false,
+            ),
+        ] {
+            let hint = error.hint().expect("there is one");
+            assert_eq!(hint.contains("AmbientCapabilities"), expected, "{error}");
+        }
+    }
 }

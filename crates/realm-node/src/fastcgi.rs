@@ -41,7 +41,7 @@ pub(crate) fn config(node: &NodeConfig) -> Result<FastCgi, NodeError> {
 }
 
 /// The number of a group.
-fn group(name: &str) -> Result<u32, NodeError> {
+pub(crate) fn group(name: &str) -> Result<u32, NodeError> {
     let path = Path::new("/etc/group");
     let groups = std::fs::read_to_string(path).unwrap_or_default();
     find_group(&groups, name).ok_or_else(|| NodeError::NoGroup {

@@ -89,6 +89,16 @@ impl Prepared {
     /// Begins with what takes longest: address space for the guests, reserved by a thread of its
     /// own. It needs no runtime.
     pub fn new(config: Config) -> Result<Self, NodeError> {
+        for warning in &config.warnings {
+            let (line, hint) = (warning.line, warning.hint.as_deref().unwrap_or_default());
+            tracing::warn!(
+                code = warning.code,
+                line,
+                hint,
+                "node.toml: {}",
+                warning.message
+            );
+        }
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let host = host(&config, CompiledFiles(events.clone()))?;
         let warming = warm(&host)?;

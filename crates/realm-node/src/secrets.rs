@@ -10,6 +10,7 @@ use std::sync::Arc;
 use realm_control::Desired;
 use realm_model::cloud::Secrets;
 use realm_model::digest::Digest;
+use realm_model::entry::Head;
 use realm_model::grants::Grants;
 use realm_model::sealing::Sealed;
 use zeroize::Zeroizing;
@@ -20,8 +21,8 @@ use crate::sealing::SealingKey;
 /// What this node found of the sealed secrets of its realm.
 pub(crate) struct Looked {
     key: Arc<SealingKey>,
-    /// The desired state that was looked at last.
-    generation: Option<u64>,
+    /// Where the chains stood when it was looked at last.
+    heads: Vec<Head>,
     /// Whether it opens here, by the digest of the sealed secret.
     known: BTreeMap<Digest, bool>,
 }
@@ -30,7 +31,7 @@ impl Looked {
     pub(crate) fn new(key: Arc<SealingKey>) -> Self {
         Self {
             key,
-            generation: None,
+            heads: Vec::new(),
             known: BTreeMap::new(),
         }
     }
@@ -38,11 +39,11 @@ impl Looked {
     /// Says which sealed secrets do not open here. Their values stay sealed: the header of the file says
     /// whether it opens.
     pub(crate) fn look(&mut self, desired: &Desired, unopened: &mut BTreeSet<Digest>) {
-        let generation = Some(desired.generation());
-        if self.generation == generation {
+        let heads = desired.namespaces.values().map(|state| state.head);
+        if heads.clone().eq(self.heads.iter().copied()) {
             return;
         }
-        self.generation = generation;
+        self.heads = heads.collect();
         let mut known = BTreeMap::new();
         for (name, sealed) in desired.secrets() {
             let digest = sealed.digest();

@@ -138,6 +138,14 @@ fn where_realm_answers_comes_from_node_toml_and_a_missing_listener_is_told() {
         "{}",
         said.stdout
     );
+    // Nobody would see who asks.
+    let missing = "does not name this server in `trusted_proxies`";
+    assert!(said.stderr.contains(missing), "{}", said.stderr);
+    assert!(!edge(&[]).ok().stderr.contains("trusted_proxies"));
+    let text = std::fs::read_to_string(realm.path(".realm/node.toml")).unwrap();
+    let trusting = format!("trusted_proxies = [\"127.0.0.1\"]\n{text}");
+    realm.write(".realm/node.toml", &trusting);
+    assert_eq!(edge(&["--http"]).ok().stderr, "");
     let said = edge(&["--http", "--at", "unix:/srv/realm.sock"]);
     said.fails(64, "usage");
     realm.write(

@@ -4,5 +4,7 @@
 
 mod directory;
 mod names;
+mod s3;
 
 pub use directory::Directory;
+pub use s3::{S3, S3Settings, SettingError};

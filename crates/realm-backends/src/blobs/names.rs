@@ -61,6 +61,64 @@ pub(super) fn is_digest(file: &str) -> bool {
     file.starts_with('~')
 }
 
+/// An object as a part of a key in S3: itself, but for what servers, paths and XML make something else of.
+/// These are control characters, parts that are empty, `.` or `..`, and `%`.
+pub(super) fn key_of_object(name: &str) -> String {
+    let mut key = String::with_capacity(name.len() + 8);
+    let mut parts = name.split('/').peekable();
+    let mut before: Option<&str> = None;
+    while let Some(part) = parts.next() {
+        if let Some(before) = before.replace(part) {
+            // It separates parts that are there; else it is spelled.
+            let is_last = part.is_empty() && parts.peek().is_none();
+            let is_between = !(before.is_empty() || is_last);
+            key.push_str(if is_between { "/" } else { "%2F" });
+        }
+        if part == "." || part == ".." {
+            key.push_str(&"%2E".repeat(part.len()));
+        } else {
+            push_part(&mut key, part);
+        }
+    }
+    key
+}
+
+/// A container as one part of a key, which does not begin with a point.
+pub(super) fn key_of_container(name: &str) -> String {
+    let mut key = String::with_capacity(name.len() + 8);
+    let (point, rest) = match name.strip_prefix('.') {
+        Some(rest) => ("%2E", rest),
+        None => ("", name),
+    };
+    key.push_str(point);
+    push_part(&mut key, rest);
+    key.replace('/', "%2F")
+}
+
+/// The object that a key was made for; `None` for a key that no name leads to.
+pub(super) fn object_of_key(key: &str) -> Option<String> {
+    let name = unescaped(key)?;
+    (key_of_object(&name) == key).then_some(name)
+}
+
+fn push_part(key: &mut String, part: &str) {
+    for char in part.chars() {
+        match char {
+            '%' => key.push_str("%25"),
+            // No XML has these, so no listing could.
+            '\u{fffe}' | '\u{ffff}' => push_char(key, char),
+            char if char.is_control() => push_char(key, char),
+            char => key.push(char),
+        }
+    }
+}
+
+fn push_char(key: &mut String, char: char) {
+    for byte in char.encode_utf8(&mut [0; 4]).bytes() {
+        push_escaped(key, byte, true);
+    }
+}
+
 fn push_escaped(text: &mut String, byte: u8, upper: bool) {
     let _ = match upper {
         true => write!(text, "%{byte:02X}"),
@@ -112,6 +170,45 @@ mod tests {
         for (name, file) in cases {
             assert_eq!(FileName::of(name), FileName::Plain(file.to_owned()));
             assert_eq!(name_of_file(file).as_deref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn a_key_is_its_name_where_that_is_safe() {
+        let cases = [
+            ("cats/Tom 1.jpg", "cats/Tom 1.jpg"),
+            ("\u{e9}&<x>", "\u{e9}&<x>"),
+            ("a%2Fb", "a%252Fb"),
+            ("a//b", "a/%2Fb"),
+            ("a///b", "a/%2F%2Fb"),
+            ("/", "%2F"),
+            ("//", "%2F%2F"),
+            ("/a", "%2Fa"),
+            ("a/", "a%2F"),
+            ("a//", "a/%2F"),
+            (".", "%2E"),
+            ("a/../b", "a/%2E%2E/b"),
+            ("/..", "%2F%2E%2E"),
+            ("...", "..."),
+            ("a\n\u{85}\u{ffff}", "a%0A%C2%85%EF%BF%BF"),
+        ];
+        for (name, key) in cases {
+            assert_eq!(key_of_object(name), key);
+            assert_eq!(object_of_key(key).as_deref(), Some(name));
+            assert!(!key.starts_with('/') && !key.ends_with('/') && !key.contains("//"));
+        }
+        for key in ["a//b", "/a", "..", "%41", "%2f", "a%", "a/./b"] {
+            assert_eq!(object_of_key(key), None, "{key}");
+        }
+        let containers = [
+            ("photos", "photos"),
+            ("a/b", "a%2Fb"),
+            ("a%2Fb", "a%252Fb"),
+            ("..", "%2E."),
+            (".containers", "%2Econtainers"),
+        ];
+        for (name, key) in containers {
+            assert_eq!(key_of_container(name), key);
         }
     }
 

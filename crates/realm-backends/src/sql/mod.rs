@@ -5,6 +5,7 @@
 //! (`pool`).
 
 mod pool;
+mod postgres;
 mod sqlite;
 mod transaction;
 mod words;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use realm_model::cloud::{SqlValue, limits};
 
+pub use postgres::{Postgres, Settings, SettingsError};
 pub use sqlite::Sqlite;
 
 /// Until a statement has to be at its end, or a page of its rows there: a little less than the caller

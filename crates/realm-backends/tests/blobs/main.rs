@@ -4,4 +4,9 @@
 
 mod conformance;
 mod directory;
+mod heard;
+mod naming;
+mod s3;
 mod sources;
+#[path = "../../../../tests/peers/swift.rs"]
+mod swift;

@@ -15,7 +15,7 @@ use crate::support::{
 };
 
 fn open(path: &Path, room: Room) -> Arc<dyn Messaging> {
-    Arc::new(Embedded::open(path.to_owned(), room, Arc::new(Unwatched)).unwrap())
+    Arc::new(Embedded::open(path.to_owned(), room, Arc::new(Unwatched), Arc::new(|_| {})).unwrap())
 }
 
 #[expect(
@@ -74,10 +74,21 @@ fn a_file_of_another_process_or_kind_is_refused_with_words() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("queue");
     let open = |path: &Path| {
-        let opened = Embedded::open(path.to_owned(), Room::default(), Arc::new(Unwatched));
+        let opened = Embedded::open(
+            path.to_owned(),
+            Room::default(),
+            Arc::new(Unwatched),
+            Arc::new(|_| {}),
+        );
         opened.map(drop).unwrap_err()
     };
-    let queue = Embedded::open(path.clone(), Room::default(), Arc::new(Unwatched)).unwrap();
+    let queue = Embedded::open(
+        path.clone(),
+        Room::default(),
+        Arc::new(Unwatched),
+        Arc::new(|_| {}),
+    )
+    .unwrap();
     assert!(open(&path).contains("already open"), "{}", open(&path));
     drop(queue);
     let other = folder.path().join("other");
@@ -95,7 +106,13 @@ fn the_file_is_for_this_user_alone() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("queue");
-    let _queue = Embedded::open(path.clone(), Room::default(), Arc::new(Unwatched)).unwrap();
+    let _queue = Embedded::open(
+        path.clone(),
+        Room::default(),
+        Arc::new(Unwatched),
+        Arc::new(|_| {}),
+    )
+    .unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }

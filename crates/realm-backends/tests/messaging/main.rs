@@ -7,11 +7,21 @@
 
 mod checks;
 mod embedded;
+mod nats;
 mod support;
 
 /// A test for each check and backend.
 macro_rules! every_backend {
     ($($check:ident)*) => {
+        mod on_nats {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $check() {
+                    crate::checks::$check(crate::nats::bed().await).await;
+                }
+            )*
+        }
+
         mod on_embedded {
             $(
                 #[tokio::test(flavor = "multi_thread")]

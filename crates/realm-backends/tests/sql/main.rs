@@ -7,6 +7,8 @@
 
 mod checks;
 mod crash;
+mod postgres;
+mod server;
 mod sqlite;
 mod streams;
 mod support;

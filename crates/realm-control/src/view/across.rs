@@ -240,6 +240,9 @@ pub fn alarm_hint(code: &str) -> &'static str {
         realm_model::record::SECRET_SEALED_AWAY => {
             "`realm secret reseal` seals it to the nodes that may run the component, then `realm apply`"
         }
+        realm_model::record::ACME_NAMELESS => {
+            "name hosts in the routes of the manifest, or in `names` under [tls.acme] in node.toml"
+        }
         "isolated" => "look at the network of that node, and at `realm nodes ls` on another one",
         realm_model::record::CLONED_KEY => {
             "stop one of the two machines; if you know of one only, revoke the node"

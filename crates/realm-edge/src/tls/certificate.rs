@@ -42,9 +42,21 @@ pub enum CertificateError {
     /// More than any honest chain.
     #[error("there are more than {CHAIN_MAX} certificates")]
     ChainTooLong,
-    /// No key that can be read without a passphrase.
-    #[error("there is no private key in PEM that is not encrypted")]
+    /// No key.
+    #[error("there is no private key in PEM")]
     NoKey,
+    /// A key that nobody can read without a passphrase.
+    #[error("the key is encrypted with a passphrase")]
+    Encrypted,
+    /// The one is in the place of the other.
+    #[error("the first file has the key, and the second one the certificates")]
+    Swapped,
+    /// The key is that of another certificate of the chain.
+    #[error("the key is that of certificate {number} of the chain, and not of the first")]
+    NotFirst {
+        /// Which one, counted from 1.
+        number: usize,
+    },
     /// PEM that is broken.
     #[error("it is no PEM")]
     Pem(#[source] pem::Error),
@@ -59,6 +71,33 @@ pub enum CertificateError {
     Key(#[source] rustls::Error),
 }
 
+impl CertificateError {
+    /// What a person does next.
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::NoCertificate | Self::Pem(_) | Self::Malformed => {
+                "the chain is in PEM, a `-----BEGIN CERTIFICATE-----` for each; of DER: `openssl x509 -inform der -in FILE`, of PKCS #12: `openssl pkcs12 -nodes -in FILE`"
+            }
+            Self::ChainTooLong | Self::TooManyNames => {
+                "the server's own certificate first, then those that vouch for it, and no others"
+            }
+            Self::NoKey => {
+                "the key is in PEM, `-----BEGIN PRIVATE KEY-----`, or `EC` or `RSA PRIVATE KEY`; of DER: `openssl pkey -inform der -in FILE`"
+            }
+            Self::Encrypted => {
+                "nobody is there to type the passphrase: `openssl pkey -in KEY -out NEW` writes the key without it (then `chmod 600 NEW`)"
+            }
+            Self::Swapped => "write `CERTIFICATES::KEY`: the certificates first",
+            Self::NotFirst { .. } => {
+                "put the server's own certificate first, and behind it those that vouch for it"
+            }
+            Self::Key(_) => {
+                "`openssl x509 -noout -pubkey -in CERTIFICATES` and `openssl pkey -pubout -in KEY` print the same where both belong together; keys are RSA of 2048 bits and more, ECDSA over P-256, P-384 and P-521, and Ed25519"
+            }
+        }
+    }
+}
+
 impl Certificate {
     /// Reads a chain, the server's own certificate first, and its key. Both may be one text.
     ///
@@ -66,14 +105,38 @@ impl Certificate {
     ///
     /// What is missing, broken, or does not belong together.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, CertificateError> {
-        let chain = chain_of(chain)?;
+        let (text, chain) = (chain, chain_of(chain));
+        if matches!(chain, Err(CertificateError::NoCertificate))
+            && PrivateKeyDer::from_pem_slice(text).is_ok()
+            && chain_of(key).is_ok()
+        {
+            return Err(CertificateError::Swapped);
+        }
+        let chain = chain?;
+        if is_encrypted(key) {
+            return Err(CertificateError::Encrypted);
+        }
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
             match matches!(error, pem::Error::NoItemsFound) {
                 true => CertificateError::NoKey,
                 false => CertificateError::Pem(error),
             }
         })?;
-        Self::from_der(chain, key)
+        let others = chain.clone();
+        let spare = key.clone_key();
+        Self::from_der(chain, key).map_err(|error| {
+            let is_of = |one: &CertificateDer<'static>| {
+                let of = CertifiedKey::from_der(vec![one.clone()], spare.clone_key(), &provider());
+                of.is_ok()
+            };
+            let place = matches!(error, CertificateError::Key(_))
+                .then(|| others.iter().skip(1).position(is_of))
+                .flatten();
+            // The first one was looked at.
+            place.map_or(error, |place| CertificateError::NotFirst {
+                number: place + 2,
+            })
+        })
     }
 
     /// The same, of what stands in PEM.
@@ -131,6 +194,12 @@ impl Certificate {
     pub fn validity(&self) -> Validity {
         self.validity
     }
+}
+
+/// Whether a key in PEM has a passphrase: by PKCS #8 (RFC 7468 §11), or as OpenSSL did it before (RFC 1421).
+fn is_encrypted(text: &[u8]) -> bool {
+    let has = |word: &[u8]| text.windows(word.len()).any(|window| window == word);
+    has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED")
 }
 
 /// The certificates in a PEM text, in order.

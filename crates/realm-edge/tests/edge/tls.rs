@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use realm_edge::tls::{Certificate, CertificateError, Clients};
+use rustls::pki_types::PrivateSec1KeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -470,9 +471,31 @@ fn what_cannot_be_shown_is_told_apart() {
         CertificateError::Key(_)
     ));
     let encrypted = one.key.replace("PRIVATE", "ENCRYPTED PRIVATE");
+    let old = one.key.replacen(
+        "KEY-----\n",
+        "KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n",
+        1,
+    );
+    for encrypted in [encrypted, old] {
+        assert!(matches!(
+            error(&one.chain, &encrypted),
+            CertificateError::Encrypted
+        ));
+    }
     assert!(matches!(
-        error(&one.chain, &encrypted),
-        CertificateError::NoKey
+        error(&one.key, &one.chain),
+        CertificateError::Swapped
+    ));
+    // As OpenSSL wrote keys before PKCS #8 (RFC 5915).
+    let begins = |at: &[u8]| at[0] == 0x30 && at[2..7] == [2, 1, 1, 4, 0x20];
+    let at = one.key_der.windows(7).position(begins).expect("it is EC");
+    let end = at + 2 + usize::from(one.key_der[at + 1]);
+    let sec1 = PrivateSec1KeyDer::from(one.key_der[at..end].to_vec());
+    assert!(Certificate::from_der(vec![one.der.clone()], sec1.into()).is_ok());
+    let behind = format!("{}{}", other.chain, one.chain);
+    assert!(matches!(
+        error(&behind, &one.key),
+        CertificateError::NotFirst { number: 2 }
     ));
     let cut = &one.chain[..one.chain.len() / 2];
     assert!(matches!(error(cut, &one.key), CertificateError::Pem(_)));

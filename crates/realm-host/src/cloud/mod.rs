@@ -5,6 +5,7 @@
 //! implementation. Not here: what stands behind a store (`realm_model::cloud` has the traits), and
 //! where a binding leads.
 
+mod logging;
 mod quota;
 mod secrets;
 
@@ -18,6 +19,7 @@ use realm_model::grants::StoreGrant;
 use wasmtime::Result;
 use wasmtime::component::Linker;
 
+pub(crate) use logging::Speaker;
 pub(crate) use quota::Operations;
 pub(crate) use secrets::Revealed;
 
@@ -184,8 +186,43 @@ impl Cloud {
 /// Every interface of this folder.
 pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     secrets::link(linker)?;
+    logging::link(linker)?;
     if concurrent {
         secrets::link_concurrent(linker)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_model::cloud::CloudError;
+    use realm_model::cloud::Secrets;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_bucket_of_secrets_is_there_without_a_binding_and_leads_nowhere_else() {
+        let mut stores = Stores::default();
+        let secrets =
+            |value: &[u8]| Secrets::new([("key".to_owned(), value.to_vec().into())].into());
+        // A store for every name: not for this one.
+        let any = Store::Keyvalue(Arc::new(secrets(b"of the store")));
+        stores.bind(StoreGrant::ANY, any);
+        stores.reveal(secrets(b"listed"));
+        let cloud = Cloud::new(Arc::new(stores), None, 0);
+        let read = async |identifier| {
+            let opened = cloud.keyvalue(identifier)?;
+            opened.store.get(&opened.part, "key").await
+        };
+        assert_eq!(read("secrets").await, Ok(Some(b"listed".to_vec())));
+        assert_eq!(read("other").await, Ok(Some(b"of the store".to_vec())));
+        let opened = cloud.keyvalue("secrets").map(|opened| opened.store);
+        let store = opened.unwrap_or_else(|error| panic!("{error}"));
+        let written = store.set("", "key", b"x", None).await;
+        assert_eq!(written, Err(CloudError::AccessDenied));
+        let nothing = Cloud::new(Arc::default(), None, 0);
+        let opened = nothing.keyvalue("secrets").map(|opened| opened.store);
+        let store = opened.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(store.get("", "key").await, Ok(None));
+    }
 }

@@ -12,8 +12,8 @@ pub trait KeyValue: Send + Sync {
     /// The value of a key.
     fn get<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, Option<Vec<u8>>>;
 
-    /// Sets a value. With `ttl` the key goes by itself after that time, to the second; without, a time
-    /// that an earlier value had is taken away.
+    /// Sets a value. With `ttl`, at least [`super::limits::TTL_MIN`], the key goes by itself after that
+    /// time, to the second; without, a time that an earlier value had is taken away.
     fn set<'a>(
         &'a self,
         bucket: &'a str,
@@ -58,7 +58,7 @@ pub trait KeyValue: Send + Sync {
     fn read<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, Versioned>;
 
     /// Sets a value if the key is as it was read. Of any number of callers with the same revision one
-    /// succeeds.
+    /// succeeds. As with [`KeyValue::set`], a time that the earlier value had is taken away.
     fn swap<'a>(
         &'a self,
         bucket: &'a str,
@@ -167,4 +167,67 @@ pub fn check_key(key: &str) -> Result<(), CloudError> {
 /// Checks a value before it goes anywhere.
 pub fn check_value(value: &[u8]) -> Result<(), CloudError> {
     super::within("the value", value.len(), super::limits::VALUE_BYTES_MAX)
+}
+
+/// Checks a time to live before it goes anywhere.
+pub fn check_ttl(ttl: Option<Duration>) -> Result<(), CloudError> {
+    let Some(ttl) = ttl else {
+        return Ok(());
+    };
+    if (super::limits::TTL_MIN..=super::limits::TTL_MAX).contains(&ttl) {
+        return Ok(());
+    }
+    Err(CloudError::Invalid(
+        "a time to live is at least a second, and at most a hundred years".to_owned(),
+    ))
+}
+
+/// A number that is kept as a value, after something was added to it. It is decimal text as Redis reads
+/// it: no sign but `-`, no zeros before it, nothing around it.
+pub fn increased(before: Option<&[u8]>, delta: i64) -> Result<i64, CloudError> {
+    let number = before.map_or(Some(0), |bytes| {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let number: i64 = text.parse().ok()?;
+        (number.to_string() == text).then_some(number)
+    });
+    let number = number.ok_or_else(|| CloudError::Invalid("the value is no number".to_owned()))?;
+    number
+        .checked_add(delta)
+        .ok_or_else(|| CloudError::Invalid("the number would be too large".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_redis_reads_them() {
+        let check = |before: Option<&str>, delta: i64, expect: Option<i64>| {
+            let got = increased(before.map(str::as_bytes), delta);
+            assert_eq!(got.ok(), expect, "{before:?} {delta}");
+        };
+        check(None, 5, Some(5));
+        check(Some("0"), -5, Some(-5));
+        check(Some("-7"), 7, Some(0));
+        check(Some("9223372036854775807"), 0, Some(i64::MAX));
+        check(Some("9223372036854775807"), 1, None);
+        check(Some("-9223372036854775808"), -1, None);
+        check(Some("9223372036854775808"), -1, None);
+        for text in [
+            "", " 1", "1 ", "+1", "01", "-0", "1.0", "1e3", "one", "\u{0661}",
+        ] {
+            check(Some(text), 1, None);
+        }
+        assert!(increased(Some(&[0xff]), 1).is_err());
+    }
+
+    #[test]
+    fn times_to_live_have_bounds() {
+        for (ms, is_taken) in [(0, false), (999, false), (1_000, true), (1_500, true)] {
+            let got = check_ttl(Some(Duration::from_millis(ms)));
+            assert_eq!(got.is_ok(), is_taken, "{ms}");
+        }
+        assert!(check_ttl(None).is_ok());
+        assert!(check_ttl(Some(Duration::MAX)).is_err());
+    }
 }

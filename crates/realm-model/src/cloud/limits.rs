@@ -12,6 +12,10 @@ pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const BATCH_MAX: usize = 1_000;
 /// Bytes of the values of one batch or transaction, or of what one reads.
 pub const BATCH_BYTES_MAX: usize = VALUE_BYTES_MAX;
+/// The shortest time to live: NATS takes no shorter one.
+pub const TTL_MIN: std::time::Duration = std::time::Duration::from_secs(1);
+/// The longest: a hundred years, which every backend can add to the time that it is.
+pub const TTL_MAX: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Keys of one page of a listing: what Redis and S3 give at a time.
 pub const PAGE_KEYS: usize = 1_000;
 /// Bytes of one object: a film.

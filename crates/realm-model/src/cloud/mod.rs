@@ -27,7 +27,7 @@ pub use blobs::{
 };
 pub use keyvalue::{
     Change, Changes, Check, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned, check_key,
-    check_value,
+    check_ttl, check_value, increased,
 };
 pub use messaging::{
     DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Deliveries, Delivery, Group, Message,

@@ -30,6 +30,18 @@ pub(super) enum FilesError {
     },
 }
 
+impl FilesError {
+    /// What a person does next.
+    const fn hint(&self) -> &'static str {
+        match self {
+            Self::Read(_) => {
+                "the agent's user must be able to read both files, and to pass every folder above them; `CERTIFICATES::KEY` has two colons"
+            }
+            Self::Certificate { source, .. } => source.hint(),
+        }
+    }
+}
+
 /// A chain and its key as they lie on the disk.
 #[derive(PartialEq, Eq)]
 pub(super) struct Bytes {
@@ -111,6 +123,34 @@ pub(crate) fn examine(folder: Option<&RealmFolder>, node: &NodeConfig, found: &m
                 }),
         );
     }
+    if node
+        .tls
+        .acme
+        .as_ref()
+        .is_some_and(|acme| acme.names.is_empty())
+        && let Some(folder) = folder
+        && let Ok(ledger) = crate::journal::Journal::read_only(folder)
+    {
+        let hosts = crate::core::exact_hosts(ledger.desired());
+        found.push(
+            match hosts
+                .iter()
+                .filter(|host| super::acme::is_public(host))
+                .count()
+            {
+                0 => finding(
+                    "acme",
+                    Level::Warning,
+                    super::acme::NAMELESS.to_owned(),
+                    super::acme::NAMELESS_REMEDY,
+                ),
+                count => ok(
+                    "acme",
+                    format!("certificates are ordered for {count} hosts of routes"),
+                ),
+            },
+        );
+    }
     for files in &pairs {
         found.push(examine_pair(files));
         if let Some(mode) = too_open(&files.key) {
@@ -149,7 +189,7 @@ fn examine_pair(files: &CertificateFiles) -> Finding {
             "certificate",
             Level::Problem,
             with_causes(&error),
-            "it takes the chain, the server's own certificate first, and its key without a passphrase, in PEM; `CERTIFICATES::KEY` has two colons; the agent's user must be able to read both, and to pass every folder above them",
+            error.hint(),
         ),
         Ok(certificate) => match ends_soon(&certificate, now_s()) {
             Some(why) => finding(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use realm_edge::tls::{Certificate, Clients};
 use realm_model::node_config::{CertificateFiles, ClientAuth, NodeConfig, TlsSettings};
-use realm_model::record::{CERTIFICATE_BROKEN, CERTIFICATE_EXPIRES};
+use realm_model::record::{ACME_NAMELESS, CERTIFICATE_BROKEN, CERTIFICATE_EXPIRES};
 use realm_store::folder::RealmFolder;
 
 use super::files::{Bytes, ends_soon, parse, read, read_bytes, too_open};
@@ -66,6 +66,15 @@ impl Keeper {
                 .err()
                 .map(|error| (CERTIFICATE_BROKEN, with_causes(&error)));
             self.shared.tell("dev", trouble);
+        }
+        if self.settings.acme.is_some()
+            && let Some(names) = self.shared.known_names()
+        {
+            let trouble = names.is_empty().then(|| {
+                let about = acme::NAMELESS.to_owned();
+                (ACME_NAMELESS, about)
+            });
+            self.shared.tell("acme", trouble);
         }
         let wanted = self.wanted();
         let mut changed = wanted != self.order;

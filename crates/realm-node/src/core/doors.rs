@@ -3,8 +3,10 @@
 //!
 //! Not what is carried there, nor to whom: that is the edge's.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use realm_control::Desired;
 use realm_edge::{Port, PortTrouble};
 use realm_model::manifest::Mode;
 use realm_model::observed::Millis;
@@ -44,6 +46,19 @@ impl Doors {
     }
 }
 
+/// The exact hosts of all routes.
+pub(crate) fn exact_hosts(desired: &Desired) -> BTreeSet<String> {
+    let manifest = desired.manifest.as_deref();
+    let routes = manifest
+        .into_iter()
+        .flat_map(|manifest| manifest.routing.values().flatten());
+    let hosts = routes.filter_map(|route| match &route.host {
+        Some(HostPattern::Exact(host)) => Some(host.clone()),
+        Some(HostPattern::Below(_)) | None => None,
+    });
+    hosts.collect()
+}
+
 impl Core {
     /// Tells for which hosts certificates may be ordered, those of all routes, and whether there are nodes
     /// that order them as well.
@@ -51,17 +66,7 @@ impl Core {
         let Some(certificates) = &self.certificates else {
             return;
         };
-        let hosts = {
-            let manifest = self.ledger.desired().manifest.as_deref();
-            let routes = manifest
-                .into_iter()
-                .flat_map(|manifest| manifest.routing.values().flatten());
-            let hosts = routes.filter_map(|route| match &route.host {
-                Some(HostPattern::Exact(host)) => Some(host.clone()),
-                Some(HostPattern::Below(_)) | None => None,
-            });
-            hosts.collect()
-        };
+        let hosts = exact_hosts(self.ledger.desired());
         let nodes = self.ledger.authority().nodes.values();
         let others = nodes.filter(|node| node.key != self.node_key).count();
         certificates.learn(Known {

@@ -29,7 +29,7 @@ use realm_model::cloud::{
 };
 
 use self::place::{Fault, Inner, Temporary};
-use crate::watch::Watch;
+use crate::Watch;
 
 /// What goes to the disk, or comes from it, at a time.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -51,13 +51,13 @@ impl Directory {
     ///
     /// What the file system says; [`io::ErrorKind::WouldBlock`] where another one has the folder, and
     /// [`io::ErrorKind::InvalidData`] where it is of another format.
-    pub fn open(root: &Path, watch: Arc<dyn Watch>) -> io::Result<Self> {
+    pub fn open(root: &Path, observer: Arc<dyn Watch>) -> io::Result<Self> {
         for folder in ["containers", "temporary", "trash"] {
             make_folders(&root.join(folder))?;
         }
         let lock = locked(&root.join("realm-blobs"))?;
         sync_folder(root)?;
-        let inner = Inner::new(root.to_owned(), lock, watch)?;
+        let inner = Inner::new(root.to_owned(), lock, observer)?;
         Ok(Self {
             inner: Arc::new(inner),
         })

@@ -15,7 +15,8 @@ use rustix::fs::OFlags;
 use super::super::names::FileName;
 use super::listing::Listings;
 use super::{create_file, found, make_folder, numbered, seconds, sync_folder, write_small};
-use crate::watch::{Health, Watch};
+use crate::Watch;
+use crate::watch::Health;
 
 /// An object's place.
 #[derive(Debug, Clone)]
@@ -140,7 +141,7 @@ pub(super) async fn run<T: Send + 'static>(
 }
 
 impl Inner {
-    pub(super) fn new(root: PathBuf, lock: File, watch: Arc<dyn Watch>) -> io::Result<Self> {
+    pub(super) fn new(root: PathBuf, lock: File, observer: Arc<dyn Watch>) -> io::Result<Self> {
         let mut next = 0;
         for (number, path) in numbered(&root.join("temporary"))? {
             next = next.max(number + 1);
@@ -162,7 +163,7 @@ impl Inner {
             })?;
         Ok(Self {
             root,
-            health: Health::new(watch),
+            health: Health::new(observer),
             containers: Mutex::default(),
             listings: Mutex::default(),
             next: AtomicU64::new(next),

@@ -26,6 +26,7 @@ use tokio::time::timeout;
 use self::member::Taking;
 use self::queue::{Reply, Wish};
 use super::requests::Requests;
+use super::{OnDeath, Room};
 use crate::Watch;
 
 /// KiB of messages that are on their way to the file at once.
@@ -39,29 +40,12 @@ pub struct Embedded {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How much a queue may hold. What is sent beyond it is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// Messages, counted once for each group that is not done with them.
-    pub n_messages_max: u64,
-    /// Bytes of messages, counted once.
-    pub n_bytes_max: u64,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Self {
-            n_messages_max: 1_000_000,
-            n_bytes_max: 1024 * 1024 * 1024,
-        }
-    }
-}
-
 /// What the thread works with.
 struct Setting {
     path: PathBuf,
     room: Room,
     watch: Arc<dyn Watch>,
+    on_death: OnDeath,
     /// For what it hands out.
     wishes: Sender<Wish>,
 }
@@ -73,13 +57,19 @@ impl Embedded {
     ///
     /// The operator's words of why the file cannot be used: another process has it, the disk is full,
     /// it is none of these files.
-    pub fn open(path: PathBuf, room: Room, watch: Arc<dyn Watch>) -> Result<Self, String> {
+    pub fn open(
+        path: PathBuf,
+        room: Room,
+        watch: Arc<dyn Watch>,
+        on_death: OnDeath,
+    ) -> Result<Self, String> {
         let database = file::open(&path).map_err(|error| file::words(&error))?;
         let (wishes, receiver) = mpsc::channel();
         let setting = Setting {
             path,
             room,
             watch,
+            on_death,
             wishes: wishes.clone(),
         };
         let thread = std::thread::Builder::new()

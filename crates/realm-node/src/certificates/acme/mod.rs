@@ -38,6 +38,10 @@ const PEER_INTERVAL: Duration = Duration::from_millis(200);
 /// An order that an authority does not come to an end with.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// What is said where there is nothing to order.
+pub(super) const NAMELESS: &str = "`[tls.acme]` orders nothing: no route names a host that an authority of the internet can look at, and `names` is not there";
+pub(super) const NAMELESS_REMEDY: &str = "name hosts in the manifest, `\"shop.example.com\" = [..]` under [routing], or in `names` under [tls.acme]";
+
 /// What is ordered from one authority.
 pub(super) struct Orders {
     settings: AcmeSettings,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use realm_model::cloud::{CloudError, Group, Subscription};
 
 use super::{Flight, Later, Member, Queue, Reply, Shared, Under, Wish, after_ms, now_ms};
+use crate::messaging::Death;
 use crate::messaging::embedded::member::{Handed, Held};
 use crate::messaging::embedded::record;
 use crate::messaging::embedded::tables::{Broken, Tables, who};
@@ -94,7 +95,12 @@ impl Queue {
                     self.noticed(group, 0);
                 }
             }
-            self.setting.watch.dead(&topic, group, n, why);
+            (self.setting.on_death)(&Death {
+                topic,
+                group: group.clone(),
+                n_deliveries: n,
+                why: why.to_owned(),
+            });
         }
         tables.done(key)?;
         Ok(())

@@ -1,0 +1,482 @@
+//! Values by key in one file of the node's own: transactions, and an answer when it is on the disk.
+//!
+//! Readers read where they are, beside the one thread that writes. Calls that wait while it writes go
+//! into its next transaction together: under load one wait for the disk serves hundreds of them, and
+//! without load none waits for others. Not here: who may open a bucket, and how much may be in it.
+
+mod batch;
+mod file;
+mod format;
+mod watchers;
+mod writer;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use realm_model::cloud::{
+    Answer, Changes, Check, CloudError, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned,
+    check_key, check_ttl, check_value, increased, limits, within,
+};
+use redb::{Database, ReadTransaction, ReadableDatabase};
+use tokio::sync::{Semaphore, oneshot};
+
+use batch::Batch;
+pub use file::OpenError;
+use format::{BYTES, ENDS, ENTRIES, Entry, Fault, LARGE};
+use watchers::Watchers;
+use writer::{Finish, Message};
+
+use super::{check_batch, check_commit, check_keys};
+use crate::watch::{Health, Watch};
+
+/// Bytes of pages that are kept in memory for each file; the system keeps more.
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of everything that waits for the writer, in units of [`ROOM_UNIT`].
+const ROOM_UNITS: u32 = 64 * 1024;
+const ROOM_UNIT: usize = 1024;
+
+/// A store in a file.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    messages: Option<mpsc::Sender<Message>>,
+    room: Arc<Semaphore>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    path: PathBuf,
+    cache_bytes: usize,
+    /// `None`: it cannot be used, and the writer tries to open it again.
+    file: RwLock<Option<Database>>,
+    watchers: Watchers,
+    health: Health,
+}
+
+impl Embedded {
+    /// Opens a file, or makes it. May wait for the disk: not for a thread that serves.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]: the file is in use, damaged, or cannot be read. Nothing is changed then.
+    pub fn open(path: &Path, watch: Arc<dyn Watch>) -> Result<Self, OpenError> {
+        let database = file::open(path, CACHE_BYTES)?;
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            cache_bytes: CACHE_BYTES,
+            file: RwLock::new(Some(database)),
+            watchers: Watchers::default(),
+            health: Health::new(watch),
+        });
+        let (messages, receiver) = mpsc::channel();
+        let of_thread = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("keyvalue".to_owned())
+            .spawn(move || writer::run(&of_thread, &receiver))
+            .map_err(|source| OpenError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            shared,
+            messages: Some(messages),
+            room: Arc::new(Semaphore::new(ROOM_UNITS as usize)),
+            thread: Some(thread),
+        })
+    }
+
+    /// Reads in the thread that asks.
+    fn view<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<T, CloudError> {
+        let file = self.shared.file.read();
+        let file = file.unwrap_or_else(PoisonError::into_inner);
+        let database = file.as_ref().ok_or(CloudError::Unavailable)?;
+        let result = catch_unwind(AssertUnwindSafe(|| read(&database.begin_read()?)))
+            .unwrap_or(Err(Fault::Panicked));
+        result.map_err(|fault| {
+            let answer = fault.answer();
+            if !fault.ends_the_file() {
+                self.shared.health.failed(&self.shared.words(&fault));
+            } else if let Some(messages) = &self.messages {
+                // The writer closes the file: here that would wait for everybody who reads.
+                let _ = messages.send(Message::Faulty(fault));
+            }
+            answer
+        })
+    }
+
+    fn entry(&self, bucket: &str, key: &str) -> Result<Option<Entry>, CloudError> {
+        check_key(key)?;
+        self.view(|transaction| {
+            let entries = transaction.open_table(ENTRIES)?;
+            let large = transaction.open_table(LARGE)?;
+            format::read(&entries, &large, &format::place(bucket, key), now_ms())
+        })
+    }
+
+    /// Hands work to the writer, and waits until it is on the disk. The work fails before it changes
+    /// anything, or not at all.
+    async fn write<T: Send + 'static>(
+        &self,
+        n_bytes: usize,
+        work: impl FnOnce(&mut Batch<'_>) -> Result<Result<T, CloudError>, Fault> + Send + 'static,
+    ) -> Result<T, CloudError> {
+        let (sender, receiver) = oneshot::channel();
+        let shared = self.shared.clone();
+        let work = Box::new(move |batch: &mut Batch<'_>| -> Result<Finish, Fault> {
+            if sender.is_closed() {
+                return Ok(Box::new(|_| {}));
+            }
+            let result = match work(batch) {
+                // One entry that cannot be read is no reason to refuse what others write.
+                Err(fault) if !fault.ends_the_file() => {
+                    shared.health.failed(&shared.words(&fault));
+                    Err(fault.answer())
+                }
+                result => result?,
+            };
+            Ok(Box::new(move |end: Result<(), CloudError>| {
+                let _ = sender.send(end.and(result));
+            }))
+        });
+        let all = async {
+            let units = u32::try_from(n_bytes / ROOM_UNIT + 1).unwrap_or(ROOM_UNITS);
+            let room = self.room.clone().acquire_many_owned(units.min(ROOM_UNITS));
+            let room = room.await.map_err(|_| CloudError::Unavailable)?;
+            let messages = self.messages.as_ref().ok_or(CloudError::Unavailable)?;
+            let job = Message::Job {
+                work,
+                n_bytes,
+                room,
+            };
+            messages.send(job).map_err(|_| CloudError::Unavailable)?;
+            receiver.await.unwrap_or(Err(CloudError::Unavailable))
+        };
+        let time = Duration::from_millis(limits::CALL_TIMEOUT_MS);
+        tokio::time::timeout(time, all)
+            .await
+            .unwrap_or(Err(CloudError::Timeout))
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.messages = None;
+        // So that whoever opens the file next finds it closed, with everything in it.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn is_open(&self) -> bool {
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        file.is_some()
+    }
+
+    /// Ends the use of a file until the writer has opened it again.
+    fn close(&self, fault: &Fault) {
+        let mut file = self.file.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = file.take() {
+            // It may panic over what it could not write.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+            self.health.failed(&self.words(fault));
+        }
+    }
+
+    fn words(&self, fault: &Fault) -> String {
+        format!("`{}`: {fault}", self.path.display())
+    }
+}
+
+impl KeyValue for Embedded {
+    fn get<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+        Box::pin(async move { Ok(self.entry(bucket, key)?.map(|entry| entry.value)) })
+    }
+
+    fn set<'a>(
+        &'a self,
+        bucket: &'a str,
+        key: &'a str,
+        value: &'a [u8],
+        ttl: Option<Duration>,
+    ) -> Answer<'a, ()> {
+        Box::pin(async move {
+            check_key(key)?;
+            check_value(value)?;
+            check_ttl(ttl)?;
+            let (bucket, key, value) = (bucket.to_owned(), key.to_owned(), value.to_vec());
+            self.write(key.len() + value.len(), move |batch| {
+                batch.set(&bucket, &key, &value, end_of(ttl, batch.now_ms()))?;
+                Ok(Ok(()))
+            })
+            .await
+        })
+    }
+
+    fn delete<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, ()> {
+        Box::pin(async move {
+            check_key(key)?;
+            let (bucket, key) = (bucket.to_owned(), key.to_owned());
+            self.write(key.len(), move |batch| {
+                batch.delete(&bucket, &key)?;
+                Ok(Ok(()))
+            })
+            .await
+        })
+    }
+
+    fn exists<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, bool> {
+        Box::pin(async move { Ok(self.ttl(bucket, key).await?.is_some()) })
+    }
+
+    fn ttl<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, Option<Option<Duration>>> {
+        Box::pin(async move {
+            check_key(key)?;
+            self.view(|transaction| {
+                let place = format::place(bucket, key);
+                let entries = transaction.open_table(ENTRIES)?;
+                let Some(bytes) = entries.get(&place[..])? else {
+                    return Ok(None);
+                };
+                let (head, now_ms) = (format::head(&place, bytes.value())?, now_ms());
+                if head.is_over(now_ms) {
+                    return Ok(None);
+                }
+                let left = head.ends_at_ms.saturating_sub(now_ms);
+                Ok(Some(
+                    (head.ends_at_ms != 0).then(|| Duration::from_millis(left)),
+                ))
+            })
+        })
+    }
+
+    fn keys<'a>(&'a self, bucket: &'a str, cursor: Option<&'a str>) -> Answer<'a, KeyPage> {
+        Box::pin(async move {
+            let after = cursor.unwrap_or_default();
+            within("the cursor", after.len(), limits::KEY_BYTES_MAX)?;
+            let prefix = format::prefix(bucket);
+            // A key is not empty, so the first comes after the bare prefix.
+            let start = format::place(bucket, after);
+            let now_ms = now_ms();
+            self.view(|transaction| {
+                let mut page = KeyPage::default();
+                let entries = transaction.open_table(ENTRIES)?;
+                let rows = entries.range(&start[..]..)?;
+                for (nth, row) in rows.enumerate() {
+                    let (place, bytes) = row?;
+                    let place = place.value();
+                    if place == start {
+                        continue;
+                    }
+                    if !place.starts_with(&prefix) {
+                        return Ok(page);
+                    }
+                    let (_, key) = format::bucket_and_key(place).ok_or_else(|| Fault::Damaged {
+                        bucket: bucket.to_owned(),
+                    })?;
+                    if !format::head(place, bytes.value())?.is_over(now_ms) {
+                        page.keys.push(key.to_owned());
+                    }
+                    // Rows that have ended count as well: a page is a bounded amount of work.
+                    if nth + 1 >= limits::PAGE_KEYS {
+                        page.cursor = Some(key.to_owned());
+                        return Ok(page);
+                    }
+                }
+                Ok(page)
+            })
+        })
+    }
+
+    fn get_many<'a>(
+        &'a self,
+        bucket: &'a str,
+        keys: &'a [String],
+    ) -> Answer<'a, Vec<Option<Vec<u8>>>> {
+        Box::pin(async move {
+            check_keys(keys)?;
+            let now_ms = now_ms();
+            let all = self.view(|transaction| {
+                let entries = transaction.open_table(ENTRIES)?;
+                let large = transaction.open_table(LARGE)?;
+                let (mut all, mut n_bytes) = (Vec::with_capacity(keys.len()), 0);
+                for key in keys {
+                    let place = format::place(bucket, key);
+                    let entry = format::read(&entries, &large, &place, now_ms)?;
+                    let value = entry.map(|entry| entry.value);
+                    n_bytes += value.as_ref().map_or(0, Vec::len);
+                    if n_bytes > limits::BATCH_BYTES_MAX {
+                        return Ok(Err(n_bytes));
+                    }
+                    all.push(value);
+                }
+                Ok(Ok(all))
+            })?;
+            all.or_else(|n_bytes| {
+                within("the batch", n_bytes, limits::BATCH_BYTES_MAX).map(|()| Vec::new())
+            })
+        })
+    }
+
+    fn set_many<'a>(&'a self, bucket: &'a str, pairs: &'a [(String, Vec<u8>)]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let n_bytes = check_batch(pairs)?;
+            let (bucket, pairs) = (bucket.to_owned(), pairs.to_vec());
+            self.write(n_bytes, move |batch| {
+                for (key, value) in &pairs {
+                    batch.set(&bucket, key, value, 0)?;
+                }
+                Ok(Ok(()))
+            })
+            .await
+        })
+    }
+
+    fn delete_many<'a>(&'a self, bucket: &'a str, keys: &'a [String]) -> Answer<'a, ()> {
+        Box::pin(async move {
+            check_keys(keys)?;
+            let (bucket, keys) = (bucket.to_owned(), keys.to_vec());
+            let n_bytes = keys.iter().map(String::len).sum();
+            self.write(n_bytes, move |batch| {
+                for key in &keys {
+                    batch.delete(&bucket, key)?;
+                }
+                Ok(Ok(()))
+            })
+            .await
+        })
+    }
+
+    fn increment<'a>(&'a self, bucket: &'a str, key: &'a str, delta: i64) -> Answer<'a, i64> {
+        Box::pin(async move {
+            check_key(key)?;
+            let (bucket, key) = (bucket.to_owned(), key.to_owned());
+            self.write(key.len(), move |batch| {
+                let entry = batch.read(&bucket, &key)?;
+                let ends_at_ms = entry.as_ref().map_or(0, |entry| entry.head.ends_at_ms);
+                let before = entry.map(|entry| entry.value);
+                let sum = match increased(before.as_deref(), delta) {
+                    Ok(sum) => sum,
+                    Err(error) => return Ok(Err(error)),
+                };
+                batch.set(&bucket, &key, sum.to_string().as_bytes(), ends_at_ms)?;
+                Ok(Ok(sum))
+            })
+            .await
+        })
+    }
+
+    fn read<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, Versioned> {
+        Box::pin(async move { Ok(versioned(self.entry(bucket, key)?)) })
+    }
+
+    fn swap<'a>(
+        &'a self,
+        bucket: &'a str,
+        key: &'a str,
+        revision: &'a Revision,
+        value: &'a [u8],
+    ) -> Answer<'a, Swapped> {
+        Box::pin(async move {
+            check_key(key)?;
+            check_value(value)?;
+            let (bucket, key, value) = (bucket.to_owned(), key.to_owned(), value.to_vec());
+            let revision = revision.clone();
+            self.write(key.len() + value.len(), move |batch| {
+                let now = versioned(batch.read(&bucket, &key)?);
+                if now.revision != revision {
+                    return Ok(Ok(Swapped::Changed(now)));
+                }
+                batch.set(&bucket, &key, &value, 0)?;
+                Ok(Ok(Swapped::Done))
+            })
+            .await
+        })
+    }
+
+    fn commit<'a>(
+        &'a self,
+        bucket: &'a str,
+        checks: &'a [Check],
+        edits: &'a [Edit],
+    ) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let n_bytes = check_commit(checks, edits)?;
+            let (bucket, checks, edits) = (bucket.to_owned(), checks.to_vec(), edits.to_vec());
+            self.write(n_bytes, move |batch| {
+                for check in &checks {
+                    if versioned(batch.read(&bucket, &check.key)?).revision != check.revision {
+                        return Ok(Ok(false));
+                    }
+                }
+                for edit in &edits {
+                    match edit {
+                        Edit::Set(key, value, ttl) => {
+                            batch.set(&bucket, key, value, end_of(*ttl, batch.now_ms()))?;
+                        }
+                        Edit::Delete(key) => batch.delete(&bucket, key)?,
+                    }
+                }
+                Ok(Ok(true))
+            })
+            .await
+        })
+    }
+
+    fn watch<'a>(&'a self, bucket: &'a str) -> Answer<'a, Box<dyn Changes>> {
+        Box::pin(async move {
+            let queue: Box<dyn Changes> = Box::new(self.shared.watchers.add(bucket));
+            Ok(queue)
+        })
+    }
+
+    fn bytes<'a>(&'a self, bucket: &'a str) -> Answer<'a, Option<u64>> {
+        Box::pin(async move {
+            let limit = now_ms().saturating_add(1).to_be_bytes();
+            self.view(|transaction| {
+                let total = transaction.open_table(BYTES)?.get(bucket)?;
+                let total = total.map_or(0, |one| one.value());
+                // What has ended and is not swept is not there. It is swept within a second.
+                let mut over = 0;
+                for row in transaction.open_table(ENDS)?.range(..&limit[..])? {
+                    let (end, n_bytes) = row?;
+                    let of = format::end_and_place(end.value())
+                        .and_then(|(_, place)| format::bucket_and_key(place));
+                    if of.is_some_and(|(of, _)| of == bucket) {
+                        over += n_bytes.value();
+                    }
+                }
+                Ok(Some(total.saturating_sub(over)))
+            })
+        })
+    }
+}
+
+/// A key that is not there has one revision, whatever it was before.
+fn versioned(entry: Option<Entry>) -> Versioned {
+    let revision = entry.as_ref().map_or(0, |entry| entry.head.revision);
+    Versioned {
+        value: entry.map(|entry| entry.value),
+        revision: Revision(revision.to_be_bytes().to_vec()),
+    }
+}
+
+fn end_of(ttl: Option<Duration>, now_ms: u64) -> u64 {
+    ttl.map_or(0, |ttl| {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        now_ms.saturating_add(ttl_ms)
+    })
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}

@@ -1,0 +1,117 @@
+//! Messages that are to be sent later: kept in a stream of their own until their time, by whichever
+//! node is there then.
+//!
+//! A message that is not due yet goes back to the server with the delay that is left. So it is the
+//! server that remembers, also over its own restarts.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, AckKind};
+use futures_util::StreamExt as _;
+use realm_model::cloud::CloudError;
+use tokio::time::sleep;
+
+use super::link::{Kind, Link};
+use super::{Shared, headers};
+
+/// How long one pull stays open, and how many come at once.
+const PULL: Duration = Duration::from_secs(3);
+const AT_ONCE: usize = 100;
+/// After an error, until the next try.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long a node that took a message may be silent before another one takes it.
+const ACK_WAIT: Duration = Duration::from_secs(10);
+
+pub(super) fn due_ms(delay: Duration) -> u64 {
+    let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    now_ms().saturating_add(delay_ms)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
+/// Sends what is due, as long as the binding is open.
+pub(super) async fn run(shared: Weak<Shared>) {
+    while let Some(shared) = shared.upgrade() {
+        let moved = once(&shared.link).await;
+        drop(shared);
+        if moved.is_err() {
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// One pull.
+async fn once(link: &Link) -> Result<(), CloudError> {
+    let consumer = consumer(link).await?;
+    let batch = consumer.batch().max_messages(AT_ONCE).expires(PULL);
+    let batch = batch.messages().await;
+    let mut batch = batch.map_err(|error| link.failed(&error))?;
+    while let Some(message) = batch.next().await {
+        let message = message.map_err(|error| link.failed(&*error))?;
+        one(link, &message).await?;
+    }
+    Ok(())
+}
+
+async fn consumer(link: &Link) -> Result<PullConsumer, CloudError> {
+    let connected = link.get().await?;
+    let stream = link.stream_name(Kind::Later);
+    let stream = connected.jetstream.get_stream_no_info(&stream);
+    let stream = stream.await.map_err(|error| link.failed(&error))?;
+    let config = pull::Config {
+        durable_name: Some("realm".to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_deliver: -1,
+        // All that wait count as under way.
+        max_ack_pending: -1,
+        ..pull::Config::default()
+    };
+    let found = stream.get_or_create_consumer("realm", config).await;
+    found.map_err(|error| link.failed(&error))
+}
+
+async fn one(link: &Link, message: &jetstream::Message) -> Result<(), CloudError> {
+    let due = message
+        .headers
+        .as_ref()
+        .and_then(|all| all.get(headers::DUE));
+    let due = due.and_then(|due| due.as_str().parse::<u64>().ok());
+    let left_ms = due.unwrap_or(0).saturating_sub(now_ms());
+    if left_ms > 0 {
+        let left = Duration::from_millis(left_ms);
+        let said = message.ack_with(AckKind::Nak(Some(left))).await;
+        return said.map_err(|error| link.failed(&*error));
+    }
+    if let (Some(topic), Ok(info)) = (link.names.later_topic(&message.subject), message.info()) {
+        let headers = message.headers.iter().flat_map(async_nats::HeaderMap::iter);
+        let headers = headers.flat_map(|(name, values)| {
+            let values = values
+                .iter()
+                .map(move |value| (name.clone(), value.clone()));
+            values.filter(|(name, _)| AsRef::<str>::as_ref(name) != headers::DUE)
+        });
+        // A node that ends before the next line leaves this to another one, which is known by its id.
+        let id = format!("later-{}", info.stream_sequence);
+        let sent = PublishMessage::build()
+            .headers(headers.collect())
+            .payload(message.payload.clone())
+            .message_id(id);
+        link.publish(link.names.subject(topic), sent).await?;
+    }
+    let said = message.double_ack().await;
+    said.map_err(|error| link.failed(&*error))
+}
+
+/// Keeps a message until it is due.
+pub(super) fn keep(shared: &Arc<Shared>) {
+    tokio::spawn(run(Arc::downgrade(shared)));
+}

@@ -1,0 +1,364 @@
+//! A member of a group on NATS: it pulls as many messages as it has room for, and answers requests.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, AckKind};
+use futures_util::StreamExt as _;
+use realm_model::cloud::{
+    Answer, CloudError, Deliveries, Delivery, Message, Receipt, Subscription, limits,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::requests::{self, Asked};
+use super::{Shared, headers};
+use crate::messaging::Death;
+
+/// How long one pull stays open: as long as a server that restarted is not asked again, at most.
+const PULL: Duration = Duration::from_secs(3);
+/// After an error, until the next try.
+const PAUSE: Duration = Duration::from_millis(300);
+/// How often deliveries are looked for whose time is over.
+const SWEEP: Duration = Duration::from_millis(200);
+/// Requests that wait for this member.
+const REQUESTS_MAX: usize = 1_000;
+
+/// A member. Dropped, it pulls nothing more, and what it did not look at goes back.
+pub(super) struct Taking {
+    messages: mpsc::Receiver<Handed>,
+    requests: mpsc::Receiver<Asked>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+/// A message on its way to the member.
+struct Handed {
+    message: Message,
+    attempt: u32,
+    held: Held,
+}
+
+/// A delivery that is under way. Dropped without a word, it is given back.
+struct Held {
+    shared: Arc<Shared>,
+    subscription: Arc<Subscription>,
+    /// There until it is dropped.
+    message: Option<jetstream::Message>,
+    attempt: u32,
+    settled: AtomicBool,
+    lease: Arc<Lease>,
+}
+
+/// How long a delivery is this member's, and the room that it takes meanwhile.
+struct Lease {
+    /// When the server gives it to somebody else.
+    until: Mutex<Instant>,
+    permit: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Lease {
+    fn is_over(&self) -> bool {
+        let until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        *until <= Instant::now()
+    }
+
+    /// Makes room for another one.
+    fn end(&self) {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        permit.take();
+    }
+}
+
+impl Taking {
+    pub(super) fn new(shared: &Arc<Shared>, subscription: &Subscription) -> Self {
+        let subscription = Arc::new(subscription.clone());
+        let n = subscription.n_in_flight.clamp(1, 10_000) as usize;
+        let (sender, messages) = mpsc::channel(n);
+        let pulling = pull(Arc::clone(shared), Arc::clone(&subscription), n, sender);
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let answering = requests::listen(Arc::clone(shared), subscription, sender);
+        Self {
+            messages,
+            requests,
+            tasks: [tokio::spawn(pulling), tokio::spawn(answering)],
+        }
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Deliveries for Taking {
+    fn next(&mut self) -> Answer<'_, Delivery> {
+        Box::pin(async {
+            loop {
+                tokio::select! {
+                    handed = self.messages.recv() => {
+                        let handed = handed.ok_or(CloudError::Unavailable)?;
+                        return Ok(Delivery {
+                            message: handed.message,
+                            attempt: handed.attempt,
+                            receipt: Box::new(handed.held),
+                        });
+                    }
+                    asked = self.requests.recv() => {
+                        let asked = asked.ok_or(CloudError::Unavailable)?;
+                        if let Some(delivery) = asked.delivery() {
+                            return Ok(delivery);
+                        }
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// Pulls for as long as somebody takes.
+async fn pull(
+    shared: Arc<Shared>,
+    subscription: Arc<Subscription>,
+    n: usize,
+    sender: mpsc::Sender<Handed>,
+) {
+    let room = Arc::new(Semaphore::new(n));
+    while !sender.is_closed() {
+        if pull_once(&shared, &subscription, &room, &sender)
+            .await
+            .is_err()
+        {
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// With one consumer, until something is wrong with it.
+async fn pull_once(
+    shared: &Arc<Shared>,
+    subscription: &Arc<Subscription>,
+    room: &Arc<Semaphore>,
+    sender: &mpsc::Sender<Handed>,
+) -> Result<(), CloudError> {
+    let link = &shared.link;
+    let ack_wait = Some(subscription.ack_wait);
+    let consumer = link.consumer(&subscription.group, ack_wait).await?;
+    let mut leases: Vec<Arc<Lease>> = Vec::new();
+    loop {
+        let mut permits = vec![first_permit(room, &mut leases).await?];
+        while let Ok(permit) = Arc::clone(room).try_acquire_owned() {
+            permits.push(permit);
+        }
+        let batch = consumer.batch().max_messages(permits.len()).expires(PULL);
+        let batch = batch.messages().await;
+        let mut batch = batch.map_err(|error| link.failed(&error))?;
+        while let Some(message) = batch.next().await {
+            let message = message.map_err(|error| link.failed(&*error))?;
+            let Some(permit) = permits.pop() else { break };
+            let Some(handed) = receive(shared, subscription, message, permit).await else {
+                continue;
+            };
+            leases.push(Arc::clone(&handed.held.lease));
+            if sender.send(handed).await.is_err() {
+                return Err(CloudError::Unavailable);
+            }
+        }
+        // The connection may have been given up, and another one made.
+        link.get().await?;
+    }
+}
+
+/// Room for one message, as soon as there is any: also that of deliveries of which nothing was heard.
+async fn first_permit(
+    room: &Arc<Semaphore>,
+    leases: &mut Vec<Arc<Lease>>,
+) -> Result<OwnedSemaphorePermit, CloudError> {
+    loop {
+        leases.retain(|lease| {
+            if lease.is_over() {
+                lease.end();
+            }
+            // The other handle is the receipt's.
+            Arc::strong_count(lease) > 1 && !lease.is_over()
+        });
+        if let Ok(permit) = timeout(SWEEP, Arc::clone(room).acquire_owned()).await {
+            return permit.map_err(|_| CloudError::Unavailable);
+        }
+    }
+}
+
+/// What came, unless it is dead or none of ours.
+async fn receive(
+    shared: &Arc<Shared>,
+    subscription: &Arc<Subscription>,
+    message: jetstream::Message,
+    permit: OwnedSemaphorePermit,
+) -> Option<Handed> {
+    let n = message.info().ok()?.delivered;
+    let attempt = u32::try_from(n).unwrap_or(u32::MAX);
+    let why = if message.payload.len() > limits::MESSAGE_BYTES_MAX {
+        Some("it is larger than a message may be")
+    } else if attempt > subscription.n_deliveries.max(1) {
+        Some("it was delivered, and nothing was heard of it in time")
+    } else {
+        None
+    };
+    let held = Held {
+        shared: Arc::clone(shared),
+        subscription: Arc::clone(subscription),
+        message: Some(message),
+        // One that is dead already was not looked at this time.
+        attempt: attempt - u32::from(why.is_some()),
+        settled: AtomicBool::new(false),
+        lease: Arc::new(Lease {
+            until: Mutex::new(Instant::now() + subscription.ack_wait),
+            permit: Mutex::new(Some(permit)),
+        }),
+    };
+    if let Some(why) = why {
+        // If it cannot be buried, it is dropped, and comes again.
+        let _ = held.bury(why).await;
+        return None;
+    }
+    Some(Handed {
+        message: held.content(),
+        attempt,
+        held,
+    })
+}
+
+impl Held {
+    fn message(&self) -> Result<&jetstream::Message, CloudError> {
+        self.message.as_ref().ok_or(CloudError::Unavailable)
+    }
+
+    fn content(&self) -> Message {
+        let Some(message) = &self.message else {
+            return Message::default();
+        };
+        let names = &self.shared.link.names;
+        let topic = names.topic(&message.subject).unwrap_or_default();
+        headers::read(topic, message.headers.as_ref(), &message.payload)
+    }
+
+    /// Nothing more is to be said.
+    fn settle(&self) {
+        self.settled.store(true, Ordering::Relaxed);
+        self.lease.end();
+    }
+
+    /// Says something of the delivery, and waits until the server knows.
+    async fn say(&self, kind: AckKind) -> Result<(), CloudError> {
+        let message = self.message()?;
+        let patience = Duration::from_millis(limits::CALL_TIMEOUT_MS / 2);
+        match timeout(patience, message.double_ack_with(kind)).await {
+            Ok(Ok(())) => {
+                self.settle();
+                Ok(())
+            }
+            Ok(Err(error)) => Err(self.shared.link.failed(&*error)),
+            Err(_) => Err(CloudError::Timeout),
+        }
+    }
+
+    /// Keeps the message as a dead letter, sends it on, and is done with it.
+    async fn bury(&self, why: &str) -> Result<(), CloudError> {
+        let link = &self.shared.link;
+        let content = self.content();
+        let topic = content.topic.clone().unwrap_or_default();
+        let group = &self.subscription.group.name;
+        let letter = content.into_dead(group, self.attempt, why);
+        // The same message dies once in a group, though this is done again after a failure.
+        let info = self.message()?.info().ok();
+        let id = info.map(|info| format!("{}-{}", info.stream_sequence, info.consumer));
+        let id = id.unwrap_or_default();
+        link.publish(link.names.dead(), written(&letter, &id))
+            .await?;
+        if let Some(topic) = &self.subscription.dead_letter {
+            let subject = link.names.subject(topic);
+            link.publish(subject, written(&letter, &id)).await?;
+        }
+        self.say(AckKind::Ack).await?;
+        (self.shared.on_death)(&Death {
+            topic,
+            group: group.clone(),
+            n_deliveries: self.attempt,
+            why: why.to_owned(),
+        });
+        Ok(())
+    }
+}
+
+/// A message for a stream, and what tells it from every other one.
+fn written(message: &Message, id: &str) -> PublishMessage {
+    PublishMessage::build()
+        .headers(headers::write(message))
+        .payload(message.data.clone().into())
+        .message_id(id)
+}
+
+impl Receipt for Held {
+    fn ack(&self) -> Answer<'_, ()> {
+        Box::pin(self.say(AckKind::Ack))
+    }
+
+    fn retry<'a>(&'a self, after: Duration, why: &'a str) -> Answer<'a, bool> {
+        Box::pin(async move {
+            // The server gave it to somebody else by now.
+            if self.lease.is_over() {
+                self.settle();
+                return Ok(false);
+            }
+            if self.attempt >= self.subscription.n_deliveries {
+                self.bury(why).await?;
+                return Ok(true);
+            }
+            let after = (!after.is_zero()).then_some(after);
+            self.say(AckKind::Nak(after)).await?;
+            Ok(false)
+        })
+    }
+
+    fn give_back(&self) -> Answer<'_, ()> {
+        Box::pin(self.say(AckKind::Nak(None)))
+    }
+
+    fn extend(&self) -> Answer<'_, ()> {
+        Box::pin(async move {
+            if self.lease.is_over() {
+                return Err(CloudError::NotFound("the delivery"));
+            }
+            let said = self.message()?.ack_with(AckKind::Progress).await;
+            said.map_err(|error| self.shared.link.failed(&*error))?;
+            let until = Instant::now() + self.subscription.ack_wait;
+            *self
+                .lease
+                .until
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = until;
+            Ok(())
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.lease.end();
+        if self.settled.load(Ordering::Relaxed) || self.lease.is_over() {
+            return;
+        }
+        // Without a runtime the server waits until nothing was heard of it in time.
+        if let (Some(message), Ok(runtime)) = (self.message.take(), Handle::try_current()) {
+            runtime.spawn(async move {
+                let _ = message.ack_with(AckKind::Nak(None)).await;
+            });
+        }
+    }
+}

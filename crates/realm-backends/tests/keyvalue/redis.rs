@@ -1,0 +1,354 @@
+//! What concerns Redis alone, and its connections.
+
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use realm_backends::keyvalue::Redis;
+use realm_backends::{Access, Unwatched, Watch};
+use realm_model::cloud::{CloudError, KeyValue, limits};
+
+use crate::checks::{SECOND, wait_until};
+use crate::servers::{self, Server, Tls, words};
+use crate::{Bench, Can, conformance};
+
+conformance!(start());
+
+fn start() -> Bench {
+    let server = servers::redis(&[]);
+    Bench {
+        store: Arc::new(open(&server, &access(None))),
+        can: Can {
+            end_keys: true,
+            commit_many: true,
+            count_bytes: false,
+            tell_each_change: false,
+            value_bytes_max: limits::VALUE_BYTES_MAX,
+        },
+        _held: Box::new(server),
+    }
+}
+
+fn access(password: Option<&str>) -> Access {
+    Access {
+        password: password.map(|one| one.to_owned().into()),
+        prefix: "shop:".to_owned(),
+        ..Access::default()
+    }
+}
+
+fn open(server: &Server, access: &Access) -> Redis {
+    Redis::new(&server.at(false), 0, access, Arc::new(Unwatched)).unwrap()
+}
+
+/// What another program sees and does.
+fn cli(server: &Server, arguments: &[&str]) -> String {
+    let port = server.port.to_string();
+    let output = Command::new("redis-cli")
+        .args(["-p", &port])
+        .args(arguments)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Remembers what the operator is told.
+#[derive(Default)]
+pub(crate) struct Told(pub(crate) Mutex<Vec<String>>);
+
+impl Watch for Told {
+    fn down(&self, why: &str) {
+        self.0.lock().unwrap().push(why.to_owned());
+    }
+
+    fn up(&self) {
+        self.0.lock().unwrap().push("up".to_owned());
+    }
+}
+
+impl Told {
+    pub(crate) fn has(&self, words: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|one| one.contains(words))
+    }
+}
+
+#[tokio::test]
+async fn other_programs_read_and_write_the_same() {
+    let server = servers::redis(&[]);
+    let store = open(&server, &access(None));
+    store.set("default", "color", b"green", None).await.unwrap();
+    store.set("a:b", "k", b"x", None).await.unwrap();
+    assert_eq!(cli(&server, &["GET", "shop:default:color"]), "green");
+    assert_eq!(cli(&server, &["GET", "shop:a%3Ab:k"]), "x");
+    cli(&server, &["SET", "shop:default:n", "41"]);
+    assert_eq!(store.increment("default", "n", 1).await, Ok(42));
+    cli(&server, &["RPUSH", "shop:default:list", "x"]);
+    let refused = store.get("default", "list").await.unwrap_err();
+    assert_eq!(refused.code(), "invalid");
+    assert!(!refused.to_string().contains("WRONGTYPE"), "{refused}");
+    let mut keys = crate::listing::all_keys(&store, "default").await;
+    keys.sort();
+    assert_eq!(keys, ["color", "n"], "what is no value is not listed");
+    let mut changes = store.watch("default").await.unwrap();
+    cli(&server, &["SET", "shop:default:color", "red"]);
+    assert_eq!(changes.next().await.unwrap().value, Some(b"red".to_vec()));
+    let large = "x".repeat(1024);
+    cli(
+        &server,
+        &["SETRANGE", "shop:default:huge", "20000000", &large],
+    );
+    assert_eq!(
+        store.get("default", "huge").await.unwrap_err().code(),
+        "too-large"
+    );
+    assert_eq!(
+        store
+            .get_many("default", &["huge".to_owned()])
+            .await
+            .unwrap_err()
+            .code(),
+        "too-large"
+    );
+}
+
+#[tokio::test]
+async fn databases_are_apart() {
+    let server = servers::redis(&[]);
+    let first = open(&server, &access(None));
+    let second = Redis::new(&server.at(false), 3, &access(None), Arc::new(Unwatched)).unwrap();
+    first.set("a", "k", b"0", None).await.unwrap();
+    assert_eq!(second.get("a", "k").await, Ok(None));
+    let mut changes = second.watch("a").await.unwrap();
+    first.set("a", "k", b"1", None).await.unwrap();
+    second.set("a", "k", b"3", None).await.unwrap();
+    assert_eq!(changes.next().await.unwrap().value, Some(b"3".to_vec()));
+    assert_eq!(cli(&server, &["-n", "3", "GET", "shop:a:k"]), "3");
+}
+
+#[tokio::test]
+async fn a_server_without_notifications_is_not_watched() {
+    let server = servers::redis(&words("--notify-keyspace-events Kg$"));
+    let told = Arc::new(Told::default());
+    let store = Redis::new(&server.at(false), 0, &access(None), told.clone()).unwrap();
+    let began = Instant::now();
+    let Err(error) = store.watch("a").await else {
+        panic!("nothing would come");
+    };
+    assert_eq!(error.code(), "unsupported");
+    assert!(began.elapsed() < 5 * SECOND);
+    assert!(told.has("notify-keyspace-events"), "{:?}", told.0);
+    store.set("a", "k", b"x", None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_to_the_operator_alone() {
+    let server = servers::redis(&words("--requirepass hunter2"));
+    let told = Arc::new(Told::default());
+    let open =
+        |password| Redis::new(&server.at(false), 0, &access(password), told.clone()).unwrap();
+    for password in [Some("wrong"), None] {
+        let error = open(password).get("a", "k").await.unwrap_err();
+        assert_eq!(error, CloudError::Unavailable, "{password:?}");
+    }
+    assert!(
+        told.has("WRONGPASS") || told.has("uthentication"),
+        "{:?}",
+        told.0
+    );
+    assert!(told.has("NOAUTH"), "{:?}", told.0);
+    assert!(!told.has("hunter2") && !told.has("wrong\""), "{:?}", told.0);
+    assert_eq!(open(Some("hunter2")).get("a", "k").await, Ok(None));
+}
+
+/// With a name, as `user default` or one of an ACL.
+#[tokio::test]
+async fn a_user_of_an_acl_does_what_it_may() {
+    let server = servers::redis(&[]);
+    cli(
+        &server,
+        &[
+            "ACL",
+            "SETUSER",
+            "shop",
+            "on",
+            ">pass",
+            "~shop:*",
+            "+@all",
+            "-@dangerous",
+        ],
+    );
+    cli(
+        &server,
+        &[
+            "ACL", "SETUSER", "other", "on", ">pass", "~other:*", "+@all",
+        ],
+    );
+    let told = Arc::new(Told::default());
+    let open = |user: &str| {
+        let mut access = access(Some("pass"));
+        access.user = Some(user.to_owned());
+        Redis::new(&server.at(false), 0, &access, told.clone()).unwrap()
+    };
+    let store = open("shop");
+    store.set("a", "k", b"x", None).await.unwrap();
+    assert_eq!(store.get("a", "k").await, Ok(Some(b"x".to_vec())));
+    let seen = store.read("a", "k").await.unwrap();
+    store.swap("a", "k", &seen.revision, b"y").await.unwrap();
+    let error = open("other").get("a", "k").await.unwrap_err();
+    assert_eq!(error, CloudError::Unavailable);
+    assert!(
+        told.has("NOPERM") || told.has("permissions"),
+        "{:?}",
+        told.0
+    );
+}
+
+#[tokio::test]
+async fn tls_is_spoken_with_who_has_the_certificate() {
+    let tls = Tls::new();
+    let server = servers::redis_tls(&tls);
+    let told = Arc::new(Told::default());
+    let mut access = access(None);
+    let stranger = Redis::new(&server.at(true), 0, &access, told.clone()).unwrap();
+    assert_eq!(stranger.get("a", "k").await, Err(CloudError::Unavailable));
+    assert!(
+        told.has("UnknownIssuer") || told.has("certificate"),
+        "{:?}",
+        told.0
+    );
+    access.authorities = Some(tls.authority.clone());
+    let store = Redis::new(&server.at(true), 0, &access, told.clone()).unwrap();
+    store.set("a", "k", &[1; 100_000], None).await.unwrap();
+    assert_eq!(store.get("a", "k").await, Ok(Some(vec![1; 100_000])));
+    let mut elsewhere = server.at(true);
+    elsewhere.host = "127.0.0.1".to_owned();
+    let another = Redis::new(&elsewhere, 0, &access, told.clone()).unwrap();
+    assert_eq!(
+        another.get("a", "k").await,
+        Err(CloudError::Unavailable),
+        "another name"
+    );
+    access.authorities = Some("/nonexistent".into());
+    let missing = Redis::new(&server.at(true), 0, &access, told.clone());
+    assert!(missing.is_err_and(|error| error.to_string().contains("/nonexistent")));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_an_error_in_time() {
+    let mut server = servers::redis(&[]);
+    let told = Arc::new(Told::default());
+    let store = Redis::new(&server.at(false), 0, &access(None), told.clone()).unwrap();
+    server.kill();
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(store.get("a", "k").await, Err(CloudError::Unavailable));
+        let set = store.set("a", "k", b"x", None).await;
+        assert_eq!(set, Err(CloudError::Unavailable));
+        let watched = store.watch("a").await.err();
+        assert_eq!(watched, Some(CloudError::Unavailable));
+    }
+    assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
+    assert!(
+        told.has(&format!("127.0.0.1:{}", server.port)),
+        "{:?}",
+        told.0
+    );
+    server.run();
+    wait_until(5 * SECOND, async || store.get("a", "k").await == Ok(None)).await;
+    assert!(told.has("up"));
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_an_error_in_time() {
+    let server = servers::redis(&[]);
+    let store = open(&server, &access(None));
+    store.set("a", "k", b"x", None).await.unwrap();
+    server.signal("-STOP");
+    let began = Instant::now();
+    let error = store.get("a", "k").await.unwrap_err();
+    assert!(
+        matches!(error, CloudError::Timeout | CloudError::Unavailable),
+        "{error:?}"
+    );
+    let longest = Duration::from_millis(limits::CALL_TIMEOUT_MS) + SECOND;
+    assert!(began.elapsed() < longest, "{:?}", began.elapsed());
+    server.signal("-CONT");
+    wait_until(10 * SECOND, async || {
+        store.get("a", "k").await == Ok(Some(b"x".to_vec()))
+    })
+    .await;
+}
+
+/// Killed in the middle of the work, and back: nothing that was acknowledged is lost, callers hear of
+/// what was not, and who watched is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_and_comes_back() {
+    let mut server = servers::redis(&[]);
+    let store = Arc::new(open(&server, &access(None)));
+    let mut changes = store.watch("a").await.unwrap();
+    let of_task = store.clone();
+    let writing = tokio::spawn(async move {
+        let (mut done, mut failed, mut after) = (Vec::new(), 0, 0);
+        for nth in 0.. {
+            let key = format!("k{nth}");
+            match of_task.set("a", &key, key.as_bytes(), None).await {
+                Ok(()) => {
+                    done.push(key);
+                    after += usize::from(failed > 0);
+                }
+                Err(error) => {
+                    assert!(
+                        matches!(error, CloudError::Unavailable | CloudError::Timeout),
+                        "{error:?}"
+                    );
+                    failed += 1;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+            if after > 50 {
+                break;
+            }
+        }
+        (done, failed)
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.kill();
+    let watching = async {
+        loop {
+            if let Err(error) = changes.next().await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(10 * SECOND, watching).await.unwrap();
+    assert!(
+        matches!(error, CloudError::Unavailable | CloudError::Timeout),
+        "{error:?}"
+    );
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    server.run();
+    let (done, failed) = writing.await.unwrap();
+    assert!(failed > 0);
+    for key in &done {
+        let value = store.get("a", key).await.unwrap();
+        assert_eq!(value.as_deref(), Some(key.as_bytes()), "{key}");
+    }
+}
+
+/// A connection that broke while nobody used it costs no call.
+#[tokio::test]
+async fn a_restart_between_calls_is_not_seen() {
+    let mut server = servers::redis(&[]);
+    let store = open(&server, &access(None));
+    for nth in 0..8 {
+        store.set("a", &nth.to_string(), b"x", None).await.unwrap();
+    }
+    server.kill();
+    server.run();
+    for nth in 0..8 {
+        assert_eq!(
+            store.get("a", &nth.to_string()).await,
+            Ok(Some(b"x".to_vec()))
+        );
+    }
+}

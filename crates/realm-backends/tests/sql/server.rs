@@ -1,0 +1,199 @@
+//! A PostgreSQL of a test: its own folder, a free port of this machine, gone when it is dropped.
+//!
+//! Shared by the tests of the backends and the end-to-end tests.
+
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Who may do everything on it.
+pub(crate) const USER: &str = "realm";
+/// Its password: with what a URL would have to escape.
+pub(crate) const PASSWORD: &str = "s3cret:p@ss/word";
+
+/// A server that runs.
+pub(crate) struct Server {
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+    /// Where it listens, on 127.0.0.1.
+    pub(crate) port: u16,
+}
+
+impl Server {
+    /// Starts one; with `tls` it is a certificate for `localhost` and its key, in PEM.
+    pub(crate) fn start(tls: Option<(&str, &str)>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        own(folder.path());
+        let data = folder.path().join("data");
+        let password = folder.path().join("password");
+        std::fs::write(&password, PASSWORD).unwrap();
+        own(&password);
+        let made = command("initdb")
+            .args([
+                "--auth=scram-sha-256",
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C",
+            ])
+            .args(["--username", USER, "--pgdata"])
+            .arg(&data)
+            .arg("--pwfile")
+            .arg(&password)
+            .output()
+            .unwrap();
+        succeeded("initdb", &made);
+        if let Some((certificate, key)) = tls {
+            for (name, pem) in [("server.crt", certificate), ("server.key", key)] {
+                let path = data.join(name);
+                std::fs::write(&path, pem).unwrap();
+                std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+                own(&path);
+            }
+            let mut settings = std::fs::OpenOptions::new()
+                .append(true)
+                .open(data.join("postgresql.conf"))
+                .unwrap();
+            settings.write_all(b"ssl = on\n").unwrap();
+        }
+        let mut server = Self {
+            folder,
+            child: None,
+            port: free_port(),
+        };
+        server.up();
+        server
+    }
+
+    /// Starts it again, at the same port.
+    pub(crate) fn up(&mut self) {
+        let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
+        let child = command("postgres")
+            .arg("-D")
+            .arg(self.folder.path().join("data"))
+            .args(["-p", &self.port.to_string()])
+            .args([
+                "-c",
+                "listen_addresses=127.0.0.1",
+                "-c",
+                "unix_socket_directories=",
+            ])
+            .args(["-c", "max_connections=60", "-c", "fsync=off"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let begun = Instant::now();
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port));
+        while TcpStream::connect(address).is_err() || !self.is_ready() {
+            let child = self.child.as_mut().unwrap();
+            let ended = child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && begun.elapsed() < Duration::from_secs(30),
+                "{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends it at once, with all connections: as after a loss of power.
+    pub(crate) fn down(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Its own children end when they see that it did; SIGQUIT tells them.
+            _ = Command::new("kill")
+                .args(["-QUIT", &child.id().to_string()])
+                .status();
+            _ = child.wait();
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.log().contains("ready to accept connections")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Runs SQL as who may do everything.
+    pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
+        let output = command("psql")
+            .env("PGPASSWORD", PASSWORD)
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER])
+            .args(["-d", database, "-v", "ON_ERROR_STOP=1", "-qAtc", sql])
+            .output()
+            .unwrap();
+        succeeded("psql", &output);
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.down();
+    }
+}
+
+fn succeeded(what: &str, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what}: {said}");
+}
+
+/// A program of PostgreSQL, as somebody whom it runs for: it refuses root. It ends with this process.
+fn command(name: &str) -> Command {
+    let program = folder_of_programs().join(name);
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "QUIT", "--"])
+        .arg(program)
+        .current_dir("/");
+    if let Some((user, group)) = somebody() {
+        command.uid(user).gid(group);
+    }
+    command
+}
+
+/// Debian has them in a folder for each version.
+fn folder_of_programs() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut folders: Vec<_> = versions.map(|entry| entry.path().join("bin")).collect();
+    folders.retain(|folder| folder.join("initdb").exists());
+    folders.sort();
+    let missing = "PostgreSQL is missing: on Debian `sudo apt-get install postgresql`";
+    folders.pop().unwrap_or_else(|| panic!("{missing}"))
+}
+
+/// Gives a file to whom the server runs for.
+fn own(path: &Path) {
+    if let Some((user, group)) = somebody() {
+        std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
+    }
+}
+
+/// Where this is root: `postgres`, whom the package brings.
+fn somebody() -> Option<(u32, u32)> {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        return None;
+    }
+    let users = std::fs::read_to_string("/etc/passwd").unwrap();
+    let line = users
+        .lines()
+        .find(|line| line.starts_with("postgres:"))
+        .unwrap();
+    let mut fields = line.split(':').skip(2).map(|field| field.parse().unwrap());
+    Some((fields.next().unwrap(), fields.next().unwrap()))
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}

@@ -1,0 +1,100 @@
+//! Spellings of backends, and what is none.
+
+use super::*;
+
+#[track_caller]
+fn check(text: &str, expected: Result<(&str, Option<&str>), &str>) {
+    let seen = text.parse::<Backend>();
+    match (seen, expected) {
+        (Ok(backend), Ok((shown, origin))) => {
+            assert_eq!(backend.to_string(), shown);
+            assert_eq!(backend.origin().as_deref(), origin);
+            let again: Backend = shown.parse().expect("what is shown reads again");
+            assert_eq!(again, backend);
+        }
+        (Err(error), Err(why)) => {
+            assert!(error.to_string().contains(why), "{error}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+        (seen, expected) => panic!("{text}: {seen:?}, expected {expected:?}"),
+    }
+}
+
+#[test]
+fn a_backend_is_read_in_one_way() {
+    check("embedded", Ok(("embedded", None)));
+    let origin = Some("redis://cache.internal:6379");
+    let full = "redis://cache.internal:6379/0";
+    check("redis://Cache.Internal", Ok((full, origin)));
+    check(
+        "rediss://app@[fd00::1]:7000/3",
+        Ok((
+            "rediss://app@[fd00::1]:7000/3",
+            Some("rediss://[fd00::1]:7000"),
+        )),
+    );
+    check(
+        "nats://127.0.0.1",
+        Ok(("nats://127.0.0.1:4222", Some("nats://127.0.0.1:4222"))),
+    );
+    check("tls://n", Ok(("tls://n:4222", Some("tls://n:4222"))));
+    check(
+        "postgresql://shop@db.internal/shop",
+        Ok((
+            "postgres://shop@db.internal:5432/shop",
+            Some("postgres://db.internal:5432"),
+        )),
+    );
+    check(
+        "postgres://db/shop?sslmode=disable",
+        Ok((
+            "postgres://db:5432/shop?sslmode=disable",
+            Some("postgres://db:5432"),
+        )),
+    );
+    check(
+        "s3://photos?region=eu-central-1",
+        Ok(("s3://photos?region=eu-central-1", Some("s3://photos"))),
+    );
+    check(
+        "s3://photos?endpoint=http://127.0.0.1:9000",
+        Ok((
+            "s3://photos?endpoint=http://127.0.0.1:9000",
+            Some("http://127.0.0.1:9000"),
+        )),
+    );
+}
+
+#[test]
+fn what_is_none_says_why_and_shows_no_password() {
+    check("mongodb://a", Err("expected `embedded`"));
+    check("redis://app:hunter2@a", Err("a password would be readable"));
+    check("redis://a/x", Err("number of a database"));
+    check("redis://a:0", Err("port"));
+    check("redis://1.2.3", Err("neither a name nor an address"));
+    check("postgres://a", Err("name of the database"));
+    check("postgres://a/b?sslmode=require", Err("not spoken"));
+    check("s3://A", Err("bucket"));
+    check("s3://photos/album", Err("not a part of the address"));
+    check("nats://a/b", Err("path"));
+    check("redis://[::1", Err("bracket"));
+    check("redis://a b", Err("space"));
+}
+
+#[test]
+fn a_rule_is_an_origin_and_nothing_else() {
+    for (text, expected) in [
+        ("redis://cache", Some("redis://cache:6379")),
+        ("redis://cache/1", None),
+        ("redis://app@cache", None),
+        ("postgres://db:5432", Some("postgres://db:5432")),
+        ("postgres://db/shop", None),
+        ("https://s3.internal", Some("https://s3.internal")),
+        ("s3://photos", Some("s3://photos")),
+        ("embedded", None),
+        ("*", None),
+    ] {
+        let seen = allowed(text).ok();
+        assert_eq!(seen.as_deref(), expected, "{text}");
+    }
+}
