@@ -38,7 +38,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         "Say what runs",
         &[
             "apply", "plan", "push", "restart", "promote", "abort", "rollback", "verify", "submit",
-            "schema",
+            "schema", "secret",
         ],
     ),
     (
@@ -116,6 +116,7 @@ pub(crate) enum Verb {
     Run(commands::run::Args),
     Serve(commands::serve::Args),
     Schema(commands::schema::Args),
+    Secret(commands::secret::Args),
     Completions(commands::completions::Args),
     Version(commands::version::Args),
     #[command(hide = true)]

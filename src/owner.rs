@@ -140,6 +140,13 @@ async fn passphrase(prompt: &'static str) -> Result<SecretString, Failure> {
         .hint("put it into a file and set REALM_PASSPHRASE_FILE")
         .exit(exit::USAGE));
     }
+    Ok(SecretString::from(
+        hidden(prompt.to_owned()).await?.as_str(),
+    ))
+}
+
+/// What somebody types on the terminal, which does not show it.
+pub(crate) async fn hidden(prompt: String) -> Result<Zeroizing<String>, Failure> {
     // A signal before the answer must not leave a terminal that shows nothing.
     let _terminal = TerminalModes::remember();
     let text = blocking::run(move || {
@@ -152,7 +159,7 @@ async fn passphrase(prompt: &'static str) -> Result<SecretString, Failure> {
             }
         })
     });
-    Ok(SecretString::from(text.await?))
+    Ok(Zeroizing::new(text.await?))
 }
 
 fn from_file(path: &Path) -> Result<SecretString, Failure> {

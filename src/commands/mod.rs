@@ -20,6 +20,7 @@ pub(crate) mod promote;
 pub(crate) mod push;
 pub(crate) mod restart;
 pub(crate) mod rollback;
+pub(crate) mod secret;
 pub(crate) mod submit;
 pub(crate) mod verify;
 
@@ -90,6 +91,7 @@ pub(crate) fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Doctor(args) => doctor::run(&context, &args),
         Verb::Edge(args) => edge::run(&context, args),
         Verb::Schema(args) => schema::run(&args),
+        Verb::Secret(args) => secret::run(&context, args),
         Verb::Completions(args) => completions::run(&args),
         Verb::Version(args) => version::run(&context, &args),
         Verb::Reference(args) => reference::run(&args),

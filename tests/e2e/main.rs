@@ -60,6 +60,7 @@ mod ports;
 #[path = "../peers/postgres.rs"]
 mod postgres;
 mod remote;
+mod secrets;
 mod serving;
 mod session;
 mod signals;

@@ -71,7 +71,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("prometheus", &["realm-node"]),
     ("sysinfo", &["realm-node"]),
     ("clap", &["realm"]),
-    ("age", &["realm"]),
+    ("age", &["realm", "realm-node"]),
+    ("age-core", &["realm-node"]),
+    ("bech32", &["realm-node"]),
+    ("toml_edit", &["realm"]),
     ("hyper", &["realm-edge", "realm-host", "realm-node"]),
     ("anyhow", &["realm", "realm-node"]),
 ];

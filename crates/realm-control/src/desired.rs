@@ -10,6 +10,7 @@ use realm_model::lock::{Lock, Pin};
 use realm_model::manifest::{ComponentSpec, Manifest};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::Revision;
+use realm_model::sealing::Sealed;
 
 use crate::namespace::NamespaceState;
 use crate::weights::{self, Weights};
@@ -156,6 +157,23 @@ impl Desired {
     ) -> Option<(&ComponentSpec, Pin)> {
         let state = self.state_of(component)?;
         state.settings_of(component, node, revision)
+    }
+
+    /// The secrets that a revision of `component` may open on `node`, sealed; `None` if that was too long
+    /// ago.
+    pub fn secrets_of(
+        &self,
+        component: &ComponentName,
+        node: &NodeName,
+        revision: Revision,
+    ) -> Option<&BTreeMap<String, Sealed>> {
+        let state = self.state_of(component)?;
+        state.secrets_of(component, node, revision)
+    }
+
+    /// Every sealed secret that a component of the realm may open, or could before, with its name.
+    pub fn secrets(&self) -> impl Iterator<Item = (&str, &Sealed)> {
+        self.namespaces.values().flat_map(NamespaceState::secrets)
     }
 
     /// Orders revisions of `component` on `node` by when they were wanted last: 0 is the one

@@ -10,6 +10,7 @@ use realm_model::lock::{Lock, Pin};
 use realm_model::manifest::{ComponentSpec, Manifest};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::observed::Revision;
+use realm_model::sealing::Sealed;
 
 use crate::revision::{revision, settings_digest};
 use crate::weights::{self, Former, Weights};
@@ -61,6 +62,8 @@ struct Settings {
     first: Revision,
     spec: Arc<ComponentSpec>,
     pin: Pin,
+    /// The secrets that it may open.
+    secrets: BTreeMap<String, Sealed>,
 }
 
 /// What a component ran with from one version on, for who looks back.
@@ -157,6 +160,25 @@ impl NamespaceState {
         let mut past = self.past(component, node);
         past.find(|(past, _)| *past == revision)
             .map(|(_, settings)| (&*settings.spec, settings.pin))
+    }
+
+    /// The secrets that a revision of `component` may open on `node`, sealed.
+    pub(crate) fn secrets_of(
+        &self,
+        component: &ComponentName,
+        node: &NodeName,
+        revision: Revision,
+    ) -> Option<&BTreeMap<String, Sealed>> {
+        let mut past = self.past(component, node);
+        past.find(|(past, _)| *past == revision)
+            .map(|(_, settings)| &settings.secrets)
+    }
+
+    /// Every sealed secret that a component may open, or could before.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = (&str, &Sealed)> {
+        let settings = self.lineage.values().flatten();
+        let secrets = settings.flat_map(|settings| &settings.secrets);
+        secrets.map(|(name, sealed)| (name.as_str(), sealed))
     }
 
     /// Orders revisions of `component` on `node` by when they were wanted last: 0 is the one
@@ -401,7 +423,8 @@ impl NamespaceState {
             let Some(pin) = self.lock.components.get(component) else {
                 continue;
             };
-            let digest = settings_digest(spec, *pin);
+            let secrets = secrets_of(manifest, spec);
+            let digest = settings_digest(spec, *pin, &secrets);
             let lineage = self.lineage.entry(component.clone()).or_default();
             if lineage.last().is_none_or(|last| last.digest != digest) {
                 self.editions.insert(component.clone(), head.seq);
@@ -412,7 +435,17 @@ impl NamespaceState {
                     first: revision(digest, 0),
                     spec: Arc::new(spec.clone()),
                     pin: *pin,
+                    secrets,
                 });
+            } else {
+                // The same values, perhaps sealed to others: also for what comes back.
+                for (name, sealed) in lineage.iter_mut().flat_map(|one| &mut one.secrets) {
+                    if let Some(anew) = secrets.get(name)
+                        && anew.value() == sealed.value()
+                    {
+                        *sealed = anew.clone();
+                    }
+                }
             }
             if lineage.len() > LINEAGE_MAX {
                 lineage.remove(0);
@@ -433,4 +466,12 @@ impl NamespaceState {
             *restarts.nodes.entry(node.clone()).or_default() += 1;
         }
     }
+}
+
+/// The secrets that a component may open, and the passwords of the stores that it binds.
+fn secrets_of(manifest: &Manifest, spec: &ComponentSpec) -> BTreeMap<String, Sealed> {
+    let names = spec.grants.secret_names().into_iter();
+    names
+        .filter_map(|name| Some((name.clone(), manifest.secrets.get(name)?.clone())))
+        .collect()
 }

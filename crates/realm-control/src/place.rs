@@ -8,6 +8,7 @@
 //! replica takes over from another (`plan`).
 
 mod lists;
+mod may;
 #[cfg(test)]
 mod tests;
 mod why;
@@ -27,6 +28,7 @@ use crate::authority::{ApprovedNode, Authority};
 use crate::desired::Desired;
 use lists::Lists;
 pub(crate) use lists::in_precedence;
+pub use may::may_run;
 
 /// Which ranks these are. Another function of hashing is another version, and all nodes of a realm
 /// have to change at once.

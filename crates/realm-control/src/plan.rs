@@ -59,6 +59,8 @@ struct Scene<'a> {
     /// How those older revisions run, as far as it is remembered.
     modes: BTreeMap<Revision, Mode>,
     artifact: Step<'a>,
+    /// Secrets of the wanted one that this node cannot open.
+    unopened: Vec<&'a str>,
     /// What goes on here until others have taken over from it.
     lingering: Lingering,
     /// The turns of the replicas, by slot.
@@ -174,6 +176,10 @@ pub fn plan(
             artifact: wanted.map_or(Step::Wait(None), |wanted| {
                 artifacts::step(wanted, observed, now)
             }),
+            unopened: wanted
+                .iter()
+                .flat_map(|wanted| wanted.unopened(observed))
+                .collect(),
             handled: observed.schedules.get(component),
             lacks_lease: (singleton && !observed.holds(component, now))
                 .then(|| observed.leases.get(component)),
@@ -394,6 +400,8 @@ mod properties;
 mod runs;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod singletons;
 #[cfg(test)]

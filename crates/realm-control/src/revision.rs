@@ -2,12 +2,15 @@
 //! node's restart count its [`Revision`]. Not the number of replicas, and not where the bytes
 //! come from: changing those replaces nothing.
 
+use std::collections::BTreeMap;
+
 use realm_model::digest::Digest;
 use realm_model::grants::Grants;
 use realm_model::limits::Limits;
 use realm_model::lock::Pin;
 use realm_model::manifest::{ComponentSpec, HealthCheck, RestartPolicy, Serve, World};
 use realm_model::observed::Revision;
+use realm_model::sealing::Sealed;
 use realm_model::trigger::Triggers;
 use realm_model::upstream::Upstream;
 use serde::Serialize;
@@ -27,12 +30,19 @@ struct Settings<'a> {
     /// Left out where there is none: what agents before this key called a revision stays one.
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<&'a Upstream>,
+    /// The values of its secrets: another one is another revision, and who it is sealed to is not.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    secrets: BTreeMap<&'a str, Digest>,
     #[serde(skip_serializing_if = "Triggers::is_empty")]
     triggers: &'a Triggers,
 }
 
 /// The digest of everything that changes how a component runs, restarts aside.
-pub(crate) fn settings_digest(spec: &ComponentSpec, pin: Pin) -> Digest {
+pub(crate) fn settings_digest(
+    spec: &ComponentSpec,
+    pin: Pin,
+    secrets: &BTreeMap<String, Sealed>,
+) -> Digest {
     // Named one by one: a new field of the manifest has to decide here whether it replaces replicas.
     let ComponentSpec {
         source: _,
@@ -62,6 +72,10 @@ pub(crate) fn settings_digest(spec: &ComponentSpec, pin: Pin) -> Digest {
         restart: *restart,
         health,
         upstream: spec.upstream(),
+        secrets: secrets
+            .iter()
+            .map(|(name, sealed)| (name.as_str(), sealed.value()))
+            .collect(),
         triggers,
     };
     let bytes = serde_json::to_vec(&settings).expect("settings have only string keys");
@@ -80,6 +94,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use realm_model::manifest::parse;
+    use realm_model::sealing::{self, Label, Mark, ValueId};
 
     use super::*;
     use crate::testing::{component_name, pin};
@@ -130,7 +145,8 @@ mod tests {
             let (manifest, problems) = parse(&format!("[components.a]\n{keys}"));
             let manifest = manifest.unwrap_or_else(|| panic!("{problems:?}"));
             // The pin is of the address: the rest has to count by itself.
-            settings_digest(&manifest.components[&component_name("a")], pin("same"))
+            let spec = &manifest.components[&component_name("a")];
+            settings_digest(spec, pin("same"), &BTreeMap::new())
         });
         assert_eq!(BTreeSet::from(revisions).len(), keys.len());
     }
@@ -146,6 +162,40 @@ mod tests {
         let text = format!("[components.a]\nsource = \"{source}\"\n{keys}");
         let (manifest, problems) = parse(&text);
         let manifest = manifest.unwrap_or_else(|| panic!("{problems:?}"));
-        settings_digest(&manifest.components[&component_name("a")], pin(build))
+        let spec = &manifest.components[&component_name("a")];
+        settings_digest(spec, pin(build), &BTreeMap::new())
+    }
+
+    #[test]
+    fn another_value_of_a_secret_is_another_revision_and_another_recipient_is_none() {
+        let of = |secrets: &[(&str, &str)]| {
+            let text = "[components.a]\nsource = \"file:a\"";
+            let (manifest, _) = parse(text);
+            let manifest = manifest.expect("it is a manifest");
+            let secrets = secrets.iter().map(|(name, value)| {
+                let sealed = Sealed::new(name, (*value).to_owned());
+                ((*name).to_owned(), sealed)
+            });
+            let secrets = secrets.collect();
+            settings_digest(
+                &manifest.components[&component_name("a")],
+                pin("1"),
+                &secrets,
+            )
+        };
+        let sealed = |value: u8, recipients: usize| {
+            let label = Label {
+                name: "key".to_owned(),
+                value: ValueId([value; ValueId::BYTES]),
+                marks: vec![Mark::of("somebody"); recipients],
+            };
+            let file = format!("age-encryption.org/v1\n{}--- mac\n", label.stanza());
+            sealing::text(file.as_bytes())
+        };
+        let (first, anew, rotated) = (sealed(1, 1), sealed(1, 2), sealed(2, 1));
+        assert_ne!(of(&[]), of(&[("key", &first)]));
+        assert_eq!(of(&[("key", &first)]), of(&[("key", &anew)]));
+        assert_ne!(of(&[("key", &first)]), of(&[("key", &rotated)]));
+        assert_ne!(of(&[("key", &first)]), of(&[("other", &first)]));
     }
 }

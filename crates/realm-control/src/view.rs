@@ -240,6 +240,7 @@ fn nodes(manifest: Option<&Manifest>, authority: &Authority, here: &NodeName) ->
                 not_after_unix_s: approved.and_then(|node| node.not_after_unix_s),
                 reach: ReachView::default(),
                 said: None,
+                sealing: None,
             }
         })
         .collect()

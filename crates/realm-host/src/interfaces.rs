@@ -116,6 +116,18 @@ const PROVIDED: &[Package] = &[
         &["blobstore", "container", "types"],
         Line::Exactly("0.2.0-draft"),
     ),
+    package("wasi:logging", &["logging"], Line::Exactly("0.1.0-draft")),
+    package("wasi:logging", &["logging"], Line::Exactly("")),
+    package(
+        "wasmcloud:secrets",
+        &["reveal", "store"],
+        Line::Exactly("2.1.0"),
+    ),
+    package(
+        "wasmcloud:secrets",
+        &["reveal", "store"],
+        Line::Exactly("0.1.0-draft"),
+    ),
 ];
 
 const KEYVALUE: &[&str] = &["atomics", "batch", "store"];
@@ -391,7 +403,11 @@ mod tests {
                 let expected = linked || TYPES_ONLY.contains(&name.as_str());
                 assert_eq!(provided(&name), expected, "{name}");
             }
+            let linked_plain = linked(&mut linker, &empty, &name);
+            assert_eq!(provided(&name), linked_plain, "{name}");
             for version in [
+                "0.1.0-draft",
+                "2.1.0",
                 "0.2.0-rc.1",
                 "0.2.0-draft",
                 "0.2.0-draft2",

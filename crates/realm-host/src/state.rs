@@ -16,7 +16,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
 use crate::cloud::blobstore::Outgoing;
-use crate::cloud::{self, Cloud, KeyvalueView, messaging, sql};
+use crate::cloud::{self, Cloud, KeyvalueView, Revealed, Speaker, messaging, sql};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -54,6 +54,9 @@ pub(crate) struct State {
     egress: Egress,
     vars: Arc<BTreeMap<String, String>>,
     pub(crate) cloud: Cloud,
+    /// Where what the guest says goes.
+    sink: Arc<dyn LogSink>,
+    slot: u32,
     /// Where what the guest writes goes, if somebody hears it, or may in a later invocation.
     log: Option<Arc<Both>>,
 }
@@ -85,6 +88,20 @@ impl State {
             log.renew(shared.ear());
         }
         self.shared = shared;
+    }
+
+    pub(crate) fn speaker(&mut self) -> Speaker<'_> {
+        Speaker {
+            sink: &self.sink,
+            slot: self.slot,
+        }
+    }
+
+    pub(crate) fn revealed(&mut self) -> Revealed<'_> {
+        Revealed {
+            secrets: self.cloud.secrets(),
+            table: &mut self.table,
+        }
     }
 
     pub(crate) fn sql(&mut self) -> sql::View<'_> {
@@ -197,6 +214,8 @@ pub(crate) fn store(
             limits.storage_max_mb.saturating_mul(1024 * 1024),
         ),
         log,
+        sink,
+        slot: replica.slot,
         shared,
     };
     let mut store = Store::new(&component.engine, state);

@@ -1,6 +1,6 @@
 //! What a component may reach. Empty means nothing: deny by default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,18 @@ pub struct Grants {
     /// Stores that it may open, by interface and identifier.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub stores: Vec<StoreGrant>,
+}
+
+impl Grants {
+    /// The secrets that a node opens for it: those that it reads itself, and the passwords of its stores,
+    /// which it does not see.
+    pub fn secret_names(&self) -> BTreeSet<&String> {
+        let of_stores = self
+            .stores
+            .iter()
+            .filter_map(|store| store.spec.secret.as_ref());
+        self.secrets.iter().chain(of_stores).collect()
+    }
 }
 
 /// What a guest that opens an identifier gets.

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -122,6 +123,15 @@ impl SecretKey {
     /// The 32-byte seed, for libraries that sign by themselves: TLS.
     pub fn seed(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.0.to_bytes())
+    }
+
+    /// 32 bytes for another purpose, which say nothing of the key: HMAC-SHA256 of the purpose under the
+    /// seed.
+    pub fn derive(&self, purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+        let seed = self.seed();
+        let mut mac = Hmac::<Sha256>::new_from_slice(seed.as_slice()).expect("any length will do");
+        mac.update(purpose);
+        Zeroizing::new(mac.finalize().into_bytes().into())
     }
 
     /// The text of a key file: `ed25519-secret:` and base58 of the seed.

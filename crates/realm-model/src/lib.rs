@@ -25,6 +25,7 @@ mod fields;
 pub mod lock;
 pub mod manifest;
 pub mod node_config;
+pub mod sealing;
 pub mod section;
 pub mod signature_file;
 mod wire;

@@ -3,7 +3,7 @@
 //! Input of `plan`. Times are milliseconds of the node's monotonic clock ([`Millis`]); nothing
 //! here is ordered by wall clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -140,6 +140,8 @@ pub struct Observed {
     pub schedules: BTreeMap<ComponentName, Handled>,
     /// How this node stands with the leases of the singletons that it wants; of others nothing is held.
     pub leases: BTreeMap<ComponentName, Lease>,
+    /// Digests of the sealed secrets that this node cannot open, as far as it looked at them.
+    pub unopened: BTreeSet<Digest>,
     /// Milliseconds since 1970 when the node's monotonic clock was 0, by the clock on the wall as
     /// it is set at this moment. Schedules alone look at it.
     pub unix_ms_at_zero: u64,

@@ -61,6 +61,9 @@ pub const CERTIFICATE_EXPIRES: &str = "certificate-expires";
 /// The alarm of a node that an authority gave no certificate.
 pub const ACME_FAILED: &str = "acme-failed";
 
+/// The alarm of a node that shall run a component and cannot open a secret of it.
+pub const SECRET_SEALED_AWAY: &str = "secret-sealed-away";
+
 /// The alarm of a node that is to order certificates, and knows no name for one.
 pub const ACME_NAMELESS: &str = "acme-nameless";
 

@@ -9,6 +9,7 @@ use crate::digest::Digest;
 use crate::entry::{Head, NamespaceName, RealmId};
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
+use crate::sealing::Sealing;
 
 /// A realm as one node sees it. `realm status --json` prints this; fields are added, not changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +192,10 @@ pub struct NodeView {
     /// What it said of itself last.
     #[serde(default)]
     pub said: Option<NodeSaidView>,
+    /// To which key secrets for it are sealed, in its own words, signed with its key: who seals has to
+    /// check that.
+    #[serde(default)]
+    pub sealing: Option<Sealing>,
 }
 
 /// How a node is reached from the one that answers.

@@ -28,6 +28,7 @@ use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
 use realm_model::observed::{ArtifactState, Millis, Observed, ReplicaState};
 use realm_model::refusal::{Refusal, RefusalCode};
+use realm_model::sealing::Sealing;
 use realm_model::view::StatusView;
 use tokio::sync::{mpsc, oneshot};
 
@@ -41,6 +42,7 @@ use crate::machine::Machine;
 use crate::metrics::NodeFigures;
 use crate::network::Network;
 use crate::pace::Pace;
+use crate::secrets::Looked;
 use crate::stores::Shelf;
 use crate::unix_ms;
 pub(crate) use around::Surroundings;
@@ -108,6 +110,10 @@ pub(crate) struct Core {
     /// Certificates of HTTPS, if the node has any.
     pub(crate) certificates: Option<Certificates>,
     pub(crate) shelf: Shelf,
+    /// Which secrets open here.
+    pub(crate) looked: Looked,
+    /// To which key secrets for this node are sealed.
+    pub(crate) sealing: Sealing,
     /// What is left of a turn of the sync.
     pub(crate) fed: VecDeque<Input>,
     /// Where everything shall be, and what the others say.
@@ -405,6 +411,9 @@ impl Core {
             self.plans += 1;
             self.remember();
             self.planned_at = self.now();
+            let desired = self.ledger.desired();
+            let unopened = &mut self.observed.unopened;
+            tokio::task::block_in_place(|| self.looked.look(desired, unopened));
             self.observed.unix_ms_at_zero = unix_ms().saturating_sub(self.planned_at.0);
             let plan = self.plan();
             self.look_at = plan.look_at;
@@ -442,6 +451,10 @@ impl Core {
     fn status(&self) -> StatusView {
         let mut status = self.own_status();
         self.add_others(&mut status);
+        let own = status.nodes.iter_mut().find(|node| node.here);
+        if let Some(own) = own {
+            own.sealing = Some(self.sealing.clone());
+        }
         status
     }
 

@@ -19,6 +19,9 @@ pub enum NodeError {
     /// The folder does not say who this node is.
     #[error("the node's identity cannot be read")]
     Identity(#[from] IdentityError),
+    /// The key that opens secrets cannot be used.
+    #[error("the secrets of this node cannot be opened")]
+    Sealing(#[from] crate::sealing::SealingError),
     /// The log is damaged or unreadable.
     #[error("the log of the realm cannot be used")]
     Journal(#[from] JournalError),
@@ -97,6 +100,7 @@ impl NodeError {
             Self::Folder(FolderError::Locked { .. }) => "already-running",
             Self::Folder(_) => "bad-realm-folder",
             Self::Identity(_) => "no-identity",
+            Self::Sealing(_) => "no-sealing-key",
             Self::Journal(_) => "log-damaged",
             Self::Blobs(_) => "store-unusable",
             Self::Host(_) => "engine",
@@ -127,6 +131,9 @@ impl NodeError {
             Self::Folder(FolderError::Unsafe { .. }) => {
                 Some("`chown` the folder to the user who runs the agent, and `chmod go-w` it")
             }
+            Self::Sealing(_) => Some(
+                "`sealing.key` in the realm folder has mode 600 and an age identity in it; without the file a new key is made, and `realm secret reseal` seals to it",
+            ),
             Self::Journal(JournalError::MissingMark { .. }) => {
                 Some("`marks/` comes back from the backup together with `log/`")
             }
@@ -180,6 +187,7 @@ impl NodeError {
             | Self::Folder(_)
             | Self::Identity(_)
             | Self::Journal(_)
+            | Self::Sealing(_)
             | Self::Blobs(_)
             | Self::Host(_)
             | Self::NoGroup { .. }

@@ -19,6 +19,7 @@ pub mod certificates;
 pub mod doctor;
 mod fastcgi;
 pub mod found;
+pub mod sealing;
 pub mod standalone;
 
 mod core;
@@ -37,6 +38,7 @@ mod pace;
 mod replica;
 mod rings;
 mod run;
+mod secrets;
 mod serving;
 mod stores;
 
@@ -121,6 +123,12 @@ pub fn offline_nodes(folder: &RealmFolder) -> Result<OfflineNodes, IdentityError
         nodes: nodes.map(|(name, node)| (name.clone(), node.key)).collect(),
         places: network::places(folder),
     })
+}
+
+/// Who belongs to the realm, as the log in its folder has it. Changes nothing.
+pub fn offline_authority(folder: &RealmFolder) -> Result<realm_control::Authority, IdentityError> {
+    let ledger = journal::Journal::read_only(folder)?;
+    Ok(ledger.authority().clone())
 }
 
 /// The public key of the node of a realm folder.

@@ -15,7 +15,9 @@ use realm_model::observed::Millis;
 use realm_store::blobs::Blobs;
 use realm_store::fetch::Origins;
 use realm_store::folder::{AgentLock, RealmFolder};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -41,6 +43,8 @@ use crate::pace::Pace;
 use crate::page::MetricsPage;
 use crate::remote::{Guests, Sessions};
 use crate::rings::Rings;
+use crate::sealing::SealingKey;
+use crate::secrets::Looked;
 use crate::serving::Serving;
 use crate::stores::Shelf;
 use crate::traffic::Traffic;
@@ -118,6 +122,7 @@ impl Prepared {
         } = self;
         let lock = config.folder.lock()?;
         raise_file_limit();
+        forbid_dumps();
         let key = node_key(&config.folder)?;
         let (journal, mut ledger) = Journal::open_or_mend(&config.folder, |ledger| {
             let nodes = ledger.authority().nodes.values();
@@ -137,7 +142,12 @@ impl Prepared {
             (key.public(), peers.clone()),
             &stopping,
         )?;
-        let shelf = Shelf::new(config.folder.stores(), config.node.backends.clone());
+        let sealing_key = Arc::new(SealingKey::open_or_make(&config.folder)?);
+        let shelf = Shelf::new(
+            config.folder.stores(),
+            config.node.backends.clone(),
+            Arc::clone(&sealing_key),
+        );
         let edge_config = edge_config(&config, certificates.as_ref())?;
         let edge = realm_edge::spawn_closed(edge_config, Arc::new(traffic.clone())).await?;
         let urls = urls(&edge);
@@ -162,6 +172,8 @@ impl Prepared {
         let host_of_guests = host.clone();
         let clock = Clock::start();
         let core = Core {
+            sealing: sealing_key.sealing(realm, &key),
+            looked: Looked::new(sealing_key),
             stood: Default::default(),
             began_with: ledger.desired().generation(),
             network: None,
@@ -546,6 +558,20 @@ fn raise_file_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// A core file, and whoever attaches to the process as the same user, would have the secrets of every
+/// component.
+fn forbid_dumps() {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let forbidden = setrlimit(Resource::Core, none)
+        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable));
+    if let Err(error) = forbidden {
+        tracing::warn!(%error, "a crash of this process may leave a core file, with secrets in it");
     }
 }
 

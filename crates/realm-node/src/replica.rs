@@ -149,7 +149,7 @@ impl Start {
         let spec = &self.running.spec;
         // Opening one may read the disk.
         let (shelf, running) = (self.shelf.clone(), Arc::clone(&self.running));
-        let stores = blocking(move || shelf.of(&running.spec.grants)).await?;
+        let stores = blocking(move || shelf.of(&running.spec.grants, &running.secrets)).await?;
         Ok(Settings {
             name: self.id.component.clone(),
             limits,

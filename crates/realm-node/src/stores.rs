@@ -16,11 +16,16 @@ use realm_backends::blobs::{Directory, S3, S3Settings};
 use realm_backends::sql::{Postgres, Settings, Sqlite};
 use realm_host::{Store, Stores};
 use realm_model::binding::{Backend, Binding, Interface};
+use realm_model::digest::Digest;
 use realm_model::grants::{Grants, StoreGrant};
 use realm_model::node_config::BackendPolicy;
 use realm_model::record::{Alarm, BACKEND_DOWN};
+use realm_model::sealing::Sealed;
+use zeroize::Zeroizing;
 
 use crate::event::StepFailure;
+use crate::sealing::SealingKey;
+use crate::secrets::Values;
 
 /// Between a namespace and the name of a binding in the name of a folder: no name has it in it.
 const BETWEEN: char = '~';
@@ -33,6 +38,8 @@ struct Inner {
     /// Where embedded stores lie, a folder for each binding.
     folder: PathBuf,
     policy: BackendPolicy,
+    /// Opens the secrets of components.
+    key: Arc<SealingKey>,
     /// What is open. A store that no component holds any more is closed.
     open: Mutex<BTreeMap<Key, Held>>,
     /// By binding: who shares the messages.
@@ -43,8 +50,8 @@ struct Inner {
 
 type Troubles = Mutex<BTreeMap<String, String>>;
 
-/// A store: the name of a binding, and what it says.
-type Key = (String, Interface, String);
+/// A store: the name of a binding, what it says, and the value of its password.
+type Key = (String, Interface, String, Option<Digest>);
 
 /// A store that is open for as long as somebody has it.
 #[derive(Clone)]
@@ -87,26 +94,39 @@ struct Making<'a> {
     /// Of an embedded store: its folder, which may not be there yet.
     folder: PathBuf,
     policy: &'a BackendPolicy,
+    /// What a server is asked with: the password, or `USER:PASSWORD`.
+    password: Option<&'a Zeroizing<Vec<u8>>>,
     watch: Arc<dyn Watch>,
 }
 
 impl Shelf {
-    pub(crate) fn new(folder: PathBuf, policy: BackendPolicy) -> Self {
+    pub(crate) fn new(folder: PathBuf, policy: BackendPolicy, key: Arc<SealingKey>) -> Self {
         Self(Arc::new(Inner {
             folder,
             policy,
+            key,
             open: Mutex::default(),
             groups: Mutex::default(),
             troubles: Arc::default(),
         }))
     }
 
-    /// What the identifiers of a component lead to.
-    pub(crate) fn of(&self, grants: &Grants) -> Result<Stores, StepFailure> {
+    /// What the identifiers of a component lead to, and its secrets, which are opened here.
+    pub(crate) fn of(
+        &self,
+        grants: &Grants,
+        secrets: &BTreeMap<String, Sealed>,
+    ) -> Result<Stores, StepFailure> {
+        let values = Values::open(&self.0.key, secrets)?;
         let mut stores = Stores::default();
         for grant in &grants.stores {
-            stores.bind(&grant.identifier, self.store(grant)?);
+            let password = grant.spec.secret.as_ref().and_then(|name| {
+                let sealed = secrets.get(name)?;
+                Some((sealed.value(), values.value(name)?))
+            });
+            stores.bind(&grant.identifier, self.store(grant, password)?);
         }
+        stores.reveal(values.of_guest(grants));
         Ok(stores)
     }
 
@@ -116,7 +136,7 @@ impl Shelf {
         if *kept == groups {
             return;
         }
-        for ((binding, interface, _), store) in &*held(&self.0.open) {
+        for ((binding, interface, _, _), store) in &*held(&self.0.open) {
             let wanted = groups.get(binding);
             if *interface == Interface::Messaging
                 && kept.get(binding) != wanted
@@ -140,10 +160,15 @@ impl Shelf {
             .collect()
     }
 
-    fn store(&self, grant: &StoreGrant) -> Result<Store, StepFailure> {
+    fn store(
+        &self,
+        grant: &StoreGrant,
+        password: Option<(Digest, &Zeroizing<Vec<u8>>)>,
+    ) -> Result<Store, StepFailure> {
         let Inner {
             folder,
             policy,
+            key: _,
             open,
             groups,
             troubles,
@@ -158,7 +183,8 @@ impl Shelf {
             | Backend::S3 { .. }
             | Backend::Postgres { .. } => format!("{spec:?}"),
         };
-        let key = (binding.clone(), spec.interface, words);
+        let value = password.map(|(digest, _)| digest);
+        let key = (binding.clone(), spec.interface, words, value);
         let mut open = held(open);
         open.retain(|_, one| one.get().is_some());
         if let Some(store) = open.get(&key).and_then(Held::get) {
@@ -173,6 +199,7 @@ impl Shelf {
             spec,
             folder: folder.join(binding.replace('/', &BETWEEN.to_string())),
             policy,
+            password: password.map(|(_, value)| value),
             watch,
         })?;
         open.insert(key, Held::of(&store));
@@ -294,6 +321,7 @@ fn later(making: &Making<'_>) -> StepFailure {
         spec,
         folder: _,
         policy: _,
+        password: _,
         watch: _,
     } = making;
     StepFailure {

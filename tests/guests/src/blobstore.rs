@@ -64,7 +64,9 @@ fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "/read" => read_on(out, &first, &object),
         "/hold" => {
             let held = create_container(&first).expect("made");
-            let values: Vec<_> = (0..n).map(|_| OutgoingValue::new_outgoing_value()).collect();
+            let values: Vec<_> = (0..n)
+                .map(|_| OutgoingValue::new_outgoing_value())
+                .collect();
             let begun: Vec<String> = values
                 .iter()
                 .enumerate()
@@ -108,7 +110,10 @@ fn check(holds: bool, what: &str) -> Checked {
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(seen: T, expected: T, what: &str) -> Checked {
-    check(seen == expected, &format!("{what}: {seen:?}, not {expected:?}"))
+    check(
+        seen == expected,
+        &format!("{what}: {seen:?}, not {expected:?}"),
+    )
 }
 
 /// A container that is there and empty.
@@ -213,7 +218,8 @@ fn write_and_read(first: &str) -> Checked {
         let written = body.blocking_write_and_flush(&piece);
         written.map_err(|error| words(&error))?;
     }
-    body.blocking_write_zeroes_and_flush(100).map_err(|error| words(&error))?;
+    body.blocking_write_zeroes_and_flush(100)
+        .map_err(|error| words(&error))?;
     drop(body);
     OutgoingValue::finish(value)?;
     let mut expected = bytes(3, 0, 20 * 4_096);
@@ -231,7 +237,11 @@ fn body_before_write_data(first: &str) -> Checked {
     push(&body, &bytes(1, 900_000, 900_000))?;
     drop(body);
     OutgoingValue::finish(value)?;
-    same(read(&held, "o", 0, ALL)? == bytes(1, 0, 1_800_000), true, "bytes")
+    same(
+        read(&held, "o", 0, ALL)? == bytes(1, 0, 1_800_000),
+        true,
+        "bytes",
+    )
 }
 
 fn drain(stream: &InputStream, seed: u64) -> Result<u64, String> {
@@ -258,7 +268,10 @@ fn large(first: &str) -> Checked {
     same(value.size(), N, "size")?;
     let stream = IncomingValue::incoming_value_consume_async(value)?;
     same(drain(&stream, 5)?, N, "bytes")?;
-    check(matches!(stream.blocking_read(1), Err(StreamError::Closed)), "an end is an end")?;
+    check(
+        matches!(stream.blocking_read(1), Err(StreamError::Closed)),
+        "an end is an end",
+    )?;
     // One that is left in the middle is no trouble.
     let value = held.get_data("large", 0, ALL)?;
     let stream = IncomingValue::incoming_value_consume_async(value)?;
@@ -272,9 +285,20 @@ fn ranges(first: &str) -> Checked {
     let held = empty(first)?;
     write(&held, "o", 9, 1_000)?;
     // `end` is inclusive, and cut off.
-    for (start, end, n) in [(0, 0, 1), (0, 9, 10), (10, 19, 10), (990, 999, 10), (990, 5_000, 10), (0, 1_000, 1_000)] {
+    for (start, end, n) in [
+        (0, 0, 1),
+        (0, 9, 10),
+        (10, 19, 10),
+        (990, 999, 10),
+        (990, 5_000, 10),
+        (0, 1_000, 1_000),
+    ] {
         let seen = read(&held, "o", start, end)?;
-        same(seen == bytes(9, start, n), true, &format!("{start}..={end}"))?;
+        same(
+            seen == bytes(9, start, n),
+            true,
+            &format!("{start}..={end}"),
+        )?;
     }
     write(&held, "empty", 1, 0)?;
     same(read(&held, "empty", 0, ALL)?, Vec::new(), "empty")
@@ -285,7 +309,11 @@ fn bad_ranges(first: &str) -> Checked {
     write(&held, "o", 9, 1_000)?;
     let why = |start, end| held.get_data("o", start, end).map(drop);
     let expected = |words: &str| Err(words.to_owned());
-    same(why(5, 4), expected("the range begins at 5, behind its end at 4"), "5..=4")?;
+    same(
+        why(5, 4),
+        expected("the range begins at 5, behind its end at 4"),
+        "5..=4",
+    )?;
     let behind = "the object has 1000 bytes, and the range begins at 1000";
     same(why(1_000, ALL), expected(behind), "1000..")?;
     let missing = held.get_data("none", 0, ALL).map(drop);
@@ -315,12 +343,20 @@ fn misuse(first: &str) -> Checked {
     check(value.outgoing_value_write_body().is_ok(), "a body")?;
     check(value.outgoing_value_write_body().is_err(), "a second body")?;
     let nowhere = "`write-data` was not called: the bytes go nowhere";
-    same(OutgoingValue::finish(value), Err(nowhere.to_owned()), "nowhere")?;
+    same(
+        OutgoingValue::finish(value),
+        Err(nowhere.to_owned()),
+        "nowhere",
+    )?;
 
     let value = OutgoingValue::new_outgoing_value();
     held.write_data("one", &value)?;
     let twice = "these bytes are written to an object already";
-    same(held.write_data("two", &value), Err(twice.to_owned()), "twice")?;
+    same(
+        held.write_data("two", &value),
+        Err(twice.to_owned()),
+        "twice",
+    )?;
     OutgoingValue::finish(value)?;
     same(held.has_object("one"), Ok(true), "one")?;
     same(held.has_object("two"), Ok(false), "two")?;
@@ -329,13 +365,19 @@ fn misuse(first: &str) -> Checked {
     let value = OutgoingValue::new_outgoing_value();
     let body = value.outgoing_value_write_body().map_err(|()| "no body")?;
     let pushed = push(&body, &bytes(1, 0, 2_000_000));
-    check(pushed.as_ref().is_err_and(|why| why.contains("write-data")), &format!("{pushed:?}"))?;
+    check(
+        pushed.as_ref().is_err_and(|why| why.contains("write-data")),
+        &format!("{pushed:?}"),
+    )?;
     drop(value);
     let pushed = push(&body, &[1]);
     same(pushed, Err("closed".to_owned()), "after the value")?;
     for bad in ["", "a\0b", &"x".repeat(1_025)] {
         let value = OutgoingValue::new_outgoing_value();
-        check(held.write_data(bad, &value).is_err(), "a bad name is written")?;
+        check(
+            held.write_data(bad, &value).is_err(),
+            "a bad name is written",
+        )?;
         check(held.has_object(bad).is_err(), "a bad name is asked for")?;
     }
     Ok(())
@@ -348,32 +390,68 @@ fn overwrite(first: &str) -> Checked {
     let body = value.outgoing_value_write_body().map_err(|()| "no body")?;
     held.write_data("o", &value)?;
     push(&body, &bytes(2, 0, 300_000))?;
-    same(read(&held, "o", 0, ALL)? == bytes(1, 0, 400_000), true, "the old one")?;
+    same(
+        read(&held, "o", 0, ALL)? == bytes(1, 0, 400_000),
+        true,
+        "the old one",
+    )?;
     drop(body);
     OutgoingValue::finish(value)?;
-    same(read(&held, "o", 0, ALL)? == bytes(2, 0, 300_000), true, "the new one")
+    same(
+        read(&held, "o", 0, ALL)? == bytes(2, 0, 300_000),
+        true,
+        "the new one",
+    )
 }
 
 fn list(first: &str) -> Checked {
     let held = empty(first)?;
     let listed = held.list_objects()?;
-    same(listed.read_stream_object_names(10), Ok((Vec::new(), true)), "empty")?;
+    same(
+        listed.read_stream_object_names(10),
+        Ok((Vec::new(), true)),
+        "empty",
+    )?;
     let names: Vec<String> = (0..25).map(|n| format!("dir/{n:02}")).collect();
     for name in names.iter().rev() {
         write(&held, name, 1, 1)?;
     }
     let listed = held.list_objects()?;
-    same(listed.read_stream_object_names(10)?, (names[..10].to_vec(), false), "10")?;
+    same(
+        listed.read_stream_object_names(10)?,
+        (names[..10].to_vec(), false),
+        "10",
+    )?;
     same(listed.skip_stream_object_names(5)?, (5, false), "skip")?;
-    same(listed.read_stream_object_names(0)?, (Vec::new(), false), "none")?;
-    same(listed.read_stream_object_names(100)?, (names[15..].to_vec(), true), "rest")?;
-    same(listed.read_stream_object_names(100)?, (Vec::new(), true), "end")?;
-    same(listed.skip_stream_object_names(100)?, (0, true), "behind the end")?;
+    same(
+        listed.read_stream_object_names(0)?,
+        (Vec::new(), false),
+        "none",
+    )?;
+    same(
+        listed.read_stream_object_names(100)?,
+        (names[15..].to_vec(), true),
+        "rest",
+    )?;
+    same(
+        listed.read_stream_object_names(100)?,
+        (Vec::new(), true),
+        "end",
+    )?;
+    same(
+        listed.skip_stream_object_names(100)?,
+        (0, true),
+        "behind the end",
+    )?;
     let listed = held.list_objects()?;
     same(listed.skip_stream_object_names(ALL)?, (25, true), "all")?;
     held.clear()?;
     let listed = held.list_objects()?;
-    same(listed.read_stream_object_names(ALL)?, (Vec::new(), true), "cleared")
+    same(
+        listed.read_stream_object_names(ALL)?,
+        (Vec::new(), true),
+        "cleared",
+    )
 }
 
 fn objects(first: &str) -> Checked {
@@ -415,12 +493,28 @@ fn copy_and_move(first: &str) -> Checked {
     move_object(&id(first, "c"), &id(first, "c"))?;
     same(read(&one, "c", 0, ALL)? == all, true, "onto itself")?;
     let missing = "the object is not there".to_owned();
-    same(copy_object(&id(first, "none"), &id(second, "x")), Err(missing.clone()), "copy")?;
-    same(move_object(&id(first, "none"), &id(second, "x")), Err(missing), "move")?;
+    same(
+        copy_object(&id(first, "none"), &id(second, "x")),
+        Err(missing.clone()),
+        "copy",
+    )?;
+    same(
+        move_object(&id(first, "none"), &id(second, "x")),
+        Err(missing),
+        "move",
+    )?;
     delete_container(second)?;
     let gone = Err("the container is not there".to_owned());
-    same(copy_object(&id(first, "a"), &id(second, "x")), gone.clone(), "no container")?;
-    same(move_object(&id(first, "a"), &id(second, "x")), gone, "no container")?;
+    same(
+        copy_object(&id(first, "a"), &id(second, "x")),
+        gone.clone(),
+        "no container",
+    )?;
+    same(
+        move_object(&id(first, "a"), &id(second, "x")),
+        gone,
+        "no container",
+    )?;
     same(one.has_object("a"), Ok(true), "nothing is lost")
 }
 
@@ -428,8 +522,23 @@ fn hostile_names(first: &str) -> Checked {
     let held = empty(first)?;
     let long = "x".repeat(700);
     let names = [
-        "..", "../../etc/passwd", "/", "//", "a//b", "a/", "A", "a", "%2F", "\u{e9}", "e\u{301}", "\n", "\u{1}",
-        "<&>\"'", "\u{1f408}", " ", &long,
+        "..",
+        "../../etc/passwd",
+        "/",
+        "//",
+        "a//b",
+        "a/",
+        "A",
+        "a",
+        "%2F",
+        "\u{e9}",
+        "e\u{301}",
+        "\n",
+        "\u{1}",
+        "<&>\"'",
+        "\u{1f408}",
+        " ",
+        &long,
     ];
     for (n, name) in names.iter().enumerate() {
         write(&held, name, n as u64, n as u64 + 1)?;

@@ -85,6 +85,37 @@ macro_rules! watch {
     };
 }
 
+/// Logs by a version of `wasi:logging/logging`: `?message=` at `?level=` with `?context=`, `&times=` times.
+#[macro_export]
+macro_rules! serve_logging {
+    ($path:literal) => {
+        mod bindings {
+            wit_bindgen::generate!({ path: $path, world: "imports" });
+        }
+
+        use bindings::wasi::logging::logging::{Level, log};
+
+        $crate::serve!(handle);
+
+        fn handle(request: $crate::IncomingRequest, out: $crate::ResponseOutparam) {
+            let word = |name| $crate::parameter(&request, name).unwrap_or_default();
+            let level = match word("level").as_str() {
+                "trace" => Level::Trace,
+                "debug" => Level::Debug,
+                "warn" => Level::Warn,
+                "error" => Level::Error,
+                "critical" => Level::Critical,
+                _ => Level::Info,
+            };
+            let message = word("message").repeat($crate::number(&request, "repeat", 1) as usize);
+            for _ in 0..$crate::number(&request, "times", 1) {
+                log(level, &word("context"), &message);
+            }
+            $crate::text(out, 200, "logged");
+        }
+    };
+}
+
 /// A whole answer of `text/plain`.
 pub fn text(out: ResponseOutparam, status: u16, body: &str) {
     answer(out, status, "text/plain; charset=utf-8", body.as_bytes());

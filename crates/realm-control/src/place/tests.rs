@@ -321,3 +321,30 @@ fn the_next_node_keeps_the_bytes_of_what_one_has_alone() {
         false,
     );
 }
+
+#[test]
+fn who_may_come_to_run_a_component() {
+    let mut realm = Realm::found();
+    for (name, tags) in [("a", &["metal"][..]), ("b", &["metal"]), ("c", &[])] {
+        realm.submit(approval(name, tags)).expect("an approval");
+    }
+    let text = "[components.web]\nsource = 'file:a'\n[components.old]\nsource = 'file:a'\n\
+        [components.job]\nsource = 'file:a'\nserve = 'job'\n[components.idle]\nsource = 'file:a'\n\
+        [routing]\n'tag:metal' = [{ path = '/', component = 'web', replicas = 1 }]\n\
+        'b' = [{ path = '/', component = 'old' }]\n";
+    let (manifest, problems) = realm_model::manifest::parse(text);
+    let manifest = manifest.unwrap_or_else(|| panic!("{problems:?}"));
+    for (component, expected) in [
+        // One replica, and the other node stands in for the first; where another route counts, none.
+        ("web", &["a"][..]),
+        ("old", &["b"]),
+        ("job", &["a", "b", "c"]),
+        ("idle", &[]),
+        ("unknown", &[]),
+    ] {
+        let name = crate::testing::component_name(component);
+        let nodes = super::may_run(&manifest, realm.ledger.authority(), &name);
+        let nodes: Vec<_> = nodes.iter().map(NodeName::as_str).collect();
+        assert_eq!(nodes, expected, "{component}");
+    }
+}

@@ -20,6 +20,14 @@ pub(super) fn step<'a>(wanted: &Wanted<'_>, observed: &'a Observed, now: Millis)
     if wanted.replicas == 0 {
         return Step::Wait(None);
     }
+    match bytes_step(wanted, observed, now) {
+        // It starts where it can open what it may open, and nowhere else.
+        Step::Ready if wanted.unopened(observed).next().is_some() => Step::Wait(None),
+        step @ (Step::Ready | Step::Fetch | Step::Compile | Step::Wait(_)) => step,
+    }
+}
+
+fn bytes_step<'a>(wanted: &Wanted<'_>, observed: &'a Observed, now: Millis) -> Step<'a> {
     // What answers elsewhere has no bytes.
     if wanted.spec.upstream().is_some() {
         return Step::Ready;
@@ -150,6 +158,7 @@ mod tests {
         let digest = Digest::of(b"");
         let artifact = |fuel| Artifact { digest, fuel };
         let wanted = Wanted {
+            secrets: None,
             spec: &manifest.components[&crate::testing::component_name("a")],
             pin: Pin { digest, size: 0 },
             revision: Revision(digest),

@@ -4,7 +4,7 @@ use realm_model::action::{ComponentReport, WaitingOn};
 use realm_model::manifest::Mode;
 use realm_model::name::NodeName;
 use realm_model::observed::{ArtifactState, LastFailure, Lease, Millis, ReplicaId, ReplicaState};
-use realm_model::record::ROLLOUT_FAILED;
+use realm_model::record::{ROLLOUT_FAILED, SECRET_SEALED_AWAY};
 
 use super::artifacts::{Step, short};
 use super::rollout::Rollout;
@@ -46,6 +46,7 @@ pub(super) fn report(
     }
     if let Some(wanted) = scene.wanted {
         waiting_on.extend(on_bytes(scene, wanted));
+        waiting_on.extend(on_secrets(scene));
         waiting_on.extend(on_lease(scene));
         waiting_on.extend(on_replicas(scene, rollout, wanted));
         waiting_on.extend(on_end(scene, rollout, wanted));
@@ -174,6 +175,19 @@ fn on_bytes(scene: &Scene<'_>, wanted: &Wanted<'_>) -> Option<WaitingOn> {
             ),
         }),
     }
+}
+
+/// What cannot be opened here.
+fn on_secrets(scene: &Scene<'_>) -> Option<WaitingOn> {
+    let secrets = match scene.unopened.as_slice() {
+        [] => return None,
+        [one] => format!("secret `{one}`: it is"),
+        [one, others @ ..] => format!("secret `{one}` and {} more: they are", others.len()),
+    };
+    let message = format!(
+        "waiting on {secrets} not sealed to this node; `realm secret reseal` seals anew, then apply"
+    );
+    Some(waiting(SECRET_SEALED_AWAY, message))
 }
 
 /// What may not run here, and why not.

@@ -6,8 +6,9 @@ use realm_model::entry::NamespaceName;
 use realm_model::lock::Pin;
 use realm_model::manifest::{ComponentSpec, Manifest, Mode, NodeSelector, RouteSpec};
 use realm_model::name::{ComponentName, NodeName};
-use realm_model::observed::{Artifact, Revision};
+use realm_model::observed::{Artifact, Observed, Revision};
 use realm_model::route::Route;
+use realm_model::sealing::Sealed;
 
 use crate::around::Around;
 use crate::authority::Authority;
@@ -20,6 +21,8 @@ pub(super) struct Wanted<'a> {
     pub(super) pin: Pin,
     pub(super) revision: Revision,
     pub(super) artifact: Artifact,
+    /// The secrets that it may open, sealed.
+    pub(super) secrets: Option<&'a BTreeMap<String, Sealed>>,
     /// The places that this node has; one of what runs by itself.
     pub(super) replicas: u32,
     /// The entry that brought it: not the one that is wanted, if the rollout of that one failed and is
@@ -30,6 +33,14 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
+    /// The secrets that it may open and this node cannot.
+    pub(super) fn unopened<'s>(&'s self, observed: &'s Observed) -> impl Iterator<Item = &'s str> {
+        let secrets = self.secrets.into_iter().flatten();
+        secrets
+            .filter(|(_, sealed)| observed.unopened.contains(&sealed.digest()))
+            .map(|(name, _)| name.as_str())
+    }
+
     pub(super) const fn mode(&self) -> Mode {
         self.spec.mode()
     }
@@ -299,6 +310,7 @@ fn wanted<'a>(
             digest: aim.pin.digest,
             fuel: aim.spec.limits.fuel_per_sec.is_some(),
         },
+        secrets: desired.secrets_of(component, node, aim.revision),
         replicas: 0,
         entry: aim.entry,
         singleton: desired.is_singleton(component),

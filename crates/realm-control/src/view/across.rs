@@ -96,10 +96,9 @@ fn reach_of(node: &mut NodeView, names: &BTreeMap<PublicKey, &NodeName>, others:
             ..connection
         },
     };
-    node.said = others
-        .records
-        .get(key)
-        .map(|record| said(record, others.heads));
+    let record = others.records.get(key);
+    node.said = record.map(|record| said(record, others.heads));
+    node.sealing = record.and_then(|record| record.body.sealing.clone());
 }
 
 fn said(record: &NodeRecord, heads: &BTreeMap<ChainId, Head>) -> NodeSaidView {
@@ -237,6 +236,9 @@ pub fn alarm_hint(code: &str) -> &'static str {
         }
         realm_model::record::ACME_FAILED => {
             "see that the name leads to that node from outside, and its ports 80 and 443 too; it is tried again by itself"
+        }
+        realm_model::record::SECRET_SEALED_AWAY => {
+            "`realm secret reseal` seals it to the nodes that may run the component, then `realm apply`"
         }
         realm_model::record::ACME_NAMELESS => {
             "name hosts in the routes of the manifest, or in `names` under [tls.acme] in node.toml"

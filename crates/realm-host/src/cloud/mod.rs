@@ -7,23 +7,27 @@
 
 pub(crate) mod blobstore;
 mod keyvalue;
+mod logging;
 pub(crate) mod messaging;
 mod quota;
+mod secrets;
 pub(crate) mod sql;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use realm_model::binding::Interface;
+use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
-use realm_model::cloud::{Blobs, CloudError, KeyValue, Messaging, Sql};
+use realm_model::cloud::{Blobs, CloudError, KeyValue, Messaging, Secrets, Sql};
 use realm_model::grants::StoreGrant;
 use wasmtime::Result;
 use wasmtime::component::Linker;
 
 pub(crate) use keyvalue::{View as KeyvalueView, Watcher};
+pub(crate) use logging::Speaker;
 pub(crate) use quota::Operations;
+pub(crate) use secrets::Revealed;
 
 use crate::state::State;
 
@@ -38,6 +42,7 @@ pub struct Stores {
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
     room: Arc<blobstore::Room>,
+    secrets: Arc<Secrets>,
 }
 
 /// By identifier, [`StoreGrant::ANY`] among them.
@@ -89,6 +94,11 @@ impl Stores {
             Store::Messaging(store) => drop(self.messaging.insert(identifier, store)),
             Store::Sql(store) => drop(self.sql.insert(identifier, store)),
         }
+    }
+
+    /// The secrets that a guest reads, also as the bucket [`SECRETS`].
+    pub fn reveal(&mut self, secrets: Secrets) {
+        self.secrets = Arc::new(secrets);
     }
 }
 
@@ -181,6 +191,13 @@ impl Cloud {
     }
 
     pub(crate) fn keyvalue(&self, identifier: &str) -> Result<Opened<dyn KeyValue>, CloudError> {
+        if identifier == SECRETS {
+            let store: Arc<dyn KeyValue> = Arc::clone(&self.stores.secrets) as _;
+            return Ok(Opened {
+                store,
+                part: String::new(),
+            });
+        }
         open(&self.stores.keyvalue, identifier)
     }
 
@@ -191,6 +208,11 @@ impl Cloud {
             part: container.to_owned(),
             ..opened
         })
+    }
+
+    /// The secrets that the component lists.
+    pub(crate) fn secrets(&self) -> &Arc<Secrets> {
+        &self.stores.secrets
     }
 
     pub(crate) fn messaging(&self, identifier: &str) -> Result<Opened<dyn Messaging>, CloudError> {
@@ -243,5 +265,45 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     keyvalue::link(linker, concurrent)?;
     blobstore::link(linker)?;
     messaging::link(linker)?;
-    sql::link(linker)
+    sql::link(linker)?;
+    secrets::link(linker)?;
+    logging::link(linker)?;
+    if concurrent {
+        secrets::link_concurrent(linker)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_model::cloud::CloudError;
+    use realm_model::cloud::Secrets;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_bucket_of_secrets_is_there_without_a_binding_and_leads_nowhere_else() {
+        let mut stores = Stores::default();
+        let secrets =
+            |value: &[u8]| Secrets::new([("key".to_owned(), value.to_vec().into())].into());
+        // A store for every name: not for this one.
+        let any = Store::Keyvalue(Arc::new(secrets(b"of the store")));
+        stores.bind(StoreGrant::ANY, any);
+        stores.reveal(secrets(b"listed"));
+        let cloud = Cloud::new(Arc::new(stores), None, 0);
+        let read = async |identifier| {
+            let opened = cloud.keyvalue(identifier)?;
+            opened.store.get(&opened.part, "key").await
+        };
+        assert_eq!(read("secrets").await, Ok(Some(b"listed".to_vec())));
+        assert_eq!(read("other").await, Ok(Some(b"of the store".to_vec())));
+        let opened = cloud.keyvalue("secrets").map(|opened| opened.store);
+        let store = opened.unwrap_or_else(|error| panic!("{error}"));
+        let written = store.set("", "key", b"x", None).await;
+        assert_eq!(written, Err(CloudError::AccessDenied));
+        let nothing = Cloud::new(Arc::default(), None, 0);
+        let opened = nothing.keyvalue("secrets").map(|opened| opened.store);
+        let store = opened.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(store.get("", "key").await, Ok(None));
+    }
 }

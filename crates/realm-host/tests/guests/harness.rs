@@ -13,6 +13,7 @@ use realm_host::{
     Replica, Settings, Store, Stores, compile_bytes, fingerprint,
 };
 use realm_model::api::LogStream;
+use realm_model::cloud::Secrets;
 use realm_model::digest::Digest;
 use realm_model::grants::Grants;
 use realm_model::limits::Limits;
@@ -60,6 +61,15 @@ impl Guest {
 
     pub(crate) fn grants(mut self, change: impl FnOnce(&mut Grants)) -> Self {
         change(&mut self.grants);
+        self
+    }
+
+    /// The secrets that the guest may read.
+    pub(crate) fn secrets(mut self, secrets: &[(&str, &[u8])]) -> Self {
+        let secrets = secrets
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.to_vec().into()));
+        self.stores.reveal(Secrets::new(secrets.collect()));
         self
     }
 

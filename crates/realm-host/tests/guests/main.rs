@@ -15,15 +15,16 @@ mod https;
 mod keyvalue;
 mod limits;
 mod listening;
+mod logging;
 mod messages;
 mod network;
 mod outbound;
 mod preview1;
 mod programs;
 mod reuse;
+mod secrets;
 mod sql;
 #[path = "../../../../tests/peers/swift.rs"]
-#[expect(dead_code, reason = "other tests ask more of it")]
 mod swift;
 mod terms;
 mod unloading;
@@ -37,11 +38,13 @@ use health::*;
 use keyvalue::*;
 use limits::*;
 use listening::*;
+use logging::*;
 use messages::*;
 use network::*;
 use outbound::*;
 use programs::*;
 use reuse::*;
+use secrets::*;
 use sql::*;
 
 macro_rules! assert_test_exists {

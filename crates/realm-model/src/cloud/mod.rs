@@ -14,6 +14,7 @@ mod blobs;
 mod keyvalue;
 pub mod limits;
 mod messaging;
+mod secrets;
 mod sql;
 
 use std::fmt;
@@ -32,6 +33,7 @@ pub use messaging::{
     DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Deliveries, Delivery, Group, Message,
     Messaging, Receipt, Subscription, check_message, check_pattern, check_topic, topic_matches,
 };
+pub use secrets::Secrets;
 pub use sql::{Session, Sql, SqlError, SqlRows, SqlValue};
 
 /// The future of an answer.

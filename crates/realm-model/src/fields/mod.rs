@@ -251,10 +251,20 @@ impl<'d, 'i> Fields<'d, 'i> {
         report: &mut Report<'_>,
         name: &str,
     ) -> Vec<(Placed<String>, Placed<String>)> {
+        self.text_table_of(report, name, TEXT_BYTES_MAX)
+    }
+
+    /// The same with texts of up to so many bytes.
+    pub(crate) fn text_table_of(
+        &self,
+        report: &mut Report<'_>,
+        name: &str,
+        bytes_max: usize,
+    ) -> Vec<(Placed<String>, Placed<String>)> {
         let expected = self.key(name).kind.expected_item();
         let mut items = Vec::new();
         for (key, value) in self.entries(report, name) {
-            let text = text_of(report, value, &expected);
+            let text = text_within(report, value, &expected, bytes_max);
             if let Some((text, span)) = text {
                 let key = (key.get_ref().to_string(), key.span());
                 items.push((key, (text.to_owned(), span)));
@@ -386,6 +396,16 @@ pub(crate) fn text_of<'d>(
     value: &'d Spanned<DeValue<'_>>,
     expected: &str,
 ) -> Option<Placed<&'d str>> {
+    text_within(report, value, expected, TEXT_BYTES_MAX)
+}
+
+/// The same, of up to so many bytes.
+fn text_within<'d>(
+    report: &mut Report<'_>,
+    value: &'d Spanned<DeValue<'_>>,
+    expected: &str,
+    bytes_max: usize,
+) -> Option<Placed<&'d str>> {
     let DeValue::String(text) = value.get_ref() else {
         let hint = match value.get_ref() {
             DeValue::Integer(integer) => Some(format!("quote it: `\"{}\"`", cut(integer.as_str()))),
@@ -399,12 +419,12 @@ pub(crate) fn text_of<'d>(
         wrong_type(report, value, expected, hint);
         return None;
     };
-    if text.len() > TEXT_BYTES_MAX {
+    if text.len() > bytes_max {
         report.error(
             codes::TOO_LARGE,
             value.span(),
             format!(
-                "a string of {} bytes, at most {TEXT_BYTES_MAX} are taken",
+                "a string of {} bytes, at most {bytes_max} are taken",
                 text.len()
             ),
             None,

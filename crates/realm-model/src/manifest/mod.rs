@@ -57,6 +57,7 @@ use crate::limits::Limits;
 use crate::name::{ComponentName, NodeName};
 use crate::route::{HostPattern, PathPattern};
 use crate::schedule::Schedule;
+use crate::sealing::Sealed;
 use crate::trigger::Triggers;
 use crate::upstream::Upstream;
 
@@ -85,7 +86,7 @@ pub struct Manifest {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub bindings: BTreeMap<String, Binding>,
     /// `[secrets]`: name → ciphertext.
-    pub secrets: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, Sealed>,
 }
 
 /// A node as the manifest describes it.

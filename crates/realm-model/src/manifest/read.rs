@@ -16,11 +16,10 @@ use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, wrong_type};
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
 use crate::record::limits::LEASES_MAX;
+use crate::sealing::{PREFIX as SEALED_PREFIX, SEALED_BYTES_MAX, Sealed};
 
 /// Routes of one selector, and nodes: a route for each component.
 const ROUTES_MAX: usize = COMPONENTS_MAX;
-
-const SECRET_PREFIX: &str = "age-encrypted:";
 
 /// Reads everything that can be read.
 pub(super) fn manifest(report: &mut Report<'_>, document: &DeTable<'_>) -> Manifest {
@@ -138,7 +137,7 @@ fn read_addr_hint(report: &mut Report<'_>, node: &Fields<'_, '_>) -> Option<Stri
 }
 
 struct Secrets {
-    values: BTreeMap<String, String>,
+    values: BTreeMap<String, Sealed>,
     /// Names that are written, also of secrets that have other problems.
     names: BTreeSet<String>,
 }
@@ -148,14 +147,16 @@ fn read_secrets(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Secrets {
         values: BTreeMap::new(),
         names: BTreeSet::new(),
     };
-    for ((name, name_span), (value, span)) in root.text_table(report, "secrets") {
+    for ((name, name_span), (value, span)) in
+        root.text_table_of(report, "secrets", SEALED_BYTES_MAX)
+    {
         if let Err(error) = plain_name(&name, "secret") {
             report.value_error(name_span, error);
             continue;
         }
         secrets.names.insert(name.clone());
         // The value stays out of the message: it may be the secret itself.
-        let base64 = value.strip_prefix(SECRET_PREFIX);
+        let base64 = value.strip_prefix(SEALED_PREFIX);
         let is_ciphertext = base64.is_some_and(|base64| {
             !base64.is_empty()
                 && base64
@@ -163,12 +164,13 @@ fn read_secrets(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Secrets {
                     .all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=".contains(&byte))
         });
         if is_ciphertext {
-            secrets.values.insert(name, value);
+            let sealed = Sealed::new(&name, value);
+            secrets.values.insert(name, sealed);
         } else {
             let message = match base64 {
-                Some(_) => format!("what follows `{SECRET_PREFIX}` is not base64"),
+                Some(_) => format!("what follows `{SEALED_PREFIX}` is not base64"),
                 None => {
-                    format!("a secret stands here in the clear, expected `{SECRET_PREFIX}BASE64`")
+                    format!("a secret stands here in the clear, expected `{SEALED_PREFIX}BASE64`")
                 }
             };
             let hint = "write a ciphertext, never the secret itself: this file is signed and sent to every node".to_owned();

@@ -9,6 +9,7 @@ use crate::cbor::encode;
 use crate::digest::Digest;
 use crate::entry::{ChainId, Head};
 use crate::name::NodeName;
+use crate::sealing::Sealing;
 use crate::text::one_line;
 
 /// The caps of a record's lists and texts.
@@ -109,6 +110,9 @@ pub struct NodeBody {
     /// Leases that it grants to others or to itself.
     #[n(17)]
     pub grants: Option<Vec<LeaseGrant>>,
+    /// To which key secrets for it are sealed; `None`: the node is of a version that opens none.
+    #[n(18)]
+    pub sealing: Option<Sealing>,
 }
 
 /// What kind of machine a node is.
@@ -310,6 +314,7 @@ impl NodeBody {
             alarms: Vec::new(),
             asks: None,
             grants: None,
+            sealing: None,
         }
     }
 
@@ -458,6 +463,9 @@ impl NodeBody {
         }
         for pending in &mut self.pending {
             with(&mut pending.address, ADDRESS_CHARS_MAX);
+        }
+        if let Some(sealing) = &mut self.sealing {
+            with(&mut sealing.recipient, WORD_CHARS_MAX);
         }
         for alarm in &mut self.alarms {
             with(&mut alarm.code, WORD_CHARS_MAX);

@@ -499,6 +499,7 @@ impl Core {
             leases: &self.holding.output,
             ports: self.doors.troubles(),
             own_alarms: self.own_alarms(),
+            sealing: &self.sealing,
         };
         let Some(network) = &mut self.network else {
             return;
@@ -526,7 +527,10 @@ impl Core {
     pub(super) fn add_others(&self, status: &mut StatusView) {
         let Some(network) = &self.network else {
             // Nobody passes its own alarms on: it tells them itself.
-            let own = self.own_alarms().into_iter();
+            let components = status.components.iter();
+            let waiting = components.map(|one| (&one.name, &one.waiting_on));
+            let waiting: Vec<_> = crate::network::told(waiting).collect();
+            let own = self.own_alarms().into_iter().chain(waiting);
             status.alarms.extend(own.map(|alarm| AlarmView {
                 hint: alarm_hint(&alarm.code).to_owned(),
                 code: alarm.code,

@@ -23,6 +23,7 @@ use realm_model::observed::{
     Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
 };
 use realm_model::route::Route;
+use realm_model::sealing::Sealed;
 use realm_model::upstream::Allowed;
 use realm_store::blobs::Blobs;
 use realm_store::fetch::Origins;
@@ -122,6 +123,8 @@ pub(crate) struct Executor {
 /// What the replicas of one revision share.
 pub(crate) struct Running {
     pub(crate) spec: ComponentSpec,
+    /// What it may open, sealed.
+    pub(crate) secrets: BTreeMap<String, Sealed>,
     pub(crate) artifact: Artifact,
     pub(crate) loaded: tokio::sync::Mutex<Option<realm_host::Component>>,
     pub(crate) program: tokio::sync::Mutex<Option<realm_host::Program>>,

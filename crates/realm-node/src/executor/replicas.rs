@@ -168,12 +168,16 @@ impl Executor {
         let (spec, pin) = world
             .desired
             .settings_of(&id.component, world.node, id.revision)?;
+        let secrets = world
+            .desired
+            .secrets_of(&id.component, world.node, id.revision);
         let artifact = Artifact {
             digest: pin.digest,
             fuel: spec.limits.fuel_per_sec.is_some(),
         };
         let running = Arc::new(Running {
             spec: spec.clone(),
+            secrets: secrets.cloned().unwrap_or_default(),
             artifact,
             loaded: tokio::sync::Mutex::default(),
             program: tokio::sync::Mutex::default(),

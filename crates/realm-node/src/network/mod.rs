@@ -46,7 +46,7 @@ pub(crate) use door::{Door, forward, passing, watch as watch_connections};
 pub(crate) use epoch::Epochs;
 use pacing::Pacing;
 pub(crate) use peers::{Peers, Source};
-pub(crate) use record::Facts;
+pub(crate) use record::{Facts, told};
 pub(crate) use settings::{caller, spawn};
 use tunnels::Tunnels;
 

@@ -6,14 +6,16 @@ use realm_control::Ledger;
 use realm_control::lease::Output;
 use realm_control::pending::REPORTED_MAX;
 use realm_edge::PortTrouble;
-use realm_model::action::ComponentReport;
+use realm_model::action::{ComponentReport, WaitingOn};
 use realm_model::entry::ChainId;
 use realm_model::name::ComponentName;
 use realm_model::observed::Millis;
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
-    PORT_BUSY, PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, STALE, UPGRADE_NEEDED,
+    PORT_BUSY, PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, SECRET_SEALED_AWAY, STALE,
+    UPGRADE_NEEDED,
 };
+use realm_model::sealing::Sealing;
 use realm_model::view::{ComponentState, StatusView};
 
 use super::{Network, random};
@@ -30,6 +32,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) leases: &'a Output,
     pub(crate) ports: &'a [PortTrouble],
     pub(crate) own_alarms: Vec<Alarm>,
+    pub(crate) sealing: &'a Sealing,
 }
 
 impl Network {
@@ -121,7 +124,10 @@ impl Network {
             })
             .collect();
         body.alarms = self.alarms(facts.ledger, now);
-        body.alarms.extend(failed_rollouts(facts.reports));
+        let reports = facts.reports.iter();
+        let waiting = reports.map(|report| (&report.component, &report.waiting_on));
+        body.alarms.extend(told(waiting));
+        body.sealing = Some(facts.sealing.clone());
         let Output { asks, grants, .. } = facts.leases;
         body.asks = (!asks.is_empty()).then(|| asks.clone());
         body.grants = (!grants.is_empty()).then(|| grants.clone());
@@ -174,14 +180,19 @@ impl Network {
     }
 }
 
-/// A rollout that failed waits for its owner, or was undone.
-fn failed_rollouts(reports: &[ComponentReport]) -> impl Iterator<Item = Alarm> {
-    reports.iter().filter_map(|report| {
-        let mut reasons = report.waiting_on.iter();
-        let reason = reasons.find(|one| one.code == ROLLOUT_FAILED)?;
-        Some(Alarm {
-            code: ROLLOUT_FAILED.to_owned(),
-            about: format!("`{}`: {}", report.component, reason.message),
+/// What components wait on until a person does something: a rollout that failed waits for its owner, or
+/// was undone; a secret that is sealed to other nodes has to be sealed anew.
+pub(crate) fn told<'a>(
+    waiting: impl Iterator<Item = (&'a ComponentName, &'a Vec<WaitingOn>)>,
+) -> impl Iterator<Item = Alarm> {
+    waiting.flat_map(|(component, reasons)| {
+        let reasons = reasons.iter().filter(|one| {
+            let code = one.code.as_str();
+            code == ROLLOUT_FAILED || code == SECRET_SEALED_AWAY
+        });
+        reasons.map(move |reason| Alarm {
+            code: reason.code.clone(),
+            about: format!("`{component}`: {}", reason.message),
         })
     })
 }

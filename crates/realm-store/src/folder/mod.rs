@@ -201,6 +201,11 @@ impl RealmFolder {
         self.root.join("node.key")
     }
 
+    /// The key that opens the secrets which are sealed to this node.
+    pub fn sealing_key(&self) -> PathBuf {
+        self.root.join("sealing.key")
+    }
+
     /// The node operator's settings.
     pub fn node_config(&self) -> PathBuf {
         self.root.join("node.toml")
