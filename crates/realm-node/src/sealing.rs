@@ -164,9 +164,12 @@ impl SealingKey {
             at,
         };
         let opened = decryptor.decrypt(std::iter::once(&way as &dyn age::Identity));
-        let reader = opened.map_err(|error| match error {
-            age::DecryptError::NoMatchingKeys => OpenError::NotForMe,
-            error => damaged(&error),
+        let reader = opened.map_err(|error| {
+            if matches!(error, age::DecryptError::NoMatchingKeys) {
+                OpenError::NotForMe
+            } else {
+                damaged(&error)
+            }
         })?;
         match label {
             Some(label) if label.name != name => Err(OpenError::OtherName(label.name)),
