@@ -97,7 +97,9 @@ impl Swift {
     /// Starts its processes: the same server, on the same port.
     pub(crate) fn begin(&mut self) {
         for name in ["account", "container", "object", "proxy"] {
-            let mut command = Command::new(format!("swift-{name}-server"));
+            // They make groups of their own: what ends a test that hangs would not end them.
+            let mut command = Command::new("setpriv");
+            command.args(["--pdeathsig", "KILL", &format!("swift-{name}-server")]);
             command.arg(self.folder.join(format!("{name}.conf")));
             self.children.push(start(&mut command));
         }
@@ -207,7 +209,7 @@ impl Swift {
         let root = self.folder.display();
         let common = format!(
             "[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = {port}\nworkers = 0\nuser = {}\n\
-             swift_dir = {root}\ndevices = {root}/devices\nmount_check = false\nlog_address = {root}/log\n",
+             swift_dir = {root}\ndevices = {root}/devices\nmount_check = false\nfallocate_reserve = 0\nlog_address = {root}/log\n",
             user()
         );
         let path = self.folder.join(format!("{name}.conf"));
