@@ -182,6 +182,7 @@ impl Line {
         match self {
             Self::V02 => "0.2.x",
             Self::V03 => "0.3.x",
+            Self::Exactly("") => "no version",
             Self::Exactly(only) => only,
         }
     }
