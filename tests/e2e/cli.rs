@@ -48,6 +48,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
       verify       Check a manifest and its signature, without an agent
       submit       Submit an entry that was signed on another machine
       schema       Print the JSON schema of realm.toml, for editors
+      secret       Seal secrets to the nodes that need them
 
     Look:
       status       Show what runs, and in one line per component why something does not

@@ -228,6 +228,40 @@ impl Shelf {
     }
 }
 
+/// As whom a server is asked: the user, where the secret names one, and the password.
+type Login = (Option<String>, Option<Zeroizing<String>>);
+
+impl Making<'_> {
+    /// The value of the secret that the binding names, as it is written there; `None`: it names none.
+    fn secret(&self) -> Result<Option<Zeroizing<String>>, StepFailure> {
+        let Some(name) = &self.spec.secret else {
+            return Ok(None);
+        };
+        let failed = |why: &str| StepFailure {
+            code: "backend-secret".to_owned(),
+            reason: format!("binding `{}`: the secret `{name}` {why}", self.binding),
+            permanent: true,
+        };
+        let value = self.password.ok_or_else(|| failed("has no value here"))?;
+        let text = std::str::from_utf8(value).map_err(|_| failed("is not text"))?;
+        Ok(Some(Zeroizing::new(text.to_owned())))
+    }
+
+    /// The same in its parts: `USER:PASSWORD`, or the password alone.
+    fn login(&self) -> Result<Login, StepFailure> {
+        let Some(secret) = self.secret()? else {
+            return Ok((None, None));
+        };
+        Ok(match secret.split_once(':') {
+            Some((user, password)) => (
+                Some(user.to_owned()),
+                Some(Zeroizing::new(password.to_owned())),
+            ),
+            None => (None, Some(secret)),
+        })
+    }
+}
+
 fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
     match making.spec.interface {
         Interface::Keyvalue => keyvalue::make(making),
@@ -257,15 +291,15 @@ fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
             bucket,
             region,
             endpoint,
-        } if making.spec.secret.is_none() => {
+        } => {
             let prefix = making.spec.prefix.clone();
             let settings = S3Settings {
                 bucket: bucket.clone(),
                 prefix: prefix.unwrap_or_else(|| making.binding.to_owned()),
                 region: region.clone(),
                 endpoint: endpoint.clone(),
-                credentials: None,
-                roots: None,
+                credentials: making.secret()?.map(|secret| secret.to_string()),
+                roots: roots(making)?,
             };
             let store = S3::new(&settings, Arc::clone(&making.watch));
             let store = store.map_err(|error| StepFailure {
@@ -275,11 +309,26 @@ fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
             })?;
             Ok(Store::Blobs(Arc::new(store)))
         }
-        Backend::S3 { .. }
-        | Backend::Redis { .. }
-        | Backend::Nats { .. }
-        | Backend::Postgres { .. } => Err(later(making)),
+        Backend::Redis { .. } | Backend::Nats { .. } | Backend::Postgres { .. } => {
+            Err(later(making))
+        }
     }
+}
+
+/// Certificates of authorities that the machine's operator names.
+fn roots(making: &Making<'_>) -> Result<Option<Vec<u8>>, StepFailure> {
+    let Some(path) = &making.policy.ca_file else {
+        return Ok(None);
+    };
+    let read = std::fs::read(path).map(Some);
+    read.map_err(|error| StepFailure {
+        code: "backend-unusable".to_owned(),
+        reason: format!(
+            "binding `{}`: `{path}` of node.toml: {error}",
+            making.binding
+        ),
+        permanent: false,
+    })
 }
 
 fn messaging(making: &Making<'_>) -> Result<Store, StepFailure> {
@@ -296,7 +345,7 @@ fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
                 port: server.port,
                 database: database.clone(),
                 user: server.user.clone(),
-                secret: None,
+                secret: making.secret()?.map(|secret| secret.to_string()),
                 tls: server.tls,
                 ca_file: making.policy.ca_file.as_ref().map(PathBuf::from),
             };

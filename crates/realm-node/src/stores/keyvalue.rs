@@ -20,25 +20,15 @@ const TRIES: usize = 20;
 const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 pub(super) fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
-    if let Some(secret) = &making.spec.secret {
-        return Err(StepFailure {
-            code: "backend-secret".to_owned(),
-            reason: format!(
-                "binding `{}`: this node has no value of the secret `{secret}`",
-                making.binding
-            ),
-            permanent: true,
-        });
-    }
     Ok(Store::Keyvalue(match &making.spec.backend {
         Backend::Embedded => Arc::new(embedded(making)?),
         Backend::Redis { server, database } => {
-            let access = access(making, ":");
+            let access = access(making, ":")?;
             let redis = Redis::new(server, *database, &access, Arc::clone(&making.watch));
             Arc::new(redis.map_err(|error| not_a_server(making, &error))?)
         }
         Backend::Nats { server } => {
-            let access = access(making, "");
+            let access = access(making, "")?;
             let nats = Nats::new(server, &access, Arc::clone(&making.watch));
             Arc::new(nats.map_err(|error| not_a_server(making, &error))?)
         }
@@ -75,14 +65,15 @@ fn embedded(making: &Making<'_>) -> Result<Embedded, StepFailure> {
 }
 
 /// `mark` stands between the name of a binding and the names of its keys.
-fn access(making: &Making<'_>, mark: &str) -> Access {
+fn access(making: &Making<'_>, mark: &str) -> Result<Access, StepFailure> {
     let own = || format!("{}{mark}", making.binding);
-    Access {
-        user: None,
-        password: None,
+    let (user, password) = making.login()?;
+    Ok(Access {
+        user,
+        password,
         authorities: making.policy.ca_file.as_ref().map(Into::into),
         prefix: making.spec.prefix.clone().unwrap_or_else(own),
-    }
+    })
 }
 
 fn not_a_server(making: &Making<'_>, error: &ServerError) -> StepFailure {

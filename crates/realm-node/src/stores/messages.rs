@@ -52,9 +52,10 @@ fn embedded(making: &Making<'_>) -> Result<Arc<dyn Messaging>, StepFailure> {
 
 fn nats(making: &Making<'_>, server: &Server) -> Result<Arc<dyn Messaging>, StepFailure> {
     let prefix = making.spec.prefix.clone();
+    let (user, password) = making.login()?;
     let access = Access {
-        user: server.user.clone(),
-        password: None,
+        user: user.or_else(|| server.user.clone()),
+        password,
         authorities: making.policy.ca_file.clone().map(Into::into),
         prefix: prefix.unwrap_or_else(|| making.binding.replace('/', ".")),
     };
