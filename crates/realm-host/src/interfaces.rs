@@ -178,7 +178,7 @@ impl Line {
         }
     }
 
-    const fn text(self) -> &'static str {
+    fn text(self) -> &'static str {
         match self {
             Self::V02 => "0.2.x",
             Self::V03 => "0.3.x",
