@@ -22,6 +22,9 @@ fn manifest(backend: &str, more: &str) -> String {
     )
 }
 
+/// On a machine with much to do the checks of a guest take a while.
+const LONG: &str = "wall_timeout_ms = 60000\nepoch_timeout_ms = 30000\n";
+
 fn realm(guest: &str, backend: &str, more: &str) -> Realm {
     let realm = Realm::new();
     realm.guest(guest, "app.wasm");
@@ -111,14 +114,14 @@ async fn a_guest_does_not_see_which_store_it_has() {
         format!("redis://127.0.0.1:{}", redis.port),
         format!("nats://127.0.0.1:{}", nats.port),
     ];
-    let realm = realm(guests::KEYVALUE, &origins[0], "wall_timeout_ms = 60000\n");
+    let realm = realm(guests::KEYVALUE, &origins[0], LONG);
     let before = realm.read(".realm/node.toml");
     let (redis_origin, nats_origin) = (&origins[1], &origins[2]);
     let config = format!("{before}\n[backends]\nallow = [\"{redis_origin}\", \"{nats_origin}\"]\n");
     realm.write(".realm/node.toml", &config);
     let agent = realm.agent();
     for origin in &origins {
-        realm.write("realm.toml", &manifest(origin, "wall_timeout_ms = 60000\n"));
+        realm.write("realm.toml", &manifest(origin, LONG));
         realm.run(&["apply", "--yes"]).ok();
         let (status, lines) = get(&agent.url("/")).await;
         let lacking: Vec<_> = lines

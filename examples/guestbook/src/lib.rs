@@ -66,7 +66,11 @@ struct Answer {
 impl Answer {
     fn new(status: u16, body: String) -> Self {
         let headers = vec![("content-type", "text/html; charset=utf-8".to_owned())];
-        Self { status, headers, body }
+        Self {
+            status,
+            headers,
+            body,
+        }
     }
 }
 
@@ -84,7 +88,11 @@ fn page(book: &Bucket, session: &str) -> Result<Answer, Error> {
         .map(|(_, entry)| {
             let entry = String::from_utf8_lossy(&entry);
             let (name, text) = entry.split_once('\n').unwrap_or(("", &entry));
-            format!("<p><b>{}</b>: {}</p>\n", text::escaped(name), text::escaped(text))
+            format!(
+                "<p><b>{}</b>: {}</p>\n",
+                text::escaped(name),
+                text::escaped(text)
+            )
         })
         .collect();
     let name = text::escaped(&String::from_utf8_lossy(&name));
@@ -108,19 +116,32 @@ fn write(book: &Bucket, request: &IncomingRequest, session: &str) -> Result<Answ
     let _ = stream.take(FORM_BYTES_MAX).read_to_end(&mut form);
     let form = String::from_utf8_lossy(&form);
     let (Some(name), Some(said)) = (text::field(&form, "name"), text::field(&form, "text")) else {
-        return Ok(Answer::new(400, "a name and a text are asked for\n".to_owned()));
+        return Ok(Answer::new(
+            400,
+            "a name and a text are asked for\n".to_owned(),
+        ));
     };
     let name = name.replace(['\n', '\r'], " ");
     // The number is this entry's alone, whoever writes at the same time.
     let number = atomics::increment(book, COUNT, 1)?;
-    book.set(&format!("entry/{number}"), format!("{name}\n{said}").as_bytes())?;
-    match ttl::set(book, &format!("session/{session}"), name.as_bytes(), MONTH_MS) {
+    book.set(
+        &format!("entry/{number}"),
+        format!("{name}\n{said}").as_bytes(),
+    )?;
+    match ttl::set(
+        book,
+        &format!("session/{session}"),
+        name.as_bytes(),
+        MONTH_MS,
+    ) {
         // A store that cannot end keys remembers nobody.
         Ok(()) | Err(Error::Other(_)) => {}
         Err(error) => return Err(error),
     }
     let mut answer = Answer::new(303, String::new());
-    answer.headers.push(("location", request.path_with_query().unwrap_or_default()));
+    answer
+        .headers
+        .push(("location", request.path_with_query().unwrap_or_default()));
     answer.headers.push(cookie(session));
     Ok(answer)
 }
@@ -130,12 +151,17 @@ fn session(request: &IncomingRequest) -> String {
     let cookies = request.headers().get("cookie");
     let known = cookies.iter().find_map(|line| {
         let line = String::from_utf8_lossy(line);
-        let mut pairs = line.split(';').filter_map(|pair| pair.trim().split_once('='));
+        let mut pairs = line
+            .split(';')
+            .filter_map(|pair| pair.trim().split_once('='));
         pairs.find_map(|(name, value)| (name == "session").then(|| value.to_owned()))
     });
     let is_one = |text: &String| text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
     known.filter(is_one).unwrap_or_else(|| {
-        get_random_bytes(16).iter().map(|byte| format!("{byte:02x}")).collect()
+        get_random_bytes(16)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     })
 }
 
@@ -151,7 +177,9 @@ fn send(out: ResponseOutparam, answer: &Answer) {
         .map(|(name, value)| ((*name).to_owned(), value.clone().into_bytes()))
         .collect();
     let response = OutgoingResponse::new(Fields::from_list(&headers).expect("valid headers"));
-    response.set_status_code(answer.status).expect("a valid status");
+    response
+        .set_status_code(answer.status)
+        .expect("a valid status");
     let body = response.body().expect("the body is taken once");
     ResponseOutparam::set(out, Ok(response));
     let mut stream = body.write().expect("the stream is taken once");

@@ -1,4 +1,5 @@
-//! Uses `spin:key-value@3.0.0` from WASI 0.3, as components for Spin are built: `ok`, or a trap.
+//! Uses `spin:key-value@3.0.0` from WASI 0.3, as components for Spin are built: `ok`, or a trap. The store
+//! has `k0000` to `k1499` in it.
 
 mod bindings {
     wit_bindgen::generate!({ path: "../../wit/deps/spin-key-value-3.0.0", world: "imports" });
@@ -47,9 +48,7 @@ async fn check() -> Result<(), Error> {
         Err(Error::Other(_))
     ));
 
-    for nth in 0..1_500 {
-        store.set(format!("k{nth:04}"), vec![b'v']).await?;
-    }
+    // Those that the test wrote: more than a page.
     let (keys, end) = store.get_keys().await;
     let mut keys = keys.collect().await;
     end.await?;
@@ -64,8 +63,5 @@ async fn check() -> Result<(), Error> {
     let (mut some, _) = store.get_keys().await;
     assert!(some.next().await.is_some());
     drop(some);
-    for key in keys {
-        store.delete(key).await?;
-    }
     Ok(())
 }

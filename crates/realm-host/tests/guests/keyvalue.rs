@@ -32,6 +32,8 @@ async fn check(store: &Arc<dyn KeyValue>, lacks: &[&str]) {
     let asked = bound(guest(guests::KEYVALUE), store)
         .limits(|limits| {
             limits.wall_timeout_ms = 60_000;
+            // On a machine with much to do.
+            limits.epoch_timeout_ms = 30_000;
             limits.memory_max_mb = 128;
         })
         .load();
@@ -103,6 +105,12 @@ pub(crate) async fn keyvalue_draft() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn p3_keyvalue() {
     let (store, _folder) = embedded();
+    let pairs: Vec<_> = (0..1_500)
+        .map(|nth| (format!("k{nth:04}"), vec![b'v']))
+        .collect();
+    for pairs in pairs.chunks(1_000) {
+        store.set_many("", pairs).await.unwrap();
+    }
     let guest = bound(guest(guests::P3_KEYVALUE), &store)
         .limits(|limits| limits.wall_timeout_ms = 60_000)
         .load();

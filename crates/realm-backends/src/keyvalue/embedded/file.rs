@@ -70,8 +70,6 @@ pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Database, OpenErro
         source,
     };
     match fs::metadata(path) {
-        // The engine would take an empty file for a new one. One that realm made never is empty.
-        Ok(facts) if facts.len() == 0 => return Err(damaged(path, "it is empty")),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
         Err(error) => return Err(io(error)),

@@ -240,6 +240,21 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_time_of_an_entry_is_over_with_its_last_millisecond() {
+        let over = |ends_at_ms, now_ms| {
+            let head = Head {
+                revision: 1,
+                ends_at_ms,
+            };
+            head.is_over(now_ms)
+        };
+        assert!(!over(10, 9));
+        assert!(over(10, 10));
+        assert!(over(10, 11));
+        assert!(!over(0, u64::MAX), "one without an end stays");
+    }
+
     proptest! {
         #[test]
         fn bytes_from_outside_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {

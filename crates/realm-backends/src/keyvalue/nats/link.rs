@@ -4,6 +4,7 @@
 //! bucket.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,9 @@ const RETRY_MAX: Duration = Duration::from_millis(500);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Buckets whose handles are kept.
 const BUCKETS_MAX: usize = 1_000;
+/// Buckets that are made on a server for one binding, in the life of the agent: a guest that may open any
+/// name makes no more.
+const MADE_MAX: usize = 1_000;
 /// How long the server keeps that a key was deleted, where it can forget it at all.
 pub(super) const MARKER_TTL: Duration = Duration::from_secs(3_600);
 
@@ -46,6 +50,7 @@ pub(super) struct Link {
     connected: Mutex<Option<Connected>>,
     failed: Lock<Option<Instant>>,
     buckets: Lock<BTreeMap<String, Arc<kv::Store>>>,
+    made: AtomicUsize,
     pub(super) health: Arc<Health>,
 }
 
@@ -100,6 +105,7 @@ impl Link {
             connected: Mutex::new(None),
             failed: Lock::new(None),
             buckets: Lock::new(BTreeMap::new()),
+            made: AtomicUsize::new(0),
             health,
         })
     }
@@ -178,6 +184,9 @@ impl Link {
     pub(super) async fn make(&self, bucket: &str) -> Result<Arc<kv::Store>, CloudError> {
         if let Some(store) = self.find(bucket).await? {
             return Ok(store);
+        }
+        if self.made.fetch_add(1, Ordering::Relaxed) >= MADE_MAX {
+            return Err(CloudError::Full("the list of buckets"));
         }
         let name = self.name(bucket)?;
         let connected = self.connected().await?;

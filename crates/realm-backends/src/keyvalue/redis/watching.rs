@@ -105,11 +105,22 @@ impl Changes for Watching {
     fn next(&mut self) -> Answer<'_, Change> {
         Box::pin(async {
             let key = self.queue.take().await?;
-            let mut command = Cmd::new();
-            command.arg("GET").arg(self.space.name(&key));
-            let value: Option<Vec<u8>> = ask(&self.link, &command, Again::Yes).await?;
-            let n_bytes = value.as_ref().map_or(0, Vec::len);
-            within("the value", n_bytes, limits::VALUE_BYTES_MAX)?;
+            let name = self.space.name(&key);
+            // What another program wrote may be larger than what is taken.
+            let mut part = Cmd::new();
+            part.arg("GETRANGE")
+                .arg(&name)
+                .arg(0)
+                .arg(limits::VALUE_BYTES_MAX);
+            let part: Vec<u8> = ask(&self.link, &part, Again::Yes).await?;
+            within("the value", part.len(), limits::VALUE_BYTES_MAX)?;
+            let value = if part.is_empty() {
+                let mut whole = Cmd::new();
+                whole.arg("GET").arg(&name);
+                ask(&self.link, &whole, Again::Yes).await?
+            } else {
+                Some(part)
+            };
             Ok(Change { key, value })
         })
     }

@@ -300,7 +300,106 @@ fn now() -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use realm_backends::Unwatched;
+    use realm_backends::keyvalue::Embedded;
+    use realm_model::cloud::KeyValue;
+
+    use super::super::super::{Cloud, Store, Stores};
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn store() -> (Arc<dyn KeyValue>, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&folder.path().join("kv"), Arc::new(Unwatched)).unwrap();
+        (Arc::new(store), folder)
+    }
+
+    /// Somebody who knows of no other what he saw, like another node.
+    fn somebody(store: &Arc<dyn KeyValue>) -> Held {
+        let mut stores = Stores::default();
+        stores.bind("default", Store::Keyvalue(store.clone()));
+        let cloud = Cloud::new(Arc::new(stores), None, u64::MAX);
+        Held {
+            opened: cloud.keyvalue("default").unwrap(),
+            cloud,
+        }
+    }
+
+    async fn take(held: &Held, lease: Duration, wait: Duration) -> Option<Lease> {
+        acquire(held.clone(), "door", lease, wait).await.unwrap()
+    }
+
+    fn left(lease: &Lease) -> Duration {
+        lease.until.saturating_sub(now())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn never_two_have_it_and_its_token_grows() {
+        let (store, _folder) = store();
+        let inside = Arc::new(AtomicU64::new(0));
+        let last = Arc::new(AtomicU64::new(0));
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..6 {
+            let (held, inside, last) = (somebody(&store), inside.clone(), last.clone());
+            all.spawn(async move {
+                for _ in 0..4 {
+                    let lease = take(&held, 60 * SECOND, 60 * SECOND).await;
+                    let mut lease = lease.expect("each gets its turn");
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two have it");
+                    let before = last.swap(lease.token, Ordering::SeqCst);
+                    assert!(lease.token > before, "{} after {before}", lease.token);
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    lease.release().await.unwrap();
+                }
+            });
+        }
+        all.join_all().await;
+        assert_eq!(last.load(Ordering::SeqCst), 24);
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_is_not_heard_of_loses_it() {
+        let (store, _folder) = store();
+        let (first, second) = (somebody(&store), somebody(&store));
+        let mut lost = take(&first, SECOND, Duration::ZERO).await.unwrap();
+        assert!(take(&second, SECOND, Duration::ZERO).await.is_none());
+        let began = now();
+        let taken = take(&second, 60 * SECOND, 10 * SECOND).await.unwrap();
+        assert!(now() - began <= 5 * SECOND);
+        assert_eq!(
+            left(&lost),
+            Duration::ZERO,
+            "it ended for its holder before"
+        );
+        assert!(taken.token > lost.token);
+        assert!(!lost.renew().await.unwrap(), "it is another's");
+        lost.release().await.unwrap();
+        assert!(left(&taken) > 50 * SECOND);
+        assert!(
+            take(&first, SECOND, Duration::ZERO).await.is_none(),
+            "it is not given back for another"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_renews_keeps_it() {
+        let (store, _folder) = store();
+        let (first, second) = (somebody(&store), somebody(&store));
+        let mut kept = take(&first, SECOND, Duration::ZERO).await.unwrap();
+        let renewing = async {
+            for _ in 0..10 {
+                tokio::time::sleep(SECOND / 4).await;
+                assert!(kept.renew().await.unwrap());
+                assert!(left(&kept) > SECOND / 2);
+            }
+        };
+        let ((), taken) = tokio::join!(renewing, take(&second, SECOND, 2 * SECOND));
+        assert!(taken.is_none());
+    }
 
     #[test]
     fn a_lock_is_read_as_it_is_written() {
