@@ -43,6 +43,7 @@ mod malice;
 mod manifest;
 mod many;
 mod meeting;
+mod messages;
 mod metrics;
 mod modules;
 mod nat;

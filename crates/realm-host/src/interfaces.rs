@@ -90,6 +90,7 @@ const PROVIDED: &[Package] = &[
         &["types", "producer", "request-reply"],
         Line::Exactly("0.2.0-draft"),
     ),
+    package("realm:cloud", &["timers"], Line::Exactly("0.1.0")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-draft")),
     package(
@@ -226,7 +227,7 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:filesystem", _) => Some("reaches only what `dirs` names"),
         ("wasi:cli", "environment") => Some("holds only what `env` and `args` name"),
         ("wasi:config", _) => Some("holds only what `vars` names"),
-        ("wasi:messaging", _) => Some("reaches only what `bind` names"),
+        ("wasi:messaging", _) | ("realm:cloud", "timers") => Some("reaches only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }

@@ -158,7 +158,8 @@ fn send_too_large(name: &str) -> Result<(), String> {
     }
     for message in [data, pairs] {
         match send(&client, "silent", message) {
-            Err(Error::Other(words)) if words.contains("at most") || words.contains("more than") => {}
+            Err(Error::Other(words))
+                if words.contains("at most") || words.contains("more than") => {}
             other => return Err(format!("{other:?}")),
         }
     }
@@ -203,13 +204,23 @@ fn request_several(name: &str) -> Result<(), String> {
     let options = RequestOptions::new();
     options.set_expected_replies(2);
     options.set_timeout_ms(20_000);
-    let replies = said(request(&client, "twice", &Message::new(b"?"), Some(options)))?;
+    let replies = said(request(
+        &client,
+        "twice",
+        &Message::new(b"?"),
+        Some(options),
+    ))?;
     same(replies.len(), 2)?;
     // More are waited for than come: those that came.
     let options = RequestOptions::new();
     options.set_expected_replies(5);
     options.set_timeout_ms(700);
-    let replies = said(request(&client, "twice", &Message::new(b"?"), Some(options)))?;
+    let replies = said(request(
+        &client,
+        "twice",
+        &Message::new(b"?"),
+        Some(options),
+    ))?;
     same(replies.len(), 2)
 }
 

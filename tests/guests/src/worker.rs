@@ -1,5 +1,6 @@
 //! Deals with a message as its bytes say: `ok`, `err`, `trap`, `exit`, `park`, `slow`, `forward TOPIC`,
-//! anything else is well. Writes what it took.
+//! anything else is well. Writes what it took; in `/state`, if it has that, a file for each message that
+//! is done.
 
 mod bindings {
     wit_bindgen::generate!({
@@ -31,8 +32,15 @@ fn handle(message: &Message) -> Result<(), Error> {
         ("exit", _) => std::process::exit(3),
         ("park", _) => std::thread::sleep(Duration::from_secs(3_600)),
         ("slow", _) => std::thread::sleep(Duration::from_millis(400)),
-        ("forward", topic) => send(&Client::connect("default")?, topic, Message::new(b"forwarded"))?,
+        ("forward", topic) => send(
+            &Client::connect("default")?,
+            topic,
+            Message::new(b"forwarded"),
+        )?,
         (_, _) => {}
+    }
+    if std::fs::metadata("/state").is_ok() {
+        std::fs::write(format!("/state/{data}"), "done").expect("the folder is its own");
     }
     println!("done {data}");
     Ok(())

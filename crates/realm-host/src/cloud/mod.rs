@@ -7,6 +7,7 @@
 
 pub(crate) mod messaging;
 mod quota;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -178,5 +179,6 @@ impl Cloud {
 
 /// Every interface of this folder.
 pub(crate) fn link(linker: &mut Linker<State>, _concurrent: bool) -> Result<()> {
-    messaging::link(linker)
+    messaging::link(linker)?;
+    timers::link(linker)
 }
