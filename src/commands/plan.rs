@@ -57,6 +57,12 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
         };
         let proposal = Proposal::make(&args.manifest, &standing, context.json()).await?;
         let placement = placement(context, &proposal, args.of.namespace).await?;
+        let (manifest, _) = realm_model::manifest::parse(&proposal.body.manifest);
+        if let (Some(placement), Some(manifest)) = (&placement, &manifest) {
+            for line in places::stores_apart(placement, manifest) {
+                output::note(&line);
+            }
+        }
         if context.json() {
             output::json(&PlanJson {
                 version_in_force: standing.version,

@@ -46,6 +46,7 @@ mod malice;
 mod manifest;
 mod many;
 mod meeting;
+mod messages;
 mod metrics;
 mod modules;
 mod nat;

@@ -90,6 +90,7 @@ const PROVIDED: &[Package] = &[
         &["types", "producer", "request-reply"],
         Line::Exactly("0.2.0-draft"),
     ),
+    package("realm:cloud", &["timers"], Line::Exactly("0.1.0")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-draft")),
     package(
@@ -262,7 +263,7 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:config", _) => Some("holds only what `vars` names"),
         ("wasi:keyvalue", "store") | ("spin:key-value", _) => Some("opens only what `bind` names"),
         ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
-        ("wasi:messaging", _) => Some("reaches only what `bind` names"),
+        ("wasi:messaging", _) | ("realm:cloud", "timers") => Some("reaches only what `bind` names"),
         ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")

@@ -132,20 +132,22 @@ impl Shelf {
 
     /// Takes which groups there are by the manifest, and tells the queues that are open.
     pub(crate) fn keep_groups(&self, groups: messages::Groups) {
-        let mut kept = held(&self.0.groups);
-        if *kept == groups {
-            return;
-        }
+        let before = {
+            let mut kept = held(&self.0.groups);
+            if *kept == groups {
+                return;
+            }
+            std::mem::replace(&mut *kept, groups.clone())
+        };
         for ((binding, interface, _, _), store) in &*held(&self.0.open) {
             let wanted = groups.get(binding);
             if *interface == Interface::Messaging
-                && kept.get(binding) != wanted
+                && before.get(binding) != wanted
                 && let Some(store) = store.get()
             {
                 messages::tell(&store, wanted.cloned().unwrap_or_default(), false);
             }
         }
-        *kept = groups;
     }
 
     /// What does not answer, for the operator.
@@ -203,7 +205,10 @@ impl Shelf {
             watch,
         })?;
         open.insert(key, Held::of(&store));
-        if let Some(groups) = held(groups).get(binding).cloned() {
+        // A server may take its time, and whoever opens another store does not wait for that.
+        drop(open);
+        let groups = held(groups).get(binding).cloned();
+        if let Some(groups) = groups {
             messages::tell(&store, groups, true);
         }
         Ok(store)

@@ -13,7 +13,7 @@ use wasip2::random::random::get_random_bytes;
 
 mod bindings {
     wit_bindgen::generate!({
-        path: ["../../wit/deps/wasi-keyvalue-0.2.0-draft2", "../../wit/deps/realm-cloud"],
+        path: ["../../wit/deps/wasi-keyvalue-0.2.0-draft2", "../../wit/deps/wasi-messaging-0.2.0-draft", "../../wit/deps/realm-cloud"],
         inline: "
             package realm:guestbook;
             world guestbook {

@@ -119,7 +119,10 @@ fn words(code: ErrorCode) -> String {
 }
 
 fn answer(out: ResponseOutparam, status: u16, text: &str) {
-    let headers = [("content-type".to_owned(), b"text/plain; charset=utf-8".to_vec())];
+    let headers = [(
+        "content-type".to_owned(),
+        b"text/plain; charset=utf-8".to_vec(),
+    )];
     let response = OutgoingResponse::new(Fields::from_list(&headers).expect("valid headers"));
     response.set_status_code(status).expect("a valid status");
     let body = response.body().expect("the body is taken once");

@@ -1,8 +1,11 @@
 //! The text of a placement: a line for each component on each node, then who is left out and why. Not
 //! how it comes about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use realm_model::binding::Backend;
+use realm_model::grants::StoreGrant;
+use realm_model::manifest::Manifest;
 use realm_model::why::{PlacementView, ProposedPlace, ProposedView, ReasonView};
 
 use crate::output;
@@ -43,6 +46,29 @@ pub(super) fn text(placement: &PlacementView, why: bool) -> String {
         text += "\nthere are too many components and nodes to say who is left out";
     }
     text
+}
+
+/// A line for each component that would have a store of its own on each of several nodes, though its
+/// manifest reads as if it were one.
+pub(super) fn stores_apart(placement: &PlacementView, manifest: &Manifest) -> Vec<String> {
+    let lines = placement.components.iter().filter_map(|component| {
+        let places = component.nodes.iter();
+        let n_nodes = places.filter(|place| place.replicas > 0).count();
+        let spec = manifest.components.get(&component.component)?;
+        let embedded = |store: &&StoreGrant| store.spec.backend == Backend::Embedded;
+        let names = spec.grants.stores.iter().filter(embedded);
+        let names: BTreeSet<String> = names.map(|one| format!("`{}`", one.binding)).collect();
+        if n_nodes < 2 || names.is_empty() {
+            return None;
+        }
+        let names: Vec<String> = names.into_iter().collect();
+        Some(format!(
+            "warning[local-store]: `{}` would run on {n_nodes} nodes, and what is embedded (binding {}) is another one on each of them; let a server stand behind it, or one node have it (`singleton = true`, or a route for one node)",
+            component.component,
+            names.join(", ")
+        ))
+    });
+    lines.collect()
 }
 
 fn row(component: &ProposedView, place: &ProposedPlace) -> Vec<String> {
@@ -123,4 +149,62 @@ fn left_out(component: &ProposedView) -> impl Iterator<Item = &ProposedPlace> {
 
 fn message(reason: &ReasonView) -> String {
     output::within_line(&reason.message).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lines for components that would run on so many nodes.
+    fn lines(n_nodes: &[(&str, usize)]) -> Vec<String> {
+        let text = r#"
+            [bindings.here]
+            interface = "wasi:messaging"
+            backend = "embedded"
+            [bindings.there]
+            interface = "wasi:messaging"
+            backend = "nats://nats.internal"
+            [components.bound]
+            source = "file:a"
+            bind = { one = "here", two = "here", three = "there" }
+            [components.elsewhere]
+            source = "file:a"
+            bind = { default = "there" }
+        "#;
+        let (manifest, problems) = realm_model::manifest::parse(text);
+        assert!(problems.is_empty(), "{problems:?}");
+        let node = |n: usize| ProposedPlace {
+            node: format!("n{n}").parse().unwrap(),
+            in_force: 0,
+            // The first one has none.
+            replicas: u32::from(n > 0),
+            withheld: false,
+            reasons: Vec::new(),
+        };
+        let components = n_nodes.iter().map(|(name, n)| ProposedView {
+            component: name.parse().unwrap(),
+            wanted: 1,
+            unplaced: 0,
+            version_in_force: None,
+            version: Some(1),
+            replaced: false,
+            nodes: (0..=*n).map(node).collect(),
+            reasons: Vec::new(),
+        });
+        let placement = PlacementView {
+            node: "n0".parse().unwrap(),
+            components: components.collect(),
+            abridged: false,
+        };
+        stores_apart(&placement, &manifest.unwrap())
+    }
+
+    #[test]
+    fn embedded_stores_on_several_nodes_are_told() {
+        let lines_of_both = lines(&[("bound", 2), ("elsewhere", 2)]);
+        assert_eq!(lines_of_both.len(), 1);
+        let start = "warning[local-store]: `bound` would run on 2 nodes, and what is embedded (binding `here`)";
+        assert!(lines_of_both[0].starts_with(start), "{lines_of_both:?}");
+        assert!(lines(&[("bound", 1), ("elsewhere", 5)]).is_empty());
+    }
 }

@@ -3,7 +3,7 @@
 
 mod bindings {
     wit_bindgen::generate!({
-        path: ["../../wit/deps/wasi-keyvalue-0.2.0-draft2", "../../wit/deps/realm-cloud"],
+        path: ["../../wit/deps/wasi-keyvalue-0.2.0-draft2", "../../wit/deps/wasi-messaging-0.2.0-draft", "../../wit/deps/realm-cloud"],
         inline: "
             package realm:guest;
             world keyvalue {

@@ -5,7 +5,7 @@
 //! so in a transaction and traps; `/words?spelling=` searches text as one of the databases spells it.
 
 mod bindings {
-    wit_bindgen::generate!({ path: ["../../wit/deps/wasi-keyvalue-0.2.0-draft2", "../../wit/deps/realm-cloud"], world: "realm:cloud/sql-imports" });
+    wit_bindgen::generate!({ path: ["../../wit/deps/wasi-keyvalue-0.2.0-draft2", "../../wit/deps/wasi-messaging-0.2.0-draft", "../../wit/deps/realm-cloud"], world: "realm:cloud/sql-imports" });
 }
 
 use bindings::realm::cloud::sql::{Connection, Error, Row, Value};

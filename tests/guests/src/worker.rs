@@ -1,5 +1,6 @@
 //! Deals with a message as its bytes say: `ok`, `err`, `trap`, `exit`, `park`, `slow`, `forward TOPIC`,
-//! anything else is well. Writes what it took.
+//! anything else is well. Writes what it took; in `/state`, if it has that, a file for each message that
+//! is done.
 
 mod bindings {
     wit_bindgen::generate!({
@@ -37,6 +38,9 @@ fn handle(message: &Message) -> Result<(), Error> {
             Message::new(b"forwarded"),
         )?,
         (_, _) => {}
+    }
+    if std::fs::metadata("/state").is_ok() {
+        std::fs::write(format!("/state/{data}"), "done").expect("the folder is its own");
     }
     println!("done {data}");
     Ok(())

@@ -27,7 +27,9 @@ mod generated {
     });
 }
 
-use generated::wasi::messaging::{producer, request_reply, types};
+#[expect(unreachable_pub, reason = "the bindings of other interfaces name it")]
+pub use generated::wasi::messaging::types;
+use generated::wasi::messaging::{producer, request_reply};
 
 pub(crate) use generated::MessagingRequestReplyPre as Handler;
 
@@ -76,7 +78,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<()> {
 }
 
 /// What a guest reads of an error.
-fn said(error: CloudError) -> types::Error {
+pub(super) fn said(error: CloudError) -> types::Error {
     let words = error.to_string();
     match error {
         CloudError::Timeout => types::Error::Timeout,
@@ -93,7 +95,7 @@ fn said(error: CloudError) -> types::Error {
 }
 
 /// A topic as the binding has it: of a client that `*` binds, each identifier has topics of its own.
-fn topic_of(opened: &Opened<dyn Messaging>, topic: &str) -> Result<String, CloudError> {
+pub(super) fn topic_of(opened: &Opened<dyn Messaging>, topic: &str) -> Result<String, CloudError> {
     check_topic(topic)?;
     if opened.part.is_empty() {
         return Ok(topic.to_owned());
@@ -114,7 +116,7 @@ impl Held {
     }
 
     /// The message to be sent.
-    fn send(self) -> Result<Message, CloudError> {
+    pub(super) fn send(self) -> Result<Message, CloudError> {
         match self.too_large {
             Some(error) => Err(error),
             None => Ok(Message {
@@ -154,7 +156,7 @@ impl Held {
 
 impl View<'_> {
     /// One operation, through a client.
-    fn client(
+    pub(super) fn client(
         &self,
         client: &Resource<Client>,
     ) -> Result<Result<Opened<dyn Messaging>, CloudError>> {

@@ -12,6 +12,7 @@ pub(crate) mod messaging;
 mod quota;
 mod secrets;
 pub(crate) mod sql;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -266,6 +267,7 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     blobstore::link(linker)?;
     messaging::link(linker)?;
     sql::link(linker)?;
+    timers::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;
     if concurrent {

@@ -354,3 +354,19 @@ async fn what_has_no_handler_is_told_so() {
     let error = guest(guests::WORKER).try_load().map(drop).unwrap_err();
     assert_eq!(error.code(), "wrong-world");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn timers() {
+    let (queue, worker, _working) = a_worker(|_| {}).await;
+    let loaded = guest(guests::TIMERS).bind("default", queue.store()).load();
+    let began = Instant::now();
+    assert_eq!(loaded.body("/?after=900&data=ok%20late").await, "set\n");
+    assert_eq!(loaded.body("/?after=0&data=ok%20soon").await, "set\n");
+    eventually(|| worker.wrote("done ok soon") == 1).await;
+    assert!(worker.wrote("took ok late") == 0 || began.elapsed() >= Duration::from_millis(900));
+    eventually(|| worker.wrote("done ok late") == 1).await;
+    assert!(began.elapsed() >= Duration::from_millis(900));
+    for odd in ["/?after=40000000000", "/?topic=a..b", "/?client=other"] {
+        assert_eq!(loaded.get(odd).await.unwrap().status, 503, "{odd}");
+    }
+}

@@ -288,8 +288,11 @@ impl Executor {
 
     /// The groups of what is wanted, and of older versions that still run.
     fn keep_groups(&self, world: &World<'_>) {
-        let manifest = world.desired.manifest.as_deref();
-        let wanted = manifest.into_iter().flat_map(|all| all.components.values());
+        // Nothing is forgotten on an empty view.
+        let Some(manifest) = world.desired.manifest.as_deref() else {
+            return;
+        };
+        let wanted = manifest.components.values();
         let running = self.revisions.values().map(|running| &running.spec);
         self.shelf
             .keep_groups(messages::groups(wanted.chain(running)));

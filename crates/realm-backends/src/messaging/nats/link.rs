@@ -13,6 +13,7 @@ use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, Storag
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Client, ConnectOptions};
 use realm_model::cloud::{CloudError, Group, limits};
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -51,6 +52,7 @@ pub(super) struct Link {
     pub(super) names: Names,
     room: Room,
     health: Health,
+    runtime: Handle,
     state: Mutex<Connecting>,
 }
 
@@ -97,6 +99,7 @@ impl Link {
             names: Names::new(&access.prefix).ok_or(ServerError::Prefix)?,
             room,
             health: Health::new(watch),
+            runtime: Handle::current(),
             state: Mutex::default(),
         })
     }
@@ -131,9 +134,13 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Connected, String> {
-        let connecting = self.options.clone().connect(&self.url);
-        let client = timeout(CONNECT, connecting)
+        // What reads and writes the connection lives where this backend was made, and not with the guest
+        // that happens to be the first to ask.
+        let connecting = self.options.clone().connect(self.url.clone());
+        let connecting = self.runtime.spawn(timeout(CONNECT, connecting));
+        let client = connecting
             .await
+            .map_err(|error| error.to_string())?
             .map_err(|_| format!("{} does not answer", self.url))?
             .map_err(|error| format!("{}: {}", self.url, words(&error)))?;
         let jetstream = jetstream::context::ContextBuilder::new()

@@ -9,7 +9,7 @@ use crate::state::State;
 
 mod generated {
     wasmtime::component::bindgen!({
-        path: ["../../wit/deps/wasi-keyvalue-0.2.0-draft2", "../../wit/deps/realm-cloud"],
+        path: ["../../wit/deps/wasi-keyvalue-0.2.0-draft2", "../../wit/deps/wasi-messaging-0.2.0-draft", "../../wit/deps/realm-cloud"],
         world: "realm:cloud/sql-imports",
         imports: { default: async | trappable },
         with: {

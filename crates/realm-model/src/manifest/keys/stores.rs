@@ -97,8 +97,10 @@ pub static SUBSCRIBE: Section = Section {
                 pattern: "^[A-Za-z0-9_.-]{1,255}$",
                 example: "orders.dead",
             }),
-            absent: Absent::Means("a dead message is counted, logged and gone"),
-            doc: "The topic to which dead messages go",
+            absent: Absent::Means(
+                "it is counted, logged, and among the last 1,000 that are kept beside the queue",
+            ),
+            doc: "The topic to which dead messages go as well",
         },
     ],
 };

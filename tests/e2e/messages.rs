@@ -1,0 +1,303 @@
+//! Queues and workers, with processes: none is lost whoever is killed, and the dead are seen.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use realm_test_guests::{MESSAGES, WORKER};
+
+use crate::support::{Realm, eventually, figure, get};
+
+/// A producer with a route, and a worker without; `backend` is what stands between them.
+fn manifest(backend: &str, worker: &str) -> String {
+    format!(
+        r#"
+[bindings.orders]
+interface = "wasi:messaging"
+backend = "{backend}"
+
+[components.web]
+source = "file:./web.wasm"
+bind = {{ default = "orders" }}
+subscribe = {{ echo = {{}}, twice = {{}}, silent = {{}} }}
+
+[components.worker]
+source = "file:./worker.wasm"
+bind = {{ default = "orders" }}
+wall_timeout_ms = 2_000
+{worker}
+
+[components.worker.subscribe.work]
+concurrency = 4
+attempts = 3
+backoff = "100ms"
+ack_wait = "5s"
+dead_letter = "dead"
+
+[routing]
+"*" = [{{ path = "/...", component = "web" }}]
+"#
+    )
+}
+
+fn realm(backend: &str, worker: &str) -> Realm {
+    let realm = Realm::new();
+    realm.guest(MESSAGES, "web.wasm");
+    realm.guest(WORKER, "worker.wasm");
+    realm.write("realm.toml", &manifest(backend, worker));
+    realm
+}
+
+/// A folder of the machine that the worker writes into.
+fn with_state(backend: &str) -> Realm {
+    let realm = realm(backend, "");
+    let state = realm.path("state");
+    std::fs::create_dir(&state).unwrap();
+    let dirs = format!("dirs = [\"{}::/state\"]", state.display());
+    realm.write("realm.toml", &manifest(backend, &dirs));
+    let config = realm.read(".realm/node.toml");
+    let config = format!("{config}\n[guests]\ndirs = [\"{}\"]\n", state.display());
+    realm.write(".realm/node.toml", &config);
+    realm
+}
+
+fn done(realm: &Realm) -> Vec<String> {
+    let files = std::fs::read_dir(realm.path("state")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    names.collect()
+}
+
+/// Sends `slow 0`, `slow 1`, .. as fast as they are taken, until it cannot: those that were.
+async fn send_from(url: &str, first: usize, n: usize) -> Vec<String> {
+    let mut sent = Vec::new();
+    for number in first..first + n {
+        let words = format!("slow {number}");
+        let url = format!("{url}?send={}", words.replace(' ', "%20"));
+        let client = reqwest::Client::new();
+        match client.get(&url).send().await {
+            Ok(answer) if answer.status() == 200 => sent.push(words),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_of_the_agent_loses_no_message() {
+    let realm = with_state("embedded");
+    let mut agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    let mut sent = Vec::new();
+    for round in 0..3 {
+        let url = agent.url("/");
+        let sending = tokio::spawn(async move { send_from(&url, round * 1_000, 1_000).await });
+        // Some are done, some are under way, some wait.
+        let before = done(&realm).len();
+        eventually("messages are dealt with", async || {
+            (done(&realm).len() >= before + 6).then_some(())
+        })
+        .await;
+        agent.kill_9();
+        sent.extend(sending.await.unwrap());
+        agent = realm.agent();
+    }
+    assert!(sent.len() > 100, "{}", sent.len());
+    // A new version of the worker takes over meanwhile.
+    let text = realm
+        .read("realm.toml")
+        .replace("attempts = 3", "attempts = 5");
+    realm.write(
+        "realm.toml",
+        &text.replace("concurrency = 4", "concurrency = 100"),
+    );
+    tokio::task::block_in_place(|| realm.run(&["apply", "--yes"]).ok());
+    eventually("every message that was sent is dealt with", async || {
+        let done = done(&realm);
+        sent.iter().all(|one| done.contains(one)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_done_is_told_counted_and_kept_apart() {
+    let realm = realm("embedded", "");
+    let agent = realm.agent();
+    let said = realm.run(&["apply", "--yes"]).ok();
+    assert!(!said.stderr.contains("warning"), "{}", said.stderr);
+    for words in ["ok", "err", "trap", "park", "ok"] {
+        assert_eq!(get(&agent.url(&format!("/?send={words}"))).await.0, 200);
+    }
+    let count = |page: &str, result: &str| {
+        figure(
+            page,
+            &format!("messages_total{{component=\"worker\",result=\"{result}\"}}"),
+        )
+    };
+    let page = eventually("three are dead", async || {
+        let page = get(&agent.metrics_url).await.1;
+        let dead =
+            page.contains("messages_total{component=\"worker\"") && count(&page, "dead") == 3.0;
+        dead.then_some(page)
+    })
+    .await;
+    assert_eq!((count(&page, "done"), count(&page, "retried")), (2.0, 6.0));
+    let outcome = |outcome: &str| {
+        let series =
+            format!("wasm_invocations_total{{component=\"worker\",outcome=\"{outcome}\"}}");
+        figure(&page, &series)
+    };
+    assert_eq!(
+        ["trap", "guest-error", "wall-timeout"].map(outcome),
+        [3.0; 3]
+    );
+    let logs = realm.run(&["logs", "worker"]).ok().stdout;
+    for line in [
+        "message-retried: a message of `work`, delivery 1 of 3, again in 100 ms: the guest says: it cannot be done",
+        "message-dead: a message of `work` after 3 deliveries: trap: the component failed",
+        "message-dead: a message of `work` after 3 deliveries: wall-timeout",
+    ] {
+        assert!(logs.contains(line), "{line}: {logs}");
+    }
+    let status = realm.component("worker").await;
+    assert_eq!((status.healthy, status.wanted), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_guest_runs_on_a_queue_of_the_nodes_own_and_on_nats() {
+    let server = Nats::start();
+    let backends = [
+        "embedded".to_owned(),
+        format!("nats://127.0.0.1:{}", server.port),
+    ];
+    for backend in &backends {
+        let realm = realm(backend, "");
+        let config = realm.read(".realm/node.toml");
+        if backend != "embedded" {
+            // Nobody is asked whom the operator does not name.
+            let agent = realm.agent();
+            let said = realm.run(&["apply", "--yes", "--timeout", "5s"]);
+            let said = said.stdout + &said.stderr;
+            assert!(said.contains("[backends] allow"), "{said}");
+            agent.terminate();
+            let allow = format!("{config}\n[backends]\nallow = [\"{backend}\"]\n");
+            realm.write(".realm/node.toml", &allow);
+        }
+        let agent = realm.agent();
+        realm.run(&["apply", "--yes"]).ok();
+        let lines = eventually("the handler is a member of its groups", async || {
+            let (status, lines) = get(&agent.url("/")).await;
+            (status == 200 && !lines.contains("FAIL request")).then_some(lines)
+        })
+        .await;
+        assert!(lines.lines().count() >= 13, "{lines}");
+        assert!(
+            lines.lines().all(|line| line.starts_with("ok ")),
+            "{backend}: {lines}"
+        );
+        assert_eq!(get(&agent.url("/?send=ok%207")).await.0, 200);
+        eventually("the worker has it", async || {
+            let logs = realm.run(&["logs", "worker"]).ok().stdout;
+            logs.contains("done ok 7").then_some(())
+        })
+        .await;
+        let (status, words) = get(&agent.url("/?client=other&send=x")).await;
+        assert_eq!(
+            (status, words.contains("no store is bound")),
+            (503, true),
+            "{words}"
+        );
+        agent.terminate();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_packs_orders_and_says_which_it_cannot() {
+    let realm = Realm::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let manifest = std::fs::read_to_string(root.join("orders/realm.toml")).unwrap();
+    let built = root.join("target/wasm32-wasip2/release");
+    for name in ["orders_shop.wasm", "orders_packer.wasm"] {
+        if !built.join(name).exists() {
+            let script = root.join("../scripts/examples.sh");
+            assert!(Command::new(script).status().unwrap().success());
+        }
+        realm.guest(built.join(name).to_str().unwrap(), name);
+    }
+    let here = manifest.replace("../target/wasm32-wasip2/release", ".");
+    realm.write("realm.toml", &here);
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    let client = reqwest::Client::new();
+    for order in ["3 bicycles", "1 unicorn"] {
+        let sent = client.post(agent.url("/orders/")).body(order).send().await;
+        assert_eq!(sent.unwrap().status(), 202);
+    }
+    eventually("the packer is done with both", async || {
+        let logs = realm.run(&["logs", "packer"]).ok().stdout;
+        let gave_up = "gave up on 1 unicorn: the guest says: out of unicorns";
+        (logs.contains("packed 3 bicycles") && logs.contains(gave_up)).then_some(())
+    })
+    .await;
+}
+
+/// A server on the loopback, which ends with this.
+struct Nats {
+    child: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl Nats {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let log = folder.path().join("log");
+        let child = Command::new("setpriv")
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "nats-server",
+                "-js",
+                "-a",
+                "127.0.0.1",
+            ])
+            .args(["-p", &port.to_string(), "-sd"])
+            .arg(folder.path().join("store"))
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .expect("setpriv is there: apt-get install util-linux");
+        let server = Self {
+            child,
+            port,
+            _folder: folder,
+        };
+        server.listens(&log);
+        server
+    }
+
+    fn listens(&self, log: &Path) {
+        let began = Instant::now();
+        loop {
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            if said.contains("Server is ready") {
+                return;
+            }
+            let patience = Duration::from_secs(20);
+            let missing = "nats-server is missing: apt-get install nats-server";
+            assert!(began.elapsed() < patience, "{missing}; or: {said}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
