@@ -54,7 +54,7 @@ fn with_state(backend: &str) -> Realm {
     let realm = realm(backend, "");
     let state = realm.path("state");
     std::fs::create_dir(&state).unwrap();
-    let dirs = format!("dirs = [\"{}::/state\"]", state.display());
+    let dirs = format!("dirs = [\"{}::/state::rw\"]", state.display());
     realm.write("realm.toml", &manifest(backend, &dirs));
     let config = realm.read(".realm/node.toml");
     let config = format!("{config}\n[guests]\ndirs = [\"{}\"]\n", state.display());

@@ -68,6 +68,16 @@ fn triggers(topics: &[&str]) -> Triggers {
     }
 }
 
+/// What is sent from here on waits for the subscriptions, which are made a moment later.
+async fn keep(queue: &Queue, topics: &[&str]) {
+    let groups = topics.iter().map(|topic| Group {
+        topic: (*topic).to_owned(),
+        name: "workers".to_owned(),
+    });
+    let groups: Vec<Group> = groups.collect();
+    queue.messages.keep_groups(&groups).await.unwrap();
+}
+
 async fn working(loaded: &Loaded, triggers: &Triggers) -> Working {
     loaded.replica.work(triggers).await.unwrap().unwrap()
 }
@@ -82,11 +92,7 @@ async fn a_worker(change: impl FnOnce(&mut SubscriptionSpec)) -> (Queue, Loaded,
         .unwrap();
     let mut triggers = triggers(&["orders"]);
     change(&mut triggers.subscriptions[0]);
-    let group = Group {
-        topic: "orders".to_owned(),
-        name: "workers".to_owned(),
-    };
-    queue.messages.keep_groups(&[group]).await.unwrap();
+    keep(&queue, &["orders"]).await;
     let working = working(&loaded, &triggers).await;
     (queue, loaded, working)
 }
@@ -110,7 +116,18 @@ pub(crate) async fn messages() {
         .bind("default", queue.store())
         .load();
     let working = working(&loaded, &triggers(&["echo", "twice", "silent"])).await;
-    eventually(|| working.under_way() == 0).await;
+    // Nobody is asked who is not there yet.
+    for topic in ["echo", "twice"] {
+        let patience = Duration::from_secs(10);
+        let ask = || {
+            queue
+                .messages
+                .request(topic, Message::default(), patience, 1)
+        };
+        while ask().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
     let lines = loaded.body("/").await;
     assert!(lines.lines().count() >= 13, "{lines}");
     assert!(lines.lines().all(|line| line.starts_with("ok ")), "{lines}");
@@ -159,7 +176,7 @@ pub(crate) async fn worker() {
         queue.send("orders", &format!("ok {n}")).await;
     }
     queue.send("elsewhere", "not for it").await;
-    eventually(|| loaded.messages("done") == 50).await;
+    eventually(|| loaded.messages("done") == 50 && working.under_way() == 0).await;
     for n in 0..50 {
         assert_eq!(loaded.wrote(&format!("done ok {n}")), 1, "{n}");
     }
@@ -249,6 +266,7 @@ async fn without_room_a_message_waits_and_is_not_blamed() {
         .bind("default", queue.store())
         .worker()
         .unwrap();
+    keep(&queue, &["orders"]).await;
     let _working = working(&loaded, &triggers(&["orders"])).await;
     for n in 0..4 {
         queue.send("orders", &format!("slow {n}")).await;
@@ -302,6 +320,7 @@ async fn a_worker_sends_what_others_take() {
         .bind("default", queue.store())
         .worker()
         .unwrap();
+    keep(&queue, &["orders", "bills.*"]).await;
     let _other = working(&other, &triggers(&["bills.*"])).await;
     queue.send("orders", "forward bills.new").await;
     eventually(|| other.wrote("done forwarded") == 1).await;
@@ -314,6 +333,7 @@ async fn every_name_of_a_binding_for_all_has_topics_of_its_own() {
     let loaded = guest(guests::MESSAGES).bind("*", queue.store()).load();
     let mut one = triggers(&["work"]);
     one.subscriptions[0].from = "one".to_owned();
+    keep(&queue, &["one.work"]).await;
     let _working = working(&loaded, &one).await;
     queue.send("work", "for no name").await;
     assert_eq!(loaded.body("/?client=two&send=x").await, "sent\n");
