@@ -387,12 +387,6 @@ impl Handle {
         }
     }
 
-    /// Holds each serving thread to a core of its own, where there is one for each, or lets the system place
-    /// them, which is how it begins: `true` while something computes at idle priority beside them.
-    pub fn hold_cores(&self, held: bool) {
-        self.shared.workers.hold_cores(held);
-    }
-
     /// The number of open connections.
     pub fn connections(&self) -> usize {
         self.shared.registry.count()

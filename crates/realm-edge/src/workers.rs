@@ -1,11 +1,9 @@
 //! The threads that serve connections: one per core, each with a runtime of its own, so that a
 //! request never crosses threads and wakes nobody.
 //!
-//! Beside guests that compute for long, where there is one for each core, they stay there. Linux places
-//! threads by how busy the cores are, and counts for that what runs at idle priority: beside such guests
-//! it leaves two serving threads on one core for many milliseconds, and the other core to the guests. At
-//! all other times the system places them: what shares the cores, a web server in front say, else holds
-//! up the thread that cannot get out of its way, while another core has nothing to do.
+//! Where there is one for each core they stay there. Linux places threads by how busy the cores
+//! are, and counts for that what runs at idle priority: beside guests that compute it leaves two
+//! serving threads on one core for many milliseconds, and the other core to the guests.
 //!
 //! A new connection goes to the thread with the fewest. Not a listener per thread
 //! (`SO_REUSEPORT`): the kernel's choice is blind to load, and a second process could share the
@@ -39,7 +37,6 @@ pub(crate) struct Workers {
 struct Worker {
     runtime: Handle,
     connections: Arc<AtomicUsize>,
-    share: Share,
 }
 
 /// A connection's place at one worker, given back when dropped.
@@ -56,21 +53,16 @@ impl Workers {
         let stop = CancellationToken::new();
         let cores = Cores::of_this_thread();
         let runtimes = match count {
-            // Not ours to place.
-            0 => vec![(Handle::current(), Share::NONE)],
+            0 => vec![Handle::current()],
             _ => (0..count)
-                .map(|index| {
-                    let share = cores.share(index, count);
-                    start(index, share.all, &stop).map(|runtime| (runtime, share))
-                })
+                .map(|index| start(index, cores.share(index, count), &stop))
                 .collect::<io::Result<_>>()
                 // Those that did start have nothing to do.
                 .inspect_err(|_| stop.cancel())?,
         };
-        let worker = |(runtime, share)| Worker {
+        let worker = |runtime| Worker {
             runtime,
             connections: Arc::default(),
-            share,
         };
         Ok(Self {
             workers: runtimes.into_iter().map(worker).collect(),
@@ -126,19 +118,6 @@ impl Workers {
         }
     }
 
-    /// Holds each to its core, where it has one, or lets the system place them.
-    pub(crate) fn hold_cores(&self, held: bool) {
-        for worker in &self.workers {
-            let Share { own, all } = worker.share;
-            worker.runtime.spawn(async move {
-                match held {
-                    true => own.keep(),
-                    false => all.keep(),
-                }
-            });
-        }
-    }
-
     /// Ends the threads, and what still runs there.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
@@ -155,18 +134,10 @@ impl Drop for Seat {
 #[derive(Clone, Copy)]
 struct Cores(Option<CpuSet>);
 
-/// A thread's own core, and those of all.
-#[derive(Clone, Copy)]
+/// A thread's own core, and those of the threads that it starts.
 struct Share {
     own: Cores,
     all: Cores,
-}
-
-impl Share {
-    const NONE: Self = Self {
-        own: Cores(None),
-        all: Cores(None),
-    };
 }
 
 impl Cores {
@@ -199,7 +170,8 @@ impl Cores {
     }
 }
 
-fn start(index: usize, all: Cores, stop: &CancellationToken) -> io::Result<Handle> {
+fn start(index: usize, share: Share, stop: &CancellationToken) -> io::Result<Handle> {
+    let Share { own, all } = share;
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -211,6 +183,7 @@ fn start(index: usize, all: Cores, stop: &CancellationToken) -> io::Result<Handl
     let thread = std::thread::Builder::new().name(format!("realm-edge-{index}"));
     // Nobody waits for it: what matters has ended before it is told to stop.
     let _: JoinHandle<()> = thread.spawn(move || {
+        own.keep();
         runtime.block_on(stopped.cancelled());
         // A file operation that hangs must not hold up the end.
         runtime.shutdown_background();
@@ -226,7 +199,6 @@ mod tests {
         let workers = (0..count).map(|_| Worker {
             runtime: Handle::current(),
             connections: Arc::default(),
-            share: Share::NONE,
         });
         Workers {
             workers: workers.collect(),
@@ -296,29 +268,22 @@ mod tests {
             .collect()
     }
 
-    /// The cores of each worker while it is held to its own, and of a thread that it starts.
+    /// The cores of each worker, and of a thread that it starts.
     #[track_caller]
     fn check(count: usize, expected: &[Vec<usize>]) {
         let workers = Workers::start(count).unwrap();
         let caller = Builder::new_current_thread().build().unwrap();
-        let at = |worker: &Worker| {
+        for (worker, expected) in workers.workers.iter().zip(expected) {
             let own = caller.block_on(worker.runtime.spawn(async { cores() }));
-            own.unwrap()
-        };
-        for held in [false, true, false] {
-            workers.hold_cores(held);
-            for (worker, expected) in workers.workers.iter().zip(expected) {
-                let expected = if held { expected } else { &cores() };
-                assert_eq!(at(worker), *expected, "{held}");
-                let started = caller.block_on(worker.runtime.spawn_blocking(cores));
-                assert_eq!(started.unwrap(), cores());
-            }
+            assert_eq!(own.unwrap(), *expected);
+            let started = caller.block_on(worker.runtime.spawn_blocking(cores));
+            assert_eq!(started.unwrap(), cores());
         }
         workers.stop();
     }
 
     #[test]
-    fn a_worker_has_a_core_of_its_own_while_each_core_has_a_worker_and_it_is_held_there() {
+    fn a_worker_has_a_core_of_its_own_where_each_core_has_a_worker() {
         let cores = cores();
         let own: Vec<_> = cores.iter().map(|core| vec![*core]).collect();
         check(cores.len(), &own);

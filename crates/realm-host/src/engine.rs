@@ -197,16 +197,6 @@ impl Host {
         self.0.shelf.figures()
     }
 
-    /// Waits until a guest computes on the threads of low priority. For one who waits.
-    pub async fn guest_computes(&self) {
-        self.0.heavy.computing.begun().await;
-    }
-
-    /// Whether one did since this was asked last.
-    pub fn guests_computed(&self) -> bool {
-        self.0.heavy.computing.lately()
-    }
-
     /// What was found and chosen at start. Waits for an engine that is being made.
     pub fn facts(&self) -> HostFacts {
         self.0.facts().clone()

@@ -7,13 +7,12 @@
 //! decides, at its own grain. Without such guests there are no such threads.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use thread_priority::{NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::Notify;
 
 /// Ordinary requests run for well below 1 ms; a guest above this is not about to end.
 pub(crate) const HEAVY_AFTER: Duration = Duration::from_millis(5);
@@ -23,56 +22,18 @@ pub(crate) const HEAVY_AFTER_TICKS: u32 = 4;
 const HEAVY_ON_AVERAGE: Duration = Duration::from_millis(1);
 /// A sixteenth of the average is the last guest: it follows some dozens of them.
 const AVERAGE_SHIFT: u32 = 4;
-/// Half a tick: who uses the processor for so long at once computes. Who has come to the heavy threads once
-/// and waits for others most of the time uses less.
-const COMPUTES_FROM: Duration = Duration::from_micros(500);
 /// Added to the nice value, for a system that has no idle policy for us: a tenth of the processor's
 /// time beside a busy serving thread.
 const NICENESS: i32 = 10;
 
 /// The threads, once they are needed.
 #[derive(Default)]
-pub(crate) struct Heavy {
-    threads: OnceLock<Option<Runtime>>,
-    pub(crate) computing: Computing,
-}
+pub(crate) struct Heavy(OnceLock<Option<Runtime>>);
 
 impl Heavy {
     /// Where heavy guests run; `None`: the system gives no threads, so they stay where they are.
     pub(crate) fn handle(&self) -> Option<&Handle> {
-        let threads = self.threads.get_or_init(start);
-        threads.as_ref().map(Runtime::handle)
-    }
-}
-
-/// Whether guests compute on the heavy threads.
-#[derive(Default)]
-pub(crate) struct Computing {
-    lately: AtomicBool,
-    begun: Notify,
-}
-
-impl Computing {
-    /// A guest had the processor for so long at once.
-    pub(crate) fn ran(&self, time: Duration) {
-        // Read before it is written: every guest comes by here a thousand times a second.
-        let begins =
-            time >= COMPUTES_FROM && !self.lately.load(Relaxed) && !self.lately.swap(true, Relaxed);
-        if begins {
-            self.begun.notify_one();
-        }
-    }
-
-    /// Waits until one does. For one who waits.
-    pub(crate) async fn begun(&self) {
-        while !self.lately.load(Relaxed) {
-            self.begun.notified().await;
-        }
-    }
-
-    /// Whether one did since this was asked last.
-    pub(crate) fn lately(&self) -> bool {
-        self.lately.swap(false, Relaxed)
+        self.0.get_or_init(start).as_ref().map(Runtime::handle)
     }
 }
 
@@ -139,7 +100,7 @@ fn start() -> Option<Runtime> {
 
 impl Drop for Heavy {
     fn drop(&mut self) {
-        if let Some(Some(runtime)) = self.threads.take() {
+        if let Some(Some(runtime)) = self.0.take() {
             // A runtime must not be waited for on a thread that serves.
             runtime.shutdown_background();
         }

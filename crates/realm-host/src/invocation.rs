@@ -24,7 +24,7 @@ use wasmtime_wasi_http::WasiBody;
 use crate::deadline::{Deadline, Deadlines};
 use crate::engine::Host;
 use crate::fuel::Bucket;
-use crate::heavy::{self, Computing, HEAVY_AFTER, HEAVY_AFTER_TICKS};
+use crate::heavy::{self, HEAVY_AFTER, HEAVY_AFTER_TICKS};
 use crate::logs::Ear;
 use crate::meter::Meter;
 use crate::outcome::Outcome;
@@ -201,12 +201,10 @@ impl Shared {
         self.poll_began_ns.store(self.now_ns(), Relaxed);
     }
 
-    /// How long it was.
-    fn leave(&self) -> Duration {
+    fn leave(&self) {
         let began = self.poll_began_ns.swap(0, Relaxed);
-        let ran_ns = self.now_ns().saturating_sub(began);
-        self.running_ns.fetch_add(ran_ns, Relaxed);
-        Duration::from_nanos(ran_ns)
+        self.running_ns
+            .fetch_add(self.now_ns().saturating_sub(began), Relaxed);
     }
 
     /// What running time is measured by, inside one `poll`: the clock, and on the heavy threads,
@@ -261,18 +259,16 @@ async fn drive_freely(
     at_once: bool,
     mut call: Call,
 ) {
-    if !at_once && poll(&shared, &mut wall, &mut call, Where::Serving).await == Polled::Ended {
+    if !at_once && poll(&shared, &mut wall, &mut call, true).await == Polled::Ended {
         return;
     }
     let Some(threads) = host.0.heavy.handle() else {
-        poll(&shared, &mut wall, &mut call, Where::Nowhere).await;
+        poll(&shared, &mut wall, &mut call, false).await;
         return;
     };
     shared.moved.store(true, Relaxed);
-    let inner = Arc::clone(&host.0);
     let task = threads.spawn(async move {
-        let there = Where::Heavy(&inner.heavy.computing);
-        poll(&shared, &mut wall, &mut call, there).await;
+        poll(&shared, &mut wall, &mut call, false).await;
     });
     // Ends with this future, as the call would.
     AbortOnDropJoinHandle::from(task).await;
@@ -282,16 +278,6 @@ async fn drive_freely(
 enum Polled {
     Ended,
     Heavy,
-}
-
-/// Where a guest is polled.
-#[derive(Clone, Copy)]
-enum Where<'c> {
-    /// On a thread that serves, until it is a case for the heavy ones.
-    Serving,
-    /// The same, since there are no others.
-    Nowhere,
-    Heavy(&'c Computing),
 }
 
 /// The wall time of one call.
@@ -335,19 +321,11 @@ impl Wall {
 
 /// At the deadline the outcome is set before the caller drops `call` (and the guest's store in
 /// it), so that the response body sees a failure, not an end.
-async fn poll(shared: &Shared, wall: &mut Wall, call: &mut Call, at: Where<'_>) -> Polled {
+async fn poll(shared: &Shared, wall: &mut Wall, call: &mut Call, movable: bool) -> Polled {
     poll_fn(|context| {
         shared.enter();
         let polled = call.as_mut().poll(context);
-        let ran = shared.leave();
-        let movable = match at {
-            Where::Serving => true,
-            Where::Nowhere => false,
-            Where::Heavy(computing) => {
-                computing.ran(ran);
-                false
-            }
-        };
+        shared.leave();
         if polled.is_pending() && wall.is_over(context) {
             shared.conclude(Outcome::WallTimeout);
             return Poll::Ready(Polled::Ended);

@@ -29,7 +29,6 @@ mod executor;
 mod backend;
 mod clock;
 mod compile;
-mod cores;
 mod jobs;
 pub mod joining;
 mod journal;

@@ -169,7 +169,6 @@ impl Prepared {
         jobs.observe(&mut observed, ledger.desired(), &node);
         let machine = Arc::new(Machine::new(config.folder.root()));
         let (restored, is_restored) = oneshot::channel();
-        let host_of_guests = host.clone();
         let clock = Clock::start();
         let core = Core {
             sealing: sealing_key.sealing(realm, &key),
@@ -238,10 +237,6 @@ impl Prepared {
         );
         let folder = config.folder.clone();
         let running = tokio::spawn(run(folder, core, receiver, stopping.clone()));
-        tokio::spawn(unless_stopped(
-            crate::cores::hold(host_of_guests, edge.clone()),
-            stopping.clone(),
-        ));
         // What was served is served again before anything else takes the processor.
         let _ = tokio::time::timeout(RESTORE_TIMEOUT, is_restored).await;
         edge.open();
@@ -359,13 +354,6 @@ async fn run(
                 }
             }
         }
-    }
-}
-
-async fn unless_stopped(doing: impl Future<Output = ()>, mut stopping: watch::Receiver<bool>) {
-    tokio::select! {
-        () = doing => {}
-        _ = stopping.wait_for(|stop| *stop) => {}
     }
 }
 

@@ -88,11 +88,10 @@ pub async fn serve(
     until: impl Future<Output = ()>,
 ) -> Result<(), StandaloneError> {
     let name = options.name.clone();
-    let (component, host) = on_thread(move || {
+    let component = on_thread(move || {
         let (host, settings, folder) = prepare(&bytes, options)?;
         let loaded = host.load(settings, &folder.path().join(FILE));
-        let component = loaded.map_err(|error| failed(error.code(), &error))?;
-        Ok((component, host))
+        loaded.map_err(|error| failed(error.code(), &error))
     })
     .await?;
     let config = realm_edge::Config {
@@ -115,10 +114,7 @@ pub async fn serve(
     if let Some(address) = edge.addresses().first() {
         announce(*address);
     }
-    tokio::select! {
-        () = crate::cores::hold(host, edge.clone()) => {}
-        () = until => {}
-    }
+    until.await;
     edge.shutdown(GRACE).await;
     Ok(())
 }

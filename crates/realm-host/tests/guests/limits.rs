@@ -35,21 +35,6 @@ pub(crate) async fn p3_spin() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn that_guests_compute_is_told_and_that_they_do_no_longer() {
-    let guest = guest(guests::SPIN).limits(|limits| limits.epoch_timeout_ms = 100);
-    let host = Host::new(guest.configuration()).unwrap();
-    let spin = guest.load_into(&host).unwrap();
-    assert_eq!(spin.body("/").await, "hello\n");
-    assert!(!host.guests_computed());
-    let (told, refusal) = tokio::join!(host.guest_computes(), spin.refusal("/spin"));
-    assert_eq!((told, refusal), ((), ("epoch-timeout", 504)));
-    eventually(|| spin.replica.in_flight() == 0).await;
-    assert!(host.guests_computed());
-    assert_eq!(spin.body("/").await, "hello\n");
-    assert!(!host.guests_computed());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_spinning_guest_is_ended_by_the_wall_as_well() {
     for path in [guests::SPIN, guests::P3_SPIN] {
         let spin = guest(path)
