@@ -44,7 +44,11 @@ impl Guest for Stores {
 
 fn measured(path: &str) -> Result<u64, String> {
     let mut parts = path.trim_start_matches('/').split('/');
-    let mut next = || parts.next().ok_or("/ENGINE/get/N/BYTES or /ENGINE/set/N/BYTES");
+    let mut next = || {
+        parts
+            .next()
+            .ok_or("/ENGINE/get/N/BYTES or /ENGINE/set/N/BYTES")
+    };
     // Which one it is was decided by the route.
     let _engine = next()?;
     let operation = next()?.to_owned();

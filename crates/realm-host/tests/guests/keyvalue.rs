@@ -135,10 +135,15 @@ pub(crate) async fn keyvalue_call() {
         "()"
     );
     assert_eq!(said(&granted, "/?open=default&key=k").await, "v");
-    for name in ["", "*", "other", "default%00", "secrets"] {
+    for name in ["", "*", "other", "default%00"] {
         let answer = said(&granted, &format!("/?open={name}&key=k")).await;
         assert_eq!(answer, "Error::NoSuchStore", "{name}");
     }
+    // Every component has its secrets there; this one lists none.
+    let secret = said(&granted, "/?open=secrets&key=k").await;
+    assert_eq!(secret, "none");
+    let written = said(&granted, "/?open=secrets&op=set&key=k&value=v").await;
+    assert_eq!(written, "Error::AccessDenied");
 }
 
 /// Components see each other's values where they are bound to the same store, and nowhere else.
