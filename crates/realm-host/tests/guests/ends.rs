@@ -212,8 +212,8 @@ fn every_guest_can_be_inspected() {
             "bytes" | "command" | "p3_command" | "program" | "listen" | "p3_listen"
             | "p3_sockets" => Some(Serve::Cgi),
             name if name.starts_with("cgi_") => Some(Serve::Cgi),
-            // Changes of keys call it, and nothing else does.
-            "watcher_draft" | "watcher_draft2" => Some(Serve::Worker),
+            // Messages or changes of keys call them, and nothing else does.
+            "watcher_draft" | "watcher_draft2" | "worker" => Some(Serve::Worker),
             _ => Some(Serve::Http),
         };
         if let Some(serve) = serve {
