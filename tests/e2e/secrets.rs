@@ -12,7 +12,7 @@ use crate::support::{Realm, Said, app_manifest, eventually, get};
 const VALUE: &str = "correct horse battery staple 4711";
 
 /// Runs a verb with this on its standard input.
-fn with_input(mut command: Command, input: &[u8]) -> Said {
+pub(crate) fn with_input(mut command: Command, input: &[u8]) -> Said {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
