@@ -16,11 +16,6 @@ mod admission;
 mod body;
 pub mod cgi;
 mod clock;
-#[expect(
-    clippy::allow_attributes,
-    reason = "which parts are dead changes with each interface"
-)]
-#[allow(dead_code, reason = "each interface that comes uses more of it")]
 mod cloud;
 mod command;
 mod compile;

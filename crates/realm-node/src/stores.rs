@@ -83,11 +83,6 @@ impl Held {
 }
 
 /// What it takes to make a store.
-#[expect(
-    clippy::allow_attributes,
-    reason = "goes with the first store that is made"
-)]
-#[allow(dead_code, reason = "each kind of store takes what it needs")]
 struct Making<'a> {
     binding: &'a str,
     spec: &'a Binding,
