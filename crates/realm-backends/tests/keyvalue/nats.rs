@@ -9,6 +9,7 @@ use realm_backends::keyvalue::Nats;
 use realm_model::cloud::{CloudError, KeyValue, limits};
 
 use crate::checks::{SECOND, wait_until};
+use crate::races::write_until_it_is_back;
 use crate::redis::Told;
 use crate::servers::{self, Server, Tls};
 use crate::{Bench, Can, conformance};
@@ -262,31 +263,7 @@ async fn a_server_that_is_killed_and_comes_back() {
     let mut server = servers::nats("", None);
     let store = Arc::new(open(&server, &access(None)));
     let mut changes = store.watch("a").await.unwrap();
-    let of_task = store.clone();
-    let writing = tokio::spawn(async move {
-        let (mut done, mut failed, mut after) = (Vec::new(), 0, 0);
-        for nth in 0.. {
-            let key = format!("k{nth}");
-            match of_task.set("a", &key, key.as_bytes(), None).await {
-                Ok(()) => {
-                    done.push(key);
-                    after += usize::from(failed > 0);
-                }
-                Err(error) => {
-                    assert!(
-                        matches!(error, CloudError::Unavailable | CloudError::Timeout),
-                        "{error:?}"
-                    );
-                    failed += 1;
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-            }
-            if after > 50 {
-                break;
-            }
-        }
-        (done, failed)
-    });
+    let writing = tokio::spawn(write_until_it_is_back(store.clone()));
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.kill();
     tokio::time::sleep(Duration::from_millis(1_500)).await;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use realm_model::cloud::{Check, Edit, KeyValue, Swapped};
+use realm_model::cloud::{Check, CloudError, Edit, KeyValue, Swapped};
 use tokio::task::JoinSet;
 
 use crate::Bench;
@@ -150,4 +151,31 @@ pub(crate) async fn watchers_see_the_order(bench: &Bench) {
     .await;
     let n_changes = watching.await.unwrap();
     assert!(!each || n_changes == TASKS * STEPS);
+}
+
+/// Writes key after key while a server goes away and comes back: what was acknowledged, in order, and how
+/// often it failed.
+pub(crate) async fn write_until_it_is_back(store: Arc<impl KeyValue>) -> (Vec<String>, usize) {
+    let (mut done, mut failed, mut after) = (Vec::new(), 0, 0);
+    for nth in 0.. {
+        let key = format!("k{nth}");
+        match store.set("a", &key, key.as_bytes(), None).await {
+            Ok(()) => {
+                done.push(key);
+                after += usize::from(failed > 0);
+            }
+            Err(error) => {
+                assert!(
+                    matches!(error, CloudError::Unavailable | CloudError::Timeout),
+                    "{error:?}"
+                );
+                failed += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        if after > 50 {
+            break;
+        }
+    }
+    (done, failed)
 }
