@@ -76,8 +76,11 @@ impl Open {
             let is_missing = self.fetch().await? == [[SqlValue::Boolean(true)]];
             self.end_rows().await?;
             if is_missing {
-                self.run(&format!("CREATE SCHEMA IF NOT EXISTS {name}"))
-                    .await?;
+                match self.run(&format!("CREATE SCHEMA IF NOT EXISTS {name}")).await {
+                    // Another session made it in the same moment, and has committed it.
+                    Err(SqlError::Database { code, .. }) if code == "23505" || code == "42P06" => {}
+                    made => made?,
+                }
             }
             self.run(&path).await
         };
@@ -86,10 +89,6 @@ impl Open {
         match entered {
             Ok(()) => Ok(()),
             Err(SqlError::Cloud(error)) => Err(error),
-            // Two may make it in the same moment.
-            Err(SqlError::Database { code, .. }) if code == "23505" || code == "42P06" => {
-                Err(CloudError::Timeout)
-            }
             Err(error) => Err(CloudError::Failed(error.to_string())),
         }
     }
