@@ -34,6 +34,8 @@ use crate::watch::{Health, Watch};
 
 /// Bytes of pages that are kept in memory for each file; the system keeps more.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Entries whose time is over that are looked at to say what a store has: those that are swept next.
+const OVER_MAX: usize = 1_000;
 /// Bytes of everything that waits for the writer, in units of [`ROOM_UNIT`].
 const ROOM_UNITS: u32 = 64 * 1024;
 const ROOM_UNIT: usize = 1024;
@@ -248,9 +250,8 @@ impl KeyValue for Embedded {
                 if head.is_over(now_ms) {
                     return Ok(None);
                 }
-                let left = head.ends_at_ms.saturating_sub(now_ms);
                 Ok(Some(
-                    (head.ends_at_ms != 0).then(|| Duration::from_millis(left)),
+                    (head.ends_at_ms != 0).then(|| left_of(head.ends_at_ms, now_ms)),
                 ))
             })
         })
@@ -437,19 +438,7 @@ impl KeyValue for Embedded {
     }
 
     fn bytes(&self) -> Answer<'_, Option<u64>> {
-        Box::pin(async move {
-            let limit = now_ms().saturating_add(1).to_be_bytes();
-            self.view(|transaction| {
-                let total = transaction.open_table(FACTS)?.get(FACT_BYTES)?;
-                let total = total.map_or(0, |one| one.value());
-                // What has ended and is not swept is not there. It is swept within a second.
-                let mut over: u64 = 0;
-                for row in transaction.open_table(ENDS)?.range(..&limit[..])? {
-                    over = over.saturating_add(row?.1.value());
-                }
-                Ok(Some(total.saturating_sub(over)))
-            })
-        })
+        Box::pin(async move { self.view(|transaction| counted(transaction, now_ms()).map(Some)) })
     }
 }
 
@@ -462,11 +451,32 @@ fn versioned(entry: Option<Entry>) -> Versioned {
     }
 }
 
+/// What a store counts for.
+fn counted(transaction: &ReadTransaction, now_ms: u64) -> Result<u64, Fault> {
+    let total = transaction.open_table(FACTS)?.get(FACT_BYTES)?;
+    let total = total.map_or(0, |one| one.value());
+    // What has ended and is not swept is not there. Where more of it waits than this, it is gone in a
+    // moment: this is asked before every write, and has to cost the same whatever others left.
+    let limit = now_ms.saturating_add(1).to_be_bytes();
+    let mut over: u64 = 0;
+    let ends = transaction.open_table(ENDS)?;
+    for row in ends.range(..&limit[..])?.take(OVER_MAX) {
+        over = over.saturating_add(row?.1.value());
+    }
+    Ok(total.saturating_sub(over))
+}
+
+/// When an entry ends, not before its time: in the millisecond `now_ms` almost a whole one may be over.
 fn end_of(ttl: Option<Duration>, now_ms: u64) -> u64 {
     ttl.map_or(0, |ttl| {
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        now_ms.saturating_add(ttl_ms)
+        let ttl_ms = u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        now_ms.saturating_add(ttl_ms).saturating_add(1)
     })
+}
+
+/// What is left until then, not more than it was.
+fn left_of(ends_at_ms: u64, now_ms: u64) -> Duration {
+    Duration::from_millis(ends_at_ms.saturating_sub(now_ms).saturating_sub(1))
 }
 
 fn now_ms() -> u64 {
@@ -474,4 +484,50 @@ fn now_ms() -> u64 {
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::format::Head;
+    use super::*;
+
+    /// Before each write a quota is looked at: that is a bounded amount of work, whatever has ended.
+    #[test]
+    fn of_what_has_ended_a_bounded_part_is_not_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = file::open(&folder.path().join("kv"), CACHE_BYTES).unwrap();
+        let counted_after = |n_entries: u64| {
+            let transaction = database.begin_write().unwrap();
+            let mut batch = Batch::new(&transaction, 1).unwrap();
+            for nth in 0..n_entries {
+                batch.set("a", &format!("{nth:06}"), b"x", 1_000).unwrap();
+            }
+            batch.finish(&transaction).unwrap();
+            transaction.commit().unwrap();
+            counted(&database.begin_read().unwrap(), 5_000).unwrap()
+        };
+        let entry = format::size(6, 1);
+        assert_eq!(counted_after(900), 0, "what is swept next is not counted");
+        let swept_next = OVER_MAX as u64;
+        assert_eq!(counted_after(10_000), (10_000 - swept_next) * entry);
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_ends_after_its_time_and_not_much_later(
+            set_at in 0_u64..3_000_000_000_000_000_000, ttl_ms in 1_000_u64..1_000_000, more in 0_u64..1_000_000,
+        ) {
+            let ttl = Duration::from_millis(ttl_ms) + Duration::from_nanos(more);
+            let ms = |at: Duration| u64::try_from(at.as_millis()).unwrap();
+            let set_at = Duration::from_nanos(set_at);
+            let head = Head { revision: 1, ends_at_ms: end_of(Some(ttl), ms(set_at)) };
+            let last = set_at + ttl - Duration::from_nanos(1);
+            prop_assert!(!head.is_over(ms(last)));
+            prop_assert!(head.is_over(ms(set_at + ttl + Duration::from_millis(2))));
+            let left = left_of(head.ends_at_ms, ms(set_at));
+            prop_assert!(left < ttl + Duration::from_millis(1) && left >= Duration::from_millis(ttl_ms));
+        }
+    }
 }
