@@ -234,7 +234,12 @@ impl Nats {
         }
     }
 
-    async fn page(&self, store: &kv::Store, number: u64, from: u64) -> Result<KeyPage, CloudError> {
+    async fn page(
+        &self,
+        (bucket, store): (&str, &kv::Store),
+        number: u64,
+        from: u64,
+    ) -> Result<KeyPage, CloudError> {
         let failed = |error: &dyn std::error::Error| self.link.unavailable(&words(error));
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence {
@@ -277,10 +282,10 @@ impl Nats {
             .stream
             .delete_consumer(&consumer.cached_info().name)
             .await;
-        self.iterations.only_new(number, &mut keys);
+        self.iterations.only_new(number, bucket, &mut keys);
         let is_more = n_messages == limits::PAGE_KEYS;
         if !is_more {
-            self.iterations.end(number);
+            self.iterations.end(number, bucket);
         }
         Ok(KeyPage {
             keys,
@@ -405,8 +410,8 @@ impl KeyValue for Nats {
             let Some(store) = self.link.find(bucket).await? else {
                 return Ok(KeyPage::default());
             };
-            let (number, from) = place.unwrap_or_else(|| (self.iterations.begin(), 1));
-            self.page(&store, number, from).await
+            let (number, from) = place.unwrap_or_else(|| (self.iterations.begin(bucket), 1));
+            self.page((bucket, &store), number, from).await
         }))
     }
 

@@ -316,7 +316,7 @@ impl KeyValue for Redis {
     fn keys<'a>(&'a self, bucket: &'a str, cursor: Option<&'a str>) -> Answer<'a, KeyPage> {
         Box::pin(async move {
             let (number, mut at) = match cursor {
-                None => (self.iterations.begin(), 0),
+                None => (self.iterations.begin(bucket), 0),
                 Some(text) => listing(text)
                     .ok_or_else(|| CloudError::Invalid("the cursor is none".to_owned()))?,
             };
@@ -342,9 +342,9 @@ impl KeyValue for Redis {
                     break;
                 }
             }
-            self.iterations.only_new(number, &mut keys);
+            self.iterations.only_new(number, bucket, &mut keys);
             if at == 0 {
-                self.iterations.end(number);
+                self.iterations.end(number, bucket);
             }
             Ok(KeyPage {
                 keys,
