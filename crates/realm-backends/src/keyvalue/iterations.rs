@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 
+use realm_model::cloud::CloudError;
+
 /// Keys that are remembered, of all listings of a binding: 8 bytes each, and as much again for the table.
 const KEYS_MAX: usize = 2_000_000;
 /// Listings that are remembered.
@@ -76,6 +78,14 @@ impl Iterations {
             kept.forget(number);
         }
     }
+}
+
+/// The number of a listing, and where the server goes on with it, of a guest's cursor.
+pub(super) fn place_of(cursor: &str) -> Result<(u64, u64), CloudError> {
+    let place = cursor.split_once('.');
+    place
+        .and_then(|(number, at)| Some((number.parse().ok()?, at.parse().ok()?)))
+        .ok_or_else(|| CloudError::Invalid("the cursor is none".to_owned()))
 }
 
 impl Kept {

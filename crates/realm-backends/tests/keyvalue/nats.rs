@@ -280,3 +280,51 @@ async fn a_server_that_is_killed_and_comes_back() {
         .await
         .expect("it goes on");
 }
+
+/// A NATS whose account takes so many streams and no more.
+fn with_streams(n_max: u32) -> Server {
+    Server::start("nats-server", "nats-server", |port, folder| {
+        let path = folder.join("nats.conf");
+        let text = format!(
+            "listen: \"127.0.0.1:{port}\"\n\
+             jetstream {{ store_dir: \"{}/js\" }}\n\
+             no_auth_user: shop\n\
+             accounts {{ A {{ jetstream: {{ max_streams: {n_max} }}, users: [ {{ user: shop, password: x }} ] }} }}\n",
+            folder.display()
+        );
+        std::fs::write(&path, text).unwrap();
+        vec!["-c".to_owned(), path.display().to_string()]
+    })
+}
+
+/// Buckets that the server did not make are none: who tries and tries takes nothing from others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_full_uses_up_no_buckets() {
+    let server = with_streams(1);
+    let store = open(&server, &access(None));
+    store.set("first", "k", b"x", None).await.unwrap();
+    for _ in 0..21 {
+        let sets = (0..50).map(|_| store.set("second", "k", b"x", None));
+        for done in futures_util::future::join_all(sets).await {
+            assert!(done.is_err());
+        }
+    }
+    let other = other(&server).await;
+    other.delete_key_value("shop__first").await.unwrap();
+    store.set("second", "k", b"x", None).await.unwrap();
+    assert_eq!(store.get("second", "k").await, Ok(Some(b"x".to_vec())));
+}
+
+/// So many who write into a bucket that is not there yet make one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_first_writes_make_one_bucket() {
+    let server = servers::nats("", None);
+    let store = open(&server, &access(None));
+    let keys: Vec<String> = (0..1_200).map(|nth| format!("k{nth}")).collect();
+    let sets = keys.iter().map(|key| store.set("first", key, b"x", None));
+    for done in futures_util::future::join_all(sets).await {
+        done.unwrap();
+    }
+    store.set("second", "k", b"x", None).await.unwrap();
+    assert_eq!(store.get("second", "k").await, Ok(Some(b"x".to_vec())));
+}
