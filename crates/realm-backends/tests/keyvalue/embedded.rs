@@ -280,3 +280,33 @@ fn peak_mb() -> u64 {
     let kb = line.unwrap().split_whitespace().nth(1).unwrap();
     kb.parse::<u64>().unwrap() / 1024
 }
+
+/// What was damaged and is written over is no trouble any more.
+#[tokio::test]
+async fn the_operator_hears_when_it_answers_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kv");
+    let store = open(&path);
+    let value = vec![b'v'; 200];
+    store.set("a", "k", &value, None).await.unwrap();
+    drop(store);
+    let mut bytes = fs::read(&path).unwrap();
+    let starts: Vec<usize> = (0..bytes.len() - 200)
+        .filter(|at| bytes[*at..*at + 200] == value)
+        .collect();
+    for at in starts {
+        bytes[at] = b'w';
+    }
+    fs::write(&path, &bytes).unwrap();
+    let told = Arc::new(Told::default());
+    let store = Embedded::open(&path, told.clone()).unwrap();
+    let last = || told.0.lock().unwrap().last().cloned();
+    assert_eq!(
+        store.get("a", "k").await.unwrap_err().code(),
+        "backend-failed"
+    );
+    assert!(last().is_some_and(|last| last.contains("damaged")));
+    store.set("a", "k", &value, None).await.unwrap();
+    assert_eq!(store.get("a", "k").await, Ok(Some(value)));
+    assert_eq!(last().as_deref(), Some("up"));
+}

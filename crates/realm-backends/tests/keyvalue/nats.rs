@@ -301,7 +301,8 @@ fn with_streams(n_max: u32) -> Server {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_full_uses_up_no_buckets() {
     let server = with_streams(1);
-    let store = open(&server, &access(None));
+    let told = Arc::new(Told::default());
+    let store = Nats::new(&server.at(false), &access(None), told.clone()).unwrap();
     store.set("first", "k", b"x", None).await.unwrap();
     for _ in 0..21 {
         let sets = (0..50).map(|_| store.set("second", "k", b"x", None));
@@ -309,6 +310,11 @@ async fn a_server_that_is_full_uses_up_no_buckets() {
             assert!(done.is_err());
         }
     }
+    // The connection stood all the time: the next call that succeeds ends the alarm.
+    let last = || told.0.lock().unwrap().last().cloned();
+    assert_ne!(last().as_deref(), Some("up"));
+    assert_eq!(store.get("first", "k").await, Ok(Some(b"x".to_vec())));
+    assert_eq!(last().as_deref(), Some("up"));
     let other = other(&server).await;
     other.delete_key_value("shop__first").await.unwrap();
     store.set("second", "k", b"x", None).await.unwrap();
@@ -327,4 +333,44 @@ async fn many_first_writes_make_one_bucket() {
     }
     store.set("second", "k", b"x", None).await.unwrap();
     assert_eq!(store.get("second", "k").await, Ok(Some(b"x".to_vec())));
+}
+
+/// The client would panic over a subject that is not the bucket's: who watches hears of an end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_names_another_bucket_ends_the_watch() {
+    let server = servers::nats("", None);
+    let mut at = server.at(false);
+    at.port = renaming(server.port).await;
+    let store = Nats::new(&at, &access(None), Arc::new(Told::default())).unwrap();
+    let mut changes = store.watch("a").await.unwrap();
+    store.set("a", "k", b"x", None).await.unwrap();
+    let next = tokio::spawn(async move { changes.next().await });
+    let next = tokio::time::timeout(60 * SECOND, next).await.unwrap();
+    assert_eq!(next.expect("no panic"), Err(CloudError::Unavailable));
+}
+
+/// A way to the server on which messages come under other subjects.
+async fn renaming(to: u16) -> u16 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (guest, _) = listener.accept().await.unwrap();
+        let server = tokio::net::TcpStream::connect(("127.0.0.1", to))
+            .await
+            .unwrap();
+        let (mut from_guest, mut to_guest) = guest.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        tokio::spawn(async move { tokio::io::copy(&mut from_guest, &mut to_server).await });
+        let mut bytes = vec![0; 65_536];
+        while let Ok(n @ 1..) = from_server.read(&mut bytes).await {
+            let mark = b"MSG $KV.";
+            let found = bytes[..n].windows(mark.len()).position(|one| one == mark);
+            if let Some(at) = found {
+                bytes[at + 5] = b'X';
+            }
+            to_guest.write_all(&bytes[..n]).await.unwrap();
+        }
+    });
+    port
 }

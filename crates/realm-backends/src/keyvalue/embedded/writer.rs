@@ -104,6 +104,7 @@ fn batch(shared: &Arc<Shared>, jobs: Vec<Work>) -> Duration {
     drop(file);
     match result {
         Ok(done) => {
+            shared.health.answered();
             shared.watchers.tell(&done.changes);
             for finish in finishes {
                 finish(Ok(()));

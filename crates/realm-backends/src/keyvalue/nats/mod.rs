@@ -139,6 +139,7 @@ impl Nats {
                 }
             }
         };
+        self.link.health.answered();
         read(message)
     }
 
@@ -180,7 +181,10 @@ impl Nats {
             .publish_with_headers(subject, headers, payload);
         let acknowledged = async { publish.await?.await };
         match acknowledged.await {
-            Ok(done) => Ok(done.sequence),
+            Ok(done) => {
+                self.link.health.answered();
+                Ok(done.sequence)
+            }
             Err(error) => Err(self.refused(store, &error)),
         }
     }
