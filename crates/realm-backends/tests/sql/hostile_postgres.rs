@@ -1,16 +1,52 @@
 //! PostgreSQL: what a hostile guest tries on its server, and on whoever comes after it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use realm_backends::Unwatched;
 use realm_backends::sql::{Postgres, Settings};
 
 use crate::postgres::settings;
 use crate::server::Server;
-use crate::support::{code, open, rows};
+use crate::support::{code, open, rows, run};
 
 fn database(settings: Settings) -> Postgres {
     Postgres::new(settings, "p", Arc::new(Unwatched)).unwrap()
+}
+
+/// Asks again until somebody's answer is the one that is waited for.
+fn until(server: &Server, question: &str, answer: &str) {
+    let begun = Instant::now();
+    while server.sql("postgres", question) != answer {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{question}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Until no connection of realm has a guest.
+fn until_idle(server: &Server) {
+    let busy = "SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = 'realm' \
+        AND (state <> 'idle' OR query NOT LIKE '%client_min_messages%')";
+    until(server, busy, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_nobody_knows_of_is_not_the_next_guests() {
+    let server = Server::start(None, "scram-sha-256");
+    let database = database(settings(&server));
+    let mut session = open(&database).await;
+    run(&mut *session, "CREATE TABLE t (i INTEGER)").await;
+    // White space to PostgreSQL 16 and later.
+    for statement in ["\u{b}BEGIN", "\u{b}\u{b};\u{b}START TRANSACTION"] {
+        let begun = session.execute(statement, &[]).await;
+        assert_eq!(code(begun), "invalid", "{statement:?}");
+    }
+    run(&mut *session, "SET search_path TO pg_catalog").await;
+    drop(session);
+    until_idle(&server);
+    let mut next = open(&database).await;
+    run(&mut *next, "INSERT INTO t VALUES (1)").await;
+    assert_eq!(server.sql("postgres", "SELECT COUNT(*) FROM t"), "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

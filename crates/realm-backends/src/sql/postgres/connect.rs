@@ -42,8 +42,10 @@ const SETTINGS: &str = "SET statement_timeout = '70s'; \
     SET client_min_messages = 'error'; \
     SET timezone = 'UTC'";
 
-/// What `DISCARD ALL` does, but for the statements that the client has prepared by itself.
-const RESET: &str = "CLOSE ALL; \
+/// What `DISCARD ALL` does, but for the statements that the client has prepared by itself. A transaction
+/// ends first, also one that nobody knows of: all that follows would be undone with it.
+const RESET: &str = "ROLLBACK; \
+    CLOSE ALL; \
     SET SESSION AUTHORIZATION DEFAULT; \
     RESET ALL; \
     UNLISTEN *; \
@@ -284,10 +286,7 @@ impl Link {
     }
 
     /// Makes it as new.
-    pub(super) async fn reset(&self, in_transaction: bool) -> Result<(), tokio_postgres::Error> {
-        if in_transaction {
-            self.client.batch_execute("ROLLBACK").await?;
-        }
+    pub(super) async fn reset(&self) -> Result<(), tokio_postgres::Error> {
         self.client
             .batch_execute(&format!("{RESET}; {SETTINGS}"))
             .await

@@ -478,7 +478,5 @@ async fn renew(
             return false;
         }
     }
-    // A call that somebody gave up may have been the beginning of a transaction.
-    let reset = link.reset(in_transaction || busy);
-    matches!(tokio::time::timeout(RESET, reset).await, Ok(Ok(())))
+    matches!(tokio::time::timeout(RESET, link.reset()).await, Ok(Ok(())))
 }
