@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use realm_backends::Unwatched;
 use realm_backends::sql::{Postgres, Settings};
+use realm_model::cloud::limits;
 
 use crate::postgres::settings;
 use crate::server::Server;
@@ -61,4 +62,33 @@ async fn a_row_that_grows_on_its_way_is_too_large() {
     let few = vec!["1e131071"; 100].join(", ");
     let row = rows(&mut *session, &format!("SELECT {few}"), &[]).await;
     assert_eq!(row.unwrap()[0].len(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_whose_rows_fail_late_is_not_committed() {
+    let server = Server::start(None, "scram-sha-256");
+    let database = database(settings(&server));
+    let mut session = open(&database).await;
+    run(&mut *session, "CREATE TABLE t (i INTEGER)").await;
+    let late = "SELECT 1 / (50000 - i) FROM generate_series(1, 50000) AS i";
+    let add = "INSERT INTO t VALUES (1)";
+    // What follows meets the error of the rows before it.
+    for follow in ["execute", "query", "begin"] {
+        session.begin().await.unwrap();
+        run(&mut *session, add).await;
+        session.query(late, &[]).await.unwrap();
+        assert_eq!(session.fetch().await.unwrap().len(), limits::PAGE_ROWS);
+        let met = match follow {
+            "execute" => session.execute(add, &[]).await.map(|_| ()),
+            "query" => session.query("SELECT 1", &[]).await.map(|_| ()),
+            _ => session.begin().await,
+        };
+        assert_eq!(code(met), "22012", "{follow}");
+        assert_eq!(code(session.commit().await), "aborted", "{follow}");
+        assert_eq!(server.sql("postgres", "SELECT COUNT(*) FROM t"), "0");
+    }
+    session.begin().await.unwrap();
+    run(&mut *session, add).await;
+    session.commit().await.unwrap();
+    assert_eq!(server.sql("postgres", "SELECT COUNT(*) FROM t"), "1");
 }

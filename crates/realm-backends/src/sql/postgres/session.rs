@@ -261,7 +261,8 @@ impl Open {
     }
 
     async fn begin(&mut self) -> Result<(), SqlError> {
-        self.end_rows().await?;
+        let ended = self.end_rows().await;
+        self.transaction.after(ended)?;
         self.transaction.begin()?;
         self.run("BEGIN ISOLATION LEVEL SERIALIZABLE").await?;
         self.transaction = Transaction::Open;
@@ -392,8 +393,10 @@ impl Session for Open {
     ) -> Answer<'a, u64, SqlError> {
         Box::pin(self.call(async move |own: &mut Self| {
             words::check(statement, parameters)?;
-            own.prelude().await?;
-            let result = own.execute(statement, parameters).await;
+            let result = match own.prelude().await {
+                Ok(()) => own.execute(statement, parameters).await,
+                Err(error) => Err(error),
+            };
             own.transaction.after(result)
         }))
     }
@@ -405,8 +408,10 @@ impl Session for Open {
     ) -> Answer<'a, Vec<String>, SqlError> {
         Box::pin(self.call(async move |own: &mut Self| {
             words::check(statement, parameters)?;
-            own.prelude().await?;
-            let result = own.query(statement, parameters).await;
+            let result = match own.prelude().await {
+                Ok(()) => own.query(statement, parameters).await,
+                Err(error) => Err(error),
+            };
             own.transaction.after(result)
         }))
     }
