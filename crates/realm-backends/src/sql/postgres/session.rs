@@ -314,10 +314,21 @@ impl Open {
             .link
             .as_ref()
             .is_some_and(|link| link.client.is_closed());
-        if closed || matches!(failure, Failure::Lost) {
+        if closed {
             self.link = None;
+        } else if matches!(failure, Failure::Lost) {
+            self.lose();
         }
         Err(error)
+    }
+
+    /// Gives up a connection on which something goes on.
+    fn lose(&mut self) {
+        if let Some(link) = self.link.take() {
+            let (shared, place) = (Arc::clone(&self.shared), self.place.take());
+            let runtime = self.shared.runtime.clone();
+            runtime.spawn(async move { shared.end(link, place).await });
+        }
     }
 
     /// Around each call.
@@ -339,7 +350,7 @@ enum Failure {
     Said(Error),
     /// It took too long, and the server ended it.
     Late,
-    /// It took too long, and goes on.
+    /// It took too long, and goes on, or what shall end it may end something else.
     Lost,
 }
 
@@ -355,18 +366,19 @@ async fn bounded<T>(
     if let Ok(result) = tokio::time::timeout(wait, &mut work).await {
         return result.map_err(Failure::Said);
     }
-    let cancelled = async {
-        shared.door.cancel(link).await;
-        tokio::time::sleep(GRACE).await;
+    let mut cancel = pin!(shared.door.cancel(link));
+    let (told, ended) = tokio::select! {
+        // It may have come to its end in this moment. The wish must not come after it.
+        result = &mut work => (cancel.await, Ok(result)),
+        told = &mut cancel => (told, tokio::time::timeout(GRACE, work).await),
     };
-    tokio::select! {
-        // It may have come to its end in this moment.
-        result = &mut work => match result {
+    match ended {
+        Ok(result) if told => match result {
             Ok(value) => Ok(value),
             Err(error) if error.as_db_error().is_some() => Err(Failure::Late),
             Err(error) => Err(Failure::Said(error)),
         },
-        () = cancelled => Err(Failure::Lost),
+        Ok(_) | Err(_) => Err(Failure::Lost),
     }
 }
 
@@ -455,8 +467,10 @@ impl Drop for Open {
         runtime.spawn(async move {
             if renew(&link, &shared, rows, busy, in_transaction).await {
                 shared.give_back(link);
+                drop(place);
+            } else if !link.client.is_closed() {
+                shared.end(link, place).await;
             }
-            drop(place);
         });
     }
 }
@@ -469,8 +483,8 @@ async fn renew(
     busy: bool,
     in_transaction: bool,
 ) -> bool {
-    if busy {
-        shared.door.cancel(link).await;
+    if busy && !shared.door.cancel(link).await {
+        return false;
     }
     if let Some(flow) = rows {
         let wait = if flow.changes && !in_transaction {
