@@ -17,6 +17,8 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
+use super::functions;
+
 /// Instructions of SQLite's machine between two looks at the clock: less than a millisecond.
 const LOOK_EVERY: i32 = 2_000;
 
@@ -145,8 +147,12 @@ impl Drop for Ours<'_> {
 /// Virtual tables that keep what they have in the database itself.
 const MODULES: &[&str] = &["fts5", "fts5vocab", "rtree"];
 
-/// Functions that reach beyond it.
-const FUNCTIONS_REFUSED: &[&str] = &["load_extension", "fts3_tokenizer", "sqlite_log"];
+/// Functions that reach beyond it; and one that compares every match in a text with every other one, which
+/// takes hours for a large text, and cannot be ended.
+const FUNCTIONS_REFUSED: &[&str] = &["load_extension", "fts3_tokenizer", "sqlite_log", "snippet"];
+
+/// Arguments of a function: many times the largest value is looked through for each.
+const ARGUMENTS_MAX: i32 = 127;
 
 /// What asks about tables, with its argument.
 const PRAGMAS: &[&str] = &[
@@ -311,6 +317,7 @@ fn settle(connection: &mut Connection, clock: &Arc<Clock>) -> rusqlite::Result<(
         (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
         (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 100),
         (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1_000),
+        (Limit::SQLITE_LIMIT_FUNCTION_ARG, ARGUMENTS_MAX),
         (Limit::SQLITE_LIMIT_VDBE_OP, 1_000_000),
     ] {
         connection.set_limit(limit, value)?;
@@ -321,6 +328,7 @@ fn settle(connection: &mut Connection, clock: &Arc<Clock>) -> rusqlite::Result<(
     set(connection, "journal_size_limit", LOG_BYTES_KEPT)?;
     set(connection, "hard_heap_limit", HEAP_BYTES_MAX.cast_signed())?;
     connection.set_prepared_statement_cache_capacity(PREPARED_MAX);
+    functions::replace_in(connection)?;
     let own = Arc::clone(clock);
     connection.progress_handler(LOOK_EVERY, Some(move || own.is_over()))?;
     let own = Arc::clone(clock);
