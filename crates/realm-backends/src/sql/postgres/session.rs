@@ -9,7 +9,7 @@ use realm_model::cloud::{Answer, CloudError, Session, SqlError, SqlRows, SqlValu
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::{Error, RowStream, Statement};
 
-use super::super::transaction::Transaction;
+use super::super::transaction::{Transaction, patience};
 use super::super::{PATIENCE, Page, words};
 use super::connect::Link;
 use super::values::{self, Parameter};
@@ -37,6 +37,8 @@ pub(super) struct Open {
     busy: bool,
     /// When the last call ended.
     used: Instant,
+    /// When the last transaction was begun.
+    begun: Instant,
 }
 
 /// Rows on their way.
@@ -61,6 +63,7 @@ impl Open {
             rows: None,
             busy: false,
             used: Instant::now(),
+            begun: Instant::now(),
         }
     }
 
@@ -98,8 +101,9 @@ impl Open {
 
     /// What comes before each statement.
     async fn prelude(&mut self) -> Result<(), SqlError> {
-        let waited = self.used.elapsed().as_millis();
-        if self.transaction == Transaction::Open && waited >= limits::TRANSACTION_MS_MAX.into() {
+        let may_wait = patience(self.begun.elapsed());
+        let waited = self.used.elapsed();
+        if self.transaction == Transaction::Open && may_wait.is_none_or(|most| waited >= most) {
             self.transaction = Transaction::Failed;
         }
         self.transaction.statement()?;
@@ -266,6 +270,7 @@ impl Open {
         self.transaction.begin()?;
         self.run("BEGIN ISOLATION LEVEL SERIALIZABLE").await?;
         self.transaction = Transaction::Open;
+        self.begun = Instant::now();
         Ok(())
     }
 
