@@ -30,7 +30,7 @@ impl Heard {
     }
 }
 
-fn settings(server: &Server) -> Settings {
+pub(crate) fn settings(server: &Server) -> Settings {
     Settings {
         host: "127.0.0.1".to_owned(),
         port: server.port,
