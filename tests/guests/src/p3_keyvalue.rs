@@ -1,11 +1,18 @@
 //! Uses `spin:key-value@3.0.0` from WASI 0.3, as components for Spin are built: `ok`, or a trap. The store
 //! has `k0000` to `k1499` in it.
+//!
+//! `/sets?N` has N calls under way at once, of 4 MiB each, and says how many were done, and what was said
+//! of the others; `/listings?N` begins N listings, and says how many gave a key.
 
 mod bindings {
     wit_bindgen::generate!({ path: "../../wit/deps/spin-key-value-3.0.0", world: "imports" });
 }
 
 use bindings::spin::key_value::key_value::{Error, Store};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
 use wasip3::exports::http::handler::Guest;
 use wasip3::http::types::{ErrorCode, Fields, Request, Response};
 use wasip3::{wit_future, wit_stream};
@@ -15,11 +22,16 @@ struct Checked;
 wasip3::http::service::export!(Checked);
 
 impl Guest for Checked {
-    async fn handle(_request: Request) -> Result<Response, ErrorCode> {
-        let words = match check().await {
-            Ok(()) => "ok".to_owned(),
-            Err(error) => format!("{error:?}"),
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let target = request.get_path_with_query().unwrap_or_default();
+        let (path, n) = target.split_once('?').unwrap_or((&target, ""));
+        let n = n.parse().unwrap_or(0);
+        let said = match path {
+            "/sets" => sets(n).await,
+            "/listings" => listings(n).await,
+            _ => check().await.map(|()| "ok".to_owned()),
         };
+        let words = said.unwrap_or_else(|error| format!("{error:?}"));
         let (mut body, body_reader) = wit_stream::new();
         let (_, trailers) = wit_future::new(|| Ok(None));
         let (response, _sent) = Response::new(Fields::new(), Some(body_reader), trailers);
@@ -64,4 +76,45 @@ async fn check() -> Result<(), Error> {
     assert!(some.next().await.is_some());
     drop(some);
     Ok(())
+}
+
+async fn sets(n: usize) -> Result<String, Error> {
+    let store = Store::open("default".to_owned()).await?;
+    let mut sets: Vec<Pin<Box<dyn Future<Output = Result<(), Error>> + '_>>> = Vec::new();
+    for nth in 0..n {
+        sets.push(Box::pin(store.set(nth.to_string(), vec![7; 4 << 20])));
+    }
+    let (mut done, mut refused) = (0, String::new());
+    poll_fn(|context| {
+        sets.retain_mut(|set| match set.as_mut().poll(context) {
+            Poll::Ready(Ok(())) => {
+                done += 1;
+                false
+            }
+            Poll::Ready(Err(error)) => {
+                refused = format!(", {error:?}");
+                false
+            }
+            Poll::Pending => true,
+        });
+        if sets.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    Ok(format!("{done} done{refused}"))
+}
+
+async fn listings(n: usize) -> Result<String, Error> {
+    let store = Store::open("default".to_owned()).await?;
+    let mut open = Vec::new();
+    let mut given = 0;
+    for _ in 0..n {
+        let (mut keys, end) = store.get_keys().await;
+        given += usize::from(keys.next().await.is_some());
+        open.push((keys, end));
+    }
+    Ok(given.to_string())
 }

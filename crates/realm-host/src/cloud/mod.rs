@@ -43,6 +43,8 @@ pub struct Stores {
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
     room: Arc<blobstore::Room>,
+    /// The same: bytes that the host keeps for it.
+    kept: Arc<AtomicUsize>,
     secrets: Arc<Secrets>,
 }
 
@@ -141,6 +143,8 @@ fn open<T: ?Sized>(names: &Names<T>, identifier: &str) -> Result<Opened<T>, Clou
 /// Bytes of what one instance may have the host keep for it: twice the largest value, for a store that
 /// tells states apart by the value itself.
 const KEPT_BYTES_MAX: usize = 40 * 1024 * 1024;
+/// Bytes of what all instances of a component may have the host keep for them on a node.
+const KEPT_BY_ALL_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// The stores of one instance, and what it may still do with them.
 #[derive(Clone)]
@@ -151,8 +155,62 @@ pub(crate) struct Cloud {
     /// Bytes that it may keep in one embedded store.
     bytes_max: u64,
     connections: sql::Count,
-    /// Bytes that the host keeps for it.
-    kept: Arc<AtomicUsize>,
+    kept: Arc<Kept>,
+}
+
+/// Bytes that the host keeps for an instance, and for all of its component.
+struct Kept {
+    n_bytes: AtomicUsize,
+    by_all: Arc<AtomicUsize>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // What was kept in the instance's table has gone with it.
+        self.by_all
+            .fetch_sub(*self.n_bytes.get_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Bytes that the host keeps for an instance as long as this is there.
+pub(crate) struct Keeping {
+    kept: Arc<Kept>,
+    n_bytes: usize,
+}
+
+impl Keeping {
+    /// Keeps so many more.
+    pub(crate) fn more(&mut self, n_bytes: usize) -> Result<(), CloudError> {
+        self.kept.take(n_bytes)?;
+        self.n_bytes += n_bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.kept.give(self.n_bytes);
+    }
+}
+
+impl Kept {
+    fn take(&self, n_bytes: usize) -> Result<(), CloudError> {
+        let own = self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
+        let all = self.by_all.fetch_add(n_bytes, Ordering::Relaxed);
+        let fits = |before: usize, n_max| before.saturating_add(n_bytes) <= n_max;
+        if fits(own, KEPT_BYTES_MAX) && fits(all, KEPT_BY_ALL_BYTES_MAX) {
+            return Ok(());
+        }
+        self.give(n_bytes);
+        Err(CloudError::Invalid(
+            "too many large values are held: drop some".to_owned(),
+        ))
+    }
+
+    fn give(&self, n_bytes: usize) {
+        self.n_bytes.fetch_sub(n_bytes, Ordering::Relaxed);
+        self.by_all.fetch_sub(n_bytes, Ordering::Relaxed);
+    }
 }
 
 impl Cloud {
@@ -161,30 +219,36 @@ impl Cloud {
         operations: Option<Arc<Operations>>,
         bytes_max: u64,
     ) -> Self {
+        let kept = Kept {
+            n_bytes: AtomicUsize::new(0),
+            by_all: Arc::clone(&stores.kept),
+        };
         Self {
             stores,
             operations,
             bytes_max,
             connections: sql::Count::default(),
-            kept: Arc::default(),
+            kept: Arc::new(kept),
         }
     }
 
     /// Before the host keeps bytes for the guest: whether they fit beside those that it has.
     pub(crate) fn keep(&self, n_bytes: usize) -> Result<(), CloudError> {
-        let before = self.kept.fetch_add(n_bytes, Ordering::Relaxed);
-        if before.saturating_add(n_bytes) <= KEPT_BYTES_MAX {
-            return Ok(());
-        }
-        self.unkeep(n_bytes);
-        Err(CloudError::Invalid(
-            "too many large values are held: drop some".to_owned(),
-        ))
+        self.kept.take(n_bytes)
+    }
+
+    /// The same, for as long as what is returned is there.
+    pub(crate) fn keeping(&self, n_bytes: usize) -> Result<Keeping, CloudError> {
+        self.kept.take(n_bytes)?;
+        Ok(Keeping {
+            kept: Arc::clone(&self.kept),
+            n_bytes,
+        })
     }
 
     /// They are not kept any more.
     pub(crate) fn unkeep(&self, n_bytes: usize) {
-        self.kept.fetch_sub(n_bytes, Ordering::Relaxed);
+        self.kept.give(n_bytes);
     }
 
     pub(crate) fn seen(&self) -> &keyvalue::Seen {
@@ -282,6 +346,38 @@ mod tests {
     use realm_model::cloud::Secrets;
 
     use super::*;
+
+    #[test]
+    fn what_the_host_keeps_is_bounded_for_an_instance_and_for_all_of_a_component() {
+        const MIB: usize = 1024 * 1024;
+        let stores = Arc::new(Stores::default());
+        let instance = || Cloud::new(Arc::clone(&stores), None, 0);
+        let first = instance();
+        first
+            .keep(30 * MIB)
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert!(first.keeping(11 * MIB).is_err());
+        let mut held = first
+            .keeping(5 * MIB)
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert!(held.more(6 * MIB).is_err());
+        assert_eq!(held.more(5 * MIB), Ok(()));
+        drop(held);
+        assert_eq!(first.keep(10 * MIB), Ok(()));
+        let others: Vec<Cloud> = (0..10).map(|_| instance()).collect();
+        let kept = others.iter().filter(|one| one.keep(30 * MIB).is_ok());
+        assert_eq!(kept.count(), 7, "256 MiB for all");
+        let clone = first.clone();
+        drop((first, others));
+        assert!(instance().keep(40 * MIB).is_ok());
+        assert_eq!(
+            stores.kept.load(Ordering::Relaxed),
+            40 * MIB,
+            "by one that is still there"
+        );
+        drop(clone);
+        assert_eq!(stores.kept.load(Ordering::Relaxed), 0);
+    }
 
     #[tokio::test]
     async fn the_bucket_of_secrets_is_there_without_a_binding_and_leads_nowhere_else() {

@@ -6,7 +6,7 @@ use http_body_util::BodyExt as _;
 use realm_backends::Unwatched;
 use realm_backends::blobs::{Directory, S3, S3Settings};
 use realm_host::Store;
-use realm_model::cloud::{Blobs, CloudError};
+use realm_model::cloud::{Answer, Blob, BlobSource, Blobs, CloudError, ContainerInfo, ObjectInfo};
 use realm_model::grants::StoreGrant;
 use realm_test_guests as guests;
 use tempfile::TempDir;
@@ -126,6 +126,147 @@ async fn a_quota_of_bytes_holds_while_they_come() {
         assert!(n < 1_000, "objects without end");
     }
     assert!(n > 300, "{n}");
+}
+
+/// Without a binding and a `write-data` a guest has nothing but its share of what the host keeps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_go_nowhere_are_bounded() {
+    let loaded = guest(guests::BLOBS_LIMITS)
+        .limits(|limits| {
+            limits.wall_timeout_ms = 60_000;
+            limits.epoch_timeout_ms = 30_000;
+        })
+        .load();
+    assert_eq!(loaded.body("/unplaced?n=10").await, "10");
+    assert_eq!(loaded.body("/unplaced?n=100").await, "40");
+}
+
+/// A guest with 3 MiB in the store of the container `c`.
+fn with_a_quota(blobs: &Arc<dyn Blobs>) -> Guest {
+    guest(guests::BLOBS_LIMITS)
+        .bind("c", Store::Blobs(Arc::clone(blobs)))
+        .limits(|limits| {
+            limits.storage_max_mb = 3;
+            limits.wall_timeout_ms = 60_000;
+            limits.epoch_timeout_ms = 30_000;
+        })
+}
+
+const USED_UP: &str = "Err(\"the quota is used up: `storage_max_mb`\")";
+
+/// Objects without a byte, in a container that is held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn blobs_limits() {
+    let (_folder, blobs) = folder();
+    blobs.create("c").await.unwrap();
+    blobs.write("c", "x", Box::new(Zeros(28))).await.unwrap();
+    let loaded = with_a_quota(&blobs).load();
+    let filled = loaded.body("/fill?c=c&n=1000").await;
+    assert!(
+        filled.starts_with("Ok(") && filled != "Ok(1000)",
+        "{filled}"
+    );
+    let used = blobs.used().await.unwrap().unwrap();
+    assert!(used <= 3 << 20, "{used}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_moved_away_is_not_written_over() {
+    let (_folder, blobs) = folder();
+    blobs.create("c").await.unwrap();
+    blobs.write("c", "x", Box::new(Zeros(20))).await.unwrap();
+    let loaded = with_a_quota(&blobs).load();
+    assert_eq!(loaded.body("/move_away?c=c&o=x&n=2000000").await, USED_UP);
+    let left = Ok(vec!["x-moved".to_owned()]);
+    assert_eq!(blobs.list("c", None, 10).await, left);
+}
+
+/// Out of another store, whose object is larger than it was when it was looked at.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_grows_while_it_is_copied_is_stopped() {
+    let ((_folder, blobs), (_other_folder, other)) = (folder(), folder());
+    blobs.create("c").await.unwrap();
+    other.create("elsewhere").await.unwrap();
+    let bytes = Box::new(Zeros(40));
+    other.write("elsewhere", "x", bytes).await.unwrap();
+    let source: Arc<dyn Blobs> = Arc::new(Swelling(other));
+    let loaded = with_a_quota(&blobs)
+        .bind("elsewhere", Store::Blobs(source))
+        .load();
+    let copied = loaded.body("/copy?c=elsewhere&o=x&to=c").await;
+    assert_eq!(copied, USED_UP);
+    assert_eq!(blobs.object("c", "x").await, Ok(None));
+}
+
+/// Pieces of 100,000 bytes.
+struct Zeros(usize);
+
+impl BlobSource for Zeros {
+    fn next(&mut self) -> Answer<'_, Option<Vec<u8>>, CloudError> {
+        let more = self.0.checked_sub(1);
+        self.0 = more.unwrap_or(0);
+        Box::pin(async move { Ok(more.map(|_| vec![0; 100_000])) })
+    }
+}
+
+/// A store in which an object is written over between the look at it and the reading.
+struct Swelling(Arc<dyn Blobs>);
+
+impl Blobs for Swelling {
+    fn create<'a>(&'a self, container: &'a str) -> Answer<'a, ()> {
+        self.0.create(container)
+    }
+    fn delete<'a>(&'a self, container: &'a str) -> Answer<'a, ()> {
+        self.0.delete(container)
+    }
+    fn info<'a>(&'a self, container: &'a str) -> Answer<'a, Option<ContainerInfo>> {
+        self.0.info(container)
+    }
+    fn write<'a>(&'a self, c: &'a str, o: &'a str, bytes: Box<dyn BlobSource>) -> Answer<'a, ()> {
+        self.0.write(c, o, bytes)
+    }
+    fn read<'a>(&'a self, c: &'a str, o: &'a str, start: u64, end: u64) -> Answer<'a, Blob> {
+        self.0.read(c, o, start, end)
+    }
+    fn object<'a>(&'a self, c: &'a str, o: &'a str) -> Answer<'a, Option<ObjectInfo>> {
+        Box::pin(async move {
+            let info = self.0.object(c, o).await?;
+            Ok(info.map(|info| ObjectInfo { n_bytes: 1, ..info }))
+        })
+    }
+    fn list<'a>(&'a self, c: &'a str, after: Option<&'a str>, n: usize) -> Answer<'a, Vec<String>> {
+        self.0.list(c, after, n)
+    }
+    fn remove<'a>(&'a self, container: &'a str, objects: &'a [String]) -> Answer<'a, ()> {
+        self.0.remove(container, objects)
+    }
+    fn copy<'a>(&'a self, from: (&'a str, &'a str), to: (&'a str, &'a str)) -> Answer<'a, ()> {
+        self.0.copy(from, to)
+    }
+    fn rename<'a>(&'a self, from: (&'a str, &'a str), to: (&'a str, &'a str)) -> Answer<'a, ()> {
+        self.0.rename(from, to)
+    }
+    fn bytes<'a>(&'a self, container: &'a str) -> Answer<'a, Option<u64>> {
+        self.0.bytes(container)
+    }
+    fn used(&self) -> Answer<'_, Option<u64>> {
+        self.0.used()
+    }
+}
+
+/// However many names a call has: each thousand is an operation.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_deletions_are_an_operation() {
+    let (_folder, blobs) = folder();
+    blobs.create("c").await.unwrap();
+    let limited = |n| {
+        let limited = guest(guests::BLOBS_LIMITS).bind("c", Store::Blobs(Arc::clone(&blobs)));
+        let limited = limited.limits(|limits| limits.operations_per_sec = Some(n));
+        limited.load()
+    };
+    let used_up = "Err(\"the quota is used up: `operations_per_sec`\")";
+    assert_eq!(limited(3).body("/delete?c=c&n=9001").await, used_up);
+    assert_eq!(limited(11).body("/delete?c=c&n=9001").await, "Ok(())");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

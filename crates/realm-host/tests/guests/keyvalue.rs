@@ -117,6 +117,61 @@ pub(crate) async fn p3_keyvalue() {
     assert_eq!(guest.body("/").await, "ok");
 }
 
+/// Calls that are under way at once hold values here, however many the guest begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_calls_under_way_hold_is_bounded() {
+    let server = servers::redis(&[]);
+    let access = Access {
+        prefix: "cache:".to_owned(),
+        ..Access::default()
+    };
+    let store = Redis::new(&server.at(false), 0, &access, Arc::new(Unwatched)).unwrap();
+    let store: Arc<dyn KeyValue> = Arc::new(store);
+    let guest = bound(guest(guests::P3_KEYVALUE), &store)
+        .limits(|limits| {
+            limits.memory_max_mb = 128;
+            limits.wall_timeout_ms = 60_000;
+            limits.epoch_timeout_ms = 30_000;
+        })
+        .load();
+    assert_eq!(guest.body("/sets?4").await, "4 done");
+    // Nothing is written before all of them are begun.
+    let paused = std::process::Command::new("redis-cli")
+        .args([
+            "-p",
+            &server.port.to_string(),
+            "CLIENT",
+            "PAUSE",
+            "5000",
+            "WRITE",
+        ])
+        .status();
+    assert!(paused.is_ok_and(|status| status.success()));
+    let said = guest.body("/sets?16").await;
+    assert!(said.contains("too many large values are held"), "{said}");
+    assert_eq!(
+        guest.body("/sets?4").await,
+        "4 done",
+        "they hold nothing any more"
+    );
+}
+
+/// A page of a listing is here until the guest has read it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_listings_hold_is_bounded() {
+    let (store, _folder) = embedded();
+    let pairs: Vec<_> = (0..1_000)
+        .map(|nth| (format!("{nth:01000}"), vec![b'v']))
+        .collect();
+    store.set_many("", &pairs).await.unwrap();
+    let guest = bound(guest(guests::P3_KEYVALUE), &store)
+        .limits(|limits| limits.wall_timeout_ms = 60_000)
+        .load();
+    assert_eq!(guest.body("/listings?20").await, "20");
+    let given: usize = guest.body("/listings?80").await.parse().unwrap();
+    assert!((30..=45).contains(&given), "{given} pages of a megabyte");
+}
+
 async fn said(guest: &Loaded, target: &str) -> String {
     guest.get(target).await.unwrap().text().to_owned()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use realm_model::cloud::limits::{BATCH_MAX, PAGE_KEYS};
+use realm_model::cloud::limits::{BATCH_MAX, CONTAINER_OVERHEAD_BYTES, PAGE_KEYS};
 use realm_model::cloud::{Blobs, CloudError, ObjectInfo, check_object};
 use wasmtime::Result;
 use wasmtime::component::Resource;
@@ -10,6 +10,7 @@ use wasmtime_wasi::p2::{DynInputStream, DynOutputStream};
 
 use super::View;
 use super::draft::{blobstore, container, types};
+use super::quota::{Metered, Quota};
 use super::reading::Incoming;
 use super::writing::{Outgoing, Target};
 use crate::cloud::{Cloud, Opened};
@@ -61,11 +62,10 @@ impl Cloud {
         Ok(Container { store, name: part })
     }
 
-    /// What a component may still add to a store for an object: nothing is said of stores that do not
-    /// count.
-    async fn fits_in(&self, store: &dyn Blobs, replaced: u64, more: u64) -> Result<(), CloudError> {
-        let there = store.used().await?;
-        self.fits(there.map(|there| there.saturating_sub(replaced)), more)
+    /// What a component may have in a store, while it writes an object there.
+    fn quota(&self, target: &Container, object: &str) -> Quota {
+        let place = (target.name.as_str(), object);
+        Quota::new(&target.store, place, self.bytes_max())
     }
 
     async fn copy(
@@ -97,8 +97,8 @@ impl Cloud {
             target,
             size,
         } = self.copy(from, to).await?;
-        let replaced = self.replaced(&target, &to.object).await?;
-        self.fits_in(&*target.store, replaced, size).await?;
+        let quota = self.quota(&target, &to.object);
+        quota.look(size).await?;
         if Arc::ptr_eq(&source.store, &target.store) {
             let from = (source.name.as_str(), from.object.as_str());
             return source.store.copy(from, (&target.name, &to.object)).await;
@@ -106,7 +106,12 @@ impl Cloud {
         // Between two stores the bytes go through here, a piece at a time.
         let _room = (self.room().to_read()?, self.room().to_write()?);
         let blob = source.store.read(&source.name, &from.object, 0, u64::MAX);
-        let bytes = blob.await?.bytes;
+        // It may be another object than the one that was asked for its size.
+        let bytes = Metered {
+            source: blob.await?.bytes,
+            quota,
+        };
+        let bytes = Box::new(bytes);
         target.store.write(&target.name, &to.object, bytes).await
     }
 
@@ -123,13 +128,6 @@ impl Cloud {
         self.copy_object(from, to).await?;
         let objects = [from.object.clone()];
         source.store.remove(&source.name, &objects).await
-    }
-
-    /// Bytes of what would be written over.
-    async fn replaced(&self, target: &Container, object: &str) -> Result<u64, CloudError> {
-        Ok(size(&*target.store, &target.name, object)
-            .await?
-            .unwrap_or(0))
     }
 
     async fn read(
@@ -162,7 +160,10 @@ impl blobstore::Host for View<'_> {
         let cloud = self.cloud;
         let made = async {
             let container = cloud.named(&name)?;
-            cloud.fits_in(&*container.store, 0, 0).await?;
+            if container.store.info(&container.name).await?.is_none() {
+                let there = container.store.used().await?;
+                cloud.fits(there, CONTAINER_OVERHEAD_BYTES)?;
+            }
             container.store.create(&container.name).await?;
             Ok(container)
         };
@@ -267,13 +268,13 @@ impl container::HostContainer for View<'_> {
             check_object(&object)?;
             let room = cloud.room().to_write()?;
             let container = Container { store, name };
-            let replaced = cloud.replaced(&container, &object).await?;
+            let quota = cloud.quota(&container, &object);
+            quota.look(0).await?;
             Ok(Target {
                 store: container.store,
                 container: container.name,
                 object,
-                bytes_max: cloud.bytes_max(),
-                replaced,
+                quota,
                 room,
             })
         };
@@ -313,11 +314,16 @@ impl container::HostContainer for View<'_> {
         objects: Vec<String>,
     ) -> Words<()> {
         let held = self.held(&this)?;
+        let cloud = self.cloud;
         let removed = async {
             let (store, name) = held?;
             // All names before the first deletion.
             objects.iter().try_for_each(|object| check_object(object))?;
-            for batch in objects.chunks(BATCH_MAX) {
+            for (nth, batch) in objects.chunks(BATCH_MAX).enumerate() {
+                // The first one is the call itself.
+                if nth > 0 {
+                    cloud.charge()?;
+                }
                 store.remove(&name, batch).await?;
             }
             Ok(())
@@ -441,7 +447,7 @@ impl types::Host for View<'_> {}
 
 impl types::HostOutgoingValue for View<'_> {
     async fn new_outgoing_value(&mut self) -> Result<Resource<Outgoing>> {
-        Ok(self.table.push(Outgoing::new())?)
+        Ok(self.table.push(Outgoing::new(self.cloud))?)
     }
 
     async fn outgoing_value_write_body(

@@ -4,6 +4,7 @@
 //! wasmCloud have. Not here: what keeps the objects, and where a container's name leads.
 
 mod host;
+mod quota;
 mod reading;
 mod room;
 mod writing;

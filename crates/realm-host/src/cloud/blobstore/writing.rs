@@ -3,7 +3,6 @@
 //! The backend runs beside the guest, from `write-data` on. It sees the end only with `finish`: what is
 //! dropped, by the guest or with its instance, is broken off, and nothing is written.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -12,12 +11,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
+use super::quota::Quota;
+use crate::cloud::{Cloud, Keeping};
+
 /// Bytes that wait for the backend.
 const WAITING_MAX: usize = 256 * 1024;
 /// Bytes that may wait before the guest says where they go.
 const UNPLACED_MAX: usize = 1024 * 1024;
-/// Bytes after which the quota is looked at again: others write into the store meanwhile.
-const LOOK_EVERY: u64 = 1024 * 1024;
 
 /// `outgoing-value`.
 #[expect(unreachable_pub, reason = "the bindings name it")]
@@ -28,9 +28,15 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(cloud: &Cloud) -> Self {
+        let pipe = Pipe {
+            state: Mutex::default(),
+            cloud: cloud.clone(),
+            room: Notify::new(),
+            bytes: Notify::new(),
+        };
         Self {
-            pipe: Arc::default(),
+            pipe: Arc::new(pipe),
             has_body: false,
             writer: None,
         }
@@ -49,24 +55,25 @@ impl Outgoing {
                 "these bytes are written to an object already".to_owned(),
             ));
         }
+        let Target {
+            store,
+            container,
+            object,
+            quota,
+            room,
+        } = target;
         let source = Source {
             pipe: Arc::clone(&self.pipe),
-            store: Arc::clone(&target.store),
-            bytes_max: target.bytes_max,
-            replaced: target.replaced,
-            until_look: 0,
+            quota,
         };
-        self.pipe.state().is_placed = true;
+        let mut state = self.pipe.state();
+        state.is_placed = true;
+        // From here on those who write are counted, and each has its share.
+        state.unplaced = None;
+        drop(state);
         self.pipe.room.notify_one();
         let pipe = Arc::clone(&self.pipe);
         self.writer = Some(tokio::spawn(async move {
-            let Target {
-                store,
-                container,
-                object,
-                room,
-                ..
-            } = target;
             let written = store.write(&container, &object, Box::new(source)).await;
             pipe.over(written.as_ref().err());
             drop(room);
@@ -94,6 +101,10 @@ impl Drop for Outgoing {
     fn drop(&mut self) {
         // Without a `finish`, or after it: then there is an end already.
         self.pipe.end(End::Broken);
+        if !self.pipe.state().is_placed {
+            // Nobody will take what the guest wrote.
+            self.pipe.over(None);
+        }
     }
 }
 
@@ -102,16 +113,14 @@ pub(super) struct Target {
     pub(super) store: Arc<dyn Blobs>,
     pub(super) container: String,
     pub(super) object: String,
-    /// What the component may have in the store.
-    pub(super) bytes_max: u64,
-    /// What the object has that is written over.
-    pub(super) replaced: u64,
+    pub(super) quota: Quota,
     pub(super) room: OwnedSemaphorePermit,
 }
 
-#[derive(Default)]
 struct Pipe {
     state: Mutex<State>,
+    /// What keeps bytes that go nowhere yet.
+    cloud: Cloud,
     /// There is room, or nothing more is taken.
     room: Notify,
     /// There are bytes, or an end.
@@ -120,9 +129,10 @@ struct Pipe {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Bytes>,
-    n_bytes: usize,
+    /// In one piece: a guest may write single bytes, and each piece would take more than it has.
+    waiting: Vec<u8>,
     is_placed: bool,
+    unplaced: Option<Keeping>,
     end: Option<End>,
     /// The backend takes no more; why, for the guest.
     over: Option<Option<CloudError>>,
@@ -150,22 +160,29 @@ impl Pipe {
     fn over(&self, error: Option<&CloudError>) {
         let mut state = self.state();
         state.over = Some(error.cloned());
-        state.waiting.clear();
-        state.n_bytes = 0;
+        state.waiting = Vec::new();
+        state.unplaced = None;
         drop(state);
         self.room.notify_one();
     }
 }
 
 impl State {
+    /// Takes bytes, for which there is room.
+    fn take(&mut self, bytes: &[u8], cloud: &Cloud) -> Result<(), CloudError> {
+        if !self.is_placed {
+            match &mut self.unplaced {
+                Some(unplaced) => unplaced.more(bytes.len())?,
+                None => self.unplaced = Some(cloud.keeping(bytes.len())?),
+            }
+        }
+        self.waiting.extend_from_slice(bytes);
+        Ok(())
+    }
+
     fn room(&self) -> Result<usize, StreamError> {
-        let failed = |words: String| {
-            Err(StreamError::LastOperationFailed(wasmtime::Error::msg(
-                words,
-            )))
-        };
         match &self.over {
-            Some(Some(error)) => return failed(error.to_string()),
+            Some(Some(error)) => return Err(failed(error.to_string())),
             Some(None) => return Err(StreamError::Closed),
             None => {}
         }
@@ -173,16 +190,20 @@ impl State {
             return Err(StreamError::Closed);
         }
         if self.is_placed {
-            return Ok(WAITING_MAX.saturating_sub(self.n_bytes));
+            return Ok(WAITING_MAX.saturating_sub(self.waiting.len()));
         }
-        match UNPLACED_MAX.saturating_sub(self.n_bytes) {
+        match UNPLACED_MAX.saturating_sub(self.waiting.len()) {
             // Who could make room is who waits for it.
-            0 => failed(format!(
+            0 => Err(failed(format!(
                 "{UNPLACED_MAX} bytes wait for `write-data` to say where they go: more do not fit"
-            )),
+            ))),
             room => Ok(room.min(WAITING_MAX)),
         }
     }
+}
+
+fn failed(words: String) -> StreamError {
+    StreamError::LastOperationFailed(wasmtime::Error::msg(words))
 }
 
 /// The stream of an `outgoing-value`.
@@ -210,8 +231,8 @@ impl OutputStream for Body {
             return Err(StreamError::trap("more was written than there is room for"));
         }
         if !bytes.is_empty() {
-            state.n_bytes += bytes.len();
-            state.waiting.push_back(bytes);
+            let taken = state.take(&bytes, &self.0.cloud);
+            taken.map_err(|error| failed(error.to_string()))?;
             drop(state);
             self.0.bytes.notify_one();
         }
@@ -231,10 +252,7 @@ impl OutputStream for Body {
 /// What the backend takes.
 struct Source {
     pipe: Arc<Pipe>,
-    store: Arc<dyn Blobs>,
-    bytes_max: u64,
-    replaced: u64,
-    until_look: u64,
+    quota: Quota,
 }
 
 impl Source {
@@ -244,12 +262,8 @@ impl Source {
             let bytes = self.pipe.bytes.notified();
             {
                 let mut state = self.pipe.state();
-                if state.n_bytes > 0 {
-                    let mut all = Vec::with_capacity(state.n_bytes);
-                    for piece in state.waiting.drain(..) {
-                        all.extend_from_slice(&piece);
-                    }
-                    state.n_bytes = 0;
+                if !state.waiting.is_empty() {
+                    let all = std::mem::take(&mut state.waiting);
                     drop(state);
                     self.pipe.room.notify_one();
                     return Ok(Some(all));
@@ -265,26 +279,13 @@ impl Source {
             bytes.await;
         }
     }
-
-    async fn within_quota(&mut self, n_bytes: u64) -> Result<(), CloudError> {
-        if let Some(left) = self.until_look.checked_sub(n_bytes) {
-            self.until_look = left;
-            return Ok(());
-        }
-        self.until_look = LOOK_EVERY;
-        let there = self.store.used().await?;
-        let there = there.map(|there| there.saturating_sub(self.replaced));
-        super::super::within_quota(there, n_bytes, self.bytes_max)
-    }
 }
 
 impl BlobSource for Source {
     fn next(&mut self) -> Answer<'_, Option<Vec<u8>>, CloudError> {
         Box::pin(async move {
             let piece = self.take().await?;
-            if let Some(piece) = &piece {
-                self.within_quota(piece.len() as u64).await?;
-            }
+            self.quota.passes(piece.as_deref()).await?;
             Ok(piece)
         })
     }

@@ -155,6 +155,10 @@ async fn acquire(
                     until: began + lease,
                 }));
             }
+            // Somebody else was quicker, who may be again.
+            if now() >= give_up {
+                return Ok(None);
+            }
             continue;
         }
         let left = give_up.saturating_sub(now());
@@ -304,7 +308,7 @@ mod tests {
 
     use realm_backends::Unwatched;
     use realm_backends::keyvalue::Embedded;
-    use realm_model::cloud::KeyValue;
+    use realm_model::cloud::{Answer, Changes, Check, Edit, KeyPage, KeyValue};
 
     use super::super::super::{Cloud, Store, Stores};
     use super::*;
@@ -425,5 +429,100 @@ mod tests {
         }
         let long = Record::parse(b"lock 1 held 7 ab 18446744073709551615 1").unwrap();
         assert_eq!(long.lease, LEASE_MAX, "nobody waits for ever");
+    }
+
+    /// Whoever finds a lock free and is never quick enough gives up when his time is over.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_is_never_quick_enough_gives_up_in_time() {
+        let (store, _folder) = store();
+        let held = somebody(&(Arc::new(Contested(store)) as Arc<dyn KeyValue>));
+        for wait in [Duration::ZERO, Duration::from_millis(50)] {
+            let taken = take(&held, 60 * SECOND, wait);
+            let taken = tokio::time::timeout(20 * SECOND, taken).await;
+            assert!(taken.expect("it ends").is_none());
+        }
+    }
+
+    /// Of every two who swap the other one is first.
+    struct Contested(Arc<dyn KeyValue>);
+
+    impl KeyValue for Contested {
+        fn get<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, Option<Vec<u8>>> {
+            self.0.get(bucket, key)
+        }
+        fn set<'a>(
+            &'a self,
+            bucket: &'a str,
+            key: &'a str,
+            value: &'a [u8],
+            ttl: Option<Duration>,
+        ) -> Answer<'a, ()> {
+            self.0.set(bucket, key, value, ttl)
+        }
+        fn delete<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, ()> {
+            self.0.delete(bucket, key)
+        }
+        fn exists<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, bool> {
+            self.0.exists(bucket, key)
+        }
+        fn ttl<'a>(
+            &'a self,
+            bucket: &'a str,
+            key: &'a str,
+        ) -> Answer<'a, Option<Option<Duration>>> {
+            self.0.ttl(bucket, key)
+        }
+        fn keys<'a>(&'a self, bucket: &'a str, cursor: Option<&'a str>) -> Answer<'a, KeyPage> {
+            self.0.keys(bucket, cursor)
+        }
+        fn get_many<'a>(
+            &'a self,
+            bucket: &'a str,
+            keys: &'a [String],
+        ) -> Answer<'a, Vec<Option<Vec<u8>>>> {
+            self.0.get_many(bucket, keys)
+        }
+        fn set_many<'a>(
+            &'a self,
+            bucket: &'a str,
+            pairs: &'a [(String, Vec<u8>)],
+        ) -> Answer<'a, ()> {
+            self.0.set_many(bucket, pairs)
+        }
+        fn delete_many<'a>(&'a self, bucket: &'a str, keys: &'a [String]) -> Answer<'a, ()> {
+            self.0.delete_many(bucket, keys)
+        }
+        fn increment<'a>(&'a self, bucket: &'a str, key: &'a str, delta: i64) -> Answer<'a, i64> {
+            self.0.increment(bucket, key, delta)
+        }
+        fn read<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, Versioned> {
+            self.0.read(bucket, key)
+        }
+        fn swap<'a>(
+            &'a self,
+            bucket: &'a str,
+            key: &'a str,
+            _: &'a Revision,
+            _: &'a [u8],
+        ) -> Answer<'a, Swapped> {
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                Ok(Swapped::Changed(self.0.read(bucket, key).await?))
+            })
+        }
+        fn commit<'a>(
+            &'a self,
+            bucket: &'a str,
+            checks: &'a [Check],
+            edits: &'a [Edit],
+        ) -> Answer<'a, bool> {
+            self.0.commit(bucket, checks, edits)
+        }
+        fn watch<'a>(&'a self, bucket: &'a str) -> Answer<'a, Box<dyn Changes>> {
+            self.0.watch(bucket)
+        }
+        fn bytes(&self) -> Answer<'_, Option<u64>> {
+            self.0.bytes()
+        }
     }
 }

@@ -210,7 +210,7 @@ impl Held {
         self.charge(pairs.len())?;
         let more = pairs
             .iter()
-            .map(|(key, value)| size(key, value.len()))
+            .map(|(key, value)| self.size(key, value.len()))
             .sum();
         self.fits(more).await?;
         let (store, part) = self.store();
@@ -253,7 +253,7 @@ impl Held {
     async fn commit(&self, checks: &[Check], edits: &[Edit]) -> Result<bool, CloudError> {
         self.charge(checks.len() + edits.len())?;
         let more = edits.iter().map(|edit| match edit {
-            Edit::Set(key, value, _) => size(key, value.len()),
+            Edit::Set(key, value, _) => self.size(key, value.len()),
             Edit::Delete(_) => 0,
         });
         let more = more.sum();
@@ -267,7 +267,7 @@ impl Held {
     /// Whether a value fits beside what is there. One that replaces another that is not smaller always
     /// does: who has used up its quota can still change what it has.
     async fn has_room(&self, key: &str, value_bytes: usize) -> Result<(), CloudError> {
-        let result = self.fits(size(key, value_bytes)).await;
+        let result = self.fits(self.size(key, value_bytes)).await;
         if result.is_err() {
             let (store, part) = self.store();
             let before = store.get(part, key).await?;
@@ -278,6 +278,11 @@ impl Held {
         result
     }
 
+    /// What an entry counts for.
+    fn size(&self, key: &str, value_bytes: usize) -> u64 {
+        (self.opened.part.len() + key.len() + value_bytes + limits::ENTRY_BYTES) as u64
+    }
+
     async fn fits(&self, more: u64) -> Result<(), CloudError> {
         let there = self.opened.store.bytes().await?;
         self.cloud.fits(there, more)
@@ -285,10 +290,6 @@ impl Held {
 }
 
 type Pairs = Vec<Option<(String, Vec<u8>)>>;
-
-fn size(key: &str, value_bytes: usize) -> u64 {
-    (key.len() + value_bytes + limits::ENTRY_BYTES) as u64
-}
 
 /// What both drafts have alike.
 macro_rules! common {

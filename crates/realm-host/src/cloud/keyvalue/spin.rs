@@ -12,6 +12,7 @@ use wasmtime::component::{
 use wasmtime::{Result, StoreContextMut};
 
 use super::{Bucket, Has, Held, View};
+use crate::cloud::Keeping;
 use crate::state::State;
 
 mod generated {
@@ -79,7 +80,12 @@ impl<T: Send> bindings::HostStoreWithStore<T> for Has {
         value: Vec<u8>,
     ) -> Result<Result<(), Error>> {
         let held = held(accessor, &store)?;
-        Ok(held.set(&key, &value, None).await.map_err(said))
+        // As many calls as a guest likes are under way at once, each with a value here.
+        let set = async {
+            let _keeping = held.cloud.keeping(key.len() + value.len())?;
+            held.set(&key, &value, None).await
+        };
+        Ok(set.await.map_err(said))
     }
 
     async fn delete(
@@ -107,6 +113,7 @@ impl<T: Send> bindings::HostStoreWithStore<T> for Has {
         let held = held(accessor, &store)?;
         let (end, ended) = oneshot::channel();
         let keys = Keys {
+            page: None,
             held,
             cursor: None,
             asked: None,
@@ -124,16 +131,27 @@ fn held<T: Send>(accessor: &Accessor<T, Has>, store: &Resource<Bucket>) -> Resul
     accessor.with(|mut access| access.get().held(store))
 }
 
+/// What a key of a page takes beside itself.
+const KEY_BYTES: usize = size_of::<String>();
+
 /// The keys of a bucket, page by page as the guest reads them.
 struct Keys {
     held: Held,
     cursor: Option<String>,
     asked: Option<Answer<'static, KeyPage>>,
     is_over: bool,
+    /// The page that the guest is reading, which is kept here until it has read all of it.
+    page: Option<Keeping>,
     end: Option<oneshot::Sender<Result<(), Error>>>,
 }
 
 impl Keys {
+    fn keep(&mut self, keys: &[String]) -> Result<(), CloudError> {
+        let n_bytes = keys.iter().map(|key| key.len() + KEY_BYTES).sum();
+        self.page = Some(self.held.cloud.keeping(n_bytes)?);
+        Ok(())
+    }
+
     fn end(&mut self, how: Result<(), Error>) -> Poll<Result<StreamResult>> {
         if let Some(end) = self.end.take() {
             let _ = end.send(how);
@@ -164,6 +182,8 @@ impl<D> StreamProducer<D> for Keys {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
         let this = &mut *self;
+        // It asks when it has read what there was.
+        this.page = None;
         loop {
             if this.is_over {
                 return this.end(Ok(()));
@@ -183,6 +203,9 @@ impl<D> StreamProducer<D> for Keys {
                 Ok(page) => {
                     this.cursor = page.cursor;
                     this.is_over = this.cursor.is_none();
+                    if let Err(error) = this.keep(&page.keys) {
+                        return this.end(Err(said(error)));
+                    }
                     if !page.keys.is_empty() {
                         destination.set_buffer(VecBuffer::from(page.keys));
                         return Poll::Ready(Ok(StreamResult::Completed));
