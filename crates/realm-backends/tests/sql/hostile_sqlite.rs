@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use realm_backends::sql::Sqlite;
 use realm_model::cloud::{Sql, SqlError, SqlValue};
@@ -230,5 +231,19 @@ async fn databases_that_are_written_to_at_once_share_what_is_free() {
     run(&mut *first, "CREATE TABLE t (b BLOB)").await;
     let mut second = database.open("b", most).await.unwrap();
     run(&mut *second, "CREATE TABLE t (b BLOB)").await;
-    run(&mut *second, "INSERT INTO t VALUES (zeroblob(900000))").await;
+    // Also after one that wrote and went, in the middle of a transaction.
+    first.begin().await.unwrap();
+    run(&mut *first, "INSERT INTO t VALUES (1)").await;
+    drop(first);
+    let begun = Instant::now();
+    while let Err(error) = second
+        .execute("INSERT INTO t VALUES (zeroblob(900000))", &[])
+        .await
+    {
+        assert_eq!(error.code(), "quota-bytes");
+        assert!(
+            begun.elapsed() < Duration::from_secs(60),
+            "it is not given back"
+        );
+    }
 }

@@ -38,6 +38,8 @@ pub const METADATA_BYTES_MAX: usize = 8 * 1024;
 pub const REPLIES_MAX: u32 = 100;
 /// Bytes of a statement.
 pub const STATEMENT_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of what a database says of an error: it may quote a statement, or a value.
+pub const ERROR_BYTES_MAX: usize = 4 * 1024;
 /// Parameters of a statement: what both engines take.
 pub const PARAMETERS_MAX: usize = 32_766;
 /// Rows, and bytes of them, that a query which is not streamed may give.

@@ -3,7 +3,7 @@
 //! Parameters are spelt `$1`, `$2`, .. on each backend. A transaction in which something failed takes no
 //! further statement, on each backend ([`SqlError::Aborted`]).
 
-use super::{Answer, CloudError};
+use super::{Answer, CloudError, limits};
 
 /// A database, or several of them by name.
 pub trait Sql: Send + Sync {
@@ -110,6 +110,14 @@ pub enum SqlError {
 }
 
 impl SqlError {
+    /// What a database says, cut to [`limits::ERROR_BYTES_MAX`].
+    pub fn database(code: &str, message: &str) -> Self {
+        Self::Database {
+            code: code.to_owned(),
+            message: cut(message).to_owned(),
+        }
+    }
+
     /// Stable code.
     pub fn code(&self) -> &str {
         match self {
@@ -117,6 +125,33 @@ impl SqlError {
             Self::Conflict => "conflict",
             Self::Aborted => "aborted",
             Self::Cloud(error) => error.code(),
+        }
+    }
+}
+
+/// As much of somebody's words as is passed on.
+fn cut(words: &str) -> &str {
+    &words[..words.floor_char_boundary(limits::ERROR_BYTES_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_database_are_cut_between_two_characters() {
+        for (words, n_bytes) in [
+            ("short".to_owned(), 5),
+            ("\u{20ac}".repeat(10_000), 4_095),
+            ("x".repeat(4_096), 4_096),
+            ("x".repeat(4_097), 4_096),
+        ] {
+            let error = SqlError::database("42P01", &words);
+            let SqlError::Database { message, .. } = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(message.len(), n_bytes);
+            assert!(words.starts_with(message));
         }
     }
 }

@@ -56,6 +56,11 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        // A schema of PostgreSQL begins with it.
+        "[bindings.a]\ninterface = 'wasi:sql'\nbackend = 'embedded'\nprefix = 'x'\n[bindings.b]\ninterface = 'wasi:sql'\nbackend = 'postgres://u@a/d'\nprefix = 'x'",
+        &["no-effect 4:10"],
+    ),
+    (
         "[bindings.cache]\ninterface = 'wasi:keyvalue'\nbackend = 'embedded'\n[components.a]\nsource = 'file:a'\nbind = { default = 'cash', secrets = 'cache', 'sql:x' = 'cache' }\nwatch = ['default']\n[components.a.subscribe.'a..b']",
         &[
             "unknown-binding 6:20 | did you mean `cache`?",

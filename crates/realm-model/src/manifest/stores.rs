@@ -88,7 +88,7 @@ fn read_binding(
         let span = fields.value_span("secret");
         report.error(codes::UNKNOWN_SECRET, span, message, Some(hint));
     }
-    if matches!(backend, Backend::Embedded | Backend::Postgres { .. }) && prefix.is_some() {
+    if backend == Backend::Embedded && prefix.is_some() {
         let message = "`prefix` has no effect here: the store is the binding's own";
         let span = fields.value_span("prefix");
         report.warning(codes::NO_EFFECT, span, message, None);

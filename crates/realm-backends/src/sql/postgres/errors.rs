@@ -45,10 +45,7 @@ fn database(code: &SqlState, message: &str) -> SqlError {
         // The server goes, or is not there yet.
         "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => CloudError::Unavailable.into(),
         "25P02" => SqlError::Aborted,
-        code => SqlError::Database {
-            code: code.to_owned(),
-            message: message.to_owned(),
-        },
+        code => SqlError::database(code, message),
     }
 }
 

@@ -50,14 +50,16 @@ pub(super) fn translate(error: &rusqlite::Error, in_transaction: bool) -> SqlErr
         }
         ErrorCode::TooBig => too_big(&message),
         ErrorCode::AuthorizationForStatementDenied => CloudError::AccessDenied.into(),
-        ErrorCode::ConstraintViolation => database(constraint(own.extended_code), message),
-        ErrorCode::TypeMismatch => database("42804", message),
+        ErrorCode::ConstraintViolation => {
+            SqlError::database(constraint(own.extended_code), &message)
+        }
+        ErrorCode::TypeMismatch => SqlError::database("42804", &message),
         // Functions that are refused have no code of their own.
         ErrorCode::Unknown if message.starts_with("not authorized") => {
             CloudError::AccessDenied.into()
         }
         ErrorCode::Unknown if message.starts_with(functions::TOO_MUCH) => too_big(&message),
-        ErrorCode::Unknown => database(by_message(&message), message),
+        ErrorCode::Unknown => SqlError::database(by_message(&message), &message),
         ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
             CloudError::Failed("the database's file is damaged".to_owned()).into()
         }
@@ -68,7 +70,7 @@ pub(super) fn translate(error: &rusqlite::Error, in_transaction: bool) -> SqlErr
 /// A value or a row that is too large, or a statement that becomes so.
 fn too_big(message: &str) -> SqlError {
     if message.contains("statement") {
-        return database("54001", message.to_owned());
+        return SqlError::database("54001", message);
     }
     let what = if message.starts_with(functions::TOO_MUCH) {
         "what a function is given"
@@ -81,13 +83,6 @@ fn too_big(message: &str) -> SqlError {
         bytes_max: limits::ROW_BYTES_MAX as u64,
     }
     .into()
-}
-
-fn database(code: &str, message: String) -> SqlError {
-    SqlError::Database {
-        code: code.to_owned(),
-        message,
-    }
 }
 
 const fn constraint(extended: i32) -> &'static str {

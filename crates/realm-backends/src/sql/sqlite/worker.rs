@@ -522,12 +522,15 @@ impl<'a> Standing<'a> {
         if self.roll_back().is_ok() {
             self.transaction = Transaction::Failed;
         }
+        self.rest();
     }
 
     /// Makes the connection as new: whether it is.
     fn leave(&mut self) -> bool {
         self.clock.begin(PATIENCE);
-        self.roll_back().is_ok() && !self.clock.has_settings()
+        let is_new = self.roll_back().is_ok() && !self.clock.has_settings();
+        self.rest();
+        is_new
     }
 
     /// After an error in a transaction nothing of it is left, and nobody waits for it.
