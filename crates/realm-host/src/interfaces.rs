@@ -120,6 +120,11 @@ const PROVIDED: &[Package] = &[
     package("wasi:logging", &["logging"], Line::Exactly("0.1.0-draft")),
     package("wasi:logging", &["logging"], Line::Exactly("")),
     package(
+        "wasi:otel",
+        &["logs", "metrics", "tracing", "types"],
+        Line::Exactly("0.2.0-rc.2"),
+    ),
+    package(
         "wasmcloud:secrets",
         &["reveal", "store"],
         Line::Exactly("2.1.0"),
@@ -265,6 +270,8 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) | ("realm:cloud", "timers") => Some("reaches only what `bind` names"),
         ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
+        ("wasi:otel", "metrics" | "tracing") => Some("reaches only what `bind` names"),
+        ("wasi:otel", "logs") => Some("goes to the component's log unless `bind` says otherwise"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
@@ -411,6 +418,7 @@ mod tests {
                 "0.1.0-draft",
                 "2.1.0",
                 "0.2.0-rc.1",
+                "0.2.0-rc.2",
                 "0.2.0-draft",
                 "0.2.0-draft2",
                 "0.2.0-draft-2024-09-27",
