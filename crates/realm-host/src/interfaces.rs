@@ -126,7 +126,7 @@ const PROVIDED: &[Package] = &[
     ),
     package(
         "wasmcloud:secrets",
-        &["reveal", "store"],
+        &["reveal", "secret", "store"],
         Line::Exactly("2.1.0"),
     ),
     package(
@@ -270,6 +270,7 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) | ("realm:cloud", "timers") => Some("reaches only what `bind` names"),
         ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
+        ("wasmcloud:secrets", _) => Some("holds only what `secrets` names"),
         ("wasi:otel", "metrics" | "tracing") => Some("reaches only what `bind` names"),
         ("wasi:otel", "logs") => Some("goes to the component's log unless `bind` says otherwise"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
