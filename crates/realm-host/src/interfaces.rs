@@ -214,6 +214,23 @@ fn of<'a>(name: &'a Name<'a>) -> impl Iterator<Item = &'static Package> + 'a {
     })
 }
 
+/// Every interface that is served in one version alone, with that.
+#[cfg(test)]
+pub(crate) fn exactly_provided() -> impl Iterator<Item = String> {
+    PROVIDED.iter().flat_map(|package| {
+        let version = match package.line {
+            Line::V02 | Line::V03 => None,
+            Line::Exactly("") => Some(String::new()),
+            Line::Exactly(version) => Some(format!("@{version}")),
+        };
+        let interfaces = package.interfaces.iter();
+        interfaces.filter_map(move |interface| {
+            let version = version.as_ref()?;
+            Some(format!("{}/{interface}{version}", package.name))
+        })
+    })
+}
+
 /// The versions of this interface that are provided; empty: none.
 pub(crate) fn versions(import: &str) -> String {
     let Some(name) = Name::parse(import) else {

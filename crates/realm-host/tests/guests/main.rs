@@ -29,6 +29,7 @@ mod sql;
 mod swift;
 mod terms;
 mod unloading;
+mod worlds;
 
 use answers::*;
 use blobs::*;
@@ -48,6 +49,7 @@ use programs::*;
 use reuse::*;
 use secrets::*;
 use sql::*;
+use worlds::*;
 
 macro_rules! assert_test_exists {
     ($name:ident) => {
