@@ -2,7 +2,13 @@
 # Builds the examples in C, JavaScript and Python, each with the toolchain of its language, to
 # where examples/languages.toml looks for them. What was built is kept under the digest of all that
 # goes into it: while nothing of that changes, no toolchain is looked for.
+#
+# With `--here` no toolchain is installed, and what cannot be built is named on stderr with what would have
+# to be installed; the names of what is there are on stdout.
 . "$(dirname "$0")/common.sh"
+
+HERE=
+[ "${1-}" != --here ] || HERE=1
 
 OUT=$EXAMPLES_TARGET_DIR/languages
 CLANG=clang-19
@@ -21,13 +27,31 @@ build() {
 	local name=$1 kept
 	shift
 	kept=$TOOLS/$name-$(digest scripts/languages.sh "$@").wasm
+	if [ ! -f "$kept" ] && [ -n "$HERE" ] && ! "toolchain_of_$name"; then
+		say "not shown: \`$name\`, since $LACKS"
+		return
+	fi
 	if [ ! -f "$kept" ]; then
 		say "building the example \`$name\`"
 		rm -f "$TOOLS/$name-"*.wasm
-		"build_$name" "$TOOLS/$name.part" >&2
+		# Where it may be left out, a network that is away is no reason to show nothing.
+		local failed=0
+		set +e
+		(
+			set -e
+			"build_$name" "$TOOLS/$name.part" >&2
+		)
+		failed=$?
+		set -e
+		if [ "$failed" -ne 0 ]; then
+			[ -n "$HERE" ] || exit 1
+			say "not shown: \`$name\`, since it could not be built"
+			return
+		fi
 		mv "$TOOLS/$name.part" "$kept"
 	fi
 	cmp -s "$kept" "$OUT/$name.wasm" || install -m 644 "$kept" "$OUT/$name.wasm"
+	[ -z "$HERE" ] || printf '%s\n' "$name"
 }
 
 # wit FOLDER: the interfaces of WASI 0.2, out of the crate that the examples in Rust use.
@@ -133,6 +157,22 @@ build_c() {
 	c_works || fail "\`$CLANG\` for wasm32-wasi is missing" "on Debian: sudo apt-get install $C_PACKAGES"
 	"$CLANG" --target=wasm32-wasi -Wall -Wextra -Werror -O2 -Wl,--strip-all -o "$1" examples/c/main.c
 }
+
+# Whether a toolchain is there without installing one; LACKS says what is missing, and how it comes.
+toolchain_of_c() {
+	LACKS="\`$CLANG\` for wasm32-wasi is missing (on Debian: sudo apt-get install $C_PACKAGES)"
+	c_works
+}
+toolchain_of_javascript() {
+	LACKS="Node from version 20.12 on, with npm, is missing (https://nodejs.org, or \`make guests\`)"
+	node_is_new_enough
+}
+toolchain_of_todo() { toolchain_of_javascript; }
+toolchain_of_python() {
+	LACKS="Python from 3.10 on with \`venv\` is missing (on Debian: sudo apt-get install python3-venv)"
+	command -v python3 >/dev/null && python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
+}
+toolchain_of_gallery() { toolchain_of_python; }
 
 build c examples/c/main.c
 build python examples/python/app.py examples/python/requirements.txt examples/Cargo.lock

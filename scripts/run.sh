@@ -5,4 +5,6 @@
 
 scripts/examples.sh
 cargo build --locked --bin realm
-exec "$TARGET_DIR/debug/realm" --realm .realm up examples/realm.toml "$@"
+manifest=$(scripts/run-manifest.sh)
+# Components of whole language runtimes take a minute to compile, once.
+exec "$TARGET_DIR/debug/realm" --realm .realm up "$manifest" --timeout 15m "$@"

@@ -1,7 +1,8 @@
 //! The examples, as a newcomer meets them: `realm up` on a copy, and a request on every route.
 
-use std::path::Path;
-use std::process::Command;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use crate::support::{Realm, Running, on_free_ports};
 
@@ -143,4 +144,159 @@ async fn links_are_asked_for_where_the_operator_lets_them() {
     }
     assert!(report.contains("3 links"), "{report}");
     assert!(up.interrupt().success());
+}
+
+/// What `make run` serves: one manifest of all examples.
+fn run_manifest(change: impl FnOnce(&mut Command)) -> Output {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(root.join("scripts/run-manifest.sh"));
+    change(&mut command);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output
+}
+
+/// Components, and where each is, as `realm up` lists them.
+const SHOWN: [(&str, &str, u16); 16] = [
+    ("c", "/c/", 200),
+    ("echo", "/echo/", 200),
+    ("gallery", "/gallery/", 200),
+    ("guestbook", "/guestbook/", 200),
+    ("hello", "/hello/", 200),
+    ("hello-p3", "/hello-p3/", 200),
+    ("index", "/", 200),
+    ("javascript", "/javascript/", 200),
+    ("limits", "/limits/", 200),
+    ("links", "/links/", 400),
+    ("markdown", "/markdown/", 405),
+    ("python", "/python/", 200),
+    ("qr", "/qr/", 200),
+    ("shop", "/orders/", 200),
+    ("todo", "/todo/", 200),
+    ("visits", "/visits/", 200),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn make_run_shows_every_example() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Brings the toolchains, so that none is missing.
+    for script in ["scripts/examples.sh", "scripts/languages.sh"] {
+        let built = Command::new(root.join(script)).output().unwrap();
+        assert!(built.status.success(), "{built:?}");
+    }
+    let output = run_manifest(|_| {});
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!told.contains("not shown"), "{told}");
+    let path = String::from_utf8(output.stdout).unwrap();
+    let manifest = std::fs::read_to_string(root.join(path.trim())).unwrap();
+    let realm = Realm::empty();
+    std::fs::create_dir_all(realm.path("run")).unwrap();
+    realm.write("run/realm.toml", &manifest);
+    let sources = manifest
+        .lines()
+        .filter_map(|line| line.strip_prefix("source = \"file:../")?.strip_suffix('"'));
+    for source in sources {
+        let target = realm.path(source);
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::copy(root.join("examples/target").join(source), target).unwrap();
+    }
+    let up = [
+        &on_free_ports("up")[..],
+        &["run/realm.toml", "--timeout", "5m"],
+    ]
+    .concat();
+    let up = Running::start(realm.command(&up));
+    let lines: Vec<String> =
+        tokio::task::block_in_place(|| SHOWN.iter().filter_map(|_| up.stdout.next()).collect());
+    for ((name, path, status), line) in SHOWN.iter().zip(&lines) {
+        let mut words = line.split_whitespace();
+        assert_eq!(words.next(), Some(*name), "{lines:?}");
+        let url = words.next().unwrap();
+        assert!(url.ends_with(path), "{url}");
+        let answer = reqwest::get(url).await.unwrap();
+        assert_eq!(answer.status().as_u16(), *status, "{name}");
+    }
+    assert!(up.interrupt().success());
+}
+
+/// On a machine with Rust and nothing else the examples in Rust are shown, and the others are named with
+/// what would have to be installed.
+#[test]
+fn make_run_names_what_it_cannot_show() {
+    let folder = tempfile::tempdir().unwrap();
+    let tools = folder.path().join("bin");
+    std::fs::create_dir(&tools).unwrap();
+    for tool in [
+        "awk",
+        "basename",
+        "bash",
+        "cargo",
+        "cat",
+        "cc",
+        "cmp",
+        "cp",
+        "cut",
+        "dirname",
+        "env",
+        "flock",
+        "grep",
+        "install",
+        "mkdir",
+        "mv",
+        "rm",
+        "rustc",
+        "sed",
+        "sha256sum",
+        "sort",
+        "touch",
+    ] {
+        symlink(found(tool), tools.join(tool)).unwrap();
+    }
+    let output = run_manifest(|command| {
+        // Without what was built before, and with a home in which no tools are.
+        command
+            .env("PATH", &tools)
+            .env("CARGO_HOME", folder.path())
+            .env("CARGO_TARGET_DIR", folder.path().join("target"))
+            .env("EXAMPLES_RUN_DIR", folder.path().join("run"));
+    });
+    let told = String::from_utf8(output.stderr).unwrap();
+    for (name, how) in [
+        ("c", "sudo apt-get install clang-19"),
+        ("python", "sudo apt-get install python3-venv"),
+        ("gallery", "sudo apt-get install python3-venv"),
+        ("javascript", "https://nodejs.org"),
+        ("todo", "https://nodejs.org"),
+    ] {
+        let line = format!("not shown: `{name}`, since ");
+        let line = told.lines().find(|one| one.starts_with(&line));
+        assert!(
+            line.is_some_and(|line| line.contains(how)),
+            "{name}: {told}"
+        );
+    }
+    let path = String::from_utf8(output.stdout).unwrap();
+    let manifest = std::fs::read_to_string(path.trim()).unwrap();
+    let components = manifest
+        .lines()
+        .filter(|line| line.starts_with("source = "));
+    assert_eq!(components.count(), 12, "{manifest}");
+    for route in ["/guestbook/", "/orders/", "/links/", "/hello/"] {
+        assert!(manifest.contains(route), "{route}");
+    }
+    for route in ["/gallery/", "/todo/", "/python/"] {
+        assert!(!manifest.contains(route), "{route}");
+    }
+}
+
+/// Where a tool is, as a shell finds it.
+fn found(tool: &str) -> PathBuf {
+    let path = Command::new("sh")
+        .args(["-c", &format!("command -v {tool}")])
+        .output()
+        .unwrap();
+    let path = String::from_utf8(path.stdout).unwrap();
+    let path = PathBuf::from(path.trim());
+    assert!(path.is_absolute(), "`{tool}` is missing");
+    path
 }

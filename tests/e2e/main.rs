@@ -21,6 +21,8 @@ mod belonging;
 mod blobs;
 mod builds;
 mod cli;
+#[path = "../peers/collector.rs"]
+mod collector;
 mod compile;
 mod crash;
 mod crowds;
@@ -75,6 +77,7 @@ mod swap;
     reason = "shared with the tests of objects, which do more with it"
 )]
 mod swift;
+mod telemetry;
 mod terminal;
 mod tidy;
 mod trust;

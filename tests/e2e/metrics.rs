@@ -88,7 +88,7 @@ epoch_timeout_ms = 50
 
 /// Debian's promtool must parse the page. Its style remarks are allowed for the names that the
 /// specification gives (`_ms`), and for nothing else.
-fn promtool(page: &str) {
+pub(crate) fn promtool(page: &str) {
     let mut child = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

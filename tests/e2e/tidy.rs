@@ -59,7 +59,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("minicbor", &["realm-model"]),
     ("toml", &["realm-model"]),
     ("croner", &["realm-model"]),
-    ("reqwest", &["realm-store"]),
+    ("reqwest", &["realm-store", "realm-backends"]),
     ("libp2p", &["realm-net"]),
     ("redb", &["realm-backends", "realm-bench-host"]),
     ("redis", &["realm-backends", "realm-bench-host"]),

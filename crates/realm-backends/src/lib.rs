@@ -12,6 +12,7 @@ pub mod keyvalue;
 pub mod messaging;
 mod server;
 pub mod sql;
+pub mod telemetry;
 mod watch;
 
 pub use server::{Access, ServerError};

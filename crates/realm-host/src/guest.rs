@@ -21,6 +21,7 @@ use wasmtime_wasi_http::p3::bindings::Service;
 use wasmtime_wasi_http::{FieldMap, WasiHttpView as _};
 
 use crate::Body;
+use crate::cloud::otel::Caller;
 use crate::command;
 use crate::component::LoadError;
 use crate::invocation::{Shared, charge};
@@ -144,6 +145,7 @@ impl Live {
 
     /// The same for the next invocation, if it is good for another one.
     fn rest(mut self, shared: &Shared) -> Option<Self> {
+        self.store.data_mut().end_span();
         if self.uses_left == 0 || !shared.ended_well() || !self.store.data_mut().is_clean() {
             return None;
         }
@@ -161,6 +163,7 @@ pub(crate) async fn handle(
     let shared = &invocation.shared;
     let component = &invocation.replica.component;
     let bytes_max = component.settings.limits.max_request_bytes;
+    shared.called_by(Caller::of(request.method(), request.headers()));
     let request = request.map(|body| RequestBody::new(body, bytes_max, Arc::clone(shared)));
     let loaded = match loaded(invocation).await {
         Ok(loaded) => loaded,

@@ -120,8 +120,13 @@ const PROVIDED: &[Package] = &[
     package("wasi:logging", &["logging"], Line::Exactly("0.1.0-draft")),
     package("wasi:logging", &["logging"], Line::Exactly("")),
     package(
+        "wasi:otel",
+        &["logs", "metrics", "tracing", "types"],
+        Line::Exactly("0.2.0-rc.2"),
+    ),
+    package(
         "wasmcloud:secrets",
-        &["reveal", "store"],
+        &["reveal", "secret", "store"],
         Line::Exactly("2.1.0"),
     ),
     package(
@@ -209,6 +214,23 @@ fn of<'a>(name: &'a Name<'a>) -> impl Iterator<Item = &'static Package> + 'a {
     })
 }
 
+/// Every interface that is served in one version alone, with that.
+#[cfg(test)]
+pub(crate) fn exactly_provided() -> impl Iterator<Item = String> {
+    PROVIDED.iter().flat_map(|package| {
+        let version = match package.line {
+            Line::V02 | Line::V03 => None,
+            Line::Exactly("") => Some(String::new()),
+            Line::Exactly(version) => Some(format!("@{version}")),
+        };
+        let interfaces = package.interfaces.iter();
+        interfaces.filter_map(move |interface| {
+            let version = version.as_ref()?;
+            Some(format!("{}/{interface}{version}", package.name))
+        })
+    })
+}
+
 /// The versions of this interface that are provided; empty: none.
 pub(crate) fn versions(import: &str) -> String {
     let Some(name) = Name::parse(import) else {
@@ -265,6 +287,9 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) | ("realm:cloud", "timers") => Some("reaches only what `bind` names"),
         ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
+        ("wasmcloud:secrets", _) => Some("holds only what `secrets` names"),
+        ("wasi:otel", "metrics" | "tracing") => Some("reaches only what `bind` names"),
+        ("wasi:otel", "logs") => Some("goes to the component's log unless `bind` says otherwise"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
@@ -411,6 +436,7 @@ mod tests {
                 "0.1.0-draft",
                 "2.1.0",
                 "0.2.0-rc.1",
+                "0.2.0-rc.2",
                 "0.2.0-draft",
                 "0.2.0-draft2",
                 "0.2.0-draft-2024-09-27",

@@ -21,6 +21,7 @@ use wasmtime::{AsContextMut as _, Result, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi_http::WasiBody;
 
+use crate::cloud::otel::Caller;
 use crate::deadline::{Deadline, Deadlines};
 use crate::engine::Host;
 use crate::fuel::Bucket;
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     moved: AtomicBool,
     /// Who hears what the guest writes.
     ear: OnceLock<Ear>,
+    /// Who asked; nobody where it is no request.
+    caller: OnceLock<Caller>,
 }
 
 impl Shared {
@@ -78,6 +81,7 @@ impl Shared {
             heavy: AtomicBool::new(false),
             moved: AtomicBool::new(false),
             ear: OnceLock::new(),
+            caller: OnceLock::new(),
         })
     }
 
@@ -88,6 +92,20 @@ impl Shared {
 
     pub(crate) fn ear(&self) -> Option<&Ear> {
         self.ear.get()
+    }
+
+    /// It answers a request.
+    pub(crate) fn called_by(&self, caller: Caller) {
+        let _ = self.caller.set(caller);
+    }
+
+    pub(crate) fn caller(&self) -> Option<&Caller> {
+        self.caller.get()
+    }
+
+    /// How long ago it began.
+    pub(crate) fn age(&self) -> Duration {
+        self.start.elapsed()
     }
 
     /// Where the response head will arrive.

@@ -57,6 +57,8 @@ mod trigger;
 mod vars;
 mod watching;
 mod worker;
+#[cfg(test)]
+mod worlds;
 
 pub use cloud::{Store, Stores};
 pub use compile::{CompileError, compile, compile_bytes, fingerprint};

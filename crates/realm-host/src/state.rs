@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
 use realm_model::api::LogStream;
+use realm_model::cloud::telemetry::Emitter;
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Result, Store};
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -16,7 +17,8 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
 use crate::cloud::blobstore::Outgoing;
-use crate::cloud::{self, Cloud, KeyvalueView, Revealed, Speaker, messaging, sql};
+use crate::cloud::otel::Ambient;
+use crate::cloud::{self, Cloud, KeyvalueView, Revealed, Speaker, messaging, otel, sql};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -57,6 +59,8 @@ pub(crate) struct State {
     /// Where what the guest says goes.
     sink: Arc<dyn LogSink>,
     slot: u32,
+    /// The span of what is served.
+    ambient: Ambient,
     /// Where what the guest writes goes, if somebody hears it, or may in a later invocation.
     log: Option<Arc<Both>>,
 }
@@ -82,6 +86,7 @@ impl State {
 
     /// Another invocation begins in the same instance.
     pub(crate) fn renew(&mut self, shared: Arc<Shared>) {
+        self.end_span();
         self.limiter.renew(Arc::clone(&shared));
         self.rein.ticks = 0;
         if let Some(log) = &self.log {
@@ -94,6 +99,23 @@ impl State {
         Speaker {
             sink: &self.sink,
             slot: self.slot,
+        }
+    }
+
+    /// What was served is over, though the instance may live on.
+    pub(crate) fn end_span(&mut self) {
+        self.ambient.finish();
+    }
+
+    pub(crate) fn otel(&mut self) -> otel::View<'_> {
+        otel::View {
+            cloud: &self.cloud,
+            speaker: Speaker {
+                sink: &self.sink,
+                slot: self.slot,
+            },
+            shared: &self.shared,
+            ambient: &mut self.ambient,
         }
     }
 
@@ -194,6 +216,15 @@ pub(crate) fn store(
         Some(both) => Arc::clone(both) as Arc<dyn LogSink>,
         None => Arc::clone(&settings.log),
     };
+    let cloud = Cloud::new(
+        Arc::clone(&component.stores),
+        replica.operations.clone(),
+        limits.storage_max_mb.saturating_mul(1024 * 1024),
+    );
+    let emitter = Emitter {
+        slot: replica.slot,
+        instance: otel::next_instance(),
+    };
     let state = State {
         limiter: Limiter::new(bytes_max, Arc::clone(&shared), Arc::clone(meter)),
         rein: Rein {
@@ -208,11 +239,8 @@ pub(crate) fn store(
         http,
         egress,
         vars: Arc::clone(&component.vars),
-        cloud: Cloud::new(
-            Arc::clone(&component.stores),
-            replica.operations.clone(),
-            limits.storage_max_mb.saturating_mul(1024 * 1024),
-        ),
+        ambient: Ambient::new(emitter, cloud.telemetry_taker()),
+        cloud,
         log,
         sink,
         slot: replica.slot,

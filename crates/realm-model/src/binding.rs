@@ -25,11 +25,19 @@ pub enum Interface {
     Messaging,
     /// `wasi:sql`.
     Sql,
+    /// `wasi:otel`.
+    Otel,
 }
 
 impl Interface {
     /// Every interface, in the order of [`Interface::as_str`] in keys.
-    pub const ALL: [Self; 4] = [Self::Keyvalue, Self::Blobstore, Self::Messaging, Self::Sql];
+    pub const ALL: [Self; 5] = [
+        Self::Keyvalue,
+        Self::Blobstore,
+        Self::Messaging,
+        Self::Sql,
+        Self::Otel,
+    ];
 
     /// As a manifest writes it: `wasi:keyvalue`.
     pub const fn as_str(self) -> &'static str {
@@ -38,6 +46,7 @@ impl Interface {
             Self::Blobstore => "wasi:blobstore",
             Self::Messaging => "wasi:messaging",
             Self::Sql => "wasi:sql",
+            Self::Otel => "wasi:otel",
         }
     }
 
@@ -48,6 +57,7 @@ impl Interface {
             Self::Blobstore => "blobstore",
             Self::Messaging => "messaging",
             Self::Sql => "sql",
+            Self::Otel => "otel",
         }
     }
 }
@@ -68,7 +78,7 @@ pub struct Binding {
     /// What stands before every name on a server: `None`: the binding's own name.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub prefix: Option<String>,
-    /// The name under `[secrets]` of the password, or of `USER:PASSWORD`.
+    /// The name under `[secrets]` of the password, or of `USER:PASSWORD`; of a collector the headers.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub secret: Option<String>,
 }
@@ -107,6 +117,13 @@ pub enum Backend {
         /// The name of the database.
         database: String,
     },
+    /// A collector of OpenTelemetry, by OTLP over HTTP.
+    Otlp {
+        /// Where.
+        server: Server,
+        /// What stands before `/v1/traces`, or nothing: `/otlp`.
+        path: String,
+    },
 }
 
 /// Where a server listens, and as whom it is asked.
@@ -129,7 +146,7 @@ const WORD_BYTES_MAX: usize = 63;
 
 impl Backend {
     /// What a manifest may write, in words.
-    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]` or `postgres://[USER@]HOST[:PORT]/DATABASE` (with TLS `rediss://`, `tls://`; PostgreSQL without it by `?sslmode=disable`)";
+    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]`, `postgres://[USER@]HOST[:PORT]/DATABASE` or `otlp+http://HOST[:PORT]` (with TLS `rediss://`, `tls://`, `otlp+https://`; PostgreSQL without it by `?sslmode=disable`)";
 
     /// Whom a node has to allow, as `[backends] allow` in node.toml writes it; `None`: nobody.
     pub fn origin(&self) -> Option<String> {
@@ -138,6 +155,7 @@ impl Backend {
             Self::Redis { server, .. } => Some(format!("{}://{server}", redis_scheme(server))),
             Self::Nats { server } => Some(format!("{}://{server}", nats_scheme(server))),
             Self::Postgres { server, .. } => Some(format!("postgres://{server}")),
+            Self::Otlp { server, .. } => Some(format!("{}://{server}", otlp_scheme(server))),
             Self::S3 {
                 endpoint, bucket, ..
             } => Some(match endpoint {
@@ -155,6 +173,7 @@ impl Backend {
             Self::Nats { .. } => matches!(interface, Interface::Keyvalue | Interface::Messaging),
             Self::S3 { .. } => matches!(interface, Interface::Blobstore),
             Self::Postgres { .. } => matches!(interface, Interface::Sql),
+            Self::Otlp { .. } => matches!(interface, Interface::Otel),
         }
     }
 
@@ -165,6 +184,7 @@ impl Backend {
             Interface::Blobstore => "`embedded` or `s3://…`",
             Interface::Messaging => "`embedded` or `nats://…`",
             Interface::Sql => "`embedded` or `postgres://…`",
+            Interface::Otel => "`embedded`, `otlp+http://…` or `otlp+https://…`",
         }
     }
 }
@@ -175,6 +195,14 @@ const fn redis_scheme(server: &Server) -> &'static str {
 
 const fn nats_scheme(server: &Server) -> &'static str {
     if server.tls { "tls" } else { "nats" }
+}
+
+const fn otlp_scheme(server: &Server) -> &'static str {
+    if server.tls {
+        "otlp+https"
+    } else {
+        "otlp+http"
+    }
 }
 
 /// Host and port, without the user.
@@ -207,6 +235,7 @@ impl fmt::Display for Backend {
                 let mode = if server.tls { "" } else { "?sslmode=disable" };
                 write!(f, "postgres://{}{server}/{database}{mode}", user(server))
             }
+            Self::Otlp { server, path } => write!(f, "{}://{server}{path}", otlp_scheme(server)),
             Self::S3 {
                 bucket,
                 region,
@@ -342,8 +371,43 @@ fn read(text: &str) -> Result<Backend, Wrong> {
             Ok(Backend::Postgres { server, database })
         }
         "s3" => s3(authority, path, query),
+        "otlp+http" | "otlp+https" => {
+            no_query()?;
+            let tls = scheme == "otlp+https";
+            // What collectors listen on; behind TLS they stand where HTTPS is.
+            let server = server(authority, if tls { 443 } else { 4318 }, tls)?;
+            if server.user.is_some() {
+                return wrong("whoever sends says so in headers: `secret = \"NAME\"`");
+            }
+            let path = otlp_path(path)?;
+            Ok(Backend::Otlp { server, path })
+        }
         _ => wrong(format!("expected {}", Backend::EXPECTED)),
     }
+}
+
+/// What stands before `/v1/traces`.
+fn otlp_path(path: &str) -> Result<String, Wrong> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    let plain = |part: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+        !part.is_empty() && part.bytes().all(fits) && !matches!(part, "." | "..")
+    };
+    if path.is_empty() {
+        return Ok(String::new());
+    }
+    if !path.split('/').all(plain) {
+        return wrong(
+            "its path is words of letters, digits, `-`, `_`, `.` and `~` with `/` between them",
+        );
+    }
+    if ["v1/traces", "v1/metrics", "v1/logs", "v1"]
+        .iter()
+        .any(|end| path.ends_with(end))
+    {
+        return wrong("`/v1/traces` and its siblings are added to it: leave them out");
+    }
+    Ok(format!("/{path}"))
 }
 
 fn s3(bucket: &str, path: &str, query: &str) -> Result<Backend, Wrong> {
@@ -486,6 +550,7 @@ pub(crate) fn allowed(text: &str) -> Result<String, ValueError> {
             },
         ) if server.user.is_none() => Ok(origin),
         (Some(origin), Backend::Nats { server }) if server.user.is_none() => Ok(origin),
+        (Some(origin), Backend::Otlp { path, .. }) if path.is_empty() => Ok(origin),
         (Some(origin), Backend::Postgres { server, database })
             if server.user.is_none() && database == "a" =>
         {

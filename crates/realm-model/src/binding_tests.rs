@@ -53,6 +53,20 @@ fn a_backend_is_read_in_one_way() {
         )),
     );
     check(
+        "otlp+http://Collector.Internal",
+        Ok((
+            "otlp+http://collector.internal:4318",
+            Some("otlp+http://collector.internal:4318"),
+        )),
+    );
+    check(
+        "otlp+https://api.example/otlp/x/",
+        Ok((
+            "otlp+https://api.example:443/otlp/x",
+            Some("otlp+https://api.example:443"),
+        )),
+    );
+    check(
         "s3://photos?region=eu-central-1",
         Ok(("s3://photos?region=eu-central-1", Some("s3://photos"))),
     );
@@ -79,6 +93,16 @@ fn what_is_none_says_why_and_shows_no_password() {
     check("nats://a/b", Err("path"));
     check("redis://[::1", Err("bracket"));
     check("redis://a b", Err("space"));
+    check(
+        "otlp+http://u:hunter2@a",
+        Err("a password would be readable"),
+    );
+    check("otlp+http://u@a", Err("headers"));
+    check("otlp+http://a/v1/traces", Err("leave them out"));
+    check("otlp+http://a/../b", Err("path"));
+    check("otlp+http://a//b", Err("path"));
+    check("otlp+http://a?b", Err("`?`"));
+    check("otlp://a", Err("expected `embedded`"));
 }
 
 #[test]
@@ -91,6 +115,8 @@ fn a_rule_is_an_origin_and_nothing_else() {
         ("postgres://db/shop", None),
         ("https://s3.internal", Some("https://s3.internal")),
         ("s3://photos", Some("s3://photos")),
+        ("otlp+http://c", Some("otlp+http://c:4318")),
+        ("otlp+http://c/otlp", None),
         ("embedded", None),
         ("*", None),
     ] {

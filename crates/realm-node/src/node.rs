@@ -147,6 +147,7 @@ impl Prepared {
             config.folder.stores(),
             config.node.backends.clone(),
             Arc::clone(&sealing_key),
+            &node,
         );
         let edge_config = edge_config(&config, certificates.as_ref())?;
         let edge = realm_edge::spawn_closed(edge_config, Arc::new(traffic.clone())).await?;
@@ -224,6 +225,7 @@ impl Prepared {
             edge: edge.clone(),
             gate: Arc::clone(&gate),
             sessions: sessions.clone(),
+            shelf,
         };
         let audit = Audit::open(&config.folder);
         let api = Api::new(

@@ -6,6 +6,7 @@ use crate::access::Gate;
 use crate::machine::Machine;
 use crate::metrics::{NodeFigures, Page};
 use crate::remote::Sessions;
+use crate::stores::Shelf;
 use crate::traffic::Traffic;
 
 /// The sources of the page besides the loop; cheap to clone.
@@ -16,6 +17,7 @@ pub(crate) struct MetricsPage {
     pub(crate) edge: realm_edge::Handle,
     pub(crate) gate: Arc<Gate>,
     pub(crate) sessions: Sessions,
+    pub(crate) shelf: Shelf,
 }
 
 impl MetricsPage {
@@ -23,7 +25,7 @@ impl MetricsPage {
     pub(crate) fn text(&self, node: &NodeFigures) -> String {
         let machine = self.machine.figures();
         let (traffic, unrouted) = self.traffic.figures();
-        Page {
+        let own = Page {
             node,
             machine: &machine,
             traffic: &traffic,
@@ -32,8 +34,9 @@ impl MetricsPage {
             resident_bytes: resident_bytes(),
             denied: &self.gate.refusals(),
             sessions: &self.sessions.ended(),
-        }
-        .encode()
+        };
+        // What guests measure stands behind: none of its names is one of realm's own.
+        own.encode() + &self.shelf.guests_page()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::event::StepFailure;
 use crate::executor::{self, Running, Tenure};
 use crate::rings::Ring;
 use crate::run::{self, Begun, Ports};
-use crate::stores::Shelf;
+use crate::stores::{Shelf, Who};
 use crate::upstream::{self, Service};
 
 /// A first probe may take this long even if the health check's own timeout is shorter: the first
@@ -149,7 +149,15 @@ impl Start {
         let spec = &self.running.spec;
         // Opening one may read the disk.
         let (shelf, running) = (self.shelf.clone(), Arc::clone(&self.running));
-        let stores = blocking(move || shelf.of(&running.spec.grants, &running.secrets)).await?;
+        let component = self.id.component.clone();
+        let stores = blocking(move || {
+            let who = Who {
+                component: &component,
+                artifact: &running.artifact,
+            };
+            shelf.of(&who, &running.spec.grants, &running.secrets)
+        })
+        .await?;
         Ok(Settings {
             name: self.id.component.clone(),
             limits,

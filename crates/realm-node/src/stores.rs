@@ -6,6 +6,7 @@
 
 mod keyvalue;
 pub(crate) mod messages;
+mod telemetry;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,7 +19,9 @@ use realm_host::{Store, Stores};
 use realm_model::binding::{Backend, Binding, Interface};
 use realm_model::digest::Digest;
 use realm_model::grants::{Grants, StoreGrant};
+use realm_model::name::{ComponentName, NodeName};
 use realm_model::node_config::BackendPolicy;
+use realm_model::observed::Artifact;
 use realm_model::record::{Alarm, BACKEND_DOWN};
 use realm_model::sealing::Sealed;
 use zeroize::Zeroizing;
@@ -44,6 +47,7 @@ struct Inner {
     open: Mutex<BTreeMap<Key, Held>>,
     /// By binding: who shares the messages.
     groups: Arc<messages::Wanted>,
+    telemetry: telemetry::Outlets,
     /// By binding: why it does not answer.
     troubles: Arc<Troubles>,
 }
@@ -60,6 +64,13 @@ enum Held {
     Blobs(Weak<dyn realm_model::cloud::Blobs>),
     Messaging(Weak<dyn realm_model::cloud::Messaging>),
     Sql(Weak<dyn realm_model::cloud::Sql>),
+    Otel(Weak<dyn realm_model::cloud::telemetry::Telemetry>),
+}
+
+/// For whom a store is asked.
+pub(crate) struct Who<'a> {
+    pub(crate) component: &'a ComponentName,
+    pub(crate) artifact: &'a Artifact,
 }
 
 impl Held {
@@ -69,6 +80,7 @@ impl Held {
             Store::Blobs(store) => Self::Blobs(Arc::downgrade(store)),
             Store::Messaging(store) => Self::Messaging(Arc::downgrade(store)),
             Store::Sql(store) => Self::Sql(Arc::downgrade(store)),
+            Store::Otel(store) => Self::Otel(Arc::downgrade(store)),
         }
     }
 
@@ -78,6 +90,7 @@ impl Held {
             Self::Blobs(store) => store.upgrade().map(Store::Blobs),
             Self::Messaging(store) => store.upgrade().map(Store::Messaging),
             Self::Sql(store) => store.upgrade().map(Store::Sql),
+            Self::Otel(store) => store.upgrade().map(Store::Otel),
         }
     }
 }
@@ -95,13 +108,19 @@ struct Making<'a> {
 }
 
 impl Shelf {
-    pub(crate) fn new(folder: PathBuf, policy: BackendPolicy, key: Arc<SealingKey>) -> Self {
+    pub(crate) fn new(
+        folder: PathBuf,
+        policy: BackendPolicy,
+        key: Arc<SealingKey>,
+        node: &NodeName,
+    ) -> Self {
         Self(Arc::new(Inner {
             folder,
             policy,
             key,
             open: Mutex::default(),
             groups: Arc::default(),
+            telemetry: telemetry::Outlets::new(node),
             troubles: Arc::default(),
         }))
     }
@@ -109,6 +128,7 @@ impl Shelf {
     /// What the identifiers of a component lead to, and its secrets, which are opened here.
     pub(crate) fn of(
         &self,
+        who: &Who<'_>,
         grants: &Grants,
         secrets: &BTreeMap<String, Sealed>,
     ) -> Result<Stores, StepFailure> {
@@ -119,7 +139,14 @@ impl Shelf {
                 let sealed = secrets.get(name)?;
                 Some((sealed.value(), values.value(name)?))
             });
-            stores.bind(&grant.identifier, self.store(grant, password)?);
+            let store = match grant.interface {
+                Interface::Otel => self.telemetry(who, grant, password)?,
+                Interface::Keyvalue
+                | Interface::Blobstore
+                | Interface::Messaging
+                | Interface::Sql => self.store(grant, password)?,
+            };
+            stores.bind(&grant.identifier, store);
         }
         stores.reveal(values.of_guest(grants));
         Ok(stores)
@@ -139,6 +166,11 @@ impl Shelf {
                 self.0.groups.tell(binding, &store, false);
             }
         }
+    }
+
+    /// What guests measure and say of themselves: a part of the metrics page.
+    pub(crate) fn guests_page(&self) -> String {
+        self.0.telemetry.page()
     }
 
     /// What does not answer, for the operator.
@@ -164,6 +196,7 @@ impl Shelf {
             key: _,
             open,
             groups,
+            telemetry: _,
             troubles,
         } = &*self.0;
         let StoreGrant { binding, spec, .. } = grant;
@@ -174,7 +207,8 @@ impl Shelf {
             Backend::Redis { .. }
             | Backend::Nats { .. }
             | Backend::S3 { .. }
-            | Backend::Postgres { .. } => format!("{spec:?}"),
+            | Backend::Postgres { .. }
+            | Backend::Otlp { .. } => format!("{spec:?}"),
         };
         let value = password.map(|(digest, _)| digest);
         let key = (binding.clone(), spec.interface, words, value);
@@ -279,6 +313,8 @@ fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         Interface::Blobstore => blobs(making),
         Interface::Messaging => messaging(making),
         Interface::Sql => sql(making),
+        // Each component has one of its own.
+        Interface::Otel => Err(later(making)),
     }
 }
 
@@ -319,9 +355,10 @@ fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
             })?;
             Ok(Store::Blobs(Arc::new(store)))
         }
-        Backend::Redis { .. } | Backend::Nats { .. } | Backend::Postgres { .. } => {
-            Err(later(making))
-        }
+        Backend::Redis { .. }
+        | Backend::Nats { .. }
+        | Backend::Postgres { .. }
+        | Backend::Otlp { .. } => Err(later(making)),
     }
 }
 
@@ -369,7 +406,10 @@ fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
                 }),
             }
         }
-        Backend::Redis { .. } | Backend::Nats { .. } | Backend::S3 { .. } => Err(later(making)),
+        Backend::Redis { .. }
+        | Backend::Nats { .. }
+        | Backend::S3 { .. }
+        | Backend::Otlp { .. } => Err(later(making)),
     }
 }
 

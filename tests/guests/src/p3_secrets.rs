@@ -1,4 +1,5 @@
-//! WASI 0.3: reveals the secret `?key=` by the async functions of `wasmcloud:secrets@2.1.0`.
+//! WASI 0.3: reveals the secret `?key=` by the async functions of `wasmcloud:secrets@2.1.0`; with `?only=1`
+//! the one that has no name.
 
 mod bindings {
     wit_bindgen::generate!({
@@ -8,6 +9,7 @@ mod bindings {
 }
 
 use bindings::wasmcloud::secrets::reveal::reveal;
+use bindings::wasmcloud::secrets::secret;
 use bindings::wasmcloud::secrets::store::{self, SecretValue, SecretsError};
 use wasip3::exports::http::handler::Guest;
 use wasip3::http::types::{ErrorCode, Fields, Request, Response};
@@ -21,7 +23,11 @@ impl Guest for Secrets {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let target = request.get_path_with_query().unwrap_or_default();
         let key = guests::query(&target, "key").unwrap_or_default();
-        let text = match store::get(key).await {
+        let handle = match guests::query(&target, "only") {
+            Some(_) => Ok(secret::get().await),
+            None => store::get(key).await,
+        };
+        let text = match handle {
             Ok(secret) => match reveal(&secret).await {
                 SecretValue::String(text) => format!("text {text}"),
                 SecretValue::Bytes(bytes) => format!("bytes {bytes:?}"),

@@ -34,7 +34,7 @@ impl HasData for Has {
 impl Speaker<'_> {
     /// Each line of the message is one of the log, printable, with the level before it: no guest writes a
     /// line that looks like another level's.
-    fn log(&self, level: &str, context: &str, message: &str) {
+    pub(super) fn log(&self, level: &str, context: &str, message: &str) {
         let mut before = level.to_owned();
         if !context.is_empty() {
             let context = one_line(context, CONTEXT_CHARS_MAX);
@@ -57,7 +57,8 @@ impl Speaker<'_> {
         }
     }
 
-    fn say(&self, text: String) {
+    /// A line as it is: it has to be printable.
+    pub(super) fn say(&self, text: String) {
         self.sink.line(self.slot, LogStream::Stderr, text);
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod blobstore;
 mod keyvalue;
 mod logging;
 pub(crate) mod messaging;
+pub(crate) mod otel;
 mod quota;
 mod secrets;
 pub(crate) mod sql;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
+use realm_model::cloud::telemetry::Telemetry;
 use realm_model::cloud::{Blobs, CloudError, KeyValue, Messaging, Secrets, Sql};
 use realm_model::grants::StoreGrant;
 use wasmtime::Result;
@@ -46,6 +48,7 @@ pub struct Stores {
     /// The same: bytes that the host keeps for it.
     kept: Arc<AtomicUsize>,
     secrets: Arc<Secrets>,
+    telemetry: otel::Outlet,
 }
 
 /// By identifier, [`StoreGrant::ANY`] among them.
@@ -62,6 +65,8 @@ pub enum Store {
     Messaging(Arc<dyn Messaging>),
     /// Of `wasi:sql`.
     Sql(Arc<dyn Sql>),
+    /// Of `wasi:otel`.
+    Otel(Arc<dyn Telemetry>),
 }
 
 impl Store {
@@ -72,6 +77,7 @@ impl Store {
             Self::Blobs(_) => Interface::Blobstore,
             Self::Messaging(_) => Interface::Messaging,
             Self::Sql(_) => Interface::Sql,
+            Self::Otel(_) => Interface::Otel,
         }
     }
 }
@@ -96,6 +102,8 @@ impl Stores {
             Store::Blobs(store) => drop(self.blobs.insert(identifier, store)),
             Store::Messaging(store) => drop(self.messaging.insert(identifier, store)),
             Store::Sql(store) => drop(self.sql.insert(identifier, store)),
+            // It has no names to open: there is one.
+            Store::Otel(store) => self.telemetry.to = Some(store),
         }
     }
 
@@ -284,6 +292,16 @@ impl Cloud {
         open(&self.stores.messaging, identifier)
     }
 
+    /// Where telemetry goes.
+    fn telemetry(&self) -> &otel::Outlet {
+        &self.stores.telemetry
+    }
+
+    /// What takes telemetry, if anything does.
+    pub(crate) fn telemetry_taker(&self) -> Option<Arc<dyn Telemetry>> {
+        self.stores.telemetry.to.clone()
+    }
+
     pub(crate) const fn bytes_max(&self) -> u64 {
         self.bytes_max
     }
@@ -334,6 +352,7 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     timers::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;
+    otel::link(linker)?;
     if concurrent {
         secrets::link_concurrent(linker)?;
     }

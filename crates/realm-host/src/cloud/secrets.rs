@@ -43,6 +43,16 @@ impl Revealed<'_> {
         Ok(Some(self.table.push(Handle(name))?))
     }
 
+    /// The secret of a component that lists one.
+    fn open_only(&mut self) -> Result<Resource<Handle>> {
+        let Some(name) = self.secrets.only().map(str::to_owned) else {
+            wasmtime::bail!(
+                "`wasmcloud:secrets/secret` has no names, and `secrets` of the component does not list one secret"
+            );
+        };
+        Ok(self.table.push(Handle(name))?)
+    }
+
     fn value(&self, handle: &Resource<Handle>) -> Result<Value> {
         let Handle(name) = self.table.get(handle)?;
         // It was there when the handle was made, and an instance keeps what it began with.
@@ -78,7 +88,7 @@ mod concurrent {
         with: { "wasmcloud:secrets/store.secret": super::Handle },
     });
 
-    pub(super) use wasmcloud::secrets::{reveal, store};
+    pub(super) use wasmcloud::secrets::{reveal, secret, store};
 }
 
 impl From<Value> for draft::store::SecretValue {
@@ -138,6 +148,14 @@ impl<T> concurrent::store::HostWithStore<T> for Has {
     }
 }
 
+impl concurrent::secret::Host for Revealed<'_> {}
+
+impl<T> concurrent::secret::HostWithStore<T> for Has {
+    async fn get(store: &Accessor<T, Self>) -> Result<Resource<Handle>> {
+        store.with(|mut view| view.get().open_only())
+    }
+}
+
 impl<T> concurrent::reveal::HostWithStore<T> for Has {
     async fn reveal(
         store: &Accessor<T, Self>,
@@ -156,5 +174,6 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<()> {
 /// The shape with them.
 pub(super) fn link_concurrent(linker: &mut Linker<State>) -> Result<()> {
     concurrent::store::add_to_linker::<_, Has>(linker, State::revealed)?;
-    concurrent::reveal::add_to_linker::<_, Has>(linker, State::revealed)
+    concurrent::reveal::add_to_linker::<_, Has>(linker, State::revealed)?;
+    concurrent::secret::add_to_linker::<_, Has>(linker, State::revealed)
 }

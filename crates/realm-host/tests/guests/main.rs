@@ -18,6 +18,7 @@ mod listening;
 mod logging;
 mod messages;
 mod network;
+mod otel;
 mod outbound;
 mod preview1;
 mod programs;
@@ -28,6 +29,7 @@ mod sql;
 mod swift;
 mod terms;
 mod unloading;
+mod worlds;
 
 use answers::*;
 use blobs::*;
@@ -41,11 +43,13 @@ use listening::*;
 use logging::*;
 use messages::*;
 use network::*;
+use otel::*;
 use outbound::*;
 use programs::*;
 use reuse::*;
 use secrets::*;
 use sql::*;
+use worlds::*;
 
 macro_rules! assert_test_exists {
     ($name:ident) => {

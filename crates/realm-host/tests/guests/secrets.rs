@@ -31,4 +31,13 @@ pub(crate) async fn secrets() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn p3_secrets() {
     check(guests::P3_SECRETS).await;
+    // The one without a name.
+    let one = guest(guests::P3_SECRETS).secrets(&[("key", b"x")]).load();
+    assert_eq!(one.body("/?only=1").await, "text x");
+    for secrets in [&[][..], &[("a", &b"x"[..]), ("b", &b"y"[..])]] {
+        let several = guest(guests::P3_SECRETS).secrets(secrets).load();
+        assert_eq!(several.refusal("/?only=1").await, ("trap", 500));
+        let said = several.log.agent();
+        assert!(said.contains("does not list one secret"), "{said}");
+    }
 }

@@ -67,3 +67,25 @@ pub const DATABASES_MAX: usize = 100;
 /// Milliseconds after which a backend's call has an answer, be it that there is none. Less than a
 /// person's patience, more than a busy server's worst.
 pub const CALL_TIMEOUT_MS: u64 = 10_000;
+/// Attributes of one span, event, point or record; what OpenTelemetry's own libraries take.
+pub const ATTRIBUTES_MAX: usize = 128;
+/// Bytes of the value of an attribute, as JSON; longer ones are cut.
+pub const ATTRIBUTE_BYTES_MAX: usize = 4 * 1024;
+/// Values in a value.
+pub const ATTRIBUTE_ITEMS_MAX: usize = 128;
+/// How deep values lie in values.
+pub const ATTRIBUTE_DEPTH_MAX: usize = 8;
+/// Events of one span, and links.
+pub const SPAN_PARTS_MAX: usize = 128;
+/// Bytes of the text of one span or record, all in all; attributes, events and links beyond are left out.
+pub const SPAN_BYTES_MAX: usize = 128 * 1024;
+/// Points of one export of metrics.
+pub const POINTS_MAX: usize = 5_000;
+/// Bytes of the text of one export of metrics.
+pub const METRICS_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Buckets of one point of a histogram.
+pub const BUCKETS_MAX: usize = 320;
+/// Single values beside one point.
+pub const EXEMPLARS_MAX: usize = 16;
+/// Bytes of the header `tracestate`: what everybody has to pass on.
+pub const TRACE_STATE_BYTES_MAX: usize = 512;

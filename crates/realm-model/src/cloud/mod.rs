@@ -16,6 +16,7 @@ pub mod limits;
 mod messaging;
 mod secrets;
 mod sql;
+pub mod telemetry;
 
 use std::fmt;
 use std::future::Future;

@@ -31,6 +31,15 @@ impl Secrets {
         self.0.get(name).map(|value| value.as_slice())
     }
 
+    /// The name of the one secret that there is; `None`: there is none, or several.
+    pub fn only(&self) -> Option<&str> {
+        let mut names = self.0.keys();
+        match (names.next(), names.next()) {
+            (Some(name), None) => Some(name),
+            (None | Some(_), _) => None,
+        }
+    }
+
     fn copy(&self, name: &str) -> Result<Option<Vec<u8>>, CloudError> {
         check_key(name)?;
         Ok(self.value(name).map(<[u8]>::to_vec))

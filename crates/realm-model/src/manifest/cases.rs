@@ -71,6 +71,13 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[bindings.a]\ninterface = 'wasi:otel'\nbackend = 'embedded'\n[bindings.b]\ninterface = 'wasi:otel'\nbackend = 'otlp+http://a'\n[bindings.c]\ninterface = 'wasi:otel'\nbackend = 'nats://a'\n[components.a]\nsource = 'file:a'\nbind = { one = 'a', two = 'b' }",
+        &[
+            "bad-binding 9:11 | write `embedded`, `otlp+http://…` or `otlp+https://…`",
+            "duplicate-value 12:21 | keep one; a collector passes on to several",
+        ],
+    ),
+    (
         "[components.a]\nsource = 'https://a.example/a.wasm'",
         &["pin-required 2:10"],
     ),

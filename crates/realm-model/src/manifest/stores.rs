@@ -88,7 +88,8 @@ fn read_binding(
         let span = fields.value_span("secret");
         report.error(codes::UNKNOWN_SECRET, span, message, Some(hint));
     }
-    if backend == Backend::Embedded && prefix.is_some() {
+    let owns = matches!(backend, Backend::Embedded | Backend::Otlp { .. });
+    if owns && prefix.is_some() {
         let message = "`prefix` has no effect here: the store is the binding's own";
         let span = fields.value_span("prefix");
         report.warning(codes::NO_EFFECT, span, message, None);
@@ -143,6 +144,13 @@ pub(super) fn bind(
         {
             let message = format!("`{identifier}` of `{interface}` is bound twice");
             report.error(codes::DUPLICATE_VALUE, key_span, message, None);
+            continue;
+        }
+        // It has no names to open: a second one would never be reached.
+        if interface == Interface::Otel && grants.iter().any(|grant| grant.interface == interface) {
+            let message = format!("`{interface}` is bound twice: it has no names to open");
+            let hint = "keep one; a collector passes on to several".to_owned();
+            report.error(codes::DUPLICATE_VALUE, key_span, message, Some(hint));
             continue;
         }
         grants.push(StoreGrant {

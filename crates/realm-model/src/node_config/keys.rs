@@ -295,7 +295,7 @@ pub(super) static BACKENDS: Section = Section {
             name: "allow",
             kind: Kind::Texts(Form {
                 expected: "the origin of a server like `redis://cache.internal:6379`",
-                pattern: "^[a-z0-9]+://.+$",
+                pattern: "^[a-z0-9+]+://.+$",
                 example: "postgres://db.internal:5432",
             }),
             absent: Absent::Means("none"),

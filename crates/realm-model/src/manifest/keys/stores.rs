@@ -16,6 +16,7 @@ pub static BINDING: Section = Section {
                 "wasi:blobstore",
                 "wasi:messaging",
                 "wasi:sql",
+                "wasi:otel",
             ]),
             absent: Absent::Refused,
             doc: "What it is for",
@@ -24,7 +25,7 @@ pub static BINDING: Section = Section {
             name: "backend",
             kind: Kind::Text(Form {
                 expected: Backend::EXPECTED,
-                pattern: "^(embedded|[a-z0-9]+://.+)$",
+                pattern: "^(embedded|[a-z0-9+]+://.+)$",
                 example: "redis://cache.internal:6379",
             }),
             absent: Absent::Refused,
@@ -44,7 +45,7 @@ pub static BINDING: Section = Section {
             name: "secret",
             kind: Kind::Text(NODE_NAME),
             absent: Absent::Means("no password"),
-            doc: "The name under `[secrets]` of the password, of `USER:PASSWORD`, or for S3 of `ACCESS_KEY_ID:SECRET`",
+            doc: "The name under `[secrets]` of the password, of `USER:PASSWORD`, for S3 of `ACCESS_KEY_ID:SECRET`, for a collector of its headers",
         },
     ],
 };
