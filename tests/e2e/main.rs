@@ -73,6 +73,7 @@ mod tidy;
 mod trust;
 mod up;
 mod upstream;
+mod vaults;
 mod versions;
 mod waiting;
 mod worlds;

@@ -67,6 +67,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("object_store", &["realm-backends"]),
     ("rusqlite", &["realm-backends"]),
     ("tokio-postgres", &["realm-backends"]),
+    ("aws-lc-rs", &["realm-backends"]),
+    ("chacha20poly1305", &["realm-backends"]),
     ("axum", &["realm-node"]),
     ("prometheus", &["realm-node"]),
     ("sysinfo", &["realm-node"]),

@@ -91,6 +91,7 @@ const PROVIDED: &[Package] = &[
         Line::Exactly("0.2.0-draft"),
     ),
     package("realm:cloud", &["timers"], Line::Exactly("0.1.0")),
+    package("realm:cloud", &["identity", "keys"], Line::Exactly("0.1.0")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-draft")),
     package(
@@ -264,7 +265,9 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:keyvalue", "store") | ("spin:key-value", _) => Some("opens only what `bind` names"),
         ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) | ("realm:cloud", "timers") => Some("reaches only what `bind` names"),
-        ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
+        ("wasi:sql", _) | ("realm:cloud", "sql" | "keys" | "identity") => {
+            Some("opens only what `bind` names")
+        }
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
@@ -312,6 +315,8 @@ mod tests {
             "wasi:keyvalue/atomics@0.2.0-draft2",
             "spin:key-value/key-value@3.0.0",
             "realm:cloud/ttl@0.1.0",
+            "realm:cloud/keys@0.1.0",
+            "realm:cloud/identity@0.1.0",
         ] {
             assert!(provided(import), "{import}");
         }

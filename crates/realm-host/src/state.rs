@@ -16,7 +16,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::clock::Clock;
 use crate::cloud::blobstore::Outgoing;
-use crate::cloud::{self, Cloud, KeyvalueView, Revealed, Speaker, messaging, sql};
+use crate::cloud::{self, Cloud, KeysView, KeyvalueView, Revealed, Speaker, messaging, sql};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -107,6 +107,13 @@ impl State {
     pub(crate) fn sql(&mut self) -> sql::View<'_> {
         sql::View {
             cloud: &mut self.cloud,
+            table: &mut self.table,
+        }
+    }
+
+    pub(crate) fn keys(&mut self) -> KeysView<'_> {
+        KeysView {
+            cloud: &self.cloud,
             table: &mut self.table,
         }
     }
@@ -209,6 +216,7 @@ pub(crate) fn store(
         egress,
         vars: Arc::clone(&component.vars),
         cloud: Cloud::new(
+            settings.name.clone(),
             Arc::clone(&component.stores),
             replica.operations.clone(),
             limits.storage_max_mb.saturating_mul(1024 * 1024),

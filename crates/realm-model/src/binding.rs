@@ -25,11 +25,22 @@ pub enum Interface {
     Messaging,
     /// `wasi:sql`.
     Sql,
+    /// `realm:cloud/keys`.
+    Keys,
+    /// `realm:cloud/identity`.
+    Identity,
 }
 
 impl Interface {
     /// Every interface, in the order of [`Interface::as_str`] in keys.
-    pub const ALL: [Self; 4] = [Self::Keyvalue, Self::Blobstore, Self::Messaging, Self::Sql];
+    pub const ALL: [Self; 6] = [
+        Self::Keyvalue,
+        Self::Blobstore,
+        Self::Messaging,
+        Self::Sql,
+        Self::Keys,
+        Self::Identity,
+    ];
 
     /// As a manifest writes it: `wasi:keyvalue`.
     pub const fn as_str(self) -> &'static str {
@@ -38,16 +49,20 @@ impl Interface {
             Self::Blobstore => "wasi:blobstore",
             Self::Messaging => "wasi:messaging",
             Self::Sql => "wasi:sql",
+            Self::Keys => "realm:cloud/keys",
+            Self::Identity => "realm:cloud/identity",
         }
     }
 
-    /// Without its package's name space: `keyvalue`.
+    /// Its last word: `keyvalue`.
     pub const fn short(self) -> &'static str {
         match self {
             Self::Keyvalue => "keyvalue",
             Self::Blobstore => "blobstore",
             Self::Messaging => "messaging",
             Self::Sql => "sql",
+            Self::Keys => "keys",
+            Self::Identity => "identity",
         }
     }
 }
@@ -65,12 +80,17 @@ pub struct Binding {
     pub interface: Interface,
     /// What stands behind it.
     pub backend: Backend,
-    /// What stands before every name on a server: `None`: the binding's own name.
+    /// What stands before every name on a server, and tells vaults over the same roots apart: `None`: the
+    /// binding's own name.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub prefix: Option<String>,
-    /// The name under `[secrets]` of the password, or of `USER:PASSWORD`.
+    /// The name under `[secrets]` of the password, or of `USER:PASSWORD`; of keys and identities that of
+    /// their roots.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub secret: Option<String>,
+    /// Of an identity: who signs, as its tokens say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub issuer: Option<String>,
 }
 
 /// What stands behind a binding.
@@ -124,6 +144,8 @@ pub struct Server {
 
 /// Bytes of the prefix of a binding.
 const PREFIX_BYTES_MAX: usize = 128;
+/// Bytes of an issuer: it stands in every token.
+const ISSUER_BYTES_MAX: usize = 255;
 /// Bytes of a user or the name of a database.
 const WORD_BYTES_MAX: usize = 63;
 
@@ -165,6 +187,7 @@ impl Backend {
             Interface::Blobstore => "`embedded` or `s3://…`",
             Interface::Messaging => "`embedded` or `nats://…`",
             Interface::Sql => "`embedded` or `postgres://…`",
+            Interface::Keys | Interface::Identity => "`embedded`",
         }
     }
 }
@@ -458,6 +481,23 @@ pub(crate) fn prefix(text: &str) -> Result<String, ValueError> {
         cut(text)
     );
     Err(ValueError::new(codes::BAD_BINDING, message))
+}
+
+/// Reads the `issuer` of a binding.
+pub(crate) fn issuer(text: &str) -> Result<String, ValueError> {
+    let fits = (1..=ISSUER_BYTES_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte));
+    if fits {
+        return Ok(text.to_owned());
+    }
+    let message = format!(
+        "`{}` is not an issuer: it has 1 to {ISSUER_BYTES_MAX} printable ASCII characters without spaces, quotes and `\\`",
+        cut(text)
+    );
+    let hint = "write the URL below which `/.well-known/jwks.json` is served";
+    Err(ValueError::new(codes::BAD_BINDING, message).hint(Some(hint)))
 }
 
 /// Reads a rule of `[backends] allow`: the origin of a backend, as [`Backend::origin`] says it.

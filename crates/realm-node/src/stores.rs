@@ -4,6 +4,7 @@
 //! Who may open what is the host's; how a store works is `realm_backends`'. A server is asked only where
 //! node.toml names it, whatever a manifest says.
 
+mod derived;
 mod keyvalue;
 pub(crate) mod messages;
 
@@ -60,6 +61,8 @@ enum Held {
     Blobs(Weak<dyn realm_model::cloud::Blobs>),
     Messaging(Weak<dyn realm_model::cloud::Messaging>),
     Sql(Weak<dyn realm_model::cloud::Sql>),
+    Keys(Weak<dyn realm_model::cloud::Keys>),
+    Identity(Weak<dyn realm_model::cloud::Identity>),
 }
 
 impl Held {
@@ -69,6 +72,8 @@ impl Held {
             Store::Blobs(store) => Self::Blobs(Arc::downgrade(store)),
             Store::Messaging(store) => Self::Messaging(Arc::downgrade(store)),
             Store::Sql(store) => Self::Sql(Arc::downgrade(store)),
+            Store::Keys(store) => Self::Keys(Arc::downgrade(store)),
+            Store::Identity(store) => Self::Identity(Arc::downgrade(store)),
         }
     }
 
@@ -78,6 +83,8 @@ impl Held {
             Self::Blobs(store) => store.upgrade().map(Store::Blobs),
             Self::Messaging(store) => store.upgrade().map(Store::Messaging),
             Self::Sql(store) => store.upgrade().map(Store::Sql),
+            Self::Keys(store) => store.upgrade().map(Store::Keys),
+            Self::Identity(store) => store.upgrade().map(Store::Identity),
         }
     }
 }
@@ -174,6 +181,7 @@ impl Shelf {
         self.check(grant)?;
         // Two components that bind one embedded store have one, whatever else their manifests say.
         let words = match spec.backend {
+            Backend::Embedded if derived::is(spec.interface) => format!("{spec:?}"),
             Backend::Embedded => String::new(),
             Backend::Redis { .. }
             | Backend::Nats { .. }
@@ -268,6 +276,8 @@ fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         Interface::Blobstore => blobs(making),
         Interface::Messaging => messaging(making),
         Interface::Sql => sql(making),
+        Interface::Keys => derived::keys(making),
+        Interface::Identity => derived::identity(making),
     }
 }
 

@@ -6,6 +6,8 @@
 //! where a binding leads.
 
 pub(crate) mod blobstore;
+mod identity;
+mod keys;
 mod keyvalue;
 mod logging;
 pub(crate) mod messaging;
@@ -20,11 +22,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
-use realm_model::cloud::{Blobs, CloudError, KeyValue, Messaging, Secrets, Sql};
+use realm_model::cloud::{Blobs, CloudError, Identity, KeyValue, Keys, Messaging, Secrets, Sql};
 use realm_model::grants::StoreGrant;
+use realm_model::name::ComponentName;
 use wasmtime::Result;
 use wasmtime::component::Linker;
 
+pub(crate) use keys::View as KeysView;
 pub(crate) use keyvalue::{View as KeyvalueView, Watcher};
 pub(crate) use logging::Speaker;
 pub(crate) use quota::Operations;
@@ -39,6 +43,8 @@ pub struct Stores {
     blobs: Names<dyn Blobs>,
     messaging: Names<dyn Messaging>,
     sql: Names<dyn Sql>,
+    keys: Names<dyn Keys>,
+    identities: Names<dyn Identity>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
@@ -60,6 +66,10 @@ pub enum Store {
     Messaging(Arc<dyn Messaging>),
     /// Of `wasi:sql`.
     Sql(Arc<dyn Sql>),
+    /// Of `realm:cloud/keys`.
+    Keys(Arc<dyn Keys>),
+    /// Of `realm:cloud/identity`.
+    Identity(Arc<dyn Identity>),
 }
 
 impl Store {
@@ -70,6 +80,8 @@ impl Store {
             Self::Blobs(_) => Interface::Blobstore,
             Self::Messaging(_) => Interface::Messaging,
             Self::Sql(_) => Interface::Sql,
+            Self::Keys(_) => Interface::Keys,
+            Self::Identity(_) => Interface::Identity,
         }
     }
 }
@@ -94,6 +106,8 @@ impl Stores {
             Store::Blobs(store) => drop(self.blobs.insert(identifier, store)),
             Store::Messaging(store) => drop(self.messaging.insert(identifier, store)),
             Store::Sql(store) => drop(self.sql.insert(identifier, store)),
+            Store::Keys(store) => drop(self.keys.insert(identifier, store)),
+            Store::Identity(store) => drop(self.identities.insert(identifier, store)),
         }
     }
 
@@ -145,6 +159,8 @@ const KEPT_BYTES_MAX: usize = 40 * 1024 * 1024;
 /// The stores of one instance, and what it may still do with them.
 #[derive(Clone)]
 pub(crate) struct Cloud {
+    /// Whose instance it is.
+    component: ComponentName,
     stores: Arc<Stores>,
     /// Shared by the instances of a replica; `None`: not counted.
     operations: Option<Arc<Operations>>,
@@ -157,11 +173,13 @@ pub(crate) struct Cloud {
 
 impl Cloud {
     pub(crate) fn new(
+        component: ComponentName,
         stores: Arc<Stores>,
         operations: Option<Arc<Operations>>,
         bytes_max: u64,
     ) -> Self {
         Self {
+            component,
             stores,
             operations,
             bytes_max,
@@ -232,6 +250,19 @@ impl Cloud {
         open(&self.stores.sql, identifier)
     }
 
+    pub(crate) fn keys(&self, identifier: &str) -> Result<Opened<dyn Keys>, CloudError> {
+        open(&self.stores.keys, identifier)
+    }
+
+    pub(crate) fn identity(&self, identifier: &str) -> Result<Opened<dyn Identity>, CloudError> {
+        open(&self.stores.identities, identifier)
+    }
+
+    /// The component, whatever the guest says of itself.
+    pub(crate) const fn component(&self) -> &ComponentName {
+        &self.component
+    }
+
     pub(crate) fn room(&self) -> &blobstore::Room {
         &self.stores.room
     }
@@ -268,6 +299,8 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     messaging::link(linker)?;
     sql::link(linker)?;
     timers::link(linker)?;
+    keys::link(linker)?;
+    identity::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;
     if concurrent {
@@ -292,7 +325,8 @@ mod tests {
         let any = Store::Keyvalue(Arc::new(secrets(b"of the store")));
         stores.bind(StoreGrant::ANY, any);
         stores.reveal(secrets(b"listed"));
-        let cloud = Cloud::new(Arc::new(stores), None, 0);
+        let name: ComponentName = "guest".parse().unwrap();
+        let cloud = Cloud::new(name.clone(), Arc::new(stores), None, 0);
         let read = async |identifier| {
             let opened = cloud.keyvalue(identifier)?;
             opened.store.get(&opened.part, "key").await
@@ -303,7 +337,7 @@ mod tests {
         let store = opened.unwrap_or_else(|error| panic!("{error}"));
         let written = store.set("", "key", b"x", None).await;
         assert_eq!(written, Err(CloudError::AccessDenied));
-        let nothing = Cloud::new(Arc::default(), None, 0);
+        let nothing = Cloud::new(name, Arc::default(), None, 0);
         let opened = nothing.keyvalue("secrets").map(|opened| opened.store);
         let store = opened.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(store.get("", "key").await, Ok(None));

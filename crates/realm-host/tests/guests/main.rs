@@ -28,6 +28,7 @@ mod sql;
 mod swift;
 mod terms;
 mod unloading;
+mod vaults;
 
 use answers::*;
 use blobs::*;
@@ -46,6 +47,7 @@ use programs::*;
 use reuse::*;
 use secrets::*;
 use sql::*;
+use vaults::*;
 
 macro_rules! assert_test_exists {
     ($name:ident) => {

@@ -66,6 +66,22 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[bindings.k]\ninterface = 'realm:cloud/keys'\nbackend = 'embedded'\n[bindings.i]\ninterface = 'realm:cloud/identity'\nbackend = 'redis://a'\n[bindings.j]\ninterface = 'realm:cloud/identity'\nbackend = 'embedded'\nissuer = 'a b'\nsecret = 's'\n[secrets]\ns = 'age-encrypted:AAAA'",
+        &[
+            "bad-binding 2:13 | `openssl rand -base64 32 | realm secret set NAME` makes one: write `secret = \"NAME\"`",
+            "bad-binding 6:11 | write `embedded`",
+            "bad-binding 10:10 | write the URL below which `/.well-known/jwks.json` is served",
+        ],
+    ),
+    (
+        "[bindings.i]\ninterface = 'realm:cloud/identity'\nbackend = 'embedded'\nsecret = 's'\n[bindings.k]\ninterface = 'realm:cloud/keys'\nbackend = 'embedded'\nsecret = 's'\nissuer = 'https://a.example'\n[components.a]\nsource = 'file:a'\nbind = { '*' = 'k', 'identity:*' = 'i' }\n[secrets]\ns = 'age-encrypted:AAAA'",
+        &[
+            "bad-binding 2:13 | write the URL below which `/.well-known/jwks.json` is served: `issuer = \"https://shop.example.org\"`",
+            "no-effect 9:10",
+            "bad-binding 12:21",
+        ],
+    ),
+    (
         "[components.a]\nsource = 'https://a.example/a.wasm'",
         &["pin-required 2:10"],
     ),
