@@ -42,6 +42,9 @@ mod lies;
 mod limits;
 mod logging;
 mod logs;
+mod mail;
+#[path = "../peers/mail.rs"]
+mod mail_server;
 mod malice;
 mod manifest;
 mod many;

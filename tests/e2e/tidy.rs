@@ -68,6 +68,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rusqlite", &["realm-backends"]),
     ("tokio-postgres", &["realm-backends"]),
     ("aws-lc-rs", &["realm-backends"]),
+    ("lettre", &["realm-backends"]),
     ("chacha20poly1305", &["realm-backends"]),
     ("axum", &["realm-node"]),
     ("prometheus", &["realm-node"]),

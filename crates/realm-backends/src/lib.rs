@@ -10,6 +10,7 @@
 pub mod blobs;
 pub mod keys;
 pub mod keyvalue;
+pub mod mail;
 pub mod messaging;
 mod server;
 pub mod sql;

@@ -91,7 +91,11 @@ const PROVIDED: &[Package] = &[
         Line::Exactly("0.2.0-draft"),
     ),
     package("realm:cloud", &["timers"], Line::Exactly("0.1.0")),
-    package("realm:cloud", &["identity", "keys"], Line::Exactly("0.1.0")),
+    package(
+        "realm:cloud",
+        &["identity", "keys", "mail"],
+        Line::Exactly("0.1.0"),
+    ),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-draft")),
     package(
@@ -268,6 +272,7 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:sql", _) | ("realm:cloud", "sql" | "keys" | "identity") => {
             Some("opens only what `bind` names")
         }
+        ("realm:cloud", "mail") => Some("sends only through what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
@@ -317,6 +322,7 @@ mod tests {
             "realm:cloud/ttl@0.1.0",
             "realm:cloud/keys@0.1.0",
             "realm:cloud/identity@0.1.0",
+            "realm:cloud/mail@0.1.0",
         ] {
             assert!(provided(import), "{import}");
         }

@@ -1,6 +1,8 @@
 //! Bindings: what stands behind the interfaces that guests use, as a manifest names it, and what a node
 //! allows of it. Not how it is spoken to: that is the backends'.
 
+mod values;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::manifest::{ValueError, check_endpoint, check_region, dns_name, ends_in_a_number};
 use crate::{codes, fields::cut};
+
+pub(crate) use values::{issuer, prefix, sender};
 
 /// Identifiers that every component may open by itself, whatever it binds: its secrets.
 pub const SECRETS: &str = "secrets";
@@ -29,17 +33,20 @@ pub enum Interface {
     Keys,
     /// `realm:cloud/identity`.
     Identity,
+    /// `realm:cloud/mail`.
+    Mail,
 }
 
 impl Interface {
     /// Every interface, in the order of [`Interface::as_str`] in keys.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Keyvalue,
         Self::Blobstore,
         Self::Messaging,
         Self::Sql,
         Self::Keys,
         Self::Identity,
+        Self::Mail,
     ];
 
     /// As a manifest writes it: `wasi:keyvalue`.
@@ -51,6 +58,7 @@ impl Interface {
             Self::Sql => "wasi:sql",
             Self::Keys => "realm:cloud/keys",
             Self::Identity => "realm:cloud/identity",
+            Self::Mail => "realm:cloud/mail",
         }
     }
 
@@ -63,6 +71,7 @@ impl Interface {
             Self::Sql => "sql",
             Self::Keys => "keys",
             Self::Identity => "identity",
+            Self::Mail => "mail",
         }
     }
 }
@@ -91,6 +100,9 @@ pub struct Binding {
     /// Of an identity: who signs, as its tokens say.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub issuer: Option<String>,
+    /// Of mail: who may send, addresses and `*@DOMAIN`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub senders: Vec<String>,
 }
 
 /// What stands behind a binding.
@@ -127,6 +139,13 @@ pub enum Backend {
         /// The name of the database.
         database: String,
     },
+    /// A server that takes mail.
+    Smtp {
+        /// Where; `tls` is whether there is TLS at all.
+        server: Server,
+        /// Whether TLS begins after the first words.
+        starts: bool,
+    },
 }
 
 /// Where a server listens, and as whom it is asked.
@@ -142,16 +161,12 @@ pub struct Server {
     pub tls: bool,
 }
 
-/// Bytes of the prefix of a binding.
-const PREFIX_BYTES_MAX: usize = 128;
-/// Bytes of an issuer: it stands in every token.
-const ISSUER_BYTES_MAX: usize = 255;
 /// Bytes of a user or the name of a database.
 const WORD_BYTES_MAX: usize = 63;
 
 impl Backend {
     /// What a manifest may write, in words.
-    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]` or `postgres://[USER@]HOST[:PORT]/DATABASE` (with TLS `rediss://`, `tls://`; PostgreSQL without it by `?sslmode=disable`)";
+    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]`, `postgres://[USER@]HOST[:PORT]/DATABASE` or `smtp://[USER@]HOST[:PORT]` (with TLS `rediss://`, `tls://`, `smtps://`; PostgreSQL without it by `?sslmode=disable`, mail by `?tls=none`)";
 
     /// Whom a node has to allow, as `[backends] allow` in node.toml writes it; `None`: nobody.
     pub fn origin(&self) -> Option<String> {
@@ -160,6 +175,9 @@ impl Backend {
             Self::Redis { server, .. } => Some(format!("{}://{server}", redis_scheme(server))),
             Self::Nats { server } => Some(format!("{}://{server}", nats_scheme(server))),
             Self::Postgres { server, .. } => Some(format!("postgres://{server}")),
+            Self::Smtp { server, starts } => {
+                Some(format!("{}://{server}", smtp_scheme(server, *starts)))
+            }
             Self::S3 {
                 endpoint, bucket, ..
             } => Some(match endpoint {
@@ -172,11 +190,12 @@ impl Backend {
     /// Whether it can stand behind an interface.
     pub const fn fits(&self, interface: Interface) -> bool {
         match self {
-            Self::Embedded => true,
+            Self::Embedded => !matches!(interface, Interface::Mail),
             Self::Redis { .. } => matches!(interface, Interface::Keyvalue),
             Self::Nats { .. } => matches!(interface, Interface::Keyvalue | Interface::Messaging),
             Self::S3 { .. } => matches!(interface, Interface::Blobstore),
             Self::Postgres { .. } => matches!(interface, Interface::Sql),
+            Self::Smtp { .. } => matches!(interface, Interface::Mail),
         }
     }
 
@@ -188,7 +207,15 @@ impl Backend {
             Interface::Messaging => "`embedded` or `nats://…`",
             Interface::Sql => "`embedded` or `postgres://…`",
             Interface::Keys | Interface::Identity => "`embedded`",
+            Interface::Mail => "`smtp://…` or `smtps://…`",
         }
+    }
+}
+
+impl Server {
+    /// Whether it is on this machine, whoever asks.
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
 }
 
@@ -198,6 +225,14 @@ const fn redis_scheme(server: &Server) -> &'static str {
 
 const fn nats_scheme(server: &Server) -> &'static str {
     if server.tls { "tls" } else { "nats" }
+}
+
+const fn smtp_scheme(server: &Server, starts: bool) -> &'static str {
+    if server.tls && !starts {
+        "smtps"
+    } else {
+        "smtp"
+    }
 }
 
 /// Host and port, without the user.
@@ -229,6 +264,11 @@ impl fmt::Display for Backend {
             Self::Postgres { server, database } => {
                 let mode = if server.tls { "" } else { "?sslmode=disable" };
                 write!(f, "postgres://{}{server}/{database}{mode}", user(server))
+            }
+            Self::Smtp { server, starts } => {
+                let mode = if server.tls { "" } else { "?tls=none" };
+                let scheme = smtp_scheme(server, *starts);
+                write!(f, "{scheme}://{}{server}{mode}", user(server))
             }
             Self::S3 {
                 bucket,
@@ -365,6 +405,20 @@ fn read(text: &str) -> Result<Backend, Wrong> {
             Ok(Backend::Postgres { server, database })
         }
         "s3" => s3(authority, path, query),
+        "smtp" | "smtps" => {
+            if !path.is_empty() {
+                return wrong("a path has no place in it");
+            }
+            let starts = scheme == "smtp";
+            let tls = match query {
+                "" => true,
+                "tls=none" if starts => false,
+                _ => return wrong("only `?tls=none` may follow `smtp://…`"),
+            };
+            let server = server(authority, if starts { 587 } else { 465 }, tls)?;
+            let starts = starts && tls;
+            Ok(Backend::Smtp { server, starts })
+        }
         _ => wrong(format!("expected {}", Backend::EXPECTED)),
     }
 }
@@ -467,39 +521,6 @@ fn word(text: &str, what: &str) -> Result<String, Wrong> {
     ))
 }
 
-/// Reads the `prefix` of a binding.
-pub(crate) fn prefix(text: &str) -> Result<String, ValueError> {
-    let fits = text.len() <= PREFIX_BYTES_MAX
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte));
-    if fits {
-        return Ok(text.to_owned());
-    }
-    let message = format!(
-        "`{}` is not a prefix: it has up to {PREFIX_BYTES_MAX} letters, digits, `-`, `_`, `.`, `:` and `/`",
-        cut(text)
-    );
-    Err(ValueError::new(codes::BAD_BINDING, message))
-}
-
-/// Reads the `issuer` of a binding.
-pub(crate) fn issuer(text: &str) -> Result<String, ValueError> {
-    let fits = (1..=ISSUER_BYTES_MAX).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && !b"\"\\".contains(&byte));
-    if fits {
-        return Ok(text.to_owned());
-    }
-    let message = format!(
-        "`{}` is not an issuer: it has 1 to {ISSUER_BYTES_MAX} printable ASCII characters without spaces, quotes and `\\`",
-        cut(text)
-    );
-    let hint = "write the URL below which `/.well-known/jwks.json` is served";
-    Err(ValueError::new(codes::BAD_BINDING, message).hint(Some(hint)))
-}
-
 /// Reads a rule of `[backends] allow`: the origin of a backend, as [`Backend::origin`] says it.
 pub(crate) fn allowed(text: &str) -> Result<String, ValueError> {
     let because = |why: String, hint: Option<String>| {
@@ -525,7 +546,11 @@ pub(crate) fn allowed(text: &str) -> Result<String, ValueError> {
                 database: 0,
             },
         ) if server.user.is_none() => Ok(origin),
-        (Some(origin), Backend::Nats { server }) if server.user.is_none() => Ok(origin),
+        (Some(origin), Backend::Nats { server } | Backend::Smtp { server, .. })
+            if server.user.is_none() =>
+        {
+            Ok(origin)
+        }
         (Some(origin), Backend::Postgres { server, database })
             if server.user.is_none() && database == "a" =>
         {

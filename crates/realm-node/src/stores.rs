@@ -6,6 +6,7 @@
 
 mod derived;
 mod keyvalue;
+mod mail;
 pub(crate) mod messages;
 
 use std::collections::BTreeMap;
@@ -63,6 +64,7 @@ enum Held {
     Sql(Weak<dyn realm_model::cloud::Sql>),
     Keys(Weak<dyn realm_model::cloud::Keys>),
     Identity(Weak<dyn realm_model::cloud::Identity>),
+    Mail(Weak<dyn realm_model::cloud::Mailer>),
 }
 
 impl Held {
@@ -74,6 +76,7 @@ impl Held {
             Store::Sql(store) => Self::Sql(Arc::downgrade(store)),
             Store::Keys(store) => Self::Keys(Arc::downgrade(store)),
             Store::Identity(store) => Self::Identity(Arc::downgrade(store)),
+            Store::Mail(store) => Self::Mail(Arc::downgrade(store)),
         }
     }
 
@@ -85,6 +88,7 @@ impl Held {
             Self::Sql(store) => store.upgrade().map(Store::Sql),
             Self::Keys(store) => store.upgrade().map(Store::Keys),
             Self::Identity(store) => store.upgrade().map(Store::Identity),
+            Self::Mail(store) => store.upgrade().map(Store::Mail),
         }
     }
 }
@@ -186,7 +190,8 @@ impl Shelf {
             Backend::Redis { .. }
             | Backend::Nats { .. }
             | Backend::S3 { .. }
-            | Backend::Postgres { .. } => format!("{spec:?}"),
+            | Backend::Postgres { .. }
+            | Backend::Smtp { .. } => format!("{spec:?}"),
         };
         let value = password.map(|(digest, _)| digest);
         let key = (binding.clone(), spec.interface, words, value);
@@ -278,6 +283,7 @@ fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         Interface::Sql => sql(making),
         Interface::Keys => derived::keys(making),
         Interface::Identity => derived::identity(making),
+        Interface::Mail => mail::make(making),
     }
 }
 
@@ -319,9 +325,10 @@ fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
             })?;
             Ok(Store::Blobs(Arc::new(store)))
         }
-        Backend::Redis { .. } | Backend::Nats { .. } | Backend::Postgres { .. } => {
-            Err(later(making))
-        }
+        Backend::Redis { .. }
+        | Backend::Nats { .. }
+        | Backend::Postgres { .. }
+        | Backend::Smtp { .. } => Err(later(making)),
     }
 }
 
@@ -370,7 +377,10 @@ fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
                 }),
             }
         }
-        Backend::Redis { .. } | Backend::Nats { .. } | Backend::S3 { .. } => Err(later(making)),
+        Backend::Redis { .. }
+        | Backend::Nats { .. }
+        | Backend::S3 { .. }
+        | Backend::Smtp { .. } => Err(later(making)),
     }
 }
 

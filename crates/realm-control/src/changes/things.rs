@@ -86,6 +86,7 @@ fn binding_keys(binding: &Binding) -> Keys {
         prefix,
         secret,
         issuer,
+        senders,
     } = binding;
     let mut keys = Keys::new();
     let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
@@ -95,6 +96,9 @@ fn binding_keys(binding: &Binding) -> Keys {
         if let Some(value) = value {
             set(key, given(quoted(value)));
         }
+    }
+    if !senders.is_empty() {
+        keys.insert("senders".to_owned(), list(senders.iter().map(quoted)));
     }
     keys
 }

@@ -10,6 +10,7 @@ mod identity;
 mod keys;
 mod keyvalue;
 mod logging;
+mod mail;
 pub(crate) mod messaging;
 mod quota;
 mod secrets;
@@ -22,7 +23,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
-use realm_model::cloud::{Blobs, CloudError, Identity, KeyValue, Keys, Messaging, Secrets, Sql};
+use realm_model::cloud::{
+    Blobs, CloudError, Identity, KeyValue, Keys, Mailer, Messaging, Secrets, Sql,
+};
 use realm_model::grants::StoreGrant;
 use realm_model::name::ComponentName;
 use wasmtime::Result;
@@ -45,6 +48,7 @@ pub struct Stores {
     sql: Names<dyn Sql>,
     keys: Names<dyn Keys>,
     identities: Names<dyn Identity>,
+    mail: Names<dyn Mailer>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
@@ -70,6 +74,8 @@ pub enum Store {
     Keys(Arc<dyn Keys>),
     /// Of `realm:cloud/identity`.
     Identity(Arc<dyn Identity>),
+    /// Of `realm:cloud/mail`.
+    Mail(Arc<dyn Mailer>),
 }
 
 impl Store {
@@ -82,6 +88,7 @@ impl Store {
             Self::Sql(_) => Interface::Sql,
             Self::Keys(_) => Interface::Keys,
             Self::Identity(_) => Interface::Identity,
+            Self::Mail(_) => Interface::Mail,
         }
     }
 }
@@ -108,6 +115,7 @@ impl Stores {
             Store::Sql(store) => drop(self.sql.insert(identifier, store)),
             Store::Keys(store) => drop(self.keys.insert(identifier, store)),
             Store::Identity(store) => drop(self.identities.insert(identifier, store)),
+            Store::Mail(store) => drop(self.mail.insert(identifier, store)),
         }
     }
 
@@ -258,6 +266,10 @@ impl Cloud {
         open(&self.stores.identities, identifier)
     }
 
+    pub(crate) fn mail(&self, identifier: &str) -> Result<Opened<dyn Mailer>, CloudError> {
+        open(&self.stores.mail, identifier)
+    }
+
     /// The component, whatever the guest says of itself.
     pub(crate) const fn component(&self) -> &ComponentName {
         &self.component
@@ -301,6 +313,7 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     timers::link(linker)?;
     keys::link(linker)?;
     identity::link(linker)?;
+    mail::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;
     if concurrent {

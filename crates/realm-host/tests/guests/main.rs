@@ -16,6 +16,9 @@ mod keyvalue;
 mod limits;
 mod listening;
 mod logging;
+mod mail;
+#[path = "../../../../tests/peers/mail.rs"]
+mod mail_server;
 mod messages;
 mod network;
 mod outbound;
@@ -40,6 +43,7 @@ use keyvalue::*;
 use limits::*;
 use listening::*;
 use logging::*;
+use mail::*;
 use messages::*;
 use network::*;
 use outbound::*;

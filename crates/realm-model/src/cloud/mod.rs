@@ -1,7 +1,7 @@
 //! What stands behind the wasi-cloud interfaces: the words in which the host asks and backends answer.
 //!
 //! A binding of the manifest leads to one implementation of [`KeyValue`], [`Blobs`], [`Messaging`],
-//! [`Sql`], [`Keys`] or [`Identity`], embedded or in front of a server. Guests never see which. Not here: names of bindings and
+//! [`Sql`], [`Keys`], [`Identity`] or [`Mailer`], embedded or in front of a server. Guests never see which. Not here: names of bindings and
 //! where they lead (`binding`), who may open what (the host), and every implementation (`realm-backends`).
 //!
 //! Rules for all of them. A call that returned `Ok` is done, and durable as its backend says in
@@ -15,6 +15,7 @@ mod identity;
 mod keys;
 mod keyvalue;
 pub mod limits;
+pub mod mail;
 mod messaging;
 mod secrets;
 mod sql;
@@ -33,6 +34,7 @@ pub use keyvalue::{
     Change, Changes, Check, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned, check_key,
     check_ttl, check_value, increased,
 };
+pub use mail::{Mail, MailError, Mailer, may_send_as};
 pub use messaging::{
     DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Deliveries, Delivery, Group, Message,
     Messaging, Receipt, Subscription, check_message, check_pattern, check_topic, topic_matches,

@@ -82,6 +82,24 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[bindings.m]\ninterface = 'realm:cloud/mail'\nbackend = 'embedded'\n[bindings.n]\ninterface = 'realm:cloud/mail'\nbackend = 'smtp://mail.internal?tls=none'\nsecret = 's'\n[bindings.k]\ninterface = 'wasi:keyvalue'\nbackend = 'embedded'\nsenders = ['a@b.c']\n[secrets]\ns = 'age-encrypted:AAAA'",
+        &[
+            "bad-binding 3:11 | write `smtp://…` or `smtps://…`",
+            "bad-binding 5:13 | write whom the mail may come from: `senders = [\"shop@example.org\"]`",
+            "bad-binding 7:10 | leave `?tls=none` out, or `secret`",
+            "no-effect 11:11",
+        ],
+    ),
+    (
+        "[bindings.m]\ninterface = 'realm:cloud/mail'\nbackend = 'smtps://localhost'\nsenders = ['*', 'a b@c', 'a@b.c', 'a@b.c', '*@b.c']\n[components.a]\nsource = 'file:a'\nbind = { 'mail:*' = 'm' }",
+        &[
+            "bad-binding 4:12",
+            "bad-binding 4:17",
+            "duplicate-value 4:35",
+            "bad-binding 7:10",
+        ],
+    ),
+    (
         "[components.a]\nsource = 'https://a.example/a.wasm'",
         &["pin-required 2:10"],
     ),

@@ -72,6 +72,7 @@ fn read_binding(
     let prefix = fields.text(report, "prefix", binding::prefix);
     let secret = fields.text(report, "secret", |text| plain_name(text, "secret"));
     let issuer = fields.text(report, "issuer", binding::issuer);
+    let senders = fields.texts(report, "senders", binding::sender);
     let (interface, backend) = (interface?, backend?);
     if !backend.fits(interface) {
         let message = format!("`{backend}` cannot stand behind `{interface}`");
@@ -113,7 +114,29 @@ fn read_binding(
         let span = fields.value_span("issuer");
         report.warning(codes::NO_EFFECT, span, message, None);
     }
-    let is_own = matches!(backend, Backend::Embedded | Backend::Postgres { .. });
+    let is_mail = interface == Interface::Mail;
+    if is_mail && senders.is_empty() && fields.key_span("senders").is_none() {
+        let message = "nobody may send through this: it has no `senders`";
+        let hint = "write whom the mail may come from: `senders = [\"shop@example.org\"]`";
+        let span = fields.value_span("interface");
+        report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
+    }
+    if !is_mail && !senders.is_empty() {
+        let message = "`senders` has no effect here: only mail has some";
+        let span = fields.value_span("senders");
+        report.warning(codes::NO_EFFECT, span, message, None);
+    }
+    if let Backend::Smtp { server, .. } = &backend
+        && !server.tls
+        && secret.is_some()
+        && !server.is_loopback()
+    {
+        let message = "the password would go over the network for everybody to read";
+        let hint = "leave `?tls=none` out, or `secret`";
+        let span = fields.value_span("secret");
+        report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
+    }
+    let is_own = is_mail || matches!(backend, Backend::Embedded | Backend::Postgres { .. });
     if is_own && !is_derived && prefix.is_some() {
         let message = "`prefix` has no effect here: the store is the binding's own";
         let span = fields.value_span("prefix");
@@ -125,6 +148,7 @@ fn read_binding(
         prefix,
         secret,
         issuer,
+        senders: component::without_duplicates(report, "senders", senders),
     })
 }
 
@@ -164,10 +188,12 @@ pub(super) fn bind(
             report.error(codes::BAD_BINDING, span, message, None);
             continue;
         }
-        if interface == Interface::Identity && identifier == StoreGrant::ANY {
-            let message =
-                "an identity is bound to a name, not to `*`: it would be the same under each";
-            report.error(codes::BAD_BINDING, key_span, message.to_owned(), None);
+        let is_one = matches!(interface, Interface::Identity | Interface::Mail);
+        if is_one && identifier == StoreGrant::ANY {
+            let message = format!(
+                "`{interface}` is bound to a name, not to `*`: it would be the same under each"
+            );
+            report.error(codes::BAD_BINDING, key_span, message, None);
             continue;
         }
         if grants

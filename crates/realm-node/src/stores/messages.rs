@@ -31,7 +31,10 @@ pub(super) fn make(making: &Making<'_>) -> Result<Arc<dyn Messaging>, StepFailur
     match &making.spec.backend {
         Backend::Embedded => embedded(making),
         Backend::Nats { server } => nats(making, server),
-        Backend::Redis { .. } | Backend::S3 { .. } | Backend::Postgres { .. } => Err(later(making)),
+        Backend::Redis { .. }
+        | Backend::S3 { .. }
+        | Backend::Postgres { .. }
+        | Backend::Smtp { .. } => Err(later(making)),
     }
 }
 

@@ -18,6 +18,7 @@ pub static BINDING: Section = Section {
                 "wasi:sql",
                 "realm:cloud/keys",
                 "realm:cloud/identity",
+                "realm:cloud/mail",
             ]),
             absent: Absent::Refused,
             doc: "What it is for",
@@ -57,6 +58,16 @@ pub static BINDING: Section = Section {
             }),
             absent: Absent::Means("needed for an identity, without effect elsewhere"),
             doc: "Who signs, as the tokens of an identity say",
+        },
+        Key {
+            name: "senders",
+            kind: Kind::Texts(Form {
+                expected: "addresses like `shop@example.org`, and `*@example.org` for a whole domain",
+                pattern: "^[^@\\s]+@[A-Za-z0-9.-]+$",
+                example: "shop@example.org",
+            }),
+            absent: Absent::Means("needed for mail, without effect elsewhere"),
+            doc: "As whom mail may be sent",
         },
     ],
 };
