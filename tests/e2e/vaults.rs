@@ -119,7 +119,12 @@ async fn what_one_node_seals_another_opens() {
     .await;
     let root = shell(&first.realm, GENERATE);
     with_input(first.command(&["secret", "set", "root"]), root.as_bytes()).ok();
-    first.run(&["apply", "-y"]).ok();
+    let applied = first.run(&["apply", "-y"]).ok();
+    assert!(
+        !applied.stderr.contains("local-store"),
+        "{}",
+        applied.stderr
+    );
     let ask = async |at: usize, path: String| {
         let url = realms.nodes[at].agent().url(&path);
         eventually("it answers", async || {

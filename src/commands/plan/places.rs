@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use realm_model::binding::Backend;
+use realm_model::binding::{Backend, Interface};
 use realm_model::grants::StoreGrant;
 use realm_model::manifest::Manifest;
 use realm_model::why::{PlacementView, ProposedPlace, ProposedView, ReasonView};
@@ -55,7 +55,11 @@ pub(super) fn stores_apart(placement: &PlacementView, manifest: &Manifest) -> Ve
         let places = component.nodes.iter();
         let n_nodes = places.filter(|place| place.replicas > 0).count();
         let spec = manifest.components.get(&component.component)?;
-        let embedded = |store: &&StoreGrant| store.spec.backend == Backend::Embedded;
+        // What is derived from a secret is the same wherever that opens.
+        let kept = |interface| !matches!(interface, Interface::Keys | Interface::Identity);
+        let embedded = |store: &&StoreGrant| {
+            store.spec.backend == Backend::Embedded && kept(store.interface)
+        };
         let names = spec.grants.stores.iter().filter(embedded);
         let names: BTreeSet<String> = names.map(|one| format!("`{}`", one.binding)).collect();
         if n_nodes < 2 || names.is_empty() {
