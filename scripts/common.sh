@@ -74,6 +74,13 @@ need_postgresql() {
 		fail "PostgreSQL is missing" "on Debian: sudo apt-get install postgresql"
 }
 
+# need_python MODULE PACKAGE: the same for a module of Debian's own Python.
+need_python() {
+	/usr/bin/python3 -c "import $1" 2>/dev/null && return
+	install_packages "$2"
+	/usr/bin/python3 -c "import $1" 2>/dev/null || fail "Python has no \`$1\`" "on Debian: sudo apt-get install $2"
+}
+
 # need_cargo_tool COMMAND VERSION: brings a cargo subcommand, in a version that Rust 1.95 builds.
 need_cargo_tool() {
 	command -v "$1" >/dev/null && return

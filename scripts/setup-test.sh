@@ -41,5 +41,9 @@ need_package nats-server nats-server
 # What stands behind the SQL of guests, each server in a folder of a test.
 need_postgresql
 need_package setpriv util-linux
+# Judges tokens by their public keys; a server of mail.
+need_python jwt python3-jwt
+need_python cryptography python3-cryptography
+need_python aiosmtpd python3-aiosmtpd
 # Writes a password as Apache reads it.
 need_package openssl openssl

@@ -44,6 +44,9 @@ mod lies;
 mod limits;
 mod logging;
 mod logs;
+mod mail;
+#[path = "../peers/mail.rs"]
+mod mail_server;
 mod malice;
 mod manifest;
 mod many;
@@ -83,6 +86,7 @@ mod tidy;
 mod trust;
 mod up;
 mod upstream;
+mod vaults;
 mod versions;
 mod waiting;
 mod worlds;

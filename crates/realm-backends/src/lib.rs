@@ -8,7 +8,9 @@
 #![warn(missing_docs)]
 
 pub mod blobs;
+pub mod keys;
 pub mod keyvalue;
+pub mod mail;
 pub mod messaging;
 mod server;
 pub mod sql;

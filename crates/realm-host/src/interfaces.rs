@@ -91,6 +91,11 @@ const PROVIDED: &[Package] = &[
         Line::Exactly("0.2.0-draft"),
     ),
     package("realm:cloud", &["timers"], Line::Exactly("0.1.0")),
+    package(
+        "realm:cloud",
+        &["identity", "keys", "mail"],
+        Line::Exactly("0.1.0"),
+    ),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-draft")),
     package(
@@ -286,10 +291,13 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:keyvalue", "store") | ("spin:key-value", _) => Some("opens only what `bind` names"),
         ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) | ("realm:cloud", "timers") => Some("reaches only what `bind` names"),
-        ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
         ("wasmcloud:secrets", _) => Some("holds only what `secrets` names"),
         ("wasi:otel", "metrics" | "tracing") => Some("reaches only what `bind` names"),
         ("wasi:otel", "logs") => Some("goes to the component's log unless `bind` says otherwise"),
+        ("wasi:sql", _) | ("realm:cloud", "sql" | "keys" | "identity") => {
+            Some("opens only what `bind` names")
+        }
+        ("realm:cloud", "mail") => Some("sends only through what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
@@ -337,6 +345,9 @@ mod tests {
             "wasi:keyvalue/atomics@0.2.0-draft2",
             "spin:key-value/key-value@3.0.0",
             "realm:cloud/ttl@0.1.0",
+            "realm:cloud/keys@0.1.0",
+            "realm:cloud/identity@0.1.0",
+            "realm:cloud/mail@0.1.0",
         ] {
             assert!(provided(import), "{import}");
         }

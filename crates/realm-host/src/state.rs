@@ -18,7 +18,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::clock::Clock;
 use crate::cloud::blobstore::Outgoing;
 use crate::cloud::otel::Ambient;
-use crate::cloud::{self, Cloud, KeyvalueView, Revealed, Speaker, messaging, otel, sql};
+use crate::cloud::{self, Cloud, KeysView, KeyvalueView, Revealed, Speaker, messaging, otel, sql};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -129,6 +129,13 @@ impl State {
     pub(crate) fn sql(&mut self) -> sql::View<'_> {
         sql::View {
             cloud: &mut self.cloud,
+            table: &mut self.table,
+        }
+    }
+
+    pub(crate) fn keys(&mut self) -> KeysView<'_> {
+        KeysView {
+            cloud: &self.cloud,
             table: &mut self.table,
         }
     }

@@ -1,6 +1,8 @@
 //! Bindings: what stands behind the interfaces that guests use, as a manifest names it, and what a node
 //! allows of it. Not how it is spoken to: that is the backends'.
 
+mod values;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::manifest::{ValueError, check_endpoint, check_region, dns_name, ends_in_a_number};
 use crate::{codes, fields::cut};
+
+pub(crate) use values::{issuer, prefix, sender};
 
 /// Identifiers that every component may open by itself, whatever it binds: its secrets.
 pub const SECRETS: &str = "secrets";
@@ -27,16 +31,25 @@ pub enum Interface {
     Sql,
     /// `wasi:otel`.
     Otel,
+    /// `realm:cloud/keys`.
+    Keys,
+    /// `realm:cloud/identity`.
+    Identity,
+    /// `realm:cloud/mail`.
+    Mail,
 }
 
 impl Interface {
     /// Every interface, in the order of [`Interface::as_str`] in keys.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 8] = [
         Self::Keyvalue,
         Self::Blobstore,
         Self::Messaging,
         Self::Sql,
         Self::Otel,
+        Self::Keys,
+        Self::Identity,
+        Self::Mail,
     ];
 
     /// As a manifest writes it: `wasi:keyvalue`.
@@ -47,10 +60,13 @@ impl Interface {
             Self::Messaging => "wasi:messaging",
             Self::Sql => "wasi:sql",
             Self::Otel => "wasi:otel",
+            Self::Keys => "realm:cloud/keys",
+            Self::Identity => "realm:cloud/identity",
+            Self::Mail => "realm:cloud/mail",
         }
     }
 
-    /// Without its package's name space: `keyvalue`.
+    /// Its last word: `keyvalue`.
     pub const fn short(self) -> &'static str {
         match self {
             Self::Keyvalue => "keyvalue",
@@ -58,6 +74,9 @@ impl Interface {
             Self::Messaging => "messaging",
             Self::Sql => "sql",
             Self::Otel => "otel",
+            Self::Keys => "keys",
+            Self::Identity => "identity",
+            Self::Mail => "mail",
         }
     }
 }
@@ -75,12 +94,20 @@ pub struct Binding {
     pub interface: Interface,
     /// What stands behind it.
     pub backend: Backend,
-    /// What stands before every name on a server: `None`: the binding's own name.
+    /// What stands before every name on a server, and tells vaults over the same roots apart: `None`: the
+    /// binding's own name.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub prefix: Option<String>,
-    /// The name under `[secrets]` of the password, or of `USER:PASSWORD`; of a collector the headers.
+    /// The name under `[secrets]` of the password, or of `USER:PASSWORD`; of a collector that of its
+    /// headers, of keys and identities that of their roots.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub secret: Option<String>,
+    /// Of an identity: who signs, as its tokens say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub issuer: Option<String>,
+    /// Of mail: who may send, addresses and `*@DOMAIN`.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub senders: Vec<String>,
 }
 
 /// What stands behind a binding.
@@ -124,6 +151,13 @@ pub enum Backend {
         /// What stands before `/v1/traces`, or nothing: `/otlp`.
         path: String,
     },
+    /// A server that takes mail.
+    Smtp {
+        /// Where; `tls` is whether there is TLS at all.
+        server: Server,
+        /// Whether TLS begins after the first words.
+        starts: bool,
+    },
 }
 
 /// Where a server listens, and as whom it is asked.
@@ -139,14 +173,12 @@ pub struct Server {
     pub tls: bool,
 }
 
-/// Bytes of the prefix of a binding.
-const PREFIX_BYTES_MAX: usize = 128;
 /// Bytes of a user or the name of a database.
 const WORD_BYTES_MAX: usize = 63;
 
 impl Backend {
     /// What a manifest may write, in words.
-    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]`, `postgres://[USER@]HOST[:PORT]/DATABASE` or `otlp+http://HOST[:PORT]` (with TLS `rediss://`, `tls://`, `otlp+https://`; PostgreSQL without it by `?sslmode=disable`)";
+    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]`, `postgres://[USER@]HOST[:PORT]/DATABASE`, `otlp+http://HOST[:PORT]` or `smtp://[USER@]HOST[:PORT]` (with TLS `rediss://`, `tls://`, `otlp+https://`, `smtps://`; PostgreSQL without it by `?sslmode=disable`, mail by `?tls=none`)";
 
     /// Whom a node has to allow, as `[backends] allow` in node.toml writes it; `None`: nobody.
     pub fn origin(&self) -> Option<String> {
@@ -156,6 +188,9 @@ impl Backend {
             Self::Nats { server } => Some(format!("{}://{server}", nats_scheme(server))),
             Self::Postgres { server, .. } => Some(format!("postgres://{server}")),
             Self::Otlp { server, .. } => Some(format!("{}://{server}", otlp_scheme(server))),
+            Self::Smtp { server, starts } => {
+                Some(format!("{}://{server}", smtp_scheme(server, *starts)))
+            }
             Self::S3 {
                 endpoint, bucket, ..
             } => Some(match endpoint {
@@ -168,12 +203,13 @@ impl Backend {
     /// Whether it can stand behind an interface.
     pub const fn fits(&self, interface: Interface) -> bool {
         match self {
-            Self::Embedded => true,
+            Self::Embedded => !matches!(interface, Interface::Mail),
             Self::Redis { .. } => matches!(interface, Interface::Keyvalue),
             Self::Nats { .. } => matches!(interface, Interface::Keyvalue | Interface::Messaging),
             Self::S3 { .. } => matches!(interface, Interface::Blobstore),
             Self::Postgres { .. } => matches!(interface, Interface::Sql),
             Self::Otlp { .. } => matches!(interface, Interface::Otel),
+            Self::Smtp { .. } => matches!(interface, Interface::Mail),
         }
     }
 
@@ -185,7 +221,16 @@ impl Backend {
             Interface::Messaging => "`embedded` or `nats://…`",
             Interface::Sql => "`embedded` or `postgres://…`",
             Interface::Otel => "`embedded`, `otlp+http://…` or `otlp+https://…`",
+            Interface::Keys | Interface::Identity => "`embedded`",
+            Interface::Mail => "`smtp://…` or `smtps://…`",
         }
+    }
+}
+
+impl Server {
+    /// Whether it is on this machine, whoever asks.
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
     }
 }
 
@@ -202,6 +247,14 @@ const fn otlp_scheme(server: &Server) -> &'static str {
         "otlp+https"
     } else {
         "otlp+http"
+    }
+}
+
+const fn smtp_scheme(server: &Server, starts: bool) -> &'static str {
+    if server.tls && !starts {
+        "smtps"
+    } else {
+        "smtp"
     }
 }
 
@@ -236,6 +289,11 @@ impl fmt::Display for Backend {
                 write!(f, "postgres://{}{server}/{database}{mode}", user(server))
             }
             Self::Otlp { server, path } => write!(f, "{}://{server}{path}", otlp_scheme(server)),
+            Self::Smtp { server, starts } => {
+                let mode = if server.tls { "" } else { "?tls=none" };
+                let scheme = smtp_scheme(server, *starts);
+                write!(f, "{scheme}://{}{server}{mode}", user(server))
+            }
             Self::S3 {
                 bucket,
                 region,
@@ -382,6 +440,20 @@ fn read(text: &str) -> Result<Backend, Wrong> {
             let path = otlp_path(path)?;
             Ok(Backend::Otlp { server, path })
         }
+        "smtp" | "smtps" => {
+            if !path.is_empty() {
+                return wrong("a path has no place in it");
+            }
+            let starts = scheme == "smtp";
+            let tls = match query {
+                "" => true,
+                "tls=none" if starts => false,
+                _ => return wrong("only `?tls=none` may follow `smtp://…`"),
+            };
+            let server = server(authority, if starts { 587 } else { 465 }, tls)?;
+            let starts = starts && tls;
+            Ok(Backend::Smtp { server, starts })
+        }
         _ => wrong(format!("expected {}", Backend::EXPECTED)),
     }
 }
@@ -508,22 +580,6 @@ fn word(text: &str, what: &str) -> Result<String, Wrong> {
     ))
 }
 
-/// Reads the `prefix` of a binding.
-pub(crate) fn prefix(text: &str) -> Result<String, ValueError> {
-    let fits = text.len() <= PREFIX_BYTES_MAX
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte));
-    if fits {
-        return Ok(text.to_owned());
-    }
-    let message = format!(
-        "`{}` is not a prefix: it has up to {PREFIX_BYTES_MAX} letters, digits, `-`, `_`, `.`, `:` and `/`",
-        cut(text)
-    );
-    Err(ValueError::new(codes::BAD_BINDING, message))
-}
-
 /// Reads a rule of `[backends] allow`: the origin of a backend, as [`Backend::origin`] says it.
 pub(crate) fn allowed(text: &str) -> Result<String, ValueError> {
     let because = |why: String, hint: Option<String>| {
@@ -549,8 +605,12 @@ pub(crate) fn allowed(text: &str) -> Result<String, ValueError> {
                 database: 0,
             },
         ) if server.user.is_none() => Ok(origin),
-        (Some(origin), Backend::Nats { server }) if server.user.is_none() => Ok(origin),
         (Some(origin), Backend::Otlp { path, .. }) if path.is_empty() => Ok(origin),
+        (Some(origin), Backend::Nats { server } | Backend::Smtp { server, .. })
+            if server.user.is_none() =>
+        {
+            Ok(origin)
+        }
         (Some(origin), Backend::Postgres { server, database })
             if server.user.is_none() && database == "a" =>
         {

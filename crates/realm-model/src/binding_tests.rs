@@ -80,6 +80,27 @@ fn a_backend_is_read_in_one_way() {
 }
 
 #[test]
+fn mail_is_brought_over_tls_unless_it_says_otherwise() {
+    for (text, shown, origin) in [
+        ("smtp://Mail", "smtp://mail:587", "smtp://mail:587"),
+        ("smtps://a@mail", "smtps://a@mail:465", "smtps://mail:465"),
+        ("smtps://mail:587", "smtps://mail:587", "smtps://mail:587"),
+        (
+            "smtp://[::1]:25?tls=none",
+            "smtp://[::1]:25?tls=none",
+            "smtp://[::1]:25",
+        ),
+    ] {
+        check(text, Ok((shown, Some(origin))));
+        assert_eq!(super::allowed(origin).as_deref(), Ok(origin));
+    }
+    check("smtps://mail?tls=none", Err("only `?tls=none`"));
+    check("smtp://mail?tls=maybe", Err("only `?tls=none`"));
+    check("smtp://mail/x", Err("path"));
+    check("smtp://a:hunter2@mail", Err("a password would be readable"));
+}
+
+#[test]
 fn what_is_none_says_why_and_shows_no_password() {
     check("mongodb://a", Err("expected `embedded`"));
     check("redis://app:hunter2@a", Err("a password would be readable"));

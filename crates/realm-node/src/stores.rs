@@ -4,7 +4,9 @@
 //! Who may open what is the host's; how a store works is `realm_backends`'. A server is asked only where
 //! node.toml names it, whatever a manifest says.
 
+mod derived;
 mod keyvalue;
+mod mail;
 pub(crate) mod messages;
 mod telemetry;
 
@@ -65,6 +67,9 @@ enum Held {
     Messaging(Weak<dyn realm_model::cloud::Messaging>),
     Sql(Weak<dyn realm_model::cloud::Sql>),
     Otel(Weak<dyn realm_model::cloud::telemetry::Telemetry>),
+    Keys(Weak<dyn realm_model::cloud::Keys>),
+    Identity(Weak<dyn realm_model::cloud::Identity>),
+    Mail(Weak<dyn realm_model::cloud::Mailer>),
 }
 
 /// For whom a store is asked.
@@ -81,6 +86,9 @@ impl Held {
             Store::Messaging(store) => Self::Messaging(Arc::downgrade(store)),
             Store::Sql(store) => Self::Sql(Arc::downgrade(store)),
             Store::Otel(store) => Self::Otel(Arc::downgrade(store)),
+            Store::Keys(store) => Self::Keys(Arc::downgrade(store)),
+            Store::Identity(store) => Self::Identity(Arc::downgrade(store)),
+            Store::Mail(store) => Self::Mail(Arc::downgrade(store)),
         }
     }
 
@@ -91,6 +99,9 @@ impl Held {
             Self::Messaging(store) => store.upgrade().map(Store::Messaging),
             Self::Sql(store) => store.upgrade().map(Store::Sql),
             Self::Otel(store) => store.upgrade().map(Store::Otel),
+            Self::Keys(store) => store.upgrade().map(Store::Keys),
+            Self::Identity(store) => store.upgrade().map(Store::Identity),
+            Self::Mail(store) => store.upgrade().map(Store::Mail),
         }
     }
 }
@@ -203,12 +214,14 @@ impl Shelf {
         self.check(grant)?;
         // Two components that bind one embedded store have one, whatever else their manifests say.
         let words = match spec.backend {
+            Backend::Embedded if derived::is(spec.interface) => format!("{spec:?}"),
             Backend::Embedded => String::new(),
             Backend::Redis { .. }
             | Backend::Nats { .. }
             | Backend::S3 { .. }
             | Backend::Postgres { .. }
-            | Backend::Otlp { .. } => format!("{spec:?}"),
+            | Backend::Otlp { .. }
+            | Backend::Smtp { .. } => format!("{spec:?}"),
         };
         let value = password.map(|(digest, _)| digest);
         let key = (binding.clone(), spec.interface, words, value);
@@ -315,6 +328,9 @@ fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         Interface::Sql => sql(making),
         // Each component has one of its own.
         Interface::Otel => Err(later(making)),
+        Interface::Keys => derived::keys(making),
+        Interface::Identity => derived::identity(making),
+        Interface::Mail => mail::make(making),
     }
 }
 
@@ -358,7 +374,8 @@ fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
         Backend::Redis { .. }
         | Backend::Nats { .. }
         | Backend::Postgres { .. }
-        | Backend::Otlp { .. } => Err(later(making)),
+        | Backend::Otlp { .. }
+        | Backend::Smtp { .. } => Err(later(making)),
     }
 }
 
@@ -409,7 +426,8 @@ fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
         Backend::Redis { .. }
         | Backend::Nats { .. }
         | Backend::S3 { .. }
-        | Backend::Otlp { .. } => Err(later(making)),
+        | Backend::Otlp { .. }
+        | Backend::Smtp { .. } => Err(later(making)),
     }
 }
 

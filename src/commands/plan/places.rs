@@ -55,9 +55,13 @@ pub(super) fn stores_apart(placement: &PlacementView, manifest: &Manifest) -> Ve
         let places = component.nodes.iter();
         let n_nodes = places.filter(|place| place.replicas > 0).count();
         let spec = manifest.components.get(&component.component)?;
-        // Each node shows what its own guests measure: nothing is apart that belongs together.
+        // What is derived from a secret is the same wherever that opens, and each node shows what its own
+        // guests measure: nothing is apart that belongs together.
+        let kept = |interface| {
+            !matches!(interface, Interface::Keys | Interface::Identity | Interface::Otel)
+        };
         let embedded = |store: &&StoreGrant| {
-            store.spec.backend == Backend::Embedded && store.interface != Interface::Otel
+            store.spec.backend == Backend::Embedded && kept(store.interface)
         };
         let names = spec.grants.stores.iter().filter(embedded);
         let names: BTreeSet<String> = names.map(|one| format!("`{}`", one.binding)).collect();

@@ -85,15 +85,20 @@ fn binding_keys(binding: &Binding) -> Keys {
         backend,
         prefix,
         secret,
+        issuer,
+        senders,
     } = binding;
     let mut keys = Keys::new();
     let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
     set("interface", given(quoted(interface.as_str())));
     set("backend", given(quoted(backend.to_string())));
-    for (key, value) in [("prefix", prefix), ("secret", secret)] {
+    for (key, value) in [("prefix", prefix), ("secret", secret), ("issuer", issuer)] {
         if let Some(value) = value {
             set(key, given(quoted(value)));
         }
+    }
+    if !senders.is_empty() {
+        keys.insert("senders".to_owned(), list(senders.iter().map(quoted)));
     }
     keys
 }

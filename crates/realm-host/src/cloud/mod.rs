@@ -6,8 +6,11 @@
 //! where a binding leads.
 
 pub(crate) mod blobstore;
+mod identity;
+mod keys;
 mod keyvalue;
 mod logging;
+mod mail;
 pub(crate) mod messaging;
 pub(crate) mod otel;
 mod quota;
@@ -22,11 +25,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
 use realm_model::cloud::telemetry::Telemetry;
-use realm_model::cloud::{Blobs, CloudError, KeyValue, Messaging, Secrets, Sql};
+use realm_model::cloud::{
+    Blobs, CloudError, Identity, KeyValue, Keys, Mailer, Messaging, Secrets, Sql,
+};
 use realm_model::grants::StoreGrant;
+use realm_model::name::ComponentName;
 use wasmtime::Result;
 use wasmtime::component::Linker;
 
+pub(crate) use keys::View as KeysView;
 pub(crate) use keyvalue::{View as KeyvalueView, Watcher};
 pub(crate) use logging::Speaker;
 pub(crate) use quota::Operations;
@@ -41,6 +48,9 @@ pub struct Stores {
     blobs: Names<dyn Blobs>,
     messaging: Names<dyn Messaging>,
     sql: Names<dyn Sql>,
+    keys: Names<dyn Keys>,
+    identities: Names<dyn Identity>,
+    mail: Names<dyn Mailer>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
@@ -67,6 +77,12 @@ pub enum Store {
     Sql(Arc<dyn Sql>),
     /// Of `wasi:otel`.
     Otel(Arc<dyn Telemetry>),
+    /// Of `realm:cloud/keys`.
+    Keys(Arc<dyn Keys>),
+    /// Of `realm:cloud/identity`.
+    Identity(Arc<dyn Identity>),
+    /// Of `realm:cloud/mail`.
+    Mail(Arc<dyn Mailer>),
 }
 
 impl Store {
@@ -78,6 +94,9 @@ impl Store {
             Self::Messaging(_) => Interface::Messaging,
             Self::Sql(_) => Interface::Sql,
             Self::Otel(_) => Interface::Otel,
+            Self::Keys(_) => Interface::Keys,
+            Self::Identity(_) => Interface::Identity,
+            Self::Mail(_) => Interface::Mail,
         }
     }
 }
@@ -104,6 +123,9 @@ impl Stores {
             Store::Sql(store) => drop(self.sql.insert(identifier, store)),
             // It has no names to open: there is one.
             Store::Otel(store) => self.telemetry.to = Some(store),
+            Store::Keys(store) => drop(self.keys.insert(identifier, store)),
+            Store::Identity(store) => drop(self.identities.insert(identifier, store)),
+            Store::Mail(store) => drop(self.mail.insert(identifier, store)),
         }
     }
 
@@ -157,6 +179,8 @@ const KEPT_BY_ALL_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The stores of one instance, and what it may still do with them.
 #[derive(Clone)]
 pub(crate) struct Cloud {
+    /// Whose instance it is.
+    component: ComponentName,
     stores: Arc<Stores>,
     /// Shared by the instances of a replica; `None`: not counted.
     operations: Option<Arc<Operations>>,
@@ -223,6 +247,7 @@ impl Kept {
 
 impl Cloud {
     pub(crate) fn new(
+        component: ComponentName,
         stores: Arc<Stores>,
         operations: Option<Arc<Operations>>,
         bytes_max: u64,
@@ -232,6 +257,7 @@ impl Cloud {
             by_all: Arc::clone(&stores.kept),
         };
         Self {
+            component,
             stores,
             operations,
             bytes_max,
@@ -314,6 +340,23 @@ impl Cloud {
         open(&self.stores.sql, identifier)
     }
 
+    pub(crate) fn keys(&self, identifier: &str) -> Result<Opened<dyn Keys>, CloudError> {
+        open(&self.stores.keys, identifier)
+    }
+
+    pub(crate) fn identity(&self, identifier: &str) -> Result<Opened<dyn Identity>, CloudError> {
+        open(&self.stores.identities, identifier)
+    }
+
+    pub(crate) fn mail(&self, identifier: &str) -> Result<Opened<dyn Mailer>, CloudError> {
+        open(&self.stores.mail, identifier)
+    }
+
+    /// The component, whatever the guest says of itself.
+    pub(crate) const fn component(&self) -> &ComponentName {
+        &self.component
+    }
+
     pub(crate) fn room(&self) -> &blobstore::Room {
         &self.stores.room
     }
@@ -350,6 +393,9 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     messaging::link(linker)?;
     sql::link(linker)?;
     timers::link(linker)?;
+    keys::link(linker)?;
+    identity::link(linker)?;
+    mail::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;
     otel::link(linker)?;
@@ -407,7 +453,8 @@ mod tests {
         let any = Store::Keyvalue(Arc::new(secrets(b"of the store")));
         stores.bind(StoreGrant::ANY, any);
         stores.reveal(secrets(b"listed"));
-        let cloud = Cloud::new(Arc::new(stores), None, 0);
+        let name: ComponentName = "guest".parse().unwrap();
+        let cloud = Cloud::new(name.clone(), Arc::new(stores), None, 0);
         let read = async |identifier| {
             let opened = cloud.keyvalue(identifier)?;
             opened.store.get(&opened.part, "key").await
@@ -418,7 +465,7 @@ mod tests {
         let store = opened.unwrap_or_else(|error| panic!("{error}"));
         let written = store.set("", "key", b"x", None).await;
         assert_eq!(written, Err(CloudError::AccessDenied));
-        let nothing = Cloud::new(Arc::default(), None, 0);
+        let nothing = Cloud::new(name, Arc::default(), None, 0);
         let opened = nothing.keyvalue("secrets").map(|opened| opened.store);
         let store = opened.unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(store.get("", "key").await, Ok(None));

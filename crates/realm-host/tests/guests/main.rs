@@ -16,6 +16,9 @@ mod keyvalue;
 mod limits;
 mod listening;
 mod logging;
+mod mail;
+#[path = "../../../../tests/peers/mail.rs"]
+mod mail_server;
 mod messages;
 mod network;
 mod otel;
@@ -29,6 +32,7 @@ mod sql;
 mod swift;
 mod terms;
 mod unloading;
+mod vaults;
 mod worlds;
 
 use answers::*;
@@ -41,6 +45,7 @@ use keyvalue::*;
 use limits::*;
 use listening::*;
 use logging::*;
+use mail::*;
 use messages::*;
 use network::*;
 use otel::*;
@@ -49,6 +54,7 @@ use programs::*;
 use reuse::*;
 use secrets::*;
 use sql::*;
+use vaults::*;
 use worlds::*;
 
 macro_rules! assert_test_exists {

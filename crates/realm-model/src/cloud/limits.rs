@@ -64,6 +64,14 @@ pub const TRANSACTION_AGE_MS_MAX: u64 = 10 * 60 * 1_000;
 pub const SESSIONS_MAX: usize = 32;
 /// Databases of one binding of the node's own.
 pub const DATABASES_MAX: usize = 100;
+/// Bytes that one call encrypts, signs or codes: what is larger gets a data key.
+pub const KEYED_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the context of an encryption.
+pub const CONTEXT_BYTES_MAX: usize = 8 * 1024;
+/// Seconds that a token is good for, at most.
+pub const TOKEN_SEC_MAX: u32 = 3_600;
+/// Bytes of a token, and what is no longer than that is looked at.
+pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
 /// Milliseconds after which a backend's call has an answer, be it that there is none. Less than a
 /// person's patience, more than a busy server's worst.
 pub const CALL_TIMEOUT_MS: u64 = 10_000;

@@ -1,7 +1,7 @@
 //! What stands behind the wasi-cloud interfaces: the words in which the host asks and backends answer.
 //!
-//! A binding of the manifest leads to one implementation of [`KeyValue`], [`Blobs`], [`Messaging`] or
-//! [`Sql`], embedded or in front of a server. Guests never see which. Not here: names of bindings and
+//! A binding of the manifest leads to one implementation of [`KeyValue`], [`Blobs`], [`Messaging`],
+//! [`Sql`], [`Keys`], [`Identity`] or [`Mailer`], embedded or in front of a server. Guests never see which. Not here: names of bindings and
 //! where they lead (`binding`), who may open what (the host), and every implementation (`realm-backends`).
 //!
 //! Rules for all of them. A call that returned `Ok` is done, and durable as its backend says in
@@ -11,8 +11,11 @@
 //! ([`limits::NAME_BYTES_MAX`], no control characters); keys and values within the caps here.
 
 mod blobs;
+mod identity;
+mod keys;
 mod keyvalue;
 pub mod limits;
+pub mod mail;
 mod messaging;
 mod secrets;
 mod sql;
@@ -26,10 +29,13 @@ pub use blobs::{
     Blob, BlobSource, Blobs, ContainerInfo, ObjectInfo, check_container, check_object, copy_time,
     range_of,
 };
+pub use identity::{Claims, Identity, IdentityError};
+pub use keys::{DataKey, KeyName, Keys, KeysError, PublicSigningKey, check_key_name};
 pub use keyvalue::{
     Change, Changes, Check, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned, check_key,
     check_ttl, check_value, increased,
 };
+pub use mail::{Mail, MailError, Mailer, may_send_as};
 pub use messaging::{
     DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Deliveries, Delivery, Group, Message,
     Messaging, Receipt, Subscription, check_message, check_pattern, check_topic, topic_matches,

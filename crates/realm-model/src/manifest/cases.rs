@@ -78,6 +78,40 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[bindings.k]\ninterface = 'realm:cloud/keys'\nbackend = 'embedded'\n[bindings.i]\ninterface = 'realm:cloud/identity'\nbackend = 'redis://a'\n[bindings.j]\ninterface = 'realm:cloud/identity'\nbackend = 'embedded'\nissuer = 'a b'\nsecret = 's'\n[secrets]\ns = 'age-encrypted:AAAA'",
+        &[
+            "bad-binding 2:13 | `openssl rand -base64 32 | realm secret set NAME` makes one: write `secret = \"NAME\"`",
+            "bad-binding 6:11 | write `embedded`",
+            "bad-binding 10:10 | write the URL below which `/.well-known/jwks.json` is served",
+        ],
+    ),
+    (
+        "[bindings.i]\ninterface = 'realm:cloud/identity'\nbackend = 'embedded'\nsecret = 's'\n[bindings.k]\ninterface = 'realm:cloud/keys'\nbackend = 'embedded'\nsecret = 's'\nissuer = 'https://a.example'\n[components.a]\nsource = 'file:a'\nbind = { '*' = 'k', 'identity:*' = 'i' }\n[secrets]\ns = 'age-encrypted:AAAA'",
+        &[
+            "bad-binding 2:13 | write the URL below which `/.well-known/jwks.json` is served: `issuer = \"https://shop.example.org\"`",
+            "no-effect 9:10",
+            "bad-binding 12:21",
+        ],
+    ),
+    (
+        "[bindings.m]\ninterface = 'realm:cloud/mail'\nbackend = 'embedded'\n[bindings.n]\ninterface = 'realm:cloud/mail'\nbackend = 'smtp://mail.internal?tls=none'\nsecret = 's'\n[bindings.k]\ninterface = 'wasi:keyvalue'\nbackend = 'embedded'\nsenders = ['a@b.c']\n[secrets]\ns = 'age-encrypted:AAAA'",
+        &[
+            "bad-binding 3:11 | write `smtp://…` or `smtps://…`",
+            "bad-binding 5:13 | write whom the mail may come from: `senders = [\"shop@example.org\"]`",
+            "bad-binding 7:10 | leave `?tls=none` out, or `secret`",
+            "no-effect 11:11",
+        ],
+    ),
+    (
+        "[bindings.m]\ninterface = 'realm:cloud/mail'\nbackend = 'smtps://localhost'\nsenders = ['*', 'a b@c', 'a@b.c', 'a@b.c', '*@b.c']\n[components.a]\nsource = 'file:a'\nbind = { 'mail:*' = 'm' }",
+        &[
+            "bad-binding 4:12",
+            "bad-binding 4:17",
+            "duplicate-value 4:35",
+            "bad-binding 7:10",
+        ],
+    ),
+    (
         "[components.a]\nsource = 'https://a.example/a.wasm'",
         &["pin-required 2:10"],
     ),

@@ -71,6 +71,8 @@ fn read_binding(
     });
     let prefix = fields.text(report, "prefix", binding::prefix);
     let secret = fields.text(report, "secret", |text| plain_name(text, "secret"));
+    let issuer = fields.text(report, "issuer", binding::issuer);
+    let senders = fields.texts(report, "senders", binding::sender);
     let (interface, backend) = (interface?, backend?);
     if !backend.fits(interface) {
         let message = format!("`{backend}` cannot stand behind `{interface}`");
@@ -88,8 +90,54 @@ fn read_binding(
         let span = fields.value_span("secret");
         report.error(codes::UNKNOWN_SECRET, span, message, Some(hint));
     }
-    let owns = matches!(backend, Backend::Embedded | Backend::Otlp { .. });
-    if owns && prefix.is_some() {
+    let is_derived = matches!(interface, Interface::Keys | Interface::Identity);
+    if is_derived && secret.is_none() && fields.key_span("secret").is_none() {
+        let message = format!("`{interface}` is derived from a `secret`, which is not named");
+        let hint = "`openssl rand -base64 32 | realm secret set NAME` makes one: write `secret = \"NAME\"`";
+        let span = fields.value_span("interface");
+        report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
+    }
+    let is_identity = interface == Interface::Identity;
+    if is_identity && issuer.is_none() && fields.key_span("issuer").is_none() {
+        let message = "an identity has an `issuer`, which its tokens name";
+        let hint = "write the URL below which `/.well-known/jwks.json` is served: `issuer = \"https://shop.example.org\"`";
+        let span = fields.value_span("interface");
+        report.error(
+            codes::BAD_BINDING,
+            span,
+            message.to_owned(),
+            Some(hint.to_owned()),
+        );
+    }
+    if !is_identity && issuer.is_some() {
+        let message = "`issuer` has no effect here: only tokens of an identity name one";
+        let span = fields.value_span("issuer");
+        report.warning(codes::NO_EFFECT, span, message, None);
+    }
+    let is_mail = interface == Interface::Mail;
+    if is_mail && senders.is_empty() && fields.key_span("senders").is_none() {
+        let message = "nobody may send through this: it has no `senders`";
+        let hint = "write whom the mail may come from: `senders = [\"shop@example.org\"]`";
+        let span = fields.value_span("interface");
+        report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
+    }
+    if !is_mail && !senders.is_empty() {
+        let message = "`senders` has no effect here: only mail has some";
+        let span = fields.value_span("senders");
+        report.warning(codes::NO_EFFECT, span, message, None);
+    }
+    if let Backend::Smtp { server, .. } = &backend
+        && !server.tls
+        && secret.is_some()
+        && !server.is_loopback()
+    {
+        let message = "the password would go over the network for everybody to read";
+        let hint = "leave `?tls=none` out, or `secret`";
+        let span = fields.value_span("secret");
+        report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
+    }
+    let is_own = is_mail || matches!(backend, Backend::Embedded | Backend::Otlp { .. });
+    if is_own && !is_derived && prefix.is_some() {
         let message = "`prefix` has no effect here: the store is the binding's own";
         let span = fields.value_span("prefix");
         report.warning(codes::NO_EFFECT, span, message, None);
@@ -99,6 +147,8 @@ fn read_binding(
         backend,
         prefix,
         secret,
+        issuer,
+        senders: component::without_duplicates(report, "senders", senders),
     })
 }
 
@@ -136,6 +186,14 @@ pub(super) fn bind(
         if interface != binding.interface {
             let message = format!("`{name}` is for `{}`, not `{interface}`", binding.interface);
             report.error(codes::BAD_BINDING, span, message, None);
+            continue;
+        }
+        let is_one = matches!(interface, Interface::Identity | Interface::Mail);
+        if is_one && identifier == StoreGrant::ANY {
+            let message = format!(
+                "`{interface}` is bound to a name, not to `*`: it would be the same under each"
+            );
+            report.error(codes::BAD_BINDING, key_span, message, None);
             continue;
         }
         if grants

@@ -32,7 +32,10 @@ pub(super) fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
             let nats = Nats::new(server, &access, Arc::clone(&making.watch));
             Arc::new(nats.map_err(|error| not_a_server(making, &error))?)
         }
-        Backend::S3 { .. } | Backend::Postgres { .. } | Backend::Otlp { .. } => {
+        Backend::S3 { .. }
+        | Backend::Postgres { .. }
+        | Backend::Otlp { .. }
+        | Backend::Smtp { .. } => {
             return Err(super::later(making));
         }
     }))

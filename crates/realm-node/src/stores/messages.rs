@@ -34,7 +34,8 @@ pub(super) fn make(making: &Making<'_>) -> Result<Arc<dyn Messaging>, StepFailur
         Backend::Redis { .. }
         | Backend::S3 { .. }
         | Backend::Postgres { .. }
-        | Backend::Otlp { .. } => Err(later(making)),
+        | Backend::Otlp { .. }
+        | Backend::Smtp { .. } => Err(later(making)),
     }
 }
 

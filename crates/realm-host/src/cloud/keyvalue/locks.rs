@@ -325,7 +325,7 @@ mod tests {
     fn somebody(store: &Arc<dyn KeyValue>) -> Held {
         let mut stores = Stores::default();
         stores.bind("default", Store::Keyvalue(store.clone()));
-        let cloud = Cloud::new(Arc::new(stores), None, u64::MAX);
+        let cloud = Cloud::new("guest".parse().unwrap(), Arc::new(stores), None, u64::MAX);
         Held {
             opened: cloud.keyvalue("default").unwrap(),
             cloud,
