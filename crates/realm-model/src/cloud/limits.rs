@@ -62,3 +62,38 @@ pub const DATABASES_MAX: usize = 100;
 /// Milliseconds after which a backend's call has an answer, be it that there is none. Less than a
 /// person's patience, more than a busy server's worst.
 pub const CALL_TIMEOUT_MS: u64 = 10_000;
+
+/// Bytes of the name of a collection of documents or vectors, or of an index of texts.
+pub const COLLECTION_BYTES_MAX: usize = 40;
+/// Bytes of the id of a document, a vector or a text.
+pub const DATA_ID_BYTES_MAX: usize = 256;
+/// Bytes of a document.
+pub const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
+/// How deep the values of a document are in each other.
+pub const DOCUMENT_DEPTH_MAX: usize = 32;
+/// Bytes of the path of a field.
+pub const FIELD_BYTES_MAX: usize = 256;
+/// Indexes of a collection: each is written with each document.
+pub const INDEXES_MAX: usize = 16;
+/// Bytes of a text in an indexed field: PostgreSQL's index takes no entry of more than 2,704 with all
+/// that stands beside it.
+pub const INDEXED_BYTES_MAX: usize = 1_000;
+/// Elements of an array in an indexed field.
+pub const INDEXED_ELEMENTS_MAX: usize = 1_000;
+/// Nodes of a filter.
+pub const FILTER_NODES_MAX: usize = 100;
+/// How deep they are in each other.
+pub const FILTER_DEPTH_MAX: usize = 8;
+/// Values of a filter.
+pub const FILTER_VALUES_MAX: usize = 1_000;
+/// Fields of an order.
+pub const ORDER_FIELDS_MAX: usize = 4;
+/// Bytes of a value that count in an order: the kind, and as much as an index has of a text.
+pub const ORDER_KEY_BYTES_MAX: usize = INDEXED_BYTES_MAX + 1;
+/// Bytes of a cursor: the keys of an order in hexadecimal, and an id.
+pub const CURSOR_BYTES_MAX: usize =
+    ORDER_FIELDS_MAX * (2 * ORDER_KEY_BYTES_MAX + 1) + 1 + DATA_ID_BYTES_MAX;
+/// Documents, vectors or texts of one page, and bytes of them.
+pub const FOUND_MAX: usize = 1_000;
+/// Bytes of such a page.
+pub const FOUND_BYTES_MAX: usize = VALUE_BYTES_MAX;

@@ -11,6 +11,8 @@
 //! ([`limits::NAME_BYTES_MAX`], no control characters); keys and values within the caps here.
 
 mod blobs;
+pub mod documents;
+pub mod json;
 mod keyvalue;
 pub mod limits;
 mod messaging;
@@ -25,6 +27,7 @@ pub use blobs::{
     Blob, BlobSource, Blobs, ContainerInfo, ObjectInfo, check_container, check_object, copy_time,
     range_of,
 };
+pub use documents::{DataError, Documents};
 pub use keyvalue::{
     Change, Changes, Check, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned, check_key,
     check_ttl, check_value, increased,
@@ -34,7 +37,7 @@ pub use messaging::{
     Messaging, Receipt, Subscription, check_message, check_pattern, check_topic, topic_matches,
 };
 pub use secrets::Secrets;
-pub use sql::{Session, Sql, SqlError, SqlRows, SqlValue};
+pub use sql::{Database, Session, Sql, SqlError, SqlRows, SqlValue};
 
 /// The future of an answer.
 pub type Answer<'a, T, E = CloudError> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;

@@ -76,7 +76,10 @@ impl Open {
             let is_missing = self.fetch().await? == [[SqlValue::Boolean(true)]];
             self.end_rows().await?;
             if is_missing {
-                match self.run(&format!("CREATE SCHEMA IF NOT EXISTS {name}")).await {
+                match self
+                    .run(&format!("CREATE SCHEMA IF NOT EXISTS {name}"))
+                    .await
+                {
                     // Another session made it in the same moment, and has committed it.
                     Err(SqlError::Database { code, .. }) if code == "23505" || code == "42P06" => {}
                     made => made?,

@@ -1,0 +1,12 @@
+//! Documents, vectors and texts: the same questions to SQLite, to a real PostgreSQL and to a simple model
+//! in memory, and what is true of one of them alone.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod documents;
+mod model;
+#[path = "../../../../tests/peers/postgres.rs"]
+#[expect(dead_code, reason = "some of it is for other tests")]
+mod server;
+mod support;
