@@ -43,6 +43,7 @@ need_package redis-cli redis-tools
 need_package nats-server nats-server
 # What stands behind the SQL of guests, each server in a folder of a test.
 need_postgresql
+need_pgvector
 need_package setpriv util-linux
 # Writes a password as Apache reads it.
 need_package openssl openssl

@@ -103,7 +103,7 @@ const PROVIDED: &[Package] = &[
         &["readwrite", "types"],
         Line::Exactly("0.2.0-draft"),
     ),
-    package("realm:cloud", &["sql"], Line::Exactly("0.1.0")),
+    package("realm:cloud", DATABASES, Line::Exactly("0.1.0")),
     package("wasi:keyvalue", KEYVALUE, Line::Exactly("0.2.0-draft")),
     package("wasi:keyvalue", KEYVALUE, Line::Exactly("0.2.0-draft2")),
     package("spin:key-value", &["key-value"], Line::Exactly("3.0.0")),
@@ -130,6 +130,8 @@ const PROVIDED: &[Package] = &[
         Line::Exactly("0.1.0-draft"),
     ),
 ];
+
+const DATABASES: &[&str] = &["documents", "sql", "vectors"];
 
 const KEYVALUE: &[&str] = &["atomics", "batch", "store"];
 
@@ -264,7 +266,8 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasi:keyvalue", "store") | ("spin:key-value", _) => Some("opens only what `bind` names"),
         ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) | ("realm:cloud", "timers") => Some("reaches only what `bind` names"),
-        ("wasi:sql", _) | ("realm:cloud", "sql") => Some("opens only what `bind` names"),
+        ("wasi:sql", _) => Some("opens only what `bind` names"),
+        ("realm:cloud", one) if DATABASES.contains(&one) => Some("opens only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
@@ -308,6 +311,8 @@ mod tests {
             "wasi:config/store@0.2.0-draft-2024-09-27",
             "wasi:sql/readwrite@0.2.0-draft",
             "realm:cloud/sql@0.1.0",
+            "realm:cloud/documents@0.1.0",
+            "realm:cloud/vectors@0.1.0",
             "wasi:keyvalue/store@0.2.0-draft",
             "wasi:keyvalue/atomics@0.2.0-draft2",
             "spin:key-value/key-value@3.0.0",

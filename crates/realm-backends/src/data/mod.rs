@@ -9,16 +9,17 @@
 mod dialect;
 mod documents;
 mod steps;
+mod vectors;
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use realm_model::cloud::documents::Place;
 use realm_model::cloud::{Answer, CloudError, DataError, Session, Sql, SqlError, limits};
 
 use crate::sql::{Postgres, Sqlite};
-use dialect::{Dialect, Part};
+use dialect::{Dialect, Ground, Part};
 use steps::Failure;
 
 /// Databases whose tables are known to be there: more are asked again.
@@ -28,12 +29,14 @@ const KNOWN_MAX: usize = 1_000;
 const AGAIN: Duration = Duration::from_millis(5);
 const AGAIN_MAX: Duration = Duration::from_millis(200);
 
+type Known = HashMap<(String, Part), Arc<Ground>>;
+
 /// A database with SQL, and what is made of it.
 pub struct Database {
     sql: Arc<dyn Sql>,
     dialect: Dialect,
     /// Databases by name, and what has its tables there.
-    known: Mutex<HashSet<(String, Part)>>,
+    known: Mutex<Known>,
 }
 
 impl Database {
@@ -65,7 +68,7 @@ impl Database {
             loop {
                 let mut session = self.sql.open(at.database, at.bytes_max).await?;
                 let done = match self.ready(&mut *session, at, part).await {
-                    Ok(()) => work.run(self.dialect, &mut *session).await,
+                    Ok(ground) => work.run(&ground, &mut *session).await,
                     Err(failure) => Err(failure),
                 };
                 drop(session);
@@ -96,25 +99,26 @@ impl Database {
         session: &mut dyn Session,
         at: Place<'_>,
         part: Part,
-    ) -> Result<(), Failure> {
+    ) -> Result<Arc<Ground>, Failure> {
         let key = (at.database.to_owned(), part);
-        if self.known().contains(&key) {
-            return Ok(());
+        let found = self.known().get(&key).cloned();
+        if let Some(ground) = found {
+            return Ok(ground);
         }
-        self.dialect.make(session, part).await?;
+        let ground = Arc::new(Ground::make(self.dialect, session, part).await?);
         let mut known = self.known();
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(key);
-        Ok(())
+        known.insert(key, Arc::clone(&ground));
+        Ok(ground)
     }
 
     fn forget(&self, at: Place<'_>, part: Part) {
         self.known().remove(&(at.database.to_owned(), part));
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<(String, Part)>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         // Entries come and go at once: no panic can leave one torn.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +126,11 @@ impl Database {
 
 /// Something that is done in one session, and may have to be done again from its beginning.
 trait Work<T>: Sync {
-    fn run<'a>(&'a self, dialect: Dialect, session: &'a mut dyn Session) -> Answer<'a, T, Failure>;
+    fn run<'a>(
+        &'a self,
+        ground: &'a Ground,
+        session: &'a mut dyn Session,
+    ) -> Answer<'a, T, Failure>;
 }
 
 /// A [`Work`] of an async function of its own.
@@ -131,10 +139,10 @@ macro_rules! work {
         impl crate::data::Work<$done> for $name<'_> {
             fn run<'a>(
                 &'a self,
-                dialect: Dialect,
+                ground: &'a Ground,
                 session: &'a mut dyn Session,
             ) -> Answer<'a, $done, Failure> {
-                Box::pin(self.work(dialect, session))
+                Box::pin(self.work(ground, session))
             }
         }
     };

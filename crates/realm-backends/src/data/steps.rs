@@ -78,7 +78,7 @@ pub(super) fn number(number: u64) -> SqlValue {
 }
 
 /// A column that this folder's own tables have; a guest may have put others of these names there.
-fn strange() -> Failure {
+pub(super) fn strange() -> Failure {
     let why = "a table of realm's own is not as realm makes it";
     CloudError::Failed(why.to_owned()).into()
 }

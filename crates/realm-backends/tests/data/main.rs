@@ -4,9 +4,10 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod agreement;
 mod documents;
 mod model;
 #[path = "../../../../tests/peers/postgres.rs"]
-#[expect(dead_code, reason = "some of it is for other tests")]
 mod server;
 mod support;
+mod vectors;

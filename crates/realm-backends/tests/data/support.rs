@@ -30,11 +30,15 @@ pub(crate) fn sqlite() -> (TempDir, Arc<Database>) {
 }
 
 pub(crate) fn postgres(server: &Server) -> Arc<Database> {
+    postgres_as(server, USER)
+}
+
+pub(crate) fn postgres_as(server: &Server, user: &str) -> Arc<Database> {
     let settings = Settings {
         host: "127.0.0.1".to_owned(),
         port: server.port,
         database: "postgres".to_owned(),
-        user: Some(USER.to_owned()),
+        user: Some(user.to_owned()),
         secret: Some(PASSWORD.to_owned()),
         tls: false,
         ca_file: None,

@@ -6,6 +6,7 @@
 //! where a binding leads.
 
 pub(crate) mod blobstore;
+mod data;
 mod keyvalue;
 mod logging;
 pub(crate) mod messaging;
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
-use realm_model::cloud::{Blobs, CloudError, KeyValue, Messaging, Secrets, Sql};
+use realm_model::cloud::{Blobs, CloudError, Database, KeyValue, Messaging, Secrets};
 use realm_model::grants::StoreGrant;
 use wasmtime::Result;
 use wasmtime::component::Linker;
@@ -38,7 +39,7 @@ pub struct Stores {
     keyvalue: Names<dyn KeyValue>,
     blobs: Names<dyn Blobs>,
     messaging: Names<dyn Messaging>,
-    sql: Names<dyn Sql>,
+    sql: Names<dyn Database>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
@@ -59,7 +60,7 @@ pub enum Store {
     /// Of `wasi:messaging`.
     Messaging(Arc<dyn Messaging>),
     /// Of `wasi:sql`.
-    Sql(Arc<dyn Sql>),
+    Sql(Arc<dyn Database>),
 }
 
 impl Store {
@@ -228,7 +229,7 @@ impl Cloud {
         &self.connections
     }
 
-    pub(crate) fn sql(&self, identifier: &str) -> Result<Opened<dyn Sql>, CloudError> {
+    pub(crate) fn sql(&self, identifier: &str) -> Result<Opened<dyn Database>, CloudError> {
         open(&self.stores.sql, identifier)
     }
 
@@ -267,6 +268,7 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     blobstore::link(linker)?;
     messaging::link(linker)?;
     sql::link(linker)?;
+    data::link(linker)?;
     timers::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;

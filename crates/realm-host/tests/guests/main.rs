@@ -7,6 +7,7 @@
 mod answers;
 mod blobs;
 mod cgi;
+mod data;
 mod denied;
 mod ends;
 mod harness;
@@ -32,6 +33,7 @@ mod unloading;
 use answers::*;
 use blobs::*;
 use cgi::*;
+use data::*;
 use denied::*;
 use ends::*;
 use health::*;

@@ -97,3 +97,20 @@ pub const CURSOR_BYTES_MAX: usize =
 pub const FOUND_MAX: usize = 1_000;
 /// Bytes of such a page.
 pub const FOUND_BYTES_MAX: usize = VALUE_BYTES_MAX;
+
+/// Numbers of a vector.
+pub const DIMENSION_MAX: u32 = 4_096;
+/// The largest number of a vector: so many of them, squared and added up, are still a 32-bit number.
+pub const COMPONENT_MAX: f32 = 1e15;
+/// The shortest vector that has an angle: squared, it is still a 32-bit number.
+pub const LENGTH_MIN: f64 = 1e-15;
+/// Bytes of the attributes of a vector or a text.
+pub const ATTRIBUTES_BYTES_MAX: usize = 64 * 1024;
+/// How many attributes those are.
+pub const ATTRIBUTES_MAX: usize = 64;
+/// How many attributes one search asks for.
+pub const HAVING_MAX: usize = 16;
+/// Bytes of an attribute's text that is compared as it is; of a longer one its digest is.
+pub const ATTRIBUTE_KEY_BYTES_MAX: usize = 200;
+/// Bytes of vectors that one search reads where the database has no search of its own.
+pub const SCANNED_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;

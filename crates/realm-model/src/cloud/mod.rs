@@ -18,6 +18,7 @@ pub mod limits;
 mod messaging;
 mod secrets;
 mod sql;
+pub mod vectors;
 
 use std::fmt;
 use std::future::Future;
@@ -38,6 +39,7 @@ pub use messaging::{
 };
 pub use secrets::Secrets;
 pub use sql::{Database, Session, Sql, SqlError, SqlRows, SqlValue};
+pub use vectors::Vectors;
 
 /// The future of an answer.
 pub type Answer<'a, T, E = CloudError> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;

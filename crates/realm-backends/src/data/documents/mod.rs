@@ -16,7 +16,7 @@ use realm_model::cloud::documents::{
 use realm_model::cloud::json::{self, Json};
 use realm_model::cloud::{Answer, CloudError, DataError, Session, SqlValue, limits, within};
 
-use super::dialect::{Dialect, Part};
+use super::dialect::{Ground, Part};
 use super::steps::{Failure, Row, first, number, places, rows, text};
 use super::{Database, work};
 use plan::Plan;
@@ -132,8 +132,8 @@ struct Put<'a> {
 work!(Put -> u64);
 
 impl Put<'_> {
-    async fn work(&self, dialect: Dialect, session: &mut dyn Session) -> Result<u64, Failure> {
-        dialect.begin(session).await?;
+    async fn work(&self, ground: &Ground, session: &mut dyn Session) -> Result<u64, Failure> {
+        ground.begin(session).await?;
         let Some(revision) = self.write(session).await? else {
             session.roll_back().await?;
             return Err(DataError::Conflict.into());
@@ -197,7 +197,7 @@ work!(Get -> Option<Document>);
 impl Get<'_> {
     async fn work(
         &self,
-        _: Dialect,
+        _: &Ground,
         session: &mut dyn Session,
     ) -> Result<Option<Document>, Failure> {
         let one =
@@ -215,8 +215,8 @@ struct Delete<'a> {
 work!(Delete -> bool);
 
 impl Delete<'_> {
-    async fn work(&self, dialect: Dialect, session: &mut dyn Session) -> Result<bool, Failure> {
-        dialect.begin(session).await?;
+    async fn work(&self, ground: &Ground, session: &mut dyn Session) -> Result<bool, Failure> {
+        ground.begin(session).await?;
         let own = [text(self.at.collection), text(self.id)];
         let which = "DELETE FROM realm_documents WHERE collection = $1 AND id = $2";
         let n_deleted = match self.expected {
@@ -252,7 +252,7 @@ struct Find<'a> {
 work!(Find -> Page);
 
 impl Find<'_> {
-    async fn work(&self, _: Dialect, session: &mut dyn Session) -> Result<Page, Failure> {
+    async fn work(&self, _: &Ground, session: &mut dyn Session) -> Result<Page, Failure> {
         let plan = Plan::of(&self.tree, self.order, &indexed(session, self.at).await?);
         let mut top = Top::new(self.limit, self.after.clone());
         if !plan.is_sorted() {
@@ -307,7 +307,7 @@ struct Count<'a> {
 work!(Count -> u64);
 
 impl Count<'_> {
-    async fn work(&self, _: Dialect, session: &mut dyn Session) -> Result<u64, Failure> {
+    async fn work(&self, _: &Ground, session: &mut dyn Session) -> Result<u64, Failure> {
         let plan = Plan::of(&self.tree, &[], &indexed(session, self.at).await?);
         if let Some((statement, values)) = plan.count(&self.tree, self.at.collection) {
             let row = first(session, &statement, &values).await?;
@@ -336,9 +336,9 @@ struct Index<'a> {
 work!(Index -> ());
 
 impl Index<'_> {
-    async fn work(&self, dialect: Dialect, session: &mut dyn Session) -> Result<(), Failure> {
-        dialect.begin(session).await?;
-        dialect.hold(session, "realm_documents").await?;
+    async fn work(&self, ground: &Ground, session: &mut dyn Session) -> Result<(), Failure> {
+        ground.begin(session).await?;
+        ground.hold(session, "realm_documents").await?;
         let one = "INSERT INTO realm_document_indexes (collection, field) VALUES ($1, $2) \
             ON CONFLICT DO NOTHING";
         let own = [text(self.at.collection), text(self.field)];
