@@ -56,7 +56,12 @@ fn passes(answer: &(u16, String)) {
 #[tokio::test(flavor = "multi_thread")]
 async fn guests_that_pass_with_sqlite_pass_with_postgresql() {
     let server = Server::start(None, "trust");
-    for guest in [guests::SQL, guests::SQL_DRAFT, guests::DOCUMENTS] {
+    for guest in [
+        guests::SQL,
+        guests::SQL_DRAFT,
+        guests::DOCUMENTS,
+        guests::SEARCH,
+    ] {
         let realm = on(&server, guest);
         let agent = realm.agent();
         realm.run(&["apply", "--yes"]).ok();

@@ -131,7 +131,7 @@ const PROVIDED: &[Package] = &[
     ),
 ];
 
-const DATABASES: &[&str] = &["documents", "sql", "vectors"];
+const DATABASES: &[&str] = &["documents", "search", "sql", "vectors"];
 
 const KEYVALUE: &[&str] = &["atomics", "batch", "store"];
 
@@ -312,6 +312,7 @@ mod tests {
             "wasi:sql/readwrite@0.2.0-draft",
             "realm:cloud/sql@0.1.0",
             "realm:cloud/documents@0.1.0",
+            "realm:cloud/search@0.1.0",
             "realm:cloud/vectors@0.1.0",
             "wasi:keyvalue/store@0.2.0-draft",
             "wasi:keyvalue/atomics@0.2.0-draft2",

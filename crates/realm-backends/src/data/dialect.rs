@@ -16,6 +16,7 @@ pub(super) enum Dialect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Part {
     Documents,
+    Texts,
     Vectors,
 }
 
@@ -45,6 +46,22 @@ const VECTORS: &[&str] = &[
     "CREATE INDEX IF NOT EXISTS realm_vector_keys_of ON realm_vector_keys (collection, id)",
 ];
 
+/// SQLite: texts beside the index of their words, which keeps no text.
+const SQLITE_TEXTS: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS realm_texts (\
+     row INTEGER PRIMARY KEY, collection TEXT NOT NULL, id TEXT NOT NULL, parts TEXT NOT NULL, \
+     attributes TEXT NOT NULL, UNIQUE (collection, id))",
+    "CREATE VIRTUAL TABLE IF NOT EXISTS realm_text_words USING fts5(\
+     space, a, b, c, d, content='', contentless_delete=1, tokenize=\"ascii tokenchars '_'\")",
+];
+
+const POSTGRES_TEXTS: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS realm_texts (\
+     collection TEXT EXACT NOT NULL, id TEXT EXACT NOT NULL, parts TEXT NOT NULL, attributes TEXT NOT NULL, \
+     words TSVECTOR NOT NULL, PRIMARY KEY (collection, id))",
+    "CREATE INDEX IF NOT EXISTS realm_text_words ON realm_texts USING GIN (words)",
+];
+
 /// What a guest is told, and its operator can do.
 const NO_VECTORS: &str = "keep vectors: its operator has to install pgvector (Debian: \
     postgresql-NN-pgvector), and to run `CREATE EXTENSION vector` in the database if its user may not";
@@ -66,11 +83,17 @@ impl Ground {
     ) -> Result<Self, Failure> {
         let statements = match part {
             Part::Documents => DOCUMENTS,
+            Part::Texts => match dialect {
+                Dialect::Sqlite => SQLITE_TEXTS,
+                Dialect::Postgres => POSTGRES_TEXTS,
+            },
             Part::Vectors => VECTORS,
         };
         let schema = match (dialect, part) {
             (Dialect::Postgres, Part::Vectors) => extension(session).await?,
-            (Dialect::Postgres, Part::Documents) | (Dialect::Sqlite, _) => String::new(),
+            (Dialect::Postgres, Part::Documents | Part::Texts) | (Dialect::Sqlite, _) => {
+                String::new()
+            }
         };
         let ground = Self { dialect, schema };
         session.begin().await?;

@@ -8,6 +8,7 @@
 
 mod dialect;
 mod documents;
+mod search;
 mod steps;
 mod vectors;
 

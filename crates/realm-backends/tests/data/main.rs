@@ -7,6 +7,7 @@
 mod agreement;
 mod documents;
 mod model;
+mod search;
 #[path = "../../../../tests/peers/postgres.rs"]
 mod server;
 mod support;

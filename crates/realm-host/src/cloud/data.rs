@@ -1,10 +1,11 @@
-//! What is made of databases so that a guest needs no SQL: `realm:cloud/documents@0.1.0` and
-//! `realm:cloud/vectors@0.1.0`.
+//! What is made of databases so that a guest needs no SQL: `realm:cloud/documents@0.1.0`,
+//! `realm:cloud/search@0.1.0` and `realm:cloud/vectors@0.1.0`.
 //!
 //! A resource is a name in a database that `bind` lists; each call is an operation of its own, and the
 //! host keeps nothing between two.
 
 mod documents;
+mod search;
 mod vectors;
 
 use std::sync::Arc;
@@ -60,6 +61,7 @@ impl HasData for Has {
 
 pub(super) fn link(linker: &mut Linker<State>) -> Result<()> {
     documents::link(linker)?;
+    search::link(linker)?;
     vectors::link(linker)
 }
 

@@ -45,6 +45,11 @@ pub(crate) async fn documents() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn search() {
+    passes(guests::SEARCH).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn vectors() {
     passes(guests::VECTORS).await;
 }

@@ -114,3 +114,28 @@ pub const HAVING_MAX: usize = 16;
 pub const ATTRIBUTE_KEY_BYTES_MAX: usize = 200;
 /// Bytes of vectors that one search reads where the database has no search of its own.
 pub const SCANNED_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Parts of a text that is searched.
+pub const PARTS_MAX: usize = 16;
+/// Bytes of all of them.
+pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
+/// Words of a text, with one between two parts: PostgreSQL counts places up to 16,383.
+pub const WORDS_MAX: usize = 16_000;
+/// How often a word is found in one text: PostgreSQL keeps 255 places of each.
+pub const WORD_TIMES_MAX: usize = 255;
+/// Bytes of a word that count: so many words are within what PostgreSQL keeps of a text, 1 MiB.
+pub const WORD_BYTES_MAX: usize = 40;
+/// Bytes of a query.
+pub const QUERY_BYTES_MAX: usize = 1_024;
+/// Words and phrases of a query.
+pub const TERMS_MAX: usize = 32;
+/// Texts that one search finds.
+pub const HITS_MAX: u32 = 100;
+/// How far into an answer a search may begin.
+pub const OFFSET_MAX: u32 = 10_000;
+/// Words of a snippet.
+pub const SNIPPET_WORDS: usize = 24;
+/// Bytes of a snippet.
+pub const SNIPPET_BYTES_MAX: usize = 1_000;
+/// Places of a text at which a snippet is looked for.
+pub const SNIPPET_TRIES: usize = 200;

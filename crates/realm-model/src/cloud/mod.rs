@@ -16,6 +16,7 @@ pub mod json;
 mod keyvalue;
 pub mod limits;
 mod messaging;
+pub mod search;
 mod secrets;
 mod sql;
 pub mod vectors;
@@ -37,6 +38,7 @@ pub use messaging::{
     DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Deliveries, Delivery, Group, Message,
     Messaging, Receipt, Subscription, check_message, check_pattern, check_topic, topic_matches,
 };
+pub use search::Search;
 pub use secrets::Secrets;
 pub use sql::{Database, Session, Sql, SqlError, SqlRows, SqlValue};
 pub use vectors::Vectors;

@@ -3,7 +3,7 @@
 //! Parameters are spelt `$1`, `$2`, .. on each backend. A transaction in which something failed takes no
 //! further statement, on each backend ([`SqlError::Aborted`]).
 
-use super::{Answer, CloudError, Documents, Vectors};
+use super::{Answer, CloudError, Documents, Search, Vectors};
 
 /// A database, or several of them by name.
 pub trait Sql: Send + Sync {
@@ -19,9 +19,9 @@ pub trait Sql: Send + Sync {
 
 /// Everything that is reached through a database: statements, and what is made of them so that a guest
 /// needs to know neither SQL nor which database it is.
-pub trait Database: Sql + Documents + Vectors {}
+pub trait Database: Sql + Documents + Search + Vectors {}
 
-impl<T: Sql + Documents + Vectors> Database for T {}
+impl<T: Sql + Documents + Search + Vectors> Database for T {}
 
 /// Rows of a query, with a value for each column.
 pub type SqlRows = Vec<Vec<SqlValue>>;
