@@ -14,6 +14,8 @@ named=
 alone=yes
 needs=()
 php=
+swift=
+postgresql=
 previous=
 for argument in "$@"; do
 	case "$previous $argument" in
@@ -27,7 +29,10 @@ for argument in "$@"; do
 	push) named=yes needs+=(curl) ;;
 	slow) named=yes needs+=(nginx) ;;
 	tls) named=yes needs+=(curl nginx openssl wrk) ;;
-	stores) named=yes needs+=(redis-server) ;;
+	stores) named=yes needs+=(redis-server nats-server) ;;
+	messages) named=yes needs+=(nats-server) ;;
+	objects) named=yes swift=yes ;;
+	rows) named=yes postgresql=yes ;;
 	fastcgi) named=yes needs+=(nginx wrk) php=yes ;;
 	*) named=yes alone=no ;;
 	esac
@@ -36,12 +41,14 @@ done
 [ -n "$named" ] || alone=no
 
 if [ "$alone" = no ]; then
-	needs=(curl wrk nginx haproxy npm openssl redis-server) php=yes
+	needs=(curl wrk nginx haproxy npm openssl redis-server nats-server) php=yes swift=yes postgresql=yes
 fi
 for package in "${needs[@]}"; do
 	need_package "$package" "$package"
 done
 [ -z "$php" ] || need_php_fpm
+[ -z "$swift" ] || need_swift
+[ -z "$postgresql" ] || need_postgresql
 
 # workerd is one program in its package: no script of a package runs.
 bring_workerd() {

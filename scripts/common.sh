@@ -104,3 +104,11 @@ need_cargo_tool() {
 	env -u CARGO_TARGET_DIR cargo install --locked --quiet "$1@$2" >&2 ||
 		fail "\`$1\` could not be installed" "cargo install --locked $1"
 }
+
+# need_swift: a real server of S3, four programs of four packages.
+need_swift() {
+	need_package swift-proxy-server swift-proxy
+	need_package swift-account-server swift-account
+	need_package swift-container-server swift-container
+	need_package swift-object-server swift-object
+}

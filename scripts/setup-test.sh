@@ -16,10 +16,7 @@ need_package systemd-analyze systemd
 # A real registry, and a real server of S3: sources of components are fetched from them, and objects of
 # guests kept in the latter.
 need_package docker-registry docker-registry
-need_package swift-proxy-server swift-proxy
-need_package swift-account-server swift-account
-need_package swift-container-server swift-container
-need_package swift-object-server swift-object
+need_swift
 # A real application of FastCGI, and a real server of HTTP; the name of the first has its version in it.
 need_php_fpm
 need_package php php-cli

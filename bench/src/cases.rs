@@ -73,10 +73,22 @@ pub(crate) const CASES: &[Case] = &[
         has_peers: false,
         ..case("tls", tls::tls)
     },
-    // It needs redis-server, and looks for it itself.
+    // They need the servers that they are about, and look for them themselves.
     Case {
         has_peers: false,
         ..case("stores", stores::stores)
+    },
+    Case {
+        has_peers: false,
+        ..case("objects", stores::objects)
+    },
+    Case {
+        has_peers: false,
+        ..case("rows", stores::rows)
+    },
+    Case {
+        has_peers: false,
+        ..case("messages", stores::messages)
     },
     // Beside realm they need curl, and nginx, and look for it themselves.
     Case {

@@ -1,8 +1,9 @@
 //! A realm in a folder of its own, and its agent: what is measured.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
@@ -56,6 +57,11 @@ impl Realm {
     /// Puts a manifest in force, and waits until everything in it runs.
     pub(crate) fn apply(&self, manifest: &str) -> Result<()> {
         self.write_manifest(manifest)?;
+        self.apply_written()
+    }
+
+    /// The same with the manifest as it was written, and changed by verbs since.
+    pub(crate) fn apply_written(&self) -> Result<()> {
         self.say(&["apply", "realm.toml", "--yes", "--timeout", APPLY_TIMEOUT])
     }
 
@@ -66,14 +72,26 @@ impl Realm {
         fs::read(self.path("entry")).context("the signed entry does not read")
     }
 
-    fn write_manifest(&self, manifest: &str) -> Result<()> {
+    pub(crate) fn write_manifest(&self, manifest: &str) -> Result<()> {
         fs::write(self.path("realm.toml"), manifest).context("the manifest cannot be written")
     }
 
     /// Runs a verb to its end; it must succeed.
     pub(crate) fn say(&self, args: &[&str]) -> Result<()> {
-        let output = self.command(args).output();
-        let output = output.with_context(|| format!("`{}`", self.program.display()))?;
+        self.say_with(args, "")
+    }
+
+    /// The same with an input.
+    pub(crate) fn say_with(&self, args: &[&str], input: &str) -> Result<()> {
+        let mut command = self.command(args);
+        command.stdin(Stdio::piped());
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = child.with_context(|| format!("`{}`", self.program.display()))?;
+        let mut stdin = child.stdin.take().context("piped")?;
+        // A verb that reads nothing may have ended.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output()?;
         if !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr);
             bail!("`realm {}` failed: {}", args.join(" "), why.trim());

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use realm_model::entry::NamespaceName;
 use realm_model::manifest::Manifest;
 use realm_model::name::NodeName;
 use realm_model::sealing::{Mark, Sealed, ValueId};
@@ -79,6 +80,19 @@ struct At {
     /// The manifest
     #[arg(long, value_name = "FILE", default_value = "realm.toml")]
     manifest: PathBuf,
+
+    /// The namespace that the manifest is applied in: a secret opens nowhere else
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    namespace: NamespaceName,
+}
+
+impl At {
+    /// The manifest as its namespace has it; every problem is told.
+    fn read(&self, context: &Context) -> Result<Manifest, Failure> {
+        let (_, mut manifest) = read_manifest(&self.manifest, context.json())?;
+        manifest.belong_to(self.namespace);
+        Ok(manifest)
+    }
 }
 
 /// Who is to open them beside the nodes and the owner.
@@ -145,9 +159,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             SecretVerb::Set(change) => set(context, change, false).await,
             SecretVerb::Rotate(change) => set(context, change, true).await,
             SecretVerb::Reseal(args) => reseal(context, args).await,
-            SecretVerb::Ls(at) => list::run(context, &at.manifest).await,
+            SecretVerb::Ls(at) => list::run(context, &at).await,
             SecretVerb::Show { name, at, old_key } => {
-                let (_, manifest) = read_manifest(&at.manifest, context.json())?;
+                let manifest = at.read(context)?;
                 let sealed = sealed_of(&manifest, &name)?;
                 let keys = keys(context, old_key).await?;
                 let value = open(&keys, &name, sealed)?;
@@ -183,14 +197,14 @@ async fn set(context: &Context, change: Change, again: bool) -> Result<ExitCode,
         (true, true) | (false, false) => {}
     }
     // What lists the secret is known only with the secret in place.
-    let before = document.sealed(&name)?;
+    let before = document.sealed(at.namespace, &name);
     let manifest = document.with(&name, edit::PLACEHOLDER, context.json())?;
     let roster = Roster::of(context).await?;
     let owner = SealingKey::of_owner(&context.owner_key().await?);
     let to = recipients(&roster, &manifest, &name, &owner, &readers)?;
     let value = value::read(&name).await?;
     let id = new_value_id().map_err(|error| Failure::from_error("not-sealed", &error))?;
-    let text = sealed_text(&name, id, &value, &to)?;
+    let text = sealed_text(at.namespace, &name, id, &value, &to)?;
     document.put(&name, &text)?;
     document.write()?;
     let outcome = to.outcome(&name, before.as_ref(), &roster, true);
@@ -198,7 +212,8 @@ async fn set(context: &Context, change: Change, again: bool) -> Result<ExitCode,
 }
 
 async fn reseal(context: &Context, args: Reseal) -> Result<ExitCode, Failure> {
-    let (_, manifest) = read_manifest(&args.at.manifest, context.json())?;
+    let manifest = args.at.read(context)?;
+    let namespace = args.at.namespace;
     let mut document = Document::read(&args.at.manifest)?;
     let roster = Roster::of(context).await?;
     let keys = keys(context, args.old_key).await?;
@@ -214,7 +229,7 @@ async fn reseal(context: &Context, args: Reseal) -> Result<ExitCode, Failure> {
         let before = sealed.label();
         let same = before.as_ref().is_some_and(|label| {
             let marks: BTreeSet<Mark> = label.marks.iter().copied().collect();
-            label.name == name && marks == to.marks()
+            (label.namespace, &label.name) == (namespace, &name) && marks == to.marks()
         });
         if !same {
             let value = open(&keys, &name, sealed)?;
@@ -225,7 +240,8 @@ async fn reseal(context: &Context, args: Reseal) -> Result<ExitCode, Failure> {
                     new_value_id().map_err(|error| Failure::from_error("not-sealed", &error))?
                 }
             };
-            document.put(&name, &sealed_text(&name, id, &value, &to)?)?;
+            let text = sealed_text(namespace, &name, id, &value, &to)?;
+            document.put(&name, &text)?;
         }
         outcomes.push(to.outcome(&name, Some(sealed), &roster, !same));
     }
@@ -322,8 +338,15 @@ fn recipients(
     Ok(to)
 }
 
-fn sealed_text(name: &str, id: ValueId, value: &[u8], to: &Recipients) -> Result<String, Failure> {
-    seal(name, id, value, &to.all()).map_err(|error| Failure::from_error("not-sealed", &error))
+fn sealed_text(
+    namespace: NamespaceName,
+    name: &str,
+    id: ValueId,
+    value: &[u8],
+    to: &Recipients,
+) -> Result<String, Failure> {
+    seal(namespace, name, id, value, &to.all())
+        .map_err(|error| Failure::from_error("not-sealed", &error))
 }
 
 fn sealed_of<'a>(manifest: &'a Manifest, name: &str) -> Result<&'a Sealed, Failure> {
@@ -352,7 +375,7 @@ fn open(
 ) -> Result<zeroize::Zeroizing<Vec<u8>>, Failure> {
     let mut last = OpenError::NotForMe;
     for key in keys {
-        match key.open(name, sealed.text()) {
+        match key.open(name, sealed) {
             Ok(value) => return Ok(value),
             Err(error) => last = error,
         }
@@ -365,6 +388,9 @@ fn open(
         OpenError::OtherName(before) => failure.hint(format!(
             "somebody moved it in realm.toml: write it under `{before}` again"
         )),
+        OpenError::OtherNamespace(_) | OpenError::NoNamespace(_) => failure.hint(
+            "a secret opens in its own namespace alone: `--namespace NAME`, or `realm secret rotate` gives it a new value",
+        ),
         OpenError::Damaged(_) | OpenError::TooLarge => {
             failure.hint("take it from an older copy of realm.toml, or `realm secret rotate` it")
         }

@@ -11,7 +11,7 @@ use crate::support::{Agent, Realm, Running, eventually, get, on_free_ports};
 
 #[path = "../../crates/realm-backends/tests/keyvalue/servers.rs"]
 #[expect(dead_code, reason = "shared with the tests of the stores themselves")]
-mod servers;
+pub(crate) mod servers;
 
 /// One component `app` at `/...` whose `default` is a key-value store.
 fn manifest(backend: &str, more: &str) -> String {
@@ -253,31 +253,4 @@ async fn the_guestbook_keeps_entries_and_names() {
     let empty = client.post(&url).body("name=&text=x").send().await.unwrap();
     assert_eq!(empty.status(), 400);
     assert!(up.interrupt().success());
-}
-
-/// The password of a server stands in the manifest as a sealed secret, and nowhere else in the clear.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_password_comes_from_a_sealed_secret() {
-    let redis = servers::redis(&["--requirepass".to_owned(), "hunter2".to_owned()]);
-    let origin = format!("redis://127.0.0.1:{}", redis.port);
-    let realm = realm(guests::KEYVALUE_CALL, &origin, "");
-    allow(&realm, &origin);
-    let agent = realm.agent();
-    let url = agent.url("/?open=default");
-    // Without one the server lets nobody in: an error for the guest, and no waiting.
-    realm.run(&["apply", "--yes"]).ok();
-    let (_, answer) = get(&format!("{url}&op=set&key=k&value=v")).await;
-    assert!(answer.contains("not available"), "{answer}");
-    let text = realm.read("realm.toml");
-    let backend = format!("backend = \"{origin}\"");
-    let with_secret = format!("{backend}\nsecret = \"redis\"");
-    realm.write("realm.toml", &text.replacen(&backend, &with_secret, 1));
-    // It is sealed to the nodes that run who binds it: so the binding names it first.
-    let set = realm.command(&["secret", "set", "redis"]);
-    crate::secrets::with_input(set, b"hunter2").ok();
-    realm.run(&["apply", "--yes"]).ok();
-    let set = get(&format!("{url}&op=set&key=k&value=v")).await;
-    assert_eq!(set, (200, "()".to_owned()));
-    assert_eq!(get(&format!("{url}&key=k")).await, (200, "v".to_owned()));
-    assert!(!realm.read("realm.toml").contains("hunter2"));
 }

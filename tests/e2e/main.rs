@@ -56,6 +56,7 @@ mod neighbours;
 mod origins;
 mod panics;
 mod partition;
+mod passwords;
 mod placed;
 mod ports;
 #[path = "../peers/postgres.rs"]
@@ -68,6 +69,12 @@ mod signals;
 mod singletons;
 mod states;
 mod swap;
+#[path = "../peers/swift.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with the tests of objects, which do more with it"
+)]
+mod swift;
 mod terminal;
 mod tidy;
 mod trust;

@@ -93,6 +93,7 @@ pub(crate) fn revision(settings: Digest, restarts: u64) -> Revision {
 mod tests {
     use std::collections::BTreeSet;
 
+    use realm_model::entry::NamespaceName;
     use realm_model::manifest::parse;
     use realm_model::sealing::{self, Label, Mark, ValueId};
 
@@ -173,7 +174,7 @@ mod tests {
             let (manifest, _) = parse(text);
             let manifest = manifest.expect("it is a manifest");
             let secrets = secrets.iter().map(|(name, value)| {
-                let sealed = Sealed::new(name, (*value).to_owned());
+                let sealed = Sealed::new(NamespaceName::DEFAULT, name, (*value).to_owned());
                 ((*name).to_owned(), sealed)
             });
             let secrets = secrets.collect();
@@ -185,6 +186,7 @@ mod tests {
         };
         let sealed = |value: u8, recipients: usize| {
             let label = Label {
+                namespace: NamespaceName::DEFAULT,
                 name: "key".to_owned(),
                 value: ValueId([value; ValueId::BYTES]),
                 marks: vec![Mark::of("somebody"); recipients],

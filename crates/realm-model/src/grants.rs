@@ -236,7 +236,10 @@ impl Capability {
             (Self::Dirs, !dirs.is_empty()),
             (Self::DirsWrite, dirs.iter().any(|dir| dir.writable)),
             (Self::PreciseClock, *clock == ClockGrant::Precise),
-            (Self::Secrets, !secrets.is_empty()),
+            (
+                Self::Secrets,
+                !secrets.is_empty() || stores.iter().any(|store| store.spec.secret.is_some()),
+            ),
             (Self::Stores, !stores.is_empty()),
             (Self::Listen, spec.listen.is_some()),
             (Self::RunAlone, alone),

@@ -4,8 +4,8 @@
 //!
 //! A sealed secret is an [age](https://age-encryption.org/v1) file for X25519 recipients. Such recipients
 //! leave no trace in the file, so realm adds a stanza of its own, which every reader of age files passes
-//! over and which the file's key authenticates: the name it was sealed under, a number that stays while
-//! the value stays, and a short mark for each recipient. Format: docs/formats.md.
+//! over and which the file's key authenticates: the namespace and the name it was sealed under, a number
+//! that stays while the value stays, and a short mark for each recipient. Format: docs/formats.md.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use minicbor::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::entry::RealmId;
+use crate::entry::{NamespaceName, RealmId};
 use crate::key::{PublicKey, SecretKey, Signature};
 use crate::wire::authenticated;
 
@@ -137,6 +137,8 @@ impl ValueId {
 /// What a sealed secret says of itself. Only who opens it knows that it is true.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
+    /// The namespace whose manifest it was sealed for: who copies it into another one opens nothing.
+    pub namespace: NamespaceName,
     /// The name that it was sealed under.
     pub name: String,
     /// The number of its value.
@@ -148,7 +150,8 @@ pub struct Label {
 impl Label {
     /// The arguments of the stanza.
     pub fn arguments(&self) -> Vec<String> {
-        vec!["1".to_owned(), self.name.clone()]
+        let namespace = self.namespace.as_str().to_owned();
+        vec!["1".to_owned(), namespace, self.name.clone()]
     }
 
     /// The body of the stanza.
@@ -194,7 +197,9 @@ impl Label {
             if words.next() != Some(STANZA) {
                 continue;
             }
-            let (Some("1"), Some(name), None) = (words.next(), words.next(), words.next()) else {
+            let (Some("1"), Some(namespace), Some(name), None) =
+                (words.next(), words.next(), words.next(), words.next())
+            else {
                 return None;
             };
             // It is shown: one word that a terminal takes as it is, as age has it.
@@ -205,6 +210,7 @@ impl Label {
             let (value, marks) = body.split_at_checked(ValueId::BYTES)?;
             let marks = marks.chunks(Mark::BYTES).map(|mark| mark.try_into());
             let label = Self {
+                namespace: namespace.parse().ok()?,
                 name: name.to_owned(),
                 value: ValueId(value.try_into().ok()?),
                 marks: marks
@@ -242,19 +248,33 @@ pub struct Sealed(Arc<Parts>);
 
 #[derive(PartialEq, Eq)]
 struct Parts {
+    namespace: NamespaceName,
     text: String,
     digest: Digest,
     value: Digest,
 }
 
 impl Sealed {
-    /// Takes the text of a manifest, under this name.
-    pub fn new(name: &str, text: String) -> Self {
+    /// Takes the text of a manifest of this namespace, under this name.
+    pub fn new(namespace: NamespaceName, name: &str, text: String) -> Self {
+        let place = [namespace.as_str(), name, &text].map(str::as_bytes);
         Self(Arc::new(Parts {
-            digest: Digest::of(&authenticated(&[name.as_bytes(), text.as_bytes()])),
+            namespace,
+            digest: Digest::of(&authenticated(&place)),
             value: value_digest(&text),
             text,
         }))
+    }
+
+    /// The same text, in the manifest of another namespace.
+    #[must_use]
+    pub fn within(&self, namespace: NamespaceName, name: &str) -> Self {
+        Self::new(namespace, name, self.0.text.clone())
+    }
+
+    /// Whose manifest has it.
+    pub fn namespace(&self) -> NamespaceName {
+        self.0.namespace
     }
 
     /// The text, with [`PREFIX`].
@@ -262,7 +282,7 @@ impl Sealed {
         &self.0.text
     }
 
-    /// The digest of name and text: to whom a value is sealed counts as well.
+    /// The digest of namespace, name and text: to whom a value is sealed counts as well.
     pub fn digest(&self) -> Digest {
         self.0.digest
     }
@@ -360,6 +380,7 @@ mod tests {
     fn label(name: &str, recipients: usize) -> Label {
         let marks = (0..recipients).map(|number| Mark::of(&number.to_string()));
         Label {
+            namespace: NamespaceName::DEFAULT,
             name: name.to_owned(),
             value: ValueId([7; 16]),
             marks: marks.collect(),

@@ -11,10 +11,11 @@ use std::io::{Read as _, Write as _};
 use age::secrecy::ExposeSecret as _;
 use age::x25519::{Identity, Recipient};
 use age_core::format::{FileKey, Stanza};
-use realm_model::entry::RealmId;
+use realm_model::entry::{NamespaceName, RealmId};
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::sealing::{
-    self, Label, Mark, RECIPIENTS_MAX, SEALED_BYTES_MAX, SECRET_BYTES_MAX, STANZA, Sealing, ValueId,
+    self, Label, Mark, RECIPIENTS_MAX, SEALED_BYTES_MAX, SECRET_BYTES_MAX, STANZA, Sealed, Sealing,
+    ValueId,
 };
 use realm_store::folder::{FolderError, RealmFolder, read_secret, write_secret};
 use zeroize::Zeroizing;
@@ -74,6 +75,12 @@ pub enum OpenError {
     /// Somebody moved it to another name.
     #[error("it was sealed under the name `{0}`")]
     OtherName(String),
+    /// Somebody copied it from the manifest of another namespace.
+    #[error("it was sealed for namespace `{0}`")]
+    OtherNamespace(NamespaceName),
+    /// Another tool made it: whom it was meant for is not known, and only the owners may say.
+    #[error("it does not say that it was sealed for namespace `{0}`: `realm secret set` does")]
+    NoNamespace(NamespaceName),
     /// The value is too long.
     #[error("it has more than {SECRET_BYTES_MAX} bytes")]
     TooLarge,
@@ -127,15 +134,15 @@ impl SealingKey {
     }
 
     /// Whether it opens a sealed secret under this name. Its value stays sealed.
-    pub fn opens(&self, name: &str, text: &str) -> Result<(), OpenError> {
-        let bytes = bytes(text)?;
-        self.reader(name, &bytes).map(drop)
+    pub fn opens(&self, name: &str, sealed: &Sealed) -> Result<(), OpenError> {
+        let bytes = bytes(sealed.text())?;
+        self.reader(sealed.namespace(), name, &bytes).map(drop)
     }
 
     /// Opens a sealed secret.
-    pub fn open(&self, name: &str, text: &str) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        let bytes = bytes(text)?;
-        let reader = self.reader(name, &bytes)?;
+    pub fn open(&self, name: &str, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let bytes = bytes(sealed.text())?;
+        let reader = self.reader(sealed.namespace(), name, &bytes)?;
         // Room for all of it at once: a buffer that grows would leave copies in memory.
         let mut value = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX + 1));
         reader
@@ -151,6 +158,7 @@ impl SealingKey {
     /// The value of a sealed secret, whose header is opened and whose label is true.
     fn reader<'a>(
         &self,
+        namespace: NamespaceName,
         name: &str,
         bytes: &'a [u8],
     ) -> Result<age::stream::StreamReader<&'a [u8]>, OpenError> {
@@ -172,7 +180,11 @@ impl SealingKey {
             }
         })?;
         match label {
+            Some(label) if label.namespace != namespace => {
+                Err(OpenError::OtherNamespace(label.namespace))
+            }
             Some(label) if label.name != name => Err(OpenError::OtherName(label.name)),
+            None if !namespace.is_default() => Err(OpenError::NoNamespace(namespace)),
             Some(_) | None => Ok(reader),
         }
     }
@@ -194,8 +206,9 @@ impl fmt::Debug for SealingKey {
     }
 }
 
-/// Seals a value under a name to all of these recipients; returns the text for a manifest.
+/// Seals a value under a name to all of these recipients; returns the text for a manifest of this namespace.
 pub fn seal(
+    namespace: NamespaceName,
     name: &str,
     value_id: ValueId,
     value: &[u8],
@@ -208,6 +221,7 @@ pub fn seal(
         return Err(SealError::TooMany(recipients.len()));
     }
     let label = Labelled(Label {
+        namespace,
         name: name.to_owned(),
         value: value_id,
         marks: recipients.iter().map(|one| Mark::of(one)).collect(),
@@ -296,11 +310,15 @@ impl age::Identity for Way<'_> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use realm_model::sealing::Sealed;
-
     use super::*;
 
     const ID: ValueId = ValueId([1; ValueId::BYTES]);
+    const HOME: NamespaceName = NamespaceName::DEFAULT;
+
+    /// As the owners' manifest has it.
+    fn at_home(name: &str, text: &str) -> Sealed {
+        Sealed::new(HOME, name, text.to_owned())
+    }
 
     fn owner(seed: u8) -> SealingKey {
         SealingKey::of_owner(&SecretKey::from_seed(&[seed; 32]))
@@ -317,15 +335,24 @@ mod tests {
         let keys = [owner(1), owner(2), owner(3)];
         let recipients = [keys[0].recipient(), keys[1].recipient()];
         for value in [&b""[..], b"hunter2", &[0xff; SECRET_BYTES_MAX]] {
-            let text = seal("db", ID, value, &recipients).unwrap();
+            let text = seal(HOME, "db", ID, value, &recipients).unwrap();
             for key in &keys[..2] {
-                assert_eq!(key.open("db", &text).unwrap().as_slice(), value);
-                assert_eq!(key.opens("db", &text), Ok(()));
+                assert_eq!(
+                    key.open("db", &at_home("db", &text)).unwrap().as_slice(),
+                    value
+                );
+                assert_eq!(key.opens("db", &at_home("db", &text)), Ok(()));
             }
-            assert_eq!(keys[2].opens("db", &text), Err(OpenError::NotForMe));
-            assert_eq!(keys[2].open("db", &text), Err(OpenError::NotForMe));
+            assert_eq!(
+                keys[2].opens("db", &at_home("db", &text)),
+                Err(OpenError::NotForMe)
+            );
+            assert_eq!(
+                keys[2].open("db", &at_home("db", &text)),
+                Err(OpenError::NotForMe)
+            );
         }
-        let label = Label::of(&seal("db", ID, b"x", &recipients).unwrap()).unwrap();
+        let label = Label::of(&seal(HOME, "db", ID, b"x", &recipients).unwrap()).unwrap();
         let marks = recipients.map(|one| Mark::of(&one)).to_vec();
         assert_eq!((label.name.as_str(), label.value), ("db", ID));
         assert_eq!(label.marks, marks);
@@ -334,19 +361,45 @@ mod tests {
     #[test]
     fn a_secret_opens_under_its_own_name_alone() {
         let key = owner(1);
-        let text = seal("db", ID, b"hunter2", &[key.recipient()]).unwrap();
+        let text = seal(HOME, "db", ID, b"hunter2", &[key.recipient()]).unwrap();
         let moved = Err(OpenError::OtherName("db".to_owned()));
-        assert_eq!(key.open("public", &text), moved);
-        assert_eq!(key.opens("public", &text), moved.map(drop));
+        assert_eq!(key.open("public", &at_home("public", &text)), moved);
+        assert_eq!(
+            key.opens("public", &at_home("public", &text)),
+            moved.map(drop)
+        );
         // Who changes the label breaks the file.
         let mut bytes = sealing::bytes(&text).unwrap();
-        let needle = b"realm-secret 1 db";
+        let needle = b"realm-secret 1 default db";
         let at = bytes.windows(needle.len()).position(|part| part == needle);
         bytes[at.unwrap() + needle.len() - 1] = b'x';
         let changed = sealing::text(&bytes);
         assert_eq!(Label::of(&changed).unwrap().name, "dx");
-        let broken = key.open("dx", &changed);
+        let broken = key.open("dx", &at_home("dx", &changed));
         assert!(matches!(broken, Err(OpenError::Damaged(_))), "{broken:?}");
+    }
+
+    #[test]
+    fn a_secret_opens_in_its_own_namespace_alone() {
+        let key = owner(1);
+        let team: NamespaceName = "team".parse().unwrap();
+        let seal = |namespace| {
+            let text = seal(namespace, "db", ID, b"hunter2", &[key.recipient()]).unwrap();
+            move |at| Sealed::new(at, "db", text.clone())
+        };
+        // Both are sealed to the same key; a delegate can read the text in the owners' manifest.
+        let (owners, teams) = (seal(HOME), seal(team));
+        assert!(key.open("db", &owners(HOME)).is_ok());
+        assert!(key.open("db", &teams(team)).is_ok());
+        let copied = Err(OpenError::OtherNamespace(HOME));
+        assert_eq!(key.open("db", &owners(team)), copied);
+        assert_eq!(key.opens("db", &owners(team)), copied.map(drop));
+        let back = key.opens("db", &teams(HOME));
+        assert_eq!(back, Err(OpenError::OtherNamespace(team)));
+        // What names nobody is the owners' alone.
+        let plain = age::encrypt(&key.0.to_public(), b"from age").unwrap();
+        let plain = Sealed::new(team, "db", sealing::text(&plain));
+        assert_eq!(key.opens("db", &plain), Err(OpenError::NoNamespace(team)));
     }
 
     #[test]
@@ -354,24 +407,29 @@ mod tests {
         let key = owner(1);
         let plain = age::encrypt(&key.0.to_public(), b"from age").unwrap();
         let text = sealing::text(&plain);
-        assert_eq!(key.open("any", &text).unwrap().as_slice(), b"from age");
-        assert!(Sealed::new("any", text).label().is_none());
+        assert_eq!(
+            key.open("any", &at_home("any", &text)).unwrap().as_slice(),
+            b"from age"
+        );
+        assert!(at_home("any", &text).label().is_none());
     }
 
     #[test]
     fn no_bit_of_a_sealed_secret_can_change() {
         let key = owner(1);
-        let text = seal("db", ID, b"hunter2", &[key.recipient()]).unwrap();
+        let text = seal(HOME, "db", ID, b"hunter2", &[key.recipient()]).unwrap();
         let bytes = sealing::bytes(&text).unwrap();
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
             assert!(
-                key.open("db", &sealing::text(&changed)).is_err(),
+                key.open("db", &at_home("db", &sealing::text(&changed)))
+                    .is_err(),
                 "byte {at}"
             );
             assert!(
-                key.open("db", &sealing::text(&bytes[..at])).is_err(),
+                key.open("db", &at_home("db", &sealing::text(&bytes[..at])))
+                    .is_err(),
                 "cut at {at}"
             );
         }
@@ -381,18 +439,19 @@ mod tests {
     fn what_is_too_large_or_no_recipient_is_refused() {
         let key = owner(1).recipient();
         let large = seal(
+            HOME,
             "db",
             ID,
             &[0; SECRET_BYTES_MAX + 1],
             std::slice::from_ref(&key),
         );
         assert!(matches!(large, Err(SealError::TooLarge(_))));
-        let many = seal("db", ID, b"x", &vec![key.clone(); RECIPIENTS_MAX + 1]);
+        let many = seal(HOME, "db", ID, b"x", &vec![key.clone(); RECIPIENTS_MAX + 1]);
         assert!(matches!(many, Err(SealError::TooMany(_))));
         let typo = key.replace('q', "p");
-        let other = seal("db", ID, b"x", &[typo]);
+        let other = seal(HOME, "db", ID, b"x", &[typo]);
         assert!(matches!(other, Err(SealError::NotARecipient(_))));
-        assert!(seal("db", ID, &[7; SECRET_BYTES_MAX], &vec![key; 1_000]).is_ok());
+        assert!(seal(HOME, "db", ID, &[7; SECRET_BYTES_MAX], &vec![key; 1_000]).is_ok());
     }
 
     #[test]

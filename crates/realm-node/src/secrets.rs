@@ -61,7 +61,7 @@ impl Looked {
     }
 
     fn opens(&self, name: &str, sealed: &Sealed) -> bool {
-        let opened = self.key.opens(name, sealed.text());
+        let opened = self.key.opens(name, sealed);
         if let Err(reason) = &opened {
             tracing::debug!(secret = name, %reason, "a secret does not open on this node");
         }
@@ -79,7 +79,7 @@ impl Values {
         sealed: &BTreeMap<String, Sealed>,
     ) -> Result<Self, StepFailure> {
         let values = sealed.iter().map(|(name, sealed)| {
-            let value = key.open(name, sealed.text());
+            let value = key.open(name, sealed);
             let value = value.map_err(|error| StepFailure {
                 code: realm_model::record::SECRET_SEALED_AWAY.to_owned(),
                 reason: format!("secret `{name}`: {error}"),
@@ -106,6 +106,7 @@ impl Values {
 
 #[cfg(test)]
 mod tests {
+    use realm_model::entry::NamespaceName;
     use realm_model::key::SecretKey;
     use realm_model::sealing::ValueId;
 
@@ -119,8 +120,10 @@ mod tests {
     #[test]
     fn a_guest_reads_what_it_lists_and_not_the_password_of_its_store() {
         let sealed = |name: &str| {
-            let text = seal(name, ValueId([1; 16]), b"value", &[key(1).recipient()]).unwrap();
-            (name.to_owned(), Sealed::new(name, text))
+            let id = ValueId([1; 16]);
+            let home = NamespaceName::DEFAULT;
+            let text = seal(home, name, id, b"value", &[key(1).recipient()]).unwrap();
+            (name.to_owned(), Sealed::new(home, name, text))
         };
         let sealed = BTreeMap::from([sealed("listed"), sealed("password")]);
         let values = Values::open(&key(1), &sealed).unwrap();

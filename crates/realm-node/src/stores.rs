@@ -44,7 +44,7 @@ struct Inner {
     /// What is open. A store that no component holds any more is closed.
     open: Mutex<BTreeMap<Key, Held>>,
     /// By binding: who shares the messages.
-    groups: Mutex<messages::Groups>,
+    groups: Arc<messages::Wanted>,
     /// By binding: why it does not answer.
     troubles: Arc<Troubles>,
 }
@@ -102,7 +102,7 @@ impl Shelf {
             policy,
             key,
             open: Mutex::default(),
-            groups: Mutex::default(),
+            groups: Arc::default(),
             troubles: Arc::default(),
         }))
     }
@@ -128,20 +128,16 @@ impl Shelf {
 
     /// Takes which groups there are by the manifest, and tells the queues that are open.
     pub(crate) fn keep_groups(&self, groups: messages::Groups) {
-        let before = {
-            let mut kept = held(&self.0.groups);
-            if *kept == groups {
-                return;
-            }
-            std::mem::replace(&mut *kept, groups.clone())
-        };
+        let changed = self.0.groups.change(groups);
+        if changed.is_empty() {
+            return;
+        }
         for ((binding, interface, _, _), store) in &*held(&self.0.open) {
-            let wanted = groups.get(binding);
             if *interface == Interface::Messaging
-                && before.get(binding) != wanted
+                && changed.contains(binding)
                 && let Some(store) = store.get()
             {
-                messages::tell(&store, wanted.cloned().unwrap_or_default(), false);
+                self.0.groups.tell(binding, &store, false);
             }
         }
     }
@@ -203,10 +199,7 @@ impl Shelf {
         open.insert(key, Held::of(&store));
         // A server may take its time, and whoever opens another store does not wait for that.
         drop(open);
-        let groups = held(groups).get(binding).cloned();
-        if let Some(groups) = groups {
-            messages::tell(&store, groups, true);
-        }
+        groups.tell(binding, &store, true);
         Ok(store)
     }
 
@@ -233,6 +226,24 @@ impl Shelf {
 type Login = (Option<String>, Option<Zeroizing<String>>);
 
 impl Making<'_> {
+    /// What all names of this binding on a server begin with: what the manifest says, or its own name and
+    /// `mark`. Outside the owners' namespace that stands before it, with a letter that no manifest can put
+    /// into either: a delegate has nothing of others on the same server.
+    fn prefix(&self, mark: &str) -> String {
+        let (namespace, name) = match self.binding.split_once('/') {
+            Some((namespace, name)) => (Some(namespace), name),
+            None => (None, self.binding),
+        };
+        let own = match &self.spec.prefix {
+            Some(prefix) => prefix.clone(),
+            None => format!("{name}{mark}"),
+        };
+        match namespace {
+            Some(namespace) => format!("{namespace}~{own}"),
+            None => own,
+        }
+    }
+
     /// The value of the secret that the binding names, as it is written there; `None`: it names none.
     fn secret(&self) -> Result<Option<Zeroizing<String>>, StepFailure> {
         let Some(name) = &self.spec.secret else {
@@ -293,10 +304,9 @@ fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
             region,
             endpoint,
         } => {
-            let prefix = making.spec.prefix.clone();
             let settings = S3Settings {
                 bucket: bucket.clone(),
-                prefix: prefix.unwrap_or_else(|| making.binding.to_owned()),
+                prefix: making.prefix(""),
                 region: region.clone(),
                 endpoint: endpoint.clone(),
                 credentials: making.secret()?.map(|secret| secret.to_string()),
@@ -353,8 +363,7 @@ fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
                 tls: server.tls,
                 ca_file: making.policy.ca_file.as_ref().map(PathBuf::from),
             };
-            let prefix = spec.prefix.as_deref().unwrap_or(making.binding);
-            let made = Postgres::new(settings, prefix, Arc::clone(&making.watch));
+            let made = Postgres::new(settings, &making.prefix(""), Arc::clone(&making.watch));
             match made {
                 Ok(made) => Ok(Store::Sql(Arc::new(Database::postgres(made)))),
                 Err(error) => Err(StepFailure {

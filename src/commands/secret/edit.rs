@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use realm_model::entry::NamespaceName;
 use realm_model::manifest::Manifest;
 use realm_model::sealing::Sealed;
 use toml_edit::{DocumentMut, Item, Table, Value};
@@ -36,11 +37,10 @@ impl Document {
         self.text_of(name).is_some()
     }
 
-    /// A secret as it stands there.
-    pub(super) fn sealed(&self, name: &str) -> Result<Option<Sealed>, Failure> {
-        Ok(self
-            .text_of(name)
-            .map(|text| Sealed::new(name, text.to_owned())))
+    /// A secret as it stands there, in the manifest of this namespace.
+    pub(super) fn sealed(&self, namespace: NamespaceName, name: &str) -> Option<Sealed> {
+        let text = self.text_of(name)?;
+        Some(Sealed::new(namespace, name, text.to_owned()))
     }
 
     fn text_of(&self, name: &str) -> Option<&str> {

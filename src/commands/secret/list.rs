@@ -1,17 +1,16 @@
 //! `realm secret ls`: each secret with who can open it and who should.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::ExitCode;
 
 use realm_model::name::{ComponentName, NodeName};
 use serde::Serialize;
 
+use super::At;
 use super::roster::Roster;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
-use crate::resolve::read_manifest;
 
 #[derive(Serialize)]
 struct Row {
@@ -27,12 +26,13 @@ struct Row {
     missing: BTreeSet<NodeName>,
     /// Nodes that can open it and do not need it.
     needless: BTreeSet<NodeName>,
-    /// The name that it was sealed under, if that is another one: it opens nowhere.
+    /// The name that it was sealed under, `NAMESPACE/NAME` of another namespace, if that is another one:
+    /// it opens nowhere.
     sealed_as: Option<String>,
 }
 
-pub(super) async fn run(context: &Context, path: &Path) -> Result<ExitCode, Failure> {
-    let (_, manifest) = read_manifest(path, context.json())?;
+pub(super) async fn run(context: &Context, at: &At) -> Result<ExitCode, Failure> {
+    let manifest = at.read(context)?;
     let roster = Roster::of(context).await?;
     let known = roster.marks();
     let rows = manifest.secrets.iter().map(|(name, sealed)| {
@@ -62,7 +62,10 @@ pub(super) async fn run(context: &Context, path: &Path) -> Result<ExitCode, Fail
                 .map_or_else(BTreeSet::new, |nodes| difference(nodes, &needed)),
             nodes,
             sealed_as: label
-                .map(|label| label.name)
+                .map(|label| match label.namespace == at.namespace {
+                    true => label.name,
+                    false => format!("{}/{}", label.namespace.as_str(), label.name),
+                })
                 .filter(|sealed| sealed != name),
             name: name.clone(),
         }
@@ -81,7 +84,7 @@ pub(super) async fn run(context: &Context, path: &Path) -> Result<ExitCode, Fail
     for row in &rows {
         if let Some(before) = &row.sealed_as {
             output::note(&format!(
-                "`{}` was sealed under the name `{before}` and opens nowhere: write it under that name again",
+                "`{}` was sealed as `{before}` and opens nowhere: write it there again, or `realm secret rotate` it",
                 row.name
             ));
         }

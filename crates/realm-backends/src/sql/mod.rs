@@ -12,7 +12,7 @@ mod words;
 
 use std::time::Duration;
 
-use realm_model::cloud::{SqlValue, limits};
+use realm_model::cloud::{CloudError, SqlValue, limits};
 
 pub use postgres::{Postgres, Settings, SettingsError};
 pub use sqlite::Sqlite;
@@ -39,10 +39,35 @@ impl Page {
     }
 }
 
+/// What is left of what one row may have: asked value by value, before the next one is copied.
+struct Budget(usize);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(limits::ROW_BYTES_MAX)
+    }
+}
+
+impl Budget {
+    fn take(&mut self, n_bytes: usize) -> Result<(), CloudError> {
+        let left = self.0.checked_sub(n_bytes);
+        self.0 = left.ok_or(CloudError::TooLarge {
+            what: "a row",
+            bytes: limits::ROW_BYTES_MAX as u64 + 1,
+            bytes_max: limits::ROW_BYTES_MAX as u64,
+        })?;
+        Ok(())
+    }
+}
+
 /// What a value takes on its way to a guest, about.
 fn bytes_of(value: &SqlValue) -> usize {
-    const OWN: usize = size_of::<SqlValue>();
-    OWN + match value {
+    size_of::<SqlValue>() + payload(value)
+}
+
+/// Bytes that a value has beside its own place.
+fn payload(value: &SqlValue) -> usize {
+    match value {
         SqlValue::Null | SqlValue::Boolean(_) | SqlValue::Integer(_) | SqlValue::Real(_) => 0,
         SqlValue::Text(text)
         | SqlValue::Date(text)

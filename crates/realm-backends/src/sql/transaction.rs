@@ -3,7 +3,9 @@
 //! PostgreSQL takes nothing more in a transaction after an error, SQLite would: a guest that relied on
 //! that would break when its operator changes the database.
 
-use realm_model::cloud::{CloudError, SqlError};
+use std::time::Duration;
+
+use realm_model::cloud::{CloudError, SqlError, limits};
 
 /// Where a session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,7 +54,31 @@ impl Transaction {
     }
 }
 
+/// How long a transaction may still wait for its next statement; `None`: it has been open for too long.
+pub(super) fn patience(open_for: Duration) -> Option<Duration> {
+    let left = Duration::from_millis(limits::TRANSACTION_AGE_MS_MAX).checked_sub(open_for)?;
+    (!left.is_zero()).then(|| left.min(Duration::from_millis(limits::TRANSACTION_MS_MAX)))
+}
+
 /// An argument that makes no sense.
 pub(super) fn invalid(why: impl Into<String>) -> SqlError {
     CloudError::Invalid(why.into()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_waits_for_its_guest_but_not_for_ever() {
+        let seconds = Duration::from_secs;
+        for (open_for, waits) in [(0, Some(30)), (570, Some(30)), (590, Some(10)), (600, None)] {
+            assert_eq!(
+                patience(seconds(open_for)),
+                waits.map(seconds),
+                "{open_for}"
+            );
+        }
+        assert_eq!(patience(Duration::MAX), None);
+    }
 }

@@ -72,12 +72,16 @@ fn names(statement: &str, number: usize) -> bool {
     })
 }
 
+/// What either database passes over: PostgreSQL 16 and later also a vertical tab.
+fn is_space(c: char) -> bool {
+    c.is_ascii_whitespace() || c == '\u{b}' || c == '\u{feff}'
+}
+
 /// The first word: empty where there is none, which may be a mark like `(`.
 fn first_word(statement: &str) -> Result<&str, SqlError> {
     let mut rest = statement;
     loop {
-        rest = rest
-            .trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '\u{feff}' || c == ';');
+        rest = rest.trim_start_matches(|c| is_space(c) || c == ';');
         if let Some(comment) = rest.strip_prefix("--") {
             rest = comment
                 .split_once(['\n', '\r'])
@@ -129,6 +133,8 @@ mod tests {
             "/**/savepoint a",
             ";;release a",
             "\u{feff}PREPARE a AS SELECT 1",
+            "\u{b}BEGIN",
+            "/**/\u{b};\u{b}-- a comment\n\u{b}COMMIT",
             "/* /* */ COMMIT -- */",
             "/* without end",
             "",

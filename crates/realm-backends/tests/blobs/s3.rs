@@ -524,3 +524,57 @@ async fn what_never_answers_or_makes_no_sense_ends_in_time() {
         assert!(begun.elapsed() < Duration::from_secs(22), "{answer}");
     }
 }
+
+/// A server that answers each request, and never comes to an end.
+fn endless() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut head = [0; 8_192];
+            let n = std::io::Read::read(&mut stream, &mut head).unwrap_or(0);
+            let body = if head[..n].starts_with(b"POST") {
+                "<DeleteResult><Deleted><Key>guest/c/%</Key></Deleted></DeleteResult>"
+            } else {
+                // A key that no name leads to, and more behind it.
+                "<ListBucketResult><Name>b</Name><IsTruncated>true</IsTruncated>\
+                 <NextContinuationToken>more</NextContinuationToken><KeyCount>1</KeyCount><Contents>\
+                 <Key>guest/c/%</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>\
+                 <ETag>x</ETag><Size>1</Size></Contents></ListBucketResult>"
+            };
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-type: application/xml\r\nconnection: close\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    endpoint
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_always_has_more_is_an_error_in_time() {
+    let settings = S3Settings {
+        bucket: BUCKET.to_owned(),
+        prefix: "guest".to_owned(),
+        region: Some(REGION.to_owned()),
+        endpoint: Some(endless()),
+        credentials: Some(Swift::credentials()),
+        roots: None,
+    };
+    let (blobs, heard) = client(&settings);
+    let both = async { tokio::join!(blobs.list("c", None, 10), blobs.delete("c")) };
+    let both = tokio::time::timeout(Duration::from_secs(30), both).await;
+    assert_eq!(
+        both.expect("they end"),
+        (Err(CloudError::Timeout), Err(CloudError::Timeout))
+    );
+    let heard = heard.all();
+    assert!(
+        heard.iter().any(|one| one.contains("no answer")),
+        "{heard:?}"
+    );
+}

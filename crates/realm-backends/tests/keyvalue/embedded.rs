@@ -256,3 +256,57 @@ async fn writes_that_wait_go_together() {
     );
     wait_until(SECOND, async || store.bytes().await.unwrap().unwrap() > 0).await;
 }
+
+/// Values that wait for the writer are not copied before there is room for them: this process has a
+/// memory of its own, where each test has.
+#[tokio::test]
+async fn many_large_writes_at_once_do_not_take_their_memory_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("kv"));
+    let value = vec![7; limits::VALUE_BYTES_MAX];
+    let before = peak_mb();
+    let sets = (0..64).map(|_| store.set("a", "k", &value, None));
+    // Some of them may be over time on a machine that has other work.
+    let done = futures_util::future::join_all(sets).await;
+    assert!(done.iter().any(Result::is_ok), "{done:?}");
+    let more = peak_mb() - before;
+    assert!(more < 500, "{more} MB for 64 values of 16 MiB");
+}
+
+/// The most memory that this process ever had.
+fn peak_mb() -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap();
+    let line = text.lines().find(|line| line.starts_with("VmHWM:"));
+    let kb = line.unwrap().split_whitespace().nth(1).unwrap();
+    kb.parse::<u64>().unwrap() / 1024
+}
+
+/// What was damaged and is written over is no trouble any more.
+#[tokio::test]
+async fn the_operator_hears_when_it_answers_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kv");
+    let store = open(&path);
+    let value = vec![b'v'; 200];
+    store.set("a", "k", &value, None).await.unwrap();
+    drop(store);
+    let mut bytes = fs::read(&path).unwrap();
+    let starts: Vec<usize> = (0..bytes.len() - 200)
+        .filter(|at| bytes[*at..*at + 200] == value)
+        .collect();
+    for at in starts {
+        bytes[at] = b'w';
+    }
+    fs::write(&path, &bytes).unwrap();
+    let told = Arc::new(Told::default());
+    let store = Embedded::open(&path, told.clone()).unwrap();
+    let last = || told.0.lock().unwrap().last().cloned();
+    assert_eq!(
+        store.get("a", "k").await.unwrap_err().code(),
+        "backend-failed"
+    );
+    assert!(last().is_some_and(|last| last.contains("damaged")));
+    store.set("a", "k", &value, None).await.unwrap();
+    assert_eq!(store.get("a", "k").await, Ok(Some(value)));
+    assert_eq!(last().as_deref(), Some("up"));
+}

@@ -91,3 +91,35 @@ pub(crate) async fn lists_while_keys_change(bench: &Bench) {
     let (n_changes, ()) = tokio::join!(others, listing);
     assert!(n_changes > 0);
 }
+
+/// Who knows the cursor of a listing and lists another bucket with it changes nothing in the first one.
+pub(crate) async fn listings_are_apart(bench: &Bench) {
+    let store = &*bench.store;
+    let n_keys = 4_000;
+    fill(store, "a", n_keys).await;
+    fill(store, "b", n_keys).await;
+    let first = store.keys("a", None).await.unwrap();
+    let cursor = first.cursor.expect("there are more");
+    // A listing of a server begins at 0 with Redis, and at 1 with NATS; a file's cursors are keys.
+    let number = cursor.split_once('.').map_or("", |(number, _)| number);
+    for from in [0, 1] {
+        let mut other = Some(format!("{number}.{from}"));
+        // Not to its end, which would end the first one as well.
+        for _ in 0..3 {
+            let Some(cursor) = other.take() else { break };
+            // A cursor that is none is refused: then nothing was listed.
+            let page = store.keys("b", Some(&cursor)).await;
+            other = page.ok().and_then(|page| page.cursor);
+        }
+    }
+    let mut keys = first.keys;
+    let mut next = Some(cursor);
+    while let Some(cursor) = next {
+        let page = store.keys("a", Some(&cursor)).await.unwrap();
+        keys.extend(page.keys);
+        next = page.cursor;
+    }
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), n_keys);
+}

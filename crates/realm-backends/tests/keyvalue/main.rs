@@ -44,7 +44,8 @@ macro_rules! conformance {
             buckets_are_apart, large_values, batches, batches_have_limits, numbers, transactions,
             revisions, bytes_are_counted;
             time: keys_end, watchers_see_what_changes;
-            listing: lists_every_key_once, lists_while_keys_change, no_keys;
+            listing: lists_every_key_once, lists_while_keys_change, no_keys,
+            listings_are_apart;
             races: one_of_many_swaps_wins, no_increment_is_lost, transactions_do_not_mix,
             watchers_see_the_order
         );

@@ -280,3 +280,97 @@ async fn a_server_that_is_killed_and_comes_back() {
         .await
         .expect("it goes on");
 }
+
+/// A NATS whose account takes so many streams and no more.
+fn with_streams(n_max: u32) -> Server {
+    Server::start("nats-server", "nats-server", |port, folder| {
+        let path = folder.join("nats.conf");
+        let text = format!(
+            "listen: \"127.0.0.1:{port}\"\n\
+             jetstream {{ store_dir: \"{}/js\" }}\n\
+             no_auth_user: shop\n\
+             accounts {{ A {{ jetstream: {{ max_streams: {n_max} }}, users: [ {{ user: shop, password: x }} ] }} }}\n",
+            folder.display()
+        );
+        std::fs::write(&path, text).unwrap();
+        vec!["-c".to_owned(), path.display().to_string()]
+    })
+}
+
+/// Buckets that the server did not make are none: who tries and tries takes nothing from others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_full_uses_up_no_buckets() {
+    let server = with_streams(1);
+    let told = Arc::new(Told::default());
+    let store = Nats::new(&server.at(false), &access(None), told.clone()).unwrap();
+    store.set("first", "k", b"x", None).await.unwrap();
+    for _ in 0..21 {
+        let sets = (0..50).map(|_| store.set("second", "k", b"x", None));
+        for done in futures_util::future::join_all(sets).await {
+            assert!(done.is_err());
+        }
+    }
+    // The connection stood all the time: the next call that succeeds ends the alarm.
+    let last = || told.0.lock().unwrap().last().cloned();
+    assert_ne!(last().as_deref(), Some("up"));
+    assert_eq!(store.get("first", "k").await, Ok(Some(b"x".to_vec())));
+    assert_eq!(last().as_deref(), Some("up"));
+    let other = other(&server).await;
+    other.delete_key_value("shop__first").await.unwrap();
+    store.set("second", "k", b"x", None).await.unwrap();
+    assert_eq!(store.get("second", "k").await, Ok(Some(b"x".to_vec())));
+}
+
+/// So many who write into a bucket that is not there yet make one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_first_writes_make_one_bucket() {
+    let server = servers::nats("", None);
+    let store = open(&server, &access(None));
+    let keys: Vec<String> = (0..1_200).map(|nth| format!("k{nth}")).collect();
+    let sets = keys.iter().map(|key| store.set("first", key, b"x", None));
+    for done in futures_util::future::join_all(sets).await {
+        done.unwrap();
+    }
+    store.set("second", "k", b"x", None).await.unwrap();
+    assert_eq!(store.get("second", "k").await, Ok(Some(b"x".to_vec())));
+}
+
+/// The client would panic over a subject that is not the bucket's: who watches hears of an end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_names_another_bucket_ends_the_watch() {
+    let server = servers::nats("", None);
+    let mut at = server.at(false);
+    at.port = renaming(server.port).await;
+    let store = Nats::new(&at, &access(None), Arc::new(Told::default())).unwrap();
+    let mut changes = store.watch("a").await.unwrap();
+    store.set("a", "k", b"x", None).await.unwrap();
+    let next = tokio::spawn(async move { changes.next().await });
+    let next = tokio::time::timeout(60 * SECOND, next).await.unwrap();
+    assert_eq!(next.expect("no panic"), Err(CloudError::Unavailable));
+}
+
+/// A way to the server on which messages come under other subjects.
+async fn renaming(to: u16) -> u16 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (guest, _) = listener.accept().await.unwrap();
+        let server = tokio::net::TcpStream::connect(("127.0.0.1", to))
+            .await
+            .unwrap();
+        let (mut from_guest, mut to_guest) = guest.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        tokio::spawn(async move { tokio::io::copy(&mut from_guest, &mut to_server).await });
+        let mut bytes = vec![0; 65_536];
+        while let Ok(n @ 1..) = from_server.read(&mut bytes).await {
+            let mark = b"MSG $KV.";
+            let found = bytes[..n].windows(mark.len()).position(|one| one == mark);
+            if let Some(at) = found {
+                bytes[at + 5] = b'X';
+            }
+            to_guest.write_all(&bytes[..n]).await.unwrap();
+        }
+    });
+    port
+}

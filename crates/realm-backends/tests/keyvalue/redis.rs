@@ -329,3 +329,121 @@ async fn a_restart_between_calls_is_not_seen() {
         );
     }
 }
+
+/// What somebody else may say on the server's channels, and write under the prefix.
+#[tokio::test]
+async fn a_watcher_keeps_no_more_than_it_should() {
+    // A server that itself keeps what its clients do not take.
+    let server = servers::redis(&words("--client-output-buffer-limit pubsub 0 0 0"));
+    let store = open(&server, &access(None));
+    let mut changes = store.watch("a").await.unwrap();
+    let long = "x".repeat(limits::KEY_BYTES_MAX + 1);
+    let channel = format!("__keyspace@0__:shop:%a:{long}");
+    assert_eq!(cli(&server, &["PUBLISH", &channel, "set"]), "1");
+    cli(&server, &["SET", "shop:%a:k", "v"]);
+    let change = changes.next().await.unwrap();
+    assert_eq!((&*change.key, change.value), ("k", Some(b"v".to_vec())));
+    // 64 MiB of names that nobody takes.
+    let script = "for i = 1, 65536 do \
+                  redis.call('PUBLISH', '__keyspace@0__:shop:%a:' .. i .. string.rep('x', 1000), 'set') end";
+    cli(&server, &["EVAL", script, "0"]);
+    let began = Instant::now();
+    let mut n_bytes = 0;
+    let error = loop {
+        match changes.next().await {
+            Ok(change) => n_bytes += change.key.len(),
+            Err(error) => break error,
+        }
+        assert!(n_bytes < 32 << 20, "{n_bytes} bytes of names were kept");
+        assert!(began.elapsed() < 60 * SECOND);
+    };
+    assert!(error.to_string().contains("fell behind"), "{error}");
+}
+
+/// A connection that nobody can say of what the server did with it: the call fails, and is not done twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_whose_connection_breaks_is_not_sent_again() {
+    let server = servers::redis(&[]);
+    let (port, broken) = breaking_after_set(server.port).await;
+    let mut at = server.at(false);
+    at.port = port;
+    let store = Redis::new(&at, 0, &access(None), Arc::new(Unwatched)).unwrap();
+    store.delete("a", "k").await.unwrap_err();
+    let set = store.set("a", "k", b"1", None).await;
+    assert_eq!(set, Err(CloudError::Unavailable));
+    let many = [("k".to_owned(), b"2".to_vec())];
+    store.set_many("a", &many).await.unwrap_err();
+    store.delete_many("a", &["k".to_owned()]).await.unwrap_err();
+    assert_eq!(broken.load(std::sync::atomic::Ordering::Relaxed), 4);
+    assert_eq!(store.get("a", "k").await, Ok(None));
+}
+
+/// A way to the server that breaks with each write, after it was sent on: how often it did.
+async fn breaking_after_set(to: u16) -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let broken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = broken.clone();
+    tokio::spawn(async move {
+        while let Ok((mut guest, _)) = listener.accept().await {
+            let count = count.clone();
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", to))
+                    .await
+                    .unwrap();
+                let (mut sent, mut answered) = ([0; 4096], [0; 4096]);
+                loop {
+                    tokio::select! {
+                        n = guest.read(&mut sent) => {
+                            let Ok(n @ 1..) = n else { return };
+                            server.write_all(&sent[..n]).await.unwrap();
+                            let text = String::from_utf8_lossy(&sent[..n]).into_owned();
+                            if ["\r\nSET\r\n", "\r\nMSET\r\n", "\r\nUNLINK\r\n"].iter().any(|one| text.contains(one)) {
+                                // The server did it.
+                                let _ = server.read(&mut answered).await;
+                                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                                return;
+                            }
+                        }
+                        n = server.read(&mut answered) => {
+                            let Ok(n @ 1..) = n else { return };
+                            guest.write_all(&answered[..n]).await.unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    (port, broken)
+}
+
+/// Told once that a call failed for what the server is, the operator hears when calls succeed again, also
+/// where the connection stood all the time.
+#[tokio::test]
+async fn the_operator_hears_when_it_answers_again() {
+    let server = servers::redis(&[]);
+    let told = Arc::new(Told::default());
+    let store = Redis::new(&server.at(false), 0, &access(None), told.clone()).unwrap();
+    store.set("a", "k", b"x", None).await.unwrap();
+    cli(
+        &server,
+        &[
+            "ACL",
+            "SETUSER",
+            "default",
+            "-get",
+            "-getrange",
+            "-eval",
+            "-evalsha",
+        ],
+    );
+    for _ in 0..8 {
+        assert_eq!(store.get("a", "k").await, Err(CloudError::Unavailable));
+    }
+    let last = || told.0.lock().unwrap().last().cloned();
+    assert_ne!(last().as_deref(), Some("up"));
+    cli(&server, &["ACL", "SETUSER", "default", "+@all"]);
+    assert_eq!(store.get("a", "k").await, Ok(Some(b"x".to_vec())));
+    assert_eq!(last().as_deref(), Some("up"));
+}

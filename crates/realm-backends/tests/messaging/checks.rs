@@ -13,7 +13,7 @@ use crate::support::{
     Bed, group, next, nothing_comes, soon, subscription, take, text, value, words,
 };
 
-pub(crate) use crate::room::a_full_queue_says_so;
+pub(crate) use crate::room::{a_full_queue_says_so, letters_that_meet_their_own_subscription_end};
 
 const SHORT: Duration = Duration::from_millis(1_000);
 

@@ -56,4 +56,5 @@ every_backend! {
     a_future_that_is_dropped_takes_nothing
     what_is_given_back_comes_again
     a_full_queue_says_so
+    letters_that_meet_their_own_subscription_end
 }

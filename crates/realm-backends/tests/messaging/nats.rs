@@ -367,7 +367,7 @@ async fn another_clients_messages_are_read_and_a_foreign_stream_is_left_alone() 
     // A request of a client that knows nothing of realm.
     let asked = tokio::spawn({
         let other = other.clone();
-        async move { other.request("shop-request.orders", "?".into()).await }
+        async move { other.request("shop=request.orders", "?".into()).await }
     });
     let delivery = next(&mut worker).await;
     let reply_to = delivery.message.reply_to.clone().unwrap();
@@ -376,7 +376,7 @@ async fn another_clients_messages_are_read_and_a_foreign_stream_is_left_alone() 
     // A reply is not written to the server's own subjects, whoever asks for it.
     let api = "$JS.API.STREAM.DELETE.shop";
     other
-        .publish_with_reply("shop-request.orders", api, "?".into())
+        .publish_with_reply("shop=request.orders", api, "?".into())
         .await
         .unwrap();
     other.flush().await.unwrap();

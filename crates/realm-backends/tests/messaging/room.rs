@@ -1,9 +1,11 @@
 //! What a queue has room for.
 
-use realm_model::cloud::CloudError;
+use std::time::Duration;
+
+use realm_model::cloud::{CloudError, Subscription};
 
 use crate::checks::{member, send};
-use crate::support::{Bed, soon, subscription, take, text};
+use crate::support::{Bed, next, nothing_comes, soon, subscription, take, text};
 
 pub(crate) async fn a_full_queue_says_so(bed: Bed) {
     let mut worker = member(&bed.small, &subscription("orders", "w", 100)).await;
@@ -25,4 +27,32 @@ pub(crate) async fn a_full_queue_says_so(bed: Bed) {
     assert_eq!(refused, Err(CloudError::Full("the queue")));
     take(&mut worker).await;
     send(&bed.small, "orders", half.as_str()).await;
+}
+
+/// Two groups that hear of all orders, the dead ones too, and can deal with none of them: a letter dies once
+/// more and goes no further, where each death would otherwise make two.
+pub(crate) async fn letters_that_meet_their_own_subscription_end(bed: Bed) {
+    let mut members = Vec::new();
+    for name in ["bills", "mail"] {
+        let all = Subscription {
+            n_deliveries: 1,
+            dead_letter: Some("orders.dead".to_owned()),
+            ..subscription("orders.>", name, 1)
+        };
+        members.push(member(&bed.messaging, &all).await);
+    }
+    send(&bed.messaging, "orders.new", "poison").await;
+    // The message, and the letters of both.
+    for nth in 0..3 {
+        for member in &mut members {
+            let delivery = next(member).await;
+            assert_eq!(delivery.message.is_dead(), nth > 0);
+            let dead = delivery.receipt.retry(Duration::ZERO, "it is bad").await;
+            assert_eq!(dead, Ok(true));
+        }
+    }
+    for member in &mut members {
+        nothing_comes(member).await;
+    }
+    assert_eq!(soon(bed.messaging.dead(100)).await.unwrap().len(), 6);
 }

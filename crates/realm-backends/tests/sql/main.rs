@@ -7,6 +7,8 @@
 
 mod checks;
 mod crash;
+mod hostile_postgres;
+mod hostile_sqlite;
 mod postgres;
 #[path = "../../../../tests/peers/postgres.rs"]
 mod server;

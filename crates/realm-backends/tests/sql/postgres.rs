@@ -30,7 +30,7 @@ impl Heard {
     }
 }
 
-fn settings(server: &Server) -> Settings {
+pub(crate) fn settings(server: &Server) -> Settings {
     Settings {
         host: "127.0.0.1".to_owned(),
         port: server.port,
@@ -470,7 +470,8 @@ fn connections_outlive_the_runtimes_of_guests() {
             one(&mut *session, process, &[]).await
         }));
         drop(guest);
-        std::thread::sleep(Duration::from_millis(200));
+        // It is made as new before it is handed out again.
+        std::thread::sleep(Duration::from_secs(1));
     }
     assert_eq!(processes[1..], [processes[0].clone(), processes[0].clone()]);
 }

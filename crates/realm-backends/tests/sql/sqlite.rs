@@ -174,7 +174,7 @@ async fn a_database_has_a_largest_size() {
     run(&mut *other, "CREATE TEMPORARY TABLE big (b BLOB)").await;
     let fill = "INSERT INTO big SELECT zeroblob(1000000) FROM \
         (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) SELECT i FROM n)";
-    assert_eq!(code(other.execute(fill, &[]).await), "backend-failed");
+    assert_eq!(code(other.execute(fill, &[]).await), "quota-bytes");
     drop(other);
     let mut next = open(&database).await;
     assert_eq!(one(&mut *next, "SELECT COUNT(*) FROM t", &[]).await, int(1));

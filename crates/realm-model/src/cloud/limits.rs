@@ -55,6 +55,9 @@ pub const ROW_BYTES_MAX: usize = VALUE_BYTES_MAX;
 pub const QUERY_MS_MAX: u64 = 60_000;
 /// Milliseconds that a transaction waits for its next statement: it may keep others from writing.
 pub const TRANSACTION_MS_MAX: u64 = 30_000;
+/// Milliseconds from the beginning of a transaction until it is rolled back, whatever it does: as long as
+/// it is open, a database keeps what is older than it.
+pub const TRANSACTION_AGE_MS_MAX: u64 = 10 * 60 * 1_000;
 /// Sessions of one binding that a node has at a time; who wants a further one waits.
 pub const SESSIONS_MAX: usize = 32;
 /// Databases of one binding of the node's own.

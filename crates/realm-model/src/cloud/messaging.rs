@@ -127,6 +127,12 @@ pub const DEAD_DELIVERIES: &str = "realm-dead-deliveries";
 pub const DEAD_WHY: &str = "realm-dead-why";
 
 impl Message {
+    /// Whether it is a dead letter already, which is sent to no further topic when nobody deals with it
+    /// either: two subscriptions that meet their own letters would make ever more of them.
+    pub fn is_dead(&self) -> bool {
+        self.metadata.iter().any(|(key, _)| key == DEAD_TOPIC)
+    }
+
     /// This message as a dead letter.
     pub fn into_dead(mut self, group: &str, n_deliveries: u32, why: &str) -> Self {
         self.metadata
@@ -302,6 +308,7 @@ mod tests {
             topic: Some("dead".to_owned()),
             ..once
         };
+        assert!(twice.is_dead() && !Message::default().is_dead());
         let twice = twice.into_dead("people", 1, "no");
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let expected = [

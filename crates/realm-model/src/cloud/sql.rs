@@ -56,7 +56,8 @@ pub trait Session: Send {
     fn close(&mut self) -> Answer<'_, (), SqlError>;
 
     /// Begins a transaction: serializable, on each backend. One that waits for its guest for longer than
-    /// [`super::limits::TRANSACTION_MS_MAX`] is rolled back.
+    /// [`super::limits::TRANSACTION_MS_MAX`] is rolled back, and so is one that is older than
+    /// [`super::limits::TRANSACTION_AGE_MS_MAX`].
     fn begin(&mut self) -> Answer<'_, (), SqlError>;
 
     /// Ends it: everything since `begin` is durable. After an error it is rolled back.

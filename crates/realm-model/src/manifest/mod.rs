@@ -280,10 +280,14 @@ pub struct RouteSpec {
 }
 
 impl Manifest {
-    /// What it names in a namespace that is not the owners': bindings of one name in two namespaces are two.
+    /// What it names in a namespace that is not the owners': bindings of one name in two namespaces are two,
+    /// also where their names on a server are given, and secrets of another one do not open.
     pub fn belong_to(&mut self, namespace: NamespaceName) {
         if namespace.is_default() {
             return;
+        }
+        for (name, sealed) in &mut self.secrets {
+            *sealed = sealed.within(namespace, name);
         }
         for store in self
             .components

@@ -12,6 +12,7 @@ use super::value::{ValueError, plain_name};
 use super::{COMPONENTS_MAX, Manifest, NodeSelector, NodeSpec, RouteSpec, keys};
 use super::{ComponentSpec, address, component, host, path, runs, stores, upkeep, weights, whole};
 use crate::codes;
+use crate::entry::NamespaceName;
 use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits, rows, wrong_type};
 use crate::key::PublicKey;
 use crate::name::{ComponentName, NodeName};
@@ -164,7 +165,7 @@ fn read_secrets(report: &mut Report<'_>, root: &Fields<'_, '_>) -> Secrets {
                     .all(|byte| byte.is_ascii_alphanumeric() || b"+/-_=".contains(&byte))
         });
         if is_ciphertext {
-            let sealed = Sealed::new(&name, value);
+            let sealed = Sealed::new(NamespaceName::DEFAULT, &name, value);
             secrets.values.insert(name, sealed);
         } else {
             let message = match base64 {

@@ -66,13 +66,12 @@ fn embedded(making: &Making<'_>) -> Result<Embedded, StepFailure> {
 
 /// `mark` stands between the name of a binding and the names of its keys.
 fn access(making: &Making<'_>, mark: &str) -> Result<Access, StepFailure> {
-    let own = || format!("{}{mark}", making.binding);
     let (user, password) = making.login()?;
     Ok(Access {
         user,
         password,
         authorities: making.policy.ca_file.as_ref().map(Into::into),
-        prefix: making.spec.prefix.clone().unwrap_or_else(own),
+        prefix: making.prefix(mark),
     })
 }
 

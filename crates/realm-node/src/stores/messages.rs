@@ -3,20 +3,20 @@
 //! A group is kept from the manifest on that has the subscription, so that what is sent waits for a
 //! component that is not up yet; it goes with the manifest that has it no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use realm_backends::Access;
 use realm_backends::messaging::{Death, Embedded, Nats, OnDeath, Room};
 use realm_host::Store;
 use realm_model::binding::{Backend, Interface, Server};
-use realm_model::cloud::{Group, Messaging};
+use realm_model::cloud::{CloudError, Group, Messaging};
 use realm_model::grants::StoreGrant;
 use realm_model::manifest::ComponentSpec;
 
-use super::{Making, later};
+use super::{Making, held, later};
 use crate::event::StepFailure;
 
 /// The file of an embedded queue, in the folder of its binding.
@@ -51,13 +51,12 @@ fn embedded(making: &Making<'_>) -> Result<Arc<dyn Messaging>, StepFailure> {
 }
 
 fn nats(making: &Making<'_>, server: &Server) -> Result<Arc<dyn Messaging>, StepFailure> {
-    let prefix = making.spec.prefix.clone();
     let (user, password) = making.login()?;
     let access = Access {
         user: user.or_else(|| server.user.clone()),
         password,
         authorities: making.policy.ca_file.clone().map(Into::into),
-        prefix: prefix.unwrap_or_else(|| making.binding.replace('/', ".")),
+        prefix: making.prefix(""),
     };
     let (host, watch) = (server.to_string(), Arc::clone(&making.watch));
     let room = Room::default();
@@ -122,24 +121,65 @@ pub(crate) fn groups<'a>(specs: impl Iterator<Item = &'a ComponentSpec>) -> Grou
     groups
 }
 
-/// Tells a queue which groups there are, until it hears. `first`: waits for the first try.
-pub(super) fn tell(store: &Store, groups: Vec<Group>, first: bool) {
-    let (Store::Messaging(queue), Ok(runtime)) = (store, tokio::runtime::Handle::try_current())
-    else {
-        return;
-    };
-    let queue = Arc::clone(queue);
-    if first && runtime.block_on(queue.keep_groups(&groups)).is_ok() {
-        return;
+/// The groups of each binding by the manifest in force, for the queues that are open.
+#[derive(Default)]
+pub(super) struct Wanted {
+    groups: Mutex<Groups>,
+    /// Who tells the queue of a binding does so alone: what is older never comes later.
+    turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Wanted {
+    /// Takes other groups; says in which bindings they are other ones.
+    pub(super) fn change(&self, groups: Groups) -> BTreeSet<String> {
+        let before = std::mem::replace(&mut *held(&self.groups), groups);
+        let now = held(&self.groups);
+        let names = before.keys().chain(now.keys());
+        let changed = names.filter(|name| before.get(*name) != now.get(*name));
+        changed.cloned().collect()
     }
-    let queue = Arc::downgrade(&queue);
-    runtime.spawn(async move {
-        while let Some(queue) = queue.upgrade() {
-            if queue.keep_groups(&groups).await.is_ok() {
-                return;
-            }
-            drop(queue);
-            tokio::time::sleep(AGAIN).await;
+
+    fn of(&self, binding: &str) -> Option<Vec<Group>> {
+        held(&self.groups).get(binding).cloned()
+    }
+
+    /// Tells a queue which groups there are at this moment.
+    async fn told(&self, binding: &str, queue: &dyn Messaging) -> Result<(), CloudError> {
+        let turn = {
+            let mut turns = held(&self.turns);
+            let turn = turns.entry(binding.to_owned()).or_default();
+            Arc::clone(turn)
+        };
+        let _turn = turn.lock().await;
+        match self.of(binding) {
+            Some(groups) => queue.keep_groups(&groups).await,
+            None => queue.keep_groups(&[]).await,
         }
-    });
+    }
+
+    /// Tells the queue of a binding which groups there are, until it hears. `first`: waits for the first
+    /// try, where anything is known of it.
+    pub(super) fn tell(self: &Arc<Self>, binding: &str, store: &Store, first: bool) {
+        let (Store::Messaging(queue), Ok(runtime)) = (store, tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        if first && self.of(binding).is_none() {
+            return;
+        }
+        if first && runtime.block_on(self.told(binding, &**queue)).is_ok() {
+            return;
+        }
+        let (queue, wanted, binding) =
+            (Arc::downgrade(queue), Arc::clone(self), binding.to_owned());
+        runtime.spawn(async move {
+            while let Some(queue) = queue.upgrade() {
+                if wanted.told(&binding, &*queue).await.is_ok() {
+                    return;
+                }
+                drop(queue);
+                tokio::time::sleep(AGAIN).await;
+            }
+        });
+    }
 }

@@ -244,6 +244,8 @@ impl Inner {
     pub(super) fn create(&self, container: &str) -> Result<(), Fault> {
         let folder = self.folder(container);
         if found(fs::symlink_metadata(&folder))?.is_some() {
+            // Who made it may not have come as far as to its end.
+            sync_folder(&self.root.join("containers"))?;
             return Ok(());
         }
         let made = self.root.join("temporary").join(self.number().to_string());

@@ -153,14 +153,26 @@ impl Client {
                 Ok(value)
             }
             Ok(Err(error)) => Err(self.judged(error)),
-            Err(_) => {
-                let bucket = &self.0.bucket;
-                self.0
-                    .health
-                    .failed(&format!("bucket `{bucket}`: no answer in {time:?}"));
-                Err(CloudError::Timeout)
-            }
+            Err(_) => Err(self.late(time)),
         }
+    }
+
+    /// All requests of a call, which a server may not draw out by giving more and more.
+    pub(super) async fn whole<T>(
+        &self,
+        requests: impl Future<Output = Result<T, CloudError>>,
+    ) -> Result<T, CloudError> {
+        match tokio::time::timeout(super::CALL_TIMEOUT, requests).await {
+            Ok(result) => result,
+            Err(_) => Err(self.late(super::CALL_TIMEOUT)),
+        }
+    }
+
+    fn late(&self, time: Duration) -> CloudError {
+        let bucket = &self.0.bucket;
+        let why = format!("bucket `{bucket}`: no answer in {time:?}");
+        self.0.health.failed(&why);
+        CloudError::Timeout
     }
 
     fn judged(&self, error: object_store::Error) -> CloudError {

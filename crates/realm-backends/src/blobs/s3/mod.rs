@@ -184,7 +184,7 @@ impl Blobs for S3 {
     }
 
     fn delete<'a>(&'a self, container: &'a str) -> Answer<'a, ()> {
-        Box::pin(async move {
+        Box::pin(self.client.whole(async move {
             let (marker, folder) = (self.marker(container)?, self.folder(container)?);
             self.client.forget(container);
             loop {
@@ -198,7 +198,7 @@ impl Blobs for S3 {
             self.delete_all(vec![marker]).await?;
             self.client.forget(container);
             Ok(())
-        })
+        }))
     }
 
     fn info<'a>(&'a self, container: &'a str) -> Answer<'a, Option<ContainerInfo>> {
@@ -286,7 +286,7 @@ impl Blobs for S3 {
         after: Option<&'a str>,
         n_max: usize,
     ) -> Answer<'a, Vec<String>> {
-        Box::pin(async move {
+        Box::pin(self.client.whole(async move {
             let folder = self.folder(container)?;
             let n_max = n_max.min(PAGE_KEYS);
             let after = after.map(|after| format!("{folder}{}", key_of_object(after)));
@@ -309,7 +309,7 @@ impl Blobs for S3 {
                 self.is_there(container).await?;
             }
             Ok(names)
-        })
+        }))
     }
 
     fn remove<'a>(&'a self, container: &'a str, objects: &'a [String]) -> Answer<'a, ()> {

@@ -12,6 +12,9 @@ use super::format::{
     self, ENDS, ENTRIES, Entry, FACT_BYTES, FACT_REVISION, FACTS, Fault, Head, LARGE,
 };
 
+/// Ends of entries that are held in memory while they are swept.
+const SWEPT_AT_ONCE: usize = 1_000;
+
 /// An open transaction.
 pub(super) struct Batch<'t> {
     entries: Table<'t, &'static [u8], &'static [u8]>,
@@ -22,6 +25,8 @@ pub(super) struct Batch<'t> {
     /// Of all entries.
     bytes: u64,
     changes: Vec<(String, Arc<Change>)>,
+    /// Entries with an end that were set.
+    n_ending: usize,
 }
 
 /// What a transaction did, beside what is in the file.
@@ -44,6 +49,7 @@ impl<'t> Batch<'t> {
             revision,
             bytes,
             changes: Vec::new(),
+            n_ending: 0,
         })
     }
 
@@ -81,6 +87,7 @@ impl<'t> Batch<'t> {
         if ends_at_ms != 0 {
             let end = format::end(ends_at_ms, &place);
             self.ends.insert(&end[..], n_bytes)?;
+            self.n_ending += 1;
         }
         self.bytes = self.bytes.saturating_add(n_bytes);
         self.changed(bucket, key, Some(value.to_vec()));
@@ -96,8 +103,22 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    /// Deletes entries whose time is over, up to so many.
+    /// Deletes entries whose time is over, up to so many, or to twice what was set: who sets entries that
+    /// end, however many at once, leaves fewer of them than there were.
     pub(super) fn sweep(&mut self, n_max: usize) -> Result<(), Fault> {
+        let mut left = n_max.max(2 * self.n_ending);
+        while left > 0 {
+            let n = left.min(SWEPT_AT_ONCE);
+            if self.sweep_some(n)? < n {
+                return Ok(());
+            }
+            left -= n;
+        }
+        Ok(())
+    }
+
+    /// How many it were.
+    fn sweep_some(&mut self, n_max: usize) -> Result<usize, Fault> {
         let limit = self.now_ms.saturating_add(1).to_be_bytes();
         let over: Vec<Vec<u8>> = self
             .ends
@@ -105,6 +126,7 @@ impl<'t> Batch<'t> {
             .take(n_max)
             .map(|row| row.map(|(end, _)| end.value().to_vec()))
             .collect::<Result<_, _>>()?;
+        let n = over.len();
         for end in over {
             let found = format::end_and_place(&end)
                 .and_then(|(_, place)| Some((place, format::bucket_and_key(place)?)));
@@ -118,7 +140,7 @@ impl<'t> Batch<'t> {
             }
             self.ends.remove(&end[..])?;
         }
-        Ok(())
+        Ok(n)
     }
 
     /// Writes down what was counted.

@@ -133,7 +133,15 @@ fn make(path: &Path) -> Result<(), OpenError> {
     let folder = path.parent().filter(|one| !one.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))
         .and_then(|folder| folder.sync_all())
-        .map_err(io)
+        .map_err(io)?;
+    // Its folder may have been made just now as well, and the one around it. Those that this process may
+    // not read it did not make.
+    for above in path.ancestors().skip(2).filter(|one| one.is_dir()) {
+        if let Ok(above) = File::open(above) {
+            above.sync_all().map_err(io)?;
+        }
+    }
+    Ok(())
 }
 
 fn fill(database: &Database) -> Result<(), Fault> {

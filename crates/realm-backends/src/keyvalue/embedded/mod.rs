@@ -27,16 +27,20 @@ use batch::Batch;
 pub use file::OpenError;
 use format::{ENDS, ENTRIES, Entry, FACT_BYTES, FACTS, Fault, LARGE};
 use watchers::Watchers;
-use writer::{Finish, Message};
+use writer::Message;
 
 use super::{check_batch, check_commit, check_keys};
 use crate::watch::{Health, Watch};
 
 /// Bytes of pages that are kept in memory for each file; the system keeps more.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Entries whose time is over that are looked at to say what a store has: those that are swept next.
+const OVER_MAX: usize = 1_000;
 /// Bytes of everything that waits for the writer, in units of [`ROOM_UNIT`].
 const ROOM_UNITS: u32 = 64 * 1024;
 const ROOM_UNIT: usize = 1024;
+/// What each key of a call that waits takes beside itself and its value, at the most.
+const JOB_KEY_BYTES: usize = 256;
 
 /// A store in a file.
 pub struct Embedded {
@@ -118,38 +122,27 @@ impl Embedded {
         })
     }
 
-    /// Hands work to the writer, and waits until it is on the disk. The work fails before it changes
-    /// anything, or not at all.
-    async fn write<T: Send + 'static>(
+    /// Hands work to the writer, and waits until it is on the disk. `prepare` takes what the work needs
+    /// with it, once there is room for it. The work fails before it changes anything, or not at all.
+    async fn write<T, W>(
         &self,
-        n_bytes: usize,
-        work: impl FnOnce(&mut Batch<'_>) -> Result<Result<T, CloudError>, Fault> + Send + 'static,
-    ) -> Result<T, CloudError> {
+        (n_keys, n_bytes): (usize, usize),
+        prepare: impl FnOnce() -> W + Send,
+    ) -> Result<T, CloudError>
+    where
+        T: Send + 'static,
+        W: FnOnce(&mut Batch<'_>) -> Result<Result<T, CloudError>, Fault> + Send + 'static,
+    {
+        // Of a key without a value as well something is held until it is written.
+        let n_bytes = n_bytes + n_keys * JOB_KEY_BYTES;
         let (sender, receiver) = oneshot::channel();
-        let shared = self.shared.clone();
-        let work = Box::new(move |batch: &mut Batch<'_>| -> Result<Finish, Fault> {
-            if sender.is_closed() {
-                return Ok(Box::new(|_| {}));
-            }
-            let result = match work(batch) {
-                // One entry that cannot be read is no reason to refuse what others write.
-                Err(fault) if !fault.ends_the_file() => {
-                    shared.health.failed(&shared.words(&fault));
-                    Err(fault.answer())
-                }
-                result => result?,
-            };
-            Ok(Box::new(move |end: Result<(), CloudError>| {
-                let _ = sender.send(end.and(result));
-            }))
-        });
         let all = async {
             let units = u32::try_from(n_bytes / ROOM_UNIT + 1).unwrap_or(ROOM_UNITS);
             let room = self.room.clone().acquire_many_owned(units.min(ROOM_UNITS));
             let room = room.await.map_err(|_| CloudError::Unavailable)?;
             let messages = self.messages.as_ref().ok_or(CloudError::Unavailable)?;
             let job = Message::Job {
-                work,
+                work: work_of(self.shared.clone(), prepare(), sender),
                 n_bytes,
                 room,
             };
@@ -161,6 +154,34 @@ impl Embedded {
             .await
             .unwrap_or(Err(CloudError::Timeout))
     }
+}
+
+/// What the writer does, and tells who waits.
+fn work_of<T, W>(
+    shared: Arc<Shared>,
+    work: W,
+    sender: oneshot::Sender<Result<T, CloudError>>,
+) -> writer::Work
+where
+    T: Send + 'static,
+    W: FnOnce(&mut Batch<'_>) -> Result<Result<T, CloudError>, Fault> + Send + 'static,
+{
+    Box::new(move |batch| {
+        if sender.is_closed() {
+            return Ok(Box::new(|_| {}));
+        }
+        let result = match work(batch) {
+            // One entry that cannot be read is no reason to refuse what others write.
+            Err(fault) if !fault.ends_the_file() => {
+                shared.health.failed(&shared.words(&fault));
+                Err(fault.answer())
+            }
+            result => result?,
+        };
+        Ok(Box::new(move |end: Result<(), CloudError>| {
+            let _ = sender.send(end.and(result));
+        }))
+    })
 }
 
 impl Drop for Embedded {
@@ -210,10 +231,12 @@ impl KeyValue for Embedded {
             check_key(key)?;
             check_value(value)?;
             check_ttl(ttl)?;
-            let (bucket, key, value) = (bucket.to_owned(), key.to_owned(), value.to_vec());
-            self.write(key.len() + value.len(), move |batch| {
-                batch.set(&bucket, &key, &value, end_of(ttl, batch.now_ms()))?;
-                Ok(Ok(()))
+            self.write((1, key.len() + value.len()), || {
+                let (bucket, key, value) = (bucket.to_owned(), key.to_owned(), value.to_vec());
+                move |batch: &mut Batch<'_>| {
+                    batch.set(&bucket, &key, &value, end_of(ttl, batch.now_ms()))?;
+                    Ok(Ok(()))
+                }
             })
             .await
         })
@@ -222,10 +245,12 @@ impl KeyValue for Embedded {
     fn delete<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             check_key(key)?;
-            let (bucket, key) = (bucket.to_owned(), key.to_owned());
-            self.write(key.len(), move |batch| {
-                batch.delete(&bucket, &key)?;
-                Ok(Ok(()))
+            self.write((1, key.len()), || {
+                let (bucket, key) = (bucket.to_owned(), key.to_owned());
+                move |batch: &mut Batch<'_>| {
+                    batch.delete(&bucket, &key)?;
+                    Ok(Ok(()))
+                }
             })
             .await
         })
@@ -248,9 +273,8 @@ impl KeyValue for Embedded {
                 if head.is_over(now_ms) {
                     return Ok(None);
                 }
-                let left = head.ends_at_ms.saturating_sub(now_ms);
                 Ok(Some(
-                    (head.ends_at_ms != 0).then(|| Duration::from_millis(left)),
+                    (head.ends_at_ms != 0).then(|| left_of(head.ends_at_ms, now_ms)),
                 ))
             })
         })
@@ -327,12 +351,14 @@ impl KeyValue for Embedded {
     fn set_many<'a>(&'a self, bucket: &'a str, pairs: &'a [(String, Vec<u8>)]) -> Answer<'a, ()> {
         Box::pin(async move {
             let n_bytes = check_batch(pairs)?;
-            let (bucket, pairs) = (bucket.to_owned(), pairs.to_vec());
-            self.write(n_bytes, move |batch| {
-                for (key, value) in &pairs {
-                    batch.set(&bucket, key, value, 0)?;
+            self.write((pairs.len(), n_bytes), || {
+                let (bucket, pairs) = (bucket.to_owned(), pairs.to_vec());
+                move |batch: &mut Batch<'_>| {
+                    for (key, value) in &pairs {
+                        batch.set(&bucket, key, value, 0)?;
+                    }
+                    Ok(Ok(()))
                 }
-                Ok(Ok(()))
             })
             .await
         })
@@ -341,13 +367,15 @@ impl KeyValue for Embedded {
     fn delete_many<'a>(&'a self, bucket: &'a str, keys: &'a [String]) -> Answer<'a, ()> {
         Box::pin(async move {
             check_keys(keys)?;
-            let (bucket, keys) = (bucket.to_owned(), keys.to_vec());
             let n_bytes = keys.iter().map(String::len).sum();
-            self.write(n_bytes, move |batch| {
-                for key in &keys {
-                    batch.delete(&bucket, key)?;
+            self.write((keys.len(), n_bytes), || {
+                let (bucket, keys) = (bucket.to_owned(), keys.to_vec());
+                move |batch: &mut Batch<'_>| {
+                    for key in &keys {
+                        batch.delete(&bucket, key)?;
+                    }
+                    Ok(Ok(()))
                 }
-                Ok(Ok(()))
             })
             .await
         })
@@ -356,17 +384,19 @@ impl KeyValue for Embedded {
     fn increment<'a>(&'a self, bucket: &'a str, key: &'a str, delta: i64) -> Answer<'a, i64> {
         Box::pin(async move {
             check_key(key)?;
-            let (bucket, key) = (bucket.to_owned(), key.to_owned());
-            self.write(key.len(), move |batch| {
-                let entry = batch.read(&bucket, &key)?;
-                let ends_at_ms = entry.as_ref().map_or(0, |entry| entry.head.ends_at_ms);
-                let before = entry.map(|entry| entry.value);
-                let sum = match increased(before.as_deref(), delta) {
-                    Ok(sum) => sum,
-                    Err(error) => return Ok(Err(error)),
-                };
-                batch.set(&bucket, &key, sum.to_string().as_bytes(), ends_at_ms)?;
-                Ok(Ok(sum))
+            self.write((1, key.len()), || {
+                let (bucket, key) = (bucket.to_owned(), key.to_owned());
+                move |batch: &mut Batch<'_>| {
+                    let entry = batch.read(&bucket, &key)?;
+                    let ends_at_ms = entry.as_ref().map_or(0, |entry| entry.head.ends_at_ms);
+                    let before = entry.map(|entry| entry.value);
+                    let sum = match increased(before.as_deref(), delta) {
+                        Ok(sum) => sum,
+                        Err(error) => return Ok(Err(error)),
+                    };
+                    batch.set(&bucket, &key, sum.to_string().as_bytes(), ends_at_ms)?;
+                    Ok(Ok(sum))
+                }
             })
             .await
         })
@@ -386,15 +416,17 @@ impl KeyValue for Embedded {
         Box::pin(async move {
             check_key(key)?;
             check_value(value)?;
-            let (bucket, key, value) = (bucket.to_owned(), key.to_owned(), value.to_vec());
-            let revision = revision.clone();
-            self.write(key.len() + value.len(), move |batch| {
-                let now = versioned(batch.read(&bucket, &key)?);
-                if now.revision != revision {
-                    return Ok(Ok(Swapped::Changed(now)));
+            self.write((1, key.len() + value.len()), || {
+                let (bucket, key, value) = (bucket.to_owned(), key.to_owned(), value.to_vec());
+                let revision = revision.clone();
+                move |batch: &mut Batch<'_>| {
+                    let now = versioned(batch.read(&bucket, &key)?);
+                    if now.revision != revision {
+                        return Ok(Ok(Swapped::Changed(now)));
+                    }
+                    batch.set(&bucket, &key, &value, 0)?;
+                    Ok(Ok(Swapped::Done))
                 }
-                batch.set(&bucket, &key, &value, 0)?;
-                Ok(Ok(Swapped::Done))
             })
             .await
         })
@@ -408,22 +440,9 @@ impl KeyValue for Embedded {
     ) -> Answer<'a, bool> {
         Box::pin(async move {
             let n_bytes = check_commit(checks, edits)?;
-            let (bucket, checks, edits) = (bucket.to_owned(), checks.to_vec(), edits.to_vec());
-            self.write(n_bytes, move |batch| {
-                for check in &checks {
-                    if versioned(batch.read(&bucket, &check.key)?).revision != check.revision {
-                        return Ok(Ok(false));
-                    }
-                }
-                for edit in &edits {
-                    match edit {
-                        Edit::Set(key, value, ttl) => {
-                            batch.set(&bucket, key, value, end_of(*ttl, batch.now_ms()))?;
-                        }
-                        Edit::Delete(key) => batch.delete(&bucket, key)?,
-                    }
-                }
-                Ok(Ok(true))
+            self.write((checks.len() + edits.len(), n_bytes), || {
+                let (bucket, checks, edits) = (bucket.to_owned(), checks.to_vec(), edits.to_vec());
+                move |batch: &mut Batch<'_>| commit(batch, &bucket, &checks, &edits)
             })
             .await
         })
@@ -437,20 +456,30 @@ impl KeyValue for Embedded {
     }
 
     fn bytes(&self) -> Answer<'_, Option<u64>> {
-        Box::pin(async move {
-            let limit = now_ms().saturating_add(1).to_be_bytes();
-            self.view(|transaction| {
-                let total = transaction.open_table(FACTS)?.get(FACT_BYTES)?;
-                let total = total.map_or(0, |one| one.value());
-                // What has ended and is not swept is not there. It is swept within a second.
-                let mut over: u64 = 0;
-                for row in transaction.open_table(ENDS)?.range(..&limit[..])? {
-                    over = over.saturating_add(row?.1.value());
-                }
-                Ok(Some(total.saturating_sub(over)))
-            })
-        })
+        Box::pin(async move { self.view(|transaction| counted(transaction, now_ms()).map(Some)) })
     }
+}
+
+fn commit(
+    batch: &mut Batch<'_>,
+    bucket: &str,
+    checks: &[Check],
+    edits: &[Edit],
+) -> Result<Result<bool, CloudError>, Fault> {
+    for check in checks {
+        if versioned(batch.read(bucket, &check.key)?).revision != check.revision {
+            return Ok(Ok(false));
+        }
+    }
+    for edit in edits {
+        match edit {
+            Edit::Set(key, value, ttl) => {
+                batch.set(bucket, key, value, end_of(*ttl, batch.now_ms()))?;
+            }
+            Edit::Delete(key) => batch.delete(bucket, key)?,
+        }
+    }
+    Ok(Ok(true))
 }
 
 /// A key that is not there has one revision, whatever it was before.
@@ -462,11 +491,32 @@ fn versioned(entry: Option<Entry>) -> Versioned {
     }
 }
 
+/// What a store counts for.
+fn counted(transaction: &ReadTransaction, now_ms: u64) -> Result<u64, Fault> {
+    let total = transaction.open_table(FACTS)?.get(FACT_BYTES)?;
+    let total = total.map_or(0, |one| one.value());
+    // What has ended and is not swept is not there. Where more of it waits than this, it is gone in a
+    // moment: this is asked before every write, and has to cost the same whatever others left.
+    let limit = now_ms.saturating_add(1).to_be_bytes();
+    let mut over: u64 = 0;
+    let ends = transaction.open_table(ENDS)?;
+    for row in ends.range(..&limit[..])?.take(OVER_MAX) {
+        over = over.saturating_add(row?.1.value());
+    }
+    Ok(total.saturating_sub(over))
+}
+
+/// When an entry ends, not before its time: in the millisecond `now_ms` almost a whole one may be over.
 fn end_of(ttl: Option<Duration>, now_ms: u64) -> u64 {
     ttl.map_or(0, |ttl| {
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        now_ms.saturating_add(ttl_ms)
+        let ttl_ms = u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        now_ms.saturating_add(ttl_ms).saturating_add(1)
     })
+}
+
+/// What is left until then, not more than it was.
+fn left_of(ends_at_ms: u64, now_ms: u64) -> Duration {
+    Duration::from_millis(ends_at_ms.saturating_sub(now_ms).saturating_sub(1))
 }
 
 fn now_ms() -> u64 {
@@ -474,4 +524,50 @@ fn now_ms() -> u64 {
     since.map_or(0, |since| {
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::format::Head;
+    use super::*;
+
+    /// Before each write a quota is looked at: that is a bounded amount of work, whatever has ended.
+    #[test]
+    fn of_what_has_ended_a_bounded_part_is_not_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = file::open(&folder.path().join("kv"), CACHE_BYTES).unwrap();
+        let counted_after = |n_entries: u64| {
+            let transaction = database.begin_write().unwrap();
+            let mut batch = Batch::new(&transaction, 1).unwrap();
+            for nth in 0..n_entries {
+                batch.set("a", &format!("{nth:06}"), b"x", 1_000).unwrap();
+            }
+            batch.finish(&transaction).unwrap();
+            transaction.commit().unwrap();
+            counted(&database.begin_read().unwrap(), 5_000).unwrap()
+        };
+        let entry = format::size(6, 1);
+        assert_eq!(counted_after(900), 0, "what is swept next is not counted");
+        let swept_next = OVER_MAX as u64;
+        assert_eq!(counted_after(10_000), (10_000 - swept_next) * entry);
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_ends_after_its_time_and_not_much_later(
+            set_at in 0_u64..3_000_000_000_000_000_000, ttl_ms in 1_000_u64..1_000_000, more in 0_u64..1_000_000,
+        ) {
+            let ttl = Duration::from_millis(ttl_ms) + Duration::from_nanos(more);
+            let ms = |at: Duration| u64::try_from(at.as_millis()).unwrap();
+            let set_at = Duration::from_nanos(set_at);
+            let head = Head { revision: 1, ends_at_ms: end_of(Some(ttl), ms(set_at)) };
+            let last = set_at + ttl - Duration::from_nanos(1);
+            prop_assert!(!head.is_over(ms(last)));
+            prop_assert!(head.is_over(ms(set_at + ttl + Duration::from_millis(2))));
+            let left = left_of(head.ends_at_ms, ms(set_at));
+            prop_assert!(left < ttl + Duration::from_millis(1) && left >= Duration::from_millis(ttl_ms));
+        }
+    }
 }

@@ -13,12 +13,13 @@ use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind, KeyValu
 use async_nats::jetstream::stream::{self, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode, kv};
 use async_nats::{Client, ConnectOptions, Event};
+use bytes::Bytes;
 use realm_model::binding;
 use realm_model::cloud::CloudError;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
-use super::names;
+use super::{clock, names};
 use crate::server::{self, Access, ServerError};
 use crate::watch::{Health, Watch};
 
@@ -37,6 +38,8 @@ const BUCKETS_MAX: usize = 1_000;
 /// Buckets that are made on a server for one binding, in the life of the agent: a guest that may open any
 /// name makes no more.
 const MADE_MAX: usize = 1_000;
+/// How long it is relied upon what time it was at the server.
+const CLOCK_FOR: Duration = Duration::from_secs(60);
 /// How long the server keeps that a key was deleted, where it can forget it at all.
 pub(super) const MARKER_TTL: Duration = Duration::from_secs(3_600);
 
@@ -50,7 +53,11 @@ pub(super) struct Link {
     connected: Mutex<Option<Connected>>,
     failed: Lock<Option<Instant>>,
     buckets: Lock<BTreeMap<String, Arc<kv::Store>>>,
+    /// Those that are being made.
+    making: Lock<BTreeMap<String, Arc<Mutex<()>>>>,
     made: AtomicUsize,
+    /// What time it was at the server when.
+    clock: Lock<Option<(Duration, Instant)>>,
     pub(super) health: Arc<Health>,
 }
 
@@ -105,7 +112,9 @@ impl Link {
             connected: Mutex::new(None),
             failed: Lock::new(None),
             buckets: Lock::new(BTreeMap::new()),
+            making: Lock::new(BTreeMap::new()),
             made: AtomicUsize::new(0),
+            clock: Lock::new(None),
             health,
         })
     }
@@ -185,10 +194,14 @@ impl Link {
         if let Some(store) = self.find(bucket).await? {
             return Ok(store);
         }
-        if self.made.fetch_add(1, Ordering::Relaxed) >= MADE_MAX {
-            return Err(CloudError::Full("the list of buckets"));
-        }
         let name = self.name(bucket)?;
+        // Of those who find none at the same moment one makes it.
+        let making = Making::new(self, name.clone());
+        let _turn = making.turn.lock().await;
+        if let Some(store) = self.find(bucket).await? {
+            return Ok(store);
+        }
+        let place = Place::take(&self.made)?;
         let connected = self.connected().await?;
         let ends = connected
             .client
@@ -205,12 +218,40 @@ impl Link {
                 .create_stream(settings(&name, None))
                 .await;
         }
+        if made.is_ok() {
+            place.keep();
+        }
         // Made by this call, or meanwhile by somebody else, with settings of his own.
         match (self.find(bucket).await?, made) {
             (Some(store), _) => Ok(store),
             (None, Err(error)) => Err(self.unavailable(&words(&error))),
             (None, Ok(_)) => Err(self.unavailable("a bucket that was made is not there")),
         }
+    }
+
+    /// What time it is by the clock of the server, since 1970; by that of this machine where the server
+    /// does not say.
+    pub(super) async fn now(&self, store: &kv::Store) -> Result<Duration, CloudError> {
+        let known = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((then, at)) = known
+            && at.elapsed() < CLOCK_FOR
+        {
+            return Ok(then + at.elapsed());
+        }
+        let connected = self.connected().await?;
+        let at = Instant::now();
+        let name = &store.stream.cached_info().config.name;
+        let asked = connected
+            .client
+            .request(format!("$JS.API.STREAM.INFO.{name}"), Bytes::new());
+        let answer = asked
+            .await
+            .map_err(|error| self.unavailable(&words(&error)))?;
+        let Some(then) = clock::time_of(&answer.payload) else {
+            return Ok(clock::here());
+        };
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((then, at));
+        Ok(then + at.elapsed())
     }
 
     /// Forgets a bucket that somebody deleted.
@@ -267,6 +308,59 @@ impl Link {
     fn failed_just_now(&self) -> bool {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         failed.is_some_and(|at| at.elapsed() < REST)
+    }
+}
+
+/// The turn of who makes a bucket, among those who need it.
+struct Making<'a> {
+    link: &'a Link,
+    name: String,
+    turn: Arc<Mutex<()>>,
+}
+
+impl<'a> Making<'a> {
+    fn new(link: &'a Link, name: String) -> Self {
+        let mut all = link.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = all.entry(name.clone()).or_default().clone();
+        drop(all);
+        Self { link, name, turn }
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        let mut all = self
+            .link
+            .making
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // This one, and that of the map: nobody else waits.
+        if Arc::strong_count(&self.turn) <= 2 {
+            all.remove(&self.name);
+        }
+    }
+}
+
+/// One of the buckets that may be made, given back unless it was.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(made: &'a AtomicUsize) -> Result<Self, CloudError> {
+        let more = |n: usize| (n < MADE_MAX).then_some(n + 1);
+        match made.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+            Ok(_) => Ok(Self(made)),
+            Err(_) => Err(CloudError::Full("the list of buckets")),
+        }
+    }
+
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

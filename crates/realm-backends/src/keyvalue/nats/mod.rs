@@ -3,12 +3,14 @@
 //! A bucket is one of the server's, of the prefix and its name; a key's revision is the number of its last
 //! message. One key changes at once, several do not. Not here: how buckets and connections come to be.
 
+mod clock;
+mod ends;
 mod link;
 mod names;
 mod watching;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
@@ -21,10 +23,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use realm_model::binding;
 use realm_model::cloud::{
     Answer, Changes, Check, CloudError, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned,
-    check_key, check_ttl, check_value, increased, limits, within,
+    check_key, check_ttl, check_value, limits, within,
 };
 
-use super::iterations::Iterations;
+use super::iterations::{Iterations, place_of};
 use super::{check_batch, check_commit, check_keys};
 use crate::server::{Access, ServerError};
 use crate::watch::Watch;
@@ -51,16 +53,19 @@ struct Last {
     number: u64,
     /// `None`: it says that the key was deleted.
     value: Option<Bytes>,
-    /// The time that is left of it.
-    left: Option<Duration>,
+    /// When it ends: since 1970, by the clock of the server.
+    ends: Option<Duration>,
 }
 
 /// A message that is to be the last of a key.
+#[derive(Default)]
 struct Next<'a> {
     key: &'a str,
     /// `None` deletes.
     value: Option<&'a [u8]>,
     ttl: Option<Duration>,
+    /// What it says of its end beside that; since 1970.
+    ends: Option<Duration>,
     /// After which one alone.
     after: Option<u64>,
 }
@@ -134,6 +139,7 @@ impl Nats {
                 }
             }
         };
+        self.link.health.answered();
         read(message)
     }
 
@@ -149,12 +155,15 @@ impl Nats {
             (_, Some(_)) if !config.allow_message_ttl => {
                 return Err(Refused::Error(CloudError::Unsupported("end keys by time")));
             }
-            (Some(_), Some(ttl)) => Some(seconds(ttl)),
+            (Some(_), Some(ttl)) => Some(ends::seconds(ttl)),
             (None, _) if config.allow_message_ttl => Some(link::MARKER_TTL.as_secs()),
             (_, _) => None,
         };
         if let Some(ttl) = ttl {
             headers.insert(header::NATS_MESSAGE_TTL, HeaderValue::from(ttl));
+        }
+        if let Some(ends) = next.ends {
+            headers.insert(ends::ENDS, ends.as_millis().to_string());
         }
         if let Some(after) = next.after {
             headers.insert(
@@ -172,7 +181,10 @@ impl Nats {
             .publish_with_headers(subject, headers, payload);
         let acknowledged = async { publish.await?.await };
         match acknowledged.await {
-            Ok(done) => Ok(done.sequence),
+            Ok(done) => {
+                self.link.health.answered();
+                Ok(done.sequence)
+            }
             Err(error) => Err(self.refused(store, &error)),
         }
     }
@@ -208,9 +220,7 @@ impl Nats {
         }
         let next = Next {
             key,
-            value: None,
-            ttl: None,
-            after: None,
+            ..Next::default()
         };
         self.set(store, next).await
     }
@@ -234,7 +244,12 @@ impl Nats {
         }
     }
 
-    async fn page(&self, store: &kv::Store, number: u64, from: u64) -> Result<KeyPage, CloudError> {
+    async fn page(
+        &self,
+        (bucket, store): (&str, &kv::Store),
+        number: u64,
+        from: u64,
+    ) -> Result<KeyPage, CloudError> {
         let failed = |error: &dyn std::error::Error| self.link.unavailable(&words(error));
         let config = pull::Config {
             deliver_policy: DeliverPolicy::ByStartSequence {
@@ -277,10 +292,10 @@ impl Nats {
             .stream
             .delete_consumer(&consumer.cached_info().name)
             .await;
-        self.iterations.only_new(number, &mut keys);
+        self.iterations.only_new(number, bucket, &mut keys);
         let is_more = n_messages == limits::PAGE_KEYS;
         if !is_more {
-            self.iterations.end(number);
+            self.iterations.end(number, bucket);
         }
         Ok(KeyPage {
             keys,
@@ -298,20 +313,11 @@ fn read(message: StreamMessage) -> Result<Last, CloudError> {
         });
     }
     within("the value", message.payload.len(), limits::VALUE_BYTES_MAX)?;
-    let ttl = message.headers.get(header::NATS_MESSAGE_TTL);
-    let ttl = ttl.and_then(|text| text.as_str().trim_end_matches('s').parse::<u64>().ok());
-    let left = ttl.map(|seconds| {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let written = u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(0);
-        let end = Duration::from_nanos(written).saturating_add(Duration::from_secs(seconds));
-        end.saturating_sub(now)
-    });
+    let written = u64::try_from(message.time.unix_timestamp_nanos()).unwrap_or(0);
     Ok(Last {
         number,
+        ends: ends::of(&message.headers, Duration::from_nanos(written)),
         value: Some(message.payload),
-        left,
     })
 }
 
@@ -321,11 +327,6 @@ fn is_deletion(headers: Option<&HeaderMap>) -> bool {
         matches!(operation, Some(DELETED | "PURGE"))
             || headers.get(header::NATS_MARKER_REASON).is_some()
     })
-}
-
-/// Whole ones, and none too few.
-fn seconds(ttl: Duration) -> u64 {
-    ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0)
 }
 
 fn versioned(last: Last) -> Versioned {
@@ -364,7 +365,7 @@ impl KeyValue for Nats {
                 key,
                 value: Some(value),
                 ttl,
-                after: None,
+                ..Next::default()
             };
             Self::set(self, &store, next).await
         }))
@@ -388,25 +389,29 @@ impl KeyValue for Nats {
 
     fn ttl<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, Option<Option<Duration>>> {
         Box::pin(in_time(async move {
-            let last = self.last(bucket, key).await?;
-            Ok(last.value.map(|_| last.left))
+            check_key(key)?;
+            let Some(store) = self.link.find(bucket).await? else {
+                return Ok(None);
+            };
+            let last = self.last_in(&store, key).await?;
+            let left = match last.ends {
+                Some(ends) => Some(ends.saturating_sub(self.link.now(&store).await?)),
+                None => None,
+            };
+            Ok(last.value.map(|_| left))
         }))
     }
 
     fn keys<'a>(&'a self, bucket: &'a str, cursor: Option<&'a str>) -> Answer<'a, KeyPage> {
         Box::pin(in_time(async move {
-            let place = match cursor {
-                None => None,
-                Some(text) => Some(
-                    listing(text)
-                        .ok_or_else(|| CloudError::Invalid("the cursor is none".to_owned()))?,
-                ),
-            };
+            let place = cursor.map(place_of).transpose()?;
             let Some(store) = self.link.find(bucket).await? else {
                 return Ok(KeyPage::default());
             };
-            let (number, from) = place.unwrap_or_else(|| (self.iterations.begin(), 1));
-            self.page(&store, number, from).await
+            let (number, from) = place.unwrap_or_else(|| (self.iterations.begin(bucket), 1));
+            // Messages are counted from 1.
+            let from = from.max(1);
+            self.page((bucket, &store), number, from).await
         }))
     }
 
@@ -446,8 +451,7 @@ impl KeyValue for Nats {
                     let next = Next {
                         key,
                         value: Some(value),
-                        ttl: None,
-                        after: None,
+                        ..Next::default()
                     };
                     Self::set(self, &store, next)
                 })
@@ -476,12 +480,17 @@ impl KeyValue for Nats {
             // Of those who add at once one succeeds in each round, and the call has an end in time.
             loop {
                 let last = self.last_in(&store, key).await?;
-                let sum = increased(last.value.as_deref(), delta)?;
+                let now = match last.ends {
+                    Some(_) => self.link.now(&store).await?,
+                    None => Duration::ZERO,
+                };
+                let (sum, left) = ends::added(last.value.as_deref(), last.ends, delta, now)?;
                 let text = sum.to_string();
                 let next = Next {
                     key,
                     value: Some(text.as_bytes()),
-                    ttl: last.left.map(|left| left.max(limits::TTL_MIN)),
+                    ttl: left,
+                    ends: last.ends.filter(|_| left.is_some()),
                     after: Some(last.number),
                 };
                 match self.put(&store, next).await {
@@ -512,8 +521,7 @@ impl KeyValue for Nats {
             let next = Next {
                 key,
                 value: Some(value),
-                ttl: None,
-                after: None,
+                ..Next::default()
             };
             if self.put_after(bucket, revision, next).await? {
                 return Ok(Swapped::Done);
@@ -551,13 +559,11 @@ impl KeyValue for Nats {
                     key,
                     value: Some(value),
                     ttl: *ttl,
-                    after: None,
+                    ..Next::default()
                 },
                 Some(Edit::Delete(key)) => Next {
                     key,
-                    value: None,
-                    ttl: None,
-                    after: None,
+                    ..Next::default()
                 },
                 None => {
                     let last = versioned(self.last(bucket, key).await?);
@@ -589,11 +595,4 @@ fn edited(edit: &Edit) -> &String {
     match edit {
         Edit::Set(key, _, _) | Edit::Delete(key) => key,
     }
-}
-
-/// The number of a listing, and of the message where it goes on.
-fn listing(cursor: &str) -> Option<(u64, u64)> {
-    let (number, from) = cursor.split_once('.')?;
-    let (number, from) = (number.parse().ok()?, from.parse().ok()?);
-    (from > 0).then_some((number, from))
 }

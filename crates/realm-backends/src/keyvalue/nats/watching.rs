@@ -4,13 +4,14 @@
 //! keeps one message for each key: of changes that it could not deliver at once the last is left. Not
 //! here: connections.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::push::{OrderedError, OrderedErrorKind};
 use async_nats::jetstream::kv;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use realm_model::cloud::{Answer, Change, Changes, CloudError, limits, within};
 
 use super::link::{Link, words};
@@ -48,7 +49,17 @@ struct Watching {
 impl Watching {
     async fn entry(&mut self) -> Result<kv::Entry, CloudError> {
         loop {
-            match tokio::time::timeout(LOOK_EVERY, self.entries.next()).await {
+            // The client takes a server at its word, and panics over a subject of another bucket.
+            let next = AssertUnwindSafe(self.entries.next()).catch_unwind();
+            let next = match tokio::time::timeout(LOOK_EVERY, next).await {
+                Ok(Ok(next)) => Ok(next),
+                Ok(Err(_)) => {
+                    let why = "what it said of a change is not understood";
+                    return Err(self.link.unavailable(why));
+                }
+                Err(elapsed) => Err(elapsed),
+            };
+            match next {
                 Ok(Some(Ok(entry))) => return Ok(entry),
                 // The client asks for what came after the last message, as soon as it can.
                 Ok(Some(Err(error))) if is_heartbeat(&error) => {}

@@ -39,6 +39,8 @@ pub(super) struct Link {
     turn: AtomicUsize,
     failed: Lock<Option<Instant>>,
     pub(super) health: Health,
+    /// Of its notifications, which say nothing of whether it answers, nor answers of them.
+    pub(super) notifications: Health,
 }
 
 /// What it takes to make a connection.
@@ -62,7 +64,7 @@ pub(super) struct Live {
     made_at: Instant,
     slot: usize,
     /// Ends the task of the connection with it.
-    _task: Arc<Task>,
+    task: Arc<Task>,
 }
 
 struct Task(tokio::task::AbortHandle);
@@ -104,7 +106,8 @@ impl Link {
             slots: Default::default(),
             turn: AtomicUsize::new(0),
             failed: Lock::new(None),
-            health: Health::new(watch),
+            health: Health::new(Arc::clone(&watch)),
+            notifications: Health::new(watch),
         })
     }
 
@@ -197,7 +200,7 @@ impl Dial {
             connection,
             made_at: Instant::now(),
             slot,
-            _task: Arc::new(Task(tokio::spawn(task).abort_handle())),
+            task: Arc::new(Task(tokio::spawn(task).abort_handle())),
         })
     }
 
@@ -213,9 +216,11 @@ impl Dial {
 }
 
 impl Slot {
+    /// The one that is there; not one that the server closed while nobody used it, over which a call that
+    /// is not sent twice would fail.
     fn get(&self) -> Option<Live> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.clone()
+        live.clone().filter(|live| !live.task.0.is_finished())
     }
 }
 

@@ -22,7 +22,7 @@ use realm_model::cloud::{
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind, Value};
 
-use super::iterations::Iterations;
+use super::iterations::{Iterations, place_of};
 use super::{check_batch, check_commit, check_keys};
 use crate::server::{Access, ServerError};
 use crate::watch::Watch;
@@ -42,8 +42,10 @@ pub struct Redis {
 /// Whether a command that may have reached the server is sent once more when its connection broke.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Again {
-    /// Doing it twice is like doing it once.
+    /// It changes nothing that anybody else relies on.
     Yes,
+    /// Perhaps it was done, somebody saw that, and changed the key again: done once more it would undo what
+    /// he was told is done, and a lock that was let go and taken by another would be let go twice.
     No,
 }
 
@@ -86,50 +88,63 @@ impl Redis {
         arguments: &[&[u8]],
         again: Again,
     ) -> Result<T, CloudError> {
-        let mut call = script.prepare_invoke();
-        for key in keys {
-            call.key(key);
-        }
-        for argument in arguments {
-            call.arg(*argument);
-        }
-        let call = &call;
-        attempt(&self.link, again, |mut connection| async move {
-            call.invoke_async(&mut connection).await
-        })
-        .await
+        run(&self.link, script, keys, arguments, again).await
     }
 
     async fn value(&self, name: String) -> Result<Option<Vec<u8>>, CloudError> {
-        let cap = limits::VALUE_BYTES_MAX;
-        let mut command = Cmd::new();
-        command.arg("GETRANGE").arg(&name).arg(0).arg(cap);
-        let value: Vec<u8> = self.ask(command, Again::Yes).await?;
-        if value.len() > cap {
-            within("the value", value.len(), cap)?;
-        }
-        if !value.is_empty() {
-            return Ok(Some(value));
-        }
-        // None, or one that is empty: this command does not tell them apart.
-        let cap = cap.to_string();
-        let arguments = [cap.as_bytes()];
-        let parts: Vec<Value> = self
-            .run(&scripts::GET, &[name], &arguments, Again::Yes)
-            .await?;
-        let mut parts = parts.into_iter();
-        match parts.next() {
-            Some(Value::Int(0)) => Ok(None),
-            Some(Value::Int(1)) => Ok(parts.next().and_then(bytes)),
-            _ => Err(CloudError::TooLarge {
-                what: "the value",
-                bytes: match parts.next() {
-                    Some(Value::Int(n)) => u64::try_from(n).unwrap_or(u64::MAX),
-                    _ => u64::MAX,
-                },
-                bytes_max: limits::VALUE_BYTES_MAX as u64,
-            }),
-        }
+        in_time(value(&self.link, name)).await
+    }
+}
+
+async fn run<T: FromRedisValue>(
+    link: &Link,
+    script: &Script,
+    keys: &[String],
+    arguments: &[&[u8]],
+    again: Again,
+) -> Result<T, CloudError> {
+    let mut call = script.prepare_invoke();
+    for key in keys {
+        call.key(key);
+    }
+    for argument in arguments {
+        call.arg(*argument);
+    }
+    let call = &call;
+    attempt(link, again, |mut connection| async move {
+        call.invoke_async(&mut connection).await
+    })
+    .await
+}
+
+/// A value, if it is no larger than what is taken: other programs write what they like.
+async fn value(link: &Link, name: String) -> Result<Option<Vec<u8>>, CloudError> {
+    let cap = limits::VALUE_BYTES_MAX;
+    let mut command = Cmd::new();
+    command.arg("GETRANGE").arg(&name).arg(0).arg(cap);
+    let value: Vec<u8> = ask(link, &command, Again::Yes).await?;
+    if value.len() > cap {
+        within("the value", value.len(), cap)?;
+    }
+    if !value.is_empty() {
+        return Ok(Some(value));
+    }
+    // None, or one that is empty: this command does not tell them apart.
+    let cap = cap.to_string();
+    let arguments = [cap.as_bytes()];
+    let parts: Vec<Value> = run(link, &scripts::GET, &[name], &arguments, Again::Yes).await?;
+    let mut parts = parts.into_iter();
+    match parts.next() {
+        Some(Value::Int(0)) => Ok(None),
+        Some(Value::Int(1)) => Ok(parts.next().and_then(bytes)),
+        _ => Err(CloudError::TooLarge {
+            what: "the value",
+            bytes: match parts.next() {
+                Some(Value::Int(n)) => u64::try_from(n).unwrap_or(u64::MAX),
+                _ => u64::MAX,
+            },
+            bytes_max: limits::VALUE_BYTES_MAX as u64,
+        }),
     }
 }
 
@@ -155,7 +170,10 @@ where
         loop {
             let live = link.live(turn).await.map_err(|error| answer(&error))?;
             match ask(live.connection.clone()).await {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    link.health.answered();
+                    return Ok(value);
+                }
                 Err(error) => {
                     let broke = failed(link, &live, &error);
                     if !(broke && is_first && again == Again::Yes) {
@@ -281,7 +299,7 @@ impl KeyValue for Redis {
             if let Some(ttl) = ttl {
                 command.arg("PX").arg(ms(ttl));
             }
-            self.ask(command, Again::Yes).await
+            self.ask(command, Again::No).await
         })
     }
 
@@ -289,7 +307,7 @@ impl KeyValue for Redis {
         Box::pin(async move {
             let mut command = Cmd::new();
             command.arg("UNLINK").arg(self.name(bucket, key)?);
-            self.ask(command, Again::Yes).await
+            self.ask(command, Again::No).await
         })
     }
 
@@ -314,11 +332,10 @@ impl KeyValue for Redis {
     }
 
     fn keys<'a>(&'a self, bucket: &'a str, cursor: Option<&'a str>) -> Answer<'a, KeyPage> {
-        Box::pin(async move {
+        Box::pin(in_time(async move {
             let (number, mut at) = match cursor {
-                None => (self.iterations.begin(), 0),
-                Some(text) => listing(text)
-                    .ok_or_else(|| CloudError::Invalid("the cursor is none".to_owned()))?,
+                None => (self.iterations.begin(bucket), 0),
+                Some(text) => place_of(text)?,
             };
             let space = self.space(bucket);
             let pattern = space.pattern_after("");
@@ -342,15 +359,15 @@ impl KeyValue for Redis {
                     break;
                 }
             }
-            self.iterations.only_new(number, &mut keys);
+            self.iterations.only_new(number, bucket, &mut keys);
             if at == 0 {
-                self.iterations.end(number);
+                self.iterations.end(number, bucket);
             }
             Ok(KeyPage {
                 keys,
                 cursor: (at != 0).then(|| format!("{number}.{at}")),
             })
-        })
+        }))
     }
 
     fn get_many<'a>(
@@ -392,7 +409,7 @@ impl KeyValue for Redis {
             for (key, value) in pairs {
                 command.arg(self.name(bucket, key)?).arg(value);
             }
-            self.ask(command, Again::Yes).await
+            self.ask(command, Again::No).await
         })
     }
 
@@ -404,7 +421,7 @@ impl KeyValue for Redis {
             }
             let mut command = Cmd::new();
             command.arg("UNLINK").arg(names(self, bucket, keys.iter())?);
-            self.ask(command, Again::Yes).await
+            self.ask(command, Again::No).await
         })
     }
 
@@ -503,10 +520,4 @@ fn names<'a>(
     keys: impl Iterator<Item = &'a String>,
 ) -> Result<Vec<String>, CloudError> {
     keys.map(|key| store.name(bucket, key)).collect()
-}
-
-/// The number of a listing, and where the server goes on.
-fn listing(cursor: &str) -> Option<(u64, u64)> {
-    let (number, at) = cursor.split_once('.')?;
-    Some((number.parse().ok()?, at.parse().ok()?))
 }

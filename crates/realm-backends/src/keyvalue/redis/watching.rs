@@ -9,16 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use realm_model::cloud::{Answer, Change, Changes, CloudError, limits, within};
+use realm_model::cloud::{Answer, Change, Changes, CloudError, check_key};
 use redis::Cmd;
 use tokio::sync::Notify;
 
 use super::link::Link;
 use super::names::Space;
-use super::{Again, answer, ask};
+use super::{Again, answer, ask, value};
 
 /// Keys that changed and were not taken.
 const KEYS_MAX: usize = 100_000;
+/// Bytes of them.
+const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a server has to send the notifications of a test.
 const TEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// What a server has to be told.
@@ -62,9 +64,10 @@ pub(super) async fn watch(link: Arc<Link>, space: Space) -> Result<Box<dyn Chang
     };
     let told = tokio::time::timeout(TEST_TIMEOUT, all).await;
     if told.is_err() {
-        link.health.failed(HINT);
+        link.notifications.failed(HINT);
         return Err(CloudError::Unsupported("tell what changes"));
     }
+    link.notifications.answered();
 
     let space = Arc::new(space);
     let (of_task, names) = (queue.clone(), space.clone());
@@ -105,23 +108,11 @@ impl Changes for Watching {
     fn next(&mut self) -> Answer<'_, Change> {
         Box::pin(async {
             let key = self.queue.take().await?;
-            let name = self.space.name(&key);
-            // What another program wrote may be larger than what is taken.
-            let mut part = Cmd::new();
-            part.arg("GETRANGE")
-                .arg(&name)
-                .arg(0)
-                .arg(limits::VALUE_BYTES_MAX);
-            let part: Vec<u8> = ask(&self.link, &part, Again::Yes).await?;
-            within("the value", part.len(), limits::VALUE_BYTES_MAX)?;
-            let value = if part.is_empty() {
-                let mut whole = Cmd::new();
-                whole.arg("GET").arg(&name);
-                ask(&self.link, &whole, Again::Yes).await?
-            } else {
-                Some(part)
-            };
-            Ok(Change { key, value })
+            let value = value(&self.link, self.space.name(&key)).await?;
+            Ok(Change {
+                key: key.as_ref().to_owned(),
+                value,
+            })
         })
     }
 }
@@ -135,24 +126,34 @@ struct Queue {
 
 #[derive(Default)]
 struct Kept {
-    order: VecDeque<String>,
-    names: BTreeSet<String>,
+    order: VecDeque<Arc<str>>,
+    names: BTreeSet<Arc<str>>,
+    n_bytes: usize,
     end: Option<CloudError>,
 }
 
 impl Queue {
-    /// Whether there was room.
+    /// Whether there was room. Whoever may write to the server may say any name on its channels: what is
+    /// no key is no change.
     fn put(&self, key: &str) -> bool {
+        if check_key(key).is_err() {
+            return true;
+        }
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.order.len() >= KEYS_MAX {
+        if kept.names.contains(key) {
+            return true;
+        }
+        if kept.order.len() >= KEYS_MAX || kept.n_bytes + key.len() > BYTES_MAX {
             let words = "the watcher fell behind, and changes were missed";
             kept.end = Some(CloudError::Failed(words.to_owned()));
             return false;
         }
-        if kept.names.insert(key.to_owned()) {
-            kept.order.push_back(key.to_owned());
-            self.changed.notify_one();
-        }
+        let key: Arc<str> = key.into();
+        kept.n_bytes += key.len();
+        kept.names.insert(Arc::clone(&key));
+        kept.order.push_back(key);
+        drop(kept);
+        self.changed.notify_one();
         true
     }
 
@@ -163,12 +164,13 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    async fn take(&self) -> Result<String, CloudError> {
+    async fn take(&self) -> Result<Arc<str>, CloudError> {
         loop {
             {
                 let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(key) = kept.order.pop_front() {
                     kept.names.remove(&key);
+                    kept.n_bytes -= key.len();
                     return Ok(key);
                 }
                 if let Some(end) = &kept.end {

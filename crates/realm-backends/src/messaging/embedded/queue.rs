@@ -259,10 +259,11 @@ impl Queue {
             }
             let mut tables = Tables::open(&transaction, self.sums)?;
             let mut later = Vec::new();
-            self.expire(&mut tables)?;
             for wish in batch {
                 self.grant(&mut tables, wish, &mut later)?;
             }
+            // Afterwards: who was done in time waited here for a disk that was busy.
+            self.expire(&mut tables)?;
             self.deliver(&mut tables, &mut later)?;
             let sums = tables.close()?;
             commit(transaction)?;

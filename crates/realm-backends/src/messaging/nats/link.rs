@@ -199,8 +199,8 @@ impl Link {
     pub(super) fn stream_name(&self, kind: Kind) -> String {
         self.names.stream(match kind {
             Kind::Messages => "",
-            Kind::Dead => "-dead",
-            Kind::Later => "-later",
+            Kind::Dead => "=dead",
+            Kind::Later => "=later",
         })
     }
 

@@ -274,6 +274,8 @@ impl Held {
         let content = self.content();
         let topic = content.topic.clone().unwrap_or_default();
         let group = &self.subscription.group.name;
+        let further = self.subscription.dead_letter.as_ref();
+        let further = further.filter(|_| !content.is_dead());
         let letter = content.into_dead(group, self.attempt, why);
         // The same message dies once in a group, though this is done again after a failure.
         let info = self.message()?.info().ok();
@@ -281,7 +283,7 @@ impl Held {
         let id = id.unwrap_or_default();
         link.publish(link.names.dead(), written(&letter, &id))
             .await?;
-        if let Some(topic) = &self.subscription.dead_letter {
+        if let Some(topic) = further {
             let subject = link.names.subject(topic);
             link.publish(subject, written(&letter, &id)).await?;
         }

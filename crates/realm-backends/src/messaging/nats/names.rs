@@ -1,7 +1,9 @@
 //! How topics and groups are called on the server.
 //!
-//! A binding's messages are at `PREFIX.TOPIC`, its requests at `PREFIX-request.TOPIC`, its dead letters
-//! at `PREFIX-dead.letters`, what is to be sent later at `PREFIX-later.TOPIC`.
+//! A binding's messages are at `PREFIX.TOPIC`, its requests at `PREFIX=request.TOPIC`, its dead letters
+//! at `PREFIX=dead.letters`, what is to be sent later at `PREFIX=later.TOPIC`. Two prefixes never meet:
+//! letters, digits, `-`, `_`, `~` and single dots within stand for themselves, and everything else stands as
+//! its bytes, `=2F`, in capitals. (A `%` in the name of a stream breaks what the server makes of it.)
 
 use std::fmt::Write as _;
 
@@ -18,16 +20,21 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// `None`: nothing of the prefix can be a part of a subject.
+    /// `None`: no subject begins with this prefix, as it is empty or a dot is at an end or beside another.
     pub(super) fn new(prefix: &str) -> Option<Self> {
-        let fits = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
-        let prefix: String = prefix
-            .chars()
-            .map(|letter| if fits(letter) { letter } else { '_' })
-            .collect();
-        let parts = prefix.split(['.', '_']).filter(|part| !part.is_empty());
-        let prefix = parts.collect::<Vec<_>>().join(".");
-        (!prefix.is_empty()).then_some(Self { prefix })
+        if prefix.split('.').any(str::is_empty) {
+            return None;
+        }
+        let mut all = String::new();
+        for byte in prefix.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+                all.push(char::from(byte));
+            } else {
+                // Writing to a string cannot fail.
+                let _ = write!(all, "={byte:02X}");
+            }
+        }
+        Some(Self { prefix: all })
     }
 
     pub(super) fn subject(&self, topic: &str) -> String {
@@ -39,30 +46,31 @@ impl Names {
     }
 
     pub(super) fn request(&self, topic: &str) -> String {
-        format!("{}-request.{topic}", self.prefix)
+        format!("{}=request.{topic}", self.prefix)
     }
 
     pub(super) fn request_topic<'a>(&self, subject: &'a str) -> Option<&'a str> {
         subject
             .strip_prefix(&self.prefix)?
-            .strip_prefix("-request.")
+            .strip_prefix("=request.")
     }
 
     pub(super) fn dead(&self) -> String {
-        format!("{}-dead.letters", self.prefix)
+        format!("{}=dead.letters", self.prefix)
     }
 
     pub(super) fn later(&self, topic: &str) -> String {
-        format!("{}-later.{topic}", self.prefix)
+        format!("{}=later.{topic}", self.prefix)
     }
 
     pub(super) fn later_topic<'a>(&self, subject: &'a str) -> Option<&'a str> {
-        subject.strip_prefix(&self.prefix)?.strip_prefix("-later.")
+        subject.strip_prefix(&self.prefix)?.strip_prefix("=later.")
     }
 
-    /// The name of a stream: of the messages (``), the dead letters (`-dead`), the later ones (`-later`).
+    /// The name of a stream: of the messages (``), the dead letters (`=dead`), the later ones (`=later`). It
+    /// has no dots.
     pub(super) fn stream(&self, which: &str) -> String {
-        format!("{}{which}", self.prefix.replace('.', "_"))
+        format!("{}{which}", self.prefix.replace('.', "=2E"))
     }
 
     pub(super) fn prefix(&self) -> &str {
@@ -95,15 +103,43 @@ mod tests {
     fn prefixes_become_parts_of_subjects() {
         let cases = [
             ("shop", Some("shop")),
-            ("shop:", Some("shop")),
+            ("shop:", Some("shop=3A")),
             ("shop.eu", Some("shop.eu")),
-            ("..a>*b..", Some("a.b")),
+            ("team~shop_1", Some("team~shop_1")),
+            ("a>*b=c", Some("a=3E=2Ab=3Dc")),
             ("", None),
-            ("$.", None),
+            (".a", None),
+            ("a..b", None),
+            ("a.", None),
         ];
         for (prefix, expected) in cases {
             let names = Names::new(prefix);
             assert_eq!(names.as_ref().map(Names::prefix), expected, "{prefix}");
+        }
+    }
+
+    #[test]
+    fn no_two_prefixes_meet() {
+        let prefixes = [
+            "shop",
+            "shop.orders",
+            "shop_orders",
+            "shop~orders",
+            "shop/orders",
+            "shop:orders",
+            "shop-dead",
+            "shop=3Aorders",
+            "shop=dead",
+            "shop-later",
+        ];
+        let all = prefixes.map(|prefix| Names::new(prefix).unwrap());
+        let mut streams = std::collections::BTreeSet::new();
+        for names in &all {
+            for which in ["", "=dead", "=later"] {
+                let name = names.stream(which);
+                assert!(!name.contains(['.', '*', '>', ' ', '/']), "{name}");
+                assert!(streams.insert(name.clone()), "{name}");
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, Statement};
 use tokio_rustls::TlsConnector;
 
 use super::framing::{Framed, Wire};
@@ -28,6 +28,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(4);
 /// For how long a connection that waits is taken for alive, and how long it has to say that it is.
 const FRESH: Duration = Duration::from_millis(100);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the server has to be told that something shall end.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Asks for TLS, before anything else is said: its length, and a number of its own.
 const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -42,8 +45,15 @@ const SETTINGS: &str = "SET statement_timeout = '70s'; \
     SET client_min_messages = 'error'; \
     SET timezone = 'UTC'";
 
-/// What `DISCARD ALL` does, but for the statements that the client has prepared by itself.
-const RESET: &str = "CLOSE ALL; \
+/// Which of the server's processes a connection has: their numbers are given again.
+const PROCESS: &str = "SELECT pid, \
+    CAST(EXTRACT(EPOCH FROM backend_start) * 1000000 AS BIGINT) AS since \
+    FROM pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())";
+
+/// What `DISCARD ALL` does, but for the statements that the client has prepared by itself. A transaction
+/// ends first, also one that nobody knows of: all that follows would be undone with it.
+const RESET: &str = "ROLLBACK; \
+    CLOSE ALL; \
     SET SESSION AUTHORIZATION DEFAULT; \
     RESET ALL; \
     UNLISTEN *; \
@@ -131,14 +141,21 @@ impl Door {
             // Whoever asks hears that it is closed.
             _ = connection.await;
         });
-        let link = Link {
+        let mut link = Link {
             client,
             task,
             too_large,
+            process: None,
             idle_since: None,
             prepared: HashMap::new(),
         };
-        link.client.batch_execute(SETTINGS).await.map_err(refused)?;
+        // Both are on their way at once.
+        let settled = link.client.batch_execute(SETTINGS);
+        let process = link.client.simple_query(PROCESS);
+        let (settled, process) = tokio::join!(settled, process);
+        settled.map_err(refused)?;
+        // What is no PostgreSQL, but speaks like it, may not say.
+        link.process = process.ok().and_then(|said| Process::read(&said));
         Ok(link)
     }
 
@@ -164,17 +181,23 @@ impl Door {
         Ok(Wire::Tls(Box::new(stream)))
     }
 
-    /// Asks the server to end what runs on a connection: over a connection of its own.
-    pub(super) async fn cancel(&self, link: &Link) {
+    /// Asks the server, over a connection of its own, to end what runs on a connection. `false`: the wish
+    /// may still be on its way, and meet whatever runs when it is there.
+    pub(super) async fn cancel(&self, link: &Link) -> bool {
         let cancel = async {
             let token = link.client.cancel_token();
-            if let Ok(wire) = self.dial().await {
-                let wire = Framed::new(wire, Arc::default());
-                _ = token.cancel_query_raw(wire, NoTls).await;
+            let Ok(wire) = self.dial().await else {
+                return true;
+            };
+            let mut wire = Framed::new(wire, Arc::default());
+            if token.cancel_query_raw(&mut wire, NoTls).await.is_err() {
+                return false;
             }
+            // The server says nothing, and closes it when it has passed the wish on.
+            !matches!(wire.read(&mut [0]).await, Ok(1))
         };
-        // Not heard: the connection is given up.
-        _ = tokio::time::timeout(Duration::from_secs(1), cancel).await;
+        let told = tokio::time::timeout(CANCEL_TIMEOUT, cancel).await;
+        told.unwrap_or(false)
     }
 
     async fn tls(&self) -> Result<TlsConnector, OpenError> {
@@ -237,6 +260,30 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// A process of the server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Process {
+    pid: i32,
+    /// Microseconds after 1970.
+    since: i64,
+}
+
+impl Process {
+    fn read(said: &[SimpleQueryMessage]) -> Option<Self> {
+        let row = said.iter().find_map(|message| {
+            if let SimpleQueryMessage::Row(row) = message {
+                Some(row)
+            } else {
+                None
+            }
+        })?;
+        Some(Self {
+            pid: row.try_get("pid").ok()??.parse().ok()?,
+            since: row.try_get("since").ok()??.parse().ok()?,
+        })
+    }
+}
+
 /// A connection.
 pub(super) struct Link {
     pub(super) client: Client,
@@ -244,6 +291,8 @@ pub(super) struct Link {
     task: JoinHandle<()>,
     /// The server sent something larger than anything may be.
     too_large: Arc<AtomicBool>,
+    /// What serves it, where the server says.
+    pub(super) process: Option<Process>,
     /// When it was last given back to the pool.
     pub(super) idle_since: Option<Instant>,
     prepared: HashMap<(String, Vec<u32>), Statement>,
@@ -283,11 +332,19 @@ impl Link {
         self.prepared.remove(&(text.to_owned(), types.to_vec()));
     }
 
+    /// Has the server end another one's process, whatever that is doing.
+    pub(super) async fn terminate(&self, process: Process) -> Result<(), tokio_postgres::Error> {
+        let Process { pid, since } = process;
+        let terminate = format!(
+            "SELECT pg_catalog.pg_terminate_backend(pid) \
+            FROM pg_catalog.pg_stat_get_activity({pid}) \
+            WHERE CAST(EXTRACT(EPOCH FROM backend_start) * 1000000 AS BIGINT) = {since}"
+        );
+        self.client.batch_execute(&terminate).await
+    }
+
     /// Makes it as new.
-    pub(super) async fn reset(&self, in_transaction: bool) -> Result<(), tokio_postgres::Error> {
-        if in_transaction {
-            self.client.batch_execute("ROLLBACK").await?;
-        }
+    pub(super) async fn reset(&self) -> Result<(), tokio_postgres::Error> {
         self.client
             .batch_execute(&format!("{RESET}; {SETTINGS}"))
             .await

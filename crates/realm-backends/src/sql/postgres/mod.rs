@@ -13,11 +13,12 @@ mod values;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use realm_model::cloud::{Answer, CloudError, Session, Sql};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::pool::{IDLE, Pool};
 use crate::Watch;
@@ -61,6 +62,10 @@ pub struct Postgres {
 
 /// Bytes of a name in PostgreSQL.
 const SCHEMA_BYTES_MAX: usize = 63;
+
+/// How often it is tried to end what goes on, and how long after each other.
+const END_TRIES: u32 = 12;
+const END_PAUSE: Duration = Duration::from_secs(5);
 
 /// What sessions have in common.
 struct Shared {
@@ -150,6 +155,27 @@ impl Shared {
                 Err(CloudError::Unavailable)
             }
         }
+    }
+
+    /// Ends a connection on which the server goes on with what nobody waits for. Closing it would end
+    /// nothing; its place is free when it has ended.
+    async fn end(self: &Arc<Self>, link: Link, place: Option<OwnedSemaphorePermit>) {
+        let process = link.process;
+        drop(link);
+        let Some(process) = process else {
+            return;
+        };
+        for _ in 0..END_TRIES {
+            if let Ok(link) = self.link().await {
+                let told = tokio::time::timeout(super::PATIENCE, link.terminate(process)).await;
+                if matches!(told, Ok(Ok(()))) {
+                    self.give_back(link);
+                    break;
+                }
+            }
+            tokio::time::sleep(END_PAUSE).await;
+        }
+        drop(place);
     }
 
     /// Keeps a connection for the next session, for a while.

@@ -9,7 +9,7 @@ use realm_model::cloud::{Answer, CloudError, Session, SqlError, SqlRows, SqlValu
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::{Error, RowStream, Statement};
 
-use super::super::transaction::Transaction;
+use super::super::transaction::{Transaction, patience};
 use super::super::{PATIENCE, Page, words};
 use super::connect::Link;
 use super::values::{self, Parameter};
@@ -37,6 +37,8 @@ pub(super) struct Open {
     busy: bool,
     /// When the last call ended.
     used: Instant,
+    /// When the last transaction was begun.
+    begun: Instant,
 }
 
 /// Rows on their way.
@@ -61,6 +63,7 @@ impl Open {
             rows: None,
             busy: false,
             used: Instant::now(),
+            begun: Instant::now(),
         }
     }
 
@@ -98,8 +101,9 @@ impl Open {
 
     /// What comes before each statement.
     async fn prelude(&mut self) -> Result<(), SqlError> {
-        let waited = self.used.elapsed().as_millis();
-        if self.transaction == Transaction::Open && waited >= limits::TRANSACTION_MS_MAX.into() {
+        let may_wait = patience(self.begun.elapsed());
+        let waited = self.used.elapsed();
+        if self.transaction == Transaction::Open && may_wait.is_none_or(|most| waited >= most) {
             self.transaction = Transaction::Failed;
         }
         self.transaction.statement()?;
@@ -261,10 +265,12 @@ impl Open {
     }
 
     async fn begin(&mut self) -> Result<(), SqlError> {
-        self.end_rows().await?;
+        let ended = self.end_rows().await;
+        self.transaction.after(ended)?;
         self.transaction.begin()?;
         self.run("BEGIN ISOLATION LEVEL SERIALIZABLE").await?;
         self.transaction = Transaction::Open;
+        self.begun = Instant::now();
         Ok(())
     }
 
@@ -313,10 +319,21 @@ impl Open {
             .link
             .as_ref()
             .is_some_and(|link| link.client.is_closed());
-        if closed || matches!(failure, Failure::Lost) {
+        if closed {
             self.link = None;
+        } else if matches!(failure, Failure::Lost) {
+            self.lose();
         }
         Err(error)
+    }
+
+    /// Gives up a connection on which something goes on.
+    fn lose(&mut self) {
+        if let Some(link) = self.link.take() {
+            let (shared, place) = (Arc::clone(&self.shared), self.place.take());
+            let runtime = self.shared.runtime.clone();
+            runtime.spawn(async move { shared.end(link, place).await });
+        }
     }
 
     /// Around each call.
@@ -338,7 +355,7 @@ enum Failure {
     Said(Error),
     /// It took too long, and the server ended it.
     Late,
-    /// It took too long, and goes on.
+    /// It took too long, and goes on, or what shall end it may end something else.
     Lost,
 }
 
@@ -354,18 +371,19 @@ async fn bounded<T>(
     if let Ok(result) = tokio::time::timeout(wait, &mut work).await {
         return result.map_err(Failure::Said);
     }
-    let cancelled = async {
-        shared.door.cancel(link).await;
-        tokio::time::sleep(GRACE).await;
+    let mut cancel = pin!(shared.door.cancel(link));
+    let (told, ended) = tokio::select! {
+        // It may have come to its end in this moment. The wish must not come after it.
+        result = &mut work => (cancel.await, Ok(result)),
+        told = &mut cancel => (told, tokio::time::timeout(GRACE, work).await),
     };
-    tokio::select! {
-        // It may have come to its end in this moment.
-        result = &mut work => match result {
+    match ended {
+        Ok(result) if told => match result {
             Ok(value) => Ok(value),
             Err(error) if error.as_db_error().is_some() => Err(Failure::Late),
             Err(error) => Err(Failure::Said(error)),
         },
-        () = cancelled => Err(Failure::Lost),
+        Ok(_) | Err(_) => Err(Failure::Lost),
     }
 }
 
@@ -392,8 +410,10 @@ impl Session for Open {
     ) -> Answer<'a, u64, SqlError> {
         Box::pin(self.call(async move |own: &mut Self| {
             words::check(statement, parameters)?;
-            own.prelude().await?;
-            let result = own.execute(statement, parameters).await;
+            let result = match own.prelude().await {
+                Ok(()) => own.execute(statement, parameters).await,
+                Err(error) => Err(error),
+            };
             own.transaction.after(result)
         }))
     }
@@ -405,8 +425,10 @@ impl Session for Open {
     ) -> Answer<'a, Vec<String>, SqlError> {
         Box::pin(self.call(async move |own: &mut Self| {
             words::check(statement, parameters)?;
-            own.prelude().await?;
-            let result = own.query(statement, parameters).await;
+            let result = match own.prelude().await {
+                Ok(()) => own.query(statement, parameters).await,
+                Err(error) => Err(error),
+            };
             own.transaction.after(result)
         }))
     }
@@ -450,8 +472,10 @@ impl Drop for Open {
         runtime.spawn(async move {
             if renew(&link, &shared, rows, busy, in_transaction).await {
                 shared.give_back(link);
+                drop(place);
+            } else if !link.client.is_closed() {
+                shared.end(link, place).await;
             }
-            drop(place);
         });
     }
 }
@@ -464,8 +488,8 @@ async fn renew(
     busy: bool,
     in_transaction: bool,
 ) -> bool {
-    if busy {
-        shared.door.cancel(link).await;
+    if busy && !shared.door.cancel(link).await {
+        return false;
     }
     if let Some(flow) = rows {
         let wait = if flow.changes && !in_transaction {
@@ -478,7 +502,5 @@ async fn renew(
             return false;
         }
     }
-    // A call that somebody gave up may have been the beginning of a transaction.
-    let reset = link.reset(in_transaction || busy);
-    matches!(tokio::time::timeout(RESET, reset).await, Ok(Ok(())))
+    matches!(tokio::time::timeout(RESET, link.reset()).await, Ok(Ok(())))
 }

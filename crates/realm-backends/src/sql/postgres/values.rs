@@ -8,6 +8,7 @@ use realm_model::cloud::{CloudError, SqlError, SqlValue};
 use tokio_postgres::types::{Format, FromSql, IsNull, Kind, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Column, Row};
 
+use super::super::{Budget, payload};
 use super::dates;
 use bytes::{BufMut as _, BytesMut};
 
@@ -97,16 +98,19 @@ pub(super) fn check(columns: &[Column]) -> Result<(), SqlError> {
     Ok(())
 }
 
-/// A row.
+/// A row, no larger than one may be: a number of ten bytes may have a hundred thousand digits.
 pub(super) fn row(row: &Row) -> Result<Vec<SqlValue>, SqlError> {
+    let mut budget = Budget::default();
     let columns = 0..row.len();
-    let values = columns.map(|index| row.try_get::<_, Option<Read>>(index));
-    values
-        .map(|value| match value {
-            Ok(value) => Ok(value.map_or(SqlValue::Null, |read| read.0)),
-            Err(error) => Err(CloudError::Failed(error.to_string()).into()),
-        })
-        .collect()
+    let values = columns.map(|index| match row.try_get::<_, Option<Read>>(index) {
+        Ok(value) => {
+            let value = value.map_or(SqlValue::Null, |read| read.0);
+            budget.take(payload(&value))?;
+            Ok(value)
+        }
+        Err(error) => Err(CloudError::Failed(error.to_string()).into()),
+    });
+    values.collect()
 }
 
 /// A value that was read.
@@ -235,23 +239,32 @@ fn decimal(raw: &[u8]) -> Result<String, BoxError> {
     }
     for at in 0..=weight {
         let digits = group(at);
-        text += &if at == 0 {
-            digits.to_string()
+        if at == 0 {
+            text += &digits.to_string();
         } else {
-            format!("{digits:04}")
-        };
+            push_four(&mut text, digits);
+        }
     }
     let scale = usize::from(scale);
     if scale > 0 {
-        let n_groups = i32::try_from(scale.div_ceil(4))?;
-        // Groups before the first are zeros: `0.00001`.
-        let behind: String = (0..n_groups)
-            .map(|at| format!("{:04}", group(weight + 1 + at)))
-            .collect();
         text.push('.');
-        text += &behind[..scale];
+        let end = text.len() + scale;
+        // Groups before the first are zeros: `0.00001`.
+        let n_groups = i32::try_from(scale.div_ceil(4))?;
+        for at in 0..n_groups {
+            push_four(&mut text, group(weight + 1 + at));
+        }
+        text.truncate(end);
     }
     Ok(text)
+}
+
+/// Four digits, with zeros before them.
+fn push_four(text: &mut String, digits: u16) {
+    const DIGITS: [char; 10] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9'];
+    for unit in [1_000, 100, 10, 1] {
+        text.push(DIGITS[usize::from(digits / unit % 10)]);
+    }
 }
 
 #[cfg(test)]

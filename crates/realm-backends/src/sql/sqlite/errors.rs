@@ -5,6 +5,8 @@ use realm_model::cloud::{CloudError, Quota, SqlError, limits};
 use rusqlite::ErrorCode;
 use rusqlite::ffi;
 
+use super::functions;
+
 /// Where SQLite has no code of its own for what happened, its words tell.
 const BY_MESSAGE: &[(&str, &str)] = &[
     ("no such table", "42P01"),
@@ -54,6 +56,7 @@ pub(super) fn translate(error: &rusqlite::Error, in_transaction: bool) -> SqlErr
         ErrorCode::Unknown if message.starts_with("not authorized") => {
             CloudError::AccessDenied.into()
         }
+        ErrorCode::Unknown if message.starts_with(functions::TOO_MUCH) => too_big(&message),
         ErrorCode::Unknown => database(by_message(&message), message),
         ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
             CloudError::Failed("the database's file is damaged".to_owned()).into()
@@ -67,8 +70,13 @@ fn too_big(message: &str) -> SqlError {
     if message.contains("statement") {
         return database("54001", message.to_owned());
     }
+    let what = if message.starts_with(functions::TOO_MUCH) {
+        "what a function is given"
+    } else {
+        "a row"
+    };
     CloudError::TooLarge {
-        what: "a row",
+        what,
         bytes: limits::ROW_BYTES_MAX as u64 + 1,
         bytes_max: limits::ROW_BYTES_MAX as u64,
     }

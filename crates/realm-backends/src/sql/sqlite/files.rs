@@ -26,6 +26,14 @@ struct Inner {
     /// Bytes of each file, as the last of its sessions that changed it says: what is in its log alone
     /// counts as well.
     sizes: std::sync::Mutex<BTreeMap<PathBuf, u64>>,
+    /// How many sessions write to a file.
+    writing: std::sync::Mutex<BTreeMap<PathBuf, usize>>,
+}
+
+/// Held by a session that writes to a file.
+pub(super) struct Writing {
+    files: Arc<Inner>,
+    path: PathBuf,
 }
 
 impl Files {
@@ -34,6 +42,7 @@ impl Files {
             folder: folder.to_owned(),
             made: Mutex::default(),
             sizes: std::sync::Mutex::default(),
+            writing: std::sync::Mutex::default(),
         }))
     }
 
@@ -67,11 +76,30 @@ impl Files {
         counted.await.map_err(|_| CloudError::Unavailable)?
     }
 
-    /// Bytes of all but one.
-    pub(super) fn bytes_beside(&self, path: &Path) -> u64 {
+    /// Tells that a session writes to a file, as long as this is held.
+    pub(super) fn write(&self, path: &Path) -> Writing {
+        *self.0.writing().entry(path.to_owned()).or_default() += 1;
+        Writing {
+            files: Arc::clone(&self.0),
+            path: path.to_owned(),
+        }
+    }
+
+    /// What a database may grow to, where all of them may have so much. Those that are written to at the
+    /// same time have equal parts of what is free: nobody knows what the others will need.
+    pub(super) fn share(&self, path: &Path, bytes_max: u64) -> u64 {
+        let writing = self.0.writing();
+        let others = writing.keys().filter(|own| *own != path).count() as u64;
+        drop(writing);
         let sizes = self.sizes();
-        let others = sizes.iter().filter(|(own, _)| *own != path);
-        others.map(|(_, bytes)| bytes).sum()
+        let free = bytes_max.saturating_sub(sizes.values().sum());
+        sizes.get(path).copied().unwrap_or(0) + free / (1 + others)
+    }
+
+    /// Whether the logs of all of them are larger than they may be.
+    pub(super) fn logs_are_large(&self, bytes_max: u64) -> bool {
+        let paths: Vec<_> = self.sizes().keys().cloned().collect();
+        guard::logs_are_large(paths.iter(), bytes_max)
     }
 
     /// What a database has after a change.
@@ -82,6 +110,25 @@ impl Files {
     fn sizes(&self) -> MutexGuard<'_, BTreeMap<PathBuf, u64>> {
         // Entries are written at once: no panic can leave one torn.
         self.0.sizes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn writing(&self) -> MutexGuard<'_, BTreeMap<PathBuf, usize>> {
+        // Entries are written at once: no panic can leave one torn.
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let mut writing = self.files.writing();
+        if let Some(n) = writing.get_mut(&self.path) {
+            *n -= 1;
+            if *n == 0 {
+                writing.remove(&self.path);
+            }
+        }
     }
 }
 

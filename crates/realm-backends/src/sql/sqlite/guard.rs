@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +17,8 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 
+use super::functions;
+
 /// Instructions of SQLite's machine between two looks at the clock: less than a millisecond.
 const LOOK_EVERY: i32 = 2_000;
 
@@ -24,11 +26,19 @@ const LOOK_EVERY: i32 = 2_000;
 /// are done in memory, and are what a hostile statement would grow.
 const HEAP_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// Bytes of the temporary tables of a session, which are there as long as it is: all sessions of a binding
+/// together must leave something of the heap to others.
+const TEMPORARY_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
 /// Kibibytes of pages that a connection keeps.
 const CACHE_KIB: i64 = 2_000;
 
 /// Bytes of the write-ahead log that stay on the disk when nobody needs them.
 const LOG_BYTES_KEPT: i64 = 16 * 1024 * 1024;
+
+/// Bytes that the logs of a folder may have beside its quota. What is written goes there first, and none
+/// begins anew while somebody reads what is older.
+const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Statements that a connection keeps prepared.
 const PREPARED_MAX: usize = 32;
@@ -102,8 +112,12 @@ impl Clock {
         clippy::wildcard_enum_match_arm,
         reason = "an enum of another crate, which grows"
     )]
-    fn judge(&self, action: AuthAction<'_>) -> Authorization {
-        let allowed = match action {
+    fn judge(&self, context: AuthContext<'_>) -> Authorization {
+        // However it came there: a virtual table has no action of its own for it.
+        if context.database_name == Some("temp") {
+            self.settings.store(true, Ordering::Relaxed);
+        }
+        let allowed = match context.action {
             AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => {
                 self.ours.load(Ordering::Relaxed)
             }
@@ -145,8 +159,12 @@ impl Drop for Ours<'_> {
 /// Virtual tables that keep what they have in the database itself.
 const MODULES: &[&str] = &["fts5", "fts5vocab", "rtree"];
 
-/// Functions that reach beyond it.
-const FUNCTIONS_REFUSED: &[&str] = &["load_extension", "fts3_tokenizer", "sqlite_log"];
+/// Functions that reach beyond it; and one that compares every match in a text with every other one, which
+/// takes hours for a large text, and cannot be ended.
+const FUNCTIONS_REFUSED: &[&str] = &["load_extension", "fts3_tokenizer", "sqlite_log", "snippet"];
+
+/// Arguments of a function: many times the largest value is looked through for each.
+const ARGUMENTS_MAX: i32 = 127;
 
 /// What asks about tables, with its argument.
 const PRAGMAS: &[&str] = &[
@@ -276,6 +294,28 @@ pub(super) fn bytes(connection: &Connection) -> rusqlite::Result<u64> {
     Ok(number(connection, "page_size")? * number(connection, "page_count")?)
 }
 
+/// Whether the log of a database is one that is left as it is, however often that is asked.
+pub(super) fn log_is_small(path: &Path) -> bool {
+    log_bytes(path) <= LOG_BYTES_KEPT.cast_unsigned()
+}
+
+/// Whether the logs of these databases are larger than they may be beside a quota.
+pub(super) fn logs_are_large<'a>(paths: impl Iterator<Item = &'a PathBuf>, bytes_max: u64) -> bool {
+    let all: u64 = paths.map(|path| log_bytes(path)).sum();
+    all > bytes_max.saturating_add(LOG_BYTES_MAX)
+}
+
+fn log_bytes(path: &Path) -> u64 {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).map_or(0, |metadata| metadata.len())
+}
+
+/// Writes what is in the log into the database and begins the log anew, if nobody reads what is older.
+pub(super) fn begin_log(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
 fn number(connection: &Connection, pragma: &str) -> rusqlite::Result<u64> {
     let number: i64 = connection.pragma_query_value(None, pragma, |row| row.get(0))?;
     Ok(number.cast_unsigned())
@@ -311,22 +351,29 @@ fn settle(connection: &mut Connection, clock: &Arc<Clock>) -> rusqlite::Result<(
         (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
         (Limit::SQLITE_LIMIT_TRIGGER_DEPTH, 100),
         (Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 1_000),
+        (Limit::SQLITE_LIMIT_FUNCTION_ARG, ARGUMENTS_MAX),
         (Limit::SQLITE_LIMIT_VDBE_OP, 1_000_000),
     ] {
         connection.set_limit(limit, value)?;
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
+    let pages = TEMPORARY_BYTES_MAX / number(connection, "page_size")?.max(1);
+    connection.pragma_update_and_check(
+        Some("temp"),
+        "max_page_count",
+        pages.cast_signed(),
+        |_| Ok(()),
+    )?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     set(connection, "journal_size_limit", LOG_BYTES_KEPT)?;
     set(connection, "hard_heap_limit", HEAP_BYTES_MAX.cast_signed())?;
     connection.set_prepared_statement_cache_capacity(PREPARED_MAX);
+    functions::replace_in(connection)?;
     let own = Arc::clone(clock);
     connection.progress_handler(LOOK_EVERY, Some(move || own.is_over()))?;
     let own = Arc::clone(clock);
-    connection.authorizer(Some(move |context: AuthContext<'_>| {
-        own.judge(context.action)
-    }))
+    connection.authorizer(Some(move |context: AuthContext<'_>| own.judge(context)))
 }
 
 /// A setting that answers with what it is afterwards.

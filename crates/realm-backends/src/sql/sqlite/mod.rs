@@ -7,6 +7,7 @@
 
 mod errors;
 mod files;
+mod functions;
 mod guard;
 mod values;
 mod worker;

@@ -4,6 +4,7 @@ use realm_model::cloud::{CloudError, SqlError, SqlValue};
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Row, Statement};
 
+use super::super::Budget;
 use super::super::transaction::invalid;
 
 /// What a column was declared as, where SQLite would give something simpler back.
@@ -103,12 +104,17 @@ fn declared(declared: &str) -> Kind {
     }
 }
 
-/// A row, each value as what its column was declared, where it is that.
+/// A row, each value as what its column was declared, where it is that. In all of it there is no more than
+/// a row may have: SQLite gives the same value in two thousand columns without a copy of its own.
 pub(super) fn row(row: &Row<'_>, kinds: &[Kind]) -> Result<Vec<SqlValue>, SqlError> {
+    let mut budget = Budget::default();
     let values = kinds.iter().enumerate().map(|(index, kind)| {
         let value = row
             .get_ref(index)
             .map_err(|error| super::errors::translate(&error, false))?;
+        if let ValueRef::Text(bytes) | ValueRef::Blob(bytes) = value {
+            budget.take(bytes.len())?;
+        }
         Ok(match value {
             ValueRef::Null => SqlValue::Null,
             ValueRef::Integer(value @ (0 | 1)) if *kind == Kind::Boolean => {

@@ -1,18 +1,21 @@
 //! A connection on a thread of its own: what a session asks, one after the other.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use realm_model::cloud::{CloudError, SqlError, SqlRows, SqlValue, limits};
-use rusqlite::{CachedStatement, Connection, Rows};
+use realm_model::cloud::{CloudError, Quota, SqlError, SqlRows, SqlValue, limits, within};
+use rusqlite::{CachedStatement, Connection, Rows, StatementStatus};
+use rustix::process::Pid;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::super::pool::IDLE;
-use super::super::transaction::{Transaction, invalid};
+use super::super::transaction::{Transaction, invalid, patience};
 use super::super::{PATIENCE, Page};
+use super::files::Writing;
 use super::guard::{self, Clock};
 use super::{Shared, errors, values};
 
@@ -21,6 +24,18 @@ const STACK_BYTES: usize = 2 * 1024 * 1024;
 
 /// How long rows are looked for once there is one to give.
 const FILL: Duration = Duration::from_millis(20);
+
+/// Niceness of a thread whose statement nobody waits for any more.
+const LEAST_PRIORITY: i32 = 19;
+
+/// How long others that read have to come to an end when the log is too large.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Bytes of a statement that is kept prepared: as many of them are kept for each session as guests like.
+const PREPARED_BYTES_MAX: i32 = 64 * 1024;
+
+/// Bytes of the names of a statement's columns.
+const NAMES_BYTES_MAX: usize = limits::STATEMENT_BYTES_MAX;
 
 type Reply<T> = oneshot::Sender<Result<T, SqlError>>;
 
@@ -45,6 +60,7 @@ pub(super) enum Ask {
 pub(super) struct Worker {
     asks: Sender<Ask>,
     clock: Arc<Clock>,
+    thread: Option<Pid>,
 }
 
 impl Worker {
@@ -74,7 +90,7 @@ impl Worker {
                 thread.clock.begin(PATIENCE);
                 match guard::open(&thread.path, &thread.clock) {
                     Ok(connection) => {
-                        if ready.send(Ok(())).is_ok() {
+                        if ready.send(Ok(this_thread())).is_ok() {
                             thread.run(&connection);
                         }
                     }
@@ -84,17 +100,25 @@ impl Worker {
         if started.is_err() {
             return Err(CloudError::Unavailable);
         }
-        opened.await.unwrap_or(Err(CloudError::Unavailable))?;
-        Ok(Self { asks, clock })
+        let thread = opened.await.unwrap_or(Err(CloudError::Unavailable))?;
+        Ok(Self {
+            asks,
+            clock,
+            thread,
+        })
     }
 
     pub(super) fn send(&self, ask: Ask) -> bool {
         self.asks.send(ask).is_ok()
     }
 
-    /// Ends the statement that runs.
+    /// Ends the statement that runs. Where that is in a function, which nothing ends, nobody shall wait
+    /// for a core because of it.
     pub(super) fn interrupt(&self) {
         self.clock.interrupt();
+        if let Some(thread) = self.thread {
+            _ = rustix::process::setpriority_process(Some(thread), LEAST_PRIORITY);
+        }
     }
 
     /// The session is over.
@@ -108,6 +132,17 @@ impl Worker {
     pub(super) fn end(self, place: Option<OwnedSemaphorePermit>) {
         self.send(Ask::End(place));
     }
+}
+
+#[cfg(target_os = "linux")]
+fn this_thread() -> Option<Pid> {
+    Some(rustix::thread::gettid())
+}
+
+/// Elsewhere a thread has no priority that another one sets by a number.
+#[cfg(not(target_os = "linux"))]
+const fn this_thread() -> Option<Pid> {
+    None
 }
 
 /// What lives on the thread.
@@ -126,9 +161,15 @@ struct Standing<'a> {
     connection: &'a Connection,
     clock: &'a Clock,
     transaction: Transaction,
+    /// When the last transaction was begun.
+    begun: Instant,
     bytes_max: u64,
     /// What the database is held to.
     held: Option<u64>,
+    /// While it writes.
+    writing: Option<Writing>,
+    /// A statement was prepared that is too large to be kept.
+    large: Cell<bool>,
 }
 
 /// What comes after an answer.
@@ -145,8 +186,11 @@ impl Thread {
             connection,
             clock: &self.clock,
             transaction: Transaction::None,
+            begun: Instant::now(),
             bytes_max: 0,
             held: None,
+            writing: None,
+            large: Cell::new(false),
         };
         let mut waiting = None;
         let mut idle = false;
@@ -179,7 +223,9 @@ impl Thread {
                 idle = true;
                 continue;
             }
-            match standing.answer(ask, &self) {
+            let next = standing.answer(ask, &self);
+            standing.rest();
+            match next {
                 Next::Wait => {}
                 Next::Asked(ask) => waiting = Some(ask),
                 Next::End => return,
@@ -203,13 +249,16 @@ impl<'a> Standing<'a> {
     fn patience(&self, idle: bool) -> Option<Duration> {
         match self.transaction {
             _ if idle => Some(IDLE),
-            Transaction::Open => Some(Duration::from_millis(limits::TRANSACTION_MS_MAX)),
+            Transaction::Open => Some(patience(self.begun.elapsed()).unwrap_or_default()),
             Transaction::None | Transaction::Failed => None,
         }
     }
 
     fn answer(&mut self, ask: Ask, thread: &Thread) -> Next {
         self.clock.begin(PATIENCE);
+        if self.transaction == Transaction::Open && patience(self.begun.elapsed()).is_none() {
+            self.expire();
+        }
         match ask {
             Ask::Execute(statement, parameters, reply) => {
                 let result = self.transaction.statement();
@@ -229,6 +278,7 @@ impl<'a> Standing<'a> {
                 let result = self.transaction.begin().and_then(|()| self.run("BEGIN"));
                 if result.is_ok() {
                     self.transaction = Transaction::Open;
+                    self.begun = Instant::now();
                 }
                 _ = reply.send(result);
             }
@@ -243,15 +293,28 @@ impl<'a> Standing<'a> {
     fn enter(&mut self, bytes_max: u64, thread: &Thread) -> Result<(), SqlError> {
         self.bytes_max = bytes_max;
         // What others of the file did meanwhile is theirs to note, what was there before is not.
-        self.note(thread)?;
-        self.hold(thread)
+        self.note(thread)
     }
 
-    /// Holds the database to what is left of the quota beside all others of its folder.
+    /// Between two answers.
+    fn rest(&mut self) {
+        if self.transaction != Transaction::Open {
+            self.writing = None;
+        }
+        if self.large.take() {
+            self.connection.flush_prepared_statement_cache();
+        }
+    }
+
+    /// Before a statement that writes: holds the database to what is left of the quota beside all others
+    /// of its folder, and its log to what that may have.
     fn hold(&mut self, thread: &Thread) -> Result<(), SqlError> {
         let shared = thread.shared.upgrade().ok_or(CloudError::Unavailable)?;
-        let others = shared.files.bytes_beside(&thread.path);
-        let left = self.bytes_max.saturating_sub(others);
+        if self.writing.is_none() {
+            self.writing = Some(shared.files.write(&thread.path));
+        }
+        self.hold_log(thread, &shared)?;
+        let left = shared.files.share(&thread.path, self.bytes_max);
         if self.held != Some(left) {
             let ours = self.clock.ours();
             let result = guard::hold_to(self.connection, left);
@@ -260,6 +323,28 @@ impl<'a> Standing<'a> {
             self.held = Some(left);
         }
         Ok(())
+    }
+
+    /// While somebody reads what is old, a log has everything that was written since, however often that
+    /// was the same.
+    fn hold_log(&self, thread: &Thread, shared: &Shared) -> Result<(), SqlError> {
+        let is_large =
+            || !guard::log_is_small(&thread.path) && shared.files.logs_are_large(self.bytes_max);
+        if !is_large() {
+            return Ok(());
+        }
+        if self.transaction == Transaction::None {
+            self.clock.begin(LOG_PATIENCE);
+            let ours = self.clock.ours();
+            // Whether it began anew is seen in its size.
+            _ = guard::begin_log(self.connection);
+            drop(ours);
+            self.clock.begin(PATIENCE);
+            if !is_large() {
+                return Ok(());
+            }
+        }
+        Err(CloudError::Quota(Quota::Bytes).into())
     }
 
     /// Tells the others of the folder what this one has.
@@ -279,9 +364,11 @@ impl<'a> Standing<'a> {
         parameters: &[SqlValue],
         thread: &Thread,
     ) -> Result<u64, SqlError> {
-        self.hold(thread)?;
         let before = self.connection.total_changes();
         let mut prepared = self.prepare(statement)?;
+        if !prepared.readonly() {
+            self.hold(thread)?;
+        }
         values::bind(&mut prepared, parameters)?;
         let gives_rows = prepared.column_count() > 0;
         let mut rows = prepared.raw_query();
@@ -311,13 +398,15 @@ impl<'a> Standing<'a> {
         thread: &Thread,
     ) -> Next {
         let until = Instant::now() + Duration::from_millis(limits::QUERY_MS_MAX);
-        let begun = self
-            .hold(thread)
-            .and_then(|()| self.prepare(statement))
-            .and_then(|mut prepared| {
-                values::bind(&mut prepared, parameters)?;
-                Ok(prepared)
-            });
+        let begun = self.prepare(statement).and_then(|mut prepared| {
+            if !prepared.readonly() {
+                self.hold(thread)?;
+            }
+            values::bind(&mut prepared, parameters)?;
+            let names = prepared.column_names().map(str::len).sum();
+            within("the names of the columns", names, NAMES_BYTES_MAX)?;
+            Ok(prepared)
+        });
         let mut prepared = match begun {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -460,10 +549,16 @@ impl<'a> Standing<'a> {
     }
 
     fn prepare(&self, statement: &str) -> Result<CachedStatement<'a>, SqlError> {
-        match self.connection.prepare_cached(statement) {
-            Err(rusqlite::Error::MultipleStatement) => Err(invalid("more than one statement")),
-            other => self.done(other),
+        let prepared = match self.connection.prepare_cached(statement) {
+            Err(rusqlite::Error::MultipleStatement) => {
+                return Err(invalid("more than one statement"));
+            }
+            other => self.done(other)?,
+        };
+        if prepared.get_status(StatementStatus::MemUsed) > PREPARED_BYTES_MAX {
+            self.large.set(true);
         }
+        Ok(prepared)
     }
 
     fn done<T>(&self, result: rusqlite::Result<T>) -> Result<T, SqlError> {

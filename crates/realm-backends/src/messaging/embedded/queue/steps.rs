@@ -83,16 +83,24 @@ impl Queue {
         let group = &subscription.group.name;
         if let Some(message) = tables.message(key.1)? {
             let topic = message.topic.clone().unwrap_or_default();
+            let further = subscription.dead_letter.as_ref();
+            let further = further.filter(|_| !message.is_dead());
             let mut letter = message.into_dead(group, n, why);
             letter.topic.clone_from(&subscription.dead_letter);
             let body = record::write(&letter);
             tables.keep_dead(&body)?;
-            if let Some(topic) = &subscription.dead_letter {
+            // What it was makes room for it.
+            tables.done(key)?;
+            if let Some(topic) = further {
                 let groups = self.who(topic);
-                // It takes the room of what it was.
-                let _ = tables.send(&groups, &body, 0, None)?;
-                for group in groups {
-                    self.noticed(group, 0);
+                // Where there is none it is kept, and that is all.
+                if tables
+                    .send(&groups, &body, 0, Some(self.setting.room))?
+                    .is_ok()
+                {
+                    for group in groups {
+                        self.noticed(group, 0);
+                    }
                 }
             }
             (self.setting.on_death)(&Death {
@@ -101,8 +109,9 @@ impl Queue {
                 n_deliveries: n,
                 why: why.to_owned(),
             });
+        } else {
+            tables.done(key)?;
         }
-        tables.done(key)?;
         Ok(())
     }
 

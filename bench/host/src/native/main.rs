@@ -1,0 +1,60 @@
+//! The same operations as the guests `bench-stores` and `bench-worker`, without realm: a program with the
+//! client alone.
+//!
+//! `realm-bench-native STORE PLACE OPERATION N BYTES` prints the nanoseconds of all together. Durability is
+//! what realm's stores promise: what was written is on the disk before the next operation begins.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on ends")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the harness reads the one and keeps the other"
+)]
+
+mod objects;
+mod queue;
+mod rows;
+mod values;
+
+use std::time::Duration;
+
+/// As in the agent.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What is asked for.
+struct Work {
+    /// A file, an address, or a port.
+    place: String,
+    operation: String,
+    n: usize,
+    bytes: usize,
+}
+
+#[tokio::main]
+async fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [store, place, operation, n, bytes, more @ ..] = args.as_slice() else {
+        eprintln!("usage: realm-bench-native STORE PLACE OPERATION N BYTES [AT_ONCE]");
+        std::process::exit(64);
+    };
+    let work = Work {
+        place: place.clone(),
+        operation: operation.clone(),
+        n: n.parse().unwrap(),
+        bytes: bytes.parse().unwrap(),
+    };
+    let took: Duration = match (store.as_str(), more) {
+        ("redb", []) => values::embedded(&work),
+        ("redis", []) => values::redis(&work).await,
+        ("nats", []) => values::nats(&work).await,
+        ("nats", [at_once]) => queue::nats(&work, at_once.parse().unwrap()).await,
+        ("folder", []) => objects::folder(&work),
+        ("s3", []) => objects::s3(&work).await,
+        ("sqlite", []) => rows::sqlite(&work),
+        ("postgres", []) => rows::postgres(&work).await,
+        (other, _) => panic!("no store `{other}`"),
+    };
+    println!("{}", took.as_nanos());
+}
