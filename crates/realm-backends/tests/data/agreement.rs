@@ -139,6 +139,8 @@ async fn agree(database: &Database, at: Place<'_>, model: &Model, query: &Query)
         let page = database.find(at, &query).await.unwrap();
         assert!(page.documents.len() <= query.limit as usize);
         found.extend(page.documents.into_iter().map(|one| one.id));
+        // Pages that do not end would otherwise go on for ever.
+        assert!(found.len() <= expected.len(), "{found:?} {expected:?}");
         query.cursor = page.cursor;
         if query.cursor.is_none() {
             break;

@@ -53,7 +53,7 @@ impl documents::HostCollection for View<'_> {
         let part = self.table.get(&part)?;
         let done = async {
             let store = part.store(self.cloud)?;
-            store.put(part.place(), &id, &body, wanted(expected)).await
+            model::Documents::put(&**store, part.place(), &id, &body, wanted(expected)).await
         };
         Ok(done.await.map_err(said))
     }
