@@ -3,6 +3,8 @@
 //! What a word is, what a query means and what is shown of a text is decided here, so that it is the same
 //! for each database: they get words that are cut already. Only how well a text fits is their own.
 
+use std::collections::BTreeMap;
+
 use super::documents::{DataError, Place};
 use super::{Answer, CloudError, limits, within};
 
@@ -188,6 +190,9 @@ fn fold(c: char, into: &mut String) {
     }
 }
 
+/// The words of a part, in their order; nothing where one is not to be found.
+pub type PartWords = (Weight, Vec<Option<String>>);
+
 /// A query that was read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Terms {
@@ -335,8 +340,8 @@ fn cut(text: &str) -> String {
     text[..end].to_owned()
 }
 
-/// Checks a text: its words, part by part. One that is there too often has a hole in its place, `None`.
-pub fn check_text(text: &Text) -> Result<Vec<(Weight, Vec<Option<String>>)>, CloudError> {
+/// Checks a text: its words, part by part. One that is there too often has a hole in its place.
+pub fn check_text(text: &Text) -> Result<Vec<PartWords>, CloudError> {
     super::documents::check_id(&text.id)?;
     super::vectors::check_attributes(&text.attributes)?;
     if text.parts.len() > limits::PARTS_MAX {
@@ -347,7 +352,7 @@ pub fn check_text(text: &Text) -> Result<Vec<(Weight, Vec<Option<String>>)>, Clo
     }
     let bytes = text.parts.iter().map(|(_, part)| part.len()).sum();
     within("the text", bytes, limits::TEXT_BYTES_MAX)?;
-    let mut times = std::collections::HashMap::new();
+    let mut times = BTreeMap::new();
     let mut n_words = 0;
     let mut parts = Vec::new();
     for (weight, part) in &text.parts {

@@ -4,7 +4,7 @@
 //! so both find the same texts. How good a text is, each says in its own way.
 
 use realm_model::cloud::documents::{Place, check_collection, check_id};
-use realm_model::cloud::search::{Hit, Look, Search, Terms, Text, Weight, check_text};
+use realm_model::cloud::search::{Hit, Look, PartWords, Search, Terms, Text, Weight, check_text};
 use realm_model::cloud::{Answer, CloudError, DataError, Session, SqlValue, limits};
 
 use super::dialect::{Dialect, Ground, Part};
@@ -55,7 +55,7 @@ impl Search for Database {
 struct Put<'a> {
     at: Place<'a>,
     own: &'a Text,
-    words: Vec<(Weight, Vec<Option<String>>)>,
+    words: Vec<PartWords>,
 }
 work!(Put -> ());
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use realm_model::cloud::search::{Term, Terms, Weight};
+use realm_model::cloud::search::{PartWords, Term, Terms, Weight};
 
 /// A word that no text has, for a collection: each text of it has it in a column of its own.
 pub(super) fn space(collection: &str) -> String {
@@ -17,7 +17,7 @@ pub(super) fn space(collection: &str) -> String {
 }
 
 /// SQLite: the words of each weight.
-pub(super) fn columns(parts: &[(Weight, Vec<Option<String>>)]) -> [String; 4] {
+pub(super) fn columns(parts: &[PartWords]) -> [String; 4] {
     Weight::ALL.map(|weight| {
         let own = parts.iter().filter(|(own, _)| *own == weight);
         let joined = own.map(|(_, words)| {
@@ -48,7 +48,7 @@ pub(super) fn matching(collection: &str, terms: &Terms) -> String {
 }
 
 /// PostgreSQL: a `tsvector`, each word with its places and their weights.
-pub(super) fn vector(parts: &[(Weight, Vec<Option<String>>)]) -> String {
+pub(super) fn vector(parts: &[PartWords]) -> String {
     let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut at = 0;
     for (weight, words) in parts {
