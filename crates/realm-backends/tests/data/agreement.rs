@@ -12,40 +12,48 @@ use crate::model::Model;
 use crate::server::Server;
 use crate::support::{place, postgres, sqlite};
 
+/// Numbers in which databases tend to differ.
+fn numbers() -> Vec<Value> {
+    vec![
+        json!(0),
+        json!(-0.0),
+        json!(1),
+        json!(1.0),
+        json!(1.5),
+        json!(-1),
+        json!(i64::MAX),
+        json!(i64::MIN),
+        json!(9_007_199_254_740_993_i64),
+        json!(9_007_199_254_740_992.0),
+        json!(1e300),
+        json!(5e-324),
+    ]
+}
+
+/// Texts in which they do.
+const TEXTS: &[&str] = &[
+    "",
+    "a",
+    "A",
+    "b",
+    "ab",
+    "a b",
+    "\u{e9}",
+    "e\u{301}",
+    "z",
+    "\u{1F980}",
+    "\u{ffff}",
+    "1",
+    "null",
+    "\0",
+    "%",
+    "'",
+];
+
 /// Values in which databases tend to differ.
 fn values() -> impl Strategy<Value = Value> {
-    let numbers = prop_oneof![
-        Just(json!(0)),
-        Just(json!(-0.0)),
-        Just(json!(1)),
-        Just(json!(1.0)),
-        Just(json!(1.5)),
-        Just(json!(-1)),
-        Just(json!(i64::MAX)),
-        Just(json!(i64::MIN)),
-        Just(json!(9_007_199_254_740_993_i64)),
-        Just(json!(9_007_199_254_740_992.0)),
-        Just(json!(1e300)),
-        Just(json!(5e-324)),
-    ];
-    let texts = prop::sample::select(vec![
-        "",
-        "a",
-        "A",
-        "b",
-        "ab",
-        "a b",
-        "\u{e9}",
-        "e\u{301}",
-        "z",
-        "\u{1F980}",
-        "\u{ffff}",
-        "1",
-        "null",
-        "\0",
-        "%",
-        "'",
-    ]);
+    let numbers = prop::sample::select(numbers());
+    let texts = prop::sample::select(TEXTS);
     let leaf = prop_oneof![
         1 => Just(Value::Null),
         2 => any::<bool>().prop_map(Into::into),
@@ -61,19 +69,22 @@ fn values() -> impl Strategy<Value = Value> {
     })
 }
 
-fn scalars() -> impl Strategy<Value = Scalar> {
-    values().prop_filter_map("a scalar", |value| {
-        Some(match value {
-            Value::Null => Scalar::Null,
-            Value::Bool(value) => Scalar::Boolean(value),
-            Value::Number(number) => match number.as_i64() {
-                Some(number) => Scalar::Integer(number),
-                None => Scalar::Real(number.as_f64()?),
-            },
-            Value::String(text) => Scalar::Text(text),
-            Value::Array(_) | Value::Object(_) => return None,
-        })
+/// A value that fields are compared with; of arrays and objects there is none.
+fn scalar_of(value: Value) -> Option<Scalar> {
+    Some(match value {
+        Value::Null => Scalar::Null,
+        Value::Bool(value) => Scalar::Boolean(value),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => Scalar::Integer(number),
+            None => Scalar::Real(number.as_f64()?),
+        },
+        Value::String(text) => Scalar::Text(text),
+        Value::Array(_) | Value::Object(_) => return None,
     })
+}
+
+fn scalars() -> impl Strategy<Value = Scalar> {
+    values().prop_filter_map("a scalar", scalar_of)
 }
 
 fn paths() -> impl Strategy<Value = String> {
@@ -207,4 +218,59 @@ fn sqlite_postgresql_and_a_simple_model_give_the_same_answers() {
         Ok(())
     });
     ran.unwrap();
+}
+
+/// Each value against each other one, by each test, and in order: with an index and without.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_pair_of_values_compares_alike() {
+    let server = Server::start(None, "scram-sha-256");
+    let (_folder, own) = sqlite();
+    let texts = TEXTS.iter().map(|text| json!(text));
+    let plain = [Value::Null, json!(false), json!(true)];
+    let values: Vec<_> = numbers().into_iter().chain(texts).chain(plain).collect();
+    let compound = [json!([]), json!({}), json!([1, "a", null, [1]])];
+    let at = place("pairs");
+    for database in [own, postgres(&server)] {
+        let mut model = Model::default();
+        for (n, value) in values.iter().chain(&compound).enumerate() {
+            let body = json!({ "a": value });
+            let id = format!("{n:02}");
+            let text = body.to_string();
+            let put = database.put(at, &id, &text, Expected::Absent).await;
+            put.unwrap();
+            model.0.insert(id, body);
+        }
+        for indexed in [false, true] {
+            if indexed {
+                database.index(at, "a").await.unwrap();
+            }
+            for scalar in values.iter().cloned().filter_map(scalar_of) {
+                for kind in [
+                    Test::Equal,
+                    Test::NotEqual,
+                    Test::Less,
+                    Test::LessOrEqual,
+                    Test::Greater,
+                    Test::GreaterOrEqual,
+                    Test::Contains,
+                ] {
+                    let query = Query {
+                        filter: crate::support::field("a", kind(scalar.clone())),
+                        limit: 100,
+                        ..Query::default()
+                    };
+                    agree(&database, at, &model, &query).await;
+                }
+            }
+            for descending in [false, true] {
+                let field = "a".to_owned();
+                let query = Query {
+                    order: vec![Order { field, descending }],
+                    limit: 7,
+                    ..Query::default()
+                };
+                agree(&database, at, &model, &query).await;
+            }
+        }
+    }
 }

@@ -396,6 +396,51 @@ async fn many_write_at_once_and_each_is_counted_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn indexes_that_are_made_while_others_write_miss_nothing() {
+    each(async |database| {
+        let at = place("busy");
+        let fields: Vec<_> = (0..10).map(|n| format!("f{n}")).collect();
+        let body: Value = fields
+            .iter()
+            .map(|field| (field.clone(), json!(1)))
+            .collect();
+        let body = body.to_string();
+        for n in 0..150 {
+            let id = format!("m{n:03}");
+            database
+                .put(at, &id, &body, Expected::Absent)
+                .await
+                .unwrap();
+        }
+        let writers = (0..4).map(|writer| {
+            let (database, body) = (Arc::clone(&database), body.clone());
+            tokio::spawn(async move {
+                for n in 0..40 {
+                    // Before those that are there: where an index that comes to be has looked already.
+                    let id = format!("{n:03}-{writer}");
+                    database
+                        .put(at, &id, &body, Expected::Absent)
+                        .await
+                        .unwrap();
+                }
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        for field in &fields {
+            database.index(at, field).await.unwrap();
+        }
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        for name in &fields {
+            let by_index = field(name, Test::Equal(Scalar::Integer(1)));
+            assert_eq!(database.count(at, &by_index).await, Ok(310), "{name}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tables_that_somebody_dropped_or_spoilt_are_an_answer() {
     each(async |database| {
         let at = place("people");

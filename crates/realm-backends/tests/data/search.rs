@@ -61,6 +61,18 @@ async fn texts_of_one_index_are_not_found_in_another() {
                 "{query}: {found:?}"
             );
         }
+        // A phrase is within one part.
+        let parts = ["four five", "six"].map(|text| (Weight::Body, text.to_owned()));
+        let own = Text {
+            parts: parts.to_vec(),
+            ..body("parts", "")
+        };
+        database.put(place("a"), &own).await.unwrap();
+        assert_eq!(
+            ids(&database, place("a"), "\"four five\" six").await,
+            ["parts"]
+        );
+        assert_eq!(ids(&database, place("a"), "\"five six\"").await, [""; 0]);
         let elsewhere = Place {
             database: "elsewhere",
             ..place("a")
@@ -124,6 +136,11 @@ async fn the_largest_texts_are_taken_and_larger_ones_refused() {
         assert_eq!(code(database.put(at, &more).await), "invalid");
         let last = format!("\"{} {}\"", most[most.len() - 2], most[most.len() - 1]);
         assert_eq!(ids(&database, at, &last).await, ["most"]);
+        // One word beyond the places that are kept of it.
+        let again = "again ".repeat(10_000) + "end";
+        database.put(at, &body("again", &again)).await.unwrap();
+        assert_eq!(ids(&database, at, "\"again again\" end").await, ["again"]);
+        assert_eq!(ids(&database, at, "\"again end\"").await, [""; 0]);
     })
     .await;
 }
