@@ -423,7 +423,7 @@ fn limits(own: &Collection) -> Result<(), String> {
     )?;
     let none = [Scalar::Real(f64::NAN), Scalar::Real(f64::INFINITY)];
     for none in none {
-        fails(own.count(&vec![field("a", Test::Eq(none))]), "invalid")?;
+        fails(own.count(&[field("a", Test::Eq(none))]), "invalid")?;
     }
     fails(Collection::open("default", "No Name").map(drop), "invalid")
 }
