@@ -81,6 +81,28 @@ need_python() {
 	/usr/bin/python3 -c "import $1" 2>/dev/null || fail "Python has no \`$1\`" "on Debian: sudo apt-get install $2"
 }
 
+# need_pgvector: a PostgreSQL with vectors. Debian has the extension from 13 on; where it has none, the
+# wheel of `pgserver` has a server of its own with it, which the tests find beside what is built.
+need_pgvector() {
+	local version folder=$TARGET_DIR/pgvector
+	compgen -G '/usr/share/postgresql/*/extension/vector.control' >/dev/null && return
+	[ ! -x "$folder/pgserver/pginstall/bin/postgres" ] || return 0
+	version=$(cd /usr/lib/postgresql && printf '%s\n' * | sort -n | tail -1)
+	install_packages "postgresql-$version-pgvector"
+	compgen -G '/usr/share/postgresql/*/extension/vector.control' >/dev/null && return
+	need_package python3 python3
+	python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+	say "installing a PostgreSQL with pgvector"
+	rm -rf "$folder" "$folder.part" && mkdir -p "$folder.part"
+	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--python-version 3.11 --implementation cp --abi cp311 --platform manylinux2014_x86_64 \
+		--require-hashes -r scripts/pgvector.txt -d "$folder.part" >&2 &&
+		python3 -m zipfile -e "$folder.part"/*.whl "$folder.part" &&
+		chmod 755 "$folder.part"/pgserver/pginstall/bin/* &&
+		rm "$folder.part"/*.whl && mv "$folder.part" "$folder" ||
+		fail "PostgreSQL with pgvector is missing" "on Debian: sudo apt-get install postgresql-$version-pgvector"
+}
+
 # need_cargo_tool COMMAND VERSION: brings a cargo subcommand, in a version that Rust 1.95 builds.
 need_cargo_tool() {
 	command -v "$1" >/dev/null && return

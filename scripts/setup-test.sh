@@ -40,6 +40,7 @@ need_package redis-cli redis-tools
 need_package nats-server nats-server
 # What stands behind the SQL of guests, each server in a folder of a test.
 need_postgresql
+need_pgvector
 need_package setpriv util-linux
 # Judges tokens by their public keys; a server of mail.
 need_python jwt python3-jwt

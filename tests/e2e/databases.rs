@@ -56,7 +56,12 @@ fn passes(answer: &(u16, String)) {
 #[tokio::test(flavor = "multi_thread")]
 async fn guests_that_pass_with_sqlite_pass_with_postgresql() {
     let server = Server::start(None, "trust");
-    for guest in [guests::SQL, guests::SQL_DRAFT] {
+    for guest in [
+        guests::SQL,
+        guests::SQL_DRAFT,
+        guests::DOCUMENTS,
+        guests::SEARCH,
+    ] {
         let realm = on(&server, guest);
         let agent = realm.agent();
         realm.run(&["apply", "--yes"]).ok();
@@ -74,6 +79,18 @@ async fn guests_that_pass_with_sqlite_pass_with_postgresql() {
         realm.run(&["apply", "--yes"]).ok();
         passes(&get(&agent.url("/")).await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_that_are_found_with_sqlite_are_found_with_postgresql() {
+    let server = Server::with_vectors();
+    let realm = on(&server, guests::VECTORS);
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    passes(&get(&agent.url("/")).await);
+    realm.write("realm.toml", &manifest("embedded"));
+    realm.run(&["apply", "--yes"]).ok();
+    passes(&get(&agent.url("/")).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,6 +134,24 @@ async fn a_server_that_node_toml_does_not_name_is_not_asked() {
     eventually("the status says why", async || {
         let text = realm.run(&["status"]).ok().stdout;
         text.contains("backend-denied").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_outlives_a_kill_of_the_agent() {
+    let realm = Realm::new();
+    realm.guest(guests::DOCUMENTS, "app.wasm");
+    realm.write("realm.toml", &manifest("embedded"));
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    let put = agent.url("/put?id=a&body=%7B%22kept%22:true%7D");
+    assert_eq!(get(&put).await, (200, "put".to_owned()));
+    agent.kill_9();
+    let agent = realm.agent();
+    let kept = (200, "{\"kept\":true}".to_owned());
+    eventually("it is still there", async || {
+        (get(&agent.url("/get?id=a")).await == kept).then_some(())
     })
     .await;
 }

@@ -15,9 +15,14 @@ pub(crate) const USER: &str = "realm";
 /// Its password: with what a URL would have to escape.
 pub(crate) const PASSWORD: &str = "s3cret:p@ss/word";
 
+/// Where the programs are in the wheel of `pgserver`.
+const BUNDLED: &str = "pgserver/pginstall/bin";
+
 /// A server that runs.
 pub(crate) struct Server {
     folder: tempfile::TempDir,
+    programs: PathBuf,
+    _own_programs: Option<tempfile::TempDir>,
     child: Option<Child>,
     /// Where it listens, on 127.0.0.1.
     pub(crate) port: u16,
@@ -26,13 +31,22 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one that knows its users by `auth`, `scram-sha-256` or `trust`; with `tls` it is a certificate for `localhost` and its key, in PEM.
     pub(crate) fn start(tls: Option<(&str, &str)>, auth: &str) -> Self {
+        Self::start_from(tls, auth, folder_of_programs(), None)
+    }
+
+    fn start_from(
+        tls: Option<(&str, &str)>,
+        auth: &str,
+        programs: PathBuf,
+        own_programs: Option<tempfile::TempDir>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         own(folder.path());
         let data = folder.path().join("data");
         let password = folder.path().join("password");
         std::fs::write(&password, PASSWORD).unwrap();
         own(&password);
-        let made = command("initdb")
+        let made = command(&programs, "initdb")
             .args([
                 &format!("--auth={auth}"),
                 "--no-sync",
@@ -61,6 +75,8 @@ impl Server {
         }
         let mut server = Self {
             folder,
+            programs,
+            _own_programs: own_programs,
             child: None,
             port: free_port(),
         };
@@ -68,10 +84,36 @@ impl Server {
         server
     }
 
+    /// One that has `pgvector`.
+    pub(crate) fn with_vectors() -> Self {
+        let (installed, bundled) = (folder_of_programs(), bundled());
+        if has_vectors(&installed) {
+            return Self::start(None, "trust");
+        }
+        let missing = "pgvector is missing: scripts/setup-test.sh brings it, or on Debian \
+            `sudo apt-get install postgresql-NN-pgvector`";
+        assert!(bundled.join(BUNDLED).join("postgres").exists(), "{missing}");
+        // Whom the server runs for may not see the folder of who builds.
+        let own = tempfile::tempdir().unwrap();
+        let copied = Command::new("cp")
+            .arg("-r")
+            .arg(&bundled)
+            .arg(own.path().join("own"))
+            .status();
+        assert!(copied.unwrap().success());
+        std::fs::set_permissions(own.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        Self::start_from(
+            None,
+            "trust",
+            own.path().join("own").join(BUNDLED),
+            Some(own),
+        )
+    }
+
     /// Starts it again, at the same port.
     pub(crate) fn up(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
-        let child = command("postgres")
+        let child = command(&self.programs, "postgres")
             .arg("-D")
             .arg(self.folder.path().join("data"))
             .args(["-p", &self.port.to_string()])
@@ -123,7 +165,7 @@ impl Server {
 
     /// Runs SQL as who may do everything.
     pub(crate) fn sql(&self, database: &str, sql: &str) -> String {
-        let output = command("psql")
+        let output = command(&self.programs, "psql")
             .env("PGPASSWORD", PASSWORD)
             .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER])
             .args(["-d", database, "-v", "ON_ERROR_STOP=1", "-qAtc", sql])
@@ -146,8 +188,8 @@ fn succeeded(what: &str, output: &Output) {
 }
 
 /// A program of PostgreSQL, as somebody whom it runs for: it refuses root. It ends with this process.
-fn command(name: &str) -> Command {
-    let program = folder_of_programs().join(name);
+fn command(programs: &Path, name: &str) -> Command {
+    let program = programs.join(name);
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "QUIT", "--"])
@@ -170,6 +212,26 @@ fn folder_of_programs() -> PathBuf {
     folders.sort();
     let missing = "PostgreSQL is missing: on Debian `sudo apt-get install postgresql`";
     folders.pop().unwrap_or_else(|| panic!("{missing}"))
+}
+
+/// Where scripts/setup-test.sh puts a PostgreSQL with `pgvector`, where Debian has none: beside what is
+/// built.
+fn bundled() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    // target/debug/deps/TEST
+    own.ancestors().nth(3).unwrap().join("pgvector")
+}
+
+/// Whether Debian's `postgresql-NN-pgvector` is there.
+fn has_vectors(programs: &Path) -> bool {
+    let version = programs
+        .parent()
+        .and_then(Path::file_name)
+        .unwrap_or_default();
+    let extensions = Path::new("/usr/share/postgresql")
+        .join(version)
+        .join("extension");
+    extensions.join("vector.control").exists()
 }
 
 /// Gives a file to whom the server runs for.

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod blobs;
+pub mod data;
 pub mod keys;
 pub mod keyvalue;
 pub mod mail;

@@ -108,7 +108,7 @@ const PROVIDED: &[Package] = &[
         &["readwrite", "types"],
         Line::Exactly("0.2.0-draft"),
     ),
-    package("realm:cloud", &["sql"], Line::Exactly("0.1.0")),
+    package("realm:cloud", DATABASES, Line::Exactly("0.1.0")),
     package("wasi:keyvalue", KEYVALUE, Line::Exactly("0.2.0-draft")),
     package("wasi:keyvalue", KEYVALUE, Line::Exactly("0.2.0-draft2")),
     package("spin:key-value", &["key-value"], Line::Exactly("3.0.0")),
@@ -140,6 +140,8 @@ const PROVIDED: &[Package] = &[
         Line::Exactly("0.1.0-draft"),
     ),
 ];
+
+const DATABASES: &[&str] = &["documents", "search", "sql", "vectors"];
 
 const KEYVALUE: &[&str] = &["atomics", "batch", "store"];
 
@@ -294,10 +296,11 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasmcloud:secrets", _) => Some("holds only what `secrets` names"),
         ("wasi:otel", "metrics" | "tracing") => Some("reaches only what `bind` names"),
         ("wasi:otel", "logs") => Some("goes to the component's log unless `bind` says otherwise"),
-        ("wasi:sql", _) | ("realm:cloud", "sql" | "keys" | "identity") => {
+        ("wasi:sql", _) | ("realm:cloud", "keys" | "identity") => {
             Some("opens only what `bind` names")
         }
         ("realm:cloud", "mail") => Some("sends only through what `bind` names"),
+        ("realm:cloud", one) if DATABASES.contains(&one) => Some("opens only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
         }
@@ -341,6 +344,9 @@ mod tests {
             "wasi:config/store@0.2.0-draft-2024-09-27",
             "wasi:sql/readwrite@0.2.0-draft",
             "realm:cloud/sql@0.1.0",
+            "realm:cloud/documents@0.1.0",
+            "realm:cloud/search@0.1.0",
+            "realm:cloud/vectors@0.1.0",
             "wasi:keyvalue/store@0.2.0-draft",
             "wasi:keyvalue/atomics@0.2.0-draft2",
             "spin:key-value/key-value@3.0.0",

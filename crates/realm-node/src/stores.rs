@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use realm_backends::Watch;
 use realm_backends::blobs::{Directory, S3, S3Settings};
+use realm_backends::data::Database;
 use realm_backends::sql::{Postgres, Settings, Sqlite};
 use realm_host::{Store, Stores};
 use realm_model::binding::{Backend, Binding, Interface};
@@ -65,7 +66,7 @@ enum Held {
     Keyvalue(Weak<dyn realm_model::cloud::KeyValue>),
     Blobs(Weak<dyn realm_model::cloud::Blobs>),
     Messaging(Weak<dyn realm_model::cloud::Messaging>),
-    Sql(Weak<dyn realm_model::cloud::Sql>),
+    Sql(Weak<dyn realm_model::cloud::Database>),
     Otel(Weak<dyn realm_model::cloud::telemetry::Telemetry>),
     Keys(Weak<dyn realm_model::cloud::Keys>),
     Identity(Weak<dyn realm_model::cloud::Identity>),
@@ -402,7 +403,10 @@ fn messaging(making: &Making<'_>) -> Result<Store, StepFailure> {
 fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
     let spec = making.spec;
     match &spec.backend {
-        Backend::Embedded => Ok(Store::Sql(Arc::new(Sqlite::new(&making.folder)))),
+        Backend::Embedded => {
+            let made = Database::sqlite(Sqlite::new(&making.folder));
+            Ok(Store::Sql(Arc::new(made)))
+        }
         Backend::Postgres { server, database } => {
             let settings = Settings {
                 host: server.host.clone(),
@@ -415,7 +419,7 @@ fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
             };
             let made = Postgres::new(settings, &making.prefix(""), Arc::clone(&making.watch));
             match made {
-                Ok(made) => Ok(Store::Sql(Arc::new(made))),
+                Ok(made) => Ok(Store::Sql(Arc::new(Database::postgres(made)))),
                 Err(error) => Err(StepFailure {
                     code: "backend-unusable".to_owned(),
                     reason: format!("binding `{}`: {error}", making.binding),

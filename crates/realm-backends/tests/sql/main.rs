@@ -11,6 +11,7 @@ mod hostile_postgres;
 mod hostile_sqlite;
 mod postgres;
 #[path = "../../../../tests/peers/postgres.rs"]
+#[expect(dead_code, reason = "vectors are for the tests of them")]
 mod server;
 mod sqlite;
 mod streams;

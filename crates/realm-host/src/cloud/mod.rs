@@ -6,6 +6,7 @@
 //! where a binding leads.
 
 pub(crate) mod blobstore;
+mod data;
 mod identity;
 mod keys;
 mod keyvalue;
@@ -26,7 +27,7 @@ use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
 use realm_model::cloud::telemetry::Telemetry;
 use realm_model::cloud::{
-    Blobs, CloudError, Identity, KeyValue, Keys, Mailer, Messaging, Secrets, Sql,
+    Blobs, CloudError, Database, Identity, KeyValue, Keys, Mailer, Messaging, Secrets,
 };
 use realm_model::grants::StoreGrant;
 use realm_model::name::ComponentName;
@@ -47,7 +48,7 @@ pub struct Stores {
     keyvalue: Names<dyn KeyValue>,
     blobs: Names<dyn Blobs>,
     messaging: Names<dyn Messaging>,
-    sql: Names<dyn Sql>,
+    sql: Names<dyn Database>,
     keys: Names<dyn Keys>,
     identities: Names<dyn Identity>,
     mail: Names<dyn Mailer>,
@@ -74,7 +75,7 @@ pub enum Store {
     /// Of `wasi:messaging`.
     Messaging(Arc<dyn Messaging>),
     /// Of `wasi:sql`.
-    Sql(Arc<dyn Sql>),
+    Sql(Arc<dyn Database>),
     /// Of `wasi:otel`.
     Otel(Arc<dyn Telemetry>),
     /// Of `realm:cloud/keys`.
@@ -336,7 +337,7 @@ impl Cloud {
         &self.connections
     }
 
-    pub(crate) fn sql(&self, identifier: &str) -> Result<Opened<dyn Sql>, CloudError> {
+    pub(crate) fn sql(&self, identifier: &str) -> Result<Opened<dyn Database>, CloudError> {
         open(&self.stores.sql, identifier)
     }
 
@@ -392,6 +393,7 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     blobstore::link(linker)?;
     messaging::link(linker)?;
     sql::link(linker)?;
+    data::link(linker)?;
     timers::link(linker)?;
     keys::link(linker)?;
     identity::link(linker)?;

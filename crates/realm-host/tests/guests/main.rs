@@ -7,6 +7,7 @@
 mod answers;
 mod blobs;
 mod cgi;
+mod data;
 mod denied;
 mod ends;
 mod harness;
@@ -38,6 +39,7 @@ mod worlds;
 use answers::*;
 use blobs::*;
 use cgi::*;
+use data::*;
 use denied::*;
 use ends::*;
 use health::*;

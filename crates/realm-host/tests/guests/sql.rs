@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use realm_backends::data::Database;
 use realm_backends::sql::Sqlite;
 use realm_host::Store;
 use realm_model::cloud::{Sql, SqlValue};
@@ -14,7 +15,7 @@ use realm_test_guests as guests;
 use crate::harness::{Guest, Loaded, guest};
 
 fn store(folder: &Path) -> Store {
-    Store::Sql(Arc::new(Sqlite::new(folder)))
+    Store::Sql(Arc::new(Database::sqlite(Sqlite::new(folder))))
 }
 
 /// A guest with a database of its own.
@@ -158,7 +159,7 @@ async fn quotas_hold() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_that_ends_in_a_transaction_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let database = Arc::new(Sqlite::new(folder.path()));
+    let database = Arc::new(Database::sqlite(Sqlite::new(folder.path())));
     let loaded = guest(guests::SQL)
         .bind("default", Store::Sql(database.clone()))
         .load();

@@ -97,3 +97,80 @@ pub const BUCKETS_MAX: usize = 320;
 pub const EXEMPLARS_MAX: usize = 16;
 /// Bytes of the header `tracestate`: what everybody has to pass on.
 pub const TRACE_STATE_BYTES_MAX: usize = 512;
+
+/// Bytes of the name of a collection of documents or vectors, or of an index of texts.
+pub const COLLECTION_BYTES_MAX: usize = 40;
+/// Bytes of the id of a document, a vector or a text.
+pub const DATA_ID_BYTES_MAX: usize = 256;
+/// Bytes of a document.
+pub const DOCUMENT_BYTES_MAX: usize = 1024 * 1024;
+/// How deep the values of a document are in each other.
+pub const DOCUMENT_DEPTH_MAX: usize = 32;
+/// Bytes of the path of a field.
+pub const FIELD_BYTES_MAX: usize = 256;
+/// Indexes of a collection: each is written with each document.
+pub const INDEXES_MAX: usize = 16;
+/// Bytes of a text in an indexed field: PostgreSQL's index takes no entry of more than 2,704 with all
+/// that stands beside it.
+pub const INDEXED_BYTES_MAX: usize = 1_000;
+/// Elements of an array in an indexed field.
+pub const INDEXED_ELEMENTS_MAX: usize = 1_000;
+/// Nodes of a filter.
+pub const FILTER_NODES_MAX: usize = 100;
+/// How deep they are in each other.
+pub const FILTER_DEPTH_MAX: usize = 8;
+/// Values of a filter.
+pub const FILTER_VALUES_MAX: usize = 1_000;
+/// Fields of an order.
+pub const ORDER_FIELDS_MAX: usize = 4;
+/// Bytes of a value that count in an order: the kind, and as much as an index has of a text.
+pub const ORDER_KEY_BYTES_MAX: usize = INDEXED_BYTES_MAX + 1;
+/// Bytes of a cursor: the keys of an order in hexadecimal, and an id.
+pub const CURSOR_BYTES_MAX: usize =
+    ORDER_FIELDS_MAX * (2 * ORDER_KEY_BYTES_MAX + 1) + 1 + DATA_ID_BYTES_MAX;
+/// Documents, vectors or texts of one page, and bytes of them.
+pub const FOUND_MAX: usize = 1_000;
+/// Bytes of such a page.
+pub const FOUND_BYTES_MAX: usize = VALUE_BYTES_MAX;
+
+/// Numbers of a vector.
+pub const DIMENSION_MAX: u32 = 4_096;
+/// The largest number of a vector: so many of them, squared and added up, are still a 32-bit number.
+pub const COMPONENT_MAX: f32 = 1e15;
+/// The shortest vector that has an angle: squared, it is still a 32-bit number.
+pub const LENGTH_MIN: f64 = 1e-15;
+/// Bytes of the attributes of a vector or a text.
+pub const ATTRIBUTES_BYTES_MAX: usize = 64 * 1024;
+/// How many attributes those are.
+pub const STORED_ATTRIBUTES_MAX: usize = 64;
+/// How many attributes one search asks for.
+pub const HAVING_MAX: usize = 16;
+/// Bytes of an attribute's text that is compared as it is; of a longer one its digest is.
+pub const ATTRIBUTE_KEY_BYTES_MAX: usize = 200;
+/// Bytes of vectors that one search reads where the database has no search of its own.
+pub const SCANNED_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Parts of a text that is searched.
+pub const PARTS_MAX: usize = 16;
+/// Bytes of all of them.
+pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
+/// Words of a text, with one between two parts: PostgreSQL counts places up to 16,383.
+pub const WORDS_MAX: usize = 16_000;
+/// How often a word is found in one text: PostgreSQL keeps 255 places of each.
+pub const WORD_TIMES_MAX: usize = 255;
+/// Bytes of a word that count: so many words are within what PostgreSQL keeps of a text, 1 MiB.
+pub const WORD_BYTES_MAX: usize = 40;
+/// Bytes of a query.
+pub const QUERY_BYTES_MAX: usize = 1_024;
+/// Words and phrases of a query.
+pub const TERMS_MAX: usize = 32;
+/// Texts that one search finds.
+pub const HITS_MAX: u32 = 100;
+/// How far into an answer a search may begin.
+pub const OFFSET_MAX: u32 = 10_000;
+/// Words of a snippet.
+pub const SNIPPET_WORDS: usize = 24;
+/// Bytes of a snippet.
+pub const SNIPPET_BYTES_MAX: usize = 1_000;
+/// Places of a text at which a snippet is looked for.
+pub const SNIPPET_TRIES: usize = 200;

@@ -11,15 +11,19 @@
 //! ([`limits::NAME_BYTES_MAX`], no control characters); keys and values within the caps here.
 
 mod blobs;
+pub mod documents;
 mod identity;
+pub mod json;
 mod keys;
 mod keyvalue;
 pub mod limits;
 pub mod mail;
 mod messaging;
+pub mod search;
 mod secrets;
 mod sql;
 pub mod telemetry;
+pub mod vectors;
 
 use std::fmt;
 use std::future::Future;
@@ -29,6 +33,7 @@ pub use blobs::{
     Blob, BlobSource, Blobs, ContainerInfo, ObjectInfo, check_container, check_object, copy_time,
     range_of,
 };
+pub use documents::{DataError, Documents};
 pub use identity::{Claims, Identity, IdentityError};
 pub use keys::{DataKey, KeyName, Keys, KeysError, PublicSigningKey, check_key_name};
 pub use keyvalue::{
@@ -40,8 +45,10 @@ pub use messaging::{
     DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Deliveries, Delivery, Group, Message,
     Messaging, Receipt, Subscription, check_message, check_pattern, check_topic, topic_matches,
 };
+pub use search::Search;
 pub use secrets::Secrets;
-pub use sql::{Session, Sql, SqlError, SqlRows, SqlValue};
+pub use sql::{Database, Session, Sql, SqlError, SqlRows, SqlValue};
+pub use vectors::Vectors;
 
 /// The future of an answer.
 pub type Answer<'a, T, E = CloudError> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;

@@ -3,7 +3,7 @@
 //! Parameters are spelt `$1`, `$2`, .. on each backend. A transaction in which something failed takes no
 //! further statement, on each backend ([`SqlError::Aborted`]).
 
-use super::{Answer, CloudError, limits};
+use super::{Answer, CloudError, Documents, Search, Vectors, limits};
 
 /// A database, or several of them by name.
 pub trait Sql: Send + Sync {
@@ -16,6 +16,12 @@ pub trait Sql: Send + Sync {
     /// Bytes of all databases; `None` where the backend cannot say.
     fn bytes(&self) -> Answer<'_, Option<u64>>;
 }
+
+/// Everything that is reached through a database: statements, and what is made of them so that a guest
+/// needs to know neither SQL nor which database it is.
+pub trait Database: Sql + Documents + Search + Vectors {}
+
+impl<T: Sql + Documents + Search + Vectors> Database for T {}
 
 /// Rows of a query, with a value for each column.
 pub type SqlRows = Vec<Vec<SqlValue>>;

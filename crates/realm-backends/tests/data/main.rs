@@ -1,0 +1,14 @@
+//! Documents, vectors and texts: the same questions to SQLite, to a real PostgreSQL and to a simple model
+//! in memory, and what is true of one of them alone.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod agreement;
+mod documents;
+mod model;
+mod search;
+#[path = "../../../../tests/peers/postgres.rs"]
+mod server;
+mod support;
+mod vectors;
