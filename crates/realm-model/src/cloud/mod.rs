@@ -13,7 +13,9 @@
 mod blobs;
 mod keyvalue;
 pub mod limits;
+mod message_bytes;
 mod messaging;
+pub(crate) mod rest;
 mod secrets;
 mod sql;
 
