@@ -40,6 +40,7 @@ mod install;
 mod keys;
 mod keyvalue;
 mod languages;
+mod lending;
 mod lies;
 mod limits;
 mod logging;

@@ -23,6 +23,7 @@ pub mod backoff;
 pub mod changes;
 pub mod fetching;
 pub mod lease;
+pub mod lending;
 pub mod losses;
 pub mod pending;
 pub mod place;

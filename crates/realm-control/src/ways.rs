@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use realm_model::entry::ChainId;
 use realm_model::key::PublicKey;
 use realm_model::name::ComponentName;
+use realm_model::record::ComponentSummary;
 
 use crate::reach::Reached;
 use crate::records::Records;
@@ -53,6 +54,25 @@ pub fn ways(
     records: &Records,
     reached: &BTreeMap<PublicKey, Reached>,
 ) -> BTreeMap<ComponentName, Vec<Way>> {
+    on_nodes(records, reached, |one| one.serving.unwrap_or(one.healthy))
+}
+
+/// Which other nodes run each component, nearest first: the same, and those whose replicas no route leads
+/// to.
+pub fn running(
+    records: &Records,
+    reached: &BTreeMap<PublicKey, Reached>,
+) -> BTreeMap<ComponentName, Vec<Way>> {
+    on_nodes(records, reached, |one| {
+        one.serving.unwrap_or(0).max(one.healthy)
+    })
+}
+
+fn on_nodes(
+    records: &Records,
+    reached: &BTreeMap<PublicKey, Reached>,
+    number: impl Fn(&ComponentSummary) -> u32,
+) -> BTreeMap<ComponentName, Vec<Way>> {
     let mut ways: BTreeMap<ComponentName, Vec<Way>> = BTreeMap::new();
     for (node, how) in reached {
         let rtt_ms = match how {
@@ -69,9 +89,8 @@ pub fn ways(
             continue;
         };
         let components = record.body.components.iter();
-        let healthy = components.filter(|one| {
-            one.serving.unwrap_or(one.healthy) > 0 && ChainId::DEFAULT.as_str() == one.namespace
-        });
+        let healthy =
+            components.filter(|one| number(one) > 0 && ChainId::DEFAULT.as_str() == one.namespace);
         for name in healthy.filter_map(|one| one.name.parse().ok()) {
             ways.entry(name).or_default().push(way);
         }
@@ -87,7 +106,7 @@ pub fn ways(
 mod tests {
     use realm_model::digest::Digest;
     use realm_model::entry::RealmId;
-    use realm_model::record::{ComponentSummary, NodeBody, NodeRecord, ReachedBy, Version};
+    use realm_model::record::{NodeBody, NodeRecord, ReachedBy, Version};
 
     use super::*;
     use crate::reach::Link;

@@ -47,6 +47,7 @@ pub mod action;
 pub mod beacon;
 pub mod certificate_message;
 pub mod inspection;
+pub mod lending_message;
 pub mod observed;
 pub mod record;
 pub mod sync;

@@ -49,16 +49,21 @@ pub(super) fn text(placement: &PlacementView, why: bool) -> String {
 }
 
 /// A line for each component that would have a store of its own on each of several nodes, though its
-/// manifest reads as if it were one.
+/// manifest reads as if it were one. Messages go from node to node: each has a queue, and that is one.
 pub(super) fn stores_apart(placement: &PlacementView, manifest: &Manifest) -> Vec<String> {
     let lines = placement.components.iter().filter_map(|component| {
         let places = component.nodes.iter();
         let n_nodes = places.filter(|place| place.replicas > 0).count();
         let spec = manifest.components.get(&component.component)?;
-        // What is derived from a secret is the same wherever that opens, and each node shows what its own
-        // guests measure: nothing is apart that belongs together.
-        let kept = |interface| {
-            !matches!(interface, Interface::Keys | Interface::Identity | Interface::Otel)
+        // What is derived from a secret is the same wherever that opens, each node shows what its own guests
+        // measure, and messages go where they are taken: nothing is apart that belongs together.
+        let kept = |interface| match interface {
+            Interface::Keyvalue | Interface::Blobstore | Interface::Sql => true,
+            Interface::Messaging
+            | Interface::Keys
+            | Interface::Identity
+            | Interface::Otel
+            | Interface::Mail => false,
         };
         let embedded = |store: &&StoreGrant| {
             store.spec.backend == Backend::Embedded && kept(store.interface)
@@ -166,6 +171,9 @@ mod tests {
     fn lines(n_nodes: &[(&str, usize)]) -> Vec<String> {
         let text = r#"
             [bindings.here]
+            interface = "wasi:keyvalue"
+            backend = "embedded"
+            [bindings.across]
             interface = "wasi:messaging"
             backend = "embedded"
             [bindings.there]
@@ -173,10 +181,10 @@ mod tests {
             backend = "nats://nats.internal"
             [components.bound]
             source = "file:a"
-            bind = { one = "here", two = "here", three = "there" }
+            bind = { one = "here", two = "here", three = "there", four = "across" }
             [components.elsewhere]
             source = "file:a"
-            bind = { default = "there" }
+            bind = { default = "there", two = "across" }
         "#;
         let (manifest, problems) = realm_model::manifest::parse(text);
         assert!(problems.is_empty(), "{problems:?}");

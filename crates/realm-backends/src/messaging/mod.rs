@@ -6,7 +6,7 @@ mod requests;
 
 use std::sync::Arc;
 
-pub use embedded::Embedded;
+pub use embedded::{Embedded, LendError, decline, offered};
 pub use nats::Nats;
 
 /// How much a queue may hold. What is sent beyond it is refused.

@@ -1,22 +1,31 @@
 //! A member of a group of the embedded queue, and what it says of deliveries.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use realm_model::cloud::{Answer, CloudError, Deliveries, Delivery, Message, Receipt};
+use realm_model::cloud::{Answer, CloudError, Deliveries, Delivery, Group, Message, Receipt};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::queue::{Flight, Wish};
+use super::wants::{Borrowing, Room, Want};
 use super::wished;
 use crate::messaging::requests::Answering;
+
+/// How long the node's own queue waits where it is another one's turn.
+const TURN: Duration = Duration::from_millis(50);
 
 /// A member. Dropped, it gets nothing more, and what it did not look at is back in the queue.
 pub(super) struct Taking {
     pub(super) wishes: Sender<Wish>,
     pub(super) id: u64,
+    pub(super) group: Group,
+    pub(super) room: Arc<Room>,
     pub(super) receiver: mpsc::UnboundedReceiver<Handed>,
     pub(super) requests: Answering,
+    pub(super) borrowing: Arc<Borrowing>,
 }
 
 /// A message on its way to a member.
@@ -50,22 +59,56 @@ impl Held {
     }
 }
 
+impl Taking {
+    /// The next message, from wherever it comes.
+    async fn next(&mut self) -> Result<Delivery, CloudError> {
+        loop {
+            let is_their_turn =
+                self.room.is_turn_of_lent() && self.borrowing.anything_waits(&self.group);
+            if !is_their_turn && let Ok(handed) = self.receiver.try_recv() {
+                return Ok(handed.delivered());
+            }
+            let (want, lent) = Want::new(&self.room);
+            self.borrowing.push(&self.group, want);
+            let receiver = &mut self.receiver;
+            let own = async {
+                if is_their_turn {
+                    sleep(TURN).await;
+                }
+                receiver.recv().await
+            };
+            tokio::select! {
+                biased;
+                lent = lent => {
+                    // Where nothing came of it, somebody else may bring something.
+                    if let Ok(loan) = lent {
+                        return Ok(loan.delivered());
+                    }
+                }
+                handed = own => {
+                    let handed = handed.ok_or(CloudError::NotFound("the group"))?;
+                    return Ok(handed.delivered());
+                }
+                asked = self.requests.next() => return asked.ok_or(CloudError::Unavailable),
+            }
+        }
+    }
+}
+
+impl Handed {
+    fn delivered(mut self) -> Delivery {
+        self.held.seen = true;
+        Delivery {
+            message: self.message,
+            attempt: self.attempt,
+            receipt: Box::new(self.held),
+        }
+    }
+}
+
 impl Deliveries for Taking {
     fn next(&mut self) -> Answer<'_, Delivery> {
-        Box::pin(async {
-            tokio::select! {
-                handed = self.receiver.recv() => {
-                    let mut handed = handed.ok_or(CloudError::NotFound("the group"))?;
-                    handed.held.seen = true;
-                    Ok(Delivery {
-                        message: handed.message,
-                        attempt: handed.attempt,
-                        receipt: Box::new(handed.held),
-                    })
-                }
-                asked = self.requests.next() => asked.ok_or(CloudError::Unavailable),
-            }
-        })
+        Box::pin(Self::next(self))
     }
 }
 

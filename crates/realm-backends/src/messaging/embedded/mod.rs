@@ -2,14 +2,20 @@
 //!
 //! One thread owns the file (`queue`); everybody else sends it wishes. Callers at the same time share
 //! an fsync. Of one group, messages are handed out in the order in which they were sent; what failed
-//! comes again when its time is over, and lets others pass. Not here: who may send what.
+//! comes again when its time is over, and lets others pass. What waits here may be lent to other nodes
+//! (`lend`), and members here take what others lend (`borrow`). Not here: who may send what, and which
+//! nodes there are.
 
+mod borrow;
 mod file;
+mod lend;
 mod member;
 mod queue;
-mod record;
+mod stream;
 mod tables;
+mod wants;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,9 +29,12 @@ use realm_model::cloud::{
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
+pub use self::borrow::{decline, offered};
 use self::member::Taking;
 use self::queue::{Reply, Wish};
-use super::requests::Requests;
+pub use self::stream::LendError;
+use self::wants::{Borrowing, Room as MemberRoom};
+use super::requests::{Kind, Requests};
 use super::{OnDeath, Room};
 use crate::Watch;
 
@@ -37,6 +46,7 @@ pub struct Embedded {
     wishes: Sender<Wish>,
     on_the_way: Semaphore,
     requests: Arc<Requests>,
+    borrowing: Arc<Borrowing>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -46,6 +56,7 @@ struct Setting {
     room: Room,
     watch: Arc<dyn Watch>,
     on_death: OnDeath,
+    borrowing: Arc<Borrowing>,
     /// For what it hands out.
     wishes: Sender<Wish>,
 }
@@ -65,11 +76,13 @@ impl Embedded {
     ) -> Result<Self, String> {
         let database = file::open(&path).map_err(|error| file::words(&error))?;
         let (wishes, receiver) = mpsc::channel();
+        let borrowing = Arc::<Borrowing>::default();
         let setting = Setting {
             path,
             room,
             watch,
             on_death,
+            borrowing: Arc::clone(&borrowing),
             wishes: wishes.clone(),
         };
         let thread = std::thread::Builder::new()
@@ -80,8 +93,19 @@ impl Embedded {
             wishes,
             on_the_way: Semaphore::new(ON_THE_WAY_KIB_MAX),
             requests: Arc::default(),
+            borrowing,
             thread: Mutex::new(Some(thread)),
         })
+    }
+
+    /// The groups that have a member on this node.
+    pub fn groups_here(&self) -> BTreeSet<Group> {
+        self.requests.here()
+    }
+
+    /// Whether a group has a member on this node.
+    pub fn has_member(&self, group: &Group) -> bool {
+        self.requests.is_here(group)
     }
 }
 
@@ -124,7 +148,7 @@ impl Messaging for Embedded {
             check_message(&message)?;
             message.topic = Some(topic.to_owned());
             message.metadata.sort_by(|one, other| one.0.cmp(&other.0));
-            let body = record::write(&message);
+            let body = message.to_bytes();
             drop(message);
             let n_kib = u32::try_from(body.len() / 1_024 + 1).unwrap_or(u32::MAX);
             let permit = self.on_the_way.acquire_many(n_kib).await;
@@ -170,8 +194,10 @@ impl Messaging for Embedded {
                 check_topic(topic)?;
             }
             let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+            let room = Arc::new(MemberRoom::new(subscription.n_in_flight));
             let id = wished(&self.wishes, |reply| Wish::Join {
                 subscription: Arc::new(subscription.clone()),
+                room: Arc::clone(&room),
                 sender,
                 reply,
             })
@@ -179,8 +205,11 @@ impl Messaging for Embedded {
             let taking: Box<dyn Deliveries> = Box::new(Taking {
                 wishes: self.wishes.clone(),
                 id,
+                group: subscription.group.clone(),
+                room,
                 receiver,
-                requests: self.requests.join(subscription.group.clone()),
+                requests: self.requests.join(subscription.group.clone(), Kind::Here),
+                borrowing: Arc::clone(&self.borrowing),
             });
             Ok(taking)
         })

@@ -5,6 +5,7 @@
 //! A commit that only says "this is being delivered" is not waited for; it reaches the disk with the
 //! next one, [`FLUSH_AFTER`] later at the latest.
 
+mod lent;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,13 +14,15 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use realm_model::cloud::{CloudError, Group, Message, Subscription};
+use realm_model::lending_message::{Came, How, Lent};
 use redb::{Database, Durability};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Setting;
 use super::file;
 use super::member::Handed;
 use super::tables::{Broken, Sums, Tables};
+use super::wants::Room;
 
 /// How long what is not waited for may be missing on the disk.
 const FLUSH_AFTER: Duration = Duration::from_millis(10);
@@ -42,6 +45,14 @@ pub(super) struct Flight {
     nonce: u64,
 }
 
+/// A message that goes to another node.
+pub(super) struct Given {
+    pub(super) which: Lent,
+    pub(super) attempt: u32,
+    /// As it is in the file.
+    pub(super) body: Vec<u8>,
+}
+
 /// What callers want.
 pub(super) enum Wish {
     Send {
@@ -52,9 +63,31 @@ pub(super) enum Wish {
     },
     Join {
         subscription: Arc<Subscription>,
+        room: Arc<Room>,
         sender: mpsc::UnboundedSender<Handed>,
         reply: Reply<u64>,
     },
+    /// Another node is to get messages of a group, as this subscription says; it is told whether any wait.
+    Lend {
+        subscription: Arc<Subscription>,
+        waits: watch::Sender<bool>,
+        reply: Reply<u64>,
+    },
+    /// So many for another node, if they are there.
+    Take {
+        lending: u64,
+        n: usize,
+        reply: Reply<Vec<Given>>,
+    },
+    /// What another node says of one of them.
+    Settle {
+        lending: u64,
+        which: Lent,
+        how: How,
+        reply: Reply<Came>,
+    },
+    /// A member that another node was to serve has room again.
+    Look,
     Leave(u64),
     Ack(Flight, Reply<()>),
     Retry {
@@ -81,6 +114,7 @@ struct Queue {
     sums: Sums,
     groups: BTreeMap<u32, Shared>,
     members: HashMap<u64, Member>,
+    lendings: HashMap<u64, Lending>,
     flights: HashMap<(u32, u64), Under>,
     ends: BTreeSet<(Instant, u32, u64)>,
     n_given: u64,
@@ -102,7 +136,14 @@ struct Member {
     group: u32,
     subscription: Arc<Subscription>,
     sender: mpsc::UnboundedSender<Handed>,
-    n_under_way: u32,
+    room: Arc<Room>,
+}
+
+/// Another node that gets messages of a group.
+struct Lending {
+    group: u32,
+    subscription: Arc<Subscription>,
+    waits: watch::Sender<bool>,
 }
 
 /// A delivery that is under way.
@@ -124,9 +165,11 @@ pub(super) fn run(setting: Setting, database: Database, wishes: &Receiver<Wish>)
         sums: Sums::default(),
         groups: BTreeMap::new(),
         members: HashMap::new(),
+        lendings: HashMap::new(),
         flights: HashMap::new(),
         ends: BTreeSet::new(),
-        n_given: 0,
+        // What another node says of a delivery that an earlier start gave is not taken for one of this.
+        n_given: now_ms() << 20,
         flush_at: None,
         closed: false,
     };
@@ -168,8 +211,8 @@ impl Queue {
     fn adopt(&mut self, database: Database) {
         self.flights.clear();
         self.ends.clear();
-        for member in self.members.values_mut() {
-            member.n_under_way = 0;
+        for member in self.members.values() {
+            member.room.clear_own();
         }
         let recovered = (|| -> Result<_, Broken> {
             let transaction = begin(&database)?;
@@ -190,6 +233,7 @@ impl Queue {
                 // A group whose making did not reach the disk: its members hear that it is gone.
                 let there = |number| found.iter().any(|(one, _, _)| *one == number);
                 self.members.retain(|_, member| there(member.group));
+                self.lendings.retain(|_, lending| there(lending.group));
                 let mut old = std::mem::take(&mut self.groups);
                 for (number, group, due_ms) in found {
                     let members = old.remove(&number).map(|old| old.members);
@@ -222,10 +266,16 @@ impl Queue {
             patience = patience.min(until(*at));
         }
         let now_ms = now_ms();
-        for shared in self.groups.values() {
-            if let Some(due_ms) = shared.due_ms
-                && self.free(shared).is_some()
-            {
+        for (number, shared) in &self.groups {
+            let Some(due_ms) = shared.due_ms else {
+                continue;
+            };
+            // A node that was told of something due takes it when it has room.
+            let is_to_tell = || {
+                let mut lendings = self.lendings.values();
+                lendings.any(|one| one.group == *number && !*one.waits.borrow())
+            };
+            if self.free(shared).is_some() || is_to_tell() {
                 let wait = Duration::from_millis(due_ms.saturating_sub(now_ms));
                 patience = patience.min(wait);
             }
@@ -235,14 +285,20 @@ impl Queue {
 
     /// The member of a group that is next, and where it stands among them.
     fn free(&self, shared: &Shared) -> Option<(usize, u64)> {
+        let lent_waits = self.setting.borrowing.anything_waits(&shared.group);
         shared.members.iter().enumerate().find_map(|(at, id)| {
             let member = self.members.get(id)?;
-            (member.n_under_way < member.subscription.n_in_flight.max(1)).then_some((at, *id))
+            member.room.is_for_own(lent_waits).then_some((at, *id))
         })
     }
 
     /// One transaction: what is wished, what timed out, what can be delivered.
     fn turn(&mut self, batch: Vec<Wish>) {
+        let is_look = |wish: &Wish| matches!(wish, Wish::Look);
+        let is_idle = || self.database.is_some() && !self.patience().is_zero();
+        if !batch.is_empty() && batch.iter().all(is_look) && is_idle() {
+            return;
+        }
         let Some(database) = self.database.take() else {
             self.refuse(batch);
             if let Ok(database) = file::open(&self.setting.path) {
@@ -250,7 +306,8 @@ impl Queue {
             }
             return;
         };
-        let durable = !batch.is_empty() || self.flush_at.is_some_and(|at| at <= Instant::now());
+        let durable = batch.iter().any(Wish::is_to_last)
+            || self.flush_at.is_some_and(|at| at <= Instant::now());
         let done = (|| -> Result<_, Broken> {
             let mut transaction = begin(&database)?;
             if !durable {
@@ -265,6 +322,7 @@ impl Queue {
             // Afterwards: who was done in time waited here for a disk that was busy.
             self.expire(&mut tables)?;
             self.deliver(&mut tables, &mut later)?;
+            self.tell_lendings(&tables, &mut later)?;
             let sums = tables.close()?;
             commit(transaction)?;
             Ok((sums, later))
@@ -305,6 +363,26 @@ impl Queue {
         };
         self.members.clear();
         let _ = begin(&database).and_then(commit);
+    }
+}
+
+impl Wish {
+    /// Whether it changes what has to be on the disk before the answer.
+    const fn is_to_last(&self) -> bool {
+        match self {
+            Self::Send { .. }
+            | Self::Join { .. }
+            | Self::Lend { .. }
+            | Self::Ack(..)
+            | Self::Retry { .. }
+            | Self::Return { .. }
+            | Self::Keep(..)
+            | Self::Close => true,
+            Self::Settle { how, .. } => !matches!(how, How::Extend),
+            Self::Take { .. } | Self::Look | Self::Leave(_) | Self::Extend(..) | Self::Dead(..) => {
+                false
+            }
+        }
     }
 }
 

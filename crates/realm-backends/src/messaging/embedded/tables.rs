@@ -6,7 +6,7 @@
 use realm_model::cloud::{CloudError, Group, Message, topic_matches};
 use redb::{ReadableTable, StorageError, Table, TableDefinition, TableError, WriteTransaction};
 
-use super::{Room, record};
+use super::Room;
 
 type Waiting = (u32, u64, u64);
 type Flying = (u32, u64);
@@ -255,7 +255,12 @@ impl<'t> Tables<'t> {
     /// A message; `None`: it is not there, or does not read.
     pub(super) fn message(&self, id: u64) -> Result<Option<Message>> {
         let body = self.bodies.get(id)?;
-        Ok(body.and_then(|body| record::read(body.value())))
+        Ok(body.and_then(|body| Message::from_bytes(body.value())))
+    }
+
+    /// The same as it is kept.
+    pub(super) fn body(&self, id: u64) -> Result<Option<Vec<u8>>> {
+        Ok(self.bodies.get(id)?.map(|body| body.value().to_vec()))
     }
 
     /// Keeps a dead letter, in place of older ones if it must.
@@ -281,7 +286,7 @@ impl<'t> Tables<'t> {
         let mut letters = Vec::new();
         for entry in self.dead.iter()?.rev().take(n_max) {
             let (_, body) = entry?;
-            letters.extend(record::read(body.value()));
+            letters.extend(Message::from_bytes(body.value()));
         }
         Ok(letters)
     }

@@ -8,7 +8,6 @@ use realm_model::cloud::{CloudError, Group, Subscription};
 use super::{Flight, Later, Member, Queue, Reply, Shared, Under, Wish, after_ms, now_ms};
 use crate::messaging::Death;
 use crate::messaging::embedded::member::{Handed, Held};
-use crate::messaging::embedded::record;
 use crate::messaging::embedded::tables::{Broken, Tables, who};
 
 impl Queue {
@@ -33,8 +32,8 @@ impl Queue {
         let under = self.flights.remove(&key);
         if let Some(under) = &under {
             self.ends.remove(&(under.until, key.0, key.1));
-            if let Some(member) = self.members.get_mut(&under.member) {
-                member.n_under_way = member.n_under_way.saturating_sub(1);
+            if let Some(member) = self.members.get(&under.member) {
+                member.room.leave_own();
             }
         }
         under
@@ -87,7 +86,7 @@ impl Queue {
             let further = further.filter(|_| !message.is_dead());
             let mut letter = message.into_dead(group, n, why);
             letter.topic.clone_from(&subscription.dead_letter);
-            let body = record::write(&letter);
+            let body = letter.to_bytes();
             tables.keep_dead(&body)?;
             // What it was makes room for it.
             tables.done(key)?;
@@ -155,6 +154,7 @@ impl Queue {
             }
             Wish::Join {
                 subscription,
+                room,
                 sender,
                 reply,
             } => {
@@ -164,7 +164,7 @@ impl Queue {
                     group,
                     subscription,
                     sender,
-                    n_under_way: 0,
+                    room,
                 };
                 self.members.insert(self.n_given, member);
                 if let Some(shared) = self.groups.get_mut(&group) {
@@ -172,7 +172,30 @@ impl Queue {
                 }
                 later.push(said(reply, Ok(self.n_given)));
             }
+            Wish::Lend {
+                subscription,
+                waits,
+                reply,
+            } => {
+                let lent = self.lend(tables, subscription, waits)?;
+                later.push(said(reply, Ok(lent)));
+            }
+            Wish::Take { lending, n, reply } => {
+                let given = self.take_for(tables, lending, n)?;
+                later.push(said(reply, given));
+            }
+            Wish::Settle {
+                lending,
+                which,
+                how,
+                reply,
+            } => {
+                let came = self.settle(tables, lending, which, how)?;
+                later.push(said(reply, Ok(came)));
+            }
+            Wish::Look => {}
             Wish::Leave(id) => {
+                self.lendings.remove(&id);
                 if let Some(member) = self.members.remove(&id)
                     && let Some(shared) = self.groups.get_mut(&member.group)
                 {
@@ -180,10 +203,7 @@ impl Queue {
                 }
             }
             Wish::Ack(flight, reply) => {
-                let key = (flight.group, flight.message);
-                // Also of one that another member has by now: it is done.
-                self.take_flight(key);
-                tables.done(key)?;
+                self.done(tables, (flight.group, flight.message))?;
                 later.push(said(reply, Ok(())));
             }
             Wish::Retry {
@@ -192,11 +212,7 @@ impl Queue {
                 why,
                 reply,
             } => {
-                let mut dead = false;
-                if let Some(under) = self.take_this_flight(flight) {
-                    let key = (flight.group, flight.message);
-                    dead = self.again(tables, key, &under, after, &why)?;
-                }
+                let dead = self.retry(tables, flight, after, &why)?;
                 later.push(said(reply, Ok(dead)));
             }
             Wish::Return {
@@ -204,11 +220,7 @@ impl Queue {
                 untouched,
                 reply,
             } => {
-                if self.take_this_flight(flight).is_some() {
-                    let key = (flight.group, flight.message);
-                    tables.land(key, 0, u32::from(untouched))?;
-                    self.noticed(flight.group, 0);
-                }
+                self.give_back(tables, flight, untouched)?;
                 later.extend(reply.map(|reply| said(reply, Ok(()))));
             }
             Wish::Extend(flight, reply) => {
@@ -228,7 +240,44 @@ impl Queue {
         Ok(())
     }
 
-    fn extend(&mut self, flight: Flight) -> Result<(), CloudError> {
+    /// A group is done with a message, also with one that another member has by now.
+    pub(super) fn done(&mut self, tables: &mut Tables<'_>, key: (u32, u64)) -> Result<(), Broken> {
+        self.take_flight(key);
+        tables.done(key)?;
+        Ok(())
+    }
+
+    /// To be delivered again: whether it is dead.
+    pub(super) fn retry(
+        &mut self,
+        tables: &mut Tables<'_>,
+        flight: Flight,
+        after: Duration,
+        why: &str,
+    ) -> Result<bool, Broken> {
+        let Some(under) = self.take_this_flight(flight) else {
+            return Ok(false);
+        };
+        let key = (flight.group, flight.message);
+        self.again(tables, key, &under, after, why)
+    }
+
+    /// Back to the queue.
+    pub(super) fn give_back(
+        &mut self,
+        tables: &mut Tables<'_>,
+        flight: Flight,
+        untouched: bool,
+    ) -> Result<(), Broken> {
+        if self.take_this_flight(flight).is_some() {
+            let key = (flight.group, flight.message);
+            tables.land(key, 0, u32::from(untouched))?;
+            self.noticed(flight.group, 0);
+        }
+        Ok(())
+    }
+
+    pub(super) fn extend(&mut self, flight: Flight) -> Result<(), CloudError> {
         let key = (flight.group, flight.message);
         let under = self.flights.get_mut(&key);
         let Some(under) = under.filter(|under| under.nonce == flight.nonce) else {
@@ -241,7 +290,7 @@ impl Queue {
     }
 
     /// The number of a group, which is made if it must.
-    fn group(&mut self, tables: &mut Tables<'_>, group: &Group) -> Result<u32, Broken> {
+    pub(super) fn group(&mut self, tables: &mut Tables<'_>, group: &Group) -> Result<u32, Broken> {
         let known = self
             .groups
             .iter()
@@ -276,6 +325,7 @@ impl Queue {
             }
             // Their channels close, and they hear that there is no such group.
             self.members.retain(|_, member| member.group != number);
+            self.lendings.retain(|_, lending| lending.group != number);
             self.groups.remove(&number);
         }
         Ok(())
@@ -318,42 +368,25 @@ impl Queue {
         later: &mut Vec<Later>,
     ) -> Result<(), Broken> {
         let (group, _, message) = key;
-        tables.fly(key, n + 1)?;
         let Some(content) = tables.message(message)? else {
+            tables.fly(key, n + 1)?;
             tables.done((group, message))?;
             return Ok(());
         };
-        let Some(member) = self.members.get_mut(&id) else {
+        let Some(member) = self.members.get(&id) else {
             return Ok(());
         };
         let subscription = Arc::clone(&member.subscription);
         if n >= subscription.n_deliveries.max(1) {
-            // Each delivery so far ended with the node itself.
-            let why = "it was delivered, and the node ended before it said how that went";
-            self.bury(tables, (group, message), &subscription, n, why)?;
-            return Ok(());
+            return self.bury_unheard(tables, key, &subscription, n);
         }
-        member.n_under_way += 1;
+        member.room.take_own();
         let sender = member.sender.clone();
         if let Some(shared) = self.groups.get_mut(&group) {
             shared.members.remove(at);
             shared.members.push(id);
         }
-        self.n_given += 1;
-        let until = Instant::now() + subscription.ack_wait;
-        let flight = Flight {
-            group,
-            message,
-            nonce: self.n_given,
-        };
-        let under = Under {
-            nonce: flight.nonce,
-            member: id,
-            subscription,
-            until,
-        };
-        self.flights.insert((group, message), under);
-        self.ends.insert((until, group, message));
+        let flight = self.take_off(tables, key, n, id, subscription)?;
         let handed = Handed {
             message: content,
             attempt: n + 1,
@@ -364,6 +397,48 @@ impl Queue {
             let _ = sender.send(handed);
         }));
         Ok(())
+    }
+
+    /// Each delivery so far ended with the node that had it.
+    pub(super) fn bury_unheard(
+        &mut self,
+        tables: &mut Tables<'_>,
+        key: (u32, u64, u64),
+        subscription: &Subscription,
+        n: u32,
+    ) -> Result<(), Broken> {
+        let why = "it was delivered, and the node ended before it said how that went";
+        tables.fly(key, n)?;
+        self.bury(tables, (key.0, key.2), subscription, n, why)
+    }
+
+    /// What waited is under way, for the next time.
+    pub(super) fn take_off(
+        &mut self,
+        tables: &mut Tables<'_>,
+        key: (u32, u64, u64),
+        n: u32,
+        member: u64,
+        subscription: Arc<Subscription>,
+    ) -> Result<Flight, Broken> {
+        let (group, _, message) = key;
+        tables.fly(key, n + 1)?;
+        self.n_given += 1;
+        let until = Instant::now() + subscription.ack_wait;
+        let flight = Flight {
+            group,
+            message,
+            nonce: self.n_given,
+        };
+        let under = Under {
+            nonce: flight.nonce,
+            member,
+            subscription,
+            until,
+        };
+        self.flights.insert((group, message), under);
+        self.ends.insert((until, group, message));
+        Ok(flight)
     }
 }
 

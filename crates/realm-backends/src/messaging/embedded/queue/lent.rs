@@ -1,0 +1,156 @@
+//! What the queue does for nodes to which its messages are lent: they take what waits when they have room
+//! for it, and say how it went. What they say nothing of comes again after `ack_wait`, as with any member.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use realm_model::cloud::{CloudError, Subscription};
+use realm_model::lending_message::{Came, How, Lent};
+use realm_model::text::one_line;
+use tokio::sync::watch;
+
+use super::{Flight, Given, Later, Lending, Queue, now_ms};
+use crate::messaging::embedded::tables::{Broken, Tables};
+
+/// The longest wait that another node may ask for: as long as the host's own.
+const AFTER_MAX: Duration = Duration::from_secs(60 * 60);
+/// What it says of a message that went wrong.
+const WHY_CHARS_MAX: usize = 1_000;
+
+impl Queue {
+    /// Another node that gets messages of a group: its number.
+    pub(super) fn lend(
+        &mut self,
+        tables: &mut Tables<'_>,
+        subscription: Arc<Subscription>,
+        waits: watch::Sender<bool>,
+    ) -> Result<u64, Broken> {
+        let group = self.group(tables, &subscription.group)?;
+        self.n_given += 1;
+        let lending = Lending {
+            group,
+            subscription,
+            waits,
+        };
+        self.lendings.insert(self.n_given, lending);
+        Ok(self.n_given)
+    }
+
+    /// As many as are due, and as it has room for.
+    pub(super) fn take_for(
+        &mut self,
+        tables: &mut Tables<'_>,
+        lending: u64,
+        n_max: usize,
+    ) -> Result<Result<Vec<Given>, CloudError>, Broken> {
+        let Some(Lending {
+            group,
+            subscription,
+            ..
+        }) = self.lendings.get(&lending)
+        else {
+            return Ok(Err(CloudError::NotFound("the group")));
+        };
+        let (group, subscription) = (*group, Arc::clone(subscription));
+        let mut given = Vec::new();
+        while given.len() < n_max {
+            let first = tables.first(group)?;
+            let Some((key, n)) = first.filter(|(key, _)| key.1 <= now_ms()) else {
+                break;
+            };
+            let (group, _, message) = key;
+            let Some(body) = tables.body(message)? else {
+                tables.fly(key, n + 1)?;
+                tables.done((group, message))?;
+                continue;
+            };
+            if n >= subscription.n_deliveries.max(1) {
+                self.bury_unheard(tables, key, &subscription, n)?;
+                continue;
+            }
+            let flight = self.take_off(tables, key, n, lending, Arc::clone(&subscription))?;
+            given.push(Given {
+                which: Lent {
+                    message,
+                    delivery: flight.nonce,
+                },
+                attempt: n + 1,
+                body,
+            });
+        }
+        Ok(Ok(given))
+    }
+
+    /// How it went with a message. That it is done is good also where this node started anew since it gave
+    /// it; anything else is about one delivery.
+    pub(super) fn settle(
+        &mut self,
+        tables: &mut Tables<'_>,
+        lending: u64,
+        which: Lent,
+        how: How,
+    ) -> Result<Came, Broken> {
+        let Some(group) = self.lendings.get(&lending).map(|lending| lending.group) else {
+            return Ok(Came::Failed);
+        };
+        let flight = Flight {
+            group,
+            message: which.message,
+            nonce: which.delivery,
+        };
+        Ok(match how {
+            How::Done => {
+                self.done(tables, (group, which.message))?;
+                Came::Well
+            }
+            How::Retry { after_ms, why } => {
+                let after = Duration::from_millis(after_ms).min(AFTER_MAX);
+                let why = one_line(&why, WHY_CHARS_MAX);
+                match self.retry(tables, flight, after, &why)? {
+                    true => Came::Dead,
+                    false => Came::Well,
+                }
+            }
+            How::Return { untouched } => {
+                self.give_back(tables, flight, untouched)?;
+                Came::Well
+            }
+            How::Extend => match self.extend(flight) {
+                Ok(()) => Came::Well,
+                Err(_) => Came::Failed,
+            },
+        })
+    }
+
+    /// Tells them whether anything waits.
+    pub(super) fn tell_lendings(
+        &mut self,
+        tables: &Tables<'_>,
+        later: &mut Vec<Later>,
+    ) -> Result<(), Broken> {
+        if self.lendings.is_empty() {
+            return Ok(());
+        }
+        let now_ms = now_ms();
+        for (number, shared) in &mut self.groups {
+            let lendings = self.lendings.values();
+            let mut lendings = lendings.filter(|one| one.group == *number).peekable();
+            if lendings.peek().is_none() {
+                continue;
+            }
+            if shared.due_ms.is_some_and(|due_ms| due_ms <= now_ms) {
+                shared.due_ms = tables.first(*number)?.map(|(key, _)| key.1);
+            }
+            let waits = shared.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+            for lending in lendings {
+                if *lending.waits.borrow() != waits {
+                    let told = lending.waits.clone();
+                    later.push(Box::new(move || {
+                        told.send_replace(waits);
+                    }));
+                }
+            }
+        }
+        Ok(())
+    }
+}
