@@ -224,6 +224,7 @@ pub(crate) fn store(
         None => Arc::clone(&settings.log),
     };
     let cloud = Cloud::new(
+        settings.name.clone(),
         Arc::clone(&component.stores),
         replica.operations.clone(),
         limits.storage_max_mb.saturating_mul(1024 * 1024),

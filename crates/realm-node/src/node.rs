@@ -226,7 +226,7 @@ impl Prepared {
             edge: edge.clone(),
             gate: Arc::clone(&gate),
             sessions: sessions.clone(),
-            shelf,
+            shelf: shelf.clone(),
         };
         let audit = Audit::open(&config.folder);
         let api = Api::new(

@@ -169,7 +169,10 @@ impl Shelf {
                 Interface::Keyvalue
                 | Interface::Blobstore
                 | Interface::Messaging
-                | Interface::Sql => self.store(grant, password)?,
+                | Interface::Sql
+                | Interface::Keys
+                | Interface::Identity
+                | Interface::Mail => self.store(grant, password)?,
             };
             stores.bind(&grant.identifier, store);
         }

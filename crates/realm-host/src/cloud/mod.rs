@@ -418,7 +418,8 @@ mod tests {
     fn what_the_host_keeps_is_bounded_for_an_instance_and_for_all_of_a_component() {
         const MIB: usize = 1024 * 1024;
         let stores = Arc::new(Stores::default());
-        let instance = || Cloud::new(Arc::clone(&stores), None, 0);
+        let component: ComponentName = "guest".parse().unwrap();
+        let instance = || Cloud::new(component.clone(), Arc::clone(&stores), None, 0);
         let first = instance();
         first
             .keep(30 * MIB)

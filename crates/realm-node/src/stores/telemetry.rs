@@ -92,6 +92,7 @@ impl Shelf {
             spec,
             folder: PathBuf::new(),
             policy: &self.0.policy,
+            queues: &self.0.queues,
             password: password.map(|(_, value)| value),
             watch: Arc::clone(&watch) as _,
         };

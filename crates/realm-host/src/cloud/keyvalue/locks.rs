@@ -308,7 +308,7 @@ mod tests {
 
     use realm_backends::Unwatched;
     use realm_backends::keyvalue::Embedded;
-    use realm_model::cloud::{Answer, Changes, Check, Edit, KeyPage, KeyValue};
+    use realm_model::cloud::{Answer, Changes, Check, Edit, KeyPage, KeyValue, Versioned};
 
     use super::super::super::{Cloud, Store, Stores};
     use super::*;
