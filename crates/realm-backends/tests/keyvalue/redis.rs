@@ -1,6 +1,7 @@
 //! What concerns Redis alone, and its connections.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -364,7 +365,15 @@ async fn a_watcher_keeps_no_more_than_it_should() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_whose_connection_breaks_is_not_sent_again() {
     let server = servers::redis(&[]);
-    let (port, broken) = breaking_after_set(server.port).await;
+    let (port, broken) = way(server.port, |text| {
+        let writes = ["SET", "MSET", "UNLINK"];
+        let is_write = |one: &&str| text.contains(&format!("\r\n{one}\r\n"));
+        match writes.iter().any(is_write) {
+            true => Way::Breaks,
+            false => Way::Open,
+        }
+    })
+    .await;
     let mut at = server.at(false);
     at.port = port;
     let store = Redis::new(&at, 0, &access(None), Arc::new(Unwatched)).unwrap();
@@ -374,35 +383,45 @@ async fn a_write_whose_connection_breaks_is_not_sent_again() {
     let many = [("k".to_owned(), b"2".to_vec())];
     store.set_many("a", &many).await.unwrap_err();
     store.delete_many("a", &["k".to_owned()]).await.unwrap_err();
-    assert_eq!(broken.load(std::sync::atomic::Ordering::Relaxed), 4);
+    assert_eq!(broken.load(Ordering::Relaxed), 4);
     assert_eq!(store.get("a", "k").await, Ok(None));
 }
 
-/// A way to the server that breaks with each write, after it was sent on: how often it did.
-async fn breaking_after_set(to: u16) -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+/// What happens on the way to a server.
+enum Way {
+    Open,
+    /// It takes so long.
+    Slow(Duration),
+    /// It breaks after the server did what it was asked.
+    Breaks,
+}
+
+/// A way to the server, for what is sent to it: how often it broke.
+async fn way(to: u16, on: fn(&str) -> Way) -> (u16, Arc<AtomicUsize>) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let broken = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let broken = Arc::new(AtomicUsize::new(0));
     let count = broken.clone();
     tokio::spawn(async move {
         while let Ok((mut guest, _)) = listener.accept().await {
             let count = count.clone();
             tokio::spawn(async move {
-                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", to))
-                    .await
-                    .unwrap();
+                let server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await;
+                let mut server = server.unwrap();
                 let (mut sent, mut answered) = ([0; 4096], [0; 4096]);
                 loop {
                     tokio::select! {
                         n = guest.read(&mut sent) => {
                             let Ok(n @ 1..) = n else { return };
+                            let what = on(&String::from_utf8_lossy(&sent[..n]));
+                            if let Way::Slow(time) = what {
+                                tokio::time::sleep(time).await;
+                            }
                             server.write_all(&sent[..n]).await.unwrap();
-                            let text = String::from_utf8_lossy(&sent[..n]).into_owned();
-                            if ["\r\nSET\r\n", "\r\nMSET\r\n", "\r\nUNLINK\r\n"].iter().any(|one| text.contains(one)) {
-                                // The server did it.
+                            if let Way::Breaks = what {
                                 let _ = server.read(&mut answered).await;
-                                count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                                count.fetch_add(1, Ordering::Relaxed);
                                 return;
                             }
                         }
@@ -416,6 +435,29 @@ async fn breaking_after_set(to: u16) -> (u16, Arc<std::sync::atomic::AtomicUsize
         }
     });
     (port, broken)
+}
+
+/// Each of its requests is answered in time, and there are twenty of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listing_on_a_slow_server_ends_in_time() {
+    let server = servers::redis(&[]);
+    let script = "for i = 1, 8000 do redis.call('SET', 'else' .. i, '') end";
+    cli(&server, &["EVAL", script, "0"]);
+    let (port, _) = way(server.port, |text| {
+        if text.contains("\r\nSCAN\r\n") {
+            Way::Slow(Duration::from_millis(1_500))
+        } else {
+            Way::Open
+        }
+    })
+    .await;
+    let mut at = server.at(false);
+    at.port = port;
+    let store = Redis::new(&at, 0, &access(None), Arc::new(Unwatched)).unwrap();
+    let began = Instant::now();
+    assert_eq!(store.keys("a", None).await, Err(CloudError::Timeout));
+    let longest = Duration::from_millis(limits::CALL_TIMEOUT_MS) + 10 * SECOND;
+    assert!(began.elapsed() < longest, "{:?}", began.elapsed());
 }
 
 /// Told once that a call failed for what the server is, the operator hears when calls succeed again, also
