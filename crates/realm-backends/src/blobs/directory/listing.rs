@@ -6,17 +6,20 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
+use std::time::Instant;
 
 use realm_model::cloud::CloudError;
 
 use super::super::names::{is_digest, name_of_file};
-use super::found;
 use super::place::{Fault, Inner, lock};
+use super::{CALL_TIMEOUT, found};
 
 /// Names that a look at the folder takes along.
 const AHEAD: usize = 10_000;
 /// Bytes of them.
 const AHEAD_BYTES: usize = 1024 * 1024;
+/// Names after which the clock is looked at.
+const LOOK_EVERY: usize = 100;
 /// Listings that go on at once; others look at the folder for each page.
 const LISTINGS: usize = 8;
 
@@ -90,7 +93,13 @@ impl Inner {
             .and_then(|after| lock(&self.listings).take(container, generation, after));
         let mut names = match kept {
             Some(names) if names.names.len() >= n_max || !names.is_cut => names,
-            Some(_) | None => self.look(container, after.as_deref(), n_max)?,
+            // Nobody waits for it any longer than for a call.
+            Some(_) | None => self.look(
+                container,
+                after.as_deref(),
+                n_max,
+                Instant::now() + CALL_TIMEOUT,
+            )?,
         };
         let mut page = Vec::new();
         while page.len() < n_max
@@ -112,12 +121,22 @@ impl Inner {
         Ok(page)
     }
 
-    fn look(&self, container: &str, after: Option<&str>, n_min: usize) -> Result<Names, Fault> {
+    fn look(
+        &self,
+        container: &str,
+        after: Option<&str>,
+        n_min: usize,
+        until: Instant,
+    ) -> Result<Names, Fault> {
         let mut names = Names::default();
         let Some(entries) = found(fs::read_dir(self.objects(container)))? else {
             return Err(CloudError::NotFound("the container").into());
         };
-        for entry in entries {
+        for (nth, entry) in entries.enumerate() {
+            // Who asked is gone: a folder with very many names holds no thread up.
+            if nth % LOOK_EVERY == 0 && Instant::now() >= until {
+                return Err(CloudError::Timeout.into());
+            }
             let file = entry?.file_name();
             // What no name leads to is somebody else's.
             let Some(file) = file.to_str() else { continue };
@@ -131,5 +150,33 @@ impl Inner {
             }
         }
         Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use realm_model::cloud::Blobs;
+
+    use super::super::Directory;
+    use super::*;
+    use crate::Unwatched;
+
+    #[tokio::test]
+    async fn who_looks_at_a_folder_stops_when_nobody_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Directory::open(folder.path(), Arc::new(Unwatched)).unwrap();
+        blobs.create("c").await.unwrap();
+        let objects = folder.path().join("containers/c/objects");
+        for nth in 0..3 * LOOK_EVERY {
+            fs::write(objects.join(nth.to_string()), b"").unwrap();
+        }
+        let now = Instant::now();
+        let look = |until| blobs.inner.look("c", None, 10, until);
+        let over = look(now).map(|names| names.names.len());
+        assert!(matches!(over, Err(Fault::Cloud(CloudError::Timeout))));
+        let names = look(now + CALL_TIMEOUT).map(|names| names.names.len());
+        assert!(matches!(names, Ok(n) if n == 3 * LOOK_EVERY));
     }
 }
