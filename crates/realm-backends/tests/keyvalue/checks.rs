@@ -469,7 +469,7 @@ pub(crate) async fn bytes_are_counted(bench: &Bench) {
         return;
     }
     let check = async |n_keys: usize, n_bytes: usize| {
-        let expected = (n_keys * limits::ENTRY_BYTES + n_bytes) as u64;
+        let expected = (n_keys * ("a".len() + limits::ENTRY_BYTES) + n_bytes) as u64;
         assert_eq!(store.bytes().await, Ok(Some(expected)));
     };
     check(0, 0).await;
@@ -496,6 +496,12 @@ pub(crate) async fn bytes_are_counted(bench: &Bench) {
         .map(|nth| (nth.to_string(), vec![0; 2_000]))
         .collect();
     store.set_many("a", &pairs).await.unwrap();
+    check(11, 20_030).await;
+    // A bucket is no room for what is not counted: its name stands before each of its keys.
+    let long = "b".repeat(limits::NAME_BYTES_MAX);
+    store.set(&long, "k", b"", None).await.unwrap();
+    check(12, 20_030 + long.len() - 1 + 1).await;
+    store.delete(&long, "k").await.unwrap();
     check(11, 20_030).await;
 }
 

@@ -101,7 +101,8 @@ async fn nothing_acknowledged_is_lost() {
             assert!(page.keys.len() <= limits::PAGE_KEYS);
             for key in &page.keys {
                 let number: u64 = key[1..].parse().unwrap();
-                n_bytes += (key.len() + value(number).len() + limits::ENTRY_BYTES) as u64;
+                n_bytes +=
+                    ("a".len() + key.len() + value(number).len() + limits::ENTRY_BYTES) as u64;
             }
             cursor = page.cursor;
             if cursor.is_none() {
@@ -110,7 +111,7 @@ async fn nothing_acknowledged_is_lost() {
         }
         for key in ["sum", "next"] {
             if let Some(value) = store.get("facts", key).await.unwrap() {
-                n_bytes += (key.len() + value.len() + limits::ENTRY_BYTES) as u64;
+                n_bytes += ("facts".len() + key.len() + value.len() + limits::ENTRY_BYTES) as u64;
             }
         }
         assert_eq!(store.bytes().await, Ok(Some(n_bytes)), "the count is exact");

@@ -91,7 +91,7 @@ pub(crate) async fn keys_end(bench: &Bench) {
         let n_bytes = ["kept", "stays", "swapped", "taken", "number", "xxxx4"]
             .concat()
             .len();
-        let expected = n_bytes + 5 * limits::ENTRY_BYTES;
+        let expected = n_bytes + 5 * ("a".len() + limits::ENTRY_BYTES);
         assert_eq!(store.bytes().await, Ok(Some(expected as u64)));
     }
 }

@@ -78,8 +78,8 @@ pub trait KeyValue: Send + Sync {
     /// What changes in a bucket, beginning with this call.
     fn watch<'a>(&'a self, bucket: &'a str) -> Answer<'a, Box<dyn Changes>>;
 
-    /// Bytes of everything in all buckets: of keys, of values, and [`super::limits::ENTRY_BYTES`] for each;
-    /// `None` where the backend cannot say.
+    /// Bytes of everything in all buckets: of keys, each with the name of its bucket, of values, and
+    /// [`super::limits::ENTRY_BYTES`] for each; `None` where the backend cannot say.
     fn bytes(&self) -> Answer<'_, Option<u64>>;
 }
 

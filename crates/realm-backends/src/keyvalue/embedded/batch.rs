@@ -72,7 +72,7 @@ impl<'t> Batch<'t> {
         ends_at_ms: u64,
     ) -> Result<(), Fault> {
         let place = format::place(bucket, key);
-        self.take(bucket, &place)?;
+        self.take(&place)?;
         self.revision += 1;
         let head = Head {
             revision: self.revision,
@@ -83,7 +83,7 @@ impl<'t> Batch<'t> {
         if let Some(apart) = apart {
             self.large.insert(&place[..], apart)?;
         }
-        let n_bytes = format::size(key.len(), value.len());
+        let n_bytes = format::size(&place, value.len());
         if ends_at_ms != 0 {
             let end = format::end(ends_at_ms, &place);
             self.ends.insert(&end[..], n_bytes)?;
@@ -97,7 +97,7 @@ impl<'t> Batch<'t> {
     /// Deletes a key if it is there.
     pub(super) fn delete(&mut self, bucket: &str, key: &str) -> Result<(), Fault> {
         let place = format::place(bucket, key);
-        if self.take(bucket, &place)? {
+        if self.take(&place)? {
             self.changed(bucket, key, None);
         }
         Ok(())
@@ -135,7 +135,7 @@ impl<'t> Batch<'t> {
                 self.ends.remove(&end[..])?;
                 continue;
             };
-            if self.take(bucket, place)? {
+            if self.take(place)? {
                 self.changed(bucket, key, None);
             }
             self.ends.remove(&end[..])?;
@@ -159,7 +159,7 @@ impl<'t> Batch<'t> {
     }
 
     /// Takes an entry out of all tables, be its time over or not: whether it was there.
-    fn take(&mut self, bucket: &str, place: &[u8]) -> Result<bool, Fault> {
+    fn take(&mut self, place: &[u8]) -> Result<bool, Fault> {
         let Some(old) = self.entries.remove(place)? else {
             return Ok(false);
         };
@@ -168,8 +168,7 @@ impl<'t> Batch<'t> {
         let beside = format::beside_bytes(old.value());
         drop(old);
         let apart = self.large.remove(place)?.map(|one| one.value().len());
-        let key_bytes = place.len() - format::prefix(bucket).len();
-        let n_bytes = format::size(key_bytes, beside + apart.unwrap_or(0));
+        let n_bytes = format::size(place, beside + apart.unwrap_or(0));
         self.bytes = self.bytes.saturating_sub(n_bytes);
         if let Some(head) = head
             && head.ends_at_ms != 0

@@ -152,9 +152,9 @@ pub(super) fn head(place: &[u8], bytes: &[u8]) -> Result<Head, Fault> {
     parts(bytes).map_or_else(|| Err(damaged(place)), |parts| Ok(parts.head))
 }
 
-/// What an entry counts for.
-pub(super) fn size(key_bytes: usize, value_bytes: usize) -> u64 {
-    (key_bytes + value_bytes + ENTRY_BYTES) as u64
+/// What an entry counts for. The name of its bucket stands before each key.
+pub(super) fn size(place: &[u8], value_bytes: usize) -> u64 {
+    (place.len().saturating_sub(1) + value_bytes + ENTRY_BYTES) as u64
 }
 
 /// Bytes of the value that lie beside the head.

@@ -548,7 +548,7 @@ mod tests {
             transaction.commit().unwrap();
             counted(&database.begin_read().unwrap(), 5_000).unwrap()
         };
-        let entry = format::size(6, 1);
+        let entry = format::size(&format::place("a", "000000"), 1);
         assert_eq!(counted_after(900), 0, "what is swept next is not counted");
         let swept_next = OVER_MAX as u64;
         assert_eq!(counted_after(10_000), (10_000 - swept_next) * entry);
