@@ -6,6 +6,7 @@
 //! where a binding leads.
 
 pub(crate) mod blobstore;
+mod kept;
 mod keyvalue;
 mod logging;
 pub(crate) mod messaging;
@@ -25,6 +26,7 @@ use realm_model::grants::StoreGrant;
 use wasmtime::Result;
 use wasmtime::component::Linker;
 
+pub(crate) use kept::Kept;
 pub(crate) use keyvalue::{View as KeyvalueView, Watcher};
 pub(crate) use logging::Speaker;
 pub(crate) use quota::Operations;
@@ -150,7 +152,8 @@ pub(crate) struct Cloud {
     operations: Option<Arc<Operations>>,
     /// Bytes that it may keep in one embedded store.
     bytes_max: u64,
-    connections: sql::Count,
+    /// Behind a pointer: what is cloned with this is not a connection.
+    connections: Arc<sql::Count>,
     /// Bytes that the host keeps for it.
     kept: Arc<AtomicUsize>,
 }
@@ -165,7 +168,7 @@ impl Cloud {
             stores,
             operations,
             bytes_max,
-            connections: sql::Count::default(),
+            connections: Arc::default(),
             kept: Arc::default(),
         }
     }
@@ -224,7 +227,7 @@ impl Cloud {
         self.bytes_max
     }
 
-    pub(crate) const fn connections(&self) -> &sql::Count {
+    pub(crate) fn connections(&self) -> &sql::Count {
         &self.connections
     }
 
