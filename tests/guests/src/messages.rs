@@ -77,6 +77,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("send-large", send_large),
     ("send-too-large", send_too_large),
     ("send-odd", send_odd),
+    ("held", held),
     ("request", request_one),
     ("request-several", request_several),
     ("request-timeout", request_timeout),
@@ -169,6 +170,25 @@ fn send_too_large(name: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What the host keeps for one guest has an end, and what is gone makes room.
+fn held(name: &str) -> Result<(), String> {
+    let client = open(name)?;
+    let make = || Message::new(&vec![7; 1_000_000]);
+    let mut many: Vec<_> = (0..60).map(|_| make()).collect();
+    let empty = many.iter().filter(|message| message.data().is_empty());
+    let n_empty = empty.count();
+    if !(1..60).contains(&n_empty) {
+        return Err(format!("{n_empty} of 60 are not kept"));
+    }
+    let last = many.pop().ok_or("none")?;
+    match send(&client, "silent", last) {
+        Err(Error::Other(words)) if words.contains("too many large values") => {}
+        other => return Err(format!("{other:?}")),
+    }
+    drop(many);
+    said(send(&client, "silent", make()))
 }
 
 fn send_odd(name: &str) -> Result<(), String> {

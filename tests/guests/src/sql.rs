@@ -2,7 +2,7 @@
 //! `ok NAME` or `FAIL NAME: why`. `/?db=` names the database; the checks make their tables anew.
 //!
 //! `/run?db=&sql=` runs one statement of the caller's, and answers with what came of it; `/hold?db=&sql=` does
-//! so in a transaction and traps; `/words?spelling=` searches text as one of the databases spells it.
+//! so in a transaction and traps; `/held?db=` holds rows until that is refused; `/words?spelling=` searches text as one of the databases spells it.
 
 mod bindings {
     wit_bindgen::generate!({ path: ["../../wit/deps/wasi-keyvalue-0.2.0-draft2", "../../wit/deps/wasi-messaging-0.2.0-draft", "../../wit/deps/realm-cloud"], world: "realm:cloud/sql-imports" });
@@ -44,6 +44,7 @@ fn handle(request: guests::IncomingRequest, out: guests::ResponseOutparam) {
     let answer = match guests::path(&request).as_str() {
         "/run" => open(&name).and_then(|connection| run(&connection, &statement)),
         "/hold" => hold(&name, &statement),
+        "/held" => open(&name).map(|connection| held(&connection)),
         "/words" => open(&name).and_then(|connection| words(&connection, &spelling)),
         _ => Ok(checks(&name)),
     };
@@ -55,6 +56,20 @@ fn handle(request: guests::IncomingRequest, out: guests::ResponseOutparam) {
 
 fn open(name: &str) -> Result<Connection, String> {
     Connection::open(name).map_err(code)
+}
+
+fn held(connection: &Connection) -> String {
+    let values = [Value::Integer(1), Value::Bytes(vec![7; 10_000_000])];
+    let mut all = Vec::new();
+    for n in 0..20 {
+        let rows = connection.query("SELECT $1 UNION ALL SELECT $2", &values);
+        // The second row waits with the host, also after the next statement.
+        match rows.and_then(|rows| rows.next().map(|_| rows)) {
+            Ok(rows) => all.push(rows),
+            Err(error) => return format!("{n} {error:?}"),
+        }
+    }
+    "all".to_owned()
 }
 
 fn checks(name: &str) -> String {

@@ -18,6 +18,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("injection", injection),
     ("errors", errors),
     ("large-results", large_results),
+    ("held", held),
 ];
 
 fn handle(request: guests::IncomingRequest, out: guests::ResponseOutparam) {
@@ -140,4 +141,26 @@ fn large_results(connection: &Connection) -> Result<(), String> {
     let trace = error.map(|error| error.trace()).unwrap_or_default();
     same(trace.starts_with("too-large: "), true)?;
     same(done(query(connection, "SELECT 1", &[]))?.len(), 1)
+}
+
+/// What the host keeps for one guest has an end, and what is gone makes room.
+fn held(connection: &Connection) -> Result<(), String> {
+    let large = ["x".repeat(4_000_000)];
+    let mut statements = Vec::new();
+    let refused = loop {
+        match Statement::prepare("SELECT $1", &large) {
+            Ok(_) if statements.len() > 20 => return Err("nothing holds it".to_owned()),
+            Ok(statement) => statements.push(statement),
+            Err(error) => break error.trace(),
+        }
+    };
+    same(refused.contains("too many large values"), true)?;
+    drop(statements);
+    same(done(query(connection, "SELECT $1", &["x"]))?.len(), 1)?;
+    // What a database says may quote what it was given.
+    let long = format!("SELECT \"{}\" FROM d_cells", "x".repeat(100_000));
+    let trace = exec(connection, &long, &[])
+        .err()
+        .map(|error| error.trace());
+    same(trace.is_some_and(|trace| trace.len() < 5_000), true)
 }

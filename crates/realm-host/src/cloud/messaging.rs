@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use realm_model::cloud::{CloudError, Message, Messaging, check_topic, limits};
 use wasmtime::Result;
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable, ResourceTableError};
 
-use super::{Cloud, Opened};
+use super::{Cloud, Kept, Opened};
 use crate::state::State;
 
 mod generated {
@@ -42,14 +42,15 @@ const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 pub struct Client(Opened<dyn Messaging>);
 
 /// A message of a guest.
-#[derive(Default)]
 #[expect(unreachable_pub, reason = "the bindings name it")]
 pub struct Held {
     message: Message,
     /// Where a reply to it goes.
     from: Option<Arc<dyn Messaging>>,
-    /// It grew beyond what a message may have: sending it says so.
+    /// It grew beyond what a message may have, or the host may keep: sending it says so.
     too_large: Option<CloudError>,
+    /// For the guest; `None` of the message that it is called with.
+    kept: Option<Kept>,
 }
 
 /// What a guest says of a request.
@@ -109,9 +110,29 @@ impl Held {
     /// One that is delivered; a reply goes back through `from`.
     pub(crate) fn delivered(message: Message, from: Arc<dyn Messaging>) -> Self {
         Self {
-            message,
             from: Some(from),
+            ..Self::of(message)
+        }
+    }
+
+    fn of(message: Message) -> Self {
+        Self {
+            message,
+            from: None,
             too_large: None,
+            kept: None,
+        }
+    }
+
+    /// After a change: what it takes is counted among what the host keeps for the guest. Where that is too
+    /// much, nothing of it is kept.
+    fn count(&mut self, cloud: &Cloud) {
+        let n_bytes = bytes_of(&self.message);
+        let kept = self.kept.get_or_insert_with(|| Kept::none(cloud));
+        if let Err(error) = kept.set(n_bytes) {
+            self.message = Message::default();
+            self.kept = None;
+            self.too_large = Some(error);
         }
     }
 
@@ -154,6 +175,22 @@ impl Held {
     }
 }
 
+/// What a message takes.
+fn bytes_of(message: &Message) -> usize {
+    let Message {
+        data,
+        content_type,
+        metadata,
+        topic,
+        reply_to: _,
+    } = message;
+    let pairs = metadata
+        .iter()
+        .map(|pair| size_of::<(String, String)>() + pair.0.len() + pair.1.len());
+    let texts = [content_type, topic].map(|text| text.as_ref().map_or(0, String::len));
+    data.len() + pairs.sum::<usize>() + texts.iter().sum::<usize>()
+}
+
 impl View<'_> {
     /// One operation, through a client.
     pub(super) fn client(
@@ -187,8 +224,9 @@ impl types::HostClient for View<'_> {
 
 impl types::HostMessage for View<'_> {
     async fn new(&mut self, data: Vec<u8>) -> Result<Resource<Held>> {
-        let mut held = Held::default();
+        let mut held = Held::of(Message::default());
         held.set_data(data);
+        held.count(self.cloud);
         Ok(self.table.push(held)?)
     }
 
@@ -206,6 +244,7 @@ impl types::HostMessage for View<'_> {
             Ok(()) => held.message.content_type = Some(text),
             Err(error) => held.too_large = Some(error),
         }
+        held.count(self.cloud);
         Ok(())
     }
 
@@ -214,7 +253,9 @@ impl types::HostMessage for View<'_> {
     }
 
     async fn set_data(&mut self, message: Resource<Held>, data: Vec<u8>) -> Result<()> {
-        self.table.get_mut(&message)?.set_data(data);
+        let held = self.table.get_mut(&message)?;
+        held.set_data(data);
+        held.count(self.cloud);
         Ok(())
     }
 
@@ -234,6 +275,7 @@ impl types::HostMessage for View<'_> {
         if held.has_room(&pair) {
             held.message.metadata.extend(pair);
         }
+        held.count(self.cloud);
         Ok(())
     }
 
@@ -247,12 +289,14 @@ impl types::HostMessage for View<'_> {
         if held.has_room(&meta) {
             held.message.metadata = meta;
         }
+        held.count(self.cloud);
         Ok(())
     }
 
     async fn remove_metadata(&mut self, message: Resource<Held>, key: String) -> Result<()> {
         let held = self.table.get_mut(&message)?;
         held.message.metadata.retain(|(name, _)| *name != key);
+        held.count(self.cloud);
         Ok(())
     }
 
@@ -316,9 +360,8 @@ impl request_reply::Host for View<'_> {
         let opened = self.client(&client)?;
         let held = self.table.get(&message)?;
         let held = Held {
-            message: held.message.clone(),
-            from: None,
             too_large: held.too_large.clone(),
+            ..Held::of(held.message.clone())
         };
         let Options { timeout, n_replies } = match options {
             Some(options) => self.table.delete(options)?,
@@ -342,12 +385,16 @@ impl request_reply::Host for View<'_> {
         };
         let mut held = Vec::with_capacity(replies.len());
         for message in replies {
-            held.push(self.table.push(Held {
-                message,
-                ..Held::default()
-            })?);
+            let mut reply = Held::of(message);
+            reply.count(self.cloud);
+            if let Some(error) = reply.too_large {
+                return Ok(Err(said(error)));
+            }
+            held.push(reply);
         }
-        Ok(Ok(held))
+        let replies = held.into_iter().map(|reply| self.table.push(reply));
+        let replies: Result<_, ResourceTableError> = replies.collect();
+        Ok(Ok(replies?))
     }
 
     async fn reply(

@@ -8,6 +8,7 @@
 pub(crate) mod blobstore;
 mod data;
 mod identity;
+mod kept;
 mod keys;
 mod keyvalue;
 mod logging;
@@ -21,7 +22,7 @@ mod timers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
@@ -34,6 +35,8 @@ use realm_model::name::ComponentName;
 use wasmtime::Result;
 use wasmtime::component::Linker;
 
+pub(crate) use kept::Kept;
+use kept::Tally;
 pub(crate) use keys::View as KeysView;
 pub(crate) use keyvalue::{View as KeyvalueView, Watcher};
 pub(crate) use logging::Speaker;
@@ -187,63 +190,10 @@ pub(crate) struct Cloud {
     operations: Option<Arc<Operations>>,
     /// Bytes that it may keep in one embedded store.
     bytes_max: u64,
-    connections: sql::Count,
-    kept: Arc<Kept>,
-}
-
-/// Bytes that the host keeps for an instance, and for all of its component.
-struct Kept {
-    n_bytes: AtomicUsize,
-    by_all: Arc<AtomicUsize>,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        // What was kept in the instance's table has gone with it.
-        self.by_all
-            .fetch_sub(*self.n_bytes.get_mut(), Ordering::Relaxed);
-    }
-}
-
-/// Bytes that the host keeps for an instance as long as this is there.
-pub(crate) struct Keeping {
-    kept: Arc<Kept>,
-    n_bytes: usize,
-}
-
-impl Keeping {
-    /// Keeps so many more.
-    pub(crate) fn more(&mut self, n_bytes: usize) -> Result<(), CloudError> {
-        self.kept.take(n_bytes)?;
-        self.n_bytes += n_bytes;
-        Ok(())
-    }
-}
-
-impl Drop for Keeping {
-    fn drop(&mut self) {
-        self.kept.give(self.n_bytes);
-    }
-}
-
-impl Kept {
-    fn take(&self, n_bytes: usize) -> Result<(), CloudError> {
-        let own = self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
-        let all = self.by_all.fetch_add(n_bytes, Ordering::Relaxed);
-        let fits = |before: usize, n_max| before.saturating_add(n_bytes) <= n_max;
-        if fits(own, KEPT_BYTES_MAX) && fits(all, KEPT_BY_ALL_BYTES_MAX) {
-            return Ok(());
-        }
-        self.give(n_bytes);
-        Err(CloudError::Invalid(
-            "too many large values are held: drop some".to_owned(),
-        ))
-    }
-
-    fn give(&self, n_bytes: usize) {
-        self.n_bytes.fetch_sub(n_bytes, Ordering::Relaxed);
-        self.by_all.fetch_sub(n_bytes, Ordering::Relaxed);
-    }
+    /// Behind a pointer: what is cloned with this is not a connection.
+    connections: Arc<sql::Count>,
+    /// Bytes that the host keeps for it.
+    kept: Arc<Tally>,
 }
 
 impl Cloud {
@@ -253,16 +203,13 @@ impl Cloud {
         operations: Option<Arc<Operations>>,
         bytes_max: u64,
     ) -> Self {
-        let kept = Kept {
-            n_bytes: AtomicUsize::new(0),
-            by_all: Arc::clone(&stores.kept),
-        };
+        let kept = Tally::new(Arc::clone(&stores.kept));
         Self {
             component,
             stores,
             operations,
             bytes_max,
-            connections: sql::Count::default(),
+            connections: Arc::default(),
             kept: Arc::new(kept),
         }
     }
@@ -270,15 +217,6 @@ impl Cloud {
     /// Before the host keeps bytes for the guest: whether they fit beside those that it has.
     pub(crate) fn keep(&self, n_bytes: usize) -> Result<(), CloudError> {
         self.kept.take(n_bytes)
-    }
-
-    /// The same, for as long as what is returned is there.
-    pub(crate) fn keeping(&self, n_bytes: usize) -> Result<Keeping, CloudError> {
-        self.kept.take(n_bytes)?;
-        Ok(Keeping {
-            kept: Arc::clone(&self.kept),
-            n_bytes,
-        })
     }
 
     /// They are not kept any more.
@@ -333,7 +271,7 @@ impl Cloud {
         self.bytes_max
     }
 
-    pub(crate) const fn connections(&self) -> &sql::Count {
+    pub(crate) fn connections(&self) -> &sql::Count {
         &self.connections
     }
 
@@ -409,6 +347,8 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use realm_model::cloud::CloudError;
     use realm_model::cloud::Secrets;
 
@@ -424,10 +364,8 @@ mod tests {
         first
             .keep(30 * MIB)
             .unwrap_or_else(|error| panic!("{error}"));
-        assert!(first.keeping(11 * MIB).is_err());
-        let mut held = first
-            .keeping(5 * MIB)
-            .unwrap_or_else(|error| panic!("{error}"));
+        assert!(first.keep(11 * MIB).is_err());
+        let mut held = Kept::new(&first, 5 * MIB).unwrap_or_else(|error| panic!("{error}"));
         assert!(held.more(6 * MIB).is_err());
         assert_eq!(held.more(5 * MIB), Ok(()));
         drop(held);

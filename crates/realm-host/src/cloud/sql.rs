@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use wasmtime::Result;
 use wasmtime::component::{HasData, Linker, ResourceTable};
 
-use super::Cloud;
+use super::{Cloud, Kept};
 use crate::state::State;
 
 /// Sessions of one instance at a time: all of a binding are shared by the instances of its components.
@@ -85,12 +85,22 @@ impl Connection {
         let mut shared = self.0.lock().await;
         shared.n_statements += 1;
         let columns = shared.session.query(statement, parameters).await?;
+        let names = columns.iter().map(|name| size_of::<String>() + name.len());
+        let kept = match Kept::new(cloud, names.sum()) {
+            Ok(kept) => kept,
+            Err(error) => {
+                shared.session.close().await?;
+                return Err(error.into());
+            }
+        };
         Ok(Rows {
             connection: self.clone(),
             statement: shared.n_statements,
             columns,
             page: VecDeque::new(),
             over: false,
+            _names: kept,
+            kept: Kept::none(cloud),
         })
     }
 
@@ -125,6 +135,9 @@ pub struct Rows {
     /// What came and was not given yet.
     page: VecDeque<Vec<SqlValue>>,
     over: bool,
+    _names: Kept,
+    /// The page.
+    kept: Kept,
 }
 
 impl Rows {
@@ -140,17 +153,29 @@ impl Rows {
         }
         let page = shared.session.fetch().await;
         self.over = !matches!(&page, Ok(page) if !page.is_empty());
-        self.page = page?.into();
+        let page = page?;
+        if let Err(error) = self.kept.set(page.iter().map(|row| bytes_of(row)).sum()) {
+            // Rows that are not kept are lost, and those after them are not given in their place.
+            self.over = true;
+            shared.session.close().await?;
+            return Err(error.into());
+        }
+        self.page = page.into();
         Ok(())
     }
 
     async fn next(&mut self) -> Result<Option<Vec<SqlValue>>, SqlError> {
         self.fill().await?;
-        Ok(self.page.pop_front())
+        let row = self.page.pop_front();
+        if self.page.is_empty() {
+            self.kept.set(0)?;
+        }
+        Ok(row)
     }
 
     async fn read(&mut self) -> Result<SqlRows, SqlError> {
         self.fill().await?;
+        self.kept.set(0)?;
         Ok(std::mem::take(&mut self.page).into())
     }
 
@@ -160,6 +185,24 @@ impl Rows {
             // In a transaction the next statement says so, else nobody is left to hear it.
             _ = shared.session.close().await;
         }
+    }
+}
+
+/// What a row takes.
+fn bytes_of(row: &[SqlValue]) -> usize {
+    size_of_val(row) + row.iter().map(payload).sum::<usize>()
+}
+
+/// Bytes that a value has beside its own place.
+fn payload(value: &SqlValue) -> usize {
+    match value {
+        SqlValue::Null | SqlValue::Boolean(_) | SqlValue::Integer(_) | SqlValue::Real(_) => 0,
+        SqlValue::Text(text)
+        | SqlValue::Date(text)
+        | SqlValue::Time(text)
+        | SqlValue::Timestamp(text)
+        | SqlValue::Decimal(text) => text.len(),
+        SqlValue::Bytes(bytes) => bytes.len(),
     }
 }
 

@@ -156,6 +156,17 @@ async fn quotas_hold() {
     );
 }
 
+/// What a guest holds of rows is the host's memory: it has an end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_held_have_an_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let loaded = with(guests::SQL, folder.path()).load();
+    for _ in 0..2 {
+        let held = loaded.body("/held").await;
+        assert!(held.contains("too many large values"), "{held}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_that_ends_in_a_transaction_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 
 use super::quota::Quota;
-use crate::cloud::{Cloud, Keeping};
+use crate::cloud::{Cloud, Kept};
 
 /// Bytes that wait for the backend.
 const WAITING_MAX: usize = 256 * 1024;
@@ -132,7 +132,7 @@ struct State {
     /// In one piece: a guest may write single bytes, and each piece would take more than it has.
     waiting: Vec<u8>,
     is_placed: bool,
-    unplaced: Option<Keeping>,
+    unplaced: Option<Kept>,
     end: Option<End>,
     /// The backend takes no more; why, for the guest.
     over: Option<Option<CloudError>>,
@@ -173,7 +173,7 @@ impl State {
         if !self.is_placed {
             match &mut self.unplaced {
                 Some(unplaced) => unplaced.more(bytes.len())?,
-                None => self.unplaced = Some(cloud.keeping(bytes.len())?),
+                None => self.unplaced = Some(Kept::new(cloud, bytes.len())?),
             }
         }
         self.waiting.extend_from_slice(bytes);

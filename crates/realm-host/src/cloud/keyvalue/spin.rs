@@ -12,7 +12,7 @@ use wasmtime::component::{
 use wasmtime::{Result, StoreContextMut};
 
 use super::{Bucket, Has, Held, View};
-use crate::cloud::Keeping;
+use crate::cloud::Kept;
 use crate::state::State;
 
 mod generated {
@@ -82,7 +82,7 @@ impl<T: Send> bindings::HostStoreWithStore<T> for Has {
         let held = held(accessor, &store)?;
         // As many calls as a guest likes are under way at once, each with a value here.
         let set = async {
-            let _keeping = held.cloud.keeping(key.len() + value.len())?;
+            let _kept = Kept::new(&held.cloud, key.len() + value.len())?;
             held.set(&key, &value, None).await
         };
         Ok(set.await.map_err(said))
@@ -141,14 +141,14 @@ struct Keys {
     asked: Option<Answer<'static, KeyPage>>,
     is_over: bool,
     /// The page that the guest is reading, which is kept here until it has read all of it.
-    page: Option<Keeping>,
+    page: Option<Kept>,
     end: Option<oneshot::Sender<Result<(), Error>>>,
 }
 
 impl Keys {
     fn keep(&mut self, keys: &[String]) -> Result<(), CloudError> {
         let n_bytes = keys.iter().map(|key| key.len() + KEY_BYTES).sum();
-        self.page = Some(self.held.cloud.keeping(n_bytes)?);
+        self.page = Some(Kept::new(&self.held.cloud, n_bytes)?);
         Ok(())
     }
 

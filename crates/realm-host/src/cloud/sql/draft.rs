@@ -4,8 +4,8 @@ use realm_model::cloud::{CloudError, SqlError, SqlValue, limits, within};
 use wasmtime::Result;
 use wasmtime::component::{Linker, Resource};
 
-use super::{Connection, Has, View};
-use crate::cloud::Cloud;
+use super::{Connection, Has, View, payload};
+use crate::cloud::{Cloud, Kept};
 use crate::state::State;
 
 mod generated {
@@ -29,11 +29,16 @@ use types::{DataType, Row};
 pub struct Statement {
     text: String,
     parameters: Vec<SqlValue>,
+    _kept: Kept,
 }
 
 /// An error of a guest.
 #[expect(unreachable_pub, reason = "the bindings name it")]
-pub struct Failure(SqlError);
+pub struct Failure {
+    error: SqlError,
+    /// `None`: it says that there was no room for it.
+    _kept: Option<Kept>,
+}
 
 pub(super) fn link(linker: &mut Linker<State>) -> Result<()> {
     types::add_to_linker::<_, Has>(linker, State::sql)?;
@@ -44,7 +49,19 @@ impl View<'_> {
     fn answer<T>(&mut self, result: Result<T, SqlError>) -> Result<Result<T, Resource<Failure>>> {
         Ok(match result {
             Ok(value) => Ok(value),
-            Err(error) => Err(self.table.push(Failure(error))?),
+            Err(error) => {
+                let kept = Kept::new(self.cloud, error.to_string().len());
+                Err(self.table.push(match kept {
+                    Ok(kept) => Failure {
+                        error,
+                        _kept: Some(kept),
+                    },
+                    Err(error) => Failure {
+                        error: error.into(),
+                        _kept: None,
+                    },
+                })?)
+            }
         })
     }
 }
@@ -58,15 +75,19 @@ impl types::HostStatement for View<'_> {
         parameters: Vec<String>,
     ) -> Result<Result<Resource<Statement>, Resource<Failure>>> {
         // Kept until it is used: what could not be is not kept.
-        let bytes = parameters.iter().map(String::len).sum();
+        let bytes = parameters.iter().map(String::len).sum::<usize>();
+        let places = parameters.len() * size_of::<SqlValue>();
         let fits = within("the statement", text.len(), limits::STATEMENT_BYTES_MAX)
-            .and_then(|()| within("the parameters", bytes, limits::ROW_BYTES_MAX));
-        if let Err(error) = fits {
-            return self.answer(Err(error.into()));
-        }
+            .and_then(|()| within("the parameters", bytes, limits::ROW_BYTES_MAX))
+            .and_then(|()| Kept::new(self.cloud, text.len() + bytes + places));
+        let kept = match fits {
+            Ok(kept) => kept,
+            Err(error) => return self.answer(Err(error.into())),
+        };
         let statement = self.table.push(Statement {
             text,
             parameters: parameters.into_iter().map(SqlValue::Text).collect(),
+            _kept: kept,
         })?;
         Ok(Ok(statement))
     }
@@ -79,7 +100,7 @@ impl types::HostStatement for View<'_> {
 
 impl types::HostError for View<'_> {
     async fn trace(&mut self, error: Resource<Failure>) -> Result<String> {
-        let Failure(error) = self.table.get(&error)?;
+        let Failure { error, .. } = self.table.get(&error)?;
         Ok(format!("{}: {error}", error.code()))
     }
 
@@ -123,7 +144,9 @@ impl readwrite::Host for View<'_> {
         statement: Resource<Statement>,
     ) -> Result<Result<u32, Resource<Failure>>> {
         let connection = self.table.get(&connection)?.clone();
-        let Statement { text, parameters } = self.table.get(&statement)?;
+        let Statement {
+            text, parameters, ..
+        } = self.table.get(&statement)?;
         let result = connection.execute(self.cloud, text, parameters).await;
         let changed = result.map(|changed| u32::try_from(changed).unwrap_or(u32::MAX));
         self.answer(changed)
@@ -136,7 +159,9 @@ async fn cells(
     cloud: &Cloud,
     statement: &Statement,
 ) -> Result<Vec<Row>, SqlError> {
-    let Statement { text, parameters } = statement;
+    let Statement {
+        text, parameters, ..
+    } = statement;
     let mut rows = connection.query(cloud, text, parameters).await?;
     let mut cells = Vec::new();
     let (mut n_rows, mut bytes) = (0, 0);
@@ -145,7 +170,7 @@ async fn cells(
             Ok(Some(row)) => {
                 n_rows += 1;
                 for (name, value) in rows.columns.iter().zip(row) {
-                    bytes += size_of::<Row>() + name.len() + bytes_of(&value);
+                    bytes += size_of::<Row>() + name.len() + payload(&value);
                     cells.push(Row {
                         field_name: name.clone(),
                         value: taken(value),
@@ -166,18 +191,6 @@ async fn cells(
     };
     rows.close().await;
     result
-}
-
-fn bytes_of(value: &SqlValue) -> usize {
-    match value {
-        SqlValue::Null | SqlValue::Boolean(_) | SqlValue::Integer(_) | SqlValue::Real(_) => 0,
-        SqlValue::Text(text)
-        | SqlValue::Date(text)
-        | SqlValue::Time(text)
-        | SqlValue::Timestamp(text)
-        | SqlValue::Decimal(text) => text.len(),
-        SqlValue::Bytes(bytes) => bytes.len(),
-    }
 }
 
 fn taken(value: SqlValue) -> DataType {
