@@ -1,3 +1,5 @@
+//! Tokens: what they say, and what is none.
+
 use std::task::{Context, Poll, Waker};
 
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! A vault: pinned bytes, and everything that must not open.
+
 use std::task::{Context, Poll, Waker};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What is a root, and what is none; that no two keys are one.
+
 use super::*;
 
 const SALT: &[u8] = b"test";

@@ -1,3 +1,5 @@
+//! Messages as they are written down.
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
@@ -104,7 +106,7 @@ fn words_in_any_script_are_written_in_ascii() {
     mail.subject = long.clone();
     mail.from.name = Some("J\u{fc}rgen, \"der\" <Chef>".to_owned());
     mail.to[0].name = Some(long.clone());
-    mail.text = Some(long.clone());
+    mail.text = Some(long);
     mail.headers = vec![
         ("X-Long".to_owned(), "x".repeat(900)),
         ("X-Words".to_owned(), "\u{e4}\u{f6} ".repeat(150)),

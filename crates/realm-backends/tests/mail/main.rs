@@ -467,6 +467,27 @@ async fn without_tls_no_password_and_no_message_is_said() {
     }
 }
 
+/// It took all of the message, and says that it goes: nothing is unknown.
+#[tokio::test]
+async fn a_server_that_goes_when_it_has_the_message_says_that_it_took_none() {
+    let lines = &[
+        "220 a\r\n",
+        "250 a\r\n",
+        "250 sender\r\n",
+        "250 recipient\r\n",
+        "354 go on\r\n",
+        "421 I go\r\n",
+    ];
+    let (port, said) = scripted(lines).await;
+    let heard = Arc::new(Heard::default());
+    let smtp = Smtp::new(settings(port, Security::Plain, None), heard.clone()).unwrap();
+    let sent = smtp.send(mail("ann@example.net", "Hello")).await;
+    assert_eq!(sent, Err(MailError::Cloud(CloudError::Unavailable)));
+    assert!(heard.all().contains("it answered 421"));
+    drop(smtp);
+    assert!(said.await.unwrap().contains("RCPT TO:<ann@example.net>"));
+}
+
 #[tokio::test]
 async fn a_server_that_says_nothing_or_too_much_is_left() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,3 +1,5 @@
+//! What a guest may write into a message.
+
 use super::*;
 
 fn mailbox(address: &str) -> Mailbox {
