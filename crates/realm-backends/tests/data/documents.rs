@@ -250,6 +250,7 @@ async fn pages_have_bounds_and_cursors_hold_while_others_write() {
                 loop {
                     let page = database.find(at, &query).await.unwrap();
                     found.extend(page.documents.into_iter().map(|one| one.id));
+                    assert!(found.len() <= whole.len(), "{found:?}");
                     // What is deleted and comes again behind the cursor is neither lost nor seen twice.
                     let last = found.last().unwrap().clone();
                     let before = database.get(at, &last).await.unwrap().unwrap().body;
