@@ -38,6 +38,7 @@ mod install;
 mod keys;
 mod keyvalue;
 mod languages;
+mod lending;
 mod lies;
 mod limits;
 mod logging;

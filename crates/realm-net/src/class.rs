@@ -41,25 +41,31 @@ pub enum Protocol {
     Tunnel,
     /// Certificates of HTTPS with their keys, and the proofs that authorities look for.
     Cert,
+    /// Messages of a queue, for a node where somebody takes them.
+    Lend,
 }
 
 impl Protocol {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Join,
         Self::Blob,
         Self::Api,
         Self::Via,
         Self::Tunnel,
         Self::Cert,
+        Self::Lend,
     ];
 
     /// Whether a peer of `class` may open it.
     pub const fn is_open_to(self, class: Class) -> bool {
         match (self, class) {
             (Self::Join, _) | (_, Class::Member) | (Self::Api | Self::Via, Class::Client) => true,
-            (Self::Blob | Self::Api | Self::Via | Self::Tunnel | Self::Cert, Class::Stranger)
-            | (Self::Blob | Self::Tunnel | Self::Cert, Class::Client) => false,
+            (
+                Self::Blob | Self::Api | Self::Via | Self::Tunnel | Self::Cert | Self::Lend,
+                Class::Stranger,
+            )
+            | (Self::Blob | Self::Tunnel | Self::Cert | Self::Lend, Class::Client) => false,
         }
     }
 }
@@ -164,6 +170,7 @@ impl Names {
             Protocol::Via => self.of("via"),
             Protocol::Tunnel => self.of("tunnel"),
             Protocol::Cert => self.of("cert"),
+            Protocol::Lend => self.of("lend"),
         }
     }
 

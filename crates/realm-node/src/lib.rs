@@ -33,6 +33,7 @@ mod jobs;
 pub mod joining;
 mod journal;
 mod keeper;
+mod lending;
 mod pace;
 mod replica;
 mod rings;

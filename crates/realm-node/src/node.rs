@@ -36,6 +36,7 @@ use crate::identity::node_key;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
 use crate::keeper::CompiledFiles;
+use crate::lending::Lending;
 use crate::listen::{MutualTls, serve};
 use crate::machine::Machine;
 use crate::network::{self, BlobServer, Door, Network, Peers};
@@ -251,6 +252,8 @@ impl Prepared {
                     edge: edge.clone(),
                     peers,
                     certificates,
+                    lending: Lending::new(shelf, key.public()),
+                    stopping: &stopping,
                     clock,
                 };
                 Some(meet(settings, &api, blobs, events).await?)
@@ -366,6 +369,8 @@ struct Meeting<'a> {
     edge: realm_edge::Handle,
     peers: Peers,
     certificates: Option<Certificates>,
+    lending: Lending,
+    stopping: &'a watch::Receiver<bool>,
     /// The loop's.
     clock: Clock,
 }
@@ -401,12 +406,15 @@ async fn meet(
         blobs: BlobServer::new(blobs),
         edge: meeting.edge,
         certificates: meeting.certificates,
+        lending: meeting.lending.clone(),
         router: api.clone().router(),
         me: key.public(),
         tls: MutualTls(Arc::new(crate::tls::server(key)?)),
         passing: network::passing(),
         events,
     };
+    let stopping = meeting.stopping.clone();
+    tokio::spawn(meeting.lending.run(net.clone(), stopping));
     tokio::spawn(network::watch_connections(net.clone(), door.events.clone()));
     tokio::spawn(network::forward(door, happened));
     Ok(net)

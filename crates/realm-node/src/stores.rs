@@ -7,20 +7,26 @@
 mod keyvalue;
 pub(crate) mod messages;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use realm_backends::Watch;
 use realm_backends::blobs::{Directory, S3, S3Settings};
+use realm_backends::messaging::Embedded;
 use realm_backends::sql::{Postgres, Settings, Sqlite};
+use realm_control::lending::Shared;
+use realm_control::ways::Way;
 use realm_host::{Store, Stores};
 use realm_model::binding::{Backend, Binding, Interface};
 use realm_model::digest::Digest;
 use realm_model::grants::{Grants, StoreGrant};
+use realm_model::key::PublicKey;
+use realm_model::name::ComponentName;
 use realm_model::node_config::BackendPolicy;
 use realm_model::record::{Alarm, BACKEND_DOWN};
 use realm_model::sealing::Sealed;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::event::StepFailure;
@@ -44,10 +50,15 @@ struct Inner {
     open: Mutex<BTreeMap<Key, Held>>,
     /// By binding: who shares the messages.
     groups: Mutex<messages::Groups>,
+    /// By binding: the embedded queues that are open.
+    queues: Queues,
+    /// To whom their messages may be lent.
+    known: watch::Sender<messages::Known>,
     /// By binding: why it does not answer.
     troubles: Arc<Troubles>,
 }
 
+type Queues = Mutex<BTreeMap<String, Weak<Embedded>>>;
 type Troubles = Mutex<BTreeMap<String, String>>;
 
 /// A store: the name of a binding, what it says, and the value of its password.
@@ -92,6 +103,7 @@ struct Making<'a> {
     /// What a server is asked with: the password, or `USER:PASSWORD`.
     password: Option<&'a Zeroizing<Vec<u8>>>,
     watch: Arc<dyn Watch>,
+    queues: &'a Queues,
 }
 
 impl Shelf {
@@ -102,6 +114,8 @@ impl Shelf {
             key,
             open: Mutex::default(),
             groups: Mutex::default(),
+            queues: Mutex::default(),
+            known: watch::Sender::default(),
             troubles: Arc::default(),
         }))
     }
@@ -145,6 +159,59 @@ impl Shelf {
         }
     }
 
+    /// Takes who is subscribed to embedded queues.
+    pub(crate) fn keep_subscribed(&self, groups: BTreeMap<Shared, messages::Subscribed>) {
+        self.0.known.send_if_modified(|known| {
+            let is_new = known.groups != groups;
+            known.groups = groups;
+            is_new
+        });
+    }
+
+    /// Takes which other nodes run each component, and which may run those that are subscribed.
+    pub(crate) fn meets(
+        &self,
+        running: BTreeMap<ComponentName, Vec<Way>>,
+        may: BTreeMap<ComponentName, BTreeSet<PublicKey>>,
+    ) {
+        self.0.known.send_if_modified(|known| {
+            let is_new = known.running != running || known.may != may;
+            (known.running, known.may) = (running, may);
+            is_new
+        });
+    }
+
+    /// What decides to whom messages are lent.
+    pub(crate) fn known(&self) -> watch::Receiver<messages::Known> {
+        self.0.known.subscribe()
+    }
+
+    /// The embedded queue of a binding, if it is open.
+    pub(crate) fn queue(&self, binding: &str) -> Option<Arc<Embedded>> {
+        held(&self.0.queues).get(binding)?.upgrade()
+    }
+
+    /// The same; it is opened if it was ever used here. Blocks.
+    pub(crate) fn open_queue(
+        &self,
+        grant: &StoreGrant,
+    ) -> Result<Option<Arc<Embedded>>, StepFailure> {
+        if let Some(queue) = self.queue(&grant.binding) {
+            return Ok(Some(queue));
+        }
+        if !self.folder(&grant.binding).join(messages::FILE).exists() {
+            return Ok(None);
+        }
+        let _store = self.store(grant, None)?;
+        Ok(self.queue(&grant.binding))
+    }
+
+    /// Where the embedded store of a binding lies.
+    fn folder(&self, binding: &str) -> PathBuf {
+        let name = binding.replace('/', &BETWEEN.to_string());
+        self.0.folder.join(name)
+    }
+
     /// What does not answer, for the operator.
     pub(crate) fn alarms(&self) -> Vec<Alarm> {
         let troubles = held(&self.0.troubles);
@@ -163,11 +230,13 @@ impl Shelf {
         password: Option<(Digest, &Zeroizing<Vec<u8>>)>,
     ) -> Result<Store, StepFailure> {
         let Inner {
-            folder,
+            folder: _,
             policy,
             key: _,
             open,
             groups,
+            queues,
+            known: _,
             troubles,
         } = &*self.0;
         let StoreGrant { binding, spec, .. } = grant;
@@ -194,10 +263,11 @@ impl Shelf {
         let store = make(&Making {
             binding,
             spec,
-            folder: folder.join(binding.replace('/', &BETWEEN.to_string())),
+            folder: self.folder(binding),
             policy,
             password: password.map(|(_, value)| value),
             watch,
+            queues,
         })?;
         open.insert(key, Held::of(&store));
         // A server may take its time, and whoever opens another store does not wait for that.
@@ -372,6 +442,7 @@ fn later(making: &Making<'_>) -> StepFailure {
         policy: _,
         password: _,
         watch: _,
+        queues: _,
     } = making;
     StepFailure {
         code: "backend-unknown".to_owned(),

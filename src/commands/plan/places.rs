@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use realm_model::binding::Backend;
+use realm_model::binding::{Backend, Interface};
 use realm_model::grants::StoreGrant;
 use realm_model::manifest::Manifest;
 use realm_model::why::{PlacementView, ProposedPlace, ProposedView, ReasonView};
@@ -49,13 +49,15 @@ pub(super) fn text(placement: &PlacementView, why: bool) -> String {
 }
 
 /// A line for each component that would have a store of its own on each of several nodes, though its
-/// manifest reads as if it were one.
+/// manifest reads as if it were one. Messages go from node to node: each has a queue, and that is one.
 pub(super) fn stores_apart(placement: &PlacementView, manifest: &Manifest) -> Vec<String> {
     let lines = placement.components.iter().filter_map(|component| {
         let places = component.nodes.iter();
         let n_nodes = places.filter(|place| place.replicas > 0).count();
         let spec = manifest.components.get(&component.component)?;
-        let embedded = |store: &&StoreGrant| store.spec.backend == Backend::Embedded;
+        let embedded = |store: &&StoreGrant| {
+            store.spec.backend == Backend::Embedded && store.interface != Interface::Messaging
+        };
         let names = spec.grants.stores.iter().filter(embedded);
         let names: BTreeSet<String> = names.map(|one| format!("`{}`", one.binding)).collect();
         if n_nodes < 2 || names.is_empty() {
@@ -159,6 +161,9 @@ mod tests {
     fn lines(n_nodes: &[(&str, usize)]) -> Vec<String> {
         let text = r#"
             [bindings.here]
+            interface = "wasi:keyvalue"
+            backend = "embedded"
+            [bindings.across]
             interface = "wasi:messaging"
             backend = "embedded"
             [bindings.there]
@@ -166,10 +171,10 @@ mod tests {
             backend = "nats://nats.internal"
             [components.bound]
             source = "file:a"
-            bind = { one = "here", two = "here", three = "there" }
+            bind = { one = "here", two = "here", three = "there", four = "across" }
             [components.elsewhere]
             source = "file:a"
-            bind = { default = "there" }
+            bind = { default = "there", two = "across" }
         "#;
         let (manifest, problems) = realm_model::manifest::parse(text);
         assert!(problems.is_empty(), "{problems:?}");

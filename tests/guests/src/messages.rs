@@ -1,5 +1,6 @@
 //! What holds for `wasi:messaging` on any backend: answers with a line for each check, `ok NAME` or
-//! `FAIL NAME: why`. It asks itself: on `echo`, `twice` and `silent` its own handler replies.
+//! `FAIL NAME: why`. On `echo`, `twice` and `silent` its own handler replies, in whichever replica; what
+//! comes on `work` it notes in `/state`, if it has that, as a file of that name.
 
 mod bindings {
     wit_bindgen::generate!({
@@ -26,6 +27,10 @@ guests::serve!(answer);
 fn handle(message: Message) -> Result<(), Error> {
     let topic = message.topic().unwrap_or_default();
     println!("took {topic}");
+    if topic == "work" && std::fs::metadata("/state").is_ok() {
+        let name = String::from_utf8_lossy(&message.data()).into_owned();
+        std::fs::write(format!("/state/{name}"), "done").expect("the folder is its own");
+    }
     let times = match topic.as_str() {
         "echo" => 1,
         "twice" => 2,

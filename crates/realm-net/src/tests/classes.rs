@@ -17,6 +17,7 @@ const INNER: &[&str] = &[
     "/realm/test/api/1",
     "/realm/test/via/1",
     "/realm/test/tunnel/1",
+    "/realm/test/lend/1",
     "/realm/test/hint/1",
     "/realm/test/kad/1",
     "/ipfs/id/1.0.0",

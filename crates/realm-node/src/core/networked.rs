@@ -1,7 +1,7 @@
 //! The loop among other nodes: what the network tells goes to the sync, and what the sync says is
 //! done, with the ledger and the log that the loop owns. Decides nothing by itself.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use realm_control::sync::{Input, Output, ReadItems, ReadWhat, Verdict};
@@ -10,6 +10,7 @@ use realm_model::api::Accepted;
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, ForkProof};
 use realm_model::key::PublicKey;
+use realm_model::name::ComponentName;
 use realm_model::observed::ArtifactState;
 use realm_model::record::{KeyBytes, Load};
 use realm_model::refusal::{Refusal, RefusalCode};
@@ -430,6 +431,7 @@ impl Core {
         let nodes = nodes.map(|(name, node)| (node.key, name.clone()));
         let reached = network.reached();
         let ways = realm_control::ways::ways(network.sync.records(), &reached);
+        let running = realm_control::ways::running(network.sync.records(), &reached);
         let lost = realm_control::reach::lost(&reached);
         let heard = reached.into_keys().filter(|key| *key != self.node_key);
         let heard = heard.filter(|key| !lost.contains(&(*key).into())).collect();
@@ -448,6 +450,8 @@ impl Core {
             .into_iter()
             .filter(|digest| network.offered.insert(*digest));
         let fresh: Vec<_> = fresh.collect();
+        let may = self.may_take();
+        self.shelf.meets(running, may);
         self.look_around();
         if let Some(others) = others {
             self.with_world(|executor, world| executor.meets(others, world));
@@ -456,6 +460,22 @@ impl Core {
             self.with_world(|executor, world| executor.uploaded(&digest, world));
             self.stale = true;
         }
+    }
+
+    /// The nodes that may come to run each component that takes messages.
+    fn may_take(&self) -> BTreeMap<ComponentName, BTreeSet<PublicKey>> {
+        let Some(manifest) = self.ledger.desired().manifest.as_deref() else {
+            return BTreeMap::new();
+        };
+        let authority = self.ledger.authority();
+        let components = manifest.components.iter();
+        let taking = components.filter(|(_, spec)| !spec.triggers.subscriptions.is_empty());
+        let taking = taking.map(|(component, _)| {
+            let names = realm_control::place::may_run(manifest, authority, component);
+            let nodes = names.iter().filter_map(|name| authority.nodes.get(name));
+            (component.clone(), nodes.map(|node| node.key).collect())
+        });
+        taking.collect()
     }
 
     /// Signs and publishes this node's record, if there is something to say.

@@ -296,6 +296,11 @@ impl Executor {
         let running = self.revisions.values().map(|running| &running.spec);
         self.shelf
             .keep_groups(messages::groups(wanted.chain(running)));
+        let wanted = manifest.components.iter();
+        let running = self.revisions.iter();
+        let running = running.map(|((component, _), running)| (component, &running.spec));
+        let all = wanted.chain(running);
+        self.shelf.keep_subscribed(messages::subscribed(all));
     }
 
     fn route(&mut self, table: RouteTable, world: &mut World<'_>) {

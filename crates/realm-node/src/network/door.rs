@@ -15,6 +15,7 @@ use crate::access::Mouth;
 use crate::certificates::Certificates;
 use crate::event::Event;
 use crate::joining::{answer, hear};
+use crate::lending::Lending;
 use crate::listen::{MutualTls, serve_stream};
 use crate::places::Places;
 
@@ -36,6 +37,8 @@ pub(crate) struct Door {
     pub(crate) blobs: BlobServer,
     /// For members that ask for certificates.
     pub(crate) certificates: Option<Certificates>,
+    /// For messages that other nodes lend.
+    pub(crate) lending: Lending,
     /// For requests of other nodes' clients.
     pub(crate) edge: realm_edge::Handle,
     /// The calls of the control API.
@@ -122,6 +125,7 @@ impl Door {
                     certificates.serve(from, stream).await;
                 }
             }
+            Protocol::Lend => self.lending.serve(from, stream).await,
             Protocol::Tunnel => self.edge.serve_node(stream, self.net.sockets()),
         }
     }

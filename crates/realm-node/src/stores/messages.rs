@@ -3,29 +3,55 @@
 //! A group is kept from the manifest on that has the subscription, so that what is sent waits for a
 //! component that is not up yet; it goes with the manifest that has it no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use realm_backends::Access;
 use realm_backends::messaging::{Death, Embedded, Nats, OnDeath, Room};
+use realm_control::lending::Shared;
+use realm_control::ways::Way;
 use realm_host::Store;
 use realm_model::binding::{Backend, Interface, Server};
-use realm_model::cloud::{Group, Messaging};
+use realm_model::cloud::{Group, Messaging, Subscription};
 use realm_model::grants::StoreGrant;
+use realm_model::key::PublicKey;
 use realm_model::manifest::ComponentSpec;
+use realm_model::name::ComponentName;
+use realm_model::trigger::SubscriptionSpec;
 
-use super::{Making, later};
+use super::{Making, held, later};
 use crate::event::StepFailure;
 
 /// The file of an embedded queue, in the folder of its binding.
-const FILE: &str = "messages.redb";
+pub(super) const FILE: &str = "messages.redb";
 /// Between two tries to tell a queue which groups there are.
 const AGAIN: Duration = Duration::from_secs(5);
 
 /// Groups by binding.
 pub(crate) type Groups = BTreeMap<String, Vec<Group>>;
+
+/// What decides to whom messages of embedded queues are lent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// Groups of embedded queues.
+    pub(crate) groups: BTreeMap<Shared, Subscribed>,
+    /// Which other nodes run each component.
+    pub(crate) running: BTreeMap<ComponentName, Vec<Way>>,
+    /// Which nodes may come to run those that subscribe.
+    pub(crate) may: BTreeMap<ComponentName, BTreeSet<PublicKey>>,
+}
+
+/// Who is subscribed to a group, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Subscribed {
+    pub(crate) components: BTreeSet<ComponentName>,
+    /// As the first of them has it.
+    pub(crate) subscription: Subscription,
+    /// What leads to the queue.
+    pub(crate) grant: StoreGrant,
+}
 
 pub(super) fn make(making: &Making<'_>) -> Result<Arc<dyn Messaging>, StepFailure> {
     match &making.spec.backend {
@@ -45,9 +71,9 @@ fn embedded(making: &Making<'_>) -> Result<Arc<dyn Messaging>, StepFailure> {
     made?;
     let watch = Arc::clone(&making.watch);
     let queue = Embedded::open(folder.join(FILE), Room::default(), watch, on_death(making));
-    queue
-        .map(|queue| Arc::new(queue) as Arc<dyn Messaging>)
-        .map_err(|error| failure(making, &error))
+    let queue = Arc::new(queue.map_err(|error| failure(making, &error))?);
+    held(making.queues).insert(making.binding.to_owned(), Arc::downgrade(&queue));
+    Ok(queue)
 }
 
 fn nats(making: &Making<'_>, server: &Server) -> Result<Arc<dyn Messaging>, StepFailure> {
@@ -98,21 +124,10 @@ pub(crate) fn groups<'a>(specs: impl Iterator<Item = &'a ComponentSpec>) -> Grou
             groups.entry(store.binding.clone()).or_default();
         }
         for subscription in &spec.triggers.subscriptions {
-            let of = |identifier: &str| {
-                spec.grants.stores.iter().find(|store| {
-                    store.interface == Interface::Messaging && store.identifier == identifier
-                })
+            let Some((store, part)) = leads_to(spec, &subscription.from) else {
+                continue;
             };
-            let (from, topic) = (&subscription.from, &subscription.topic);
-            let (store, topic) = match (of(from), of(StoreGrant::ANY)) {
-                (Some(store), _) => (store, topic.clone()),
-                (None, Some(store)) => (store, format!("{from}.{topic}")),
-                (None, None) => continue,
-            };
-            let group = Group {
-                topic,
-                name: subscription.group.clone(),
-            };
+            let group = group(subscription, &part);
             let kept = groups.entry(store.binding.clone()).or_default();
             if !kept.contains(&group) {
                 kept.push(group);
@@ -120,6 +135,70 @@ pub(crate) fn groups<'a>(specs: impl Iterator<Item = &'a ComponentSpec>) -> Grou
         }
     }
     groups
+}
+
+/// The groups of embedded queues, and which of these components are subscribed to each.
+pub(crate) fn subscribed<'a>(
+    specs: impl Iterator<Item = (&'a ComponentName, &'a ComponentSpec)>,
+) -> BTreeMap<Shared, Subscribed> {
+    let mut groups: BTreeMap<Shared, Subscribed> = BTreeMap::new();
+    for (component, spec) in specs {
+        for subscription in &spec.triggers.subscriptions {
+            let Some((store, part)) = leads_to(spec, &subscription.from) else {
+                continue;
+            };
+            if store.spec.backend != Backend::Embedded {
+                continue;
+            }
+            let shared = Shared {
+                binding: store.binding.clone(),
+                group: group(subscription, &part),
+            };
+            let dead_letter = subscription.dead_letter.as_ref();
+            let known = groups
+                .entry(shared)
+                .or_insert_with_key(|shared| Subscribed {
+                    components: BTreeSet::new(),
+                    subscription: Subscription {
+                        group: shared.group.clone(),
+                        n_in_flight: subscription.concurrency,
+                        ack_wait: Duration::from_millis(subscription.ack_wait_ms),
+                        n_deliveries: subscription.attempts,
+                        dead_letter: dead_letter.map(|topic| within(topic, &part)),
+                    },
+                    grant: store.clone(),
+                });
+            known.components.insert(component.clone());
+        }
+    }
+    groups
+}
+
+/// The store that a component takes messages from, and the part of its topics that is the component's: a
+/// binding under `*` gives each identifier topics of its own.
+fn leads_to<'a>(spec: &'a ComponentSpec, from: &str) -> Option<(&'a StoreGrant, String)> {
+    let of = |identifier: &str| {
+        spec.grants
+            .stores
+            .iter()
+            .find(|store| store.interface == Interface::Messaging && store.identifier == identifier)
+    };
+    let named = of(from).map(|store| (store, String::new()));
+    named.or_else(|| Some((of(StoreGrant::ANY)?, from.to_owned())))
+}
+
+fn group(subscription: &SubscriptionSpec, part: &str) -> Group {
+    Group {
+        topic: within(&subscription.topic, part),
+        name: subscription.group.clone(),
+    }
+}
+
+fn within(topic: &str, part: &str) -> String {
+    match part.is_empty() {
+        true => topic.to_owned(),
+        false => format!("{part}.{topic}"),
+    }
 }
 
 /// Tells a queue which groups there are, until it hears. `first`: waits for the first try.
