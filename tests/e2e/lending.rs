@@ -38,7 +38,11 @@ bind = {{ default = "orders" }}
 source = "file:web.wasm"
 bind = {{ default = "orders" }}
 dirs = ["{state}::/state::rw"]
-subscribe = {{ echo = {{}}, twice = {{}}, silent = {{}} }}
+
+[components.packer.subscribe]
+echo = {{}}
+twice = {{}}
+silent = {{}}
 
 [components.packer.subscribe.work]
 concurrency = 4
