@@ -47,6 +47,10 @@ mod logging;
 mod logs;
 mod mail;
 #[path = "../peers/mail.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with the tests of mail, which do more with it"
+)]
 mod mail_server;
 mod malice;
 mod manifest;

@@ -95,7 +95,13 @@ fn text(resource: &Option<Resource>, key: &str) -> Vec<String> {
     let of_key = attributes.iter().filter(|pair| pair.key == key);
     let text = |value: &Any| match value {
         Any::StringValue(text) => text.clone(),
-        other => format!("{other:?}"),
+        other @ (Any::BoolValue(_)
+        | Any::IntValue(_)
+        | Any::DoubleValue(_)
+        | Any::ArrayValue(_)
+        | Any::KvlistValue(_)
+        | Any::BytesValue(_)
+        | Any::StringValueStrindex(_)) => format!("{other:?}"),
     };
     of_key
         .map(|pair| text(pair.value.as_ref().unwrap().value.as_ref().unwrap()))

@@ -7,6 +7,7 @@
 
 mod checks;
 mod embedded;
+mod hostile;
 mod lending;
 mod nats;
 mod room;
