@@ -58,10 +58,11 @@ impl Grants {
     /// The secrets that a node opens for it: those that it reads itself, and the passwords of its stores,
     /// which it does not see.
     pub fn secret_names(&self) -> BTreeSet<&String> {
-        let of_stores = self
-            .stores
-            .iter()
-            .filter_map(|store| store.spec.secret.as_ref());
+        let specs = self.stores.iter().flat_map(|store| {
+            let events = store.spec.events.as_ref();
+            [Some(&store.spec), events.map(|events| &*events.spec)]
+        });
+        let of_stores = specs.flatten().filter_map(|spec| spec.secret.as_ref());
         self.secrets.iter().chain(of_stores).collect()
     }
 }

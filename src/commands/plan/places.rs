@@ -60,8 +60,12 @@ pub(super) fn stores_apart(placement: &PlacementView, manifest: &Manifest) -> Ve
         let embedded = |store: &&StoreGrant| {
             store.spec.backend == Backend::Embedded && kept(store.interface)
         };
-        let names = spec.grants.stores.iter().filter(embedded);
-        let names: BTreeSet<String> = names.map(|one| format!("`{}`", one.binding)).collect();
+        let stores = &spec.grants.stores;
+        let own = stores.iter().filter(embedded).map(|one| &one.binding);
+        let told = stores.iter().filter_map(|one| one.spec.events.as_ref());
+        let told = told.filter(|events| events.spec.backend == Backend::Embedded);
+        let names = own.chain(told.map(|events| &events.binding));
+        let names: BTreeSet<String> = names.map(|name| format!("`{name}`")).collect();
         if n_nodes < 2 || names.is_empty() {
             return None;
         }
