@@ -176,6 +176,9 @@ const SHOWN: [(&str, &str, u16); 16] = [
     ("visits", "/visits/", 200),
 ];
 
+/// Four components of whole language runtimes, of which each takes a minute on a busy machine.
+const COMPILED: std::time::Duration = std::time::Duration::from_secs(420);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn make_run_shows_every_example() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -202,12 +205,16 @@ async fn make_run_shows_every_example() {
     }
     let up = [
         &on_free_ports("up")[..],
-        &["run/realm.toml", "--timeout", "5m"],
+        &["run/realm.toml", "--timeout", "7m"],
     ]
     .concat();
     let up = Running::start(realm.command(&up));
-    let lines: Vec<String> =
-        tokio::task::block_in_place(|| SHOWN.iter().filter_map(|_| up.stdout.next()).collect());
+    let lines: Vec<String> = tokio::task::block_in_place(|| {
+        SHOWN
+            .iter()
+            .filter_map(|_| up.stdout.within(COMPILED))
+            .collect()
+    });
     for ((name, path, status), line) in SHOWN.iter().zip(&lines) {
         let mut words = line.split_whitespace();
         assert_eq!(words.next(), Some(*name), "{lines:?}");

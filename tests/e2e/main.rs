@@ -15,6 +15,7 @@ mod support;
 
 mod acme;
 mod alone;
+mod announced;
 mod anywhere;
 mod beacon;
 mod belonging;

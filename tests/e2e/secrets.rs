@@ -195,7 +195,7 @@ async fn a_secret_that_was_moved_to_another_name_does_not_open() {
     assert_eq!(get(&agent.url("/?key=shown")).await.0, 503);
     let listed = realm.run(&["secret", "ls"]).ok();
     assert!(
-        listed.stderr.contains("sealed under the name `password`"),
+        listed.stderr.contains("sealed as `password`"),
         "{}",
         listed.stderr
     );

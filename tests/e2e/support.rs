@@ -273,10 +273,15 @@ impl Lines {
 
     /// The next line; `None` at the end.
     pub(crate) fn next(&self) -> Option<String> {
-        match self.lines.recv_timeout(PATIENCE) {
+        self.within(PATIENCE)
+    }
+
+    /// The same, of somebody who takes longer.
+    pub(crate) fn within(&self, patience: Duration) -> Option<String> {
+        match self.lines.recv_timeout(patience) {
             Ok(line) => Some(line),
             Err(mpsc::RecvTimeoutError::Disconnected) => None,
-            Err(mpsc::RecvTimeoutError::Timeout) => panic!("no line within {PATIENCE:?}"),
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("no line within {patience:?}"),
         }
     }
 

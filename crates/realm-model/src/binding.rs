@@ -109,6 +109,20 @@ pub struct Binding {
     /// Of mail: who may send, addresses and `*@DOMAIN`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub senders: Vec<String>,
+    /// Of objects: where their changes are told.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub events: Option<Events>,
+}
+
+/// Where the changes of objects are told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Events {
+    /// The name of a binding of `wasi:messaging`.
+    pub binding: String,
+    /// The topic.
+    pub topic: String,
+    /// What that binding says.
+    pub spec: Box<Binding>,
 }
 
 /// What stands behind a binding.

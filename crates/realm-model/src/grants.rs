@@ -58,10 +58,11 @@ impl Grants {
     /// The secrets that a node opens for it: those that it reads itself, and the passwords of its stores,
     /// which it does not see.
     pub fn secret_names(&self) -> BTreeSet<&String> {
-        let of_stores = self
-            .stores
-            .iter()
-            .filter_map(|store| store.spec.secret.as_ref());
+        let specs = self.stores.iter().flat_map(|store| {
+            let events = store.spec.events.as_ref();
+            [Some(&store.spec), events.map(|events| &*events.spec)]
+        });
+        let of_stores = specs.flatten().filter_map(|spec| spec.secret.as_ref());
         self.secrets.iter().chain(of_stores).collect()
     }
 }
@@ -207,7 +208,8 @@ impl Capability {
             args: _,
             dirs,
             clock,
-            secrets,
+            // With those of its stores.
+            secrets: _,
             stores,
         } = &spec.grants;
         let http = |rule: &OutboundRule| {
@@ -236,10 +238,7 @@ impl Capability {
             (Self::Dirs, !dirs.is_empty()),
             (Self::DirsWrite, dirs.iter().any(|dir| dir.writable)),
             (Self::PreciseClock, *clock == ClockGrant::Precise),
-            (
-                Self::Secrets,
-                !secrets.is_empty() || stores.iter().any(|store| store.spec.secret.is_some()),
-            ),
+            (Self::Secrets, !spec.grants.secret_names().is_empty()),
             (Self::Stores, !stores.is_empty()),
             (Self::Listen, spec.listen.is_some()),
             (Self::RunAlone, alone),

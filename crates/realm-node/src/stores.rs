@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use realm_backends::Watch;
-use realm_backends::blobs::{Directory, S3, S3Settings};
+use realm_backends::blobs::{Announced, Directory, S3, S3Settings};
 use realm_backends::data::Database;
 use realm_backends::messaging::Embedded;
 use realm_backends::sql::{Postgres, Settings, Sqlite};
@@ -160,10 +160,7 @@ impl Shelf {
         let values = Values::open(&self.0.key, secrets)?;
         let mut stores = Stores::default();
         for grant in &grants.stores {
-            let password = grant.spec.secret.as_ref().and_then(|name| {
-                let sealed = secrets.get(name)?;
-                Some((sealed.value(), values.value(name)?))
-            });
+            let password = password(&grant.spec, secrets, &values);
             let store = match grant.interface {
                 Interface::Otel => self.telemetry(who, grant, password)?,
                 Interface::Keyvalue
@@ -174,10 +171,36 @@ impl Shelf {
                 | Interface::Identity
                 | Interface::Mail => self.store(grant, password)?,
             };
+            let store = self.announced(grant, store, secrets, &values)?;
             stores.bind(&grant.identifier, store);
         }
         stores.reveal(values.of_guest(grants));
         Ok(stores)
+    }
+
+    /// The same objects with their changes told, where the binding says so.
+    fn announced(
+        &self,
+        grant: &StoreGrant,
+        store: Store,
+        secrets: &BTreeMap<String, Sealed>,
+        values: &Values,
+    ) -> Result<Store, StepFailure> {
+        let (Some(events), Store::Blobs(blobs)) = (&grant.spec.events, &store) else {
+            return Ok(store);
+        };
+        let queue = StoreGrant {
+            interface: Interface::Messaging,
+            identifier: String::new(),
+            binding: events.binding.clone(),
+            spec: (*events.spec).clone(),
+        };
+        let password = password(&queue.spec, secrets, values);
+        let Store::Messaging(messages) = self.store(&queue, password)? else {
+            return Ok(store);
+        };
+        let announced = Announced::new(Arc::clone(blobs), messages, &events.topic);
+        Ok(Store::Blobs(Arc::new(announced)))
     }
 
     /// Takes which groups there are by the manifest, and tells the queues that are open.
@@ -339,6 +362,17 @@ impl Shelf {
             permanent: true,
         })
     }
+}
+
+/// The password of a binding, and what tells it from others without showing it.
+fn password<'a>(
+    spec: &Binding,
+    secrets: &BTreeMap<String, Sealed>,
+    values: &'a Values,
+) -> Option<(Digest, &'a Zeroizing<Vec<u8>>)> {
+    let name = spec.secret.as_ref()?;
+    let sealed = secrets.get(name)?;
+    Some((sealed.value(), values.value(name)?))
 }
 
 /// As whom a server is asked: the user, where the secret names one, and the password.

@@ -87,6 +87,7 @@ fn binding_keys(binding: &Binding) -> Keys {
         secret,
         issuer,
         senders,
+        events,
     } = binding;
     let mut keys = Keys::new();
     let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
@@ -96,6 +97,10 @@ fn binding_keys(binding: &Binding) -> Keys {
         if let Some(value) = value {
             set(key, given(quoted(value)));
         }
+    }
+    if let Some(events) = events {
+        let told = format!("{}/{}", events.binding, events.topic);
+        set("events", given(quoted(told)));
     }
     if !senders.is_empty() {
         keys.insert("senders".to_owned(), list(senders.iter().map(quoted)));

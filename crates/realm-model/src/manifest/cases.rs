@@ -112,6 +112,16 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[bindings.b]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queu/a'\n[bindings.c]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'b/a'\n[bindings.d]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queue'\n[bindings.e]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queue/a.*'\n[bindings.queue]\ninterface = 'wasi:messaging'\nbackend = 'embedded'\nevents = 'queue/a'",
+        &[
+            "unknown-binding 4:10 | did you mean `queue`?",
+            "bad-binding 8:10",
+            "bad-binding 12:10 | write a binding of `wasi:messaging`, `/` and a topic: `queue/objects.changed`",
+            "bad-value 16:10",
+            "no-effect 20:10",
+        ],
+    ),
+    (
         "[components.a]\nsource = 'https://a.example/a.wasm'",
         &["pin-required 2:10"],
     ),

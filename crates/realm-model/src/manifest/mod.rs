@@ -295,6 +295,9 @@ impl Manifest {
             .flat_map(|spec| &mut spec.grants.stores)
         {
             store.binding = format!("{}/{}", namespace.as_str(), store.binding);
+            if let Some(events) = &mut store.spec.events {
+                events.binding = format!("{}/{}", namespace.as_str(), events.binding);
+            }
         }
     }
 }

@@ -39,6 +39,7 @@ pub(super) fn bindings(
         fits(report, "bindings", entries.len(), ITEMS_MAX, span);
     }
     let (mut names, mut specs) = (BTreeSet::new(), BTreeMap::new());
+    let mut told = Vec::new();
     for (key, value) in entries.into_iter().take(ITEMS_MAX) {
         let name = match plain_name(key.get_ref(), "binding") {
             Ok(name) => name,
@@ -53,10 +54,74 @@ pub(super) fn bindings(
             continue;
         };
         if let Some(binding) = read_binding(report, &fields, secrets) {
+            let events = fields.text(report, "events", events);
+            if let Some(events) = events {
+                told.push((name.clone(), events, fields.value_span("events")));
+            }
             specs.insert(name, binding);
         }
     }
+    // The other binding may stand behind this one.
+    for (name, (queue, topic), span) in told {
+        tell(report, &names, &mut specs, &name, (queue, topic), span);
+    }
     Bindings { names, specs }
+}
+
+/// `queue/objects.changed` in its parts.
+fn events(text: &str) -> Result<(String, String), ValueError> {
+    let Some((queue, topic)) = text.split_once('/') else {
+        let message = format!("`{}` names no topic", cut(text));
+        let hint = "write a binding of `wasi:messaging`, `/` and a topic: `queue/objects.changed`";
+        return Err(ValueError::new(codes::BAD_BINDING, message).hint(Some(hint)));
+    };
+    check_topic(topic, false)?;
+    Ok((plain_name(queue, "binding")?, topic.to_owned()))
+}
+
+/// Has the changes of objects told, if it is objects, and messages that tell of them.
+fn tell(
+    report: &mut Report<'_>,
+    names: &BTreeSet<String>,
+    specs: &mut BTreeMap<String, Binding>,
+    name: &str,
+    (queue, topic): (String, String),
+    span: Range<usize>,
+) {
+    let spec = specs.get(&queue).cloned();
+    let Some(binding) = specs.get_mut(name) else {
+        return;
+    };
+    if binding.interface != Interface::Blobstore {
+        let message = "`events` has no effect here: only changes of objects are told";
+        report.warning(codes::NO_EFFECT, span, message, None);
+        return;
+    }
+    match spec {
+        Some(spec) if spec.interface == Interface::Messaging => {
+            binding.events = Some(binding::Events {
+                binding: queue,
+                topic,
+                spec: Box::new(spec),
+            });
+        }
+        Some(spec) => {
+            let message = format!(
+                "`{queue}` is for `{}`, not `wasi:messaging`",
+                spec.interface
+            );
+            report.error(codes::BAD_BINDING, span, message, None);
+        }
+        None if names.contains(&queue) || report.is_broken() => {}
+        None => {
+            let hint = match report.nearest(&queue, names.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("add `[bindings.{queue}]`, with `interface` and `backend`"),
+            };
+            let message = format!("no binding `{}` under `[bindings]`", cut(&queue));
+            report.error(codes::UNKNOWN_BINDING, span, message, Some(hint));
+        }
+    }
 }
 
 fn read_binding(
@@ -149,6 +214,7 @@ fn read_binding(
         secret,
         issuer,
         senders: component::without_duplicates(report, "senders", senders),
+        events: None,
     })
 }
 

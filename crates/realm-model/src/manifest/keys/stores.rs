@@ -70,6 +70,16 @@ pub static BINDING: Section = Section {
             absent: Absent::Means("needed for mail, without effect elsewhere"),
             doc: "As whom mail may be sent",
         },
+        Key {
+            name: "events",
+            kind: Kind::Text(Form {
+                expected: "the name of a binding of `wasi:messaging`, `/` and a topic",
+                pattern: "^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]{1,255}$",
+                example: "queue/objects.changed",
+            }),
+            absent: Absent::Means("nobody is told"),
+            doc: "Of objects: the topic to which each change of one is told, as JSON, before the guest that made it hears that it is done",
+        },
     ],
 };
 

@@ -1,0 +1,151 @@
+//! Changes that are told: each once it is done, and none that is not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use realm_backends::Unwatched;
+use realm_backends::blobs::{Announced, Directory};
+use realm_backends::messaging::{Embedded, Room};
+use realm_model::cloud::{BlobSource, Blobs as _, CloudError, Group, Messaging, Subscription};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::heard::Heard;
+use crate::sources::{get, put};
+
+struct Told {
+    blobs: Announced,
+    messages: Arc<dyn Messaging>,
+    _folder: TempDir,
+}
+
+/// A store that tells its changes, into a queue of so many messages.
+async fn told(room: Room) -> Told {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let blobs = Directory::open(&path.join("blobs"), Arc::new(Heard::default())).unwrap();
+    let queue = Embedded::open(
+        path.join("queue"),
+        room,
+        Arc::new(Unwatched),
+        Arc::new(|_| {}),
+    );
+    let messages: Arc<dyn Messaging> = Arc::new(queue.unwrap());
+    messages.keep_groups(&[changes()]).await.unwrap();
+    let blobs = Announced::new(Arc::new(blobs), Arc::clone(&messages), "changes");
+    blobs.create("c").await.unwrap();
+    Told {
+        blobs,
+        messages,
+        _folder: folder,
+    }
+}
+
+impl Told {
+    /// So many messages, and no more.
+    async fn heard(&self, n: usize) -> Vec<Value> {
+        let subscription = Subscription {
+            group: changes(),
+            n_in_flight: 100,
+            ack_wait: Duration::from_secs(60),
+            n_deliveries: 1,
+            dead_letter: None,
+        };
+        let mut deliveries = self.messages.subscribe(&subscription).await.unwrap();
+        let mut heard = Vec::new();
+        while heard.len() < n {
+            let next = tokio::time::timeout(Duration::from_secs(60), deliveries.next());
+            let delivery = next.await.unwrap().unwrap();
+            assert_eq!(
+                delivery.message.content_type.as_deref(),
+                Some("application/json")
+            );
+            heard.push(serde_json::from_slice(&delivery.message.data).unwrap());
+            delivery.receipt.ack().await.unwrap();
+        }
+        let more = tokio::time::timeout(Duration::from_millis(200), deliveries.next());
+        assert!(more.await.is_err(), "more than {n} were told");
+        heard
+    }
+}
+
+fn changes() -> Group {
+    Group {
+        topic: "changes".to_owned(),
+        name: "g".to_owned(),
+    }
+}
+
+struct Broken;
+
+impl BlobSource for Broken {
+    fn next(&mut self) -> realm_model::cloud::Answer<'_, Option<Vec<u8>>> {
+        Box::pin(std::future::ready(Err(CloudError::Failed(
+            "broken".to_owned(),
+        ))))
+    }
+}
+
+#[tokio::test]
+async fn each_change_is_told_once_it_is_done() {
+    let told = told(Room::default()).await;
+    let blobs = &told.blobs;
+    put(blobs, "c", "a\"b/\u{e4}", 1, 70_000).await;
+    put(blobs, "c", "empty", 1, 0).await;
+    blobs.copy(("c", "empty"), ("c", "copy")).await.unwrap();
+    blobs.create("d").await.unwrap();
+    let name = "a\"b/\u{e4}";
+    blobs.rename(("c", name), ("d", "moved")).await.unwrap();
+    let both = ["copy".to_owned(), "never".to_owned()];
+    blobs.remove("c", &both).await.unwrap();
+    blobs.delete("c").await.unwrap();
+    assert_eq!(
+        told.heard(7).await,
+        [
+            json!({"kind": "written", "container": "c", "object": name, "size": 70_000}),
+            json!({"kind": "written", "container": "c", "object": "empty", "size": 0}),
+            json!({"kind": "copied", "container": "c", "object": "copy", "size": 0,
+                "from": {"container": "c", "object": "empty"}}),
+            json!({"kind": "moved", "container": "d", "object": "moved", "size": 70_000,
+                "from": {"container": "c", "object": name}}),
+            json!({"kind": "deleted", "container": "c", "object": "copy"}),
+            json!({"kind": "deleted", "container": "c", "object": "never"}),
+            json!({"kind": "container-deleted", "container": "c"}),
+        ]
+    );
+    assert_eq!(get(blobs, "d", "moved").await.unwrap().len(), 70_000);
+}
+
+#[tokio::test]
+async fn what_is_not_done_is_not_told() {
+    let told = told(Room::default()).await;
+    let blobs = &told.blobs;
+    assert!(blobs.write("c", "o", Box::new(Broken)).await.is_err());
+    assert!(blobs.write("none", "o", Box::new(Broken)).await.is_err());
+    assert!(blobs.copy(("c", "none"), ("c", "o")).await.is_err());
+    assert!(blobs.rename(("c", "none"), ("c", "o")).await.is_err());
+    assert!(blobs.remove("none", &[String::new()]).await.is_err());
+    assert!(blobs.delete("").await.is_err());
+    assert_eq!(told.heard(0).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_is_an_error_for_who_did_it() {
+    let room = Room {
+        n_messages_max: 1,
+        ..Room::default()
+    };
+    let told = told(room).await;
+    put(&told.blobs, "c", "one", 1, 10).await;
+    let removed = told.blobs.remove("c", &["one".to_owned()]).await;
+    assert!(
+        matches!(&removed, Err(CloudError::Failed(words)) if words.contains("was not told")),
+        "{removed:?}"
+    );
+    // It is done all the same, and done again once there is room, it is told.
+    assert_eq!(told.blobs.object("c", "one").await, Ok(None));
+    assert_eq!(told.heard(1).await.len(), 1);
+    let again = told.blobs.remove("c", &["one".to_owned()]).await;
+    assert_eq!(again, Ok(()));
+    assert_eq!(told.heard(1).await[0]["kind"], "deleted");
+}
