@@ -171,7 +171,7 @@ const SHOWN: [(&str, &str, u16); 16] = [
     ("markdown", "/markdown/", 405),
     ("python", "/python/", 200),
     ("qr", "/qr/", 200),
-    ("shop", "/orders/", 200),
+    ("shop", "/orders/", 405),
     ("todo", "/todo/", 200),
     ("visits", "/visits/", 200),
 ];

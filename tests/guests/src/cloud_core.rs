@@ -33,9 +33,12 @@ use wasi::keyvalue0_2_0_draft2::{atomics, batch, store};
 use wasi::messaging::producer;
 use wasi::messaging::types::{Client, Message};
 
+/// What an interface gave, or why not.
+type Check = fn() -> Result<String, String>;
+
 fn handle(request: &IncomingRequest, out: ResponseOutparam) {
     let path = request.path_with_query().unwrap_or_default();
-    let checks: [(&str, fn() -> Result<String, String>); 4] = [
+    let checks: [(&str, Check); 4] = [
         ("config", config),
         ("keyvalue", keyvalue),
         ("blobstore", objects),
@@ -84,13 +87,13 @@ fn objects() -> Result<String, String> {
     let container = blobstore::get_container(&name)?;
     let value = OutgoingValue::new_outgoing_value();
     let stream = value.outgoing_value_write_body().map_err(words)?;
-    container.write_data(&"one".to_owned(), &value)?;
+    container.write_data("one", &value)?;
     stream
         .blocking_write_and_flush(b"bytes of an object")
         .map_err(words)?;
     drop(stream);
     OutgoingValue::finish(value)?;
-    let read = container.get_data(&"one".to_owned(), 0, u64::MAX)?;
+    let read = container.get_data("one", 0, u64::MAX)?;
     let bytes = IncomingValue::incoming_value_consume_sync(read)?;
     String::from_utf8(bytes).map_err(words)
 }
@@ -98,6 +101,6 @@ fn objects() -> Result<String, String> {
 fn messaging() -> Result<String, String> {
     let client = Client::connect("default").map_err(words)?;
     let message = Message::new(b"something happened");
-    producer::send(&client, &"events".to_owned(), message).map_err(words)?;
+    producer::send(&client, "events", message).map_err(words)?;
     Ok("sent".to_owned())
 }

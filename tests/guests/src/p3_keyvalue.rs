@@ -78,9 +78,12 @@ async fn check() -> Result<(), Error> {
     Ok(())
 }
 
+/// A value on its way.
+type Set<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
+
 async fn sets(n: usize) -> Result<String, Error> {
     let store = Store::open("default".to_owned()).await?;
-    let mut sets: Vec<Pin<Box<dyn Future<Output = Result<(), Error>> + '_>>> = Vec::new();
+    let mut sets: Vec<Set<'_>> = Vec::new();
     for nth in 0..n {
         sets.push(Box::pin(store.set(nth.to_string(), vec![7; 4 << 20])));
     }
