@@ -22,7 +22,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn take(&self, n_bytes: usize) -> Result<(), CloudError> {
+    fn take(&self, n_bytes: usize) -> Result<(), CloudError> {
         let own = self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
         let all = self.by_all.fetch_add(n_bytes, Ordering::Relaxed);
         let fits = |before: usize, n_max| before.saturating_add(n_bytes) <= n_max;
@@ -35,17 +35,9 @@ impl Tally {
         ))
     }
 
-    pub(super) fn give(&self, n_bytes: usize) {
+    fn give(&self, n_bytes: usize) {
         self.n_bytes.fetch_sub(n_bytes, Ordering::Relaxed);
         self.by_all.fetch_sub(n_bytes, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Tally {
-    fn drop(&mut self) {
-        // What was kept in the instance's table has gone with it.
-        self.by_all
-            .fetch_sub(*self.n_bytes.get_mut(), Ordering::Relaxed);
     }
 }
 

@@ -79,10 +79,16 @@ impl Key {
 
 impl View<'_> {
     /// One operation with a key.
-    fn key(&self, key: &Resource<Key>) -> Result<Result<Key, KeysError>> {
+    async fn with<T>(
+        &mut self,
+        key: &Resource<Key>,
+        work: impl AsyncFnOnce(Key) -> Result<T, KeysError>,
+    ) -> Result<Result<T, Error>> {
         let key = self.table.get(key)?.clone();
-        let charged = self.cloud.charge();
-        Ok(charged.map(|()| key).map_err(KeysError::from))
+        if let Err(error) = self.cloud.charge() {
+            return Ok(Err(said(error.into())));
+        }
+        Ok(work(key).await.map_err(said))
     }
 }
 
@@ -104,13 +110,13 @@ impl keys::HostKey for View<'_> {
         context: Vec<u8>,
     ) -> Result<Result<Vec<u8>, Error>> {
         let plaintext = Zeroizing::new(plaintext);
-        let key = self.key(&key)?;
-        let done = async {
-            let key = key?;
-            let vault = &key.vault.store;
-            vault.encrypt(key.name(), &plaintext, &context).await
-        };
-        Ok(done.await.map_err(said))
+        self.with(&key, async |key| {
+            key.vault
+                .store
+                .encrypt(key.name(), &plaintext, &context)
+                .await
+        })
+        .await
     }
 
     async fn decrypt(
@@ -119,13 +125,13 @@ impl keys::HostKey for View<'_> {
         ciphertext: Vec<u8>,
         context: Vec<u8>,
     ) -> Result<Result<Vec<u8>, Error>> {
-        let key = self.key(&key)?;
-        let done = async {
-            let key = key?;
-            let vault = &key.vault.store;
-            vault.decrypt(key.name(), &ciphertext, &context).await
-        };
-        Ok(done.await.map(taken).map_err(said))
+        let done = self.with(&key, async |key| {
+            key.vault
+                .store
+                .decrypt(key.name(), &ciphertext, &context)
+                .await
+        });
+        Ok(done.await?.map(taken))
     }
 
     async fn sign(
@@ -133,12 +139,10 @@ impl keys::HostKey for View<'_> {
         key: Resource<Key>,
         message: Vec<u8>,
     ) -> Result<Result<Vec<u8>, Error>> {
-        let key = self.key(&key)?;
-        let done = async {
-            let key = key?;
+        self.with(&key, async |key| {
             key.vault.store.sign(key.name(), &message).await
-        };
-        Ok(done.await.map_err(said))
+        })
+        .await
     }
 
     async fn verify(
@@ -147,27 +151,26 @@ impl keys::HostKey for View<'_> {
         message: Vec<u8>,
         signature: Vec<u8>,
     ) -> Result<Result<bool, Error>> {
-        let key = self.key(&key)?;
-        let done = async {
-            let key = key?;
-            let vault = &key.vault.store;
-            vault.verify(key.name(), &message, &signature).await
-        };
-        Ok(done.await.map_err(said))
+        self.with(&key, async |key| {
+            key.vault
+                .store
+                .verify(key.name(), &message, &signature)
+                .await
+        })
+        .await
     }
 
     async fn public_keys(&mut self, key: Resource<Key>) -> Result<Result<Vec<PublicKey>, Error>> {
-        let key = self.key(&key)?;
-        let done = async {
-            let key = key?;
+        let done = self.with(&key, async |key| {
             key.vault.store.public_keys(key.name()).await
-        };
+        });
         let public = |key: realm_model::cloud::PublicSigningKey| PublicKey {
             id: key.id,
             key: key.key.to_vec(),
         };
-        let keys = done.await.map_err(said);
-        Ok(keys.map(|keys| keys.into_iter().map(public).collect()))
+        Ok(done
+            .await?
+            .map(|keys| keys.into_iter().map(public).collect()))
     }
 
     async fn mac(
@@ -175,12 +178,10 @@ impl keys::HostKey for View<'_> {
         key: Resource<Key>,
         message: Vec<u8>,
     ) -> Result<Result<Vec<u8>, Error>> {
-        let key = self.key(&key)?;
-        let done = async {
-            let key = key?;
+        self.with(&key, async |key| {
             key.vault.store.mac(key.name(), &message).await
-        };
-        Ok(done.await.map_err(said))
+        })
+        .await
     }
 
     async fn verify_mac(
@@ -189,13 +190,13 @@ impl keys::HostKey for View<'_> {
         message: Vec<u8>,
         code: Vec<u8>,
     ) -> Result<Result<bool, Error>> {
-        let key = self.key(&key)?;
-        let done = async {
-            let key = key?;
-            let vault = &key.vault.store;
-            vault.verify_mac(key.name(), &message, &code).await
-        };
-        Ok(done.await.map_err(said))
+        self.with(&key, async |key| {
+            key.vault
+                .store
+                .verify_mac(key.name(), &message, &code)
+                .await
+        })
+        .await
     }
 
     async fn make_data_key(
@@ -203,13 +204,10 @@ impl keys::HostKey for View<'_> {
         key: Resource<Key>,
         context: Vec<u8>,
     ) -> Result<Result<DataKey, Error>> {
-        let key = self.key(&key)?;
-        let done = async {
-            let key = key?;
+        let done = self.with(&key, async |key| {
             key.vault.store.data_key(key.name(), &context).await
-        };
-        let made = done.await.map_err(said);
-        Ok(made.map(|made| DataKey {
+        });
+        Ok(done.await?.map(|made| DataKey {
             key: taken(made.plain),
             wrapped: made.wrapped,
         }))
@@ -221,13 +219,13 @@ impl keys::HostKey for View<'_> {
         wrapped: Vec<u8>,
         context: Vec<u8>,
     ) -> Result<Result<Vec<u8>, Error>> {
-        let key = self.key(&key)?;
-        let done = async {
-            let key = key?;
-            let vault = &key.vault.store;
-            vault.unwrap_data_key(key.name(), &wrapped, &context).await
-        };
-        Ok(done.await.map(taken).map_err(said))
+        let done = self.with(&key, async |key| {
+            key.vault
+                .store
+                .unwrap_data_key(key.name(), &wrapped, &context)
+                .await
+        });
+        Ok(done.await?.map(taken))
     }
 
     async fn drop(&mut self, key: Resource<Key>) -> Result<()> {

@@ -6,7 +6,7 @@ use wasmtime::Result;
 use wasmtime::component::{HasData, Linker, Resource};
 
 use super::keys::View;
-use super::{Cloud, Opened};
+use super::{Cloud, Kept, Opened};
 use crate::state::State;
 
 mod generated {
@@ -102,11 +102,8 @@ async fn send(cloud: &Cloud, outbox: &dyn Mailer, message: Message) -> Result<St
     let mail = written(message);
     // Before it waits for its turn: what does not fit waits for nothing.
     mail.check()?;
-    let n_bytes = mail.bytes();
-    cloud.keep(n_bytes)?;
-    let sent = outbox.send(mail).await;
-    cloud.unkeep(n_bytes);
-    sent
+    let _kept = Kept::new(cloud, mail.bytes())?;
+    outbox.send(mail).await
 }
 
 impl mail::Host for View<'_> {}

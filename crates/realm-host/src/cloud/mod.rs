@@ -214,16 +214,6 @@ impl Cloud {
         }
     }
 
-    /// Before the host keeps bytes for the guest: whether they fit beside those that it has.
-    pub(crate) fn keep(&self, n_bytes: usize) -> Result<(), CloudError> {
-        self.kept.take(n_bytes)
-    }
-
-    /// They are not kept any more.
-    pub(crate) fn unkeep(&self, n_bytes: usize) {
-        self.kept.give(n_bytes);
-    }
-
     pub(crate) fn seen(&self) -> &keyvalue::Seen {
         &self.stores.seen
     }
@@ -361,27 +351,25 @@ mod tests {
         let component: ComponentName = "guest".parse().unwrap();
         let instance = || Cloud::new(component.clone(), Arc::clone(&stores), None, 0);
         let first = instance();
-        first
-            .keep(30 * MIB)
-            .unwrap_or_else(|error| panic!("{error}"));
-        assert!(first.keep(11 * MIB).is_err());
+        let large = Kept::new(&first, 30 * MIB).unwrap_or_else(|error| panic!("{error}"));
+        assert!(Kept::new(&first, 11 * MIB).is_err());
         let mut held = Kept::new(&first, 5 * MIB).unwrap_or_else(|error| panic!("{error}"));
         assert!(held.more(6 * MIB).is_err());
         assert_eq!(held.more(5 * MIB), Ok(()));
         drop(held);
-        assert_eq!(first.keep(10 * MIB), Ok(()));
+        let small = Kept::new(&first, 10 * MIB).unwrap_or_else(|error| panic!("{error}"));
         let others: Vec<Cloud> = (0..10).map(|_| instance()).collect();
-        let kept = others.iter().filter(|one| one.keep(30 * MIB).is_ok());
-        assert_eq!(kept.count(), 7, "256 MiB for all");
-        let clone = first.clone();
-        drop((first, others));
-        assert!(instance().keep(40 * MIB).is_ok());
+        let kept = others.iter().map(|one| Kept::new(one, 30 * MIB));
+        let kept: Vec<Kept> = kept.filter_map(Result::ok).collect();
+        assert_eq!(kept.len(), 7, "256 MiB for all");
+        drop((first, others, kept));
+        assert!(Kept::new(&instance(), 40 * MIB).is_ok());
         assert_eq!(
             stores.kept.load(Ordering::Relaxed),
             40 * MIB,
-            "by one that is still there"
+            "what is still there"
         );
-        drop(clone);
+        drop((large, small));
         assert_eq!(stores.kept.load(Ordering::Relaxed), 0);
     }
 

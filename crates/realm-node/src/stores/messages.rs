@@ -170,10 +170,8 @@ impl Wanted {
             Arc::clone(turn)
         };
         let _turn = turn.lock().await;
-        match self.of(binding) {
-            Some(groups) => queue.keep_groups(&groups).await,
-            None => queue.keep_groups(&[]).await,
-        }
+        let groups = self.of(binding).unwrap_or_default();
+        queue.keep_groups(&groups).await
     }
 
     /// Tells the queue of a binding which groups there are, until it hears. `first`: waits for the first

@@ -66,13 +66,13 @@ impl bindings::atomics::Host for View<'_> {
         value: Vec<u8>,
     ) -> Result<Result<(), bindings::atomics::CasError>> {
         use bindings::atomics::CasError;
-        let cas = self.take(cas)?;
+        let cas = self.table.delete(cas)?;
         let swapped = cas.held.swap(&cas.key, &cas.seen.revision, &value).await;
         match swapped {
             Ok(Swapped::Done) => Ok(Ok(())),
             Ok(Swapped::Changed(seen)) => {
-                let kept = self.keep(Cas { seen, ..cas })?;
-                Ok(Err(match kept {
+                let anew = self.push(cas.anew(seen))?;
+                Ok(Err(match anew {
                     Ok(cas) => CasError::CasFailed(cas),
                     Err(error) => CasError::StoreError(said(error)),
                 }))
@@ -90,7 +90,7 @@ impl bindings::atomics::HostCas for View<'_> {
     ) -> Result<Result<Resource<Cas>, bindings::store::Error>> {
         let held = self.held(&bucket)?;
         match held.read(&key).await {
-            Ok(seen) => Ok(self.keep(Cas { held, key, seen })?.map_err(said)),
+            Ok(seen) => Ok(self.push(Cas::new(held, key, seen))?.map_err(said)),
             Err(error) => Ok(Err(said(error))),
         }
     }
@@ -103,7 +103,7 @@ impl bindings::atomics::HostCas for View<'_> {
     }
 
     async fn drop(&mut self, cas: Resource<Cas>) -> Result<()> {
-        self.take(cas)?;
+        self.table.delete(cas)?;
         Ok(())
     }
 }

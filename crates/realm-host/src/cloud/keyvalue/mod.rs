@@ -20,7 +20,7 @@ use realm_model::cloud::{
 use wasmtime::Result;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
-use super::{Cloud, Opened};
+use super::{Cloud, Kept, Opened};
 use crate::state::State;
 use cursors::Cursors;
 pub(crate) use locks::Seen;
@@ -39,6 +39,8 @@ pub struct Cas {
     held: Held,
     key: String,
     seen: Versioned,
+    /// The value and its revision.
+    kept: Kept,
 }
 
 /// What the interfaces work with.
@@ -120,25 +122,37 @@ impl View<'_> {
         Ok(Some(cursors.put(cursor)))
     }
 
-    /// Keeps what a guest read of a key, within what one instance may have the host keep.
-    fn keep(&mut self, cas: Cas) -> Result<Result<Resource<Cas>, CloudError>> {
-        if let Err(error) = self.cloud.keep(cas.bytes()) {
-            return Ok(Err(error));
+    /// Hands a guest what was read of a key.
+    fn push(&mut self, cas: Result<Cas, CloudError>) -> Result<Result<Resource<Cas>, CloudError>> {
+        match cas {
+            Ok(cas) => Ok(Ok(self.table.push(cas)?)),
+            Err(error) => Ok(Err(error)),
         }
-        Ok(Ok(self.table.push(cas)?))
-    }
-
-    fn take(&mut self, cas: Resource<Cas>) -> Result<Cas> {
-        let cas = self.table.delete(cas)?;
-        self.cloud.unkeep(cas.bytes());
-        Ok(cas)
     }
 }
 
 impl Cas {
-    fn bytes(&self) -> usize {
-        self.seen.value.as_ref().map_or(0, Vec::len) + self.seen.revision.0.len()
+    /// What a guest read of a key, within what one instance may have the host keep.
+    fn new(held: Held, key: String, seen: Versioned) -> Result<Self, CloudError> {
+        let kept = Kept::new(&held.cloud, bytes(&seen))?;
+        Ok(Self {
+            held,
+            key,
+            seen,
+            kept,
+        })
     }
+
+    /// The same key, read anew.
+    fn anew(mut self, seen: Versioned) -> Result<Self, CloudError> {
+        self.kept.set(bytes(&seen))?;
+        self.seen = seen;
+        Ok(self)
+    }
+}
+
+fn bytes(seen: &Versioned) -> usize {
+    seen.value.as_ref().map_or(0, Vec::len) + seen.revision.0.len()
 }
 
 /// A bucket, and what may still be done with it.
