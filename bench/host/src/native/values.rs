@@ -12,7 +12,7 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bench");
 const KEY: &str = "key-of-the-benchmark";
 
 pub(crate) fn embedded(work: &Work) -> Duration {
-    let value = vec![7; work.bytes];
+    let value = vec![7_u8; work.bytes];
     let database = Database::create(&work.place).unwrap();
     let set = || {
         let transaction = database.begin_write().unwrap();
@@ -36,7 +36,7 @@ pub(crate) fn embedded(work: &Work) -> Duration {
 }
 
 pub(crate) async fn redis(work: &Work) -> Duration {
-    let value = vec![7; work.bytes];
+    let value = vec![7_u8; work.bytes];
     let client = redis::Client::open(format!("redis://{}", work.place)).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let set = redis::cmd("SET").arg(KEY).arg(value).clone();
@@ -55,7 +55,7 @@ pub(crate) async fn redis(work: &Work) -> Duration {
 }
 
 pub(crate) async fn nats(work: &Work) -> Duration {
-    let value = Bytes::from(vec![7; work.bytes]);
+    let value = Bytes::from(vec![7_u8; work.bytes]);
     let client = async_nats::connect(&work.place).await.unwrap();
     let context = jetstream::new(client);
     let config = jetstream::kv::Config {
