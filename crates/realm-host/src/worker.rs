@@ -27,6 +27,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// Until the next try, where a replica has no room for a message that it has taken.
 const NO_ROOM: Duration = Duration::from_millis(100);
+/// The longest time without a word of a message that is worked on: a third of what other nodes wait for one.
+const EXTEND_EVERY_MAX: Duration = Duration::from_secs(5);
 
 /// A replica that takes messages. Dropped, it takes no more, and what is under way ends and goes back.
 pub struct Working {
@@ -231,7 +233,7 @@ impl Taking {
         } = delivery;
         let is_request = message.reply_to.is_some();
         let event = Event::Message(message, Arc::clone(&self.from));
-        let every = Duration::from_millis(self.spec.ack_wait_ms / 3).max(Duration::from_millis(1));
+        let every = extend_every(self.spec.ack_wait_ms);
         let mut extending = interval_at(tokio::time::Instant::now() + every, every);
         let undone = loop {
             let mut delivering = Box::pin(self.replica.deliver(event.clone()));
@@ -303,6 +305,13 @@ impl Taking {
     }
 }
 
+/// How often it is said that a message is still worked on: also where another node has it in its queue, and
+/// waits for less than this one would.
+fn extend_every(ack_wait_ms: u64) -> Duration {
+    let third = Duration::from_millis(ack_wait_ms / 3).max(Duration::from_millis(1));
+    third.min(EXTEND_EVERY_MAX)
+}
+
 /// How long until the next delivery: it doubles with each.
 fn backoff(first_ms: u64, attempt: u32) -> Duration {
     let doublings = attempt.saturating_sub(1).min(32);
@@ -312,6 +321,14 @@ fn backoff(first_ms: u64, attempt: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_lent_a_message_hears_of_it_often_enough_whatever_this_node_waits_for() {
+        let every = |ack_wait_ms| extend_every(ack_wait_ms).as_millis();
+        assert_eq!([every(0), every(1_000), every(3_000)], [1, 333, 1_000]);
+        // A lender waits for 15 s at the least: that leaves two words that were lost.
+        assert_eq!([every(30_000), every(600_000)], [5_000, 5_000]);
+    }
 
     #[test]
     fn the_wait_doubles_and_has_an_end() {

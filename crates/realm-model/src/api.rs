@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -234,6 +236,96 @@ pub struct ForkView {
     pub chain: ChainId,
     /// The two, with their bytes; the one with the lower hash first.
     pub entries: [EntryView; 2],
+}
+
+/// Dead letters of a binding, as a node keeps them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetters {
+    /// The binding.
+    pub binding: String,
+    /// The newest first.
+    pub letters: Vec<DeadLetter>,
+}
+
+/// A message that nobody could deal with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// What tells it from the others of the binding on that node.
+    pub number: u64,
+    /// Where it was sent.
+    pub topic: String,
+    /// The group in which it died.
+    pub group: String,
+    /// When, milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub died_unix_ms: Option<u64>,
+    /// How often it was delivered.
+    pub deliveries: u32,
+    /// What the last delivery came to.
+    pub why: String,
+    /// Bytes that it takes.
+    pub bytes: u64,
+    /// What it says, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<DeadMessage>,
+}
+
+/// What a dead letter says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadMessage {
+    /// MIME type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// Pairs that its sender set.
+    pub metadata: Vec<(String, String)>,
+    /// Its bytes, in base64.
+    pub data: String,
+}
+
+impl DeadMessage {
+    /// What a message says.
+    pub fn new(content_type: Option<String>, metadata: Vec<(String, String)>, data: &[u8]) -> Self {
+        Self {
+            content_type,
+            metadata,
+            data: STANDARD.encode(data),
+        }
+    }
+
+    /// Its bytes; `None`: they are no base64.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        STANDARD.decode(&self.data).ok()
+    }
+}
+
+/// What is to become of dead letters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettleDead {
+    /// The binding.
+    pub binding: String,
+    /// What.
+    pub act: DeadAct,
+    /// Which one; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+}
+
+/// What becomes of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeadAct {
+    /// It is delivered again, as if it were new.
+    Retry,
+    /// It is gone.
+    Drop,
+}
+
+/// What became of dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadSettled {
+    /// How many it was done to.
+    pub done: u64,
 }
 
 /// Entries of a chain.

@@ -6,7 +6,7 @@
 //! files of queues (`stores`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use realm_backends::messaging::{Embedded, LendError, decline, offered};
@@ -29,6 +29,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// A stream that held for so long was a good one.
 const GOOD_FOR: Duration = Duration::from_secs(10);
+/// How long nothing is taken of a node that did what it may not; it doubles with each time.
+const SHUNNED_MIN: Duration = Duration::from_secs(5);
+const SHUNNED_MAX: Duration = Duration::from_secs(5 * 60);
 /// Streams of all nodes that lend to this one: 24 nodes with a hundred groups each.
 const LENT_MAX: usize = 2_400;
 /// And of one; it keeps to half of that by itself, and may have made anew each of them.
@@ -40,6 +43,37 @@ pub(crate) struct Lending {
     shelf: Shelf,
     me: PublicKey,
     places: Arc<Places<PublicKey>>,
+    shunned: Arc<Mutex<Shunned>>,
+}
+
+/// Nodes that lent as they may not, of which nothing is taken for a while.
+#[derive(Default)]
+struct Shunned(BTreeMap<PublicKey, Shun>);
+
+struct Shun {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Shunned {
+    fn is_shunned(&self, node: &PublicKey, now: Instant) -> bool {
+        self.0.get(node).is_some_and(|shun| now < shun.until)
+    }
+
+    /// It did what it may not. Who did well for as long as anybody is shunned begins anew.
+    fn shun(&mut self, node: PublicKey, now: Instant) {
+        self.0.retain(|_, shun| now < shun.until + SHUNNED_MAX);
+        let shun = self.0.entry(node).or_insert(Shun {
+            until: now,
+            pause: SHUNNED_MIN,
+        });
+        // Streams that end together are one time.
+        if now < shun.until {
+            return;
+        }
+        shun.until = now + shun.pause;
+        shun.pause = (shun.pause * 2).min(SHUNNED_MAX);
+    }
 }
 
 /// What is lent to one node for one group.
@@ -61,6 +95,7 @@ impl Lending {
             shelf,
             me,
             places: Arc::new(Places::new(LENT_MAX, LENT_EACH_MAX)),
+            shunned: Arc::default(),
         }
     }
 
@@ -76,7 +111,8 @@ impl Lending {
         let shared = Shared { binding, group };
         let is_known = self.shelf.known().borrow().groups.contains_key(&shared);
         let queue = is_known.then(|| self.shelf.queue(&shared.binding));
-        let ended = match queue.flatten() {
+        let is_shunned = self.shunned(|nodes| nodes.is_shunned(&from, Instant::now()));
+        let ended = match queue.flatten().filter(|_| !is_shunned) {
             Some(queue) => {
                 let lender = *from.as_bytes();
                 queue.borrow(stream, lender, &shared.group).await
@@ -84,8 +120,16 @@ impl Lending {
             None => decline(&mut stream).await,
         };
         if let Err(error) = ended {
+            if let LendError::Wrong(why) = &error {
+                self.shunned(|nodes| nodes.shun(from, Instant::now()));
+                tracing::warn!(peer = %from, binding = shared.binding, why, "a node lends as it may not");
+            }
             tracing::debug!(peer = %from, binding = shared.binding, %error, "nothing more is borrowed");
         }
+    }
+
+    fn shunned<T>(&self, act: impl FnOnce(&mut Shunned) -> T) -> T {
+        act(&mut self.shunned.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Lends what waits here, until the node stops.
@@ -260,5 +304,34 @@ impl One {
         queue
             .lend(stream, binding, subscription, parting.clone())
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_taken_for_a_while_of_a_node_that_lent_as_it_may_not() {
+        let node = |seed| realm_model::key::SecretKey::from_seed(&[seed; 32]).public();
+        let (bad, good, began) = (node(1), node(2), Instant::now());
+        let after = |seconds| began + Duration::from_secs(seconds);
+        let mut nodes = Shunned::default();
+        // Two of its streams.
+        nodes.shun(bad, began);
+        nodes.shun(bad, began);
+        assert!(nodes.is_shunned(&bad, after(4)) && !nodes.is_shunned(&good, after(4)));
+        assert!(!nodes.is_shunned(&bad, after(5)));
+        nodes.shun(bad, after(5));
+        assert!(nodes.is_shunned(&bad, after(14)) && !nodes.is_shunned(&bad, after(15)));
+        for round in 0..20 {
+            nodes.shun(bad, after(15 + 300 * round));
+        }
+        let last = 15 + 300 * 19;
+        assert!(nodes.is_shunned(&bad, after(last + 299)));
+        assert!(!nodes.is_shunned(&bad, after(last + 300)));
+        // It did well since.
+        nodes.shun(bad, after(last + 900));
+        assert!(!nodes.is_shunned(&bad, after(last + 905)));
     }
 }

@@ -1,5 +1,6 @@
 //! Messages by topic: a queue of the node's own, and NATS.
 
+mod budget;
 mod embedded;
 mod nats;
 mod requests;

@@ -10,30 +10,51 @@ use std::time::Duration;
 use realm_model::cloud::{
     Answer, CloudError, Delivery, Group, Message, Receipt, limits, topic_matches,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
+
+use super::budget::{Budget, Holder, Share, bytes_of};
 
 /// Requests that wait for one member: more than it answers within any timeout.
 const WAITING_MAX: usize = 1_000;
+/// Bytes of replies to one request, about.
+pub(super) const INBOX_BYTES_MAX: usize = limits::REPLIES_BYTES_MAX;
 
 /// Members and inboxes.
 #[derive(Default)]
 pub(super) struct Requests {
     state: Mutex<State>,
     n_given: AtomicU64,
+    /// Told when members come and go.
+    changed: watch::Sender<()>,
+    /// Room for requests, from being asked to being answered.
+    waiting: Arc<Budget>,
+    /// Room for replies, until all of a request are there.
+    replies: Arc<Budget>,
 }
 
 #[derive(Default)]
 struct State {
     members: Vec<Member>,
-    inboxes: HashMap<String, mpsc::Sender<Message>>,
+    inboxes: HashMap<String, Open>,
 }
+
+/// An inbox, for those who reply.
+struct Open {
+    sender: mpsc::Sender<Reply>,
+    holder: Arc<Holder>,
+    n_bytes: usize,
+}
+
+/// A reply, and the room that it takes.
+pub(super) type Reply = (Message, Share);
 
 struct Member {
     id: u64,
     group: Group,
     kind: Kind,
     sender: mpsc::Sender<Asked>,
+    holder: Arc<Holder>,
 }
 
 /// Where a member is.
@@ -51,6 +72,7 @@ pub(super) struct Asked {
     pub(super) until: Instant,
     /// Replies that are waited for.
     pub(super) n_replies: u32,
+    share: Share,
 }
 
 /// Where a member's requests come out; dropped, it gets no more.
@@ -69,13 +91,13 @@ struct Inbox {
 /// Replies as they come to a request that another node passed on.
 pub(super) struct Replies {
     _inbox: Inbox,
-    receiver: mpsc::Receiver<Message>,
+    receiver: mpsc::Receiver<Reply>,
     until: Instant,
     n_missing: u32,
 }
 
-/// There is nothing to say of a request: it is delivered once.
-pub(super) struct Once;
+/// There is nothing to say of a request: it is delivered once. It takes its room until then.
+pub(super) struct Once(#[expect(dead_code, reason = "it is there to be dropped")] Share);
 
 impl Requests {
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -96,7 +118,9 @@ impl Requests {
             group,
             kind,
             sender,
+            holder: Arc::default(),
         });
+        self.changed.send_replace(());
         Answering {
             requests: Arc::clone(self),
             id,
@@ -110,6 +134,11 @@ impl Requests {
         let members = state.members.iter();
         let members = members.filter(|member| member.kind == Kind::Here);
         members.map(|member| member.group.clone()).collect()
+    }
+
+    /// Told when members come and go.
+    pub(super) fn watch(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Whether a group has a member in this process.
@@ -127,7 +156,7 @@ impl Requests {
         timeout: Duration,
         n_replies: u32,
     ) -> Result<Vec<Message>, CloudError> {
-        let until = Instant::now() + timeout;
+        let until = Instant::now() + timeout.min(limits::REQUEST_TIME_MAX);
         let n_replies = n_replies.clamp(1, limits::REPLIES_MAX);
         let (inbox, mut receiver) = self.inbox(n_replies);
         let message = Message {
@@ -136,10 +165,9 @@ impl Requests {
             ..message
         };
         let is_meant = |group: &Group| topic_matches(&group.topic, topic);
-        if !self.spread(&Kind::BOTH, is_meant, &message, until, n_replies) {
-            return Err(CloudError::NotFound("a subscriber of this topic"));
-        }
-        let mut replies = Vec::new();
+        self.spread(&Kind::BOTH, is_meant, &message, until, n_replies)?;
+        drop(message);
+        let mut replies: Vec<Reply> = Vec::new();
         while replies.len() < n_replies as usize {
             match timeout_at(until, receiver.recv()).await {
                 Ok(Some(reply)) => replies.push(reply),
@@ -150,7 +178,7 @@ impl Requests {
         if replies.is_empty() {
             return Err(CloudError::Timeout);
         }
-        Ok(replies)
+        Ok(replies.into_iter().map(|(reply, _)| reply).collect())
     }
 
     /// Gives a request of another node to one member of a group in this process, and to nobody elsewhere:
@@ -162,7 +190,7 @@ impl Requests {
         timeout: Duration,
         n_replies: u32,
     ) -> Option<Replies> {
-        let until = Instant::now() + timeout;
+        let until = Instant::now() + timeout.min(limits::REQUEST_TIME_MAX);
         let n_missing = n_replies.clamp(1, limits::REPLIES_MAX);
         let (inbox, receiver) = self.inbox(n_missing);
         let message = Message {
@@ -171,7 +199,7 @@ impl Requests {
         };
         let is_meant = |one: &Group| one == group;
         let given = self.spread(&[Kind::Here], is_meant, &message, until, n_missing);
-        given.then_some(Replies {
+        given.is_ok().then_some(Replies {
             _inbox: inbox,
             receiver,
             until,
@@ -179,18 +207,23 @@ impl Requests {
         })
     }
 
-    fn inbox(self: &Arc<Self>, n_replies: u32) -> (Inbox, mpsc::Receiver<Message>) {
+    fn inbox(self: &Arc<Self>, n_replies: u32) -> (Inbox, mpsc::Receiver<Reply>) {
         let (sender, receiver) = mpsc::channel(n_replies as usize);
         let inbox = Inbox {
             requests: Arc::clone(self),
             name: format!("inbox.{}", self.give()),
         };
-        self.lock().inboxes.insert(inbox.name.clone(), sender);
+        let open = Open {
+            sender,
+            holder: Arc::default(),
+            n_bytes: 0,
+        };
+        self.lock().inboxes.insert(inbox.name.clone(), open);
         (inbox, receiver)
     }
 
-    /// Gives a request to one member of each group that is meant, of the first kind that has one; whether
-    /// there was any.
+    /// Gives a request to one member of each group that is meant, of the first kind that has one. An error:
+    /// there is none, or none has room.
     fn spread(
         &self,
         kinds: &[Kind],
@@ -198,7 +231,9 @@ impl Requests {
         message: &Message,
         until: Instant,
         n_replies: u32,
-    ) -> bool {
+    ) -> Result<(), CloudError> {
+        let n_bytes = bytes_of(message);
+        let mut none = CloudError::NotFound("a subscriber of this topic");
         let mut state = self.lock();
         let mut taken: Vec<Group> = Vec::new();
         let mut last = Vec::new();
@@ -208,10 +243,15 @@ impl Requests {
                 if !is_next || !is_meant(&member.group) {
                     continue;
                 }
+                none = CloudError::Full("what waits for the subscribers of this topic");
+                let Some(share) = self.waiting.take(&member.holder, n_bytes) else {
+                    continue;
+                };
                 let asked = Asked {
                     message: message.clone(),
                     until,
                     n_replies,
+                    share,
                 };
                 if member.sender.try_send(asked).is_ok() {
                     taken.push(member.group.clone());
@@ -225,15 +265,26 @@ impl Requests {
             let member = state.members.remove(index);
             state.members.push(member);
         }
-        !taken.is_empty()
+        if taken.is_empty() { Err(none) } else { Ok(()) }
     }
 
-    /// Hands over a reply, if anybody waits for it still.
-    pub(super) fn reply(&self, inbox: &str, message: Message) {
-        let sender = self.lock().inboxes.get(inbox).cloned();
-        if let Some(sender) = sender {
-            let _ = sender.try_send(message);
-        }
+    /// Hands over a reply, if anybody waits for it still. Where an inbox has no room for it, no more is
+    /// waited for.
+    pub(super) fn reply(&self, name: &str, message: Message) -> Result<(), CloudError> {
+        let n_bytes = bytes_of(&message);
+        let mut state = self.lock();
+        let Some(inbox) = state.inboxes.get_mut(name) else {
+            return Ok(());
+        };
+        let is_within = inbox.n_bytes == 0 || inbox.n_bytes + n_bytes <= INBOX_BYTES_MAX;
+        let share = is_within.then(|| self.replies.take(&inbox.holder, n_bytes));
+        let Some(share) = share.flatten() else {
+            state.inboxes.remove(name);
+            return Err(CloudError::Full("what the asker has room for"));
+        };
+        inbox.n_bytes += n_bytes;
+        let _ = inbox.sender.try_send((message, share));
+        Ok(())
     }
 }
 
@@ -259,16 +310,22 @@ impl Answering {
         Some(Delivery {
             message: asked.message,
             attempt: 1,
-            receipt: Box::new(Once),
+            receipt: Box::new(Once::new(asked.share)),
         })
     }
 }
 
 impl Replies {
     /// The next reply that comes in time; `None`: no more are waited for.
-    pub(super) async fn next(&mut self) -> Option<Message> {
+    pub(super) async fn next(&mut self) -> Option<Reply> {
         self.n_missing = self.n_missing.checked_sub(1)?;
         timeout_at(self.until, self.receiver.recv()).await.ok()?
+    }
+}
+
+impl Once {
+    pub(super) fn new(share: Share) -> Self {
+        Self(share)
     }
 }
 
@@ -276,6 +333,7 @@ impl Drop for Answering {
     fn drop(&mut self) {
         let id = self.id;
         self.requests.lock().members.retain(|one| one.id != id);
+        self.requests.changed.send_replace(());
     }
 }
 
@@ -300,5 +358,25 @@ impl Receipt for Once {
 
     fn extend(&self) -> Answer<'_, ()> {
         Box::pin(async { Ok(()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_request_waits_for_longer_than_a_minute_whoever_asks() {
+        let requests = Arc::<Requests>::default();
+        let group = Group {
+            topic: "ask".to_owned(),
+            name: "w".to_owned(),
+        };
+        let mut member = requests.join(group.clone(), Kind::Here);
+        let days = Duration::from_millis(u32::MAX.into());
+        let replies = requests.pass_on(&group, Message::default(), days, 1);
+        let asked = member.asked().await.unwrap();
+        let minute = Instant::now() + Duration::from_secs(60);
+        assert!(asked.until <= minute && replies.unwrap().until <= minute);
     }
 }

@@ -499,6 +499,35 @@ async fn a_request_is_answered_by_a_member_on_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_hears_at_once_that_the_last_member_went_and_that_one_came_again() {
+    let wanted = subscription("ask", "w", 1);
+    let (a, b) = (Node::keeping("ask", "w").await, Node::new());
+    let worker = b.queue.subscribe(&wanted).await.unwrap();
+    let _between = between(&a, &b.queue, &wanted, WHOLE);
+    let ask = || {
+        a.queue
+            .request("ask", text("?"), Duration::from_millis(500), 1)
+    };
+    let until = async |expected: CloudError| {
+        soon(async { while ask().await != Err(expected.clone()) {} }).await;
+    };
+    until(CloudError::Timeout).await;
+    drop(worker);
+    until(CloudError::NotFound("a subscriber of this topic")).await;
+    let mut worker = b.queue.subscribe(&wanted).await.unwrap();
+    let queue = Arc::clone(&b.queue);
+    let answering = tokio::spawn(async move {
+        loop {
+            let asked = worker.next().await.unwrap();
+            let inbox = asked.message.reply_to.clone().unwrap();
+            queue.reply(&inbox, text("yes")).await.unwrap();
+        }
+    });
+    soon(async { while ask().await.is_err() {} }).await;
+    answering.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_a_member_says_so() {
     let wanted = subscription("orders", "w", 1);
     let (a, b) = (Node::keeping("orders", "w").await, Node::new());

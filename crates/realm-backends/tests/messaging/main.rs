@@ -9,6 +9,8 @@ mod checks;
 mod embedded;
 mod hostile;
 mod lending;
+mod letters;
+mod memory;
 mod nats;
 mod room;
 mod support;
@@ -59,4 +61,8 @@ every_backend! {
     what_is_given_back_comes_again
     a_full_queue_says_so
     letters_that_meet_their_own_subscription_end
+    dead_letters_are_listed_shown_delivered_again_and_dropped
+    deliveries_in_memory_have_an_end
+    requests_in_memory_have_an_end
+    replies_in_memory_have_an_end
 }

@@ -33,9 +33,8 @@ use generated::wasi::messaging::{producer, request_reply};
 
 pub(crate) use generated::MessagingRequestReplyPre as Handler;
 
-/// How long a request waits unless the guest says otherwise, and at most.
+/// How long a request waits unless the guest says otherwise.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// A client that a guest opened.
 #[expect(unreachable_pub, reason = "the bindings name it")]
@@ -334,7 +333,7 @@ impl request_reply::HostRequestOptions for View<'_> {
 
     async fn set_timeout_ms(&mut self, options: Resource<Options>, timeout_ms: u32) -> Result<()> {
         let timeout = Duration::from_millis(timeout_ms.into());
-        self.table.get_mut(&options)?.timeout = timeout.min(REQUEST_TIMEOUT_MAX);
+        self.table.get_mut(&options)?.timeout = timeout.min(limits::REQUEST_TIME_MAX);
         Ok(())
     }
 

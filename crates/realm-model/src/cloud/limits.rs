@@ -36,6 +36,10 @@ pub const METADATA_PAIRS_MAX: usize = 64;
 pub const METADATA_BYTES_MAX: usize = 8 * 1024;
 /// Replies that one request waits for.
 pub const REPLIES_MAX: u32 = 100;
+/// Bytes of all of them: what a guest hands over in one call. More of them are not waited for.
+pub const REPLIES_BYTES_MAX: usize = VALUE_BYTES_MAX;
+/// How long a request waits at most.
+pub const REQUEST_TIME_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 /// Bytes of a statement.
 pub const STATEMENT_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of what a database says of an error: it may quote a statement, or a value.

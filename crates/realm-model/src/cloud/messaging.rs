@@ -43,6 +43,27 @@ pub trait Messaging: Send + Sync {
     /// The newest dead letters, at most `n_max` of them, the newest first: kept here wherever else they
     /// are sent, until newer ones need their place.
     fn dead(&self, n_max: usize) -> Answer<'_, Vec<Message>>;
+
+    /// All that are kept, the newest first, without their bytes: for whoever looks after the queue.
+    fn letters(&self) -> Answer<'_, Vec<Letter>>;
+
+    /// One of them, with its bytes.
+    fn letter(&self, number: u64) -> Answer<'_, Option<Letter>>;
+
+    /// Has one delivered again as if it were new (to the group in which it died; with NATS to its topic), or
+    /// drops it: whether it was there. It is a letter no more either way.
+    fn settle_letter(&self, number: u64, is_retried: bool) -> Answer<'_, bool>;
+}
+
+/// A dead letter that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// What tells it from others of the queue.
+    pub number: u64,
+    /// Bytes that it takes.
+    pub n_bytes: u64,
+    /// The message, with metadata that say what became of it.
+    pub message: Message,
 }
 
 /// Those who share the messages of a topic.
@@ -117,12 +138,16 @@ pub trait Receipt: Send + Sync {
     fn extend(&self) -> Answer<'_, ()>;
 }
 
+/// What the metadata of a dead letter begin with: nobody but realm sets them.
+const DEAD: &str = "realm-dead-";
 /// Metadata of a dead letter: the topic that it was sent to.
 pub const DEAD_TOPIC: &str = "realm-dead-topic";
 /// Metadata of a dead letter: the group in which it died.
 pub const DEAD_GROUP: &str = "realm-dead-group";
 /// Metadata of a dead letter: how often it was delivered.
 pub const DEAD_DELIVERIES: &str = "realm-dead-deliveries";
+/// Metadata of a dead letter: when it died, milliseconds since 1970.
+pub const DEAD_AT: &str = "realm-dead-at";
 /// Metadata of a dead letter: what the last delivery came to.
 pub const DEAD_WHY: &str = "realm-dead-why";
 
@@ -133,16 +158,24 @@ impl Message {
         self.metadata.iter().any(|(key, _)| key == DEAD_TOPIC)
     }
 
+    /// A dead letter as it was sent.
+    pub fn into_alive(mut self) -> Self {
+        let topic = self.metadata.iter().find(|(key, _)| key == DEAD_TOPIC);
+        self.topic = topic.map(|(_, topic)| topic.clone());
+        self.metadata.retain(|(key, _)| !key.starts_with(DEAD));
+        self
+    }
+
     /// This message as a dead letter.
-    pub fn into_dead(mut self, group: &str, n_deliveries: u32, why: &str) -> Self {
-        self.metadata
-            .retain(|(key, _)| !key.starts_with("realm-dead-"));
+    pub fn into_dead(mut self, group: &str, n_deliveries: u32, why: &str, at_ms: u64) -> Self {
+        self.metadata.retain(|(key, _)| !key.starts_with(DEAD));
         let topic = self.topic.take().unwrap_or_default();
         let pairs = [
             (DEAD_TOPIC, topic),
             (DEAD_GROUP, group.to_owned()),
             (DEAD_DELIVERIES, n_deliveries.to_string()),
             (DEAD_WHY, first_bytes(why, WHY_BYTES_MAX).to_owned()),
+            (DEAD_AT, at_ms.to_string()),
         ];
         let pairs = pairs.map(|(key, value)| (key.to_owned(), value));
         self.metadata.extend(pairs);
@@ -171,6 +204,14 @@ pub fn check_message(message: &Message) -> Result<(), CloudError> {
     if message.metadata.len() > limits::METADATA_PAIRS_MAX {
         let n_max = limits::METADATA_PAIRS_MAX;
         let words = format!("the metadata has more than {n_max} pairs");
+        return Err(CloudError::Invalid(words));
+    }
+    if let Some((key, _)) = message
+        .metadata
+        .iter()
+        .find(|(key, _)| key.starts_with(DEAD))
+    {
+        let words = format!("the metadata `{key}` is for realm alone to set");
         return Err(CloudError::Invalid(words));
     }
     let texts = message
@@ -292,6 +333,8 @@ mod tests {
         check_message(&message(0, n + 1, "v")).unwrap_err();
         check_message(&message(0, 9, &"v".repeat(1_000))).unwrap_err();
         check_message(&message(0, 1, "a\r\nb: c")).unwrap_err();
+        let letter = message(1, 1, "v").into_dead("workers", 1, "no", 1);
+        check_message(&letter).unwrap_err();
     }
 
     #[test]
@@ -303,13 +346,22 @@ mod tests {
             reply_to: Some("inbox".to_owned()),
             ..Message::default()
         };
-        let once = message.into_dead("workers", 3, &"é".repeat(2_000));
+        let sent = message.clone();
+        let once = message.into_dead("workers", 3, &"é".repeat(2_000), 1);
+        let alive = once.clone().into_alive();
+        assert_eq!(
+            alive,
+            Message {
+                reply_to: None,
+                ..sent
+            }
+        );
         let twice = Message {
             topic: Some("dead".to_owned()),
             ..once
         };
         assert!(twice.is_dead() && !Message::default().is_dead());
-        let twice = twice.into_dead("people", 1, "no");
+        let twice = twice.into_dead("people", 1, "no", 2);
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let expected = [
             pair("a", "b"),
@@ -317,6 +369,7 @@ mod tests {
             pair(DEAD_GROUP, "people"),
             pair(DEAD_DELIVERIES, "1"),
             pair(DEAD_WHY, "no"),
+            pair(DEAD_AT, "2"),
         ];
         assert_eq!(twice.metadata, expected);
         assert_eq!((twice.topic, twice.reply_to), (None, None));

@@ -44,8 +44,9 @@ pub use keyvalue::{
 };
 pub use mail::{Mail, MailError, Mailer, may_send_as};
 pub use messaging::{
-    DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Deliveries, Delivery, Group, Message,
-    Messaging, Receipt, Subscription, check_message, check_pattern, check_topic, topic_matches,
+    DEAD_AT, DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Deliveries, Delivery, Group,
+    Letter, Message, Messaging, Receipt, Subscription, check_message, check_pattern, check_topic,
+    topic_matches,
 };
 pub use search::Search;
 pub use secrets::Secrets;

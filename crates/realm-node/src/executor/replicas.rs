@@ -129,8 +129,9 @@ impl Executor {
         let still = others.next().is_some_and(|(other, _)| {
             other.component == id.component && other.revision == id.revision
         });
-        if !still {
-            self.revisions.remove(&key);
+        if !still && self.revisions.remove(&key).is_some() {
+            // A group that this revision alone had goes with it.
+            self.keep_groups(world);
         }
     }
 

@@ -29,6 +29,10 @@ pub(super) const FILE: &str = "messages.redb";
 /// Between two tries to tell a queue which groups there are.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// How long a message that is lent is with another node without a word, at the least: that node's manifest may
+/// be another one, and it says every 5 s that it works on it.
+const LENT_WAIT_MIN: Duration = Duration::from_secs(15);
+
 /// Groups by binding.
 pub(crate) type Groups = BTreeMap<String, Vec<Group>>;
 
@@ -47,7 +51,7 @@ pub(crate) struct Known {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Subscribed {
     pub(crate) components: BTreeSet<ComponentName>,
-    /// As the first of them has it.
+    /// As the first of them has it, but for the wait, which is the longest.
     pub(crate) subscription: Subscription,
     /// What leads to the queue.
     pub(crate) grant: StoreGrant,
@@ -226,13 +230,16 @@ pub(crate) fn subscribed<'a>(
                     subscription: Subscription {
                         group: shared.group.clone(),
                         n_in_flight: subscription.concurrency,
-                        ack_wait: Duration::from_millis(subscription.ack_wait_ms),
+                        ack_wait: LENT_WAIT_MIN,
                         n_deliveries: subscription.attempts,
                         dead_letter: dead_letter.map(|topic| within(topic, &part)),
                     },
                     grant: store.clone(),
                 });
             known.components.insert(component.clone());
+            // Each says as often that it works on a message as its own wait wants it.
+            let ack_wait = Duration::from_millis(subscription.ack_wait_ms);
+            known.subscription.ack_wait = known.subscription.ack_wait.max(ack_wait);
         }
     }
     groups
@@ -262,5 +269,39 @@ fn within(topic: &str, part: &str) -> String {
     match part.is_empty() {
         true => topic.to_owned(),
         false => format!("{part}.{topic}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lent_is_waited_for_as_long_as_the_most_patient_of_its_group_does() {
+        let manifest = |waits: [&str; 2]| {
+            let component = |name: &str, wait: &str| {
+                format!(
+                    "[components.{name}]\nsource = 'file:a'\nbind = {{ default = 'orders' }}\n\
+                     [components.{name}.subscribe.work]\ngroup = 'all'\nack_wait = '{wait}'\n"
+                )
+            };
+            let binding = "[bindings.orders]\ninterface = 'wasi:messaging'\nbackend = 'embedded'\n";
+            let components = component("one", waits[0]) + &component("two", waits[1]);
+            let (manifest, problems) =
+                realm_model::manifest::parse(&format!("{binding}{components}"));
+            manifest.unwrap_or_else(|| panic!("{problems:?}"))
+        };
+        let waits = |waits| {
+            let manifest = manifest(waits);
+            let groups = subscribed(manifest.components.iter());
+            let waits = groups
+                .values()
+                .map(|one| one.subscription.ack_wait.as_secs());
+            waits.collect::<Vec<_>>()
+        };
+        assert_eq!(waits(["30s", "10m"]), [600]);
+        assert_eq!(waits(["10m", "30s"]), [600]);
+        // Another node may have another manifest, and says every 5 s that it works on one.
+        assert_eq!(waits(["1s", "2s"]), [15]);
     }
 }

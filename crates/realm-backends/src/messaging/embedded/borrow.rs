@@ -5,37 +5,44 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use realm_model::cloud::{
-    Answer, CloudError, Delivery, Group, Message, Receipt, check_message, check_topic, limits,
-    topic_matches,
+    DEAD_AT, DEAD_DELIVERIES, DEAD_GROUP, DEAD_TOPIC, DEAD_WHY, Group, Message, check_message,
+    check_topic, limits, topic_matches,
 };
 use realm_model::lending_message::{Came as Settled, How, Lent, ToBorrower, ToLender};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Embedded;
-use super::queue::Wish;
-use super::stream::{LendError, OPEN_TIME_MAX, Reader, write};
-use super::wants::{Borrowing, Lender, Place, Taken};
+use super::loan::{Loan, Word};
+use super::stream::{LendError, OPEN_TIME_MAX, Reader, WRITE_TIME_MAX, write};
+use super::wants::{Lender, Taken};
+use crate::messaging::budget::{Share, bytes_of};
 
 /// Messages that were asked for and did not come yet.
 const ASKED_MAX: usize = 256;
 /// Requests of one lender that are answered at once: more than a node answers within their time.
 const REQUESTS_MAX: usize = 256;
+/// Words of which the lender did not say how it went, before it is looked who waits for that still.
+const SETTLING_MAX: usize = 1_024;
 /// Words for the lender that wait until the stream takes them.
 const COMMANDS_MAX: usize = 64;
-/// Between two looks whether there is a stream to the lender again.
-const AGAIN: Duration = Duration::from_millis(100);
 
-/// What the metadata of a dead letter begin with, how many there are, and the bytes of each.
-const DEAD: &str = "realm-dead-";
-const DEAD_PAIRS_MAX: usize = 4;
+/// How long a lender may say nothing at all while it owes an answer to what it was asked, and how long it may
+/// take for one: what was asked for keeps a place of a member. As long as it may take to write it.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+const ANSWER_TIME_MAX: Duration = WRITE_TIME_MAX;
+/// How often a lender may say within a second that something waits, or nothing does: each time comes with a
+/// message there, which is written down.
+const WAITS_PER_SEC_MAX: u32 = 10_000;
+
+/// What is beside the metadata of a dead letter, once each, and the bytes of each.
+const DEAD: [&str; 5] = [DEAD_TOPIC, DEAD_GROUP, DEAD_DELIVERIES, DEAD_WHY, DEAD_AT];
 const DEAD_BYTES_MAX: usize = 1_024;
 
 /// What a lender is told.
@@ -47,145 +54,12 @@ pub(super) enum Command {
         came: oneshot::Sender<Settled>,
     },
     /// A reply to a request.
-    Reply { number: u64, body: Vec<u8> },
-}
-
-/// A message of another node. Dropped without a word, it is back there.
-pub(super) struct Loan {
-    message: Message,
-    attempt: u32,
-    word: Word,
-}
-
-/// Where a member says how it went.
-struct Word {
-    borrowing: Arc<Borrowing>,
-    lender: Lender,
-    group: Group,
-    which: Lent,
-    /// Whether it came to the member.
-    seen: bool,
-    settled: AtomicBool,
-    /// Where the node's own queue hears that there is room again.
-    wishes: Sender<Wish>,
-    place: Mutex<Option<Place>>,
-}
-
-impl Loan {
-    pub(super) fn delivered(mut self) -> Delivery {
-        self.word.seen = true;
-        Delivery {
-            message: self.message,
-            attempt: self.attempt,
-            receipt: Box::new(self.word),
-        }
-    }
-}
-
-impl Word {
-    /// Tells the lender, over this stream or the next one; it may hear it twice, and takes it once.
-    async fn say(&self, how: How) -> Result<Settled, CloudError> {
-        let until = Instant::now() + Duration::from_millis(limits::CALL_TIMEOUT_MS);
-        while Instant::now() < until {
-            if let Some(came) = self.say_now(how.clone(), until).await {
-                return Ok(came);
-            }
-            sleep(AGAIN).await;
-        }
-        Err(CloudError::Unavailable)
-    }
-
-    /// The same over the stream that there is; `None`: it heard nothing, or was not heard.
-    async fn say_now(&self, how: How, until: Instant) -> Option<Settled> {
-        let link = self.borrowing.linked(self.lender, &self.group)?;
-        let (came, answer) = oneshot::channel();
-        let command = Command::Settle {
-            which: self.which,
-            how,
-            came,
-        };
-        let told = async {
-            link.send(command).await.ok()?;
-            answer.await.ok()
-        };
-        timeout_at(until, told).await.ok()?
-    }
-
-    async fn settle(&self, how: How) -> Result<bool, CloudError> {
-        let came = self.say(how).await;
-        self.leave();
-        match came? {
-            Settled::Well => Ok(false),
-            Settled::Dead => Ok(true),
-            Settled::Failed => Err(CloudError::NotFound("the delivery")),
-        }
-    }
-
-    /// The member has room again.
-    fn leave(&self) {
-        let place = self
-            .place
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if place.is_some() {
-            drop(place);
-            let _ = self.wishes.send(Wish::Look);
-        }
-    }
-
-    fn settling(&self, how: How) -> Answer<'_, ()> {
-        self.settled.store(true, Ordering::Relaxed);
-        Box::pin(async move { self.settle(how).await.map(drop) })
-    }
-}
-
-impl Receipt for Word {
-    fn ack(&self) -> Answer<'_, ()> {
-        self.settling(How::Done)
-    }
-
-    fn retry<'a>(&'a self, after: Duration, why: &'a str) -> Answer<'a, bool> {
-        self.settled.store(true, Ordering::Relaxed);
-        let after_ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        let why = why.to_owned();
-        Box::pin(self.settle(How::Retry { after_ms, why }))
-    }
-
-    fn give_back(&self) -> Answer<'_, ()> {
-        self.settling(How::Return { untouched: true })
-    }
-
-    fn extend(&self) -> Answer<'_, ()> {
-        Box::pin(async {
-            // It is said again soon; nobody waits for a stream because of it.
-            let until = Instant::now() + Duration::from_millis(limits::CALL_TIMEOUT_MS);
-            match self.say_now(How::Extend, until).await {
-                Some(Settled::Well | Settled::Dead) => Ok(()),
-                Some(Settled::Failed) => Err(CloudError::NotFound("the delivery")),
-                None => Err(CloudError::Unavailable),
-            }
-        })
-    }
-}
-
-impl Drop for Word {
-    fn drop(&mut self) {
-        if !self.settled.load(Ordering::Relaxed)
-            && let Some(link) = self.borrowing.linked(self.lender, &self.group)
-        {
-            let how = How::Return {
-                untouched: !self.seen,
-            };
-            // What finds no room comes again after a while.
-            let _ = link.try_send(Command::Settle {
-                which: self.which,
-                how,
-                came: oneshot::channel().0,
-            });
-        }
-        self.leave();
-    }
+    Reply {
+        number: u64,
+        body: Vec<u8>,
+        /// The room that it takes until the stream has it.
+        _share: Share,
+    },
 }
 
 /// Reads what a stream is about.
@@ -227,7 +101,7 @@ pub async fn decline(stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), LendE
 
 /// Whether a queue could have it: what a guest sent, and beside that what it says if it is a dead letter.
 fn is_well(message: &Message) -> bool {
-    let is_of_death = |pair: &&(String, String)| pair.0.starts_with(DEAD);
+    let is_of_death = |pair: &&(String, String)| DEAD.contains(&&*pair.0);
     let of_death = message.metadata.iter().filter(is_of_death);
     let within = of_death
         .clone()
@@ -239,7 +113,7 @@ fn is_well(message: &Message) -> bool {
         ..Message::default()
     };
     within
-        && of_death.count() <= DEAD_PAIRS_MAX
+        && of_death.count() <= DEAD.len()
         && message.data.len() <= limits::MESSAGE_BYTES_MAX
         && check_message(&sent).is_ok()
 }
@@ -252,7 +126,11 @@ struct Shared<'a> {
     commands: mpsc::Sender<Command>,
     told: Mutex<Told>,
     changed: Notify,
+    /// Told when something is asked for after nothing was.
+    owed: Notify,
     n_tickets: AtomicU64,
+    /// Bytes that came.
+    n_read: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -261,6 +139,12 @@ struct Told {
     waits: bool,
     /// Members for which a message was asked, in this order.
     asked: VecDeque<Taken>,
+    /// Since when there is one, or when the lender answered last.
+    owes_since: Option<Instant>,
+    /// How often it said that something waits or nothing does, in the second since then.
+    said: Option<(Instant, u32)>,
+    /// What it answered of what was said of messages.
+    n_answers: u64,
     /// Who waits for an answer about a message.
     settling: HashMap<u64, oneshot::Sender<Settled>>,
 }
@@ -292,14 +176,17 @@ impl Embedded {
             commands: commands.clone(),
             told: Mutex::default(),
             changed: Notify::new(),
+            owed: Notify::new(),
             n_tickets: AtomicU64::new(0),
+            n_read: Arc::default(),
         };
         self.borrowing.link(lender, group, commands);
         let hungry = self.borrowing.watch(group);
-        let mut reader = Reader::new(reader);
+        let mut reader = Reader::counting(reader, Arc::clone(&shared.n_read));
         tokio::select! {
             ended = shared.hear(&mut reader) => ended,
             ended = shared.say(&mut writer, told, hungry) => ended,
+            late = shared.wait_for_answers() => Err(late),
         }
     }
 }
@@ -316,7 +203,7 @@ impl Shared<'_> {
         loop {
             let bytes = reader.next().await?;
             match ToBorrower::from_bytes(&bytes) {
-                Some(ToBorrower::Waits(waits)) => self.wait(waits),
+                Some(ToBorrower::Waits(waits)) => self.said_to_wait(waits)?,
                 Some(ToBorrower::Given {
                     which,
                     attempt,
@@ -324,7 +211,14 @@ impl Shared<'_> {
                 }) => self.bring(which, attempt, &body)?,
                 Some(ToBorrower::Nothing(n)) => self.nothing(n as usize)?,
                 Some(ToBorrower::Settled { ticket, came }) => {
-                    let settling = self.told().settling.remove(&ticket);
+                    let settling = {
+                        let mut told = self.told();
+                        told.n_answers += 1;
+                        if told.n_answers > self.n_tickets.load(Ordering::Relaxed) {
+                            return Err(LendError::Wrong("answers what nobody said"));
+                        }
+                        told.settling.remove(&ticket)
+                    };
                     if let Some(settling) = settling {
                         let _ = settling.send(came);
                     }
@@ -349,13 +243,32 @@ impl Shared<'_> {
         }
     }
 
+    /// The lender says whether anything waits, where that is another thing than before.
+    fn said_to_wait(&self, waits: bool) -> Result<(), LendError> {
+        let now = Instant::now();
+        let mut told = self.told();
+        let (since, n) = told
+            .said
+            .filter(|(since, _)| *since + Duration::from_secs(1) > now)
+            .unwrap_or((now, 0));
+        told.said = Some((since, n + 1));
+        if told.waits == waits || n >= WAITS_PER_SEC_MAX {
+            return Err(LendError::Wrong(
+                "says without an end whether anything waits",
+            ));
+        }
+        drop(told);
+        self.wait(waits);
+        Ok(())
+    }
+
     fn wait(&self, waits: bool) {
         let mut told = self.told();
         if told.waits != waits {
             told.waits = waits;
             self.queue.borrowing.waits(self.group, waits);
             if !waits {
-                let _ = self.queue.wishes.send(Wish::Look);
+                self.queue.wishes.look();
             }
         }
         drop(told);
@@ -374,10 +287,11 @@ impl Shared<'_> {
     }
 
     fn bring(&self, which: Lent, attempt: u32, body: &[u8]) -> Result<(), LendError> {
-        let taken = self.told().asked.pop_front();
+        let taken = self.told().answered();
         let taken = taken.ok_or(LendError::Wrong("lends what nobody asked for"))?;
-        let (place, bring) = taken.parts();
+        let (mut place, bring) = taken.parts();
         let message = self.read(body)?;
+        place.come(bytes_of(&message));
         let word = Word {
             borrowing: Arc::clone(&self.queue.borrowing),
             lender: self.lender,
@@ -399,13 +313,13 @@ impl Shared<'_> {
 
     /// What was asked for is not there: members may get something from somebody else.
     fn nothing(&self, n: usize) -> Result<(), LendError> {
-        self.wait(false);
         let mut told = self.told();
-        if n > told.asked.len() {
-            return Err(LendError::Wrong("misses more than was asked for"));
+        if n == 0 || n > told.asked.len() {
+            return Err(LendError::Wrong("misses what nobody asked for"));
         }
-        let back: Vec<Taken> = told.asked.drain(..n).collect();
+        let back: Vec<Taken> = (0..n).filter_map(|_| told.answered()).collect();
         drop(told);
+        self.wait(false);
         self.put_back(back);
         Ok(())
     }
@@ -414,7 +328,25 @@ impl Shared<'_> {
         for taken in back.into_iter().rev() {
             self.queue.borrowing.put_back(self.group, taken);
         }
-        let _ = self.queue.wishes.send(Wish::Look);
+        self.queue.wishes.look();
+    }
+
+    /// Until the lender owes an answer for too long.
+    async fn wait_for_answers(&self) -> LendError {
+        loop {
+            let Some(since) = self.told().owes_since else {
+                self.owed.notified().await;
+                continue;
+            };
+            let n_read = self.n_read.load(Ordering::Relaxed);
+            let until = since + ANSWER_TIME_MAX;
+            sleep_until((Instant::now() + SILENCE_MAX).min(until)).await;
+            let is_owed = self.told().owes_since == Some(since);
+            let is_silent = self.n_read.load(Ordering::Relaxed) == n_read;
+            if is_owed && (is_silent || until <= Instant::now()) {
+                return LendError::Wrong("gives nothing of what it says that it has");
+            }
+        }
     }
 
     /// Gives a request to a member here, and its replies back.
@@ -432,13 +364,13 @@ impl Shared<'_> {
         };
         let commands = self.commands.clone();
         answering.spawn(async move {
-            while let Some(reply) = replies.next().await {
-                let body = reply.to_bytes();
-                if commands
-                    .send(Command::Reply { number, body })
-                    .await
-                    .is_err()
-                {
+            while let Some((reply, share)) = replies.next().await {
+                let reply = Command::Reply {
+                    number,
+                    body: reply.to_bytes(),
+                    _share: share,
+                };
+                if commands.send(reply).await.is_err() {
                     return;
                 }
             }
@@ -452,8 +384,20 @@ impl Shared<'_> {
         mut commands: mpsc::Receiver<Command>,
         mut hungry: watch::Receiver<()>,
     ) -> Result<(), LendError> {
+        let mut members = self.queue.requests.watch();
+        let mut is_here = true;
         loop {
             hungry.mark_unchanged();
+            members.mark_unchanged();
+            if self.queue.has_member(self.group) != is_here {
+                is_here = !is_here;
+                // What members here have still is dealt with over this stream.
+                let said = match is_here {
+                    true => ToLender::Ready,
+                    false => ToLender::NotHere,
+                };
+                write(writer, &said.to_bytes()).await?;
+            }
             let (waits, n_asked) = {
                 let told = self.told();
                 (told.waits, told.asked.len())
@@ -464,7 +408,8 @@ impl Shared<'_> {
                 if !taken.is_empty() {
                     let n = u32::try_from(taken.len()).unwrap_or(u32::MAX);
                     // Before it is asked for: the answer may be here before this goes on.
-                    self.told().asked.extend(taken);
+                    self.told().ask(taken);
+                    self.owed.notify_one();
                     write(writer, &ToLender::Take(n).to_bytes()).await?;
                 }
             }
@@ -475,6 +420,9 @@ impl Shared<'_> {
                     }
                 }
                 () = self.changed.notified() => {}
+                changed = members.changed() => {
+                    let _ = changed;
+                }
                 changed = hungry.changed(), if waits => {
                     // The sender is there as long as the queue is.
                     let _ = changed;
@@ -492,13 +440,35 @@ impl Shared<'_> {
             Command::Settle { which, how, came } => {
                 let ticket = self.n_tickets.fetch_add(1, Ordering::Relaxed);
                 if !came.is_closed() {
-                    self.told().settling.insert(ticket, came);
+                    let mut told = self.told();
+                    if told.settling.len() >= SETTLING_MAX {
+                        told.settling.retain(|_, came| !came.is_closed());
+                    }
+                    told.settling.insert(ticket, came);
                 }
                 ToLender::Settle { ticket, which, how }
             }
-            Command::Reply { number, body } => ToLender::Reply { number, body },
+            Command::Reply {
+                number,
+                body,
+                _share,
+            } => ToLender::Reply { number, body },
         };
         write(writer, &said.to_bytes()).await
+    }
+}
+
+impl Told {
+    fn ask(&mut self, taken: Vec<Taken>) {
+        self.owes_since.get_or_insert_with(Instant::now);
+        self.asked.extend(taken);
+    }
+
+    /// For whom an answer is that came.
+    fn answered(&mut self) -> Option<Taken> {
+        let taken = self.asked.pop_front();
+        self.owes_since = (!self.asked.is_empty()).then(Instant::now);
+        taken
     }
 }
 

@@ -4,31 +4,34 @@
 //! Two loops, one that reads and one that writes, so that neither end ever waits for the other one to
 //! read. Not here: which nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use realm_model::cloud::{Message, Subscription, check_message};
+use realm_model::cloud::{Group, Message, Subscription, check_message};
 use realm_model::lending_message::{Came, How, Lent, ToBorrower, ToLender};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::queue::Wish;
+use super::queue::{Wish, Wishes};
 use super::stream::{LendError, OPEN_TIME_MAX, Reader, write};
 use super::{Embedded, wished};
 use crate::messaging::requests::{Answering, Asked, Kind, Requests};
 
 /// Messages that are read from the file at once: they are in memory until they left.
 const AT_ONCE_MAX: usize = 16;
+/// Bytes of them, and one message.
+pub(super) const AT_ONCE_BYTES_MAX: usize = 1024 * 1024;
 /// Messages that a borrower may ask for before it got any: more than the replicas of a node have room for.
 const ASKED_MAX: usize = 4_096;
 /// Words of a borrower that are being written down: more share an fsync already.
 const SETTLING_MAX: usize = 1_024;
+/// Messages that a borrower has at once.
+const LENT_MAX: usize = 4_096;
 /// Answers that wait until the stream takes them.
 const ANSWERS_MAX: usize = 64;
 /// Requests of which replies may come.
@@ -36,9 +39,10 @@ const REQUESTS_MAX: usize = 1_000;
 
 /// What both loops know.
 struct Shared<'a> {
-    wishes: &'a Sender<Wish>,
+    wishes: &'a Wishes,
     requests: &'a Arc<Requests>,
     number: u64,
+    group: &'a Group,
     ack_wait: Duration,
     told: Mutex<Told>,
     changed: Notify,
@@ -49,8 +53,10 @@ struct Told {
     heard: Instant,
     /// Messages that it has room for.
     asked: usize,
-    /// What it has, and said nothing final of.
-    lent: BTreeSet<Lent>,
+    /// What it has, and said nothing final of; and when it spoke of it last.
+    lent: BTreeMap<Lent, Instant>,
+    /// Whether its group has a member at this moment.
+    is_there: bool,
     /// Where replies to requests go, and until when.
     inboxes: BTreeMap<u64, (String, Instant)>,
 }
@@ -64,7 +70,7 @@ struct Answer {
 
 /// The place of a borrower in the queue.
 struct Place<'a> {
-    wishes: &'a Sender<Wish>,
+    wishes: &'a Wishes,
     number: u64,
 }
 
@@ -121,11 +127,13 @@ impl Embedded {
             wishes: &self.wishes,
             requests: &self.requests,
             number,
+            group,
             ack_wait: subscription.ack_wait,
             told: Mutex::new(Told {
                 heard: Instant::now(),
                 asked: 0,
-                lent: BTreeSet::new(),
+                lent: BTreeMap::new(),
+                is_there: true,
                 inboxes: BTreeMap::new(),
             }),
             changed: Notify::new(),
@@ -176,6 +184,8 @@ impl Shared<'_> {
                     settling.push(self.settle(&answers, ticket, which, how));
                 }
                 Some(ToLender::Reply { number, body }) => self.reply(number, &body)?,
+                Some(ToLender::Ready) if !self.told().is_there => self.is_there(true),
+                Some(ToLender::NotHere) if self.told().is_there => self.is_there(false),
                 Some(ToLender::Ready | ToLender::NotHere) | None => {
                     return Err(LendError::Wrong("says what means nothing"));
                 }
@@ -183,12 +193,18 @@ impl Shared<'_> {
         }
     }
 
+    /// Its group has a member again, or none for the moment.
+    fn is_there(&self, is_there: bool) {
+        self.told().is_there = is_there;
+        self.changed.notify_one();
+    }
+
     async fn settle(&self, answers: &mpsc::Sender<Answer>, ticket: u64, which: Lent, how: How) {
         let is_final = match &how {
             How::Done | How::Retry { .. } | How::Return { .. } => true,
             How::Extend => false,
         };
-        self.told().heard = Instant::now();
+        self.heard_of(which);
         let lending = self.number;
         let came = wished(self.wishes, |reply| Wish::Settle {
             lending,
@@ -205,6 +221,13 @@ impl Shared<'_> {
         let _ = answers.send(answer).await;
     }
 
+    fn heard_of(&self, which: Lent) {
+        let now = Instant::now();
+        let mut told = self.told();
+        told.heard = now;
+        told.lent.entry(which).and_modify(|heard| *heard = now);
+    }
+
     fn reply(&self, number: u64, body: &[u8]) -> Result<(), LendError> {
         let inbox = self.told().inboxes.get(&number).cloned();
         let Some((inbox, _)) = inbox else {
@@ -214,7 +237,8 @@ impl Shared<'_> {
         let message = Message::from_bytes(body).filter(|one| check_message(one).is_ok());
         let mut message = message.ok_or(LendError::Wrong("replies with what is no message"))?;
         message.topic = None;
-        self.requests.reply(&inbox, message);
+        // Where there is no room for it, the asker hears of it.
+        let _ = self.requests.reply(&inbox, message);
         Ok(())
     }
 
@@ -233,10 +257,14 @@ impl Shared<'_> {
         loop {
             // Whoever could say so later is gone: nothing more is lent either.
             let is_parting = *parting.borrow() || parting.has_changed().is_err();
-            if is_parting {
+            let is_there = self.told().is_there;
+            if is_parting || !is_there {
                 asked = None;
+            } else if asked.is_none() {
+                asked = Some(self.requests.join(self.group.clone(), Kind::Elsewhere));
             }
-            let waiting = !is_parting && *waits.borrow_and_update();
+            let waits_here = *waits.borrow_and_update();
+            let waiting = waits_here && !is_parting && self.has_room();
             if waiting != told {
                 told = waiting;
                 write(writer, &ToBorrower::Waits(told).to_bytes()).await?;
@@ -285,15 +313,22 @@ impl Shared<'_> {
             }
             self.told().asked -= n;
             let lending = self.number;
-            let given = match is_parting {
+            let given = match is_parting || !self.has_room() {
                 true => Vec::new(),
                 false => {
                     let given = wished(self.wishes, |reply| Wish::Take { lending, n, reply });
                     given.await.map_err(LendError::Queue)?
                 }
             };
-            self.told().lent.extend(given.iter().map(|one| one.which));
-            let missing = n - given.len();
+            let now = Instant::now();
+            let which = given.iter().map(|one| (one.which, now));
+            self.told().lent.extend(which);
+            let mut missing = n - given.len();
+            let n_bytes: usize = given.iter().map(|one| one.body.len()).sum();
+            if n_bytes >= AT_ONCE_BYTES_MAX {
+                // There may be more: it is asked for once these have left.
+                self.told().asked += std::mem::take(&mut missing);
+            }
             for one in given {
                 let said = ToBorrower::Given {
                     which: one.which,
@@ -309,6 +344,17 @@ impl Shared<'_> {
                 return Ok(false);
             }
         }
+    }
+
+    /// Whether it has fewer than it may. What it says nothing of is not its any more.
+    fn has_room(&self) -> bool {
+        let mut told = self.told();
+        if told.lent.len() >= LENT_MAX
+            && let Some(since) = Instant::now().checked_sub(self.ack_wait)
+        {
+            told.lent.retain(|_, heard| *heard > since);
+        }
+        told.lent.len() < LENT_MAX
     }
 
     async fn ask<W: AsyncWrite + Unpin>(

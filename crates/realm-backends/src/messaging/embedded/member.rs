@@ -1,17 +1,17 @@
 //! A member of a group of the embedded queue, and what it says of deliveries.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use realm_model::cloud::{Answer, CloudError, Deliveries, Delivery, Group, Message, Receipt};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::queue::{Flight, Wish};
+use super::queue::{Flight, Wish, Wishes};
 use super::wants::{Borrowing, Room, Want};
 use super::wished;
+use crate::messaging::budget::Share;
 use crate::messaging::requests::Answering;
 
 /// How long the node's own queue waits where it is another one's turn.
@@ -19,7 +19,7 @@ const TURN: Duration = Duration::from_millis(50);
 
 /// A member. Dropped, it gets nothing more, and what it did not look at is back in the queue.
 pub(super) struct Taking {
-    pub(super) wishes: Sender<Wish>,
+    pub(super) wishes: Wishes,
     pub(super) id: u64,
     pub(super) group: Group,
     pub(super) room: Arc<Room>,
@@ -37,25 +37,35 @@ pub(super) struct Handed {
 
 /// A delivery that is under way. Dropped without a word, it is back in the queue at once.
 pub(super) struct Held {
-    wishes: Sender<Wish>,
+    wishes: Wishes,
     flight: Flight,
     /// Whether it left the member's channel.
     seen: bool,
     settled: AtomicBool,
+    /// The room that the message takes.
+    share: Mutex<Option<Share>>,
 }
 
 impl Held {
-    pub(super) fn new(wishes: Sender<Wish>, flight: Flight) -> Self {
+    pub(super) fn new(wishes: Wishes, flight: Flight, share: Share) -> Self {
         Self {
             wishes,
             flight,
             seen: false,
             settled: AtomicBool::new(false),
+            share: Mutex::new(Some(share)),
         }
     }
 
     fn settle(&self) {
         self.settled.store(true, Ordering::Relaxed);
+        self.leave();
+    }
+
+    /// Before the queue hears of it, which may hand out the next one then.
+    fn leave(&self) {
+        let mut share = self.share.lock().unwrap_or_else(PoisonError::into_inner);
+        share.take();
     }
 }
 
@@ -152,6 +162,7 @@ impl Receipt for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.leave();
         if !self.settled.load(Ordering::Relaxed) {
             let _ = self.wishes.send(Wish::Return {
                 flight: self.flight,

@@ -9,6 +9,7 @@
 mod borrow;
 mod file;
 mod lend;
+mod loan;
 mod member;
 mod queue;
 mod stream;
@@ -17,13 +18,12 @@ mod wants;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use realm_model::cloud::{
-    Answer, CloudError, Deliveries, Group, Message, Messaging, Subscription, check_message,
+    Answer, CloudError, Deliveries, Group, Letter, Message, Messaging, Subscription, check_message,
     check_pattern, check_topic, limits,
 };
 use tokio::sync::{Semaphore, oneshot};
@@ -31,7 +31,7 @@ use tokio::time::timeout;
 
 pub use self::borrow::{decline, offered};
 use self::member::Taking;
-use self::queue::{Reply, Wish};
+use self::queue::{Reply, Wish, Wishes};
 pub use self::stream::LendError;
 use self::wants::{Borrowing, Room as MemberRoom};
 use super::requests::{Kind, Requests};
@@ -43,8 +43,8 @@ const ON_THE_WAY_KIB_MAX: usize = 64 * 1024;
 
 /// A queue in a file of this node.
 pub struct Embedded {
-    wishes: Sender<Wish>,
-    on_the_way: Semaphore,
+    wishes: Wishes,
+    on_the_way: Arc<Semaphore>,
     requests: Arc<Requests>,
     borrowing: Arc<Borrowing>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -58,7 +58,7 @@ struct Setting {
     on_death: OnDeath,
     borrowing: Arc<Borrowing>,
     /// For what it hands out.
-    wishes: Sender<Wish>,
+    wishes: Wishes,
 }
 
 impl Embedded {
@@ -75,7 +75,7 @@ impl Embedded {
         on_death: OnDeath,
     ) -> Result<Self, String> {
         let database = file::open(&path).map_err(|error| file::words(&error))?;
-        let (wishes, receiver) = mpsc::channel();
+        let (wishes, receiver) = Wishes::new();
         let borrowing = Arc::<Borrowing>::default();
         let setting = Setting {
             path,
@@ -91,7 +91,7 @@ impl Embedded {
             .map_err(|error| error.to_string())?;
         Ok(Self {
             wishes,
-            on_the_way: Semaphore::new(ON_THE_WAY_KIB_MAX),
+            on_the_way: Arc::new(Semaphore::new(ON_THE_WAY_KIB_MAX)),
             requests: Arc::default(),
             borrowing,
             thread: Mutex::new(Some(thread)),
@@ -121,10 +121,7 @@ impl Drop for Embedded {
 }
 
 /// Wishes something and waits for the answer.
-async fn wished<T>(
-    wishes: &Sender<Wish>,
-    wish: impl FnOnce(Reply<T>) -> Wish,
-) -> Result<T, CloudError> {
+async fn wished<T>(wishes: &Wishes, wish: impl FnOnce(Reply<T>) -> Wish) -> Result<T, CloudError> {
     let (reply, answer) = oneshot::channel();
     let sent = wishes.send(wish(reply));
     sent.map_err(|_| CloudError::Unavailable)?;
@@ -151,12 +148,16 @@ impl Messaging for Embedded {
             let body = message.to_bytes();
             drop(message);
             let n_kib = u32::try_from(body.len() / 1_024 + 1).unwrap_or(u32::MAX);
-            let permit = self.on_the_way.acquire_many(n_kib).await;
-            let _permit = permit.map_err(|_| CloudError::Unavailable)?;
+            let room = Arc::clone(&self.on_the_way).acquire_many_owned(n_kib);
+            let patience = Duration::from_millis(limits::CALL_TIMEOUT_MS);
+            let room = timeout(patience, room).await;
+            let room = room.map_err(|_| CloudError::Timeout)?;
+            let room = room.map_err(|_| CloudError::Unavailable)?;
             wished(&self.wishes, |reply| Wish::Send {
                 topic: topic.to_owned(),
                 body,
                 delay: delay.filter(|delay| !delay.is_zero()),
+                _room: room,
                 reply,
             })
             .await
@@ -182,8 +183,7 @@ impl Messaging for Embedded {
         Box::pin(async move {
             check_message(&message)?;
             message.metadata.sort_by(|one, other| one.0.cmp(&other.0));
-            self.requests.reply(reply_to, message);
-            Ok(())
+            self.requests.reply(reply_to, message)
         })
     }
 
@@ -226,5 +226,23 @@ impl Messaging for Embedded {
 
     fn dead(&self, n_max: usize) -> Answer<'_, Vec<Message>> {
         Box::pin(wished(&self.wishes, move |reply| Wish::Dead(n_max, reply)))
+    }
+
+    fn letters(&self) -> Answer<'_, Vec<Letter>> {
+        Box::pin(wished(&self.wishes, Wish::Letters))
+    }
+
+    fn letter(&self, number: u64) -> Answer<'_, Option<Letter>> {
+        Box::pin(wished(&self.wishes, move |reply| {
+            Wish::Letter(number, reply)
+        }))
+    }
+
+    fn settle_letter(&self, number: u64, is_retried: bool) -> Answer<'_, bool> {
+        Box::pin(wished(&self.wishes, move |reply| Wish::SettleLetter {
+            number,
+            is_retried,
+            reply,
+        }))
     }
 }

@@ -6,17 +6,19 @@
 //! next one, [`FLUSH_AFTER`] later at the latest.
 
 mod lent;
+mod letters;
 mod steps;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use realm_model::cloud::{CloudError, Group, Message, Subscription};
+use realm_model::cloud::{CloudError, Group, Letter, Message, Subscription};
 use realm_model::lending_message::{Came, How, Lent};
 use redb::{Database, Durability};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::Setting;
 use super::file;
@@ -59,6 +61,8 @@ pub(super) enum Wish {
         topic: String,
         body: Vec<u8>,
         delay: Option<Duration>,
+        /// The room that the body takes until it is in the file.
+        _room: OwnedSemaphorePermit,
         reply: Reply<()>,
     },
     Join {
@@ -105,7 +109,41 @@ pub(super) enum Wish {
     Extend(Flight, Reply<()>),
     Keep(Vec<Group>, Reply<()>),
     Dead(usize, Reply<Vec<Message>>),
+    Letters(Reply<Vec<Letter>>),
+    Letter(u64, Reply<Option<Letter>>),
+    /// A dead letter is to be delivered again, or to be gone: whether it was there.
+    SettleLetter {
+        number: u64,
+        is_retried: bool,
+        reply: Reply<bool>,
+    },
     Close,
+}
+
+/// Where wishes are said. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Wishes {
+    sender: Sender<Wish>,
+    is_to_look: Arc<AtomicBool>,
+}
+
+impl Wishes {
+    pub(super) fn new() -> (Self, Receiver<Wish>) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let is_to_look = Arc::default();
+        (Self { sender, is_to_look }, receiver)
+    }
+
+    pub(super) fn send(&self, wish: Wish) -> Result<(), SendError<Wish>> {
+        self.sender.send(wish)
+    }
+
+    /// Somebody has room again. However often it is said, it waits there once.
+    pub(super) fn look(&self) {
+        if !self.is_to_look.swap(true, Ordering::AcqRel) {
+            let _ = self.sender.send(Wish::Look);
+        }
+    }
 }
 
 struct Queue {
@@ -117,7 +155,11 @@ struct Queue {
     lendings: HashMap<u64, Lending>,
     flights: HashMap<(u32, u64), Under>,
     ends: BTreeSet<(Instant, u32, u64)>,
+    /// Of other nodes, the last deliveries of which nothing was heard in time.
+    unheard: VecDeque<Flight>,
     n_given: u64,
+    /// Where this start began to count deliveries.
+    n_before: u64,
     /// When a commit that nobody waits for has to be on the disk.
     flush_at: Option<Instant>,
     closed: bool,
@@ -151,6 +193,7 @@ struct Under {
     nonce: u64,
     member: u64,
     subscription: Arc<Subscription>,
+    since: Instant,
     until: Instant,
 }
 
@@ -159,20 +202,7 @@ type Later = Box<dyn FnOnce() + Send>;
 
 /// Serves wishes until it is told to close, or nobody can wish any more.
 pub(super) fn run(setting: Setting, database: Database, wishes: &Receiver<Wish>) {
-    let mut queue = Queue {
-        setting,
-        database: None,
-        sums: Sums::default(),
-        groups: BTreeMap::new(),
-        members: HashMap::new(),
-        lendings: HashMap::new(),
-        flights: HashMap::new(),
-        ends: BTreeSet::new(),
-        // What another node says of a delivery that an earlier start gave is not taken for one of this.
-        n_given: now_ms() << 20,
-        flush_at: None,
-        closed: false,
-    };
+    let mut queue = Queue::new(setting);
     queue.adopt(database);
     while !queue.closed {
         let mut batch = Vec::new();
@@ -207,10 +237,32 @@ fn after_ms(delay: Duration) -> u64 {
 }
 
 impl Queue {
+    fn new(setting: Setting) -> Self {
+        // What another node says of a delivery that an earlier start gave is not taken for one of this.
+        let n_before = now_ms() << 20;
+        Self {
+            setting,
+            database: None,
+            sums: Sums::default(),
+            groups: BTreeMap::new(),
+            members: HashMap::new(),
+            lendings: HashMap::new(),
+            flights: HashMap::new(),
+            ends: BTreeSet::new(),
+            unheard: VecDeque::new(),
+            n_given: n_before,
+            n_before,
+            flush_at: None,
+            closed: false,
+        }
+    }
+
     /// Takes an open file into use: nothing of it is under way.
     fn adopt(&mut self, database: Database) {
         self.flights.clear();
         self.ends.clear();
+        self.unheard.clear();
+        self.n_before = self.n_given;
         for member in self.members.values() {
             member.room.clear_own();
         }
@@ -288,15 +340,24 @@ impl Queue {
         let lent_waits = self.setting.borrowing.anything_waits(&shared.group);
         shared.members.iter().enumerate().find_map(|(at, id)| {
             let member = self.members.get(id)?;
-            member.room.is_for_own(lent_waits).then_some((at, *id))
+            let room = &member.room;
+            let is_for_own =
+                room.is_for_own(lent_waits) && self.setting.borrowing.budget.has_room(&room.holder);
+            is_for_own.then_some((at, *id))
         })
     }
 
     /// One transaction: what is wished, what timed out, what can be delivered.
     fn turn(&mut self, batch: Vec<Wish>) {
         let is_look = |wish: &Wish| matches!(wish, Wish::Look);
+        if batch.iter().any(is_look) {
+            let wishes = &self.setting.wishes;
+            wishes.is_to_look.store(false, Ordering::Release);
+        }
+        self.setting.borrowing.nudge_if_freed();
         let is_idle = || self.database.is_some() && !self.patience().is_zero();
         if !batch.is_empty() && batch.iter().all(is_look) && is_idle() {
+            self.say_due();
             return;
         }
         let Some(database) = self.database.take() else {
@@ -350,8 +411,24 @@ impl Queue {
 
     fn refuse(&mut self, batch: Vec<Wish>) {
         for wish in batch {
-            if let Wish::Close = wish {
-                self.closed = true;
+            match wish {
+                Wish::Close => self.closed = true,
+                Wish::Leave(id) => self.leave(id),
+                Wish::Send { .. }
+                | Wish::Join { .. }
+                | Wish::Lend { .. }
+                | Wish::Take { .. }
+                | Wish::Settle { .. }
+                | Wish::Look
+                | Wish::Ack(..)
+                | Wish::Retry { .. }
+                | Wish::Return { .. }
+                | Wish::Extend(..)
+                | Wish::Keep(..)
+                | Wish::Dead(..)
+                | Wish::Letters(_)
+                | Wish::Letter(..)
+                | Wish::SettleLetter { .. } => {}
             }
         }
     }
@@ -377,11 +454,16 @@ impl Wish {
             | Self::Retry { .. }
             | Self::Return { .. }
             | Self::Keep(..)
+            | Self::SettleLetter { .. }
             | Self::Close => true,
             Self::Settle { how, .. } => !matches!(how, How::Extend),
-            Self::Take { .. } | Self::Look | Self::Leave(_) | Self::Extend(..) | Self::Dead(..) => {
-                false
-            }
+            Self::Take { .. }
+            | Self::Look
+            | Self::Leave(_)
+            | Self::Extend(..)
+            | Self::Dead(..)
+            | Self::Letters(_)
+            | Self::Letter(..) => false,
         }
     }
 }
@@ -394,4 +476,61 @@ fn begin(database: &Database) -> Result<redb::WriteTransaction, Broken> {
 fn commit(transaction: redb::WriteTransaction) -> Result<(), Broken> {
     let done = transaction.commit();
     done.map_err(|error| Broken::from(redb::Error::from(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Unwatched;
+    use crate::messaging::Room as QueueRoom;
+
+    #[test]
+    fn who_leaves_while_the_file_cannot_be_used_is_gone_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue");
+        let database = file::open(&path).unwrap();
+        let (wishes, receiver) = Wishes::new();
+        let setting = Setting {
+            path: folder.path().join("missing/queue"),
+            room: QueueRoom::default(),
+            watch: Arc::new(Unwatched),
+            on_death: Arc::new(|_| {}),
+            borrowing: Arc::default(),
+            wishes,
+        };
+        let mut queue = Queue::new(setting);
+        queue.adopt(database);
+        let subscription = Arc::new(Subscription {
+            group: Group {
+                topic: "orders".to_owned(),
+                name: "w".to_owned(),
+            },
+            n_in_flight: 1,
+            ack_wait: Duration::from_secs(1),
+            n_deliveries: 1,
+            dead_letter: None,
+        });
+        let (sender, _handed) = mpsc::unbounded_channel();
+        let (reply, mut joined) = oneshot::channel();
+        queue.turn(vec![Wish::Join {
+            subscription: Arc::clone(&subscription),
+            room: Arc::new(Room::new(1)),
+            sender,
+            reply,
+        }]);
+        let member = joined.try_recv().unwrap().unwrap();
+        let (reply, mut lent) = oneshot::channel();
+        let waits = watch::channel(false).0;
+        queue.turn(vec![Wish::Lend {
+            subscription,
+            waits,
+            reply,
+        }]);
+        let lending = lent.try_recv().unwrap().unwrap();
+        queue.database = None;
+        queue.turn(vec![Wish::Leave(member), Wish::Leave(lending)]);
+        assert!(queue.members.is_empty() && queue.lendings.is_empty());
+        assert!(queue.groups.values().all(|group| group.members.is_empty()));
+        drop(receiver);
+    }
 }

@@ -2,6 +2,8 @@
 //! first), and what may go wrong with it.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -11,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 /// How long a piece may take to leave: it fits into a few windows, and the other end reads at once.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
+pub(super) const WRITE_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long the other end may take to say whether it has a member of the group.
 pub(super) const OPEN_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -42,13 +44,21 @@ impl From<io::Error> for LendError {
 pub(super) struct Reader<R> {
     io: R,
     buffer: BytesMut,
+    /// Bytes that came.
+    n_read: Arc<AtomicU64>,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     pub(super) fn new(io: R) -> Self {
+        Self::counting(io, Arc::default())
+    }
+
+    /// One that others look at: how many bytes came.
+    pub(super) fn counting(io: R, n_read: Arc<AtomicU64>) -> Self {
         Self {
             io,
             buffer: BytesMut::new(),
+            n_read,
         }
     }
 
@@ -65,9 +75,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                     return Ok(self.buffer.split_to(n));
                 }
             }
-            if self.io.read_buf(&mut self.buffer).await? == 0 {
+            let n = self.io.read_buf(&mut self.buffer).await?;
+            if n == 0 {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
+            self.n_read.fetch_add(n as u64, Ordering::Relaxed);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A message is stored once, however many groups wait for it, and goes with the last of them. A message
 //! that is delivered stays in the file until its group is done with it.
 
-use realm_model::cloud::{CloudError, Group, Message, topic_matches};
+use realm_model::cloud::{CloudError, Group, Letter, Message, topic_matches};
 use redb::{ReadableTable, StorageError, Table, TableDefinition, TableError, WriteTransaction};
 
 use super::Room;
@@ -226,6 +226,15 @@ impl<'t> Tables<'t> {
         Ok(self.flying.get(key)?.map(|n| n.value()))
     }
 
+    /// How often something was delivered that waits to be so at once, or is under way; `None`: it does neither.
+    pub(super) fn n_deliveries(&self, (group, id): Flying) -> Result<Option<u32>> {
+        if let Some(n) = self.flown((group, id))? {
+            return Ok(Some(n));
+        }
+        let n = self.waiting.get((group, 0, id))?;
+        Ok(n.map(|n| n.value()))
+    }
+
     /// A group is done with a message, wherever it is, unless it waits for a later time.
     pub(super) fn done(&mut self, (group, id): Flying) -> Result<bool> {
         let flew = self.flying.remove((group, id))?.is_some();
@@ -281,6 +290,38 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
+    /// All dead letters, the newest first, without their bytes.
+    pub(super) fn letters(&self) -> Result<Vec<Letter>> {
+        let mut letters = Vec::new();
+        for entry in self.dead.iter()?.rev() {
+            let (number, body) = entry?;
+            letters.extend(letter(number.value(), body.value()).map(|letter| Letter {
+                message: Message {
+                    data: Vec::new(),
+                    ..letter.message
+                },
+                ..letter
+            }));
+        }
+        Ok(letters)
+    }
+
+    /// One of them.
+    pub(super) fn letter(&self, number: u64) -> Result<Option<Letter>> {
+        let body = self.dead.get(number)?;
+        Ok(body.and_then(|body| letter(number, body.value())))
+    }
+
+    /// One is a letter no more.
+    pub(super) fn drop_letter(&mut self, number: u64) -> Result<()> {
+        if let Some(body) = self.dead.remove(number)? {
+            let n_bytes = body.value().len() as u64;
+            self.sums.n_dead = self.sums.n_dead.saturating_sub(1);
+            self.sums.n_dead_bytes = self.sums.n_dead_bytes.saturating_sub(n_bytes);
+        }
+        Ok(())
+    }
+
     /// Dead letters, the newest first.
     pub(super) fn dead(&self, n_max: usize) -> Result<Vec<Message>> {
         let mut letters = Vec::new();
@@ -290,6 +331,14 @@ impl<'t> Tables<'t> {
         }
         Ok(letters)
     }
+}
+
+fn letter(number: u64, body: &[u8]) -> Option<Letter> {
+    Some(Letter {
+        number,
+        n_bytes: body.len() as u64,
+        message: Message::from_bytes(body)?,
+    })
 }
 
 /// The numbers of the groups that get what is sent to a topic.

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use realm_model::cloud::Group;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::borrow::{Command, Loan};
+use super::borrow::Command;
+use super::loan::Loan;
+use crate::messaging::budget::{Budget, Holder, LARGEST, Share};
 
 /// Who lends: the key of a node, of which nothing else is known here.
 pub(super) type Lender = [u8; 32];
@@ -20,14 +22,26 @@ pub(super) type Lender = [u8; 32];
 pub(super) struct Room {
     n_max: u32,
     used: Mutex<Used>,
+    /// What it has takes bytes of the budget.
+    pub(super) holder: Arc<Holder>,
 }
 
 #[derive(Default)]
 struct Used {
     own: u32,
     lent: u32,
+    /// Asked of another node, which did not answer yet.
+    asked: u32,
     /// Whether the last one came from the own queue.
     was_own: bool,
+    /// Whether the own queue has something that there is no room for.
+    is_own_due: bool,
+}
+
+impl Used {
+    fn n(&self) -> u32 {
+        self.own + self.lent + self.asked
+    }
 }
 
 impl Room {
@@ -35,19 +49,20 @@ impl Room {
         Self {
             n_max: n_max.max(1),
             used: Mutex::default(),
+            holder: Arc::default(),
         }
     }
 
     /// Whether the own queue may hand something out. `lent_waits`: another node has something as well.
     pub(super) fn is_for_own(&self, lent_waits: bool) -> bool {
         let used = held(&self.used);
-        used.own + used.lent < self.n_max && !(lent_waits && used.was_own)
+        used.n() < self.n_max && !(lent_waits && used.was_own)
     }
 
     /// Whether there is room, and it is the turn of another node.
     pub(super) fn is_turn_of_lent(&self) -> bool {
         let used = held(&self.used);
-        used.own + used.lent < self.n_max && used.was_own
+        used.n() < self.n_max && used.was_own
     }
 
     /// The own queue hands something out.
@@ -67,25 +82,60 @@ impl Room {
         held(&self.used).own = 0;
     }
 
-    /// Room for a message of another node; `None`: there is none.
-    fn take_lent(self: &Arc<Self>) -> Option<Place> {
+    /// The own queue has something, or nothing, that there is no room for.
+    pub(super) fn say_due(&self, is_due: bool) {
+        held(&self.used).is_own_due = is_due;
+    }
+
+    /// Room for a message that another node is asked for; `None`: there is none.
+    ///
+    /// What was asked for takes one place at the most, since the other node may never answer; and where the
+    /// own queue waits, one place stays for that. Where there is a single place, it is theirs in turns.
+    fn take_lent(self: &Arc<Self>, budget: &Arc<Budget>) -> Option<Place> {
         let mut used = held(&self.used);
-        if used.own + used.lent >= self.n_max {
+        let n_lent_max = match used.is_own_due {
+            true => (self.n_max - 1).max(1),
+            false => self.n_max,
+        };
+        if used.n() >= self.n_max || used.asked > 0 || used.lent >= n_lent_max {
             return None;
         }
-        used.lent += 1;
+        let share = budget.take(&self.holder, LARGEST)?;
+        used.asked += 1;
         used.was_own = false;
-        Some(Place(Arc::clone(self)))
+        Some(Place {
+            room: Arc::clone(self),
+            has_come: false,
+            share,
+        })
     }
 }
 
-/// A message of another node takes this room, until it is done with.
-pub(super) struct Place(Arc<Room>);
+/// A message of another node takes this room, from being asked for until it is done with.
+pub(super) struct Place {
+    room: Arc<Room>,
+    has_come: bool,
+    share: Share,
+}
+
+impl Place {
+    /// The message is here, and takes so many bytes.
+    pub(super) fn come(&mut self, n_bytes: usize) {
+        let mut used = held(&self.room.used);
+        used.asked = used.asked.saturating_sub(1);
+        used.lent += 1;
+        self.has_come = true;
+        self.share.shrink(n_bytes);
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut used = held(&self.0.used);
-        used.lent = used.lent.saturating_sub(1);
+        let mut used = held(&self.room.used);
+        match self.has_come {
+            true => used.lent = used.lent.saturating_sub(1),
+            false => used.asked = used.asked.saturating_sub(1),
+        }
     }
 }
 
@@ -124,6 +174,8 @@ impl Taken {
 /// Wants that nodes which lend may take, and the streams of those nodes.
 #[derive(Default)]
 pub(super) struct Borrowing {
+    /// For what members get, from wherever it comes.
+    pub(super) budget: Arc<Budget>,
     groups: Mutex<BTreeMap<Group, Hungry>>,
     links: Mutex<HashMap<(Lender, Group), mpsc::Sender<Command>>>,
 }
@@ -168,7 +220,8 @@ impl Borrowing {
             let Some(want) = hungry.wants.pop_front() else {
                 break;
             };
-            let place = (taken.len() < n_max && want.is_open()).then(|| want.room.take_lent());
+            let place =
+                (taken.len() < n_max && want.is_open()).then(|| want.room.take_lent(&self.budget));
             match place.flatten() {
                 Some(place) => taken.push(Taken {
                     place,
@@ -186,12 +239,28 @@ impl Borrowing {
         let hungry = groups.entry(group.clone()).or_default();
         let (place, bring) = taken.parts();
         let want = Want {
-            room: Arc::clone(&place.0),
+            room: Arc::clone(&place.room),
             bring,
         };
         drop(place);
         hungry.wants.push_front(want);
         hungry.changed.send_replace(());
+    }
+
+    /// There is room again: those who lend for a group look at what it wants.
+    pub(super) fn nudge(&self, group: &Group) {
+        if let Some(hungry) = held(&self.groups).get(group) {
+            hungry.changed.send_replace(());
+        }
+    }
+
+    /// The same for all groups, where there was too little for what they want.
+    pub(super) fn nudge_if_freed(&self) {
+        if self.budget.was_freed() {
+            for hungry in held(&self.groups).values() {
+                hungry.changed.send_replace(());
+            }
+        }
     }
 
     /// Told with each new want.

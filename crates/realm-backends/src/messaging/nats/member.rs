@@ -16,8 +16,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::requests::{self, Asked};
-use super::{Shared, headers};
+use super::{Shared, headers, later};
 use crate::messaging::Death;
+use crate::messaging::budget::{Holder, LARGEST, Share};
 
 /// How long one pull stays open: as long as a server that restarted is not asked again, at most.
 const PULL: Duration = Duration::from_secs(3);
@@ -27,6 +28,10 @@ const PAUSE: Duration = Duration::from_millis(300);
 const SWEEP: Duration = Duration::from_millis(200);
 /// Requests that wait for this member.
 const REQUESTS_MAX: usize = 1_000;
+/// Bytes of messages that one pull brings, about: at the least, which the server wants for one message, and at
+/// the most.
+const PULL_BYTES_MIN: usize = 2 * LARGEST;
+const PULL_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A member. Dropped, it pulls nothing more, and what it did not look at goes back.
 pub(super) struct Taking {
@@ -51,6 +56,8 @@ struct Held {
     attempt: u32,
     settled: AtomicBool,
     lease: Arc<Lease>,
+    /// The room that the message takes in memory.
+    _share: Share,
 }
 
 /// How long a delivery is this member's, and the room that it takes meanwhile.
@@ -129,12 +136,18 @@ async fn pull(
     n: usize,
     sender: mpsc::Sender<Handed>,
 ) {
-    let room = Arc::new(Semaphore::new(n));
+    let (room, holder) = (Arc::new(Semaphore::new(n)), Arc::default());
+    let mut is_large = false;
     while !sender.is_closed() {
-        if pull_once(&shared, &subscription, &room, &sender)
-            .await
-            .is_err()
-        {
+        let pulled = pull_once(
+            &shared,
+            &subscription,
+            &room,
+            &holder,
+            &mut is_large,
+            &sender,
+        );
+        if pulled.await.is_err() {
             sleep(PAUSE).await;
         }
     }
@@ -145,6 +158,9 @@ async fn pull_once(
     shared: &Arc<Shared>,
     subscription: &Arc<Subscription>,
     room: &Arc<Semaphore>,
+    holder: &Arc<Holder>,
+    // Whether the next one may be larger than what a pull brings: another client sent it, and it is to die.
+    is_large: &mut bool,
     sender: &mpsc::Sender<Handed>,
 ) -> Result<(), CloudError> {
     let link = &shared.link;
@@ -153,16 +169,32 @@ async fn pull_once(
     let mut leases: Vec<Arc<Lease>> = Vec::new();
     loop {
         let mut permits = vec![first_permit(room, &mut leases).await?];
+        while !shared.handed.has_room(holder) {
+            sleep(SWEEP).await;
+        }
         while let Ok(permit) = Arc::clone(room).try_acquire_owned() {
             permits.push(permit);
         }
-        let batch = consumer.batch().max_messages(permits.len()).expires(PULL);
+        let batch = consumer.batch().expires(PULL);
+        let batch = if std::mem::take(is_large) {
+            batch.max_messages(1)
+        } else {
+            let n_bytes = shared.handed.n_left() / 8;
+            let n_bytes = n_bytes.clamp(PULL_BYTES_MIN, PULL_BYTES_MAX);
+            batch.max_messages(permits.len()).max_bytes(n_bytes)
+        };
+        let began = Instant::now();
+        let mut has_come = false;
         let batch = batch.messages().await;
         let mut batch = batch.map_err(|error| link.failed(&error))?;
         while let Some(message) = batch.next().await {
+            *is_large = message.is_err();
+            has_come = true;
             let message = message.map_err(|error| link.failed(&*error))?;
             let Some(permit) = permits.pop() else { break };
-            let Some(handed) = receive(shared, subscription, message, permit).await else {
+            let n_bytes = message.payload.len() + LARGEST - limits::MESSAGE_BYTES_MAX;
+            let share = shared.handed.count(holder, n_bytes);
+            let Some(handed) = receive(shared, subscription, message, permit, share).await else {
                 continue;
             };
             leases.push(Arc::clone(&handed.held.lease));
@@ -170,6 +202,7 @@ async fn pull_once(
                 return Err(CloudError::Unavailable);
             }
         }
+        *is_large = !has_come && began.elapsed() < PULL / 2;
         // The connection may have been given up, and another one made.
         link.get().await?;
     }
@@ -200,27 +233,21 @@ async fn receive(
     subscription: &Arc<Subscription>,
     message: jetstream::Message,
     permit: OwnedSemaphorePermit,
+    share: Share,
 ) -> Option<Handed> {
     let n = message.info().ok()?.delivered;
-    let attempt = u32::try_from(n).unwrap_or(u32::MAX);
-    let why = if message.payload.len() > limits::MESSAGE_BYTES_MAX {
-        Some("it is larger than a message may be")
-    } else if attempt > subscription.n_deliveries.max(1) {
-        Some("it was delivered, and nothing was heard of it in time")
-    } else {
-        None
-    };
+    let (attempt, why) = judged(n, message.payload.len(), subscription.n_deliveries);
     let held = Held {
         shared: Arc::clone(shared),
         subscription: Arc::clone(subscription),
         message: Some(message),
-        // One that is dead already was not looked at this time.
-        attempt: attempt - u32::from(why.is_some()),
+        attempt,
         settled: AtomicBool::new(false),
         lease: Arc::new(Lease {
             until: Mutex::new(Instant::now() + subscription.ack_wait),
             permit: Mutex::new(Some(permit)),
         }),
+        _share: share,
     };
     if let Some(why) = why {
         // If it cannot be buried, it is dropped, and comes again.
@@ -232,6 +259,22 @@ async fn receive(
         attempt,
         held,
     })
+}
+
+/// How often a message was looked at with this delivery, and why it is dead, if it is. The number is what a
+/// server says.
+fn judged(n: i64, n_bytes: usize, n_deliveries: u32) -> (u32, Option<&'static str>) {
+    let attempt = u32::try_from(n.max(1)).unwrap_or(u32::MAX);
+    // One that is dead already was not looked at this time.
+    let before = attempt.saturating_sub(1);
+    if n_bytes > limits::MESSAGE_BYTES_MAX {
+        (before, Some("it is larger than a message may be"))
+    } else if attempt > n_deliveries.max(1) {
+        let why = "it was delivered, and nothing was heard of it in time";
+        (before, Some(why))
+    } else {
+        (attempt, None)
+    }
 }
 
 impl Held {
@@ -276,7 +319,7 @@ impl Held {
         let group = &self.subscription.group.name;
         let further = self.subscription.dead_letter.as_ref();
         let further = further.filter(|_| !content.is_dead());
-        let letter = content.into_dead(group, self.attempt, why);
+        let letter = content.into_dead(group, self.attempt, why, later::due_ms(Duration::ZERO));
         // The same message dies once in a group, though this is done again after a failure.
         let info = self.message()?.info().ok();
         let id = info.map(|info| format!("{}-{}", info.stream_sequence, info.consumer));
@@ -362,5 +405,28 @@ impl Drop for Held {
                 let _ = message.ack_with(AckKind::Nak(None)).await;
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_deliveries_hurts_nobody() {
+        let (well, large) = (limits::MESSAGE_BYTES_MAX, limits::MESSAGE_BYTES_MAX + 1);
+        assert_eq!(judged(1, well, 3), (1, None));
+        assert_eq!(judged(3, well, 3), (3, None));
+        let number = |n, n_bytes| judged(n, n_bytes, 3).0;
+        assert_eq!(
+            [number(0, well), number(0, large), number(4, well)],
+            [1, 0, 3]
+        );
+        assert_eq!(
+            [number(i64::MIN, large), number(i64::MAX, well)],
+            [0, u32::MAX - 1]
+        );
+        assert!(judged(0, large, 3).1.is_some() && judged(4, well, 3).1.is_some());
+        assert!(judged(2, well, 0).1.is_some());
     }
 }

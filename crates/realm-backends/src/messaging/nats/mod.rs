@@ -6,6 +6,7 @@
 
 mod headers;
 mod later;
+mod letters;
 mod link;
 mod member;
 mod names;
@@ -17,22 +18,20 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
 use realm_model::cloud::{
-    Answer, Deliveries, Group, Message, Messaging, Subscription, check_message, check_pattern,
-    check_topic,
+    Answer, Deliveries, Group, Letter, Message, Messaging, Subscription, check_message,
+    check_pattern, check_topic,
 };
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use self::link::{Kind, Link};
+use self::link::Link;
 use self::member::Taking;
+use super::budget::Budget;
 use super::{OnDeath, Room};
 use crate::{Access, ServerError, Watch};
 
 /// How long a member waits until the server knows that it answers requests.
 const LISTENING: Duration = Duration::from_secs(2);
-
-/// In what the server says of a message that is not there.
-const NOT_FOUND: &str = "not found";
 
 /// Messages on a NATS server.
 pub struct Nats {
@@ -45,6 +44,12 @@ struct Shared {
     link: Link,
     on_death: OnDeath,
     listening: Notify,
+    /// Room for what members get.
+    handed: Arc<Budget>,
+    /// For requests, from being asked to being answered.
+    waiting: Arc<Budget>,
+    /// For replies, until all of a request are there.
+    replies: Arc<Budget>,
 }
 
 impl Nats {
@@ -66,6 +71,9 @@ impl Nats {
             link: Link::new(host, is_tls, access, room, watch)?,
             on_death,
             listening: Notify::new(),
+            handed: Arc::default(),
+            waiting: Arc::default(),
+            replies: Arc::default(),
         });
         later::keep(&shared);
         Ok(Self {
@@ -169,28 +177,18 @@ impl Messaging for Nats {
     }
 
     fn dead(&self, n_max: usize) -> Answer<'_, Vec<Message>> {
-        Box::pin(async move {
-            let link = &self.shared.link;
-            let connected = link.get().await?;
-            let name = link.stream_name(Kind::Dead);
-            let stream = connected.jetstream.get_stream(&name).await;
-            let stream = stream.map_err(|error| link.failed(&error))?;
-            let state = &stream.cached_info().state;
-            let (first, last) = (state.first_sequence, state.last_sequence);
-            let mut letters = Vec::new();
-            for sequence in (first.max(1)..=last).rev().take(n_max) {
-                match stream.get_raw_message(sequence).await {
-                    Ok(found) => {
-                        let mut letter = headers::read("", Some(&found.headers), &found.payload);
-                        letter.topic = None;
-                        letters.push(letter);
-                    }
-                    // A newer one took its place meanwhile.
-                    Err(error) if error.to_string().contains(NOT_FOUND) => {}
-                    Err(error) => return Err(link.failed(&error)),
-                }
-            }
-            Ok(letters)
-        })
+        Box::pin(letters::newest(&self.shared.link, n_max))
+    }
+
+    fn letters(&self) -> Answer<'_, Vec<Letter>> {
+        Box::pin(letters::all(&self.shared.link))
+    }
+
+    fn letter(&self, number: u64) -> Answer<'_, Option<Letter>> {
+        Box::pin(letters::one(&self.shared.link, number))
+    }
+
+    fn settle_letter(&self, number: u64, is_retried: bool) -> Answer<'_, bool> {
+        Box::pin(letters::settle(&self.shared.link, number, is_retried))
     }
 }

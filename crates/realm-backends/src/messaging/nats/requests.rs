@@ -10,17 +10,17 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Shared, headers, names};
-use crate::messaging::requests::Once;
+use crate::messaging::budget::{Holder, Share, bytes_of};
+use crate::messaging::requests::{INBOX_BYTES_MAX, Once};
 
 /// After an error, until the next try.
 const PAUSE: Duration = Duration::from_millis(300);
-/// How long a request of a client that does not say waits at most.
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A request on its way to a member.
 pub(super) struct Asked {
     message: Message,
     until: Instant,
+    share: Share,
 }
 
 impl Asked {
@@ -29,7 +29,7 @@ impl Asked {
         (self.until > Instant::now()).then(|| Delivery {
             message: self.message,
             attempt: 1,
-            receipt: Box::new(Once),
+            receipt: Box::new(Once::new(self.share)),
         })
     }
 }
@@ -40,8 +40,9 @@ pub(super) async fn listen(
     subscription: Arc<Subscription>,
     sender: mpsc::Sender<Asked>,
 ) {
+    let holder = Arc::default();
     while !sender.is_closed() {
-        let _ = listen_once(&shared, &subscription, &sender).await;
+        let _ = listen_once(&shared, &subscription, &sender, &holder).await;
         sleep(PAUSE).await;
     }
 }
@@ -50,6 +51,7 @@ async fn listen_once(
     shared: &Shared,
     subscription: &Subscription,
     sender: &mpsc::Sender<Asked>,
+    holder: &Arc<Holder>,
 ) -> Result<(), CloudError> {
     let link = &shared.link;
     let connected = link.get().await?;
@@ -74,16 +76,19 @@ async fn listen_once(
         let headers = message.headers.as_ref();
         let wait = headers.and_then(|headers| headers.get(headers::TIMEOUT));
         let wait = wait.and_then(|value| value.as_str().parse().ok());
-        let wait = wait.map_or(TIMEOUT, Duration::from_millis).min(TIMEOUT);
-        let asked = Asked {
-            message: Message {
-                reply_to: Some(reply.to_string()),
-                ..headers::read(topic, headers, &message.payload)
-            },
-            until: Instant::now() + wait,
+        let wait = wait.map_or(limits::REQUEST_TIME_MAX, Duration::from_millis);
+        let message = Message {
+            reply_to: Some(reply.to_string()),
+            ..headers::read(topic, headers, &message.payload)
         };
         // Where so many wait already, this one is not answered in time anyway.
-        let _ = sender.try_send(asked);
+        if let Some(share) = shared.waiting.take(holder, bytes_of(&message)) {
+            let _ = sender.try_send(Asked {
+                message,
+                until: Instant::now() + wait.min(limits::REQUEST_TIME_MAX),
+                share,
+            });
+        }
     }
     Ok(())
 }
@@ -110,7 +115,8 @@ pub(super) async fn ask(
     let sent = client.publish_with_reply_and_headers(subject, inbox, headers, data);
     sent.await.map_err(|error| link.failed(&error))?;
     let n_replies = n_replies.clamp(1, limits::REPLIES_MAX) as usize;
-    let mut replies = Vec::new();
+    let holder = Arc::default();
+    let (mut replies, mut shares, mut n_bytes) = (Vec::new(), Vec::new(), 0);
     while replies.len() < n_replies {
         let Ok(Some(reply)) = timeout_at(until, subscriber.next()).await else {
             break;
@@ -123,6 +129,12 @@ pub(super) async fn ask(
         }
         let mut reply = headers::read("", reply.headers.as_ref(), &reply.payload);
         reply.topic = None;
+        n_bytes += bytes_of(&reply);
+        let share = shared.replies.take(&holder, bytes_of(&reply));
+        let share = share.filter(|_| replies.is_empty() || n_bytes <= INBOX_BYTES_MAX);
+        // No more of them are waited for than there is room for.
+        let Some(share) = share else { break };
+        shares.push(share);
         replies.push(reply);
     }
     if replies.is_empty() {

@@ -9,23 +9,31 @@ use realm_model::lending_message::{Came, How, Lent};
 use realm_model::text::one_line;
 use tokio::sync::watch;
 
-use super::{Flight, Given, Later, Lending, Queue, now_ms};
+use super::{Flight, Given, Later, Lending, Queue, Under, now_ms};
+use crate::messaging::embedded::lend::AT_ONCE_BYTES_MAX;
 use crate::messaging::embedded::tables::{Broken, Tables};
 
 /// The longest wait that another node may ask for: as long as the host's own.
 const AFTER_MAX: Duration = Duration::from_secs(60 * 60);
+/// How long another node may have a message, however often it says that it still works on it.
+const AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Deliveries to other nodes of which nothing was heard in time, and which may turn out to be done.
+const UNHEARD_MAX: usize = 4_096;
 /// What it says of a message that went wrong.
 const WHY_CHARS_MAX: usize = 1_000;
 
 impl Queue {
-    /// Another node that gets messages of a group: its number.
+    /// Another node that gets messages of a group, if that is there: its number.
     pub(super) fn lend(
         &mut self,
-        tables: &mut Tables<'_>,
         subscription: Arc<Subscription>,
         waits: watch::Sender<bool>,
-    ) -> Result<u64, Broken> {
-        let group = self.group(tables, &subscription.group)?;
+    ) -> Result<u64, CloudError> {
+        let mut groups = self.groups.iter();
+        let group = groups.find(|(_, shared)| shared.group == subscription.group);
+        // A manifest that came while the stream opened may have it no more.
+        let (group, _) = group.ok_or(CloudError::NotFound("the group"))?;
+        let group = *group;
         self.n_given += 1;
         let lending = Lending {
             group,
@@ -53,7 +61,8 @@ impl Queue {
         };
         let (group, subscription) = (*group, Arc::clone(subscription));
         let mut given = Vec::new();
-        while given.len() < n_max {
+        let mut n_bytes = 0;
+        while given.len() < n_max && n_bytes < AT_ONCE_BYTES_MAX {
             let first = tables.first(group)?;
             let Some((key, n)) = first.filter(|(key, _)| key.1 <= now_ms()) else {
                 break;
@@ -69,6 +78,7 @@ impl Queue {
                 continue;
             }
             let flight = self.take_off(tables, key, n, lending, Arc::clone(&subscription))?;
+            n_bytes += body.len();
             given.push(Given {
                 which: Lent {
                     message,
@@ -81,8 +91,8 @@ impl Queue {
         Ok(Ok(given))
     }
 
-    /// How it went with a message. That it is done is good also where this node started anew since it gave
-    /// it; anything else is about one delivery.
+    /// How it went with a message. That it is done is good also where somebody else has it by now, or this node
+    /// started anew since it gave it; anything else is about the delivery that is under way.
     pub(super) fn settle(
         &mut self,
         tables: &mut Tables<'_>,
@@ -99,10 +109,11 @@ impl Queue {
             nonce: which.delivery,
         };
         Ok(match how {
-            How::Done => {
+            How::Done if self.may_end(tables, flight)? => {
                 self.done(tables, (group, which.message))?;
                 Came::Well
             }
+            How::Done => Came::Failed,
             How::Retry { after_ms, why } => {
                 let after = Duration::from_millis(after_ms).min(AFTER_MAX);
                 let why = one_line(&why, WHY_CHARS_MAX);
@@ -115,11 +126,50 @@ impl Queue {
                 self.give_back(tables, flight, untouched)?;
                 Came::Well
             }
-            How::Extend => match self.extend(flight) {
-                Ok(()) => Came::Well,
-                Err(_) => Came::Failed,
+            How::Extend => match self.is_old(flight) {
+                false if self.extend(flight).is_ok() => Came::Well,
+                false | true => Came::Failed,
             },
         })
+    }
+
+    /// Whether another node has had it for as long as any may.
+    fn is_old(&self, flight: Flight) -> bool {
+        let under = self.flights.get(&(flight.group, flight.message));
+        under.is_some_and(|under| under.nonce == flight.nonce && under.since.elapsed() > AGE_MAX)
+    }
+
+    /// Whether a delivery was given to another node, so that this may say that it is done: it is under way, or
+    /// nothing was heard of it in time, or an earlier start gave it.
+    fn may_end(&self, tables: &Tables<'_>, flight: Flight) -> Result<bool, Broken> {
+        let key = (flight.group, flight.message);
+        let under = self.flights.get(&key);
+        if under.is_some_and(|under| under.nonce == flight.nonce) || self.unheard.contains(&flight)
+        {
+            return Ok(true);
+        }
+        let Some(n) = tables.n_deliveries(key)? else {
+            // It is said again, where the answer was lost.
+            return Ok(true);
+        };
+        // That which is under way is of this start.
+        Ok(flight.nonce <= self.n_before && n > u32::from(under.is_some()))
+    }
+
+    /// Remembers a delivery to another node that came to its end by time.
+    pub(super) fn note_unheard(&mut self, (group, message): (u32, u64), under: &Under) {
+        if self.members.contains_key(&under.member) {
+            return;
+        }
+        if self.unheard.len() >= UNHEARD_MAX {
+            self.unheard.pop_front();
+        }
+        let nonce = under.nonce;
+        self.unheard.push_back(Flight {
+            group,
+            message,
+            nonce,
+        });
     }
 
     /// Tells them whether anything waits.

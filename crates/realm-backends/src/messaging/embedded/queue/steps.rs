@@ -7,6 +7,7 @@ use realm_model::cloud::{CloudError, Group, Subscription};
 
 use super::{Flight, Later, Member, Queue, Reply, Shared, Under, Wish, after_ms, now_ms};
 use crate::messaging::Death;
+use crate::messaging::budget::bytes_of;
 use crate::messaging::embedded::member::{Handed, Held};
 use crate::messaging::embedded::tables::{Broken, Tables, who};
 
@@ -21,6 +22,7 @@ impl Queue {
             let Some(under) = self.take_flight((group, message)) else {
                 continue;
             };
+            self.note_unheard((group, message), &under);
             let why = "it was delivered, and nothing was heard of it in time";
             self.again(tables, (group, message), &under, Duration::ZERO, why)?;
         }
@@ -84,7 +86,7 @@ impl Queue {
             let topic = message.topic.clone().unwrap_or_default();
             let further = subscription.dead_letter.as_ref();
             let further = further.filter(|_| !message.is_dead());
-            let mut letter = message.into_dead(group, n, why);
+            let mut letter = message.into_dead(group, n, why, now_ms());
             letter.topic.clone_from(&subscription.dead_letter);
             let body = letter.to_bytes();
             tables.keep_dead(&body)?;
@@ -123,7 +125,7 @@ impl Queue {
     }
 
     /// Something of a group is due at a time.
-    fn noticed(&mut self, group: u32, due_ms: u64) {
+    pub(super) fn noticed(&mut self, group: u32, due_ms: u64) {
         if let Some(shared) = self.groups.get_mut(&group) {
             shared.due_ms = Some(shared.due_ms.map_or(due_ms, |old| old.min(due_ms)));
         }
@@ -140,6 +142,7 @@ impl Queue {
                 topic,
                 body,
                 delay,
+                _room,
                 reply,
             } => {
                 let due_ms = delay.map_or(0, after_ms);
@@ -177,8 +180,8 @@ impl Queue {
                 waits,
                 reply,
             } => {
-                let lent = self.lend(tables, subscription, waits)?;
-                later.push(said(reply, Ok(lent)));
+                let lent = self.lend(subscription, waits);
+                later.push(said(reply, lent));
             }
             Wish::Take { lending, n, reply } => {
                 let given = self.take_for(tables, lending, n)?;
@@ -194,14 +197,7 @@ impl Queue {
                 later.push(said(reply, Ok(came)));
             }
             Wish::Look => {}
-            Wish::Leave(id) => {
-                self.lendings.remove(&id);
-                if let Some(member) = self.members.remove(&id)
-                    && let Some(shared) = self.groups.get_mut(&member.group)
-                {
-                    shared.members.retain(|one| *one != id);
-                }
-            }
+            Wish::Leave(id) => self.leave(id),
             Wish::Ack(flight, reply) => {
                 self.done(tables, (flight.group, flight.message))?;
                 later.push(said(reply, Ok(())));
@@ -235,9 +231,35 @@ impl Queue {
                 let letters = tables.dead(n_max)?;
                 later.push(said(reply, Ok(letters)));
             }
+            Wish::Letters(reply) => {
+                let letters = tables.letters()?;
+                later.push(said(reply, Ok(letters)));
+            }
+            Wish::Letter(number, reply) => {
+                let letter = tables.letter(number)?;
+                later.push(said(reply, Ok(letter)));
+            }
+            Wish::SettleLetter {
+                number,
+                is_retried,
+                reply,
+            } => {
+                let settled = self.settle_letter(tables, number, is_retried)?;
+                later.push(said(reply, settled));
+            }
             Wish::Close => self.closed = true,
         }
         Ok(())
+    }
+
+    /// A member takes no more part, or another node.
+    pub(super) fn leave(&mut self, id: u64) {
+        self.lendings.remove(&id);
+        if let Some(member) = self.members.remove(&id)
+            && let Some(shared) = self.groups.get_mut(&member.group)
+        {
+            shared.members.retain(|one| *one != id);
+        }
     }
 
     /// A group is done with a message, also with one that another member has by now.
@@ -356,7 +378,22 @@ impl Queue {
                 self.hand_out(tables, (at, member), key, n, later)?;
             }
         }
+        self.say_due();
         Ok(())
+    }
+
+    /// Members of a group hear whether their own queue has something that they have no room for.
+    pub(super) fn say_due(&self) {
+        let now_ms = now_ms();
+        for shared in self.groups.values() {
+            if !self.setting.borrowing.anything_waits(&shared.group) {
+                continue;
+            }
+            let is_due = shared.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+            for member in shared.members.iter().filter_map(|id| self.members.get(id)) {
+                member.room.say_due(is_due);
+            }
+        }
     }
 
     fn hand_out(
@@ -381,6 +418,8 @@ impl Queue {
             return self.bury_unheard(tables, key, &subscription, n);
         }
         member.room.take_own();
+        let budget = &self.setting.borrowing.budget;
+        let share = budget.count(&member.room.holder, bytes_of(&content));
         let sender = member.sender.clone();
         if let Some(shared) = self.groups.get_mut(&group) {
             shared.members.remove(at);
@@ -390,7 +429,7 @@ impl Queue {
         let handed = Handed {
             message: content,
             attempt: n + 1,
-            held: Held::new(self.setting.wishes.clone(), flight),
+            held: Held::new(self.setting.wishes.clone(), flight, share),
         };
         later.push(Box::new(move || {
             // A member that left meanwhile drops it, which brings it back.
@@ -424,7 +463,8 @@ impl Queue {
         let (group, _, message) = key;
         tables.fly(key, n + 1)?;
         self.n_given += 1;
-        let until = Instant::now() + subscription.ack_wait;
+        let since = Instant::now();
+        let until = since + subscription.ack_wait;
         let flight = Flight {
             group,
             message,
@@ -434,6 +474,7 @@ impl Queue {
             nonce: flight.nonce,
             member,
             subscription,
+            since,
             until,
         };
         self.flights.insert((group, message), under);
