@@ -108,6 +108,7 @@ pub(crate) enum Verb {
     Abort(commands::abort::Args),
     Rollback(commands::rollback::Args),
     Logs(commands::logs::Args),
+    Messages(commands::messages::Args),
     Exec(commands::exec::Args),
     Audit(commands::audit::Args),
     Inspect(commands::inspect::Args),

@@ -34,6 +34,7 @@ pub(crate) mod edge;
 pub(crate) mod explain;
 pub(crate) mod inspect;
 pub(crate) mod logs;
+pub(crate) mod messages;
 pub(crate) mod nodes;
 pub(crate) mod peer;
 pub(crate) mod status;
@@ -83,6 +84,7 @@ pub(crate) fn run(mut cli: Cli) -> Result<ExitCode, Failure> {
         Verb::Abort(args) => abort::run(&context, &args),
         Verb::Rollback(args) => rollback::run(&context, &args),
         Verb::Logs(args) => logs::run(&context, args),
+        Verb::Messages(args) => messages::run(&context, args),
         Verb::Audit(args) => audit::run(&context, &args),
         Verb::Exec(args) => exec::run(&context, args),
         Verb::Inspect(args) => inspect::run(&context, &args),

@@ -162,6 +162,7 @@ async fn what_cannot_be_done_is_told_counted_and_kept_apart() {
     }
     let status = realm.component("worker").await;
     assert_eq!((status.healthy, status.wanted), (1, 1));
+    the_dead_are_shown_and_dealt_with(&realm).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,4 +301,62 @@ impl Drop for Nats {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// `err`, `trap` and `park` died: two of them live again and die again, one is dropped.
+async fn the_dead_are_shown_and_dealt_with(realm: &Realm) {
+    let dead = |more: &[&str]| {
+        let verb = ["messages", "dead", "orders", "--json"];
+        let said = tokio::task::block_in_place(|| realm.run(&[&verb, more].concat()).ok());
+        serde_json::from_str::<serde_json::Value>(&said.stdout).unwrap()
+    };
+    let letters = |page: &serde_json::Value| page["letters"].as_array().unwrap().clone();
+    let all = letters(&dead(&[]));
+    assert_eq!(all.len(), 3);
+    let mut texts = Vec::new();
+    for letter in &all {
+        assert_eq!(
+            (&letter["topic"], &letter["group"]),
+            (&"work".into(), &"worker".into())
+        );
+        assert_eq!(letter["deliveries"], 3);
+        assert!(letter["died_unix_ms"].as_u64().is_some() && letter["bytes"].as_u64().is_some());
+        assert!(!letter["why"].as_str().unwrap().is_empty() && letter["message"].is_null());
+        let number = letter["number"].to_string();
+        let said = tokio::task::block_in_place(|| {
+            realm
+                .run(&["messages", "dead", "orders", "show", &number])
+                .ok()
+        });
+        texts.push(said.stdout.trim().to_owned());
+    }
+    texts.sort();
+    assert_eq!(texts, ["err", "park", "trap"]);
+    let number = all[0]["number"].to_string();
+    assert_eq!(dead(&["retry", &number])["done"], 1);
+    let again = eventually("it died again", async || {
+        let again = letters(&dead(&[]));
+        (again.len() == 3).then_some(again)
+    })
+    .await;
+    // The last letter of three is a new one.
+    assert!(again[0]["number"].as_u64() > all[0]["number"].as_u64());
+    assert_eq!(dead(&["drop", &again[2]["number"].to_string()])["done"], 1);
+    assert_eq!(letters(&dead(&[])).len(), 2);
+    let refused = tokio::task::block_in_place(|| {
+        realm.run(&["messages", "dead", "orders", "retry", &number])
+    });
+    assert!(
+        refused.stderr.contains("there is no dead letter"),
+        "{}",
+        refused.stderr
+    );
+    let unknown = tokio::task::block_in_place(|| realm.run(&["messages", "dead", "nowhere"]));
+    assert!(
+        unknown.stderr.contains("unknown-name"),
+        "{}",
+        unknown.stderr
+    );
+    assert_eq!(dead(&["drop", "--all"])["done"], 2);
+    assert!(letters(&dead(&[])).is_empty());
 }

@@ -4,6 +4,7 @@
 //! signatures of entries alone.
 
 mod chains;
+mod dead;
 mod verified;
 mod why;
 
@@ -193,6 +194,8 @@ fn handler(call: Call, filter: MethodFilter) -> MethodRouter<Api> {
         Call::Invitation => on(filter, invitation),
         Call::AddPeer => on(filter, add_peer),
         Call::Beacon => on(filter, chains::beacon),
+        Call::DeadLetters => on(filter, dead::letters),
+        Call::SettleDead => on(filter, dead::settle),
     }
 }
 

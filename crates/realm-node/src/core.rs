@@ -254,6 +254,7 @@ impl Core {
             Event::Knocked(knock) => return self.knocked(knock),
             Event::Call { address, reply } => return self.call(address, reply),
             // Questions change nothing: no plan follows.
+            Event::AskShelf(reply) => return drop(reply.send(self.shelf.clone())),
             Event::AskInvitation(reply) => return drop(reply.send(self.invitation())),
             Event::AskStatus(reply) => return drop(reply.send(self.settled().status())),
             Event::AskWhy { component, reply } => {

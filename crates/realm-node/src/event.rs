@@ -23,6 +23,7 @@ use crate::core::{Prospect, Unknown};
 use crate::metrics::NodeFigures;
 use crate::network::{Knock, Network};
 use crate::replica::Started;
+use crate::stores::Shelf;
 
 /// Something that happened.
 pub(crate) enum Event {
@@ -89,6 +90,8 @@ pub(crate) enum Event {
     Told { by: PublicKey, page: Approved },
     /// A stranger asks to be let in.
     Knocked(Knock),
+    /// Somebody wants to look into a store.
+    AskShelf(oneshot::Sender<Shelf>),
     /// Somebody wants to invite a machine.
     AskInvitation(oneshot::Sender<Invitation>),
     /// Somebody wants a machine to be called on.

@@ -322,7 +322,7 @@ async fn with_body(call: Call, request: Request, digest: Digest) -> Result<Reque
         Call::Submit => ENTRY_BYTES_MAX,
         Call::Placement => PLACEMENT_BYTES_MAX,
         Call::Beacon => BEACON_BYTES_MAX,
-        Call::Exec | Call::Run | Call::AddPeer => BODY_BYTES_MAX,
+        Call::Exec | Call::Run | Call::AddPeer | Call::SettleDead => BODY_BYTES_MAX,
         Call::Status
         | Call::Explain
         | Call::Heads
@@ -332,7 +332,8 @@ async fn with_body(call: Call, request: Request, digest: Digest) -> Result<Reque
         | Call::Logs
         | Call::Audit
         | Call::Metrics
-        | Call::Invitation => 0,
+        | Call::Invitation
+        | Call::DeadLetters => 0,
     };
     let (parts, body) = request.into_parts();
     let bytes = read_capped(body, bytes_max + 1)

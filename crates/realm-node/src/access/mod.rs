@@ -73,10 +73,12 @@ pub(crate) enum Call {
     Invitation,
     AddPeer,
     Beacon,
+    DeadLetters,
+    SettleDead,
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Status,
         Self::Explain,
         Self::Placement,
@@ -94,6 +96,8 @@ impl Call {
         Self::Invitation,
         Self::AddPeer,
         Self::Beacon,
+        Self::DeadLetters,
+        Self::SettleDead,
     ];
 
     /// Method and path, as the router matches them.
@@ -116,6 +120,8 @@ impl Call {
             Self::Invitation => (Method::GET, "/v1/invitation"),
             Self::AddPeer => (Method::POST, "/v1/peers"),
             Self::Beacon => (Method::POST, "/v1/beacon"),
+            Self::DeadLetters => (Method::GET, "/v1/dead-letters"),
+            Self::SettleDead => (Method::POST, "/v1/dead-letters"),
         }
     }
 
@@ -139,13 +145,20 @@ impl Call {
             Self::Invitation => "invitation",
             Self::AddPeer => "add-peer",
             Self::Beacon => "beacon",
+            Self::DeadLetters => "dead-letters",
+            Self::SettleDead => "settle-dead",
         }
     }
 
     /// Whether it changes something, or runs something: then it leaves a line in the audit.
     pub(crate) const fn changes(self) -> bool {
         match self {
-            Self::Submit | Self::PutBlob | Self::Exec | Self::Run | Self::AddPeer => true,
+            Self::Submit
+            | Self::PutBlob
+            | Self::Exec
+            | Self::Run
+            | Self::AddPeer
+            | Self::SettleDead => true,
             Self::Status
             | Self::Explain
             | Self::Placement
@@ -157,6 +170,7 @@ impl Call {
             | Self::Audit
             | Self::Metrics
             | Self::Invitation
+            | Self::DeadLetters
             // One comes every few minutes, for ever: it would push everything else out.
             | Self::Beacon => false,
         }
@@ -174,7 +188,11 @@ impl Call {
             // Who signs what runs may see and send all of it.
             (Role::Owner, _) => true,
             (Role::Delegate { may_exec }, Self::Exec | Self::Run) => may_exec,
-            (Role::Delegate { .. }, Self::Audit | Self::AddPeer | Self::Beacon) => false,
+            // What a queue holds may be anybody's of the realm.
+            (
+                Role::Delegate { .. },
+                Self::Audit | Self::AddPeer | Self::Beacon | Self::DeadLetters | Self::SettleDead,
+            ) => false,
             (Role::Delegate { .. }, _) => true,
             // It is kept offline, and taken out to mend the chain.
             (
@@ -271,7 +289,9 @@ mod tests {
             Metrics  yes yes yes yes -   -   -
             Invitation yes yes yes - -   -   -
             AddPeer  yes -   -   -   -   -   -
-            Beacon   yes -   -   -   -   -   yes";
+            Beacon   yes -   -   -   -   -   yes
+            DeadLetters yes - -  -   -   -   -
+            SettleDead yes - -   -   -   -   -";
         let lines: Vec<Vec<&str>> = table
             .lines()
             .filter(|line| !line.trim().is_empty())

@@ -16,8 +16,8 @@ use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use realm_model::api::{
-    Accepted, AddPeer, ApiError, AskPlacement, AuditPage, BeaconTaken, EntriesPage, ForkView,
-    Heads, Invitation, LogLine, PeerAdded, Uploaded,
+    Accepted, AddPeer, ApiError, AskPlacement, AuditPage, BeaconTaken, DeadLetters, DeadSettled,
+    EntriesPage, ForkView, Heads, Invitation, LogLine, PeerAdded, SettleDead, Uploaded,
 };
 use realm_model::digest::Digest;
 use realm_model::entry::{ChainId, NamespaceName};
@@ -229,6 +229,24 @@ impl Client {
         };
         let body = serde_json::to_vec(&peer).map_err(|error| ClientError::Answer(error.into()))?;
         self.call(Method::POST, "/v1/peers", Payload::Bytes(body))
+            .await
+    }
+
+    /// Dead letters of a binding there, whose name has letters, digits, `-`, `_` and `/`; `number`: that one, with what it says.
+    pub async fn dead_letters(
+        &self,
+        binding: &str,
+        number: Option<u64>,
+    ) -> Result<DeadLetters, ClientError> {
+        let number = number.map_or_else(String::new, |number| format!("&number={number}"));
+        let path = format!("/v1/dead-letters?binding={binding}{number}");
+        self.get(&path).await
+    }
+
+    /// Has dead letters delivered again, or dropped.
+    pub async fn settle_dead(&self, asked: &SettleDead) -> Result<DeadSettled, ClientError> {
+        let body = serde_json::to_vec(asked).map_err(|error| ClientError::Answer(error.into()))?;
+        self.call(Method::POST, "/v1/dead-letters", Payload::Bytes(body))
             .await
     }
 

@@ -205,6 +205,36 @@ impl Wanted {
     }
 }
 
+impl super::Shelf {
+    /// The messages of a binding, if this node has them: a component binds it, or something was sent here
+    /// once. Blocks.
+    pub(crate) fn messages(
+        &self,
+        binding: &str,
+    ) -> Result<Option<Arc<dyn Messaging>>, StepFailure> {
+        let found = held(&self.0.open).iter().find_map(|(key, store)| {
+            let (name, interface, ..) = key;
+            let is_it = name == binding && *interface == Interface::Messaging;
+            is_it.then(|| store.get()).flatten()
+        });
+        if let Some(Store::Messaging(queue)) = found {
+            return Ok(Some(queue));
+        }
+        let grant = {
+            let known = self.0.known.borrow();
+            let mut groups = known.groups.iter();
+            groups
+                .find(|(shared, _)| shared.binding == binding)
+                .map(|(_, subscribed)| subscribed.grant.clone())
+        };
+        let Some(grant) = grant else {
+            return Ok(None);
+        };
+        let queue = self.open_queue(&grant)?;
+        Ok(queue.map(|queue| queue as Arc<dyn Messaging>))
+    }
+}
+
 /// The groups of embedded queues, and which of these components are subscribed to each.
 pub(crate) fn subscribed<'a>(
     specs: impl Iterator<Item = (&'a ComponentName, &'a ComponentSpec)>,
