@@ -2,8 +2,9 @@
 
 mod budget;
 mod embedded;
-mod nats;
+pub(crate) mod nats;
 mod requests;
+mod selective;
 
 use std::sync::Arc;
 

@@ -13,6 +13,7 @@ mod letters;
 mod memory;
 mod nats;
 mod room;
+mod rules;
 mod support;
 
 /// A test for each check and backend.
@@ -65,4 +66,7 @@ every_backend! {
     deliveries_in_memory_have_an_end
     requests_in_memory_have_an_end
     replies_in_memory_have_an_end
+    only_what_is_wanted_comes
+    what_is_unwanted_is_gone
+    unwanted_requests_end
 }

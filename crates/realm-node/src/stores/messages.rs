@@ -12,8 +12,9 @@ use realm_backends::Access;
 use realm_backends::messaging::{Death, Embedded, Nats, OnDeath, Room};
 use realm_control::lending::Shared;
 use realm_control::ways::Way;
-use realm_host::Store;
+use realm_host::{Meter, Store};
 use realm_model::binding::{Backend, Interface, Server};
+use realm_model::cloud::rules::Wanted;
 use realm_model::cloud::{CloudError, Group, Messaging, Subscription};
 use realm_model::grants::StoreGrant;
 use realm_model::key::PublicKey;
@@ -131,7 +132,7 @@ pub(crate) fn groups<'a>(specs: impl Iterator<Item = &'a ComponentSpec>) -> Grou
             groups.entry(store.binding.clone()).or_default();
         }
         for subscription in &spec.triggers.subscriptions {
-            let Some((store, part)) = leads_to(spec, &subscription.from) else {
+            let Some((store, part)) = spec.grants.messages(&subscription.from) else {
                 continue;
             };
             let group = group(subscription, &part);
@@ -235,14 +236,16 @@ impl super::Shelf {
     }
 }
 
-/// The groups of embedded queues, and which of these components are subscribed to each.
+/// The groups of embedded queues, and which of these components are subscribed to each. `meter`: what
+/// counts for a component the messages that are not lent, as it does not take them.
 pub(crate) fn subscribed<'a>(
     specs: impl Iterator<Item = (&'a ComponentName, &'a ComponentSpec)>,
+    mut meter: impl FnMut(&ComponentName) -> Arc<Meter>,
 ) -> BTreeMap<Shared, Subscribed> {
     let mut groups: BTreeMap<Shared, Subscribed> = BTreeMap::new();
     for (component, spec) in specs {
         for subscription in &spec.triggers.subscriptions {
-            let Some((store, part)) = leads_to(spec, &subscription.from) else {
+            let Some((store, part)) = spec.grants.messages(&subscription.from) else {
                 continue;
             };
             if store.spec.backend != Backend::Embedded {
@@ -263,6 +266,7 @@ pub(crate) fn subscribed<'a>(
                         ack_wait: LENT_WAIT_MIN,
                         n_deliveries: subscription.attempts,
                         dead_letter: dead_letter.map(|topic| within(topic, &part)),
+                        wanted: wanted(subscription, || meter(component)),
                     },
                     grant: store.clone(),
                 });
@@ -275,17 +279,15 @@ pub(crate) fn subscribed<'a>(
     groups
 }
 
-/// The store that a component takes messages from, and the part of its topics that is the component's: a
-/// binding under `*` gives each identifier topics of its own.
-fn leads_to<'a>(spec: &'a ComponentSpec, from: &str) -> Option<(&'a StoreGrant, String)> {
-    let of = |identifier: &str| {
-        spec.grants
-            .stores
-            .iter()
-            .find(|store| store.interface == Interface::Messaging && store.identifier == identifier)
-    };
-    let named = of(from).map(|store| (store, String::new()));
-    named.or_else(|| Some((of(StoreGrant::ANY)?, from.to_owned())))
+fn wanted(subscription: &SubscriptionSpec, meter: impl FnOnce() -> Arc<Meter>) -> Option<Wanted> {
+    if subscription.rules.is_empty() {
+        return None;
+    }
+    let meter = meter();
+    Wanted::new(
+        &subscription.rules,
+        Arc::new(move || meter.message_filtered()),
+    )
 }
 
 fn group(subscription: &SubscriptionSpec, part: &str) -> Group {

@@ -20,6 +20,7 @@ pub static BINDING: Section = Section {
                 "realm:cloud/keys",
                 "realm:cloud/identity",
                 "realm:cloud/mail",
+                "realm:cloud/streams",
             ]),
             absent: Absent::Refused,
             doc: "What it is for",
@@ -80,6 +81,25 @@ pub static BINDING: Section = Section {
             absent: Absent::Means("nobody is told"),
             doc: "Of objects: the topic to which each change of one is told, as JSON, before the guest that made it hears that it is done",
         },
+        Key {
+            name: "keep_hours",
+            // A hundred years.
+            kind: Kind::Integer {
+                min: 1,
+                max: 876_000,
+            },
+            absent: Absent::Means("records stay, whatever their age"),
+            doc: "Of streams: hours after which records go",
+        },
+        Key {
+            name: "keep_mb",
+            kind: Kind::Integer {
+                min: 1,
+                max: 1_048_576,
+            },
+            absent: Absent::Means("no record goes for a new one"),
+            doc: "Of streams: MiB of each; its oldest records go for new ones",
+        },
     ],
 };
 
@@ -135,6 +155,16 @@ pub static SUBSCRIBE: Section = Section {
                 "it is counted, logged, and among the last 1,000 that are kept beside the queue",
             ),
             doc: "The topic to which dead messages go as well",
+        },
+        Key {
+            name: "where",
+            kind: Kind::Rules(Form {
+                expected: "a field in quotes: `topic`, `content_type`, `metadata.KEY`, `body` or `body.PATH`",
+                pattern: "^(topic|content_type|metadata\\..+|body|body\\..+)$",
+                example: "body.total",
+            }),
+            absent: Absent::Means("every message"),
+            doc: "Which messages it takes: [rules](wasi-cloud.md#rules), all of which hold, each a value, one of `{ equals, prefix, suffix, above, below, exists, not }`, or a list of which one fits. Others are done at once",
         },
     ],
 };
