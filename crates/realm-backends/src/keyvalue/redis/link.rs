@@ -36,7 +36,6 @@ pub(super) struct Link {
     /// Where connections live: not in that of a guest that is the first to ask, which computes as well.
     pub(super) runtime: Handle,
     slots: [Slot; CONNECTIONS],
-    turn: AtomicUsize,
     failed: Lock<Option<Instant>>,
     pub(super) health: Health,
     /// Of its notifications, which say nothing of whether it answers, nor answers of them.
@@ -55,6 +54,20 @@ struct Slot {
     live: Lock<Option<Live>>,
     /// One makes a connection, and the others wait for it.
     making: Mutex<()>,
+    /// Calls that are under way over it.
+    calls: AtomicUsize,
+}
+
+/// A call's hold on the connection that it was given.
+pub(super) struct Turn<'a> {
+    nth: usize,
+    slot: &'a Slot,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.slot.calls.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A connection, and which one of its slot it is.
@@ -104,21 +117,25 @@ impl Link {
             dial: Arc::new(dial),
             runtime: Handle::current(),
             slots: Default::default(),
-            turn: AtomicUsize::new(0),
             failed: Lock::new(None),
             health: Health::new(Arc::clone(&watch)),
             notifications: Health::new(watch),
         })
     }
 
-    /// Whose turn it is.
-    pub(super) fn turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed) % CONNECTIONS
+    /// The connection with the fewest calls under way, and of those the first: it is the warmest, for whoever
+    /// asks one thing after the other.
+    pub(super) fn turn(&self) -> Turn<'_> {
+        let calls = |nth: &usize| self.slots[*nth].calls.load(Ordering::Relaxed);
+        let nth = (0..CONNECTIONS).min_by_key(calls).unwrap_or_default();
+        let slot = &self.slots[nth];
+        slot.calls.fetch_add(1, Ordering::Relaxed);
+        Turn { nth, slot }
     }
 
     /// A connection that stood when it was last used, or a new one.
-    pub(super) async fn live(&self, nth: usize) -> Result<Live, RedisError> {
-        let slot = &self.slots[nth];
+    pub(super) async fn live(&self, turn: &Turn<'_>) -> Result<Live, RedisError> {
+        let &Turn { nth, slot } = turn;
         if let Some(live) = slot.get() {
             return Ok(live);
         }

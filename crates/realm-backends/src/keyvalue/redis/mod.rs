@@ -168,7 +168,7 @@ where
     let all = async {
         let mut is_first = true;
         loop {
-            let live = link.live(turn).await.map_err(|error| answer(&error))?;
+            let live = link.live(&turn).await.map_err(|error| answer(&error))?;
             match ask(live.connection.clone()).await {
                 Ok(value) => {
                     link.health.answered();
