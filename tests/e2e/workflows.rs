@@ -156,7 +156,10 @@ async fn a_workflow_that_always_traps_has_failed_after_its_attempts_and_is_told(
         said.starts_with("failed").then_some(said)
     })
     .await;
-    assert!(said.starts_with("failed trap: the component failed"), "{said}");
+    assert!(
+        said.starts_with("failed trap: the component failed"),
+        "{said}"
+    );
     let page = get(&agent.metrics_url).await.1;
     let count = |outcome: &str| {
         let series = format!("workflows_total{{component=\"app\",outcome=\"{outcome}\"}}");

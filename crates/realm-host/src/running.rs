@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use realm_model::cloud::workflows::{Claiming, End, Ended, Handling, Run, WorkflowError, Workflows};
+use realm_model::cloud::workflows::{
+    Claiming, End, Ended, Handling, Run, WorkflowError, Workflows,
+};
 use realm_model::trigger::WorkflowSpec;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -115,9 +117,8 @@ impl Running {
             None => run.give_back().await,
         };
         match settled {
-            Ok(()) => {}
-            // Cancelled, or taken for dead: whoever has it sees to it.
-            Err(WorkflowError::Lost) => {}
+            // Where it was cancelled or taken for dead, whoever has it sees to it.
+            Ok(()) | Err(WorkflowError::Lost) => {}
             Err(error @ (WorkflowError::Nowhere | WorkflowError::Cloud(_))) => {
                 let place = self.place(&*run);
                 self.say(&format!("{place} is called again: {error}"));

@@ -218,9 +218,7 @@ async fn handled(invocation: &Invocation, event: Event) -> Result<Said> {
             let answer = handler.call_handle(&mut *store, held).await?;
             Ok(match answer {
                 Ok(()) => Said::Done,
-                Err(error) => {
-                    Said::Refused(one_line(&messaging::words(&error), WHY_CHARS_MAX))
-                }
+                Err(error) => Said::Refused(one_line(&messaging::words(&error), WHY_CHARS_MAX)),
             })
         }
         Event::Change(change, opened) => {

@@ -103,7 +103,10 @@ fn answer(request: &IncomingRequest) -> Result<(u16, String), Error> {
             Some(state) => (200, format!("{state:?}\n")),
             None => (404, format!("no order {id}\n")),
         },
-        _ => (404, "POST or GET /checkout/ID, POST /checkout/ID/shipped\n".to_owned()),
+        _ => (
+            404,
+            "POST or GET /checkout/ID, POST /checkout/ID/shipped\n".to_owned(),
+        ),
     })
 }
 

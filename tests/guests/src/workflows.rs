@@ -139,7 +139,10 @@ fn order(run: &Run) -> Result<Vec<u8>, Outcome> {
     steps(0..4)?;
     nap(run, "settle", 300)?;
     steps(4..7)?;
-    let word = match run.wait_for("shipping", "shipped", Some(LONG_MS)).map_err(failed)? {
+    let word = match run
+        .wait_for("shipping", "shipped", Some(LONG_MS))
+        .map_err(failed)?
+    {
         Heard::Signal(data) => data,
         Heard::TimedOut => b"refund".to_vec(),
         Heard::Suspend => return Err(Outcome::Suspended),
@@ -166,7 +169,9 @@ fn listen(run: &Run, for_ms: Option<u64>) -> Result<Vec<u8>, Outcome> {
 /// Whichever signal comes first.
 fn either(run: &Run) -> Result<Vec<u8>, Outcome> {
     let left = run.wait_for("left", "left", None).map_err(failed)?;
-    let right = run.wait_for("right", "right", Some(LONG_MS)).map_err(failed)?;
+    let right = run
+        .wait_for("right", "right", Some(LONG_MS))
+        .map_err(failed)?;
     match (left, right) {
         (Heard::Signal(data), _) | (_, Heard::Signal(data)) => Ok(data),
         _ => Err(Outcome::Suspended),
@@ -186,10 +191,13 @@ fn large(run: &Run) -> Result<Vec<u8>, Outcome> {
         run.step(&name).map(|_| ()),
         run.step("a\nb").map(|_| ()),
         run.step("").map(|_| ()),
-        run.step("large").and_then(|_| run.done("large", &vec![0; 256 * 1024 + 1])),
+        run.step("large")
+            .and_then(|_| run.done("large", &vec![0; 256 * 1024 + 1])),
         run.sleep("long", u64::MAX).map(|_| ()),
     ];
-    let all_refused = answers.iter().all(|one| matches!(one, Err(Error::Invalid(_))));
+    let all_refused = answers
+        .iter()
+        .all(|one| matches!(one, Err(Error::Invalid(_))));
     run.done("large", &vec![0; 256 * 1024]).map_err(failed)?;
     Ok(format!("{all_refused}").into_bytes())
 }
@@ -228,7 +236,9 @@ fn answer(request: guests::IncomingRequest, out: guests::ResponseOutparam) {
     let id = word("id");
     let answer = match guests::path(&request).as_str() {
         "/checks" => return guests::text(out, 200, &checks(&flows, &word("tag"))),
-        "/start" => flows.start(&workflow, &id, word("input").as_bytes()).map(|new| new.to_string()),
+        "/start" => flows
+            .start(&workflow, &id, word("input").as_bytes())
+            .map(|new| new.to_string()),
         "/get" => flows.get(&id).map(|found| match found {
             Some(status) => shown(&status.state),
             None => "none".to_owned(),
@@ -238,7 +248,10 @@ fn answer(request: guests::IncomingRequest, out: guests::ResponseOutparam) {
             .map(|there| there.to_string()),
         "/cancel" => flows.cancel(&id).map(|there| there.to_string()),
         "/list" => flows.list(None).map(|page| {
-            let runs = page.runs.iter().map(|run| format!("{} {:?}\n", run.id, run.phase));
+            let runs = page
+                .runs
+                .iter()
+                .map(|run| format!("{} {:?}\n", run.id, run.phase));
             runs.collect()
         }),
         _ => return guests::text(out, 404, ""),
@@ -277,7 +290,9 @@ fn until(flows: &Flows, id: &str, wanted: impl Fn(&str) -> bool) -> Result<Strin
 }
 
 fn is_over(state: &str) -> bool {
-    ["done", "failed", "cancelled"].iter().any(|end| state.starts_with(end))
+    ["done", "failed", "cancelled"]
+        .iter()
+        .any(|end| state.starts_with(end))
 }
 
 fn checks(flows: &Flows, tag: &str) -> String {
@@ -309,70 +324,123 @@ fn checks(flows: &Flows, tag: &str) -> String {
         ("nap", "nap 120", "done rested"),
         ("no-nap", "nap 0", "done rested"),
         ("timed-out", "listen 50", "done nothing,nothing,"),
-        ("undone", "undone", "done Err(Error::Invalid(\"`never-asked` is no step that was asked for and is not done\"))"),
-        ("twice", "twice", "done Err(Error::Invalid(\"the name `once` is used twice in this call\"))"),
+        (
+            "undone",
+            "undone",
+            "done Err(Error::Invalid(\"`never-asked` is no step that was asked for and is not done\"))",
+        ),
+        (
+            "twice",
+            "twice",
+            "done Err(Error::Invalid(\"the name `once` is used twice in this call\"))",
+        ),
         ("large", "large", "done true"),
         ("many", "many", "done 20 true true"),
         ("fail", "fail", "failed the guest says: it rains and pours"),
         ("reject", "reject", "failed the guest says: never"),
-        ("idle", "idle", "failed it says that it is suspended, and waits for nothing"),
+        (
+            "idle",
+            "idle",
+            "failed it says that it is suspended, and waits for nothing",
+        ),
         ("fat", "fat", "failed its output has more than 262144 bytes"),
     ];
     // They are under way together.
-    let started: Vec<_> = simple.iter().map(|(name, input, _)| start(name, input)).collect();
+    let started: Vec<_> = simple
+        .iter()
+        .map(|(name, input, _)| start(name, input))
+        .collect();
     for ((name, _, wanted), started) in simple.iter().zip(started) {
         let done = started.and_then(|()| same(until(flows, &id(name), is_over), wanted));
         check(name, done);
     }
-    check("trap", start("trap", "trap").and_then(|()| {
-        let state = until(flows, &id("trap"), is_over)?;
-        let fits = state.starts_with("failed trap: ");
-        fits.then_some(()).ok_or(state)
-    }));
-    check("whoami", start("who", "whoami").and_then(|()| {
-        same(until(flows, &id("who"), is_over), &format!("done test {tag}/who 0"))
-    }));
-    check("once", match flows.start("test", &id("echo"), b"echo other") {
-        Ok(false) => same(until(flows, &id("echo"), is_over), "done h\u{e4}llo"),
-        other => Err(format!("{other:?}")),
-    });
-    check("signals", start("signals", "listen").and_then(|()| {
-        let signal = |data: &[u8]| flows.signal(&id("signals"), "go", data);
-        // Before it waits, perhaps, and another one that it never hears.
-        let early = (signal(b"1"), flows.signal(&id("signals"), "other", b"x"));
-        until(flows, &id("signals"), |state| state == "waiting")?;
-        let late = signal(b"2");
-        same(until(flows, &id("signals"), is_over), "done 1,2,")?;
-        match (early, late, signal(b"3")) {
-            ((Ok(true), Ok(true)), Ok(true), Ok(false)) => Ok(()),
+    check(
+        "trap",
+        start("trap", "trap").and_then(|()| {
+            let state = until(flows, &id("trap"), is_over)?;
+            let fits = state.starts_with("failed trap: ");
+            fits.then_some(()).ok_or(state)
+        }),
+    );
+    check(
+        "whoami",
+        start("who", "whoami").and_then(|()| {
+            same(
+                until(flows, &id("who"), is_over),
+                &format!("done test {tag}/who 0"),
+            )
+        }),
+    );
+    check(
+        "once",
+        match flows.start("test", &id("echo"), b"echo other") {
+            Ok(false) => same(until(flows, &id("echo"), is_over), "done h\u{e4}llo"),
             other => Err(format!("{other:?}")),
-        }
-    }));
-    check("either", start("either", "either").and_then(|()| {
-        until(flows, &id("either"), |state| state == "waiting")?;
-        flows.signal(&id("either"), "right", b"right").map_err(|error| format!("{error:?}"))?;
-        same(until(flows, &id("either"), is_over), "done right")
-    }));
-    check("order", start("order", "order").and_then(|()| {
-        flows.signal(&id("order"), "shipped", b"by ship").map_err(|error| format!("{error:?}"))?;
-        same(until(flows, &id("order"), is_over), "done 0,1,2,3,4,5,6,7,8,9,by ship")
-    }));
-    check("cancel", start("cancel", "listen").and_then(|()| {
-        until(flows, &id("cancel"), |state| state == "waiting")?;
-        let cancelled = (flows.cancel(&id("cancel")), flows.cancel(&id("cancel")));
-        if !matches!(cancelled, (Ok(true), Ok(false))) {
-            return Err(format!("{cancelled:?}"));
-        }
-        same(until(flows, &id("cancel"), is_over), "cancelled")?;
-        match flows.signal(&id("cancel"), "go", b"") {
-            Ok(false) => Ok(()),
+        },
+    );
+    check(
+        "signals",
+        start("signals", "listen").and_then(|()| {
+            let signal = |data: &[u8]| flows.signal(&id("signals"), "go", data);
+            // Before it waits, perhaps, and another one that it never hears.
+            let early = (signal(b"1"), flows.signal(&id("signals"), "other", b"x"));
+            until(flows, &id("signals"), |state| state == "waiting")?;
+            let late = signal(b"2");
+            same(until(flows, &id("signals"), is_over), "done 1,2,")?;
+            match (early, late, signal(b"3")) {
+                ((Ok(true), Ok(true)), Ok(true), Ok(false)) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        }),
+    );
+    check(
+        "either",
+        start("either", "either").and_then(|()| {
+            until(flows, &id("either"), |state| state == "waiting")?;
+            flows
+                .signal(&id("either"), "right", b"right")
+                .map_err(|error| format!("{error:?}"))?;
+            same(until(flows, &id("either"), is_over), "done right")
+        }),
+    );
+    check(
+        "order",
+        start("order", "order").and_then(|()| {
+            flows
+                .signal(&id("order"), "shipped", b"by ship")
+                .map_err(|error| format!("{error:?}"))?;
+            same(
+                until(flows, &id("order"), is_over),
+                "done 0,1,2,3,4,5,6,7,8,9,by ship",
+            )
+        }),
+    );
+    check(
+        "cancel",
+        start("cancel", "listen").and_then(|()| {
+            until(flows, &id("cancel"), |state| state == "waiting")?;
+            let cancelled = (flows.cancel(&id("cancel")), flows.cancel(&id("cancel")));
+            if !matches!(cancelled, (Ok(true), Ok(false))) {
+                return Err(format!("{cancelled:?}"));
+            }
+            same(until(flows, &id("cancel"), is_over), "cancelled")?;
+            match flows.signal(&id("cancel"), "go", b"") {
+                Ok(false) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        }),
+    );
+    check(
+        "nobody",
+        match (
+            flows.get(&id("nobody")),
+            flows.signal(&id("nobody"), "a", b""),
+            flows.cancel(&id("nobody")),
+        ) {
+            (Ok(None), Ok(false), Ok(false)) => Ok(()),
             other => Err(format!("{other:?}")),
-        }
-    }));
-    check("nobody", match (flows.get(&id("nobody")), flows.signal(&id("nobody"), "a", b""), flows.cancel(&id("nobody"))) {
-        (Ok(None), Ok(false), Ok(false)) => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+        },
+    );
     check("list", list(flows, tag));
     let long = "x".repeat(256);
     let refused = [
@@ -380,25 +448,36 @@ fn checks(flows: &Flows, tag: &str) -> String {
         flows.start("test", &long, b"").map(|_| ()),
         flows.start("test", "a\0b", b"").map(|_| ()),
         flows.start("", &id("x"), b"").map(|_| ()),
-        flows.start("test", &id("x"), &vec![0; 256 * 1024 + 1]).map(|_| ()),
+        flows
+            .start("test", &id("x"), &vec![0; 256 * 1024 + 1])
+            .map(|_| ()),
         flows.signal(&id("x"), "a\nb", b"").map(|_| ()),
-        flows.signal(&id("x"), "a", &vec![0; 256 * 1024 + 1]).map(|_| ()),
+        flows
+            .signal(&id("x"), "a", &vec![0; 256 * 1024 + 1])
+            .map(|_| ()),
         flows.list(Some("a\nb")).map(|_| ()),
     ];
-    let all = refused.iter().all(|one| matches!(one, Err(Error::Invalid(_))));
+    let all = refused
+        .iter()
+        .all(|one| matches!(one, Err(Error::Invalid(_))));
     check("hostile", all.then_some(()).ok_or(format!("{refused:?}")));
     let unbound = Flows::open("elsewhere").map(|_| ());
-    check("not-bound", match unbound {
-        Err(Error::NoSuchBinding) => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    check(
+        "not-bound",
+        match unbound {
+            Err(Error::NoSuchBinding) => Ok(()),
+            other => Err(format!("{other:?}")),
+        },
+    );
     lines
 }
 
 fn list(flows: &Flows, tag: &str) -> Result<(), String> {
     let (mut cursor, mut all) = (None, Vec::new());
     loop {
-        let page = flows.list(cursor.as_deref()).map_err(|error| format!("{error:?}"))?;
+        let page = flows
+            .list(cursor.as_deref())
+            .map_err(|error| format!("{error:?}"))?;
         all.extend(page.runs);
         cursor = page.cursor;
         if cursor.is_none() {

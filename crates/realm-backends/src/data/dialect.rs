@@ -112,9 +112,8 @@ impl Ground {
         };
         let schema = match (dialect, part) {
             (Dialect::Postgres, Part::Vectors) => extension(session).await?,
-            (Dialect::Postgres, Part::Documents | Part::Texts | Part::Runs) | (Dialect::Sqlite, _) => {
-                String::new()
-            }
+            (Dialect::Postgres, Part::Documents | Part::Texts | Part::Runs)
+            | (Dialect::Sqlite, _) => String::new(),
         };
         let ground = Self { dialect, schema };
         session.begin().await?;

@@ -99,13 +99,19 @@ async fn call(
         match operation {
             Op::Step => match run.step(&name).await? {
                 Some(result) => {
-                    assert!(seen.done[&name].contains(&result), "{name} came to that once");
+                    assert!(
+                        seen.done[&name].contains(&result),
+                        "{name} came to that once"
+                    );
                     let written = seen.written.entry(name).or_insert_with(|| result.clone());
                     assert_eq!(*written, result, "what is written stays");
                     output.extend(result);
                 }
                 None => {
-                    assert!(!seen.written.contains_key(&name), "{name} was written before");
+                    assert!(
+                        !seen.written.contains_key(&name),
+                        "{name} was written before"
+                    );
                     let times = seen.done.entry(name.clone()).or_default();
                     let result = format!("{nth}.{};", times.len()).into_bytes();
                     times.push(result.clone());

@@ -60,7 +60,10 @@ async fn a_run_that_never_comes_to_an_end_is_given_up() {
     assert!(status.last_failure.unwrap().contains("no end"));
     let ended = run.end(End::Rejected("spent".to_owned())).await;
     assert_eq!(ended, Ok(Ended::Failed));
-    assert_eq!(state(&flows, "a").await, RunState::Failed("spent".to_owned()));
+    assert_eq!(
+        state(&flows, "a").await,
+        RunState::Failed("spent".to_owned())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,10 +19,16 @@ async fn a_run_is_started_once_and_remembered_with_its_output() {
         assert!(!start(flows, "a").await, "{name}");
         assert_eq!(state(flows, "a").await, RunState::Ready);
         let run = claim(&mut member).await;
-        assert_eq!((run.facts().id.as_str(), &*run.facts().input), ("a", &b"input"[..]));
+        assert_eq!(
+            (run.facts().id.as_str(), &*run.facts().input),
+            ("a", &b"input"[..])
+        );
         assert_eq!(state(flows, "a").await, RunState::Running);
         assert_eq!(done(&*run, b"\0output").await, Ended::Done);
-        assert_eq!(state(flows, "a").await, RunState::Done(b"\0output".to_vec()));
+        assert_eq!(
+            state(flows, "a").await,
+            RunState::Done(b"\0output".to_vec())
+        );
         assert!(!start(flows, "a").await, "{name}");
         assert!(nothing_is_due(&mut member).await, "{name}");
     }
@@ -86,14 +92,23 @@ async fn failures_count_in_a_row_and_a_step_forward_begins_anew() {
                 run.done("one", b"").await.unwrap();
             }
             let ended = failed(&*run, "it\nrains").await;
-            assert!(matches!(ended, Ended::Again(n, _) if n == nth), "{name}: {ended:?}");
+            assert!(
+                matches!(ended, Ended::Again(n, _) if n == nth),
+                "{name}: {ended:?}"
+            );
             let status = flows.status("a").await.unwrap().unwrap();
-            assert_eq!((status.n_failures, status.last_failure.as_deref()), (nth, Some("it rains")));
+            assert_eq!(
+                (status.n_failures, status.last_failure.as_deref()),
+                (nth, Some("it rains"))
+            );
             assert!(status.next_ms.is_some());
         }
         let run = claim(&mut member).await;
         assert_eq!(failed(&*run, "it pours").await, Ended::Failed);
-        assert_eq!(state(flows, "a").await, RunState::Failed("it pours".to_owned()));
+        assert_eq!(
+            state(flows, "a").await,
+            RunState::Failed("it pours".to_owned())
+        );
         // Given back is no failure.
         start(flows, "b").await;
         for _ in 0..4 {
@@ -115,9 +130,15 @@ async fn sleeps_begin_with_the_first_call_and_end() {
         assert_eq!(run.sleep("nap", time).await.unwrap(), Slept::Suspend);
         assert_eq!(run.end(End::Suspended).await.unwrap(), Ended::Suspended);
         let status = flows.status("a").await.unwrap().unwrap();
-        assert!(status.state == RunState::Waiting && status.next_ms.is_some(), "{name}");
+        assert!(
+            status.state == RunState::Waiting && status.next_ms.is_some(),
+            "{name}"
+        );
         let run = claim(&mut member).await;
-        assert!(begun.elapsed() >= time - Duration::from_millis(10), "{name}");
+        assert!(
+            begun.elapsed() >= time - Duration::from_millis(10),
+            "{name}"
+        );
         assert_eq!(run.sleep("nap", time).await.unwrap(), Slept::Over);
         assert_eq!(done(&*run, b"").await, Ended::Done);
     }
@@ -134,7 +155,11 @@ async fn signals_are_heard_once_in_their_order_before_and_after_the_wait() {
         let wait = async |run: &dyn realm_model::cloud::workflows::Run, name: &str| {
             run.wait_for(name, "go", None).await.unwrap()
         };
-        assert_eq!(wait(&*run, "x").await, Heard::Signal(b"1".to_vec()), "{name}");
+        assert_eq!(
+            wait(&*run, "x").await,
+            Heard::Signal(b"1".to_vec()),
+            "{name}"
+        );
         assert_eq!(wait(&*run, "y").await, Heard::Signal(b"2".to_vec()));
         assert_eq!(wait(&*run, "z").await, Heard::Suspend);
         // While it says that it waits.
@@ -166,11 +191,18 @@ async fn a_wait_ends_in_time_and_stays_ended() {
         assert_eq!(run.wait_for("w", "go", time).await.unwrap(), Heard::Suspend);
         run.end(End::Suspended).await.unwrap();
         let run = claim(&mut member).await;
-        assert_eq!(run.wait_for("w", "go", time).await.unwrap(), Heard::TimedOut, "{name}");
+        assert_eq!(
+            run.wait_for("w", "go", time).await.unwrap(),
+            Heard::TimedOut,
+            "{name}"
+        );
         failed(&*run, "x").await;
         flows.signal("a", "go", b"late", ROOM).await.unwrap();
         let run = claim(&mut member).await;
-        assert_eq!(run.wait_for("w", "go", time).await.unwrap(), Heard::TimedOut);
+        assert_eq!(
+            run.wait_for("w", "go", time).await.unwrap(),
+            Heard::TimedOut
+        );
         let heard = run.wait_for("v", "go", time).await.unwrap();
         assert_eq!(heard, Heard::Signal(b"late".to_vec()));
         done(&*run, b"").await;
@@ -192,7 +224,11 @@ async fn asking_for_the_same_wait_is_no_step_forward() {
                 break;
             }
         }
-        assert_eq!((ends.len(), ends.last()), (3, Some(&Ended::Failed)), "{name}");
+        assert_eq!(
+            (ends.len(), ends.last()),
+            (3, Some(&Ended::Failed)),
+            "{name}"
+        );
     }
 }
 
@@ -207,7 +243,10 @@ async fn who_cancelled_is_obeyed_at_the_next_word() {
         assert!(!flows.cancel("a").await.unwrap());
         assert_eq!(run.done("pay", b"").await, Err(WorkflowError::Lost));
         assert_eq!(run.extend().await, Err(WorkflowError::Lost));
-        assert_eq!(run.end(End::Done(Vec::new())).await, Err(WorkflowError::Lost));
+        assert_eq!(
+            run.end(End::Done(Vec::new())).await,
+            Err(WorkflowError::Lost)
+        );
         assert_eq!(state(flows, "a").await, RunState::Cancelled);
         drop(run);
         assert!(nothing_is_due(&mut member).await, "{name}");
@@ -255,7 +294,11 @@ async fn runs_are_listed_by_id_and_page() {
         }
         flows.cancel("run 007").await.unwrap();
         let first = flows.list(None).await.unwrap();
-        assert_eq!((first.runs.len(), first.cursor.as_deref()), (100, Some("run 099")), "{name}");
+        assert_eq!(
+            (first.runs.len(), first.cursor.as_deref()),
+            (100, Some("run 099")),
+            "{name}"
+        );
         assert_eq!(first.runs[7].phase, Phase::Cancelled);
         let second = flows.list(first.cursor.as_deref()).await.unwrap();
         assert_eq!((second.runs.len(), second.cursor), (20, None));

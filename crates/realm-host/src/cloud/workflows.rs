@@ -206,11 +206,7 @@ impl workflows::HostFlows for View<'_> {
         Ok(left.await.map_err(said))
     }
 
-    async fn cancel(
-        &mut self,
-        flows: Resource<Flows>,
-        id: String,
-    ) -> Result<Result<bool, Error>> {
+    async fn cancel(&mut self, flows: Resource<Flows>, id: String) -> Result<Result<bool, Error>> {
         let cancelled = match self.flows(&flows)? {
             Ok(flows) => flows.cancel(&id).await,
             Err(error) => Err(error),

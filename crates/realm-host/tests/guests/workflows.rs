@@ -157,5 +157,8 @@ async fn a_component_without_the_handler_is_not_asked_to_run_workflows() {
         .load();
     let refused = loaded.replica.work(&triggers()).await;
     let refused = refused.err().unwrap().to_string();
-    assert!(refused.contains("realm:cloud/workflow-handler"), "{refused}");
+    assert!(
+        refused.contains("realm:cloud/workflow-handler"),
+        "{refused}"
+    );
 }

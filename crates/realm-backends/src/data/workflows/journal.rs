@@ -137,7 +137,9 @@ impl Sleep<'_> {
             number(self.for_ms),
             bytes(b""),
         ];
-        let row = first(session, &insert, &values).await?.ok_or_else(strange)?;
+        let row = first(session, &insert, &values)
+            .await?
+            .ok_or_else(strange)?;
         let due_ms = Row::of(row).number()?;
         session.commit().await?;
         Ok(Some(due_ms))
@@ -342,7 +344,9 @@ impl Suspend<'_> {
             places.join(", ")
         );
         let own = std::iter::once(text(self.own.id));
-        let values: Vec<SqlValue> = own.chain(self.signals.iter().map(|one| text(one))).collect();
+        let values: Vec<SqlValue> = own
+            .chain(self.signals.iter().map(|one| text(one)))
+            .collect();
         Ok(first(session, &look, &values).await?.is_some())
     }
 }

@@ -254,11 +254,8 @@ impl Shared {
         if !self.is_own {
             return Ok(());
         }
-        let adopted = self.adopted.get_or_try_init(async || {
-            self.keep_books(bytes_max, &Adopt).await?;
-            Ok(())
-        });
-        adopted.await.copied()
+        let adopt = || async { self.keep_books(bytes_max, &Adopt).await.map(drop) };
+        self.adopted.get_or_try_init(adopt).await.copied()
     }
 }
 

@@ -350,10 +350,7 @@ impl Held {
     }
 
     /// Writes what became of the run, also where the store is full.
-    async fn settle(
-        &self,
-        work: &dyn super::super::Work<Option<()>>,
-    ) -> Result<(), WorkflowError> {
+    async fn settle(&self, work: &dyn super::super::Work<Option<()>>) -> Result<(), WorkflowError> {
         let written = self.shared.keep_books(self.bytes_max, work).await?;
         written.ok_or(WorkflowError::Lost)
     }

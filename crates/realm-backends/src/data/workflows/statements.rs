@@ -156,7 +156,8 @@ impl Signal<'_> {
         };
         let mut row = Row::of(row);
         let (nth, workflow) = (row.number()?, row.text()?);
-        let keep = "INSERT INTO realm_run_signals (run, number, name, data) VALUES ($1, $2, $3, $4)";
+        let keep =
+            "INSERT INTO realm_run_signals (run, number, name, data) VALUES ($1, $2, $3, $4)";
         let values = [
             text(self.id),
             number(nth),
