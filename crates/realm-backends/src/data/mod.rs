@@ -144,7 +144,7 @@ macro_rules! work {
                 &'a self,
                 ground: &'a Ground,
                 session: &'a mut dyn Session,
-            ) -> Answer<'a, $done, Failure> {
+            ) -> realm_model::cloud::Answer<'a, $done, Failure> {
                 Box::pin(self.work(ground, session))
             }
         }

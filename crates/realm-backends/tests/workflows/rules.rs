@@ -317,16 +317,19 @@ async fn a_store_that_is_full_forgets_runs_at_their_end_and_refuses_others() {
     };
     let mut member = flows.take_part(&handling).await.unwrap();
     let input = vec![5; 200 * 1024];
-    let new = |id| New {
-        workflow: "order",
-        id,
-        input: &input,
-        bytes_max,
+    let begin = async |id: &str| {
+        let new = New {
+            workflow: "order",
+            id,
+            input: &input,
+            bytes_max,
+        };
+        flows.start(new).await
     };
     // Many times what fits, one after the other.
     for nth in 0..60 {
         let id = format!("done {nth}");
-        assert!(flows.start(new(&id)).await.unwrap());
+        assert!(begin(&id).await.unwrap());
         let run = claim(&mut member).await;
         assert_eq!(run.facts().id, id);
         assert_eq!(done(&*run, b"").await, Ended::Done);
@@ -335,17 +338,18 @@ async fn a_store_that_is_full_forgets_runs_at_their_end_and_refuses_others() {
     // And at once.
     let mut n = 0;
     let refused = loop {
-        match flows.start(new(&format!("open {n}"))).await {
+        match begin(&format!("open {n}")).await {
             Ok(_) => n += 1,
             Err(error) => break error,
         }
     };
     assert_eq!(refused, CloudError::Quota(Quota::Bytes).into());
-    assert!((10..22).contains(&n), "{n}");
+    // A row that is written anew is there twice for a moment.
+    assert!((10..28).contains(&n), "{n}");
     // Those that are there come to their end all the same.
     for _ in 0..n {
         let run = claim(&mut member).await;
         assert_eq!(done(&*run, b"output").await, Ended::Done);
     }
-    assert!(flows.start(new("another")).await.unwrap());
+    assert!(begin("another").await.unwrap());
 }

@@ -259,7 +259,9 @@ impl Wait<'_> {
         let due_ms = Row::of(row).number()?;
         let entry = match entry {
             Entry::Wait { .. } => Entry::Wait { due_ms },
-            other => other,
+            entry @ (Entry::Done(_) | Entry::Sleep { .. } | Entry::Heard(_) | Entry::TimedOut) => {
+                entry
+            }
         };
         Ok((entry, more))
     }

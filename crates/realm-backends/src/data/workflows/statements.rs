@@ -30,8 +30,9 @@ pub(super) const NEVER_MS: u64 = i64::MAX.cast_unsigned();
 /// Until a run is called again that this node was at when it went down: not at once, since it may be why.
 const ADOPTED_AFTER_MS: u64 = 1_000;
 
-/// Runs that one sweep forgets.
+/// Runs that one sweep forgets, and one that is early: no more than it takes.
 const SWEPT_AT_ONCE: u64 = 1_000;
+const SWEPT_EARLY: u64 = 16;
 
 /// Why a run is called again that nobody said anything of.
 const NO_END: &[u8] = b"whoever worked on it came to no end";
@@ -332,10 +333,14 @@ impl super::super::Work<u64> for Sweep {
         session: &'a mut dyn Session,
     ) -> Answer<'a, u64, Failure> {
         Box::pin(async move {
-            let over = if self.early { "" } else { "AND due_ms <= NOW" };
+            let (over, most) = if self.early {
+                ("", SWEPT_EARLY)
+            } else {
+                ("AND due_ms <= NOW", SWEPT_AT_ONCE)
+            };
             let sweep = ground.timed(&format!(
                 "DELETE FROM realm_runs WHERE id IN (SELECT id FROM realm_runs \
-                 WHERE is_open = 0 {over} ORDER BY due_ms LIMIT {SWEPT_AT_ONCE})",
+                 WHERE is_open = 0 {over} ORDER BY due_ms LIMIT {most})",
             ));
             Ok(session.execute(&sweep, &[]).await?)
         })
