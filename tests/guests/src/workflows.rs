@@ -304,7 +304,7 @@ fn checks(flows: &Flows, tag: &str) -> String {
         };
         writeln!(lines, "{line}").expect("a String takes any text");
     };
-    let id = |name: &str| format!("{tag}/{name}");
+    let id = |name: &str| format!("{tag}-{name}");
     let start = |name: &str, input: &str| {
         let started = flows.start("test", &id(name), input.as_bytes());
         match started {
@@ -367,7 +367,7 @@ fn checks(flows: &Flows, tag: &str) -> String {
         start("who", "whoami").and_then(|()| {
             same(
                 until(flows, &id("who"), is_over),
-                &format!("done test {tag}/who 0"),
+                &format!("done test {tag}-who 0"),
             )
         }),
     );
@@ -486,7 +486,7 @@ fn list(flows: &Flows, tag: &str) -> Result<(), String> {
     }
     let sorted = all.is_sorted_by(|one, other| one.id.as_bytes() < other.id.as_bytes());
     let phase = |name: &str| {
-        let id = format!("{tag}/{name}");
+        let id = format!("{tag}-{name}");
         all.iter().find(|run| run.id == id).map(|run| run.phase)
     };
     let seen = (phase("echo"), phase("trap"), phase("cancel"), sorted);

@@ -75,10 +75,10 @@ pub(crate) async fn workflows() {
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
     let log = loaded.log.agent();
     for line in [
-        "workflow-retried: the run `a/fail` of `test`, failure 1 of 3, again in 50 ms: the guest says: it rains and pours",
-        "workflow-failed: the run `a/fail` of `test`: the guest says: it rains and pours",
-        "workflow-failed: the run `b/reject` of `test`: the guest says: never",
-        "workflow-failed: the run `a/trap` of `test`: trap: ",
+        "workflow-retried: the run `a-fail` of `test`, failure 1 of 3, again in 50 ms: the guest says: it rains and pours",
+        "workflow-failed: the run `a-fail` of `test`: the guest says: it rains and pours",
+        "workflow-failed: the run `b-reject` of `test`: the guest says: never",
+        "workflow-failed: the run `a-trap` of `test`: trap: ",
     ] {
         assert!(log.contains(line), "{line}: {log}");
     }
