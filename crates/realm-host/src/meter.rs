@@ -5,6 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use realm_model::cloud::workflows::Ended;
+
 use crate::outcome::Outcome;
 
 /// Upper bounds of the histogram buckets, in milliseconds: from a hello (0.02) to the longest
@@ -30,6 +32,10 @@ pub struct Meter {
     messages_retried: AtomicU64,
     messages_dead: AtomicU64,
     messages_filtered: AtomicU64,
+    runs_done: AtomicU64,
+    runs_suspended: AtomicU64,
+    runs_retried: AtomicU64,
+    runs_failed: AtomicU64,
 }
 
 /// The values of a [`Meter`] at one moment (each is read on its own).
@@ -56,6 +62,8 @@ pub struct MeterSnapshot {
     /// Messages that were taken, by what became of them: `done`, `retried`, `dead`,
     /// and `filtered` where the component did not want them.
     pub messages: [(&'static str, u64); 4],
+    /// Calls of runs of workflows, by what became of the run: `done`, `suspended`, `retried`, `failed`.
+    pub workflows: [(&'static str, u64); 4],
 }
 
 /// A histogram at one moment.
@@ -133,6 +141,12 @@ impl Meter {
                 ("dead", self.messages_dead.load(Relaxed)),
                 ("filtered", self.messages_filtered.load(Relaxed)),
             ],
+            workflows: [
+                ("done", self.runs_done.load(Relaxed)),
+                ("suspended", self.runs_suspended.load(Relaxed)),
+                ("retried", self.runs_retried.load(Relaxed)),
+                ("failed", self.runs_failed.load(Relaxed)),
+            ],
         }
     }
 
@@ -175,6 +189,16 @@ impl Meter {
     /// A message came that the component does not want.
     pub fn message_filtered(&self) {
         self.messages_filtered.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn run_ended(&self, ended: &Ended) {
+        let counter = match ended {
+            Ended::Done => &self.runs_done,
+            Ended::Suspended => &self.runs_suspended,
+            Ended::Again(..) => &self.runs_retried,
+            Ended::Failed => &self.runs_failed,
+        };
+        counter.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn outbound_denied(&self) {

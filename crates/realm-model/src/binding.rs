@@ -40,6 +40,8 @@ pub enum Interface {
     Mail,
     /// `realm:cloud/streams`.
     Streams,
+    /// `realm:cloud/workflows`.
+    Workflows,
 }
 
 impl Interface {
@@ -54,6 +56,7 @@ impl Interface {
         Self::Identity,
         Self::Mail,
         Self::Streams,
+        Self::Workflows,
     ];
 
     /// As a manifest writes it: `wasi:keyvalue`.
@@ -68,6 +71,7 @@ impl Interface {
             Self::Identity => "realm:cloud/identity",
             Self::Mail => "realm:cloud/mail",
             Self::Streams => "realm:cloud/streams",
+            Self::Workflows => "realm:cloud/workflows",
         }
     }
 
@@ -83,6 +87,7 @@ impl Interface {
             Self::Identity => "identity",
             Self::Mail => "mail",
             Self::Streams => "streams",
+            Self::Workflows => "workflows",
         }
     }
 }
@@ -233,7 +238,7 @@ impl Backend {
                 Interface::Keyvalue | Interface::Messaging | Interface::Streams
             ),
             Self::S3 { .. } => matches!(interface, Interface::Blobstore),
-            Self::Postgres { .. } => matches!(interface, Interface::Sql),
+            Self::Postgres { .. } => matches!(interface, Interface::Sql | Interface::Workflows),
             Self::Otlp { .. } => matches!(interface, Interface::Otel),
             Self::Smtp { .. } => matches!(interface, Interface::Mail),
         }
@@ -245,7 +250,7 @@ impl Backend {
             Interface::Keyvalue => "`embedded`, `redis://…` or `nats://…`",
             Interface::Blobstore => "`embedded` or `s3://…`",
             Interface::Messaging | Interface::Streams => "`embedded` or `nats://…`",
-            Interface::Sql => "`embedded` or `postgres://…`",
+            Interface::Sql | Interface::Workflows => "`embedded` or `postgres://…`",
             Interface::Otel => "`embedded`, `otlp+http://…` or `otlp+https://…`",
             Interface::Keys | Interface::Identity => "`embedded`",
             Interface::Mail => "`smtp://…` or `smtps://…`",

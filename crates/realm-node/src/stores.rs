@@ -4,6 +4,7 @@
 //! Who may open what is the host's; how a store works is `realm_backends`'. A server is asked only where
 //! node.toml names it, whatever a manifest says.
 
+mod databases;
 mod derived;
 mod files;
 mod keyvalue;
@@ -19,9 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use realm_backends::Watch;
 use realm_backends::blobs::{Announced, Directory, S3, S3Settings};
-use realm_backends::data::Database;
 use realm_backends::messaging::Embedded;
-use realm_backends::sql::{Postgres, Settings, Sqlite};
 use realm_control::lending::Shared;
 use realm_control::ways::Way;
 use realm_host::{Store, Stores};
@@ -41,6 +40,7 @@ use self::open::Held;
 use crate::event::StepFailure;
 use crate::sealing::SealingKey;
 use crate::secrets::Values;
+use open::Held;
 
 /// Between a namespace and the name of a binding in the name of a folder: no name has it in it.
 const BETWEEN: char = '~';
@@ -133,7 +133,8 @@ impl Shelf {
                 | Interface::Keys
                 | Interface::Identity
                 | Interface::Mail
-                | Interface::Streams => self.store(grant, password)?,
+                | Interface::Streams
+                | Interface::Workflows => self.store(grant, password)?,
             };
             let store = self.announced(grant, store, secrets, &values)?;
             stores.bind(&grant.identifier, store);
@@ -397,7 +398,8 @@ fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         Interface::Keyvalue => keyvalue::make(making),
         Interface::Blobstore => blobs(making),
         Interface::Messaging => messaging(making),
-        Interface::Sql => sql(making),
+        Interface::Sql => databases::sql(making),
+        Interface::Workflows => databases::workflows(making),
         // Each component has one of its own.
         Interface::Otel => Err(later(making)),
         Interface::Keys => derived::keys(making),
@@ -470,41 +472,6 @@ fn roots(making: &Making<'_>) -> Result<Option<Vec<u8>>, StepFailure> {
 
 fn messaging(making: &Making<'_>) -> Result<Store, StepFailure> {
     messages::make(making).map(Store::Messaging)
-}
-
-fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
-    let spec = making.spec;
-    match &spec.backend {
-        Backend::Embedded => {
-            let made = Database::sqlite(Sqlite::new(&making.folder));
-            Ok(Store::Sql(Arc::new(made)))
-        }
-        Backend::Postgres { server, database } => {
-            let settings = Settings {
-                host: server.host.clone(),
-                port: server.port,
-                database: database.clone(),
-                user: server.user.clone(),
-                secret: making.secret()?.map(|secret| secret.to_string()),
-                tls: server.tls,
-                ca_file: making.policy.ca_file.as_ref().map(PathBuf::from),
-            };
-            let made = Postgres::new(settings, &making.prefix(""), Arc::clone(&making.watch));
-            match made {
-                Ok(made) => Ok(Store::Sql(Arc::new(Database::postgres(made)))),
-                Err(error) => Err(StepFailure {
-                    code: "backend-unusable".to_owned(),
-                    reason: format!("binding `{}`: {error}", making.binding),
-                    permanent: true,
-                }),
-            }
-        }
-        Backend::Redis { .. }
-        | Backend::Nats { .. }
-        | Backend::S3 { .. }
-        | Backend::Otlp { .. }
-        | Backend::Smtp { .. } => Err(later(making)),
-    }
 }
 
 fn later(making: &Making<'_>) -> StepFailure {

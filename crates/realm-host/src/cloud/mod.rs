@@ -20,6 +20,7 @@ mod secrets;
 pub(crate) mod sql;
 mod streams;
 mod timers;
+pub(crate) mod workflows;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use realm_model::cloud::limits::NAME_BYTES_MAX;
 use realm_model::cloud::telemetry::Telemetry;
 use realm_model::cloud::{
     Blobs, CloudError, Database, Identity, KeyValue, Keys, Mailer, Messaging, Secrets, Streams,
+    Workflows,
 };
 use realm_model::grants::StoreGrant;
 use realm_model::name::ComponentName;
@@ -57,6 +59,7 @@ pub struct Stores {
     identities: Names<dyn Identity>,
     mail: Names<dyn Mailer>,
     streams: Names<dyn Streams>,
+    workflows: Names<dyn Workflows>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
@@ -91,6 +94,8 @@ pub enum Store {
     Mail(Arc<dyn Mailer>),
     /// Of `realm:cloud/streams`.
     Streams(Arc<dyn Streams>),
+    /// Of `realm:cloud/workflows`.
+    Workflows(Arc<dyn Workflows>),
 }
 
 impl Store {
@@ -106,6 +111,7 @@ impl Store {
             Self::Identity(_) => Interface::Identity,
             Self::Mail(_) => Interface::Mail,
             Self::Streams(_) => Interface::Streams,
+            Self::Workflows(_) => Interface::Workflows,
         }
     }
 }
@@ -115,6 +121,13 @@ impl Stores {
     pub(crate) fn messages(&self, identifier: &str) -> Option<(Arc<dyn Messaging>, String)> {
         let opened = open(&self.messaging, identifier).ok()?;
         Some((opened.store, opened.part))
+    }
+
+    /// Where the runs of an identifier come from.
+    pub(crate) fn workflows(&self, identifier: &str) -> Option<Arc<dyn Workflows>> {
+        open(&self.workflows, identifier)
+            .ok()
+            .map(|opened| opened.store)
     }
 
     /// The bucket of an identifier.
@@ -136,6 +149,7 @@ impl Stores {
             Store::Identity(store) => drop(self.identities.insert(identifier, store)),
             Store::Mail(store) => drop(self.mail.insert(identifier, store)),
             Store::Streams(store) => drop(self.streams.insert(identifier, store)),
+            Store::Workflows(store) => drop(self.workflows.insert(identifier, store)),
         }
     }
 
@@ -291,6 +305,10 @@ impl Cloud {
         open(&self.stores.streams, identifier)
     }
 
+    pub(crate) fn workflows(&self, identifier: &str) -> Result<Opened<dyn Workflows>, CloudError> {
+        open(&self.stores.workflows, identifier)
+    }
+
     /// The component, whatever the guest says of itself.
     pub(crate) const fn component(&self) -> &ComponentName {
         &self.component
@@ -337,6 +355,7 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     identity::link(linker)?;
     mail::link(linker)?;
     streams::link(linker)?;
+    workflows::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;
     otel::link(linker)?;

@@ -35,6 +35,7 @@ mod swift;
 mod terms;
 mod unloading;
 mod vaults;
+mod workflows;
 mod worlds;
 
 use answers::*;
@@ -59,6 +60,7 @@ use secrets::*;
 use sql::*;
 use streams::*;
 use vaults::*;
+use workflows::*;
 use worlds::*;
 
 macro_rules! assert_test_exists {

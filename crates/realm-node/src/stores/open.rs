@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use realm_host::Store;
 use realm_model::cloud::telemetry::Telemetry;
-use realm_model::cloud::{Blobs, Database, Identity, KeyValue, Keys, Mailer, Messaging, Streams};
+use realm_model::cloud::{Blobs, Database, Identity, KeyValue, Keys, Mailer, Messaging, Streams, Workflows};
 
 /// A store that is open for as long as somebody has it.
 #[derive(Clone)]
@@ -18,6 +18,7 @@ pub(super) enum Held {
     Identity(Weak<dyn Identity>),
     Mail(Weak<dyn Mailer>),
     Streams(Weak<dyn Streams>),
+    Workflows(Weak<dyn Workflows>),
 }
 
 impl Held {
@@ -32,6 +33,7 @@ impl Held {
             Store::Identity(store) => Self::Identity(Arc::downgrade(store)),
             Store::Mail(store) => Self::Mail(Arc::downgrade(store)),
             Store::Streams(store) => Self::Streams(Arc::downgrade(store)),
+            Store::Workflows(store) => Self::Workflows(Arc::downgrade(store)),
         }
     }
 
@@ -46,6 +48,7 @@ impl Held {
             Self::Identity(store) => store.upgrade().map(Store::Identity),
             Self::Mail(store) => store.upgrade().map(Store::Mail),
             Self::Streams(store) => store.upgrade().map(Store::Streams),
+            Self::Workflows(store) => store.upgrade().map(Store::Workflows),
         }
     }
 }
