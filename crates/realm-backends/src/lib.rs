@@ -7,8 +7,10 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod asking;
 pub mod blobs;
 pub mod data;
+pub mod inference;
 pub mod keys;
 pub mod keyvalue;
 pub mod mail;
@@ -18,5 +20,6 @@ pub mod sql;
 pub mod telemetry;
 mod watch;
 
+pub use asking::NotHeaders;
 pub use server::{Access, ServerError};
 pub use watch::{Unwatched, Watch};

@@ -8,6 +8,7 @@
 pub(crate) mod blobstore;
 mod data;
 mod identity;
+mod inference;
 mod kept;
 mod keys;
 mod keyvalue;
@@ -28,7 +29,7 @@ use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
 use realm_model::cloud::telemetry::Telemetry;
 use realm_model::cloud::{
-    Blobs, CloudError, Database, Identity, KeyValue, Keys, Mailer, Messaging, Secrets,
+    Blobs, CloudError, Database, Identity, Inference, KeyValue, Keys, Mailer, Messaging, Secrets,
 };
 use realm_model::grants::StoreGrant;
 use realm_model::name::ComponentName;
@@ -55,6 +56,7 @@ pub struct Stores {
     keys: Names<dyn Keys>,
     identities: Names<dyn Identity>,
     mail: Names<dyn Mailer>,
+    models: Names<dyn Inference>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
@@ -87,6 +89,8 @@ pub enum Store {
     Identity(Arc<dyn Identity>),
     /// Of `realm:cloud/mail`.
     Mail(Arc<dyn Mailer>),
+    /// Of `realm:cloud/inference`.
+    Inference(Arc<dyn Inference>),
 }
 
 impl Store {
@@ -101,6 +105,7 @@ impl Store {
             Self::Keys(_) => Interface::Keys,
             Self::Identity(_) => Interface::Identity,
             Self::Mail(_) => Interface::Mail,
+            Self::Inference(_) => Interface::Inference,
         }
     }
 }
@@ -130,6 +135,7 @@ impl Stores {
             Store::Keys(store) => drop(self.keys.insert(identifier, store)),
             Store::Identity(store) => drop(self.identities.insert(identifier, store)),
             Store::Mail(store) => drop(self.mail.insert(identifier, store)),
+            Store::Inference(store) => drop(self.models.insert(identifier, store)),
         }
     }
 
@@ -192,6 +198,8 @@ pub(crate) struct Cloud {
     bytes_max: u64,
     /// Behind a pointer: what is cloned with this is not a connection.
     connections: Arc<sql::Count>,
+    /// Answers of models that are on their way to it.
+    generations: Arc<inference::Count>,
     /// Bytes that the host keeps for it.
     kept: Arc<Tally>,
 }
@@ -210,6 +218,7 @@ impl Cloud {
             operations,
             bytes_max,
             connections: Arc::default(),
+            generations: Arc::default(),
             kept: Arc::new(kept),
         }
     }
@@ -281,6 +290,10 @@ impl Cloud {
         open(&self.stores.mail, identifier)
     }
 
+    pub(crate) fn model(&self, identifier: &str) -> Result<Opened<dyn Inference>, CloudError> {
+        open(&self.stores.models, identifier)
+    }
+
     /// The component, whatever the guest says of itself.
     pub(crate) const fn component(&self) -> &ComponentName {
         &self.component
@@ -326,6 +339,7 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     keys::link(linker)?;
     identity::link(linker)?;
     mail::link(linker)?;
+    inference::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;
     otel::link(linker)?;

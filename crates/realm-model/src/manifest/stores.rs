@@ -138,6 +138,7 @@ fn read_binding(
     let secret = fields.text(report, "secret", |text| plain_name(text, "secret"));
     let issuer = fields.text(report, "issuer", binding::issuer);
     let senders = fields.texts(report, "senders", binding::sender);
+    let model = fields.text(report, "model", binding::model);
     let (interface, backend) = (interface?, backend?);
     if !backend.fits(interface) {
         let message = format!("`{backend}` cannot stand behind `{interface}`");
@@ -201,7 +202,30 @@ fn read_binding(
         let span = fields.value_span("secret");
         report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
     }
-    let is_own = is_mail || matches!(backend, Backend::Embedded | Backend::Otlp { .. });
+    let is_inference = interface == Interface::Inference;
+    if is_inference && model.is_none() && fields.key_span("model").is_none() {
+        let message = "an engine is asked for a `model`, which is not named";
+        let hint = "write what the engine calls it: `model = \"llama3.2:3b\"`";
+        let span = fields.value_span("interface");
+        report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
+    }
+    if !is_inference && model.is_some() {
+        let message = "`model` has no effect here: only inference has one";
+        let span = fields.value_span("model");
+        report.warning(codes::NO_EFFECT, span, message, None);
+    }
+    if let Backend::OpenAi { server, .. } = &backend
+        && !server.tls
+        && secret.is_some()
+        && !server.is_loopback()
+    {
+        let message = "the key would go over the network for everybody to read";
+        let hint = "write `openai+https://…`, or leave `secret` out";
+        let span = fields.value_span("secret");
+        report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
+    }
+    let is_own =
+        is_mail || is_inference || matches!(backend, Backend::Embedded | Backend::Otlp { .. });
     if is_own && !is_derived && prefix.is_some() {
         let message = "`prefix` has no effect here: the store is the binding's own";
         let span = fields.value_span("prefix");
@@ -214,6 +238,7 @@ fn read_binding(
         secret,
         issuer,
         senders: component::without_duplicates(report, "senders", senders),
+        model,
         events: None,
     })
 }
@@ -254,7 +279,10 @@ pub(super) fn bind(
             report.error(codes::BAD_BINDING, span, message, None);
             continue;
         }
-        let is_one = matches!(interface, Interface::Identity | Interface::Mail);
+        let is_one = matches!(
+            interface,
+            Interface::Identity | Interface::Mail | Interface::Inference
+        );
         if is_one && identifier == StoreGrant::ANY {
             let message = format!(
                 "`{interface}` is bound to a name, not to `*`: it would be the same under each"
