@@ -58,12 +58,19 @@ pub(crate) async fn nats(work: &Work) -> Duration {
     let value = Bytes::from(vec![7_u8; work.bytes]);
     let client = async_nats::connect(&work.place).await.unwrap();
     let context = jetstream::new(client);
-    let config = jetstream::kv::Config {
-        bucket: "native".to_owned(),
-        history: 1,
-        ..jetstream::kv::Config::default()
+    // `create_key_value` of the client wants an account's data as servers older than 2.10 do not give them.
+    let config = jetstream::stream::Config {
+        name: "KV_native".to_owned(),
+        subjects: vec!["$KV.native.>".to_owned()],
+        max_messages_per_subject: 1,
+        discard: jetstream::stream::DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        ..jetstream::stream::Config::default()
     };
-    let bucket = context.create_key_value(config).await.unwrap();
+    context.create_stream(config).await.unwrap();
+    let bucket = context.get_key_value("native").await.unwrap();
     bucket.put(KEY, value.clone()).await.unwrap();
     let began = Instant::now();
     for _ in 0..work.n {
