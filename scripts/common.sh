@@ -103,6 +103,23 @@ need_pgvector() {
 		fail "PostgreSQL with pgvector is missing" "on Debian: sudo apt-get install postgresql-$version-pgvector"
 }
 
+# need_engines: two engines that run models, whose wheels need nothing but Python. The tests find them beside
+# what is built.
+need_engines() {
+	local folder=$TARGET_DIR/inference
+	[ ! -d "$folder/xllamacpp" ] || [ ! -d "$folder/mistralrs" ] || return 0
+	need_package python3 python3
+	python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+	say "installing two engines that run models"
+	rm -rf "$folder" "$folder.part" && mkdir -p "$folder.part"
+	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--python-version 3.11 --implementation cp --abi abi3 --platform manylinux2014_x86_64 \
+		--require-hashes -r scripts/inference.txt -d "$folder.part" >&2 &&
+		for wheel in "$folder.part"/*.whl; do python3 -m zipfile -e "$wheel" "$folder.part" || exit; done &&
+		rm "$folder.part"/*.whl && mv "$folder.part" "$folder" ||
+		fail "the engines that run models are missing" "python3 -m pip download -r scripts/inference.txt"
+}
+
 # need_cargo_tool COMMAND VERSION: brings a cargo subcommand, in a version that Rust 1.95 builds.
 need_cargo_tool() {
 	command -v "$1" >/dev/null && return

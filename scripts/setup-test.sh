@@ -42,6 +42,8 @@ need_package nats-server nats-server
 need_postgresql
 need_pgvector
 need_package setpriv util-linux
+# Engines that run models.
+need_engines
 # Judges tokens by their public keys; a server of mail.
 need_python jwt python3-jwt
 need_python cryptography python3-cryptography

@@ -31,12 +31,19 @@ mod damage;
 mod databases;
 mod deaths;
 mod elsewhere;
+#[path = "../peers/inference.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with the tests of engines, which do more with it"
+)]
+mod engines;
 mod examples;
 mod explain;
 mod fastcgi;
 mod fronts;
 mod health;
 mod https;
+mod inference;
 mod install;
 mod keys;
 mod keyvalue;

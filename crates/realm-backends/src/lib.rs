@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod asking;
 pub mod blobs;
 pub mod data;
 mod disk;
+pub mod inference;
 pub mod keys;
 pub mod keyvalue;
 pub mod mail;
@@ -22,5 +24,6 @@ pub mod telemetry;
 mod watch;
 
 pub use disk::OpenError;
+pub use asking::NotHeaders;
 pub use server::{Access, ServerError};
 pub use watch::{Unwatched, Watch};

@@ -93,9 +93,17 @@ const PROVIDED: &[Package] = &[
     package("realm:cloud", &["timers"], Line::Exactly("0.1.0")),
     package(
         "realm:cloud",
-        &["identity", "keys", "mail", "streams", "workflows"],
+        &[
+            "identity",
+            "inference",
+            "keys",
+            "mail",
+            "streams",
+            "workflows",
+        ],
         Line::Exactly("0.1.0"),
     ),
+    package("fermyon:spin", &["llm"], Line::Exactly("2.0.0")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-draft")),
     package(
@@ -300,6 +308,9 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
             Some("opens only what `bind` names")
         }
         ("realm:cloud", "mail") => Some("sends only through what `bind` names"),
+        ("realm:cloud", "inference") | ("fermyon:spin", "llm") => {
+            Some("asks only the models that `bind` names")
+        }
         ("realm:cloud", one) if DATABASES.contains(&one) => Some("opens only what `bind` names"),
         ("wasi:clocks", "monotonic-clock" | "wall-clock" | "system-clock") => {
             Some("1 ms resolution unless `clock` says otherwise")
@@ -355,6 +366,8 @@ mod tests {
             "realm:cloud/identity@0.1.0",
             "realm:cloud/mail@0.1.0",
             "realm:cloud/workflows@0.1.0",
+            "realm:cloud/inference@0.1.0",
+            "fermyon:spin/llm@2.0.0",
         ] {
             assert!(provided(import), "{import}");
         }
@@ -452,6 +465,7 @@ mod tests {
             assert_eq!(provided(&name), linked_plain, "{name}");
             for version in [
                 "0.1.0-draft",
+                "2.0.0",
                 "2.1.0",
                 "0.2.0-rc.1",
                 "0.2.0-rc.2",

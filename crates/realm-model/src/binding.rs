@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::manifest::{ValueError, check_endpoint};
 use crate::{codes, fields::cut};
 
-pub(crate) use values::{issuer, prefix, sender};
+pub(crate) use values::{issuer, model, prefix, sender};
 
 /// Identifiers that every component may open by itself, whatever it binds: its secrets.
 pub const SECRETS: &str = "secrets";
@@ -42,6 +42,8 @@ pub enum Interface {
     Streams,
     /// `realm:cloud/workflows`.
     Workflows,
+    /// `realm:cloud/inference`.
+    Inference,
 }
 
 impl Interface {
@@ -57,6 +59,7 @@ impl Interface {
         Self::Mail,
         Self::Streams,
         Self::Workflows,
+        Self::Inference,
     ];
 
     /// As a manifest writes it: `wasi:keyvalue`.
@@ -72,6 +75,7 @@ impl Interface {
             Self::Mail => "realm:cloud/mail",
             Self::Streams => "realm:cloud/streams",
             Self::Workflows => "realm:cloud/workflows",
+            Self::Inference => "realm:cloud/inference",
         }
     }
 
@@ -88,6 +92,7 @@ impl Interface {
             Self::Mail => "mail",
             Self::Streams => "streams",
             Self::Workflows => "workflows",
+            Self::Inference => "inference",
         }
     }
 }
@@ -110,7 +115,7 @@ pub struct Binding {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub prefix: Option<String>,
     /// The name under `[secrets]` of the password, or of `USER:PASSWORD`; of a collector that of its
-    /// headers, of keys and identities that of their roots.
+    /// headers, of a model that of the key of its engine, of keys and identities that of their roots.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub secret: Option<String>,
     /// Of an identity: who signs, as its tokens say.
@@ -119,6 +124,9 @@ pub struct Binding {
     /// Of mail: who may send, addresses and `*@DOMAIN`.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub senders: Vec<String>,
+    /// Of inference: the model, as its engine calls it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub model: Option<String>,
     /// Of objects: where their changes are told.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub events: Option<Events>,
@@ -189,6 +197,13 @@ pub enum Backend {
         /// Whether TLS begins after the first words.
         starts: bool,
     },
+    /// An engine that runs models, behind the API of OpenAI.
+    OpenAi {
+        /// Where.
+        server: Server,
+        /// What stands before `/chat/completions`: `/v1`.
+        path: String,
+    },
 }
 
 /// Where a server listens, and as whom it is asked.
@@ -206,7 +221,7 @@ pub struct Server {
 
 impl Backend {
     /// What a manifest may write, in words.
-    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]`, `postgres://[USER@]HOST[:PORT]/DATABASE`, `otlp+http://HOST[:PORT]` or `smtp://[USER@]HOST[:PORT]` (with TLS `rediss://`, `tls://`, `otlp+https://`, `smtps://`; PostgreSQL without it by `?sslmode=disable`, mail by `?tls=none`)";
+    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]`, `postgres://[USER@]HOST[:PORT]/DATABASE`, `otlp+http://HOST[:PORT]`, `smtp://[USER@]HOST[:PORT]` or `openai+http://HOST[:PORT][/PATH]` (with TLS `rediss://`, `tls://`, `otlp+https://`, `smtps://`, `openai+https://`; PostgreSQL without it by `?sslmode=disable`, mail by `?tls=none`)";
 
     /// Whom a node has to allow, as `[backends] allow` in node.toml writes it; `None`: nobody.
     pub fn origin(&self) -> Option<String> {
@@ -219,6 +234,7 @@ impl Backend {
             Self::Smtp { server, starts } => {
                 Some(format!("{}://{server}", smtp_scheme(server, *starts)))
             }
+            Self::OpenAi { server, .. } => Some(format!("{}://{server}", openai_scheme(server))),
             Self::S3 {
                 endpoint, bucket, ..
             } => Some(match endpoint {
@@ -231,7 +247,7 @@ impl Backend {
     /// Whether it can stand behind an interface.
     pub const fn fits(&self, interface: Interface) -> bool {
         match self {
-            Self::Embedded => !matches!(interface, Interface::Mail),
+            Self::Embedded => !matches!(interface, Interface::Mail | Interface::Inference),
             Self::Redis { .. } => matches!(interface, Interface::Keyvalue),
             Self::Nats { .. } => matches!(
                 interface,
@@ -241,6 +257,7 @@ impl Backend {
             Self::Postgres { .. } => matches!(interface, Interface::Sql | Interface::Workflows),
             Self::Otlp { .. } => matches!(interface, Interface::Otel),
             Self::Smtp { .. } => matches!(interface, Interface::Mail),
+            Self::OpenAi { .. } => matches!(interface, Interface::Inference),
         }
     }
 
@@ -254,6 +271,7 @@ impl Backend {
             Interface::Otel => "`embedded`, `otlp+http://…` or `otlp+https://…`",
             Interface::Keys | Interface::Identity => "`embedded`",
             Interface::Mail => "`smtp://…` or `smtps://…`",
+            Interface::Inference => "`openai+http://…` or `openai+https://…`",
         }
     }
 }
@@ -289,6 +307,14 @@ const fn smtp_scheme(server: &Server, starts: bool) -> &'static str {
     }
 }
 
+const fn openai_scheme(server: &Server) -> &'static str {
+    if server.tls {
+        "openai+https"
+    } else {
+        "openai+http"
+    }
+}
+
 /// Host and port, without the user.
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -320,6 +346,9 @@ impl fmt::Display for Backend {
                 write!(f, "postgres://{}{server}/{database}{mode}", user(server))
             }
             Self::Otlp { server, path } => write!(f, "{}://{server}{path}", otlp_scheme(server)),
+            Self::OpenAi { server, path } => {
+                write!(f, "{}://{server}{path}", openai_scheme(server))
+            }
             Self::Smtp { server, starts } => {
                 let mode = if server.tls { "" } else { "?tls=none" };
                 let scheme = smtp_scheme(server, *starts);
@@ -419,6 +448,7 @@ pub(crate) fn allowed(text: &str) -> Result<String, ValueError> {
             },
         ) if server.user.is_none() => Ok(origin),
         (Some(origin), Backend::Otlp { path, .. }) if path.is_empty() => Ok(origin),
+        (Some(origin), Backend::OpenAi { .. }) if !text_has_path(text) => Ok(origin),
         (Some(origin), Backend::Nats { server } | Backend::Smtp { server, .. })
             if server.user.is_none() =>
         {
@@ -442,6 +472,12 @@ pub(crate) fn allowed(text: &str) -> Result<String, ValueError> {
             Some("write it like `redis://cache.internal:6379`".to_owned()),
         )),
     }
+}
+
+/// Whether something stands behind the host of a URL.
+fn text_has_path(text: &str) -> bool {
+    let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+    rest.contains('/')
 }
 
 #[cfg(test)]

@@ -101,6 +101,25 @@ fn mail_is_brought_over_tls_unless_it_says_otherwise() {
 }
 
 #[test]
+fn engines_are_asked_below_v1_unless_it_says_otherwise() {
+    for (text, shown, origin) in [
+        (
+            "openai+http://127.0.0.1:8080",
+            "openai+http://127.0.0.1:8080/v1",
+            "openai+http://127.0.0.1:8080",
+        ),
+        (
+            "openai+https://API.example.com/openai/v1/",
+            "openai+https://api.example.com:443/openai/v1",
+            "openai+https://api.example.com:443",
+        ),
+    ] {
+        check(text, Ok((shown, Some(origin))));
+        assert_eq!(super::allowed(origin).as_deref(), Ok(origin));
+    }
+}
+
+#[test]
 fn what_is_none_says_why_and_shows_no_password() {
     check("mongodb://a", Err("expected `embedded`"));
     check("redis://app:hunter2@a", Err("a password would be readable"));
@@ -124,6 +143,15 @@ fn what_is_none_says_why_and_shows_no_password() {
     check("otlp+http://a//b", Err("path"));
     check("otlp+http://a?b", Err("`?`"));
     check("otlp://a", Err("expected `embedded`"));
+    check("openai+http://u@a", Err("with a key"));
+    check(
+        "openai+https://u:hunter2@a",
+        Err("a password would be readable"),
+    );
+    check("openai+http://a/v1/chat/completions", Err("leave them out"));
+    check("openai+http://a/v1/../b", Err("path"));
+    check("openai+https://a?key=b", Err("`?`"));
+    check("openai://a", Err("expected `embedded`"));
 }
 
 #[test]
@@ -138,6 +166,8 @@ fn a_rule_is_an_origin_and_nothing_else() {
         ("s3://photos", Some("s3://photos")),
         ("otlp+http://c", Some("otlp+http://c:4318")),
         ("otlp+http://c/otlp", None),
+        ("openai+http://gpu:8000", Some("openai+http://gpu:8000")),
+        ("openai+https://api.example.com/v1", None),
         ("embedded", None),
         ("*", None),
     ] {

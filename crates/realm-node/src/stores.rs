@@ -4,9 +4,11 @@
 //! Who may open what is the host's; how a store works is `realm_backends`'. A server is asked only where
 //! node.toml names it, whatever a manifest says.
 
+mod blobs;
 mod databases;
 mod derived;
 mod files;
+mod inference;
 mod keyvalue;
 mod mail;
 pub(crate) mod messages;
@@ -19,7 +21,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use realm_backends::Watch;
-use realm_backends::blobs::{Announced, Directory, S3, S3Settings};
+use realm_backends::blobs::Announced;
+use realm_backends::inference::{Metered, Room, Spending};
 use realm_backends::messaging::Embedded;
 use realm_control::lending::Shared;
 use realm_control::ways::Way;
@@ -40,7 +43,6 @@ use self::open::Held;
 use crate::event::StepFailure;
 use crate::sealing::SealingKey;
 use crate::secrets::Values;
-use open::Held;
 
 /// Between a namespace and the name of a binding in the name of a folder: no name has it in it.
 const BETWEEN: char = '~';
@@ -60,6 +62,10 @@ struct Inner {
     /// By binding: who shares the messages.
     groups: Arc<messages::Wanted>,
     telemetry: telemetry::Outlets,
+    /// What components ask of models.
+    spending: Spending,
+    /// Where all that ask one at the same time have room.
+    room: Room,
     /// By binding: the embedded queues that are open.
     queues: Queues,
     /// To whom their messages may be lent.
@@ -91,6 +97,7 @@ struct Making<'a> {
     password: Option<&'a Zeroizing<Vec<u8>>>,
     watch: Arc<dyn Watch>,
     queues: &'a Queues,
+    room: &'a Room,
 }
 
 impl Shelf {
@@ -107,6 +114,8 @@ impl Shelf {
             open: Mutex::default(),
             groups: Arc::default(),
             telemetry: telemetry::Outlets::new(node),
+            spending: Spending::default(),
+            room: Room::default(),
             queues: Mutex::default(),
             known: watch::Sender::default(),
             troubles: Arc::default(),
@@ -135,12 +144,22 @@ impl Shelf {
                 | Interface::Mail
                 | Interface::Streams
                 | Interface::Workflows => self.store(grant, password)?,
+                Interface::Inference => self.metered(who, self.store(grant, password)?),
             };
             let store = self.announced(grant, store, secrets, &values)?;
             stores.bind(&grant.identifier, store);
         }
         stores.reveal(values.of_guest(grants));
         Ok(stores)
+    }
+
+    /// The same model, with what it reads and writes counted as a component's.
+    fn metered(&self, who: &Who<'_>, store: Store) -> Store {
+        let Store::Inference(model) = store else {
+            return store;
+        };
+        let spent = self.0.spending.of(who.component.as_str());
+        Store::Inference(Arc::new(Metered::new(model, spent)))
     }
 
     /// The same objects with their changes told, where the binding says so.
@@ -184,9 +203,9 @@ impl Shelf {
         }
     }
 
-    /// What guests measure and say of themselves: a part of the metrics page.
+    /// What guests measure and say of themselves, and what models take for them: a part of the metrics page.
     pub(crate) fn guests_page(&self) -> String {
-        self.0.telemetry.page()
+        self.0.telemetry.page() + &self.0.spending.page()
     }
 
     /// Takes who is subscribed to embedded queues.
@@ -266,6 +285,8 @@ impl Shelf {
             open,
             groups,
             telemetry: _,
+            spending: _,
+            room,
             queues,
             known: _,
             troubles,
@@ -281,7 +302,8 @@ impl Shelf {
             | Backend::S3 { .. }
             | Backend::Postgres { .. }
             | Backend::Otlp { .. }
-            | Backend::Smtp { .. } => format!("{spec:?}"),
+            | Backend::Smtp { .. }
+            | Backend::OpenAi { .. } => format!("{spec:?}"),
         };
         let value = password.map(|(digest, _)| digest);
         let key = (binding.clone(), spec.interface, words, value);
@@ -303,6 +325,7 @@ impl Shelf {
             password: password.map(|(_, value)| value),
             watch,
             queues,
+            room,
         })?;
         open.insert(key, Held::of(&store));
         // A server may take its time, and whoever opens another store does not wait for that.
@@ -396,7 +419,7 @@ impl Making<'_> {
 fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
     match making.spec.interface {
         Interface::Keyvalue => keyvalue::make(making),
-        Interface::Blobstore => blobs(making),
+        Interface::Blobstore => blobs::make(making),
         Interface::Messaging => messaging(making),
         Interface::Sql => databases::sql(making),
         Interface::Workflows => databases::workflows(making),
@@ -406,68 +429,8 @@ fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         Interface::Identity => derived::identity(making),
         Interface::Mail => mail::make(making),
         Interface::Streams => streams::make(making),
+        Interface::Inference => inference::make(making),
     }
-}
-
-fn blobs(making: &Making<'_>) -> Result<Store, StepFailure> {
-    match &making.spec.backend {
-        Backend::Embedded => {
-            let opened = Directory::open(&making.folder, Arc::clone(&making.watch));
-            let store = opened.map_err(|error| StepFailure {
-                code: "backend-failed".to_owned(),
-                reason: format!(
-                    "binding `{}`: open `{}`: {error}",
-                    making.binding,
-                    making.folder.display()
-                ),
-                // The one before it may be about to close; another format does not go by itself.
-                permanent: error.kind() == std::io::ErrorKind::InvalidData,
-            })?;
-            Ok(Store::Blobs(Arc::new(store)))
-        }
-        Backend::S3 {
-            bucket,
-            region,
-            endpoint,
-        } => {
-            let settings = S3Settings {
-                bucket: bucket.clone(),
-                prefix: making.prefix(""),
-                region: region.clone(),
-                endpoint: endpoint.clone(),
-                credentials: making.secret()?.map(|secret| secret.to_string()),
-                roots: roots(making)?,
-            };
-            let store = S3::new(&settings, Arc::clone(&making.watch));
-            let store = store.map_err(|error| StepFailure {
-                code: "backend-failed".to_owned(),
-                reason: format!("binding `{}`: {error}", making.binding),
-                permanent: true,
-            })?;
-            Ok(Store::Blobs(Arc::new(store)))
-        }
-        Backend::Redis { .. }
-        | Backend::Nats { .. }
-        | Backend::Postgres { .. }
-        | Backend::Otlp { .. }
-        | Backend::Smtp { .. } => Err(later(making)),
-    }
-}
-
-/// Certificates of authorities that the machine's operator names.
-fn roots(making: &Making<'_>) -> Result<Option<Vec<u8>>, StepFailure> {
-    let Some(path) = &making.policy.ca_file else {
-        return Ok(None);
-    };
-    let read = std::fs::read(path).map(Some);
-    read.map_err(|error| StepFailure {
-        code: "backend-unusable".to_owned(),
-        reason: format!(
-            "binding `{}`: `{path}` of node.toml: {error}",
-            making.binding
-        ),
-        permanent: false,
-    })
 }
 
 fn messaging(making: &Making<'_>) -> Result<Store, StepFailure> {
@@ -483,6 +446,7 @@ fn later(making: &Making<'_>) -> StepFailure {
         password: _,
         watch: _,
         queues: _,
+        room: _,
     } = making;
     StepFailure {
         code: "backend-unknown".to_owned(),

@@ -67,7 +67,8 @@ pub(super) fn stores_apart(placement: &PlacementView, manifest: &Manifest) -> Ve
             | Interface::Keys
             | Interface::Identity
             | Interface::Otel
-            | Interface::Mail => false,
+            | Interface::Mail
+            | Interface::Inference => false,
         };
         let embedded = |store: &&StoreGrant| {
             store.spec.backend == Backend::Embedded && kept(store.interface)

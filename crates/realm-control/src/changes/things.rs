@@ -87,6 +87,7 @@ fn binding_keys(binding: &Binding) -> Keys {
         secret,
         issuer,
         senders,
+        model,
         events,
         keep_hours,
         keep_mb,
@@ -95,7 +96,12 @@ fn binding_keys(binding: &Binding) -> Keys {
     let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
     set("interface", given(quoted(interface.as_str())));
     set("backend", given(quoted(backend.to_string())));
-    for (key, value) in [("prefix", prefix), ("secret", secret), ("issuer", issuer)] {
+    for (key, value) in [
+        ("prefix", prefix),
+        ("secret", secret),
+        ("issuer", issuer),
+        ("model", model),
+    ] {
         if let Some(value) = value {
             set(key, given(quoted(value)));
         }

@@ -8,6 +8,7 @@
 pub(crate) mod blobstore;
 mod data;
 mod identity;
+mod inference;
 mod kept;
 mod keys;
 mod keyvalue;
@@ -30,8 +31,8 @@ use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
 use realm_model::cloud::telemetry::Telemetry;
 use realm_model::cloud::{
-    Blobs, CloudError, Database, Identity, KeyValue, Keys, Mailer, Messaging, Secrets, Streams,
-    Workflows,
+    Blobs, CloudError, Database, Identity, Inference, KeyValue, Keys, Mailer, Messaging, Secrets,
+    Streams, Workflows,
 };
 use realm_model::grants::StoreGrant;
 use realm_model::name::ComponentName;
@@ -60,6 +61,7 @@ pub struct Stores {
     mail: Names<dyn Mailer>,
     streams: Names<dyn Streams>,
     workflows: Names<dyn Workflows>,
+    models: Names<dyn Inference>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
@@ -96,6 +98,8 @@ pub enum Store {
     Streams(Arc<dyn Streams>),
     /// Of `realm:cloud/workflows`.
     Workflows(Arc<dyn Workflows>),
+    /// Of `realm:cloud/inference`.
+    Inference(Arc<dyn Inference>),
 }
 
 impl Store {
@@ -112,6 +116,7 @@ impl Store {
             Self::Mail(_) => Interface::Mail,
             Self::Streams(_) => Interface::Streams,
             Self::Workflows(_) => Interface::Workflows,
+            Self::Inference(_) => Interface::Inference,
         }
     }
 }
@@ -150,6 +155,7 @@ impl Stores {
             Store::Mail(store) => drop(self.mail.insert(identifier, store)),
             Store::Streams(store) => drop(self.streams.insert(identifier, store)),
             Store::Workflows(store) => drop(self.workflows.insert(identifier, store)),
+            Store::Inference(store) => drop(self.models.insert(identifier, store)),
         }
     }
 
@@ -212,6 +218,8 @@ pub(crate) struct Cloud {
     bytes_max: u64,
     /// Behind a pointer: what is cloned with this is not a connection.
     connections: Arc<sql::Count>,
+    /// Answers of models that are on their way to it.
+    generations: Arc<inference::Count>,
     /// Bytes that the host keeps for it.
     kept: Arc<Tally>,
 }
@@ -230,6 +238,7 @@ impl Cloud {
             operations,
             bytes_max,
             connections: Arc::default(),
+            generations: Arc::default(),
             kept: Arc::new(kept),
         }
     }
@@ -309,6 +318,10 @@ impl Cloud {
         open(&self.stores.workflows, identifier)
     }
 
+    pub(crate) fn model(&self, identifier: &str) -> Result<Opened<dyn Inference>, CloudError> {
+        open(&self.stores.models, identifier)
+    }
+
     /// The component, whatever the guest says of itself.
     pub(crate) const fn component(&self) -> &ComponentName {
         &self.component
@@ -356,6 +369,7 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     mail::link(linker)?;
     streams::link(linker)?;
     workflows::link(linker)?;
+    inference::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;
     otel::link(linker)?;

@@ -10,9 +10,16 @@ mod cgi;
 mod data;
 mod denied;
 mod ends;
+#[path = "../../../../tests/peers/inference.rs"]
+#[expect(
+    dead_code,
+    reason = "shared with the tests of engines, which do more with it"
+)]
+mod engines;
 mod harness;
 mod health;
 mod https;
+mod inference;
 mod keyvalue;
 mod limits;
 mod listening;
@@ -45,6 +52,7 @@ use data::*;
 use denied::*;
 use ends::*;
 use health::*;
+use inference::*;
 use keyvalue::*;
 use limits::*;
 use listening::*;

@@ -84,8 +84,34 @@ pub(super) fn read(text: &str) -> Result<Backend, Wrong> {
             if server.user.is_some() {
                 return wrong("whoever sends says so in headers: `secret = \"NAME\"`");
             }
-            let path = otlp_path(path)?;
+            let path = plain_path(path)?;
+            let ends = ["/v1/traces", "/v1/metrics", "/v1/logs", "/v1"];
+            if ends.iter().any(|end| path.ends_with(end)) {
+                return wrong("`/v1/traces` and its siblings are added to it: leave them out");
+            }
             Ok(Backend::Otlp { server, path })
+        }
+        "openai+http" | "openai+https" => {
+            no_query()?;
+            let tls = scheme == "openai+https";
+            let server = server(authority, if tls { 443 } else { 80 }, tls)?;
+            if server.user.is_some() {
+                return wrong("whoever asks says so with a key: `secret = \"NAME\"`");
+            }
+            let path = plain_path(path)?;
+            let ends = ["/completions", "/embeddings", "/models"];
+            if ends.iter().any(|end| path.ends_with(end)) {
+                return wrong(
+                    "`/chat/completions` and its siblings are added to it: leave them out",
+                );
+            }
+            // What most of them have, and their documentation shows without it as often as with it.
+            let path = if path.is_empty() {
+                "/v1".to_owned()
+            } else {
+                path
+            };
+            Ok(Backend::OpenAi { server, path })
         }
         "smtp" | "smtps" => {
             if !path.is_empty() {
@@ -105,8 +131,8 @@ pub(super) fn read(text: &str) -> Result<Backend, Wrong> {
     }
 }
 
-/// What stands before `/v1/traces`.
-fn otlp_path(path: &str) -> Result<String, Wrong> {
+/// What stands between a host and what is added: nothing, or `/` and words.
+fn plain_path(path: &str) -> Result<String, Wrong> {
     let path = path.strip_suffix('/').unwrap_or(path);
     let plain = |part: &str| {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
@@ -119,12 +145,6 @@ fn otlp_path(path: &str) -> Result<String, Wrong> {
         return wrong(
             "its path is words of letters, digits, `-`, `_`, `.` and `~` with `/` between them",
         );
-    }
-    if ["v1/traces", "v1/metrics", "v1/logs", "v1"]
-        .iter()
-        .any(|end| path.ends_with(end))
-    {
-        return wrong("`/v1/traces` and its siblings are added to it: leave them out");
     }
     Ok(format!("/{path}"))
 }

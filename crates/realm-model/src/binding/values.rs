@@ -8,6 +8,8 @@ use crate::manifest::ValueError;
 const PREFIX_BYTES_MAX: usize = 128;
 /// Bytes of an issuer: it stands in every token.
 const ISSUER_BYTES_MAX: usize = 255;
+/// Bytes of the name of a model.
+const MODEL_BYTES_MAX: usize = 255;
 
 /// Reads the `prefix` of a binding.
 pub(crate) fn prefix(text: &str) -> Result<String, ValueError> {
@@ -40,6 +42,22 @@ pub(crate) fn issuer(text: &str) -> Result<String, ValueError> {
     );
     let hint = "write the URL below which `/.well-known/jwks.json` is served";
     Err(ValueError::new(codes::BAD_BINDING, message).hint(Some(hint)))
+}
+
+/// Reads the `model` of a binding.
+pub(crate) fn model(text: &str) -> Result<String, ValueError> {
+    let fits = (1..=MODEL_BYTES_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/@+".contains(&byte));
+    if fits {
+        return Ok(text.to_owned());
+    }
+    let message = format!(
+        "`{}` is not the name of a model: it has 1 to {MODEL_BYTES_MAX} letters, digits, `-`, `_`, `.`, `:`, `/`, `@` and `+`",
+        cut(text)
+    );
+    Err(ValueError::new(codes::BAD_BINDING, message))
 }
 
 /// Reads one of the `senders` of a binding: an address, or `*@` and a domain.

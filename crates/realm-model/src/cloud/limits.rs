@@ -221,3 +221,46 @@ pub const RUN_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 pub const RUN_WAIT_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1_000;
 /// Bytes of why a run failed.
 pub const RUN_WHY_BYTES_MAX: usize = 1_024;
+
+/// Messages of a prompt.
+pub const PROMPT_MESSAGES_MAX: usize = 256;
+/// Bytes of all of them: as much as models read, and more than most do.
+pub const PROMPT_BYTES_MAX: usize = 1024 * 1024;
+/// Texts that end a generation: what most engines take.
+pub const STOPS_MAX: usize = 4;
+/// Bytes of such a text.
+pub const STOP_BYTES_MAX: usize = 256;
+/// Bytes of the schema of an answer.
+pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// Tokens of a generation.
+pub const TOKENS_MAX: u32 = 32_768;
+/// The same where a guest does not say.
+pub const TOKENS_DEFAULT: u32 = 1_024;
+/// Bytes of the text of a generation; it ends there.
+pub const COMPLETION_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a piece of it.
+pub const PIECE_BYTES_MAX: usize = 16 * 1024;
+/// Pieces that wait for who reads them.
+pub const PIECES_MAX: usize = 16;
+/// Bytes of one event of a server that generates.
+pub const GENERATION_EVENT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of all that such a server says in one generation: each token comes with a few hundred.
+pub const GENERATION_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Milliseconds from the beginning of a generation to its end, whoever is slow.
+pub const GENERATION_MS_MAX: u64 = 10 * 60 * 1_000;
+/// Milliseconds until its first word: an engine reads the whole prompt before that.
+pub const FIRST_WORD_MS_MAX: u64 = 120_000;
+/// Milliseconds from one word of an engine to the next.
+pub const NEXT_WORD_MS_MAX: u64 = 30_000;
+/// Generations of one binding on a node at a time; further ones wait.
+pub const GENERATIONS_MAX: usize = 16;
+/// The same of all bindings of a node.
+pub const NODE_GENERATIONS_MAX: usize = 64;
+/// The same of one instance; further ones are refused.
+pub const INSTANCE_GENERATIONS_MAX: usize = 4;
+/// Texts that one call makes vectors of.
+pub const EMBEDDED_TEXTS_MAX: usize = 64;
+/// Bytes of all of them.
+pub const EMBEDDED_BYTES_MAX: usize = PROMPT_BYTES_MAX;
+/// Bytes of a number of a vector, as a server writes it.
+pub const EMBEDDED_NUMBER_BYTES: usize = 32;

@@ -1,9 +1,9 @@
 //! What stands behind the wasi-cloud interfaces: the words in which the host asks and backends answer.
 //!
 //! A binding of the manifest leads to one implementation of [`KeyValue`], [`Blobs`], [`Messaging`],
-//! [`Sql`], [`Keys`], [`Identity`], [`Mailer`], [`Streams`] or [`Workflows`], embedded or in front of a
-//! server. Guests never see which. Not here: names of bindings and where they lead (`binding`), who may open
-//! what (the host), and every implementation (`realm-backends`).
+//! [`Sql`], [`Keys`], [`Identity`], [`Mailer`], [`Streams`], [`Workflows`] or [`Inference`], embedded or in
+//! front of a server. Guests never see which. Not here: names of bindings and where they lead (`binding`),
+//! who may open what (the host), and every implementation (`realm-backends`).
 //!
 //! Rules for all of them. A call that returned `Ok` is done, and durable as its backend says in
 //! docs/wasi-cloud.md. Each call ends: after [`limits::CALL_TIMEOUT_MS`] at the latest with
@@ -14,6 +14,7 @@
 mod blobs;
 pub mod documents;
 mod identity;
+pub mod inference;
 pub mod json;
 mod keys;
 mod keyvalue;
@@ -41,6 +42,7 @@ pub use blobs::{
 };
 pub use documents::{DataError, Documents};
 pub use identity::{Claims, Identity, IdentityError};
+pub use inference::{Generation, Inference, InferenceError};
 pub use keys::{DataKey, KeyName, Keys, KeysError, PublicSigningKey, check_key_name};
 pub use keyvalue::{
     Change, Changes, Check, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned, check_key,

@@ -122,6 +122,19 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[bindings.m]\ninterface = 'realm:cloud/inference'\nbackend = 'embedded'\n[bindings.n]\ninterface = 'realm:cloud/inference'\nbackend = 'openai+http://gpu.internal:8000'\nsecret = 's'\n[bindings.k]\ninterface = 'wasi:keyvalue'\nbackend = 'embedded'\nmodel = 'a'\n[secrets]\ns = 'age-encrypted:AAAA'",
+        &[
+            "bad-binding 3:11 | write `openai+http://…` or `openai+https://…`",
+            "bad-binding 5:13 | write what the engine calls it: `model = \"llama3.2:3b\"`",
+            "bad-binding 7:10 | write `openai+https://…`, or leave `secret` out",
+            "no-effect 11:9",
+        ],
+    ),
+    (
+        "[bindings.m]\ninterface = 'realm:cloud/inference'\nbackend = 'openai+https://a/v1'\nmodel = 'a b'\nprefix = 'x'\n[components.a]\nsource = 'file:a'\nbind = { '*' = 'm' }",
+        &["bad-binding 4:9", "no-effect 5:10", "bad-binding 8:10"],
+    ),
+    (
         "[bindings.b]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queu/a'\n[bindings.c]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'b/a'\n[bindings.d]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queue'\n[bindings.e]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queue/a.*'\n[bindings.queue]\ninterface = 'wasi:messaging'\nbackend = 'embedded'\nevents = 'queue/a'",
         &[
             "unknown-binding 4:10 | did you mean `queue`?",

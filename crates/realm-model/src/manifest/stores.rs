@@ -138,6 +138,7 @@ fn read_binding(
     let secret = fields.text(report, "secret", |text| plain_name(text, "secret"));
     let issuer = fields.text(report, "issuer", binding::issuer);
     let senders = fields.texts(report, "senders", binding::sender);
+    let model = fields.text(report, "model", binding::model);
     let (interface, backend) = (interface?, backend?);
     if !backend.fits(interface) {
         let message = format!("`{backend}` cannot stand behind `{interface}`");
@@ -211,7 +212,30 @@ fn read_binding(
         }
         number.and_then(|number| u32::try_from(number).ok())
     });
-    let is_own = is_mail || matches!(backend, Backend::Embedded | Backend::Otlp { .. });
+    let is_inference = interface == Interface::Inference;
+    if is_inference && model.is_none() && fields.key_span("model").is_none() {
+        let message = "an engine is asked for a `model`, which is not named";
+        let hint = "write what the engine calls it: `model = \"llama3.2:3b\"`";
+        let span = fields.value_span("interface");
+        report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
+    }
+    if !is_inference && model.is_some() {
+        let message = "`model` has no effect here: only inference has one";
+        let span = fields.value_span("model");
+        report.warning(codes::NO_EFFECT, span, message, None);
+    }
+    if let Backend::OpenAi { server, .. } = &backend
+        && !server.tls
+        && secret.is_some()
+        && !server.is_loopback()
+    {
+        let message = "the key would go over the network for everybody to read";
+        let hint = "write `openai+https://…`, or leave `secret` out";
+        let span = fields.value_span("secret");
+        report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
+    }
+    let is_own =
+        is_mail || is_inference || matches!(backend, Backend::Embedded | Backend::Otlp { .. });
     if is_own && !is_derived && prefix.is_some() {
         let message = "`prefix` has no effect here: the store is the binding's own";
         let span = fields.value_span("prefix");
@@ -224,6 +248,7 @@ fn read_binding(
         secret,
         issuer,
         senders: component::without_duplicates(report, "senders", senders),
+        model,
         events: None,
         keep_hours: of_streams[0],
         keep_mb: of_streams[1],
@@ -268,7 +293,7 @@ pub(super) fn bind(
         }
         let is_one = matches!(
             interface,
-            Interface::Identity | Interface::Mail | Interface::Workflows
+            Interface::Identity | Interface::Mail | Interface::Workflows | Interface::Inference
         );
         if is_one && identifier == StoreGrant::ANY {
             let message = format!(

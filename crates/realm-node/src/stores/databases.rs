@@ -29,7 +29,8 @@ pub(super) fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
         | Backend::Nats { .. }
         | Backend::S3 { .. }
         | Backend::Otlp { .. }
-        | Backend::Smtp { .. } => Err(later(making)),
+        | Backend::Smtp { .. }
+        | Backend::OpenAi { .. } => Err(later(making)),
     }
 }
 
@@ -44,7 +45,8 @@ pub(super) fn workflows(making: &Making<'_>) -> Result<Store, StepFailure> {
         | Backend::Nats { .. }
         | Backend::S3 { .. }
         | Backend::Otlp { .. }
-        | Backend::Smtp { .. } => Err(later(making)),
+        | Backend::Smtp { .. }
+        | Backend::OpenAi { .. } => Err(later(making)),
     }
 }
 

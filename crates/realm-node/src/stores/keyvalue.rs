@@ -31,7 +31,8 @@ pub(super) fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         Backend::S3 { .. }
         | Backend::Postgres { .. }
         | Backend::Otlp { .. }
-        | Backend::Smtp { .. } => {
+        | Backend::Smtp { .. }
+        | Backend::OpenAi { .. } => {
             return Err(super::later(making));
         }
     }))

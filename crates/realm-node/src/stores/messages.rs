@@ -66,7 +66,8 @@ pub(super) fn make(making: &Making<'_>) -> Result<Arc<dyn Messaging>, StepFailur
         | Backend::S3 { .. }
         | Backend::Postgres { .. }
         | Backend::Otlp { .. }
-        | Backend::Smtp { .. } => Err(later(making)),
+        | Backend::Smtp { .. }
+        | Backend::OpenAi { .. } => Err(later(making)),
     }
 }
 

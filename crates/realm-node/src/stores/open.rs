@@ -4,7 +4,9 @@ use std::sync::{Arc, Weak};
 
 use realm_host::Store;
 use realm_model::cloud::telemetry::Telemetry;
-use realm_model::cloud::{Blobs, Database, Identity, KeyValue, Keys, Mailer, Messaging, Streams, Workflows};
+use realm_model::cloud::{
+    Blobs, Database, Identity, Inference, KeyValue, Keys, Mailer, Messaging, Streams, Workflows,
+};
 
 /// A store that is open for as long as somebody has it.
 #[derive(Clone)]
@@ -19,6 +21,7 @@ pub(super) enum Held {
     Mail(Weak<dyn Mailer>),
     Streams(Weak<dyn Streams>),
     Workflows(Weak<dyn Workflows>),
+    Inference(Weak<dyn Inference>),
 }
 
 impl Held {
@@ -34,6 +37,7 @@ impl Held {
             Store::Mail(store) => Self::Mail(Arc::downgrade(store)),
             Store::Streams(store) => Self::Streams(Arc::downgrade(store)),
             Store::Workflows(store) => Self::Workflows(Arc::downgrade(store)),
+            Store::Inference(store) => Self::Inference(Arc::downgrade(store)),
         }
     }
 
@@ -49,6 +53,7 @@ impl Held {
             Self::Mail(store) => store.upgrade().map(Store::Mail),
             Self::Streams(store) => store.upgrade().map(Store::Streams),
             Self::Workflows(store) => store.upgrade().map(Store::Workflows),
+            Self::Inference(store) => store.upgrade().map(Store::Inference),
         }
     }
 }

@@ -93,6 +93,7 @@ impl Shelf {
             folder: PathBuf::new(),
             policy: &self.0.policy,
             queues: &self.0.queues,
+            room: &self.0.room,
             password: password.map(|(_, value)| value),
             watch: Arc::clone(&watch) as _,
         };

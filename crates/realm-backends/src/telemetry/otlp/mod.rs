@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use realm_model::cloud::CloudError;
 use realm_model::cloud::telemetry::{Emitter, LogRecord, Metrics, Signal, Span, Telemetry};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::Policy;
 use zeroize::Zeroizing;
 
 use super::{Fate, Guest};
+use crate::asking::{Alone, NotHeaders, headers};
 use crate::server::{Access, ServerError, tls_config};
 use crate::watch::{Health, Watch};
 use queue::Queue;
@@ -28,8 +28,6 @@ use queue::Queue;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until it has to have taken a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Headers that a secret may name.
-const HEADERS_MAX: usize = 16;
 
 /// Who speaks, as the node says it.
 #[derive(Debug, Clone)]
@@ -63,9 +61,9 @@ pub enum ExporterError {
     /// What it is to be believed by.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// The secret is no list of headers. What is in it is not told.
-    #[error("the secret is neither `NAME=VALUE,..` nor the value of an `authorization` header")]
-    Headers,
+    /// The secret is no list of headers.
+    #[error(transparent)]
+    Headers(#[from] NotHeaders),
     /// The client could not be made.
     #[error("the client could not be made")]
     Client(#[source] reqwest::Error),
@@ -83,7 +81,10 @@ impl Exporter {
             authorities: collector.authorities.clone(),
             ..Access::default()
         };
-        let headers = collector.headers.as_ref().map(|text| headers(text));
+        let headers = collector
+            .headers
+            .as_ref()
+            .map(|text| headers(text, Alone::Value));
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls_config(&access)?)
             .default_headers(headers.transpose()?.unwrap_or_default())
@@ -128,34 +129,6 @@ impl Drop for Exporter {
     }
 }
 
-/// The headers that a secret says.
-fn headers(text: &str) -> Result<HeaderMap, ExporterError> {
-    let text = text.trim();
-    let mut headers = HeaderMap::new();
-    let mut add = |name: &str, value: &str| -> Result<(), ExporterError> {
-        let name: HeaderName = name.parse().map_err(|_| ExporterError::Headers)?;
-        let mut value: HeaderValue = value.parse().map_err(|_| ExporterError::Headers)?;
-        value.set_sensitive(true);
-        headers.insert(name, value);
-        Ok(())
-    };
-    let is_name = |name: &str| name.trim().parse::<HeaderName>().is_ok();
-    let listed = text
-        .split_once('=')
-        .is_some_and(|(name, value)| is_name(name) && !value.trim_matches('=').is_empty());
-    if !listed {
-        add("authorization", text)?;
-        return Ok(headers);
-    }
-    for pair in text.split(',').take(HEADERS_MAX) {
-        let (name, value) = pair.split_once('=').ok_or(ExporterError::Headers)?;
-        let value = percent_encoding::percent_decode_str(value.trim());
-        let value = value.decode_utf8().map_err(|_| ExporterError::Headers)?;
-        add(name.trim(), &value)?;
-    }
-    Ok(headers)
-}
-
 /// What one component says.
 struct Sender {
     exporter: Arc<Exporter>,
@@ -194,45 +167,5 @@ impl Telemetry for Sender {
 
     fn refused(&self, signal: Signal) {
         self.guest.count(signal, Fate::Refused, 1);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(secret: &str, expected: Option<&[(&str, &str)]>) {
-        let read = headers(secret).ok().map(|headers| {
-            let pair = |(name, value): (&HeaderName, &HeaderValue)| {
-                assert!(value.is_sensitive());
-                (name.to_string(), value.to_str().unwrap().to_owned())
-            };
-            headers.iter().map(pair).collect::<Vec<_>>()
-        });
-        let expected = expected.map(|expected| {
-            let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-            expected.iter().map(pair).collect::<Vec<_>>()
-        });
-        assert_eq!(read, expected, "{secret}");
-    }
-
-    #[test]
-    fn a_secret_is_headers_or_the_value_of_one() {
-        check("Bearer abc", Some(&[("authorization", "Bearer abc")]));
-        check("Basic dTpw\n", Some(&[("authorization", "Basic dTpw")]));
-        check(
-            "Basic dTpwYQ==",
-            Some(&[("authorization", "Basic dTpwYQ==")]),
-        );
-        check("dTpwYQ==", Some(&[("authorization", "dTpwYQ==")]));
-        check(
-            "api-key=k%20v,x-team=a=b",
-            Some(&[("api-key", "k v"), ("x-team", "a=b")]),
-        );
-        check("api-key=a,nothing", None);
-        check("api-key=a%0Ab", None);
-        check("api-key=a%ff", None);
-        check("Bearer a\nb", None);
     }
 }

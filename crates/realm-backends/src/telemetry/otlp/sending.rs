@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Client, Response, StatusCode};
 
 use super::queue::{Batch, Queue};
 use super::wire;
+use crate::asking::{retry_after, words};
 use crate::telemetry::Fate;
 use crate::watch::Health;
 
@@ -114,7 +115,7 @@ impl Lane {
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => Sent::Later {
                 why,
-                pause: asked(&response),
+                pause: retry_after(response.headers()).map(|pause| pause.max(PAUSE)),
             },
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Sent::Never {
                 why,
@@ -123,13 +124,6 @@ impl Lane {
             _ => Sent::Never { why, is_sick: true },
         }
     }
-}
-
-/// How long the collector wants to be left alone.
-fn asked(response: &Response) -> Option<Duration> {
-    let value = response.headers().get(RETRY_AFTER)?;
-    let seconds = value.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds).max(PAUSE))
 }
 
 /// How many of a request the collector did not want though it took the request.
@@ -145,17 +139,6 @@ async fn refused(mut response: Response) -> u64 {
     let answered = wire::Answered::decode(bytes.as_slice()).unwrap_or_default();
     let rejected = answered.partial.map(|partial| partial.rejected);
     rejected.and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
-}
-
-/// The error with what is behind it, without headers: none of it has them.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// The message of a request: its only field is the first, once for each item.

@@ -22,6 +22,7 @@ pub static BINDING: Section = Section {
                 "realm:cloud/mail",
                 "realm:cloud/streams",
                 "realm:cloud/workflows",
+                "realm:cloud/inference",
             ]),
             absent: Absent::Refused,
             doc: "What it is for",
@@ -50,7 +51,7 @@ pub static BINDING: Section = Section {
             name: "secret",
             kind: Kind::Text(NODE_NAME),
             absent: Absent::Means("no password"),
-            doc: "The name under `[secrets]` of the password, of `USER:PASSWORD`, for S3 of `ACCESS_KEY_ID:SECRET`, for a collector of its headers, for keys and identities of their roots: 32 random bytes in base64, newest first, one to a line",
+            doc: "The name under `[secrets]` of the password, of `USER:PASSWORD`, for S3 of `ACCESS_KEY_ID:SECRET`, for a collector of its headers, for an engine of models of its key or its headers, for keys and identities of their roots: 32 random bytes in base64, newest first, one to a line",
         },
         Key {
             name: "issuer",
@@ -71,6 +72,16 @@ pub static BINDING: Section = Section {
             }),
             absent: Absent::Means("needed for mail, without effect elsewhere"),
             doc: "As whom mail may be sent",
+        },
+        Key {
+            name: "model",
+            kind: Kind::Text(Form {
+                expected: "letters, digits, `-`, `_`, `.`, `:`, `/`, `@` and `+`",
+                pattern: "^[A-Za-z0-9_.:/@+-]{1,255}$",
+                example: "llama3.2:3b",
+            }),
+            absent: Absent::Means("needed for inference, without effect elsewhere"),
+            doc: "The model, as its engine calls it",
         },
         Key {
             name: "events",
