@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::pull::BatchBuilder;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, AckKind};
 use futures_util::StreamExt as _;
 use realm_model::cloud::{
-    Answer, CloudError, Deliveries, Delivery, Message, Receipt, Subscription, limits,
+    Answer, CloudError, Deliveries, Delivery, Message, Receipt, Subscription, check_topic, limits,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::requests::{self, Asked};
-use super::{Shared, headers};
+use super::{Shared, headers, unreadable};
 use crate::messaging::Death;
 
 /// How long one pull stays open: as long as a server that restarted is not asked again, at most.
@@ -150,29 +151,50 @@ async fn pull_once(
     let link = &shared.link;
     let ack_wait = Some(subscription.ack_wait);
     let consumer = link.consumer(&subscription.group, ack_wait).await?;
+    let statistics = link.get().await?.client.statistics();
+    let n_connects = || statistics.connects.load(Ordering::Relaxed);
     let mut leases: Vec<Arc<Lease>> = Vec::new();
     loop {
         let mut permits = vec![first_permit(room, &mut leases).await?];
         while let Ok(permit) = Arc::clone(room).try_acquire_owned() {
             permits.push(permit);
         }
+        let connected = n_connects();
         let batch = consumer.batch().max_messages(permits.len()).expires(PULL);
-        let batch = batch.messages().await;
-        let mut batch = batch.map_err(|error| link.failed(&error))?;
-        while let Some(message) = batch.next().await {
-            let message = message.map_err(|error| link.failed(&*error))?;
-            let Some(permit) = permits.pop() else { break };
-            let Some(handed) = receive(shared, subscription, message, permit).await else {
-                continue;
-            };
-            leases.push(Arc::clone(&handed.held.lease));
-            if sender.send(handed).await.is_err() {
-                return Err(CloudError::Unavailable);
-            }
-        }
+        let took = take(shared, subscription, batch, permits, sender, &mut leases).await;
         // The connection may have been given up, and another one made.
         link.get().await?;
+        if n_connects() != connected {
+            unreadable::remove(shared, subscription).await?;
+        }
+        took?;
     }
+}
+
+/// What one pull brings.
+async fn take(
+    shared: &Arc<Shared>,
+    subscription: &Arc<Subscription>,
+    batch: BatchBuilder<'_>,
+    mut permits: Vec<OwnedSemaphorePermit>,
+    sender: &mpsc::Sender<Handed>,
+    leases: &mut Vec<Arc<Lease>>,
+) -> Result<(), CloudError> {
+    let link = &shared.link;
+    let batch = batch.messages().await;
+    let mut batch = batch.map_err(|error| link.failed(&error))?;
+    while let Some(message) = batch.next().await {
+        let message = message.map_err(|error| link.failed(&*error))?;
+        let Some(permit) = permits.pop() else { break };
+        let Some(handed) = receive(shared, subscription, message, permit).await else {
+            continue;
+        };
+        leases.push(Arc::clone(&handed.held.lease));
+        if sender.send(handed).await.is_err() {
+            return Err(CloudError::Unavailable);
+        }
+    }
+    Ok(())
 }
 
 /// Room for one message, as soon as there is any: also that of deliveries of which nothing was heard.
@@ -203,7 +225,10 @@ async fn receive(
 ) -> Option<Handed> {
     let n = message.info().ok()?.delivered;
     let attempt = u32::try_from(n).unwrap_or(u32::MAX);
-    let why = if message.payload.len() > limits::MESSAGE_BYTES_MAX {
+    let topic = shared.link.names.topic(&message.subject);
+    let why = if topic.is_none_or(|topic| check_topic(topic).is_err()) {
+        Some("its name is no topic")
+    } else if message.payload.len() > limits::MESSAGE_BYTES_MAX {
         Some("it is larger than a message may be")
     } else if attempt > subscription.n_deliveries.max(1) {
         Some("it was delivered, and nothing was heard of it in time")
