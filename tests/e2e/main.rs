@@ -30,6 +30,7 @@ mod crowds;
 mod damage;
 mod databases;
 mod deaths;
+mod devices;
 mod elsewhere;
 mod examples;
 mod explain;
@@ -72,6 +73,7 @@ mod placed;
 mod ports;
 #[path = "../peers/postgres.rs"]
 mod postgres;
+mod push;
 mod remote;
 mod secrets;
 mod serving;
