@@ -310,18 +310,10 @@ impl Far {
         let connections = Arc::clone(&self.line.connections);
         let place = connections.try_acquire_owned();
         let place = place.map_err(|_| CallError::from(Failure::NoRoom))?;
-        // Who is chosen although it is silent is the only one: it is given all the time there is.
-        let was_silent = self.line.pulse.is_silent();
-        let silence = async {
-            match was_silent {
-                true => std::future::pending().await,
-                false => self.line.pulse.silence().await,
-            }
-        };
         let opened = tokio::select! {
             biased;
             opened = timeout(CONNECT_TIMEOUT, self.open()) => opened.unwrap_or_else(|_| Err(unreached(true))),
-            () = silence => Err(unreached(true)),
+            () = self.falls_silent() => Err(unreached(true)),
         };
         match opened {
             Ok(stream) => Ok(Connected(Server::There(stream, place))),
@@ -351,7 +343,7 @@ impl Far {
             asked = timeout(HEAD_TIMEOUT, self.alone(head)) => {
                 asked.unwrap_or_else(|_| Err(Failure::TooLate.into()))
             }
-            () = self.line.pulse.silence() => Err(unreached(false)),
+            () = self.falls_silent() => Err(unreached(true)),
         };
         let mut response = match asked {
             Ok(response) => response,
@@ -392,6 +384,15 @@ impl Far {
         let io: Box<dyn Io> = Box::new(near);
         let head = response.into_parts().0;
         Ok(Switched::new(websocket::Server { io, terms }).answer(head))
+    }
+
+    /// Waits until the node gives no sign of life. Who is chosen although it is silent is the only one: it
+    /// is given all the time there is.
+    async fn falls_silent(&self) {
+        if self.line.pulse.is_silent() {
+            std::future::pending::<()>().await;
+        }
+        self.line.pulse.silence().await;
     }
 
     /// Sends a request on a stream that is for nothing else.

@@ -335,7 +335,7 @@ mod tests {
         let heard = timeout(LEAVE_WITHIN + LAST_WORDS_MAX, hears(&mut rig.client)).await;
         assert_eq!(heard.unwrap(), words);
 
-        let mut rig = self::rig(Some(Duration::from_secs(60))).await;
+        let mut rig = self::rig(Some(Duration::from_millis(50))).await;
         let words = close(GOING_AWAY, Gone::Idle.words());
         assert_eq!(hears(&mut rig.client).await, words);
     }
