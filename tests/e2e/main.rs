@@ -30,6 +30,7 @@ mod crowds;
 mod damage;
 mod databases;
 mod deaths;
+mod devices;
 mod elsewhere;
 #[path = "../peers/inference.rs"]
 #[expect(
@@ -79,6 +80,7 @@ mod placed;
 mod ports;
 #[path = "../peers/postgres.rs"]
 mod postgres;
+mod push;
 mod remote;
 mod secrets;
 mod serving;

@@ -300,19 +300,26 @@ async fn the_example_packs_orders_and_says_which_it_cannot() {
 }
 
 /// A server on the loopback, which ends with this.
-struct Nats {
+pub(crate) struct Nats {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
     _folder: tempfile::TempDir,
 }
 
 impl Nats {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With more in its configuration.
+    pub(crate) fn start_with(config: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let log = folder.path().join("log");
+        let file = folder.path().join("config");
+        std::fs::write(&file, config).unwrap();
         let child = Command::new("setpriv")
             .args([
                 "--pdeathsig",
@@ -324,6 +331,8 @@ impl Nats {
             ])
             .args(["-p", &port.to_string(), "-sd"])
             .arg(folder.path().join("store"))
+            .arg("-c")
+            .arg(file)
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()

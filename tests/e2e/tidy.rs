@@ -67,7 +67,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("object_store", &["realm-backends", "realm-bench-host"]),
     ("rusqlite", &["realm-backends", "realm-bench-host"]),
     ("tokio-postgres", &["realm-backends", "realm-bench-host"]),
-    ("aws-lc-rs", &["realm-backends"]),
+    ("aws-lc-rs", &["realm-backends", "realm-edge"]),
     ("lettre", &["realm-backends"]),
     ("chacha20poly1305", &["realm-backends"]),
     ("axum", &["realm-node"]),

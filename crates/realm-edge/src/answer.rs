@@ -14,6 +14,7 @@ use http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
+use hyper::upgrade::OnUpgrade;
 use realm_model::block::Block;
 
 use crate::backend::{Backend, Body, CallError, Elsewhere, RoutePrefix};
@@ -32,6 +33,7 @@ use crate::refusal::{ALLOWED_METHODS, Refusal};
 use crate::request_body::{self, Arriving, Upload};
 use crate::response_body::{Record, Reply};
 use crate::table::{Table, Target};
+use crate::websocket::{self, Handshake, Switched, Switching, Told};
 
 /// What all connections share.
 pub(crate) struct Edge {
@@ -46,6 +48,8 @@ pub(crate) struct Edge {
 /// What becomes of a request that is not refused.
 enum Answer {
     Guest(Response<Body>),
+    /// The client and a guest speak WebSocket from there on.
+    Switched(Response<Body>, Switched, OnUpgrade),
     /// `OPTIONS *` asks the server, not a component.
     Options,
     /// To be asked over HTTPS, there.
@@ -78,6 +82,9 @@ pub(crate) async fn answer(
         });
     let response = match answer {
         Ok(Answer::Guest(response)) => fit(record.method, response),
+        Ok(Answer::Switched(response, switched, upgrade)) => {
+            return Ok(switch(&edge, record, response, switched, upgrade));
+        }
         Ok(Answer::Options) => return Ok(options(record)),
         Ok(Answer::Proof(proof)) => return Ok(https::proof(proof, record)),
         Ok(Answer::Moved(location)) => {
@@ -141,6 +148,10 @@ async fn dispatch(
         return Ok(Answer::Moved(location));
     }
     record.group = Some(Arc::clone(&target.group));
+    let handshake = Handshake::of(parts, !body.is_end_stream());
+    if handshake.is_some() && connection.is_behind() {
+        return Err(Refusal::no_websocket());
+    }
     let first = target.group.pick().ok_or_else(Refusal::no_backend)?;
     if body.size_hint().lower() > edge.limits.request_bytes_max {
         return Err(Refusal::request_too_large());
@@ -164,9 +175,16 @@ async fn dispatch(
     if !body.is_end_stream() {
         record.upload = Some(Upload::new(body));
     }
-    call(edge, record, &target, first, request)
-        .await
-        .map(Answer::Guest)
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    if let (Some(handshake), Some(_)) = (handshake, &upgrade) {
+        request.extensions_mut().insert(handshake);
+    }
+    let mut response = call(edge, record, &target, first, request).await?;
+    // An answer of 101 without one is no last word, and refused as such.
+    Ok(match (upgrade, Switched::of(&mut response)) {
+        (Some(upgrade), Some(switched)) => Answer::Switched(response, switched, upgrade),
+        (Some(_) | None, Some(_) | None) => Answer::Guest(response),
+    })
 }
 
 /// Who owns the path. Where a more permissive reader of the path would land at another
@@ -317,6 +335,31 @@ fn tell_path(record: &Record, headers: &mut HeaderMap) {
     if let Some(Ok(path)) = path {
         headers.insert(REALM_PATH, path);
     }
+}
+
+/// The last answer on a connection of HTTP/1.1; what follows waits for it.
+fn switch(
+    edge: &Edge,
+    mut record: Record,
+    response: Response<Body>,
+    switched: Switched,
+    upgrade: OnUpgrade,
+) -> Response<Reply> {
+    let connection = Arc::clone(&record.connection);
+    record.status = Some(response.status());
+    let (mut parts, _) = response.into_parts();
+    parts.extensions.clear();
+    websocket::switching(&mut parts.headers);
+    tell_path(&record, &mut parts.headers);
+    edge.tell_strictness(&connection, &mut parts.headers);
+    if let Some(group) = &record.group {
+        connection.switch(Switching {
+            upgrade,
+            switched,
+            told: Told::new(&edge.observer, &group.component, &connection),
+        });
+    }
+    Response::from_parts(parts, Reply::nothing(record))
 }
 
 fn options(mut record: Record) -> Response<Reply> {

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::config::EdgeLimits;
 use crate::forwarded::Scheme;
+use crate::websocket::Switching;
 use crate::wire::Stream;
 
 /// Whom a peer counts as, where that is limited: an IPv6 client is its /64, and who is on this machine is
@@ -55,6 +56,8 @@ pub(crate) struct Connection {
     order: AtomicU8,
     waker: AtomicWaker,
     returned: Mutex<Option<Stream>>,
+    /// What becomes of it after its last answer.
+    switching: Mutex<Option<Switching>>,
 }
 
 /// A host that was checked, with what is made of it.
@@ -120,6 +123,7 @@ impl Connection {
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
             returned: Mutex::new(None),
+            switching: Mutex::new(None),
         }
     }
 
@@ -311,6 +315,17 @@ impl Connection {
         if let Ok(mut returned) = self.returned.lock() {
             *returned = Some(socket);
         }
+    }
+
+    /// The answer that is on its way is the last one: what follows are bytes of a WebSocket.
+    pub(crate) fn switch(&self, to: Switching) {
+        if let Ok(mut switching) = self.switching.lock() {
+            *switching = Some(to);
+        }
+    }
+
+    pub(crate) fn take_switching(&self) -> Option<Switching> {
+        self.switching.lock().ok()?.take()
     }
 
     pub(crate) fn take_socket(&self) -> Option<Stream> {

@@ -12,26 +12,32 @@ use http::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 use realm_model::name::{ComponentName, NodeName};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::{
-    Backend, Body, BoxFuture, CallError, Connected, Elsewhere, RoutePrefix, Server,
+    Backend, Body, BoxError, BoxFuture, CallError, Connected, Elsewhere, RoutePrefix, Server,
 };
 use crate::config::HEADER_COUNT_MAX;
 use crate::headers::{REALM_AGAIN, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO};
 use crate::pulse::{Listening, Pulse, now_ms};
+use crate::relay;
 use crate::request_body::{self, KEPT_BYTES_MAX};
 use crate::upstream::{BUFFER_BYTES_MAX, Dial, Failure, Io, Keep, Left, Upstream, UpstreamLimits};
+use crate::websocket::{self, Handshake, Switched, Terms};
 
 /// Requests under way to one node: each takes a stream of the connection, which has 384 for both ways
 /// and all that nodes say to each other.
 const CONCURRENCY_MAX: u32 = 96;
 /// Connections of bytes to one node, beside its requests.
 const CONNECTIONS_MAX: usize = 64;
+/// Bytes between a client's WebSocket and the frames of its stream.
+const PIPE_BYTES: usize = 16 * 1024;
 /// Until the other node has connected with the server there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Until the head of an answer. What a component itself allows is kept where it runs; this ends what
@@ -96,6 +102,8 @@ impl Line {
             wall_timeout: HEAD_TIMEOUT,
             // The edge counts what the client sends, and the component's own limit holds there.
             request_bytes_max: u64::MAX,
+            // That holds there as well.
+            websocket_idle: Duration::MAX,
             takes_connections: false,
         };
         let pulse = Pulse::new(node.clone(), dial);
@@ -190,7 +198,10 @@ impl Far {
     }
 
     async fn ask(self, request: Request<Body>) -> Result<Response<Body>, CallError> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if let Some(handshake) = parts.extensions.remove::<Handshake>() {
+            return self.switch(parts, &handshake).await;
+        }
         let may_repeat = parts.method.is_idempotent();
         let comes_back = body.size_hint().upper();
         let comes_back = comes_back.is_some_and(|bytes| bytes <= KEPT_BYTES_MAX as u64);
@@ -299,18 +310,10 @@ impl Far {
         let connections = Arc::clone(&self.line.connections);
         let place = connections.try_acquire_owned();
         let place = place.map_err(|_| CallError::from(Failure::NoRoom))?;
-        // Who is chosen although it is silent is the only one: it is given all the time there is.
-        let was_silent = self.line.pulse.is_silent();
-        let silence = async {
-            match was_silent {
-                true => std::future::pending().await,
-                false => self.line.pulse.silence().await,
-            }
-        };
         let opened = tokio::select! {
             biased;
             opened = timeout(CONNECT_TIMEOUT, self.open()) => opened.unwrap_or_else(|_| Err(unreached(true))),
-            () = silence => Err(unreached(true)),
+            () = self.falls_silent() => Err(unreached(true)),
         };
         match opened {
             Ok(stream) => Ok(Connected(Server::There(stream, place))),
@@ -323,8 +326,77 @@ impl Far {
         }
     }
 
-    /// Asks for bytes in place of requests. A node that does not know how says that the request is bad.
-    async fn open(&self) -> Result<Box<dyn Io>, CallError> {
+    /// Asks for a WebSocket, on a stream of its own. A node that does not know how answers as if the
+    /// request were an ordinary one.
+    async fn switch(
+        self,
+        parts: http::request::Parts,
+        handshake: &Handshake,
+    ) -> Result<Response<Body>, CallError> {
+        let place = Arc::clone(&self.line.connections).try_acquire_owned();
+        let place = place.map_err(|_| CallError::from(Failure::NoRoom))?;
+        let mut head = self.head(parts)?;
+        handshake.write(head.headers_mut());
+        let head = head.map(|()| request_body::empty());
+        let asked = tokio::select! {
+            biased;
+            asked = timeout(HEAD_TIMEOUT, self.alone(head)) => {
+                asked.unwrap_or_else(|_| Err(Failure::TooLate.into()))
+            }
+            () = self.falls_silent() => Err(unreached(true)),
+        };
+        let mut response = match asked {
+            Ok(response) => response,
+            Err(error) => {
+                if error.code == UNREACHED {
+                    self.line.failed();
+                }
+                return Err(error);
+            }
+        };
+        if let Some(refusal) = refusal(response.status(), response.headers()) {
+            self.line.counts.refused.fetch_add(1, Relaxed);
+            return Err(refusal);
+        }
+        self.line.succeeded();
+        self.line.counts.answered.fetch_add(1, Relaxed);
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let held = |error: hyper::Error| -> BoxError { error.into() };
+            return Ok(response.map(|body| body.map_err(held).boxed_unsync()));
+        }
+        if !handshake.is_answered_by(response.headers()) {
+            return Err(Failure::NotAsked.into());
+        }
+        let upgraded = hyper::upgrade::on(&mut response).await;
+        let upgraded = upgraded.map_err(|_| unreached(false))?;
+        let (near, far) = tokio::io::duplex(PIPE_BYTES);
+        let node = self.line.node.clone();
+        tokio::spawn(async move {
+            if let Err(error) = relay::framed(far, TokioIo::new(upgraded)).await {
+                tracing::debug!(%node, %error, "a websocket to another node broke");
+            }
+        });
+        let terms = Terms {
+            leaves: CancellationToken::new(),
+            idle_max: None,
+            place: Box::new(place),
+        };
+        let io: Box<dyn Io> = Box::new(near);
+        let head = response.into_parts().0;
+        Ok(Switched::new(websocket::Server { io, terms }).answer(head))
+    }
+
+    /// Waits until the node gives no sign of life. Who is chosen although it is silent is the only one: it
+    /// is given all the time there is.
+    async fn falls_silent(&self) {
+        if self.line.pulse.is_silent() {
+            std::future::pending::<()>().await;
+        }
+        self.line.pulse.silence().await;
+    }
+
+    /// Sends a request on a stream that is for nothing else.
+    async fn alone(&self, request: Request<Body>) -> Result<Response<Incoming>, CallError> {
         let broken = |_| unreached(true);
         let dial = Listening(Arc::clone(&self.line.pulse));
         let stream = dial.dial().await.map_err(|_| unreached(true))?;
@@ -335,11 +407,17 @@ impl Far {
             .await
             .map_err(broken)?;
         tokio::spawn(async move { drop(connection.with_upgrades().await) });
+        sender.send_request(request).await.map_err(broken)
+    }
+
+    /// Asks for bytes in place of requests. A node that does not know how says that the request is bad.
+    async fn open(&self) -> Result<Box<dyn Io>, CallError> {
+        let broken = |_| unreached(true);
         let request = Request::connect(format!("{}:1", self.component))
             .header(REALM_TO, self.component.as_str())
             .body(request_body::empty())
             .map_err(|_| CallError::from(Failure::NotReached))?;
-        let response = sender.send_request(request).await.map_err(broken)?;
+        let response = self.alone(request).await?;
         if let Some(mut refusal) = refusal(response.status(), response.headers()) {
             // No byte of the client has left.
             refusal.retryable = true;
@@ -356,7 +434,7 @@ impl Far {
         match failure {
             // Nothing that the node did.
             Failure::NoRoom | Failure::Upload | Failure::TooLarge => failure.into(),
-            Failure::NotHttp | Failure::TooLate => {
+            Failure::NotHttp | Failure::NotAsked | Failure::TooLate => {
                 self.line.failed();
                 failure.into()
             }

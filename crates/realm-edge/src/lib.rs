@@ -42,6 +42,7 @@ mod throttle;
 pub mod tls;
 mod tunnel;
 mod upstream;
+mod websocket;
 mod wire;
 mod workers;
 
@@ -53,3 +54,4 @@ pub use ports::{Port, PortTrouble};
 pub use server::{EdgeError, Handle, spawn, spawn_closed};
 pub use table::Table;
 pub use upstream::{Dial, Io, Reach, Upstream, UpstreamLimits};
+pub use websocket::{Switched, WebSocket};

@@ -7,10 +7,18 @@ use std::time::Duration;
 use http::{Method, StatusCode, Version};
 use realm_model::name::ComponentName;
 
+use crate::websocket::WebSocket;
+
 /// Is told of each answer. Called on the request's own task: it must not block.
 pub trait Observer: Send + Sync + 'static {
     /// Called once per request, when its response ended, failed or was given up by the client.
     fn answered(&self, record: &Answered<'_>);
+
+    /// Called for each WebSocket of a component when it opens, whenever bytes went through it, and when
+    /// it is over. Its handshake was an answer of 101.
+    fn websocket(&self, component: &ComponentName, what: WebSocket) {
+        let _ = (component, what);
+    }
 }
 
 /// One answer.

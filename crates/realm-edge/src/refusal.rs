@@ -84,6 +84,15 @@ impl Refusal {
         )
     }
 
+    pub(crate) fn no_websocket() -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "no-websocket",
+            "FastCGI carries no WebSocket",
+            "the web server in front has to pass WebSockets on over HTTP: docs/edge.md shows how",
+        )
+    }
+
     pub(crate) fn method_not_supported() -> Self {
         Self::new(
             StatusCode::NOT_IMPLEMENTED,

@@ -1,4 +1,4 @@
-//! Bytes of a TCP connection on their way to a server, here or on another node, and back.
+//! Bytes of a connection on their way to a server, here or on another node, and back.
 //!
 //! Between nodes they go in frames, and the receiver grants what may be sent: a client that reads
 //! slowly fills a window of its own and not the one that all streams of two nodes share. An end of one
@@ -97,7 +97,13 @@ async fn idle(seen: &AtomicU64) -> io::Error {
     }
 }
 
-async fn carry(socket: &mut Watched, stream: impl Io) -> io::Result<()> {
+/// Carries bytes between whatever is here and a stream to another node, until both sides have ended.
+/// Who is silent is not its business.
+pub(crate) async fn framed(io: impl Io, stream: impl Io) -> io::Result<()> {
+    carry(io, stream).await
+}
+
+async fn carry(socket: impl AsyncRead + AsyncWrite + Unpin, stream: impl Io) -> io::Result<()> {
     let (read, write) = tokio::io::split(stream);
     let (from_socket, to_socket) = tokio::io::split(socket);
     let flow = Flow::new();

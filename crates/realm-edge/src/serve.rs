@@ -2,7 +2,7 @@
 //! not swallow the last answer. Not where connections come from.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,7 +12,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
@@ -26,6 +25,7 @@ use crate::io::Socket;
 use crate::registry::Place;
 use crate::request_body::Arriving;
 use crate::stream::watch;
+use crate::websocket::{Gone, Switching, carry};
 use crate::wire::Stream;
 
 /// How long a closing connection reads on, so that its client sees the answer and not a reset.
@@ -84,19 +84,51 @@ async fn drive(
     });
     let socket = TokioIo::new(socket);
     let result = if is_http2 {
-        obey(http.http2.serve_connection(socket, service), connection).await
+        let serving = http.http2.serve_connection(socket, service);
+        obey(serving, |serving| serving.graceful_shutdown(), connection).await
     } else {
-        obey(http.http1.serve_connection(socket, service), connection).await
+        let serving = http.http1.serve_connection(socket, service).with_upgrades();
+        obey(serving, |serving| serving.graceful_shutdown(), connection).await
     };
     if let Err(error) = result {
         tracing::debug!(peer = %connection.peer, %error, "a connection ended");
     }
+    if let Some(switching) = connection.take_switching() {
+        switch(switching, connection).await;
+    }
+}
+
+/// Carries the bytes of a WebSocket until its end.
+async fn switch(switching: Switching, connection: &Connection) {
+    let Switching {
+        upgrade,
+        switched,
+        told,
+    } = switching;
+    // Else the client went before its last answer.
+    let Ok(upgraded) = upgrade.await else { return };
+    let stops = poll_fn(|context| match connection.poll_order(context) {
+        Order::Serve | Order::Evict => Poll::Pending,
+        Order::Drain | Order::Cut => Poll::Ready(Gone::Stops),
+    });
+    let cut = poll_fn(|context| match connection.poll_order(context) {
+        Order::Serve | Order::Evict | Order::Drain => Poll::Pending,
+        Order::Cut => Poll::Ready(()),
+    });
+    tokio::select! {
+        () = carry(TokioIo::new(upgraded), switched, stops, Some(&told)) => {}
+        () = cut => {}
+    }
 }
 
 /// Runs a protocol until it ends or is ordered to.
-async fn obey<P>(protocol: P, connection: &Connection) -> Result<(), P::Error>
+async fn obey<P, E>(
+    protocol: P,
+    shut: impl Fn(Pin<&mut P>),
+    connection: &Connection,
+) -> Result<(), E>
 where
-    P: GracefulConnection,
+    P: Future<Output = Result<(), E>>,
 {
     let mut protocol = pin!(protocol);
     let mut is_draining = false;
@@ -107,7 +139,7 @@ where
             Order::Drain | Order::Evict if is_draining => {}
             Order::Drain | Order::Evict => {
                 is_draining = true;
-                protocol.as_mut().graceful_shutdown();
+                shut(protocol.as_mut());
             }
             Order::Cut => return Poll::Ready(Ok(())),
         }

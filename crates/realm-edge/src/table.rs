@@ -282,7 +282,7 @@ impl Group {
 }
 
 /// A number below `limit` from a generator per thread: balancing needs spread, not secrecy.
-fn random_below(limit: usize) -> usize {
+pub(crate) fn random_below(limit: usize) -> usize {
     thread_local! {
         static STATE: Cell<u64> = Cell::new(RandomState::new().hash_one(0_u8) | 1);
     }

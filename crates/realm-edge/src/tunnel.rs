@@ -38,11 +38,14 @@ use crate::refusal::Refusal;
 use crate::relay;
 use crate::request_body;
 use crate::upstream::Io;
+use crate::websocket::{self, Gone, Handshake, Switched};
 
 /// Bytes of a message that are passed on.
 const MESSAGE_BYTES_MAX: usize = 512;
 /// Bytes of a head: those that the edge of the other node took, and what it wrote into them.
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
+/// Bytes between a WebSocket and the frames of its stream.
+const PIPE_BYTES: usize = 16 * 1024;
 /// Headers beside those that a client may send: what the other node wrote.
 const HEADERS_MORE: usize = 16;
 
@@ -56,6 +59,7 @@ pub(crate) async fn serve(
 ) {
     let under_way = Arc::new(AtomicU32::new(0));
     let connected = Arc::<Mutex<Option<Waiting>>>::default();
+    let stops = stop.clone();
     let service = service_fn(|request| {
         let under_way = UnderWay::begin(&under_way);
         let answer = answer(
@@ -98,22 +102,45 @@ pub(crate) async fn serve(
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take();
-    if let Some((upgrade, server)) = waiting
+    if let Some((upgrade, waits)) = waiting
         && let Ok(upgraded) = upgrade.await
-        && let Server::Here(socket, place) = server
     {
-        let relayed = async move {
-            let _place = place;
-            if let Err(error) = relay::across(socket, TokioIo::new(upgraded)).await {
-                tracing::debug!(%error, "a connection of another node's client broke");
-            }
-        };
-        answers.elsewhere(relayed).await;
+        answers
+            .elsewhere(carry(waits, TokioIo::new(upgraded), stops))
+            .await;
     }
 }
 
-/// A server that waits for bytes, and how the stream becomes one of bytes.
-type Waiting = (OnUpgrade, Server);
+/// Who waits for bytes, and how the stream becomes one of bytes.
+type Waiting = (OnUpgrade, Waits);
+
+enum Waits {
+    /// A server that a client is connected with.
+    Server(Server),
+    /// A server that a client speaks WebSocket with.
+    Switched(Switched),
+}
+
+/// Carries bytes between a server here and another node's client.
+async fn carry(waits: Waits, stream: impl Io, stops: CancellationToken) {
+    let carried = match waits {
+        Waits::Server(Server::Here(socket, _place)) => relay::across(socket, stream).await,
+        // It would go in a circle.
+        Waits::Server(Server::There(..)) => return,
+        Waits::Switched(switched) => {
+            let (near, far) = tokio::io::duplex(PIPE_BYTES);
+            let stops = async {
+                stops.cancelled().await;
+                Gone::Stops
+            };
+            let carrying = websocket::carry(near, switched, stops, None);
+            tokio::join!(carrying, relay::framed(far, stream)).1
+        }
+    };
+    if let Err(error) = carried {
+        tracing::debug!(%error, "a connection of another node's client broke");
+    }
+}
 
 /// A request until the end of its answer.
 struct UnderWay(Arc<AtomicU32>);
@@ -141,7 +168,7 @@ async fn answer(
     let answer = AssertUnwindSafe(async {
         match *request.method() {
             Method::CONNECT => connect(&edge, &answers, &connected, request).await,
-            _ => dispatch(&edge, &answers, request).await,
+            _ => dispatch(&edge, &answers, &connected, request).await,
         }
     });
     let answer = answer.catch_unwind().await.unwrap_or_else(|_| {
@@ -152,7 +179,10 @@ async fn answer(
             "the other node failed",
         ))
     });
-    let answer = answer.and_then(|response| fit(method, response).map_err(bad_response));
+    let answer = answer.and_then(|response| match response.extensions().get::<Switches>() {
+        Some(Switches) => Ok((response.map(Some), None)),
+        None => fit(method, response).map_err(bad_response),
+    });
     Ok(match answer {
         Ok((response, _)) => response.map(|body| body.unwrap_or_else(request_body::empty)),
         Err(error) => refuse(&error),
@@ -174,13 +204,18 @@ async fn connect(
     let Connected(server) = connecting.unwrap_or_else(|| Err(aside::stopped()))?;
     let upgrade = hyper::upgrade::on(&mut request);
     let mut connected = connected.lock().unwrap_or_else(PoisonError::into_inner);
-    *connected = Some((upgrade, server));
+    *connected = Some((upgrade, Waits::Server(server)));
     Ok(Response::new(request_body::empty()))
 }
+
+/// Of an answer: a WebSocket follows it.
+#[derive(Clone, Copy)]
+struct Switches;
 
 async fn dispatch(
     edge: &Edge,
     answers: &Answers,
+    connected: &Mutex<Option<Waiting>>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, CallError> {
     let (mut parts, body) = request.into_parts();
@@ -202,6 +237,8 @@ async fn dispatch(
     if !is_sound {
         return Err(malformed());
     }
+    let handshake = Handshake::of(&parts, !body.is_end_stream());
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
     strip_request(&mut parts.headers);
     let replica = here(edge, &component).ok_or_else(not_here)?;
     if body.size_hint().lower() > edge.limits.request_bytes_max {
@@ -220,7 +257,17 @@ async fn dispatch(
     if prefix > 0 {
         request.extensions_mut().insert(RoutePrefix(prefix));
     }
-    answers.call(&*replica, request).await
+    if let (Some(handshake), Some(_)) = (handshake, &upgrade) {
+        request.extensions_mut().insert(handshake);
+    }
+    let mut response = answers.call(&*replica, request).await?;
+    if let (Some(upgrade), Some(switched)) = (upgrade, Switched::of(&mut response)) {
+        websocket::switching(response.headers_mut());
+        response.extensions_mut().insert(Switches);
+        let mut connected = connected.lock().unwrap_or_else(PoisonError::into_inner);
+        *connected = Some((upgrade, Waits::Switched(switched)));
+    }
+    Ok(response)
 }
 
 /// A body on its way through, with the length that it has.

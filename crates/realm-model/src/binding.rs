@@ -166,6 +166,9 @@ pub enum Backend {
     Nats {
         /// Where.
         server: Server,
+        /// Whether devices are connected with it over MQTT, for which messages are kept while they are
+        /// away.
+        devices: bool,
     },
     /// A bucket behind the API of S3.
     S3 {
@@ -221,14 +224,14 @@ pub struct Server {
 
 impl Backend {
     /// What a manifest may write, in words.
-    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]`, `postgres://[USER@]HOST[:PORT]/DATABASE`, `otlp+http://HOST[:PORT]`, `smtp://[USER@]HOST[:PORT]` or `openai+http://HOST[:PORT][/PATH]` (with TLS `rediss://`, `tls://`, `otlp+https://`, `smtps://`, `openai+https://`; PostgreSQL without it by `?sslmode=disable`, mail by `?tls=none`)";
+    pub const EXPECTED: &str = "`embedded`, `redis://HOST[:PORT][/NUMBER]`, `nats://HOST[:PORT]`, `s3://BUCKET[?region=…&endpoint=https://HOST]`, `postgres://[USER@]HOST[:PORT]/DATABASE`, `otlp+http://HOST[:PORT]`, `smtp://[USER@]HOST[:PORT]` or `openai+http://HOST[:PORT][/PATH]` (with TLS `rediss://`, `tls://`, `otlp+https://`, `smtps://`, `openai+https://`; PostgreSQL without it by `?sslmode=disable`, mail by `?tls=none`; `nats://…?mqtt=1` where devices are)";
 
     /// Whom a node has to allow, as `[backends] allow` in node.toml writes it; `None`: nobody.
     pub fn origin(&self) -> Option<String> {
         match self {
             Self::Embedded => None,
             Self::Redis { server, .. } => Some(format!("{}://{server}", redis_scheme(server))),
-            Self::Nats { server } => Some(format!("{}://{server}", nats_scheme(server))),
+            Self::Nats { server, .. } => Some(format!("{}://{server}", nats_scheme(server))),
             Self::Postgres { server, .. } => Some(format!("postgres://{server}")),
             Self::Otlp { server, .. } => Some(format!("{}://{server}", otlp_scheme(server))),
             Self::Smtp { server, starts } => {
@@ -249,10 +252,18 @@ impl Backend {
         match self {
             Self::Embedded => !matches!(interface, Interface::Mail | Interface::Inference),
             Self::Redis { .. } => matches!(interface, Interface::Keyvalue),
-            Self::Nats { .. } => matches!(
-                interface,
-                Interface::Keyvalue | Interface::Messaging | Interface::Streams
-            ),
+            Self::Nats { devices, .. } => match interface {
+                Interface::Messaging => true,
+                Interface::Keyvalue | Interface::Streams => !*devices,
+                Interface::Blobstore
+                | Interface::Sql
+                | Interface::Otel
+                | Interface::Keys
+                | Interface::Identity
+                | Interface::Mail
+                | Interface::Workflows
+                | Interface::Inference => false,
+            },
             Self::S3 { .. } => matches!(interface, Interface::Blobstore),
             Self::Postgres { .. } => matches!(interface, Interface::Sql | Interface::Workflows),
             Self::Otlp { .. } => matches!(interface, Interface::Otel),
@@ -266,7 +277,8 @@ impl Backend {
         match interface {
             Interface::Keyvalue => "`embedded`, `redis://…` or `nats://…`",
             Interface::Blobstore => "`embedded` or `s3://…`",
-            Interface::Messaging | Interface::Streams => "`embedded` or `nats://…`",
+            Interface::Messaging => "`embedded`, `nats://…` or `nats://…?mqtt=1`",
+            Interface::Streams => "`embedded` or `nats://…`",
             Interface::Sql | Interface::Workflows => "`embedded` or `postgres://…`",
             Interface::Otel => "`embedded`, `otlp+http://…` or `otlp+https://…`",
             Interface::Keys | Interface::Identity => "`embedded`",
@@ -338,8 +350,10 @@ impl fmt::Display for Backend {
                 let (scheme, user) = (redis_scheme(server), user(server));
                 write!(f, "{scheme}://{user}{server}/{database}")
             }
-            Self::Nats { server } => {
-                write!(f, "{}://{}{server}", nats_scheme(server), user(server))
+            Self::Nats { server, devices } => {
+                let more = if *devices { "?mqtt=1" } else { "" };
+                let scheme = nats_scheme(server);
+                write!(f, "{scheme}://{}{server}{more}", user(server))
             }
             Self::Postgres { server, database } => {
                 let mode = if server.tls { "" } else { "?sslmode=disable" };
@@ -449,11 +463,14 @@ pub(crate) fn allowed(text: &str) -> Result<String, ValueError> {
         ) if server.user.is_none() => Ok(origin),
         (Some(origin), Backend::Otlp { path, .. }) if path.is_empty() => Ok(origin),
         (Some(origin), Backend::OpenAi { .. }) if !text_has_path(text) => Ok(origin),
-        (Some(origin), Backend::Nats { server } | Backend::Smtp { server, .. })
-            if server.user.is_none() =>
-        {
-            Ok(origin)
-        }
+        (
+            Some(origin),
+            Backend::Nats {
+                server,
+                devices: false,
+            }
+            | Backend::Smtp { server, .. },
+        ) if server.user.is_none() => Ok(origin),
         (Some(origin), Backend::Postgres { server, database })
             if server.user.is_none() && database == "a" =>
         {

@@ -37,6 +37,11 @@ fn a_backend_is_read_in_one_way() {
         "nats://127.0.0.1",
         Ok(("nats://127.0.0.1:4222", Some("nats://127.0.0.1:4222"))),
     );
+    check(
+        "tls://app@n?mqtt=1",
+        Ok(("tls://app@n:4222?mqtt=1", Some("tls://n:4222"))),
+    );
+    check("nats://n?mqtt=0", Err("only `?mqtt=1`"));
     check("tls://n", Ok(("tls://n:4222", Some("tls://n:4222"))));
     check(
         "postgresql://shop@db.internal/shop",

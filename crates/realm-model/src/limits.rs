@@ -16,6 +16,9 @@ pub const MAX_CONCURRENCY: u32 = 64;
 /// Default of `max_request_bytes`: a photo or a document, not a film.
 pub const MAX_REQUEST_BYTES: u64 = 32 * 1024 * 1024;
 
+/// Default of `websocket_idle_ms`: long for clients that say nothing by themselves, and as long as a
+/// connection with a server's port may be silent.
+pub const WEBSOCKET_IDLE_MS: u64 = 3_600_000;
 /// Default of `storage_max_mb`: an app's data, and no neighbour's disk.
 pub const STORAGE_MAX_MB: u64 = 1_024;
 
@@ -34,6 +37,9 @@ pub struct Limits {
     pub max_concurrency: u32,
     /// Bytes of one request body.
     pub max_request_bytes: u64,
+    /// Milliseconds that a WebSocket may be silent in both directions.
+    #[serde(skip_serializing_if = "is_default_idle", default = "default_idle")]
+    pub websocket_idle_ms: u64,
     /// MiB of what it keeps in each embedded store.
     #[serde(
         skip_serializing_if = "is_default_storage",
@@ -54,6 +60,14 @@ const fn default_storage() -> u64 {
     STORAGE_MAX_MB
 }
 
+const fn is_default_idle(ms: &u64) -> bool {
+    *ms == WEBSOCKET_IDLE_MS
+}
+
+const fn default_idle() -> u64 {
+    WEBSOCKET_IDLE_MS
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -63,6 +77,7 @@ impl Default for Limits {
             wall_timeout_ms: WALL_TIMEOUT_MS,
             max_concurrency: MAX_CONCURRENCY,
             max_request_bytes: MAX_REQUEST_BYTES,
+            websocket_idle_ms: WEBSOCKET_IDLE_MS,
             storage_max_mb: STORAGE_MAX_MB,
             operations_per_sec: None,
         }

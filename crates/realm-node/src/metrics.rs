@@ -235,10 +235,40 @@ impl Page<'_> {
             "Bytes of response bodies.",
             all().map(|(labels, figures)| (labels, figures.bytes_out)),
         ));
+        self.websockets(families);
         families.push(gauge(
             "realm_http_connections",
             "Connections that are open at the edge.",
             self.connections as f64,
+        ));
+    }
+
+    fn websockets(&self, families: &mut Vec<MetricFamily>) {
+        let all = || {
+            let components = self.traffic.iter();
+            components.filter_map(|(name, figures)| Some((component(name), figures.websockets?)))
+        };
+        families.push(gauges(
+            "realm_websockets_open",
+            "WebSockets of clients that are open.",
+            all().map(|(labels, figures)| as_float((labels, figures.open))),
+        ));
+        families.push(counters(
+            "realm_websockets_total",
+            "WebSockets of clients that were opened.",
+            all().map(|(labels, figures)| (labels, figures.opened)),
+        ));
+        families.push(counters(
+            "realm_websocket_bytes_total",
+            "Bytes that WebSockets carried, `in` from clients and `out` to them.",
+            all().flat_map(|(labels, figures)| {
+                let both = [("in", figures.bytes_in), ("out", figures.bytes_out)];
+                both.map(|(direction, bytes)| {
+                    let mut labels = labels.clone();
+                    labels.push(label("direction", direction));
+                    (labels, bytes)
+                })
+            }),
         ));
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use realm_edge::{Answered, Observer};
+use realm_edge::{Answered, Observer, WebSocket};
 use realm_model::name::ComponentName;
 
 /// Statuses 100 to 599: a bounded label. A guest's status outside of it counts as 599.
@@ -34,6 +34,25 @@ pub(crate) struct Counters {
     by_status: [OnceLock<Box<[AtomicU64; CLASS]>>; STATUS_COUNT / CLASS],
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    websockets: Sockets,
+}
+
+/// Counters of WebSockets.
+#[derive(Default)]
+struct Sockets {
+    opened: AtomicU64,
+    closed: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+/// Their values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SocketFigures {
+    pub(crate) opened: u64,
+    pub(crate) open: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
 }
 
 /// The values of one set of counters.
@@ -42,6 +61,8 @@ pub(crate) struct TrafficFigures {
     pub(crate) by_status: Vec<(u16, u64)>,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    /// `None` where there was none.
+    pub(crate) websockets: Option<SocketFigures>,
 }
 
 impl Traffic {
@@ -93,6 +114,46 @@ impl Observer for Traffic {
         counters.bytes_in.fetch_add(record.bytes_in, Relaxed);
         counters.bytes_out.fetch_add(record.bytes_out, Relaxed);
     }
+
+    fn websocket(&self, component: &ComponentName, what: WebSocket) {
+        let components = self.inner.components.load();
+        let counters = components
+            .get(component)
+            .map_or(&self.inner.unrouted, |counters| counters);
+        counters.websockets.count(what);
+    }
+}
+
+impl Sockets {
+    fn count(&self, what: WebSocket) {
+        match what {
+            WebSocket::Opened => {
+                self.opened.fetch_add(1, Relaxed);
+            }
+            WebSocket::Carried {
+                bytes_in,
+                bytes_out,
+            } => {
+                self.bytes_in.fetch_add(bytes_in, Relaxed);
+                self.bytes_out.fetch_add(bytes_out, Relaxed);
+            }
+            WebSocket::Closed => {
+                self.closed.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    fn figures(&self) -> Option<SocketFigures> {
+        // Read before: what opens and closes in between is not counted as less than none.
+        let closed = self.closed.load(Relaxed);
+        let opened = self.opened.load(Relaxed);
+        (opened > 0).then(|| SocketFigures {
+            opened,
+            open: opened.saturating_sub(closed),
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+        })
+    }
 }
 
 impl Counters {
@@ -112,6 +173,7 @@ impl Counters {
             by_status: by_status.filter(|(_, count)| *count > 0).collect(),
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),
+            websockets: self.websockets.figures(),
         }
     }
 }

@@ -44,6 +44,7 @@ impl Service {
             concurrency_max: limits.max_concurrency,
             wall_timeout: Duration::from_millis(limits.wall_timeout_ms),
             request_bytes_max: limits.max_request_bytes,
+            websocket_idle: Duration::from_millis(limits.websocket_idle_ms),
             takes_connections: false,
         };
         match &upstream.speaks {
@@ -65,6 +66,14 @@ impl Service {
         match self {
             Self::Http(upstream) => Arc::clone(upstream) as Arc<dyn Backend>,
             Self::FastCgi(application) => Arc::clone(application) as Arc<dyn Backend>,
+        }
+    }
+
+    /// Ends by and by what has no end of its own.
+    pub(crate) fn leave(&self) {
+        match self {
+            Self::Http(upstream) => upstream.leave(),
+            Self::FastCgi(_) => {}
         }
     }
 

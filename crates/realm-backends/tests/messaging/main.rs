@@ -6,6 +6,7 @@
 )]
 
 mod checks;
+mod devices;
 mod embedded;
 mod hostile;
 mod lending;

@@ -17,7 +17,7 @@ use crate::support::{Bed, SMALL, next, soon, subscription, take, text, words};
 const MISSING: &str = "nats-server is missing: apt-get install nats-server";
 
 /// A server on the loopback, which ends with this.
-struct Server {
+pub(crate) struct Server {
     child: Child,
     port: u16,
     folder: TempDir,
@@ -25,7 +25,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(more: &[&str]) -> Self {
+    pub(crate) fn start(more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -40,7 +40,7 @@ impl Server {
         }
     }
 
-    fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
@@ -108,7 +108,8 @@ fn access(prefix: &str) -> Access {
 
 fn client(host: &str, access: &Access, room: Room, watch: Arc<dyn Watch>) -> Arc<dyn Messaging> {
     let is_tls = access.authorities.is_some();
-    Arc::new(Nats::new(host, is_tls, access, room, watch, Arc::new(|_| {})).unwrap())
+    let on_death = Arc::new(|_: &_| {});
+    Arc::new(Nats::new(host, is_tls, access, room, watch, on_death, false).unwrap())
 }
 
 #[expect(clippy::unused_async, reason = "every bed is awaited")]

@@ -274,6 +274,7 @@ fn limit_keys(limits: &Limits) -> Keys {
         wall_timeout_ms,
         max_concurrency,
         max_request_bytes,
+        websocket_idle_ms,
         storage_max_mb,
         operations_per_sec,
     } = limits;
@@ -295,6 +296,11 @@ fn limit_keys(limits: &Limits) -> Keys {
             "max_request_bytes",
             *max_request_bytes,
             default.max_request_bytes,
+        ),
+        (
+            "websocket_idle_ms",
+            *websocket_idle_ms,
+            default.websocket_idle_ms,
         ),
         ("storage_max_mb", *storage_max_mb, default.storage_max_mb),
     ];

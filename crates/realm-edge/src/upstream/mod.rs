@@ -2,13 +2,14 @@
 //! It listens on this machine, or is another node at the end of a stream (`far`).
 //!
 //! What is stale is tried once more where that is safe; what the client gives up ends at the server
-//! as well. Not here: who the server is, and whether it is healthy. `Upgrade` is not passed on: to
-//! the server such a request is an ordinary one (RFC 9110 §7.8).
+//! as well. Not here: who the server is, and whether it is healthy. `Upgrade` is passed on for
+//! WebSockets alone (`switch`): with another one a request is an ordinary one (RFC 9110 §7.8).
 
 mod body;
 mod pool;
 mod reach;
 mod room;
+mod switch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,9 +24,11 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Backend, Body, BoxFuture, CallError, Connected, Server};
 use crate::request_body;
+use crate::websocket::Handshake;
 use body::ReplyBody;
 pub(crate) use body::RequestBody;
 use pool::{Lease, Local, Pool};
@@ -57,6 +60,8 @@ pub struct UpstreamLimits {
     pub wall_timeout: Duration,
     /// Bytes of one request body.
     pub request_bytes_max: u64,
+    /// How long a WebSocket may be silent in both directions.
+    pub websocket_idle: Duration,
     /// Whether others may have connections to it that are no requests.
     pub takes_connections: bool,
 }
@@ -71,6 +76,8 @@ struct Inner {
     limits: UpstreamLimits,
     pool: Arc<Pool>,
     room: Room,
+    /// Told once it takes no more.
+    leaves: CancellationToken,
 }
 
 /// Why a server gave no answer.
@@ -84,6 +91,8 @@ pub(crate) enum Failure {
     Broken,
     /// What came back is not HTTP.
     NotHttp,
+    /// It switches to another protocol than the one that was asked for.
+    NotAsked,
     /// The request's own body failed.
     Upload,
     /// It has more bytes than the server takes.
@@ -140,6 +149,7 @@ impl Upstream {
             pool: Pool::new(dial, keep),
             room: Room::new(limits.concurrency_max),
             limits,
+            leaves: CancellationToken::new(),
         }))
     }
 
@@ -192,6 +202,12 @@ impl Upstream {
         Ok(parts.status)
     }
 
+    /// No request comes any more: what has no end of its own, a WebSocket, is ended within 20 s, each at
+    /// a moment of its own.
+    pub fn leave(&self) {
+        self.0.leaves.cancel();
+    }
+
     /// Requests that are not answered to their end.
     pub(crate) fn in_flight(&self) -> u32 {
         self.0.room.in_flight()
@@ -206,8 +222,12 @@ impl Upstream {
         if announced(&request) > limits.request_bytes_max {
             return Err(request_too_large());
         }
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let deadline = Instant::now() + limits.wall_timeout;
+        if let Some(handshake) = parts.extensions.remove::<Handshake>() {
+            let switched = self.switch(head(parts)?, &handshake, deadline).await;
+            return switched.map_err(CallError::from);
+        }
         let sent = self.send(head(parts)?, body, Some(deadline)).await;
         sent.map_err(CallError::from)
     }
@@ -395,6 +415,11 @@ impl From<Failure> for CallError {
                 StatusCode::BAD_GATEWAY,
                 "bad-response",
                 "the component's answer is not HTTP",
+            ),
+            Failure::NotAsked => CallError::new(
+                StatusCode::BAD_GATEWAY,
+                "bad-response",
+                "the component switches to another protocol than WebSocket",
             ),
             // The client's own fault is told in its place.
             Failure::Upload => broken("the request's body broke off"),

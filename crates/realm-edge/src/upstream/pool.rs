@@ -133,7 +133,7 @@ impl Pool {
             .await
             .map_err(io::Error::other)?;
         // It ends with its sender, and says there what went wrong.
-        let served = async move { drop(connection.await) };
+        let served = async move { drop(connection.with_upgrades().await) };
         match self.dial.home() {
             Some(home) => home.spawn(served),
             None => tokio::spawn(served),

@@ -84,6 +84,7 @@ impl Fake {
             concurrency_max: 64,
             wall_timeout: Duration::from_secs(20),
             request_bytes_max: 16 * 1024 * 1024,
+            websocket_idle: Duration::from_secs(60),
             takes_connections: false,
         };
         set(&mut limits);
@@ -425,6 +426,7 @@ async fn nobody_is_reached_whom_the_operator_does_not_allow() {
         concurrency_max: 1,
         wall_timeout: Duration::from_secs(20),
         request_bytes_max: 1024,
+        websocket_idle: Duration::from_secs(60),
         takes_connections: false,
     };
     let port = fake.address.port();

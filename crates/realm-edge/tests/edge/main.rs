@@ -30,3 +30,4 @@ mod support;
 mod tls;
 mod tunnels;
 mod upstreams;
+mod websockets;

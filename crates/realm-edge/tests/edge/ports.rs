@@ -80,6 +80,7 @@ fn server(address: SocketAddr, concurrency_max: u32) -> Arc<dyn Backend> {
         concurrency_max,
         wall_timeout: Duration::from_secs(5),
         request_bytes_max: 1,
+        websocket_idle: Duration::from_secs(60),
         takes_connections: true,
     };
     Arc::new(Upstream::new(address, limits))
@@ -403,6 +404,7 @@ async fn a_server_that_takes_one_after_the_other_is_not_kept_busy_by_a_question(
         concurrency_max: 2,
         wall_timeout: Duration::from_secs(5),
         request_bytes_max: 1,
+        websocket_idle: Duration::from_secs(60),
         takes_connections: true,
     };
     let upstream = Upstream::new(address, limits);

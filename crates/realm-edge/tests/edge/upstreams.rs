@@ -67,6 +67,7 @@ impl Server {
             concurrency_max: 64,
             wall_timeout: Duration::from_secs(20),
             request_bytes_max: 1024 * 1024,
+            websocket_idle: Duration::from_secs(60),
             takes_connections: false,
         };
         set(&mut limits);
@@ -264,6 +265,7 @@ async fn who_does_not_listen_is_told_apart() {
         concurrency_max: 1,
         wall_timeout: Duration::from_secs(20),
         request_bytes_max: 1,
+        websocket_idle: Duration::from_secs(60),
         takes_connections: false,
     };
     let upstream = Upstream::new(address, limits);

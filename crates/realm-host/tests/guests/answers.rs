@@ -193,6 +193,19 @@ pub(crate) async fn early_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn events() {
+    // The second one never comes.
+    let guest = guest(guests::EVENTS)
+        .limits(|limits| limits.wall_timeout_ms = 600_000)
+        .load();
+    let request = Request::builder().uri("http://a.example/?n=2&ms=600000");
+    let request = request.body(Body::default()).unwrap();
+    let mut body = guest.replica.call(request).await.unwrap().into_body();
+    let first = body.frame().await.unwrap().unwrap();
+    assert_eq!(first.into_data().unwrap(), "data: 0\n\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn echo_request() {
     let guest = guest(guests::ECHO_REQUEST).load();
     // The edge gives an absolute URI, or a `Host` header.

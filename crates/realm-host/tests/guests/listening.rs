@@ -119,6 +119,33 @@ pub(crate) async fn listen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn websocket() {
+    let server = server(guests::WEBSOCKET);
+    let running = run(&server.program, true, &[("VERSION", "7".to_owned())]);
+    assert!(get(&running, "/").await.ends_with("\r\n\r\n7"));
+    let mut clients = [connect(&running).await, connect(&running).await];
+    for client in &mut clients {
+        let asked = "GET / HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                     sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        client.write_all(asked.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_ne!(client.read_buf(&mut head).await.unwrap(), 0);
+        }
+        let head = String::from_utf8(head).unwrap();
+        // The example of RFC 6455.
+        assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+    }
+    for client in &mut clients {
+        // Masked with zeros.
+        client.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
+        let mut answer = [0; 4];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"\x81\x02hi");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_other_address_is_granted() {
     for (listen, address, told) in [
         (true, "0.0.0.0:PORT", true),

@@ -51,12 +51,16 @@ pub(super) fn read(text: &str) -> Result<Backend, Wrong> {
             Ok(Backend::Redis { server, database })
         }
         "nats" | "tls" => {
-            no_query()?;
+            let devices = match query {
+                "" => false,
+                "mqtt=1" => true,
+                _ => return wrong("only `?mqtt=1` may follow it"),
+            };
             if !path.is_empty() {
                 return wrong("a path has no place in it");
             }
             let server = server(authority, 4222, scheme == "tls")?;
-            Ok(Backend::Nats { server })
+            Ok(Backend::Nats { server, devices })
         }
         "postgres" | "postgresql" => {
             let tls = match query {

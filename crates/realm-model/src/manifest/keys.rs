@@ -337,6 +337,16 @@ pub static COMPONENT: Section = Section {
             doc: "Bytes of one request body",
         },
         Key {
+            name: "websocket_idle_ms",
+            // A day: what is silent for longer is nobody.
+            kind: Kind::Integer {
+                min: 1_000,
+                max: 86_400_000,
+            },
+            absent: Absent::Number(limits::WEBSOCKET_IDLE_MS),
+            doc: "Milliseconds that a WebSocket with a [server](#servers) may be silent in both directions until it is closed",
+        },
+        Key {
             name: "storage_max_mb",
             // A terabyte: what takes more has a server of its own.
             kind: Kind::Integer {

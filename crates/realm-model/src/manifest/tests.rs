@@ -225,7 +225,7 @@ fn a_number_has_a_range_and_a_type() {
         };
         let name = key.name;
         let component = |line: &str| match name {
-            "keep_connections" => {
+            "keep_connections" | "websocket_idle_ms" => {
                 component(line).replace("source = 'file:a'", "upstream = 'http://a:1'")
             }
             _ => component(line),

@@ -8,12 +8,13 @@ use crate::fields::{Fields, Report};
 use crate::upstream::{self, Scripts, Speaks, Upstream};
 
 /// Keys that say something of any upstream.
-const OF_UPSTREAMS: [&str; 6] = [
+const OF_UPSTREAMS: [&str; 7] = [
     "upstream",
     "keep_connections",
     "wall_timeout_ms",
     "max_concurrency",
     "max_request_bytes",
+    "websocket_idle_ms",
     "health",
 ];
 /// Keys that say something of upstreams of FastCGI.

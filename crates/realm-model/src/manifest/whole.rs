@@ -115,6 +115,10 @@ fn without_effect(spec: &ComponentSpec) -> Vec<(&'static str, &'static str)> {
             ("max_request_bytes", NO_REQUESTS),
         ],
     };
+    if spec.mode() != Mode::Server {
+        const NO_WEBSOCKET: &str = "WebSockets are passed on to servers alone";
+        keys.push(("websocket_idle_ms", NO_WEBSOCKET));
+    }
     if spec.mode() == Mode::Service {
         keys.push(("wall_timeout_ms", "a service runs on until it is replaced"));
     }

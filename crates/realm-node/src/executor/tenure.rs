@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
-use realm_edge::{Backend, BoxError, BoxFuture, CallError};
+use realm_edge::{Backend, BoxError, BoxFuture, CallError, Switched};
 use realm_host::{Outcome, Term};
 use realm_model::name::ComponentName;
 use realm_model::observed::{Lease, Millis, ReplicaId};
@@ -127,6 +127,10 @@ impl Backend for Leased {
             // It may have come while the machine slept.
             if tenure.is_over() {
                 return Err(stopped());
+            }
+            if let Some(switched) = answer.extensions().get::<Switched>() {
+                let tenure = tenure.clone();
+                switched.until(async move { tenure.over().await });
             }
             Ok(answer.map(|body| Body::new(LeasedBody { body, tenure })))
         })

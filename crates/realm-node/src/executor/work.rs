@@ -61,15 +61,14 @@ impl Work {
         }
     }
 
-    /// What is taken by itself is taken no more; what is under way goes on.
+    /// What is taken by itself is taken no more; what is under way goes on to its end, and what has none
+    /// is given one.
     pub(super) fn take_no_more(&self) {
         match self {
             Self::Answers(_, Some(working)) => working.take_no_more(),
-            Self::Answers(_, None)
-            | Self::Serves(_)
-            | Self::Passes(_)
-            | Self::Runs
-            | Self::Job(_) => {}
+            Self::Serves(upstream) => upstream.leave(),
+            Self::Passes(service) => service.leave(),
+            Self::Answers(_, None) | Self::Runs | Self::Job(_) => {}
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
             let redis = Redis::new(server, *database, &access, Arc::clone(&making.watch));
             Arc::new(redis.map_err(|error| files::not_a_server(making, &error))?)
         }
-        Backend::Nats { server } => {
+        Backend::Nats { server, .. } => {
             let access = files::access(making, "")?;
             let nats = Nats::new(server, &access, Arc::clone(&making.watch));
             Arc::new(nats.map_err(|error| files::not_a_server(making, &error))?)

@@ -61,7 +61,7 @@ pub(crate) struct Subscribed {
 pub(super) fn make(making: &Making<'_>) -> Result<Arc<dyn Messaging>, StepFailure> {
     match &making.spec.backend {
         Backend::Embedded => embedded(making),
-        Backend::Nats { server } => nats(making, server),
+        Backend::Nats { server, devices } => nats(making, server, *devices),
         Backend::Redis { .. }
         | Backend::S3 { .. }
         | Backend::Postgres { .. }
@@ -86,7 +86,11 @@ fn embedded(making: &Making<'_>) -> Result<Arc<dyn Messaging>, StepFailure> {
     Ok(queue)
 }
 
-fn nats(making: &Making<'_>, server: &Server) -> Result<Arc<dyn Messaging>, StepFailure> {
+fn nats(
+    making: &Making<'_>,
+    server: &Server,
+    devices: bool,
+) -> Result<Arc<dyn Messaging>, StepFailure> {
     let (user, password) = making.login()?;
     let access = Access {
         user: user.or_else(|| server.user.clone()),
@@ -96,7 +100,8 @@ fn nats(making: &Making<'_>, server: &Server) -> Result<Arc<dyn Messaging>, Step
     };
     let (host, watch) = (server.to_string(), Arc::clone(&making.watch));
     let room = Room::default();
-    let nats = Nats::new(&host, server.tls, &access, room, watch, on_death(making));
+    let on_death = on_death(making);
+    let nats = Nats::new(&host, server.tls, &access, room, watch, on_death, devices);
     nats.map(|nats| Arc::new(nats) as Arc<dyn Messaging>)
         .map_err(|error| failure(making, &crate::error::with_causes(&error)))
 }

@@ -16,11 +16,17 @@ const PAIR: &str = "Realm-Pair";
 pub(super) const TIMEOUT: &str = "Realm-Timeout-Ms";
 /// Milliseconds since 1970 at which a message is to be sent.
 pub(super) const DUE: &str = "Realm-Due-Ms";
+/// What the server itself says of a message of a device: the quality of service that it was sent with.
+/// Who subscribed over MQTT with more than 0 gets what says `1` from the server's store for devices, and
+/// not from here as well.
+pub(super) const MQTT: &str = "Nmqtt-Pub";
+pub(super) const AT_LEAST_ONCE: &str = "1";
 
 /// What the server or this module reads for itself.
 fn is_reserved(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     key.starts_with("nats-")
+        || key.starts_with("nmqtt-")
         || key.starts_with("realm-")
         || key == "content-type"
         || key == "status"

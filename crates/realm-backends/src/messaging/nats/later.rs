@@ -7,6 +7,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, AckKind};
@@ -40,7 +41,7 @@ fn now_ms() -> u64 {
 /// Sends what is due, as long as the binding is open.
 pub(super) async fn run(shared: Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
-        let moved = once(&shared.link).await;
+        let moved = once(&shared).await;
         drop(shared);
         if moved.is_err() {
             sleep(PAUSE).await;
@@ -49,14 +50,15 @@ pub(super) async fn run(shared: Weak<Shared>) {
 }
 
 /// One pull.
-async fn once(link: &Link) -> Result<(), CloudError> {
+async fn once(shared: &Shared) -> Result<(), CloudError> {
+    let link = &shared.link;
     let consumer = consumer(link).await?;
     let batch = consumer.batch().max_messages(AT_ONCE).expires(PULL);
     let batch = batch.messages().await;
     let mut batch = batch.map_err(|error| link.failed(&error))?;
     while let Some(message) = batch.next().await {
         let message = message.map_err(|error| link.failed(&*error))?;
-        one(link, &message).await?;
+        one(shared, &message).await?;
     }
     Ok(())
 }
@@ -79,7 +81,8 @@ async fn consumer(link: &Link) -> Result<PullConsumer, CloudError> {
     found.map_err(|error| link.failed(&error))
 }
 
-async fn one(link: &Link, message: &jetstream::Message) -> Result<(), CloudError> {
+async fn one(shared: &Shared, message: &jetstream::Message) -> Result<(), CloudError> {
+    let link = &shared.link;
     let due = message
         .headers
         .as_ref()
@@ -92,7 +95,7 @@ async fn one(link: &Link, message: &jetstream::Message) -> Result<(), CloudError
         return said.map_err(|error| link.failed(&*error));
     }
     if let (Some(topic), Ok(info)) = (link.names.later_topic(&message.subject), message.info()) {
-        let headers = message.headers.iter().flat_map(async_nats::HeaderMap::iter);
+        let headers = message.headers.iter().flat_map(HeaderMap::iter);
         let headers = headers.flat_map(|(name, values)| {
             let values = values
                 .iter()
@@ -101,11 +104,18 @@ async fn one(link: &Link, message: &jetstream::Message) -> Result<(), CloudError
         });
         // A node that ends before the next line leaves this to another one, which is known by its id.
         let id = format!("later-{}", info.stream_sequence);
+        let subject = link.names.subject(topic);
+        let mut headers: HeaderMap = headers.collect();
+        if shared.devices {
+            headers.insert(headers::MQTT, headers::AT_LEAST_ONCE);
+            let data = message.payload.clone();
+            link.keep_for_devices(&subject, data).await?;
+        }
         let sent = PublishMessage::build()
-            .headers(headers.collect())
+            .headers(headers)
             .payload(message.payload.clone())
             .message_id(id);
-        link.publish(link.names.subject(topic), sent).await?;
+        link.publish(subject, sent).await?;
     }
     let said = message.double_ack().await;
     said.map_err(|error| link.failed(&*error))

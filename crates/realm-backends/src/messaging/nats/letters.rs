@@ -4,11 +4,8 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Stream;
 use realm_model::cloud::{CloudError, Letter, Message};
 
-use super::headers;
+use super::{NOT_THERE, headers};
 use super::link::{Kind, Link};
-
-/// In what the server says of a message that is not there.
-const NOT_FOUND: &str = "not found";
 
 /// Numbers that are looked at: there are 1,000 letters, and between them those that were dealt with.
 const LOOKS_MAX: usize = 5_000;
@@ -33,7 +30,7 @@ async fn read(link: &Link, stream: &Stream, number: u64) -> Result<Option<Messag
             Ok(Some(letter))
         }
         // A newer one took its place meanwhile, or it was dealt with.
-        Err(error) if error.to_string().contains(NOT_FOUND) => Ok(None),
+        Err(error) if error.to_string().contains(NOT_THERE) => Ok(None),
         Err(error) => Err(link.failed(&error)),
     }
 }
@@ -111,7 +108,7 @@ pub(super) async fn settle(link: &Link, number: u64, is_retried: bool) -> Result
     // Where this fails it is sent, and a letter still: rather twice than not at all.
     match stream.delete_message(number).await {
         Ok(_) => Ok(true),
-        Err(error) if error.to_string().contains(NOT_FOUND) => Ok(true),
+        Err(error) if error.to_string().contains(NOT_THERE) => Ok(true),
         Err(error) => Err(link.failed(&error)),
     }
 }

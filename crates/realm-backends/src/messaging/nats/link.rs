@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
+use bytes::Bytes;
 use realm_model::cloud::{CloudError, Group, limits};
 use tokio::time::timeout;
 
+use super::headers;
 use super::names::{Names, consumer};
 use crate::messaging::Room;
 use crate::nats::{self, ANSWER, Connected, is_full, words};
@@ -24,6 +27,9 @@ const REPETITIONS: Duration = Duration::from_secs(120);
 /// Dead letters that are kept, and bytes of them.
 const DEAD_MAX: i64 = 1_000;
 const DEAD_BYTES_MAX: i64 = 64 * 1024 * 1024;
+/// What the server puts before the subject of a message that it keeps for devices, in a stream of its own
+/// (`$MQTT_msgs`). Where no device wants it, it keeps nothing.
+const DEVICES: &str = "$MQTT.msgs.";
 /// A group's messages that are under way at once, at all of its members.
 const UNDER_WAY_MAX: i64 = 20_000;
 
@@ -153,6 +159,31 @@ impl Link {
                 | PublishErrorKind::WrongLastMessageId
                 | PublishErrorKind::WrongLastSequence => self.failed(&error),
             }),
+            Err(_) => Err(CloudError::Timeout),
+        }
+    }
+
+    /// Keeps a message for devices that subscribed over MQTT with a quality of service of 1, where the
+    /// server itself keeps what one device sends to another: they get it when they are there again.
+    pub(super) async fn keep_for_devices(
+        &self,
+        subject: &str,
+        data: Bytes,
+    ) -> Result<(), CloudError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(headers::MQTT, headers::AT_LEAST_ONCE);
+        let kept = PublishMessage::build().headers(headers).payload(data);
+        let subject = format!("{DEVICES}{subject}");
+        let connected = self.get().await?;
+        let publishing = async {
+            let answer = connected.jetstream.send_publish(subject, kept).await?;
+            answer.await
+        };
+        match timeout(ANSWER, publishing).await {
+            Ok(Ok(_)) => Ok(()),
+            // No device was ever connected.
+            Ok(Err(error)) if error.kind() == PublishErrorKind::StreamNotFound => Ok(()),
+            Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => Err(CloudError::Timeout),
         }
     }

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::pull::BatchBuilder;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, AckKind};
 use futures_util::StreamExt as _;
 use realm_model::cloud::{
-    Answer, CloudError, Deliveries, Delivery, Message, Receipt, Subscription, limits,
+    Answer, CloudError, Deliveries, Delivery, Message, Receipt, Subscription, check_topic, limits,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::requests::{self, Asked};
-use super::{Shared, headers, later};
+use super::{Shared, headers, later, unreadable};
 use crate::messaging::Death;
 use crate::messaging::budget::{Holder, LARGEST, Share};
 
@@ -166,6 +167,8 @@ async fn pull_once(
     let link = &shared.link;
     let ack_wait = Some(subscription.ack_wait);
     let consumer = link.consumer(&subscription.group, ack_wait).await?;
+    let statistics = link.get().await?.client.statistics();
+    let n_connects = || statistics.connects.load(Ordering::Relaxed);
     let mut leases: Vec<Arc<Lease>> = Vec::new();
     loop {
         let mut permits = vec![first_permit(room, &mut leases).await?];
@@ -175,6 +178,7 @@ async fn pull_once(
         while let Ok(permit) = Arc::clone(room).try_acquire_owned() {
             permits.push(permit);
         }
+        let connected = n_connects();
         let batch = consumer.batch().expires(PULL);
         let batch = if std::mem::take(is_large) {
             batch.max_messages(1)
@@ -183,6 +187,46 @@ async fn pull_once(
             let n_bytes = n_bytes.clamp(PULL_BYTES_MIN, PULL_BYTES_MAX);
             batch.max_messages(permits.len()).max_bytes(n_bytes)
         };
+        let pull = Pull {
+            shared,
+            subscription,
+            holder,
+            sender,
+        };
+        let took = pull.take(batch, permits, is_large, &mut leases).await;
+        // The connection may have been given up, and another one made.
+        link.get().await?;
+        if n_connects() != connected {
+            unreadable::remove(shared, subscription).await?;
+        }
+        took?;
+    }
+}
+
+/// For whom a pull is.
+struct Pull<'a> {
+    shared: &'a Arc<Shared>,
+    subscription: &'a Arc<Subscription>,
+    holder: &'a Arc<Holder>,
+    sender: &'a mpsc::Sender<Handed>,
+}
+
+impl Pull<'_> {
+    /// Hands over what one pull brings.
+    async fn take(
+        &self,
+        batch: BatchBuilder<'_>,
+        mut permits: Vec<OwnedSemaphorePermit>,
+        is_large: &mut bool,
+        leases: &mut Vec<Arc<Lease>>,
+    ) -> Result<(), CloudError> {
+        let Self {
+            shared,
+            subscription,
+            holder,
+            sender,
+        } = *self;
+        let link = &shared.link;
         let began = Instant::now();
         let mut has_come = false;
         let batch = batch.messages().await;
@@ -203,8 +247,7 @@ async fn pull_once(
             }
         }
         *is_large = !has_come && began.elapsed() < PULL / 2;
-        // The connection may have been given up, and another one made.
-        link.get().await?;
+        Ok(())
     }
 }
 
@@ -236,7 +279,14 @@ async fn receive(
     share: Share,
 ) -> Option<Handed> {
     let n = message.info().ok()?.delivered;
-    let (attempt, why) = judged(n, message.payload.len(), subscription.n_deliveries);
+    let topic = shared.link.names.topic(&message.subject);
+    let is_topic = topic.is_some_and(|topic| check_topic(topic).is_ok());
+    let (attempt, why) = judged(
+        n,
+        is_topic,
+        message.payload.len(),
+        subscription.n_deliveries,
+    );
     let held = Held {
         shared: Arc::clone(shared),
         subscription: Arc::clone(subscription),
@@ -263,11 +313,18 @@ async fn receive(
 
 /// How often a message was looked at with this delivery, and why it is dead, if it is. The number is what a
 /// server says.
-fn judged(n: i64, n_bytes: usize, n_deliveries: u32) -> (u32, Option<&'static str>) {
+fn judged(
+    n: i64,
+    is_topic: bool,
+    n_bytes: usize,
+    n_deliveries: u32,
+) -> (u32, Option<&'static str>) {
     let attempt = u32::try_from(n.max(1)).unwrap_or(u32::MAX);
     // One that is dead already was not looked at this time.
     let before = attempt.saturating_sub(1);
-    if n_bytes > limits::MESSAGE_BYTES_MAX {
+    if !is_topic {
+        (before, Some("its name is no topic"))
+    } else if n_bytes > limits::MESSAGE_BYTES_MAX {
         (before, Some("it is larger than a message may be"))
     } else if attempt > n_deliveries.max(1) {
         let why = "it was delivered, and nothing was heard of it in time";
@@ -415,9 +472,9 @@ mod tests {
     #[test]
     fn what_a_server_says_of_deliveries_hurts_nobody() {
         let (well, large) = (limits::MESSAGE_BYTES_MAX, limits::MESSAGE_BYTES_MAX + 1);
-        assert_eq!(judged(1, well, 3), (1, None));
-        assert_eq!(judged(3, well, 3), (3, None));
-        let number = |n, n_bytes| judged(n, n_bytes, 3).0;
+        assert_eq!(judged(1, true, well, 3), (1, None));
+        assert_eq!(judged(3, true, well, 3), (3, None));
+        let number = |n, n_bytes| judged(n, true, n_bytes, 3).0;
         assert_eq!(
             [number(0, well), number(0, large), number(4, well)],
             [1, 0, 3]
@@ -426,7 +483,8 @@ mod tests {
             [number(i64::MIN, large), number(i64::MAX, well)],
             [0, u32::MAX - 1]
         );
-        assert!(judged(0, large, 3).1.is_some() && judged(4, well, 3).1.is_some());
-        assert!(judged(2, well, 0).1.is_some());
+        assert!(judged(0, true, large, 3).1.is_some() && judged(4, true, well, 3).1.is_some());
+        assert!(judged(2, true, well, 0).1.is_some());
+        assert!(judged(1, false, well, 3).1.is_some());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! What was sent is on the server's disk; it goes once every group is done with it. Whom nothing is
 //! sent to keeps nothing. The dead are buried by realm, not by the server, which would only stop to
-//! deliver them. Not here: which server, and who may use it.
+//! deliver them. Devices that speak MQTT with the same server send and get messages as other clients
+//! do. Not here: which server, and who may use it.
 
 pub(crate) mod headers;
 mod later;
@@ -11,12 +12,14 @@ mod link;
 mod member;
 mod names;
 mod requests;
+mod unreadable;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
 use realm_model::cloud::{
     Answer, Deliveries, Group, Letter, Message, Messaging, Subscription, check_message,
     check_pattern, check_topic,
@@ -34,6 +37,9 @@ use crate::{Access, ServerError, Watch};
 /// How long a member waits until the server knows that it answers requests.
 const LISTENING: Duration = Duration::from_secs(2);
 
+/// What the server says of a message that is not there.
+const NOT_THERE: &str = "no message found";
+
 /// Messages on a NATS server.
 pub struct Nats {
     shared: Arc<Shared>,
@@ -43,6 +49,8 @@ pub struct Nats {
 
 struct Shared {
     link: Link,
+    /// Whether what is sent is for devices as well.
+    devices: bool,
     on_death: OnDeath,
     listening: Notify,
     /// Room for what members get.
@@ -55,7 +63,8 @@ struct Shared {
 
 impl Nats {
     /// Messages on the server at `HOST:PORT`. It is asked when it is needed, and need not be there yet.
-    /// Called within a runtime.
+    /// With `devices`, what is sent is kept for subscribers of its MQTT that are away. Called within a
+    /// runtime.
     ///
     /// # Errors
     ///
@@ -67,9 +76,11 @@ impl Nats {
         room: Room,
         watch: Arc<dyn Watch>,
         on_death: OnDeath,
+        devices: bool,
     ) -> Result<Self, ServerError> {
         let shared = Arc::new(Shared {
             link: Link::new(host, is_tls, access, room, watch)?,
+            devices,
             on_death,
             listening: Notify::new(),
             handed: Arc::default(),
@@ -96,16 +107,21 @@ impl Messaging for Nats {
             check_message(&message)?;
             let link = &self.shared.link;
             let mut headers = headers::write(&message);
-            let subject = match delay.filter(|delay| !delay.is_zero()) {
+            let delay = delay.filter(|delay| !delay.is_zero());
+            let is_later = delay.is_some();
+            let subject = match delay {
                 Some(delay) => {
                     headers.insert(headers::DUE, later::due_ms(delay).to_string());
                     link.names.later(topic)
                 }
                 None => link.names.subject(topic),
             };
-            let sent = PublishMessage::build()
-                .headers(headers)
-                .payload(message.data.into());
+            let data = message.data.into();
+            if self.shared.devices && !is_later {
+                headers.insert(headers::MQTT, headers::AT_LEAST_ONCE);
+                link.keep_for_devices(&subject, Bytes::clone(&data)).await?;
+            }
+            let sent = PublishMessage::build().headers(headers).payload(data);
             link.publish(subject, sent).await
         })
     }
