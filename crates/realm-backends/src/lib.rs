@@ -23,7 +23,7 @@ pub mod streams;
 pub mod telemetry;
 mod watch;
 
-pub use disk::OpenError;
 pub use asking::NotHeaders;
+pub use disk::OpenError;
 pub use server::{Access, ServerError};
 pub use watch::{Unwatched, Watch};

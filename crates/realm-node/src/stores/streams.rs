@@ -21,7 +21,7 @@ pub(super) fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
             let open = |path: &_| Embedded::open(path, keep, Arc::clone(&making.watch));
             Arc::new(files::open(making, FILE, open)?)
         }
-        Backend::Nats { server } => {
+        Backend::Nats { server, .. } => {
             let mut access = files::access(making, "")?;
             access.user = access.user.or_else(|| server.user.clone());
             let (host, watch) = (server.to_string(), Arc::clone(&making.watch));

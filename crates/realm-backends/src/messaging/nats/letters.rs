@@ -4,8 +4,8 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Stream;
 use realm_model::cloud::{CloudError, Letter, Message};
 
-use super::{NOT_THERE, headers};
 use super::link::{Kind, Link};
+use super::{NOT_THERE, headers};
 
 /// Numbers that are looked at: there are 1,000 letters, and between them those that were dealt with.
 const LOOKS_MAX: usize = 5_000;
