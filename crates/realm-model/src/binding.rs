@@ -48,7 +48,7 @@ pub enum Interface {
 
 impl Interface {
     /// Every interface, in the order of [`Interface::as_str`] in keys.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Keyvalue,
         Self::Blobstore,
         Self::Messaging,

@@ -287,7 +287,7 @@ impl Executor {
     }
 
     /// The groups of what is wanted, and of older versions that still run.
-    pub(super) fn keep_groups(&self, world: &World<'_>) {
+    pub(super) fn keep_groups(&mut self, world: &World<'_>) {
         // Nothing is forgotten on an empty view.
         let Some(manifest) = world.desired.manifest.as_deref() else {
             return;

@@ -14,7 +14,7 @@ use realm_control::lending::Shared;
 use realm_control::ways::Way;
 use realm_host::{Meter, Store};
 use realm_model::binding::{Backend, Interface, Server};
-use realm_model::cloud::rules::Wanted;
+use realm_model::cloud::rules;
 use realm_model::cloud::{CloudError, Group, Messaging, Subscription};
 use realm_model::grants::StoreGrant;
 use realm_model::key::PublicKey;
@@ -285,12 +285,15 @@ pub(crate) fn subscribed<'a>(
     groups
 }
 
-fn wanted(subscription: &SubscriptionSpec, meter: impl FnOnce() -> Arc<Meter>) -> Option<Wanted> {
+fn wanted(
+    subscription: &SubscriptionSpec,
+    meter: impl FnOnce() -> Arc<Meter>,
+) -> Option<rules::Wanted> {
     if subscription.rules.is_empty() {
         return None;
     }
     let meter = meter();
-    Wanted::new(
+    rules::Wanted::new(
         &subscription.rules,
         Arc::new(move || meter.message_filtered()),
     )

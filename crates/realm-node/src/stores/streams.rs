@@ -32,7 +32,8 @@ pub(super) fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         | Backend::S3 { .. }
         | Backend::Postgres { .. }
         | Backend::Otlp { .. }
-        | Backend::Smtp { .. } => return Err(super::later(making)),
+        | Backend::Smtp { .. }
+        | Backend::OpenAi { .. } => return Err(super::later(making)),
     }))
 }
 
