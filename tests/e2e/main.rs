@@ -95,4 +95,5 @@ mod upstream;
 mod vaults;
 mod versions;
 mod waiting;
+mod workflows;
 mod worlds;

@@ -127,7 +127,7 @@ pub(crate) fn is_run(name: &Name<'_>) -> Option<&'static str> {
 
 /// Whether this export is called by events.
 pub(crate) fn is_handler(name: &Name<'_>) -> bool {
-    is_message_handler(name) || is_watcher(name)
+    is_message_handler(name) || is_watcher(name) || is_workflow_handler(name)
 }
 
 /// Whether this export is called by messages.
@@ -140,6 +140,11 @@ pub(crate) fn is_message_handler(name: &Name<'_>) -> bool {
 pub(crate) fn is_watcher(name: &Name<'_>) -> bool {
     (name.package, name.interface) == ("wasi:keyvalue", "watcher")
         && matches!(name.version, "0.2.0-draft" | "0.2.0-draft2")
+}
+
+/// Whether this export is called by runs of workflows that are due.
+pub(crate) fn is_workflow_handler(name: &Name<'_>) -> bool {
+    (name.package, name.interface, name.version) == ("realm:cloud", "workflow-handler", "0.1.0")
 }
 
 /// Whether this export is realm's health interface.

@@ -93,7 +93,7 @@ const PROVIDED: &[Package] = &[
     package("realm:cloud", &["timers"], Line::Exactly("0.1.0")),
     package(
         "realm:cloud",
-        &["identity", "keys", "mail"],
+        &["identity", "keys", "mail", "workflows"],
         Line::Exactly("0.1.0"),
     ),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),
@@ -296,7 +296,7 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         ("wasmcloud:secrets", _) => Some("holds only what `secrets` names"),
         ("wasi:otel", "metrics" | "tracing") => Some("reaches only what `bind` names"),
         ("wasi:otel", "logs") => Some("goes to the component's log unless `bind` says otherwise"),
-        ("wasi:sql", _) | ("realm:cloud", "keys" | "identity") => {
+        ("wasi:sql", _) | ("realm:cloud", "keys" | "identity" | "workflows") => {
             Some("opens only what `bind` names")
         }
         ("realm:cloud", "mail") => Some("sends only through what `bind` names"),
@@ -354,6 +354,7 @@ mod tests {
             "realm:cloud/keys@0.1.0",
             "realm:cloud/identity@0.1.0",
             "realm:cloud/mail@0.1.0",
+            "realm:cloud/workflows@0.1.0",
         ] {
             assert!(provided(import), "{import}");
         }

@@ -47,6 +47,7 @@ mod remarks;
 mod replica;
 mod request;
 mod room;
+mod running;
 mod shelf;
 mod state;
 mod stdio;

@@ -5,6 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use realm_model::cloud::workflows::Ended;
+
 use crate::outcome::Outcome;
 
 /// Upper bounds of the histogram buckets, in milliseconds: from a hello (0.02) to the longest
@@ -29,6 +31,10 @@ pub struct Meter {
     messages_done: AtomicU64,
     messages_retried: AtomicU64,
     messages_dead: AtomicU64,
+    runs_done: AtomicU64,
+    runs_suspended: AtomicU64,
+    runs_retried: AtomicU64,
+    runs_failed: AtomicU64,
 }
 
 /// The values of a [`Meter`] at one moment (each is read on its own).
@@ -54,6 +60,8 @@ pub struct MeterSnapshot {
     pub mem_peak_bytes: u64,
     /// Messages that were taken, by what became of them: `done`, `retried`, `dead`.
     pub messages: [(&'static str, u64); 3],
+    /// Calls of runs of workflows, by what became of the run: `done`, `suspended`, `retried`, `failed`.
+    pub workflows: [(&'static str, u64); 4],
 }
 
 /// A histogram at one moment.
@@ -130,6 +138,12 @@ impl Meter {
                 ("retried", self.messages_retried.load(Relaxed)),
                 ("dead", self.messages_dead.load(Relaxed)),
             ],
+            workflows: [
+                ("done", self.runs_done.load(Relaxed)),
+                ("suspended", self.runs_suspended.load(Relaxed)),
+                ("retried", self.runs_retried.load(Relaxed)),
+                ("failed", self.runs_failed.load(Relaxed)),
+            ],
         }
     }
 
@@ -167,6 +181,16 @@ impl Meter {
 
     pub(crate) fn message_dead(&self) {
         self.messages_dead.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn run_ended(&self, ended: &Ended) {
+        let counter = match ended {
+            Ended::Done => &self.runs_done,
+            Ended::Suspended => &self.runs_suspended,
+            Ended::Again(..) => &self.runs_retried,
+            Ended::Failed => &self.runs_failed,
+        };
+        counter.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn outbound_denied(&self) {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use realm_model::cloud::workflows::{End, Run};
 use realm_model::cloud::{Change, KeyValue, Message, Messaging};
 use realm_model::text::one_line;
 use tokio::sync::oneshot;
@@ -14,9 +15,9 @@ use wasmtime::Result;
 use wasmtime::component::InstancePre;
 
 use crate::body::EndOnDrop;
-use crate::cloud::{Opened, Watcher, messaging};
+use crate::cloud::{Kept, Opened, Watcher, messaging, workflows};
 use crate::guest;
-use crate::inspect::{is_message_handler, is_watcher};
+use crate::inspect::{is_message_handler, is_watcher, is_workflow_handler};
 use crate::interfaces::Name;
 use crate::invocation::{Wall, drive, settle};
 use crate::outcome::{CallError, Outcome};
@@ -34,6 +35,18 @@ pub(crate) enum Event {
     Message(Message, Arc<dyn Messaging>),
     /// A key changed, in this bucket.
     Change(Change, Opened<dyn KeyValue>),
+    /// A run of a workflow is due.
+    Run(Arc<dyn Run>),
+}
+
+/// What a guest says of an event that it saw to its end.
+pub(crate) enum Said {
+    /// It is dealt with.
+    Done,
+    /// It is not: why.
+    Refused(String),
+    /// How a call of a run ended.
+    Ended(End),
 }
 
 /// The handlers of events that a component exports.
@@ -41,6 +54,7 @@ pub(crate) enum Event {
 pub(crate) struct Handlers {
     pub(crate) messages: Option<messaging::Handler<State>>,
     pub(crate) changes: Option<Watcher>,
+    pub(crate) workflows: Option<workflows::Handler<State>>,
 }
 
 impl Handlers {
@@ -57,11 +71,14 @@ impl Handlers {
         if let Some(name) = first(is_watcher) {
             handlers.changes = Some(Watcher::new(name.version, instance.clone())?);
         }
+        if first(is_workflow_handler).is_some() {
+            handlers.workflows = Some(workflows::Handler::new(instance.clone())?);
+        }
         Ok(handlers)
     }
 
     pub(crate) const fn are_none(&self) -> bool {
-        self.messages.is_none() && self.changes.is_none()
+        self.messages.is_none() && self.changes.is_none() && self.workflows.is_none()
     }
 }
 
@@ -115,6 +132,14 @@ impl Undone {
 impl Replica {
     /// Hands an event to a fresh instance. Dropping the future ends the guest.
     pub(crate) async fn deliver(&self, event: Event) -> std::result::Result<(), Undone> {
+        match self.call_with(event).await? {
+            Said::Done | Said::Ended(_) => Ok(()),
+            Said::Refused(words) => Err(Undone::Refused(words)),
+        }
+    }
+
+    /// The same, for who wants to know what the guest says.
+    pub(crate) async fn call_with(&self, event: Event) -> std::result::Result<Said, Undone> {
         let limits = &self.0.component.settings.limits;
         let deadline = Instant::now() + Duration::from_millis(limits.wall_timeout_ms);
         if self.0.term.as_ref().is_some_and(Term::is_over) {
@@ -146,28 +171,27 @@ impl Replica {
         });
         let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));
         match receiver.await {
-            Ok(answer) => answer.map_err(Undone::Refused),
+            Ok(said) => Ok(said),
             Err(_) => Err(shared.failure().unwrap_or(Outcome::StartFailed).into()),
         }
     }
 }
 
 /// `None`: it came to no answer, and the outcome says why.
-async fn to_the_end(
-    invocation: &Invocation,
-    event: Event,
-) -> Option<std::result::Result<(), String>> {
+async fn to_the_end(invocation: &Invocation, event: Event) -> Option<Said> {
     if let Some(bucket) = &invocation.replica.bucket {
         settle(bucket, &invocation.replica.component.settings.meter).await;
     }
     match handled(invocation, event).await {
-        Ok(answer) => {
-            let outcome = match &answer {
-                Ok(()) => Outcome::Ok,
-                Err(_) => Outcome::GuestError,
+        Ok(said) => {
+            let outcome = match &said {
+                Said::Done | Said::Ended(End::Done(_) | End::Suspended) => Outcome::Ok,
+                Said::Refused(_) | Said::Ended(End::Failed(_) | End::Rejected(_)) => {
+                    Outcome::GuestError
+                }
             };
             invocation.shared.conclude(outcome);
-            Some(answer)
+            Some(said)
         }
         Err(error) => {
             guest::conclude(invocation, Err(error));
@@ -176,7 +200,7 @@ async fn to_the_end(
     }
 }
 
-async fn handled(invocation: &Invocation, event: Event) -> Result<std::result::Result<(), String>> {
+async fn handled(invocation: &Invocation, event: Event) -> Result<Said> {
     let loaded = guest::loaded(invocation).await?;
     let mut store = guest::store(invocation, None)?;
     let store = &mut *store;
@@ -192,7 +216,10 @@ async fn handled(invocation: &Invocation, event: Event) -> Result<std::result::R
             let held = store.data_mut().messaging().table.push(held)?;
             let handler = handler.wasi_messaging_incoming_handler();
             let answer = handler.call_handle(&mut *store, held).await?;
-            Ok(answer.map_err(|error| one_line(&messaging::words(&error), WHY_CHARS_MAX)))
+            Ok(match answer {
+                Ok(()) => Said::Done,
+                Err(error) => Said::Refused(one_line(&messaging::words(&error), WHY_CHARS_MAX)),
+            })
         }
         Event::Change(change, opened) => {
             let Some(watcher) = &loaded.handlers.changes else {
@@ -201,7 +228,25 @@ async fn handled(invocation: &Invocation, event: Event) -> Result<std::result::R
             let called = watcher.instantiate(store).await?;
             guest::started(invocation, began);
             called.call(store, opened, change).await?;
-            Ok(Ok(()))
+            Ok(Said::Done)
+        }
+        Event::Run(run) => {
+            let Some(handler) = &loaded.handlers.workflows else {
+                return Err(wasmtime::format_err!("it exports no handler of workflows"));
+            };
+            let n_bytes = usize::try_from(run.facts().n_bytes).unwrap_or(usize::MAX);
+            let Ok(kept) = Kept::new(&store.data().cloud, n_bytes) else {
+                // Others of its component have it all at this moment.
+                invocation.shared.conclude(Outcome::Overloaded);
+                return Err(wasmtime::format_err!("the host keeps enough for others"));
+            };
+            let handler = handler.instantiate_async(&mut *store).await?;
+            guest::started(invocation, began);
+            let held = workflows::Held::new(run, kept);
+            let held = store.data_mut().keys().table.push(held)?;
+            let handler = handler.realm_cloud_workflow_handler();
+            let answer = handler.call_handle(&mut *store, held).await?;
+            Ok(Said::Ended(workflows::ended(answer)))
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What a replica takes by itself: messages of the topics that its component subscribes to, and changes in
-//! the buckets that it watches (`watching`).
+//! What a replica takes by itself: messages of the topics that its component subscribes to, changes in the
+//! buckets that it watches (`watching`), and runs of workflows (`running`).
 //!
 //! Each is handed to a fresh instance, so many at once as the subscription says and `max_concurrency`
 //! has room for. What the guest deals with is done; what it does not comes again later, and in the end
@@ -10,25 +10,24 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use realm_model::cloud::{CloudError, Deliveries, Delivery, Group, Messaging, Subscription};
-use realm_model::trigger::{SubscriptionSpec, Triggers};
+use realm_model::trigger::{SubscriptionSpec, Triggers, backoff};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{interval_at, sleep};
 
 use crate::component::LoadError;
 use crate::replica::Replica;
+use crate::running::Running;
 use crate::trigger::{Event, Undone};
 use crate::watching::Watching;
 
-/// The longest wait before a message is delivered again.
-const BACKOFF_MAX: Duration = Duration::from_secs(60 * 60);
 /// Until the next try, where a queue does not answer.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// Until the next try, where a replica has no room for a message that it has taken.
 const NO_ROOM: Duration = Duration::from_millis(100);
 
-/// A replica that takes messages. Dropped, it takes no more, and what is under way ends and goes back.
+/// A replica that takes messages and runs. Dropped, it takes no more, and what is under way ends and goes back.
 pub struct Working {
     under_way: Arc<AtomicU32>,
     closed: watch::Sender<bool>,
@@ -41,7 +40,7 @@ impl Working {
         self.closed.send_replace(true);
     }
 
-    /// Messages that were taken, and of which the queue does not know yet how it went.
+    /// Messages and runs that were taken, and of which the queue does not know yet how it went.
     pub fn under_way(&self) -> u32 {
         self.under_way.load(Relaxed)
     }
@@ -103,9 +102,27 @@ impl Replica {
                 key: "subscribe",
             });
         }
+        if !triggers.workflows.is_empty() && loaded.handlers.workflows.is_none() {
+            return Err(LoadError::NoHandler {
+                export: "realm:cloud/workflow-handler@0.1.0",
+                key: "workflows",
+            });
+        }
         let (sender, closed) = watch::channel(false);
         let under_way = Arc::default();
         let mut tasks = Vec::new();
+        for spec in &triggers.workflows {
+            let found = self.0.component.stores.workflows(&spec.from);
+            let Some(from) = found else { continue };
+            let running = Running {
+                replica: self.clone(),
+                spec: Arc::new(spec.clone()),
+                from,
+                under_way: Arc::clone(&under_way),
+                closed: closed.clone(),
+            };
+            tasks.push(tokio::spawn(running.run()));
+        }
         for identifier in &triggers.watches {
             let found = self.0.component.stores.bucket(identifier);
             let Some(opened) = found else { continue };
@@ -300,24 +317,5 @@ impl Taking {
             ));
         }
         Ok(())
-    }
-}
-
-/// How long until the next delivery: it doubles with each.
-fn backoff(first_ms: u64, attempt: u32) -> Duration {
-    let doublings = attempt.saturating_sub(1).min(32);
-    Duration::from_millis(first_ms.saturating_mul(1 << doublings)).min(BACKOFF_MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_wait_doubles_and_has_an_end() {
-        let wait = |attempt| backoff(1_000, attempt).as_secs();
-        assert_eq!([wait(0), wait(1), wait(2), wait(5)], [1, 1, 2, 16]);
-        assert_eq!(wait(u32::MAX), 3_600);
-        assert_eq!(backoff(u64::MAX, 40), BACKOFF_MAX);
     }
 }

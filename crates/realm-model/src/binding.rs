@@ -38,11 +38,13 @@ pub enum Interface {
     Identity,
     /// `realm:cloud/mail`.
     Mail,
+    /// `realm:cloud/workflows`.
+    Workflows,
 }
 
 impl Interface {
     /// Every interface, in the order of [`Interface::as_str`] in keys.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Keyvalue,
         Self::Blobstore,
         Self::Messaging,
@@ -51,6 +53,7 @@ impl Interface {
         Self::Keys,
         Self::Identity,
         Self::Mail,
+        Self::Workflows,
     ];
 
     /// As a manifest writes it: `wasi:keyvalue`.
@@ -64,6 +67,7 @@ impl Interface {
             Self::Keys => "realm:cloud/keys",
             Self::Identity => "realm:cloud/identity",
             Self::Mail => "realm:cloud/mail",
+            Self::Workflows => "realm:cloud/workflows",
         }
     }
 
@@ -78,6 +82,7 @@ impl Interface {
             Self::Keys => "keys",
             Self::Identity => "identity",
             Self::Mail => "mail",
+            Self::Workflows => "workflows",
         }
     }
 }
@@ -219,7 +224,7 @@ impl Backend {
             Self::Redis { .. } => matches!(interface, Interface::Keyvalue),
             Self::Nats { .. } => matches!(interface, Interface::Keyvalue | Interface::Messaging),
             Self::S3 { .. } => matches!(interface, Interface::Blobstore),
-            Self::Postgres { .. } => matches!(interface, Interface::Sql),
+            Self::Postgres { .. } => matches!(interface, Interface::Sql | Interface::Workflows),
             Self::Otlp { .. } => matches!(interface, Interface::Otel),
             Self::Smtp { .. } => matches!(interface, Interface::Mail),
         }
@@ -231,7 +236,7 @@ impl Backend {
             Interface::Keyvalue => "`embedded`, `redis://…` or `nats://…`",
             Interface::Blobstore => "`embedded` or `s3://…`",
             Interface::Messaging => "`embedded` or `nats://…`",
-            Interface::Sql => "`embedded` or `postgres://…`",
+            Interface::Sql | Interface::Workflows => "`embedded` or `postgres://…`",
             Interface::Otel => "`embedded`, `otlp+http://…` or `otlp+https://…`",
             Interface::Keys | Interface::Identity => "`embedded`",
             Interface::Mail => "`smtp://…` or `smtps://…`",

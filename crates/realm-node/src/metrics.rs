@@ -140,6 +140,21 @@ impl Page<'_> {
                     })
                 }),
         ));
+        let runs = |meter: &&MeterSnapshot| meter.workflows.iter().any(|(_, count)| *count > 0);
+        families.push(counters(
+            "workflows_total",
+            "Calls of runs of workflows, by what became of the run; absent for components without any.",
+            meters
+                .iter()
+                .filter(|(_, meter)| runs(meter))
+                .flat_map(|(name, meter)| {
+                    meter.workflows.iter().map(|(outcome, count)| {
+                        let mut labels = component(name);
+                        labels.push(label("outcome", outcome));
+                        (labels, *count)
+                    })
+                }),
+        ));
     }
 
     fn fuel(&self, families: &mut Vec<MetricFamily>) {

@@ -4,10 +4,12 @@
 //! Who may open what is the host's; how a store works is `realm_backends`'. A server is asked only where
 //! node.toml names it, whatever a manifest says.
 
+mod databases;
 mod derived;
 mod keyvalue;
 mod mail;
 pub(crate) mod messages;
+mod open;
 mod telemetry;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,9 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use realm_backends::Watch;
 use realm_backends::blobs::{Announced, Directory, S3, S3Settings};
-use realm_backends::data::Database;
 use realm_backends::messaging::Embedded;
-use realm_backends::sql::{Postgres, Settings, Sqlite};
 use realm_control::lending::Shared;
 use realm_control::ways::Way;
 use realm_host::{Store, Stores};
@@ -37,6 +37,7 @@ use zeroize::Zeroizing;
 use crate::event::StepFailure;
 use crate::sealing::SealingKey;
 use crate::secrets::Values;
+use open::Held;
 
 /// Between a namespace and the name of a binding in the name of a folder: no name has it in it.
 const BETWEEN: char = '~';
@@ -70,51 +71,10 @@ type Troubles = Mutex<BTreeMap<String, String>>;
 /// A store: the name of a binding, what it says, and the value of its password.
 type Key = (String, Interface, String, Option<Digest>);
 
-/// A store that is open for as long as somebody has it.
-#[derive(Clone)]
-enum Held {
-    Keyvalue(Weak<dyn realm_model::cloud::KeyValue>),
-    Blobs(Weak<dyn realm_model::cloud::Blobs>),
-    Messaging(Weak<dyn realm_model::cloud::Messaging>),
-    Sql(Weak<dyn realm_model::cloud::Database>),
-    Otel(Weak<dyn realm_model::cloud::telemetry::Telemetry>),
-    Keys(Weak<dyn realm_model::cloud::Keys>),
-    Identity(Weak<dyn realm_model::cloud::Identity>),
-    Mail(Weak<dyn realm_model::cloud::Mailer>),
-}
-
 /// For whom a store is asked.
 pub(crate) struct Who<'a> {
     pub(crate) component: &'a ComponentName,
     pub(crate) artifact: &'a Artifact,
-}
-
-impl Held {
-    fn of(store: &Store) -> Self {
-        match store {
-            Store::Keyvalue(store) => Self::Keyvalue(Arc::downgrade(store)),
-            Store::Blobs(store) => Self::Blobs(Arc::downgrade(store)),
-            Store::Messaging(store) => Self::Messaging(Arc::downgrade(store)),
-            Store::Sql(store) => Self::Sql(Arc::downgrade(store)),
-            Store::Otel(store) => Self::Otel(Arc::downgrade(store)),
-            Store::Keys(store) => Self::Keys(Arc::downgrade(store)),
-            Store::Identity(store) => Self::Identity(Arc::downgrade(store)),
-            Store::Mail(store) => Self::Mail(Arc::downgrade(store)),
-        }
-    }
-
-    fn get(&self) -> Option<Store> {
-        match self {
-            Self::Keyvalue(store) => store.upgrade().map(Store::Keyvalue),
-            Self::Blobs(store) => store.upgrade().map(Store::Blobs),
-            Self::Messaging(store) => store.upgrade().map(Store::Messaging),
-            Self::Sql(store) => store.upgrade().map(Store::Sql),
-            Self::Otel(store) => store.upgrade().map(Store::Otel),
-            Self::Keys(store) => store.upgrade().map(Store::Keys),
-            Self::Identity(store) => store.upgrade().map(Store::Identity),
-            Self::Mail(store) => store.upgrade().map(Store::Mail),
-        }
-    }
 }
 
 /// What it takes to make a store.
@@ -169,7 +129,8 @@ impl Shelf {
                 | Interface::Sql
                 | Interface::Keys
                 | Interface::Identity
-                | Interface::Mail => self.store(grant, password)?,
+                | Interface::Mail
+                | Interface::Workflows => self.store(grant, password)?,
             };
             let store = self.announced(grant, store, secrets, &values)?;
             stores.bind(&grant.identifier, store);
@@ -432,7 +393,8 @@ fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         Interface::Keyvalue => keyvalue::make(making),
         Interface::Blobstore => blobs(making),
         Interface::Messaging => messaging(making),
-        Interface::Sql => sql(making),
+        Interface::Sql => databases::sql(making),
+        Interface::Workflows => databases::workflows(making),
         // Each component has one of its own.
         Interface::Otel => Err(later(making)),
         Interface::Keys => derived::keys(making),
@@ -504,41 +466,6 @@ fn roots(making: &Making<'_>) -> Result<Option<Vec<u8>>, StepFailure> {
 
 fn messaging(making: &Making<'_>) -> Result<Store, StepFailure> {
     messages::make(making).map(Store::Messaging)
-}
-
-fn sql(making: &Making<'_>) -> Result<Store, StepFailure> {
-    let spec = making.spec;
-    match &spec.backend {
-        Backend::Embedded => {
-            let made = Database::sqlite(Sqlite::new(&making.folder));
-            Ok(Store::Sql(Arc::new(made)))
-        }
-        Backend::Postgres { server, database } => {
-            let settings = Settings {
-                host: server.host.clone(),
-                port: server.port,
-                database: database.clone(),
-                user: server.user.clone(),
-                secret: making.secret()?.map(|secret| secret.to_string()),
-                tls: server.tls,
-                ca_file: making.policy.ca_file.as_ref().map(PathBuf::from),
-            };
-            let made = Postgres::new(settings, &making.prefix(""), Arc::clone(&making.watch));
-            match made {
-                Ok(made) => Ok(Store::Sql(Arc::new(Database::postgres(made)))),
-                Err(error) => Err(StepFailure {
-                    code: "backend-unusable".to_owned(),
-                    reason: format!("binding `{}`: {error}", making.binding),
-                    permanent: true,
-                }),
-            }
-        }
-        Backend::Redis { .. }
-        | Backend::Nats { .. }
-        | Backend::S3 { .. }
-        | Backend::Otlp { .. }
-        | Backend::Smtp { .. } => Err(later(making)),
-    }
 }
 
 fn later(making: &Making<'_>) -> StepFailure {

@@ -18,6 +18,7 @@ pub(super) enum Part {
     Documents,
     Texts,
     Vectors,
+    Runs,
 }
 
 /// `BYTES` and the like stand for what differs: a type, text that is compared byte by byte, a table that
@@ -44,6 +45,25 @@ const VECTORS: &[&str] = &[
      collection TEXT EXACT NOT NULL, field TEXT EXACT NOT NULL, key BYTES NOT NULL, id TEXT EXACT NOT NULL, \
      PRIMARY KEY (collection, field, key, id)) LEAN",
     "CREATE INDEX IF NOT EXISTS realm_vector_keys_of ON realm_vector_keys (collection, id)",
+];
+
+/// Runs of workflows, the journals of those that are not at their end, and signals that nobody has heard
+/// yet. `due_ms`: when a run is to be looked at next, whatever for.
+const RUNS: &[&str] = &[
+    "CREATE TABLE IF NOT EXISTS realm_runs (\
+     id TEXT EXACT PRIMARY KEY, workflow TEXT EXACT NOT NULL, input BYTES NOT NULL, \
+     state BIGINT NOT NULL, is_open BIGINT NOT NULL, due_ms BIGINT NOT NULL, token BIGINT NOT NULL, \
+     failures BIGINT NOT NULL, n_steps BIGINT NOT NULL, step_bytes BIGINT NOT NULL, \
+     n_signals BIGINT NOT NULL, signal_bytes BIGINT NOT NULL, next_signal BIGINT NOT NULL, \
+     started_ms BIGINT NOT NULL, changed_ms BIGINT NOT NULL, said BYTES NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS realm_runs_due ON realm_runs (is_open, workflow, due_ms)",
+    "CREATE INDEX IF NOT EXISTS realm_runs_kept ON realm_runs (is_open, due_ms)",
+    "CREATE TABLE IF NOT EXISTS realm_run_steps (\
+     run TEXT EXACT NOT NULL, name TEXT EXACT NOT NULL, kind BIGINT NOT NULL, due_ms BIGINT NOT NULL, \
+     signal TEXT EXACT NOT NULL, result BYTES NOT NULL, PRIMARY KEY (run, name)) LEAN",
+    "CREATE TABLE IF NOT EXISTS realm_run_signals (\
+     run TEXT EXACT NOT NULL, number BIGINT NOT NULL, name TEXT EXACT NOT NULL, data BYTES NOT NULL, \
+     PRIMARY KEY (run, number)) LEAN",
 ];
 
 /// SQLite: texts beside the index of their words, which keeps no text.
@@ -88,12 +108,12 @@ impl Ground {
                 Dialect::Postgres => POSTGRES_TEXTS,
             },
             Part::Vectors => VECTORS,
+            Part::Runs => RUNS,
         };
         let schema = match (dialect, part) {
             (Dialect::Postgres, Part::Vectors) => extension(session).await?,
-            (Dialect::Postgres, Part::Documents | Part::Texts) | (Dialect::Sqlite, _) => {
-                String::new()
-            }
+            (Dialect::Postgres, Part::Documents | Part::Texts | Part::Runs)
+            | (Dialect::Sqlite, _) => String::new(),
         };
         let ground = Self { dialect, schema };
         session.begin().await?;
@@ -119,6 +139,19 @@ impl Ground {
             .replace("EXACT", exact)
             .replace("LEAN", lean)
             .replace(" VECTOR ", &format!(" {vector} "))
+    }
+
+    /// `NOW`: milliseconds since 1970 by the clock of the database, the same within a statement; `LOCKED`:
+    /// nobody else gets the row, and who looks for another one does not wait for it.
+    pub(super) fn timed(&self, statement: &str) -> String {
+        let [now, locked] = match self.dialect {
+            Dialect::Sqlite => ["CAST(ROUND(unixepoch('subsec') * 1000) AS INTEGER)", ""],
+            Dialect::Postgres => [
+                "CAST(EXTRACT(EPOCH FROM pg_catalog.statement_timestamp()) * 1000 AS BIGINT)",
+                "FOR UPDATE SKIP LOCKED",
+            ],
+        };
+        statement.replace("NOW", now).replace("LOCKED", locked)
     }
 
     /// Begins a transaction whose first statement writes: from then on nobody else writes what it needs.

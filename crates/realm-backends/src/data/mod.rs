@@ -1,4 +1,4 @@
-//! Documents, vectors and texts over a database with SQL, whichever it is.
+//! Documents, vectors, texts and workflows over a database with SQL, whichever it is.
 //!
 //! All of them are in tables of fixed names that begin with `realm_`, beside those that a guest makes by
 //! itself; a guest's words are parameters of statements and never a part of their text. What a filter, an
@@ -11,6 +11,7 @@ mod documents;
 mod search;
 mod steps;
 mod vectors;
+mod workflows;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,7 @@ use realm_model::cloud::{Answer, CloudError, DataError, Session, Sql, SqlError, 
 use crate::sql::{Postgres, Sqlite};
 use dialect::{Dialect, Ground, Part};
 use steps::Failure;
+pub use workflows::Flows;
 
 /// Databases whose tables are known to be there: more are asked again.
 const KNOWN_MAX: usize = 1_000;
@@ -142,7 +144,7 @@ macro_rules! work {
                 &'a self,
                 ground: &'a Ground,
                 session: &'a mut dyn Session,
-            ) -> Answer<'a, $done, Failure> {
+            ) -> realm_model::cloud::Answer<'a, $done, Failure> {
                 Box::pin(self.work(ground, session))
             }
         }

@@ -98,6 +98,20 @@ impl Row {
         }
     }
 
+    pub(super) fn bytes(&mut self) -> Result<Vec<u8>, Failure> {
+        match self.0.next() {
+            Some(SqlValue::Bytes(bytes)) => Ok(bytes),
+            Some(_) | None => Err(strange()),
+        }
+    }
+
+    pub(super) fn signed(&mut self) -> Result<i64, Failure> {
+        match self.0.next() {
+            Some(SqlValue::Integer(number)) => Ok(number),
+            Some(_) | None => Err(strange()),
+        }
+    }
+
     pub(super) fn number(&mut self) -> Result<u64, Failure> {
         match self.0.next() {
             Some(SqlValue::Integer(number)) => Ok(number.cast_unsigned()),

@@ -15,7 +15,7 @@ use realm_model::manifest::{
 use realm_model::name::ComponentName;
 
 use realm_model::digest::Digest;
-use realm_model::trigger::{SubscriptionSpec, Triggers};
+use realm_model::trigger::{SubscriptionSpec, Triggers, WorkflowSpec};
 use realm_model::upstream::{Scripts, Speaks};
 
 use super::Subject;
@@ -346,6 +346,7 @@ fn trigger_keys(triggers: &Triggers) -> Keys {
     let Triggers {
         subscriptions,
         watches,
+        workflows,
     } = triggers;
     let mut keys = Keys::new();
     if !watches.is_empty() {
@@ -372,6 +373,25 @@ fn trigger_keys(triggers: &Triggers) -> Keys {
         }
         keys.insert(
             printable(&format!("subscribe.{topic}")),
+            given(printable(&text)),
+        );
+    }
+    for one in workflows {
+        let WorkflowSpec {
+            workflow,
+            from,
+            concurrency,
+            lease_ms,
+            attempts,
+            backoff_ms,
+        } = one;
+        let text = format!(
+            "from {from:?}, {concurrency} at once, {attempts} attempts after {}, each within {}",
+            span(*backoff_ms),
+            span(*lease_ms),
+        );
+        keys.insert(
+            printable(&format!("workflows.{workflow}")),
             given(printable(&text)),
         );
     }

@@ -19,6 +19,7 @@ mod quota;
 mod secrets;
 pub(crate) mod sql;
 mod timers;
+pub(crate) mod workflows;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
 use realm_model::cloud::telemetry::Telemetry;
 use realm_model::cloud::{
-    Blobs, CloudError, Database, Identity, KeyValue, Keys, Mailer, Messaging, Secrets,
+    Blobs, CloudError, Database, Identity, KeyValue, Keys, Mailer, Messaging, Secrets, Workflows,
 };
 use realm_model::grants::StoreGrant;
 use realm_model::name::ComponentName;
@@ -55,6 +56,7 @@ pub struct Stores {
     keys: Names<dyn Keys>,
     identities: Names<dyn Identity>,
     mail: Names<dyn Mailer>,
+    workflows: Names<dyn Workflows>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
@@ -87,6 +89,8 @@ pub enum Store {
     Identity(Arc<dyn Identity>),
     /// Of `realm:cloud/mail`.
     Mail(Arc<dyn Mailer>),
+    /// Of `realm:cloud/workflows`.
+    Workflows(Arc<dyn Workflows>),
 }
 
 impl Store {
@@ -101,6 +105,7 @@ impl Store {
             Self::Keys(_) => Interface::Keys,
             Self::Identity(_) => Interface::Identity,
             Self::Mail(_) => Interface::Mail,
+            Self::Workflows(_) => Interface::Workflows,
         }
     }
 }
@@ -110,6 +115,13 @@ impl Stores {
     pub(crate) fn messages(&self, identifier: &str) -> Option<(Arc<dyn Messaging>, String)> {
         let opened = open(&self.messaging, identifier).ok()?;
         Some((opened.store, opened.part))
+    }
+
+    /// Where the runs of an identifier come from.
+    pub(crate) fn workflows(&self, identifier: &str) -> Option<Arc<dyn Workflows>> {
+        open(&self.workflows, identifier)
+            .ok()
+            .map(|opened| opened.store)
     }
 
     /// The bucket of an identifier.
@@ -130,6 +142,7 @@ impl Stores {
             Store::Keys(store) => drop(self.keys.insert(identifier, store)),
             Store::Identity(store) => drop(self.identities.insert(identifier, store)),
             Store::Mail(store) => drop(self.mail.insert(identifier, store)),
+            Store::Workflows(store) => drop(self.workflows.insert(identifier, store)),
         }
     }
 
@@ -281,6 +294,10 @@ impl Cloud {
         open(&self.stores.mail, identifier)
     }
 
+    pub(crate) fn workflows(&self, identifier: &str) -> Result<Opened<dyn Workflows>, CloudError> {
+        open(&self.stores.workflows, identifier)
+    }
+
     /// The component, whatever the guest says of itself.
     pub(crate) const fn component(&self) -> &ComponentName {
         &self.component
@@ -326,6 +343,7 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     keys::link(linker)?;
     identity::link(linker)?;
     mail::link(linker)?;
+    workflows::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;
     otel::link(linker)?;

@@ -34,6 +34,7 @@ mod swift;
 mod terms;
 mod unloading;
 mod vaults;
+mod workflows;
 mod worlds;
 
 use answers::*;
@@ -57,6 +58,7 @@ use reuse::*;
 use secrets::*;
 use sql::*;
 use vaults::*;
+use workflows::*;
 use worlds::*;
 
 macro_rules! assert_test_exists {

@@ -64,7 +64,7 @@ fn subscription(topic: &str) -> SubscriptionSpec {
 fn triggers(topics: &[&str]) -> Triggers {
     Triggers {
         subscriptions: topics.iter().map(|topic| subscription(topic)).collect(),
-        watches: Vec::new(),
+        ..Triggers::default()
     }
 }
 

@@ -174,3 +174,29 @@ pub const SNIPPET_WORDS: usize = 24;
 pub const SNIPPET_BYTES_MAX: usize = 1_000;
 /// Places of a text at which a snippet is looked for.
 pub const SNIPPET_TRIES: usize = 200;
+
+/// Bytes of the input, the output, a signal or the result of a step of a run of a workflow: what is larger
+/// lies in a store, and its name here.
+pub const RUN_BYTES_MAX: usize = 256 * 1024;
+/// Steps, sleeps and waits of a run: each call reads all of them.
+pub const RUN_STEPS_MAX: u64 = 1_000;
+/// Bytes of their names and results.
+pub const RUN_JOURNAL_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// What each of them counts beside these.
+pub const RUN_STEP_BYTES: u64 = 64;
+/// Names that one call of a handler asks for, also of steps that it does not do.
+pub const RUN_NAMES_MAX: usize = 2_000;
+/// Signals that wait in a run.
+pub const RUN_SIGNALS_MAX: u64 = 1_000;
+/// Bytes of their names and data.
+pub const RUN_SIGNAL_BYTES_MAX: u64 = RUN_JOURNAL_BYTES_MAX;
+/// Runs of a binding that are not at their end, about.
+pub const RUNS_MAX: u64 = 100_000;
+/// Runs of one page of a listing.
+pub const RUNS_PAGE: usize = 100;
+/// Milliseconds that a run at its end is remembered: an id is not taken again meanwhile.
+pub const RUN_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+/// The longest sleep or wait of a run, in milliseconds: a year.
+pub const RUN_WAIT_MS_MAX: u64 = 366 * 24 * 60 * 60 * 1_000;
+/// Bytes of why a run failed.
+pub const RUN_WHY_BYTES_MAX: usize = 1_024;

@@ -1,8 +1,9 @@
 //! What stands behind the wasi-cloud interfaces: the words in which the host asks and backends answer.
 //!
 //! A binding of the manifest leads to one implementation of [`KeyValue`], [`Blobs`], [`Messaging`],
-//! [`Sql`], [`Keys`], [`Identity`] or [`Mailer`], embedded or in front of a server. Guests never see which. Not here: names of bindings and
-//! where they lead (`binding`), who may open what (the host), and every implementation (`realm-backends`).
+//! [`Sql`], [`Keys`], [`Identity`], [`Mailer`] or [`Workflows`], embedded or in front of a server. Guests
+//! never see which. Not here: names of bindings and where they lead (`binding`), who may open what (the
+//! host), and every implementation (`realm-backends`).
 //!
 //! Rules for all of them. A call that returned `Ok` is done, and durable as its backend says in
 //! docs/wasi-cloud.md. Each call ends: after [`limits::CALL_TIMEOUT_MS`] at the latest with
@@ -26,6 +27,7 @@ mod secrets;
 mod sql;
 pub mod telemetry;
 pub mod vectors;
+pub mod workflows;
 
 use std::fmt;
 use std::future::Future;
@@ -51,6 +53,7 @@ pub use search::Search;
 pub use secrets::Secrets;
 pub use sql::{Database, Session, Sql, SqlError, SqlRows, SqlValue};
 pub use vectors::Vectors;
+pub use workflows::{WorkflowError, Workflows};
 
 /// The future of an answer.
 pub type Answer<'a, T, E = CloudError> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;

@@ -112,6 +112,16 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[bindings.f]\ninterface = 'realm:cloud/workflows'\nbackend = 'redis://a'\n[bindings.g]\ninterface = 'realm:cloud/workflows'\nbackend = 'embedded'\n[bindings.m]\ninterface = 'wasi:messaging'\nbackend = 'embedded'\n[components.a]\nsource = 'file:a'\nbind = { 'workflows:*' = 'g', default = 'm', flows = 'g' }\n[components.a.workflows.order]\nlease = '1ms'\n[components.a.workflows.'a b']\n[components.a.workflows.fits]\nfrom = 'flows'",
+        &[
+            "bad-binding 3:11 | write `embedded` or `postgres://…`",
+            "bad-binding 12:10",
+            "unknown-binding 13:25",
+            "out-of-range 14:9",
+            "bad-name 15:25",
+        ],
+    ),
+    (
         "[bindings.b]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queu/a'\n[bindings.c]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'b/a'\n[bindings.d]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queue'\n[bindings.e]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queue/a.*'\n[bindings.queue]\ninterface = 'wasi:messaging'\nbackend = 'embedded'\nevents = 'queue/a'",
         &[
             "unknown-binding 4:10 | did you mean `queue`?",

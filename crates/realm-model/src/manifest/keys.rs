@@ -6,7 +6,7 @@ mod routes;
 mod stores;
 
 pub use routes::ROUTE;
-pub use stores::{BINDING, SUBSCRIBE};
+pub use stores::{BINDING, SUBSCRIBE, WORKFLOW};
 
 use crate::limits;
 use crate::section::{Absent, Form, Key, Kind, Section};
@@ -389,6 +389,19 @@ pub static COMPONENT: Section = Section {
             doc: "Key-value stores whose changes call its `wasi:keyvalue/watcher`",
         },
         Key {
+            name: "workflows",
+            kind: Kind::Named(
+                Form {
+                    expected: "the name of a workflow",
+                    pattern: "^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+                    example: "order",
+                },
+                &WORKFLOW,
+            ),
+            absent: Absent::Means("it takes no runs"),
+            doc: "Workflows whose runs call its `realm:cloud/workflow-handler`",
+        },
+        Key {
             name: "env",
             kind: Kind::TextTable(ANY),
             absent: Absent::Means("empty"),
@@ -517,6 +530,6 @@ pub static HEALTH: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 9] = [
-    &ROOT, &OWNER, &NODE, &COMPONENT, &SUBSCRIBE, &SCHEDULE, &HEALTH, &ROUTE, &BINDING,
+pub static SECTIONS: [&Section; 10] = [
+    &ROOT, &OWNER, &NODE, &COMPONENT, &SUBSCRIBE, &WORKFLOW, &SCHEDULE, &HEALTH, &ROUTE, &BINDING,
 ];

@@ -1,4 +1,4 @@
-//! Reads `[bindings]`, and what components bind, subscribe to and watch. The spelling of backends is in
+//! Reads `[bindings]`, and what components bind, subscribe to, watch and run. The spelling of backends is in
 //! [`crate::binding`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use crate::codes;
 use crate::fields::{Fields, ITEMS_MAX, Report, cut, fits};
 use crate::grants::StoreGrant;
 use crate::name::ComponentName;
-use crate::trigger::{SubscriptionSpec, Triggers};
+use crate::trigger::{SubscriptionSpec, Triggers, WorkflowSpec};
 
 /// Subscriptions of one component, and identifiers that it binds: each costs the host a connection.
 const PER_COMPONENT_MAX: usize = 32;
@@ -254,7 +254,10 @@ pub(super) fn bind(
             report.error(codes::BAD_BINDING, span, message, None);
             continue;
         }
-        let is_one = matches!(interface, Interface::Identity | Interface::Mail);
+        let is_one = matches!(
+            interface,
+            Interface::Identity | Interface::Mail | Interface::Workflows
+        );
         if is_one && identifier == StoreGrant::ANY {
             let message = format!(
                 "`{interface}` is bound to a name, not to `*`: it would be the same under each"
@@ -318,7 +321,7 @@ fn check_identifier(identifier: &str) -> Result<(), ValueError> {
     Ok(())
 }
 
-/// `subscribe` and `watch` of a component.
+/// `subscribe`, `watch` and `workflows` of a component.
 pub(super) fn triggers(
     report: &mut Report<'_>,
     fields: &Fields<'_, '_>,
@@ -357,7 +360,58 @@ pub(super) fn triggers(
     Triggers {
         subscriptions,
         watches: component::without_duplicates(report, "watch", watched),
+        workflows: workflows(report, fields, stores),
     }
+}
+
+fn workflows(
+    report: &mut Report<'_>,
+    fields: &Fields<'_, '_>,
+    stores: &[StoreGrant],
+) -> Vec<WorkflowSpec> {
+    let entries = fields.entries(report, "workflows");
+    if let Some(span) = fields.key_span("workflows") {
+        fits(report, "workflows", entries.len(), PER_COMPONENT_MAX, span);
+    }
+    let mut specs = Vec::new();
+    for (key, value) in entries.into_iter().take(PER_COMPONENT_MAX) {
+        let name = key.get_ref().as_ref();
+        let workflow = match plain_name(name, "workflow") {
+            Ok(workflow) => workflow,
+            Err(error) => {
+                report.value_error(key.span(), error);
+                continue;
+            }
+        };
+        let Some(table) = Fields::open(report, value, &keys::WORKFLOW, key.span(), name) else {
+            continue;
+        };
+        let from = from(report, &table, Interface::Workflows, stores);
+        specs.push(WorkflowSpec {
+            workflow,
+            from,
+            concurrency: table.number_u32(report, "concurrency"),
+            lease_ms: time(report, &table, "lease", ACK_WAIT_MS_RANGE).unwrap_or(30_000),
+            attempts: table.number_u32(report, "attempts"),
+            backoff_ms: time(report, &table, "backoff", BACKOFF_MS_RANGE).unwrap_or(1_000),
+        });
+    }
+    specs
+}
+
+/// The identifier that something comes from.
+fn from(
+    report: &mut Report<'_>,
+    table: &Fields<'_, '_>,
+    interface: Interface,
+    stores: &[StoreGrant],
+) -> String {
+    let from = table
+        .text(report, "from", |text| Ok::<_, ValueError>(text.to_owned()))
+        .unwrap_or_else(|| "default".to_owned());
+    let span = table.value_span("from");
+    bound(report, &from, span, interface, stores);
+    from
 }
 
 fn subscription(
@@ -367,14 +421,9 @@ fn subscription(
     group: &str,
     stores: &[StoreGrant],
 ) -> SubscriptionSpec {
-    let from = table
-        .text(report, "from", |text| Ok::<_, ValueError>(text.to_owned()))
-        .unwrap_or_else(|| "default".to_owned());
-    let span = table.value_span("from");
-    bound(report, &from, span, Interface::Messaging, stores);
     SubscriptionSpec {
         topic: topic.to_owned(),
-        from,
+        from: from(report, table, Interface::Messaging, stores),
         group: table
             .text(report, "group", |text| plain_name(text, "group"))
             .unwrap_or_else(|| group.to_owned()),

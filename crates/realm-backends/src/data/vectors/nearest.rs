@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use realm_model::cloud::documents::Place;
 use realm_model::cloud::vectors::{Metric, Neighbour, distance};
-use realm_model::cloud::{Answer, CloudError, Session, SqlValue, limits};
+use realm_model::cloud::{CloudError, Session, SqlValue, limits};
 
 use super::super::dialect::{Dialect, Ground};
 use super::super::steps::{Failure, Row, rows, strange, text};

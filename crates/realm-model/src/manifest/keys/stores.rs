@@ -1,4 +1,4 @@
-//! The keys of bindings and subscriptions.
+//! The keys of bindings, subscriptions and workflows.
 
 use super::{ANY, NODE_NAME, TIME};
 use crate::binding::Backend;
@@ -20,6 +20,7 @@ pub static BINDING: Section = Section {
                 "realm:cloud/keys",
                 "realm:cloud/identity",
                 "realm:cloud/mail",
+                "realm:cloud/workflows",
             ]),
             absent: Absent::Refused,
             doc: "What it is for",
@@ -135,6 +136,44 @@ pub static SUBSCRIBE: Section = Section {
                 "it is counted, logged, and among the last 1,000 that are kept beside the queue",
             ),
             doc: "The topic to which dead messages go as well",
+        },
+    ],
+};
+
+/// `[components.NAME.workflows.WORKFLOW]`.
+pub static WORKFLOW: Section = Section {
+    title: "[components.NAME.workflows.WORKFLOW]",
+    doc: "A workflow whose runs the component takes, each until it is done or has failed.",
+    keys: &[
+        Key {
+            name: "from",
+            kind: Kind::Text(ANY),
+            absent: Absent::Word("default"),
+            doc: "The name in `bind` of the workflows that they come from",
+        },
+        Key {
+            name: "concurrency",
+            kind: Kind::Integer { min: 1, max: 1_000 },
+            absent: Absent::Number(8),
+            doc: "Runs under way at once, for each replica; those that wait for a time or a signal are not",
+        },
+        Key {
+            name: "lease",
+            kind: Kind::Text(TIME),
+            absent: Absent::Word("30s"),
+            doc: "How long a replica that says nothing has a run until another one gets it, from `1s` to `1h`",
+        },
+        Key {
+            name: "attempts",
+            kind: Kind::Integer { min: 1, max: 1_000 },
+            absent: Absent::Number(20),
+            doc: "Failures in a row, without a step forward, until a run has failed",
+        },
+        Key {
+            name: "backoff",
+            kind: Kind::Text(TIME),
+            absent: Absent::Word("1s"),
+            doc: "How long until the second attempt; twice as long with each further one, up to an hour",
         },
     ],
 };

@@ -1,0 +1,49 @@
+//! Stores that are open for as long as somebody has them.
+
+use std::sync::{Arc, Weak};
+
+use realm_host::Store;
+
+/// A store that is open for as long as somebody has it.
+#[derive(Clone)]
+pub(super) enum Held {
+    Keyvalue(Weak<dyn realm_model::cloud::KeyValue>),
+    Blobs(Weak<dyn realm_model::cloud::Blobs>),
+    Messaging(Weak<dyn realm_model::cloud::Messaging>),
+    Sql(Weak<dyn realm_model::cloud::Database>),
+    Otel(Weak<dyn realm_model::cloud::telemetry::Telemetry>),
+    Keys(Weak<dyn realm_model::cloud::Keys>),
+    Identity(Weak<dyn realm_model::cloud::Identity>),
+    Mail(Weak<dyn realm_model::cloud::Mailer>),
+    Workflows(Weak<dyn realm_model::cloud::Workflows>),
+}
+
+impl Held {
+    pub(super) fn of(store: &Store) -> Self {
+        match store {
+            Store::Keyvalue(store) => Self::Keyvalue(Arc::downgrade(store)),
+            Store::Blobs(store) => Self::Blobs(Arc::downgrade(store)),
+            Store::Messaging(store) => Self::Messaging(Arc::downgrade(store)),
+            Store::Sql(store) => Self::Sql(Arc::downgrade(store)),
+            Store::Otel(store) => Self::Otel(Arc::downgrade(store)),
+            Store::Keys(store) => Self::Keys(Arc::downgrade(store)),
+            Store::Identity(store) => Self::Identity(Arc::downgrade(store)),
+            Store::Mail(store) => Self::Mail(Arc::downgrade(store)),
+            Store::Workflows(store) => Self::Workflows(Arc::downgrade(store)),
+        }
+    }
+
+    pub(super) fn get(&self) -> Option<Store> {
+        match self {
+            Self::Keyvalue(store) => store.upgrade().map(Store::Keyvalue),
+            Self::Blobs(store) => store.upgrade().map(Store::Blobs),
+            Self::Messaging(store) => store.upgrade().map(Store::Messaging),
+            Self::Sql(store) => store.upgrade().map(Store::Sql),
+            Self::Otel(store) => store.upgrade().map(Store::Otel),
+            Self::Keys(store) => store.upgrade().map(Store::Keys),
+            Self::Identity(store) => store.upgrade().map(Store::Identity),
+            Self::Mail(store) => store.upgrade().map(Store::Mail),
+            Self::Workflows(store) => store.upgrade().map(Store::Workflows),
+        }
+    }
+}
