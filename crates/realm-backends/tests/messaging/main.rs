@@ -62,7 +62,7 @@ every_backend! {
     a_full_queue_says_so
     letters_that_meet_their_own_subscription_end
     dead_letters_are_listed_shown_delivered_again_and_dropped
-    deliveries_in_memory_have_an_end
-    requests_in_memory_have_an_end
-    replies_in_memory_have_an_end
+    deliveries_are_bounded
+    requests_are_bounded
+    replies_are_bounded
 }
