@@ -44,7 +44,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Look",
         &[
-            "status", "explain", "logs", "audit", "inspect", "node", "version",
+            "status", "explain", "logs", "messages", "audit", "inspect", "node", "version",
         ],
     ),
     (

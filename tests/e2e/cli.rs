@@ -54,6 +54,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
       status       Show what runs, and in one line per component why something does not
       explain      Say why a component is as it is, on every node, and what to do
       logs         Print what a component wrote to stdout and stderr
+      messages     Look after the messages of a binding
       audit        Show who changed or ran what on the node, the newest last
       inspect      Show what a WebAssembly file imports and exports, and how realm would run it
       node         Show this machine as a node
@@ -117,6 +118,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
         "push",
         "restart",
         "logs",
+        "messages",
         "exec",
         "audit",
         "inspect",

@@ -425,3 +425,45 @@ async fn the_dead_are_shown_and_dealt_with(realm: &Realm) {
     assert_eq!(dead(&["drop", "--all"])["done"], 2);
     assert!(letters(&dead(&[])).is_empty());
 }
+
+/// A group by another name: what is sent while no manifest and no replica has the first one does not wait for
+/// it. How soon a replica is gone nobody says, so it is tried some times.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_gone_with_the_last_replica_that_took_part() {
+    let realm = realm("embedded", "");
+    let agent = realm.agent();
+    let with = async |group: &str| {
+        let keys = format!("concurrency = 1\ngroup = \"{group}\"");
+        let text = manifest("embedded", "").replace("concurrency = 4", &keys);
+        realm.write("realm.toml", &text);
+        tokio::task::block_in_place(|| realm.run(&["apply", "--yes"]).ok());
+        eventually("no older one is there", async || {
+            let view = realm.component("worker").await;
+            ((view.healthy, view.old) == (1, 0)).then_some(())
+        })
+        .await;
+    };
+    let took = |words: &str| {
+        let logs = tokio::task::block_in_place(|| realm.run(&["logs", "worker"]).ok().stdout);
+        let line = format!("took {words}");
+        logs.lines().filter(|one| one.ends_with(&line)).count()
+    };
+    let send = async |words: &str| {
+        let url = format!("/?send={}", words.replace(' ', "%20"));
+        assert_eq!(get(&agent.url(&url)).await.0, 200);
+        eventually("it is taken", async || (took(words) > 0).then_some(())).await;
+    };
+    with("one").await;
+    for round in 0..10 {
+        with("two").await;
+        let words = format!("ok between {round}");
+        send(&words).await;
+        with("one").await;
+        // One after the other: whatever waited for this group comes first.
+        send(&format!("ok after {round}")).await;
+        if took(&words) == 1 {
+            return;
+        }
+    }
+    panic!("what was sent meanwhile waited for the group");
+}

@@ -14,9 +14,7 @@ use crate::support::{
 };
 
 pub(crate) use crate::letters::dead_letters_are_listed_shown_delivered_again_and_dropped;
-pub(crate) use crate::memory::{
-    deliveries_in_memory_have_an_end, replies_in_memory_have_an_end, requests_in_memory_have_an_end,
-};
+pub(crate) use crate::memory::{deliveries_are_bounded, replies_are_bounded, requests_are_bounded};
 pub(crate) use crate::room::{a_full_queue_says_so, letters_that_meet_their_own_subscription_end};
 pub(crate) use crate::rules::{
     only_what_is_wanted_comes, unwanted_requests_end, what_is_unwanted_is_gone,

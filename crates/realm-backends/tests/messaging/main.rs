@@ -64,9 +64,9 @@ every_backend! {
     a_full_queue_says_so
     letters_that_meet_their_own_subscription_end
     dead_letters_are_listed_shown_delivered_again_and_dropped
-    deliveries_in_memory_have_an_end
-    requests_in_memory_have_an_end
-    replies_in_memory_have_an_end
+    deliveries_are_bounded
+    requests_are_bounded
+    replies_are_bounded
     only_what_is_wanted_comes
     what_is_unwanted_is_gone
     unwanted_requests_end

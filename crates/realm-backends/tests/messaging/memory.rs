@@ -33,7 +33,7 @@ async fn kept(worker: &mut Box<dyn Deliveries>) -> Vec<Delivery> {
     kept
 }
 
-pub(crate) async fn deliveries_in_memory_have_an_end(bed: Bed) {
+pub(crate) async fn deliveries_are_bounded(bed: Bed) {
     let queue = &bed.messaging;
     let mut worker = member(queue, &subscription("orders", "w", 1_000)).await;
     let mut other = member(queue, &subscription("orders", "others", 2)).await;
@@ -56,7 +56,7 @@ pub(crate) async fn deliveries_in_memory_have_an_end(bed: Bed) {
     }
 }
 
-pub(crate) async fn requests_in_memory_have_an_end(bed: Bed) {
+pub(crate) async fn requests_are_bounded(bed: Bed) {
     let queue = &bed.messaging;
     let mut worker = member(queue, &subscription("ask", "w", 1)).await;
     let asking = (0..MANY).map(|_| {
@@ -87,7 +87,7 @@ pub(crate) async fn requests_in_memory_have_an_end(bed: Bed) {
     assert_eq!(soon(asking).await.unwrap().unwrap(), [text("yes")]);
 }
 
-pub(crate) async fn replies_in_memory_have_an_end(bed: Bed) {
+pub(crate) async fn replies_are_bounded(bed: Bed) {
     let queue = &bed.messaging;
     let mut worker = member(queue, &subscription("ask", "w", 1)).await;
     let asker = Arc::clone(queue);
