@@ -1,9 +1,9 @@
 //! Asks `realm:cloud/streams` what every backend has to answer, a line for each check: `ok NAME` or
 //! `FAIL NAME: why`. `/?store=` names the store, `/?run=` a part of the names of the streams, so that each
-//! run has streams of its own.
+//! run has streams of its own. What else it does is the last part of its path:
 //!
-//! `/append?name=&words=` appends a record: its number. `/replay?name=&after=` reads all from there on: a line
-//! for each, `SEQ WORDS`. `/follow?name=&consumer=` reads what comes after the consumer's position, up to a
+//! `append?name=&words=` appends a record: its number. `replay?name=&after=` reads all from there on: a line
+//! for each, `SEQ WORDS`. `follow?name=&consumer=` reads what comes after the consumer's position, up to a
 //! hundred at a time, and commits that: the same lines.
 
 mod bindings {
@@ -34,16 +34,18 @@ fn handle(request: guests::IncomingRequest, out: guests::ResponseOutparam) {
     let word = |name| guests::parameter(&request, name).unwrap_or_default();
     let store = guests::parameter(&request, "store").unwrap_or("default".to_owned());
     let opened = || Stream::open(&store, &word("name"));
-    let answer = match guests::path(&request).as_str() {
-        "/append" => opened().and_then(|stream| {
+    // Behind whichever route.
+    let path = guests::path(&request);
+    let answer = match path.rsplit('/').next().unwrap_or_default() {
+        "append" => opened().and_then(|stream| {
             let numbers = stream.append(&[record(word("words").as_bytes())], None)?;
             Ok(numbers[0].to_string())
         }),
-        "/replay" => opened().and_then(|stream| {
+        "replay" => opened().and_then(|stream| {
             let after = word("after").parse().unwrap_or(0);
             Ok(lines(&all_after(&stream, after)?))
         }),
-        "/follow" => opened().and_then(|stream| follow(&stream, &word("consumer"))),
+        "follow" => opened().and_then(|stream| follow(&stream, &word("consumer"))),
         _ => Ok(checks(&store, &word("run"))),
     };
     match answer {

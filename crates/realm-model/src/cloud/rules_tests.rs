@@ -288,7 +288,7 @@ fn any_test() -> impl Strategy<Value = Test> {
         any::<bool>().prop_map(exists),
         checked(),
         (checked(), inner()).prop_map(|(one, not)| Test { not, ..one }),
-        inner().prop_map(|tests| not(tests)),
+        inner().prop_map(not),
     ]
 }
 

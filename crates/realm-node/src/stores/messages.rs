@@ -14,8 +14,7 @@ use realm_control::lending::Shared;
 use realm_control::ways::Way;
 use realm_host::{Meter, Store};
 use realm_model::binding::{Backend, Interface, Server};
-use realm_model::cloud::rules;
-use realm_model::cloud::{CloudError, Group, Messaging, Subscription};
+use realm_model::cloud::{CloudError, Group, Messaging, Subscription, rules};
 use realm_model::grants::StoreGrant;
 use realm_model::key::PublicKey;
 use realm_model::manifest::ComponentSpec;
@@ -293,10 +292,8 @@ fn wanted(
         return None;
     }
     let meter = meter();
-    rules::Wanted::new(
-        &subscription.rules,
-        Arc::new(move || meter.message_filtered()),
-    )
+    let on_left = Arc::new(move || meter.message_filtered());
+    rules::Wanted::new(&subscription.rules, on_left)
 }
 
 fn group(subscription: &SubscriptionSpec, part: &str) -> Group {

@@ -150,7 +150,7 @@ impl Nats {
 }
 
 /// A call that ends in time, whatever the server does.
-async fn in_time<T>(call: impl Future<Output = Result<T, StreamError>>) -> Result<T, StreamError> {
+async fn in_time<T>(call: Answer<'_, T, StreamError>) -> Result<T, StreamError> {
     let patience = Duration::from_millis(limits::CALL_TIMEOUT_MS);
     match timeout(patience, call).await {
         Ok(ended) => ended,
@@ -200,7 +200,7 @@ impl Streams for Nats {
                 let what = "append several records under a condition: append one";
                 return Err(CloudError::Unsupported(what).into());
             }
-            in_time(self.append_all(at, records, expected)).await
+            in_time(Box::pin(self.append_all(at, records, expected))).await
         })
     }
 
@@ -217,7 +217,7 @@ impl Streams for Nats {
             if n_max == 0 {
                 return Ok(Vec::new());
             }
-            in_time(self.read_all(at, after, n_max, wait)).await
+            in_time(Box::pin(self.read_all(at, after, n_max, wait))).await
         })
     }
 
@@ -225,14 +225,14 @@ impl Streams for Nats {
         Box::pin(async move {
             check_stream(at.name)?;
             let bounds = async { Ok(self.link.bounds(at).await?) };
-            in_time(bounds).await
+            in_time(Box::pin(bounds)).await
         })
     }
 
     fn find<'a>(&'a self, at: Place<'a>, time_ms: u64) -> Answer<'a, u64, StreamError> {
         Box::pin(async move {
             check_stream(at.name)?;
-            in_time(self.find_first(at, time_ms)).await
+            in_time(Box::pin(self.find_first(at, time_ms))).await
         })
     }
 
@@ -251,7 +251,7 @@ impl Streams for Nats {
                 }
                 Ok(())
             };
-            in_time(trimming).await
+            in_time(Box::pin(trimming)).await
         })
     }
 
@@ -267,7 +267,7 @@ impl Streams for Nats {
                 let position = self.position_of(at, consumer).await?;
                 Ok(position.map(|(position, _)| position))
             };
-            in_time(position).await
+            in_time(Box::pin(position)).await
         })
     }
 
@@ -282,7 +282,7 @@ impl Streams for Nats {
             check_stream(at.name)?;
             check_stream(consumer)?;
             let commit = self.commit_position(at, consumer, seq, expected);
-            in_time(commit).await
+            in_time(Box::pin(commit)).await
         })
     }
 
