@@ -165,6 +165,62 @@ async fn what_cannot_be_done_is_told_counted_and_kept_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_with_rules_takes_only_what_matches() {
+    let realm = realm("embedded", "");
+    let with_rules = |rules: &str| {
+        let rules = format!("dead_letter = \"dead\"\nwhere = {rules}");
+        let text = manifest("embedded", "").replace("dead_letter = \"dead\"", &rules);
+        realm.write("realm.toml", &text);
+        realm.run(&["apply", "--yes"]).ok()
+    };
+    let agent = realm.agent();
+    with_rules(r#"{ "body.total" = { above = 100 }, "body.customer.country" = { prefix = "D" } }"#);
+    let send = async |body: &str| {
+        let url = reqwest::Url::parse_with_params(&agent.url("/"), [("send", body)]);
+        let sent = reqwest::get(url.unwrap()).await.unwrap();
+        assert_eq!(sent.status(), 200);
+    };
+    let order = |total: u32, country: &str| {
+        format!(r#"{{"total":{total},"customer":{{"country":"{country}"}}}}"#)
+    };
+    for (total, country) in [(100, "DE"), (101, "DE"), (200, "FR"), (300, "DK")] {
+        send(&order(total, country)).await;
+    }
+    send("ok").await;
+    let count = |page: &str, result: &str| {
+        figure(
+            page,
+            &format!("messages_total{{component=\"worker\",result=\"{result}\"}}"),
+        )
+    };
+    let counted = async |done: f64, filtered: f64| {
+        eventually("all are counted", async || {
+            let page = get(&agent.metrics_url).await.1;
+            let counted = (count(&page, "done"), count(&page, "filtered"));
+            (counted == (done, filtered)).then_some(page)
+        })
+        .await
+    };
+    let page = counted(2.0, 3.0).await;
+    let ran = "wasm_invocations_total{component=\"worker\",outcome=\"ok\"}";
+    assert_eq!(figure(&page, ran), 2.0);
+    let took = || {
+        let logs = realm.run(&["logs", "worker"]).ok().stdout;
+        let took = logs.lines().filter_map(|line| line.split_once("took "));
+        took.map(|(_, body)| body.trim().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(took(), [order(101, "DE"), order(300, "DK")]);
+    // Other rules hold from the next manifest on.
+    with_rules(r#"{ "body" = { exists = false } }"#);
+    eventually("the new rules hold", async || {
+        send("ok").await;
+        took().contains(&"ok".to_owned()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_same_guest_runs_on_a_queue_of_the_nodes_own_and_on_nats() {
     let server = Nats::start();
     let backends = [

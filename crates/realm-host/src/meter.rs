@@ -29,6 +29,7 @@ pub struct Meter {
     messages_done: AtomicU64,
     messages_retried: AtomicU64,
     messages_dead: AtomicU64,
+    messages_filtered: AtomicU64,
 }
 
 /// The values of a [`Meter`] at one moment (each is read on its own).
@@ -52,8 +53,9 @@ pub struct MeterSnapshot {
     pub mem_current_bytes: u64,
     /// The highest value of `mem_current_bytes`.
     pub mem_peak_bytes: u64,
-    /// Messages that were taken, by what became of them: `done`, `retried`, `dead`.
-    pub messages: [(&'static str, u64); 3],
+    /// Messages that were taken, by what became of them: `done`, `retried`, `dead`,
+    /// and `filtered` where the component did not want them.
+    pub messages: [(&'static str, u64); 4],
 }
 
 /// A histogram at one moment.
@@ -129,6 +131,7 @@ impl Meter {
                 ("done", self.messages_done.load(Relaxed)),
                 ("retried", self.messages_retried.load(Relaxed)),
                 ("dead", self.messages_dead.load(Relaxed)),
+                ("filtered", self.messages_filtered.load(Relaxed)),
             ],
         }
     }
@@ -167,6 +170,11 @@ impl Meter {
 
     pub(crate) fn message_dead(&self) {
         self.messages_dead.fetch_add(1, Relaxed);
+    }
+
+    /// A message came that the component does not want.
+    pub fn message_filtered(&self) {
+        self.messages_filtered.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn outbound_denied(&self) {

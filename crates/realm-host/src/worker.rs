@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use realm_model::cloud::rules::Wanted;
 use realm_model::cloud::{CloudError, Deliveries, Delivery, Group, Messaging, Subscription};
 use realm_model::trigger::{SubscriptionSpec, Triggers};
 use tokio::sync::{Semaphore, watch};
@@ -182,12 +183,14 @@ impl Taking {
     }
 
     fn subscription(&self) -> Subscription {
+        let meter = Arc::clone(&self.replica.0.component.settings.meter);
         Subscription {
             group: group(&self.spec),
             n_in_flight: self.spec.concurrency,
             ack_wait: Duration::from_millis(self.spec.ack_wait_ms),
             n_deliveries: self.spec.attempts,
             dead_letter: self.spec.dead_letter.clone(),
+            wanted: Wanted::new(&self.spec.rules, Arc::new(move || meter.message_filtered())),
         }
     }
 

@@ -45,6 +45,7 @@ codes! {
     REPLICAS_DISAGREE = "replicas-disagree", "error", "two routes of one component on the same nodes differ in what they say of its replicas";
     SINGLETON_REPLICAS = "singleton-replicas", "error", "a route wants more than one replica of a singleton, or one on each node";
     WEIGHTS_DISAGREE = "weights-disagree", "error", "two routes divide the requests of one app differently";
+    SUBSCRIPTIONS_DISAGREE = "subscriptions-disagree", "error", "two subscriptions of one group take different messages";
     UNKNOWN_COMPONENT = "unknown-component", "error", "a route names a component that is not under `[components]`";
     UNKNOWN_SECRET = "unknown-secret", "error", "a component names a secret that is not under `[secrets]`";
     UNLISTED_NODE = "unlisted-node", "warning", "routes for a node that is not under `[nodes]`";

@@ -67,6 +67,21 @@ impl Grants {
     }
 }
 
+impl Grants {
+    /// The store that messages of an identifier come from, and the part of its topics that is the
+    /// component's: a binding under `*` gives each identifier topics of its own.
+    pub fn messages(&self, identifier: &str) -> Option<(&StoreGrant, String)> {
+        let of = |identifier: &str| {
+            let mut stores = self.stores.iter();
+            stores.find(|store| {
+                store.interface == Interface::Messaging && store.identifier == identifier
+            })
+        };
+        let named = of(identifier).map(|store| (store, String::new()));
+        named.or_else(|| Some((of(StoreGrant::ANY)?, identifier.to_owned())))
+    }
+}
+
 /// What a guest that opens an identifier gets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StoreGrant {

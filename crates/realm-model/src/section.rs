@@ -88,6 +88,8 @@ pub enum Kind {
         /// What the names are.
         names: Form,
     },
+    /// Rules over parts of a message, by the names of those.
+    Rules(Form),
 }
 
 /// The form of a string.
@@ -145,6 +147,7 @@ impl Kind {
                     names.expected
                 )
             }
+            Self::Rules(names) => format!("a table of rules, by {}", names.expected),
         }
     }
 }
@@ -169,7 +172,8 @@ impl Kind {
             | Self::Named(..)
             | Self::Lists(..)
             | Self::TextOrTable(..)
-            | Self::IntegerOrText { .. } => self.expected(),
+            | Self::IntegerOrText { .. }
+            | Self::Rules(_) => self.expected(),
             Self::IntegerTable { min, max, .. } => Self::Integer {
                 min: *min,
                 max: *max,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::rules::Rules;
+
 /// What calls a component beside requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Triggers {
@@ -32,6 +34,9 @@ pub struct SubscriptionSpec {
     pub backoff_ms: u64,
     /// The topic to which the dead go.
     pub dead_letter: Option<String>,
+    /// Which messages it takes.
+    #[serde(rename = "where", skip_serializing_if = "Rules::is_empty", default)]
+    pub rules: Rules,
 }
 
 impl Triggers {

@@ -131,7 +131,8 @@ fn value(kind: &Kind) -> String {
         Kind::Boolean
         | Kind::TextOrTable(..)
         | Kind::IntegerOrText { .. }
-        | Kind::IntegerTable { .. } => kind.expected(),
+        | Kind::IntegerTable { .. }
+        | Kind::Rules(_) => kind.expected(),
     }
 }
 

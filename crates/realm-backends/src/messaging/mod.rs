@@ -1,8 +1,9 @@
 //! Messages by topic: a queue of the node's own, and NATS.
 
 mod embedded;
-mod nats;
+pub(crate) mod nats;
 mod requests;
+mod selective;
 
 use std::sync::Arc;
 

@@ -50,6 +50,7 @@ impl Told {
             ack_wait: Duration::from_secs(60),
             n_deliveries: 1,
             dead_letter: None,
+            wanted: None,
         };
         let mut deliveries = self.messages.subscribe(&subscription).await.unwrap();
         let mut heard = Vec::new();

@@ -14,6 +14,9 @@ use crate::support::{
 };
 
 pub(crate) use crate::room::{a_full_queue_says_so, letters_that_meet_their_own_subscription_end};
+pub(crate) use crate::rules::{
+    only_what_is_wanted_comes, unwanted_requests_end, what_is_unwanted_is_gone,
+};
 
 const SHORT: Duration = Duration::from_millis(1_000);
 

@@ -178,6 +178,29 @@ async fn what_is_sent_on_one_node_is_taken_on_another_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_group_does_not_want_is_not_lent() {
+    let all = subscription("orders", "w", 4);
+    let (large, left) = crate::rules::above(2_990, all.clone());
+    let (a, b) = (Node::keeping("orders", "w").await, Node::new());
+    for n in 0..3_000 {
+        a.send("orders", n.to_string()).await;
+    }
+    // It would take whatever comes: the lender leaves it out.
+    let mut worker = b.queue.subscribe(&all).await.unwrap();
+    let between = between(&a, &b.queue, &large, WHOLE);
+    let mut taken = BTreeSet::new();
+    for _ in 2_991..3_000 {
+        taken.insert(take(&mut worker).await);
+    }
+    assert_eq!(taken, (2_991..3_000).map(|n| n.to_string()).collect());
+    nothing_comes(&mut worker).await;
+    assert_eq!(left.load(Ordering::Relaxed), 2_991);
+    drop((between, worker));
+    is_empty(a, &all).await;
+    is_empty(b, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_that_break_anywhere_lose_nothing_and_repeat_nothing_that_is_done() {
     let wanted = Subscription {
         ack_wait: Duration::from_millis(500),

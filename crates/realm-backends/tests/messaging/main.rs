@@ -11,6 +11,7 @@ mod hostile;
 mod lending;
 mod nats;
 mod room;
+mod rules;
 mod support;
 
 /// A test for each check and backend.
@@ -59,4 +60,7 @@ every_backend! {
     what_is_given_back_comes_again
     a_full_queue_says_so
     letters_that_meet_their_own_subscription_end
+    only_what_is_wanted_comes
+    what_is_unwanted_is_gone
+    unwanted_requests_end
 }

@@ -52,6 +52,7 @@ pub(crate) fn subscription(topic: &str, name: &str, n_in_flight: u32) -> Subscri
         ack_wait: Duration::from_secs(20),
         n_deliveries: 5,
         dead_letter: None,
+        wanted: None,
     }
 }
 

@@ -361,6 +361,7 @@ fn trigger_keys(triggers: &Triggers) -> Keys {
             attempts,
             backoff_ms,
             dead_letter,
+            rules,
         } = one;
         let mut text = format!(
             "from {from:?} as {group:?}, {concurrency} at once, {attempts} attempts after {}, each within {}",
@@ -369,6 +370,9 @@ fn trigger_keys(triggers: &Triggers) -> Keys {
         );
         if let Some(dead_letter) = dead_letter {
             text.push_str(&format!(", then to {dead_letter:?}"));
+        }
+        if !rules.is_empty() {
+            text.push_str(&format!(", where {rules}"));
         }
         keys.insert(
             printable(&format!("subscribe.{topic}")),

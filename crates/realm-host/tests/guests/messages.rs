@@ -7,6 +7,7 @@ use realm_backends::Unwatched;
 use realm_backends::messaging::{Embedded, Room};
 use realm_host::{Store, Term, Working};
 use realm_model::api::LogStream;
+use realm_model::cloud::rules::{Check, Field, Number, Rule, Rules, Test};
 use realm_model::cloud::{DEAD_WHY, Group, Message, Messaging};
 use realm_model::trigger::{SubscriptionSpec, Triggers};
 use realm_test_guests as guests;
@@ -58,6 +59,7 @@ fn subscription(topic: &str) -> SubscriptionSpec {
         attempts: 3,
         backoff_ms: 100,
         dead_letter: None,
+        rules: Rules::default(),
     }
 }
 
@@ -182,6 +184,30 @@ pub(crate) async fn worker() {
     }
     assert_eq!((loaded.count("ok"), working.under_way()), (50, 0));
     assert_eq!(loaded.replica.in_flight(), 0);
+    assert!(queue.dead().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_subscription_does_not_want_costs_no_instance() {
+    let above = Test {
+        checks: vec![Check::Above(Number::Whole(39))],
+        ..Test::default()
+    };
+    let rule = Rule {
+        field: Field::Body(String::new()),
+        any: vec![above],
+    };
+    let (queue, loaded, working) = a_worker(|spec| spec.rules = Rules(vec![rule])).await;
+    for n in 0..50 {
+        queue.send("orders", &n.to_string()).await;
+    }
+    let all = || loaded.messages("done") + loaded.messages("filtered") == 50;
+    eventually(|| all() && working.under_way() == 0).await;
+    assert_eq!((loaded.messages("done"), loaded.count("ok")), (10, 10));
+    for n in 0..50 {
+        let times = usize::from(n > 39);
+        assert_eq!(loaded.wrote(&format!("done {n}")), times, "{n}");
+    }
     assert!(queue.dead().await.is_empty());
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::rules::Wanted;
 use super::{Answer, CloudError, limits, within};
 
 /// A place where messages are exchanged.
@@ -82,6 +83,17 @@ pub struct Subscription {
     pub n_deliveries: u32,
     /// Where the dead are sent as well, with why in their metadata.
     pub dead_letter: Option<String>,
+    /// What of the topic it takes; `None`: everything. What it does not take is done with at once.
+    pub wanted: Option<Wanted>,
+}
+
+impl Subscription {
+    /// Whether it takes a message.
+    pub fn takes(&self, message: &Message) -> bool {
+        self.wanted
+            .as_ref()
+            .is_none_or(|wanted| wanted.takes(message))
+    }
 }
 
 /// A member of a group: what is dropped takes no more part.

@@ -21,6 +21,7 @@ pub mod mail;
 mod message_bytes;
 mod messaging;
 pub(crate) mod rest;
+pub mod rules;
 pub mod search;
 mod secrets;
 mod sql;

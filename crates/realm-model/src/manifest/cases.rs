@@ -122,6 +122,32 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[bindings.q]\ninterface = 'wasi:messaging'\nbackend = 'embedded'\n[components.a]\nsource = 'file:a'\nbind = { default = 'q' }\n[components.a.subscribe.t.where]\nbody.total.above = 100\nmetadata.kind = 'x'\n'body.a' = { abve = 1 }\n'body..b' = 1\n'body.c' = []\n'body.d' = { exists = true, above = 1 }\n'body.e' = { not = { not = 1 } }\n'body.f' = { not = [{ exists = true }] }\n'body.g' = { above = 'x' }\n'body.h' = {}\n'body.i' = 9223372036854775808\n'body.j' = inf\n'body.k' = [[1]]\n'body.l' = 2026-11-22",
+        &[
+            "unknown-key 8:6 | a field with dots is one key, in quotes: `\"body.total\"`; operators are equals, prefix, suffix, above, below, exists, not",
+            "bad-value 9:1 | write `topic`, `content_type`, `\"metadata.KEY\"`, `body` or `\"body.PATH\"`, in quotes where it has a dot",
+            "unknown-key 9:10",
+            "unknown-key 10:14 | did you mean `above`?",
+            "bad-value 11:1",
+            "bad-value 12:12",
+            "bad-value 13:12 | what is compared is there; for \"or there is none\" write a list: `[{ exists = false }, { above = 1 }]`",
+            "bad-value 14:22",
+            "bad-value 15:23 | write `exists` by itself",
+            "wrong-type 16:22",
+            "bad-value 17:12",
+            "out-of-range 18:12",
+            "out-of-range 19:12",
+            "wrong-type 20:13",
+            "wrong-type 21:12 | quote it",
+        ],
+    ),
+    (
+        "[bindings.q]\ninterface = 'wasi:messaging'\nbackend = 'embedded'\n[components.a]\nsource = 'file:a'\nbind = { default = 'q' }\nsubscribe = { t = { group = 'g', where = { 'body.n' = 1 } } }\n[components.b]\nsource = 'file:b'\nbind = { other = 'q' }\nsubscribe = { t = { from = 'other', group = 'g', where = { 'body.n' = 1.0 } } }\n[components.c]\nsource = 'file:c'\nbind = { default = 'q' }\nsubscribe = { t = { group = 'g' } }\n[components.d]\nsource = 'file:d'\nbind = { default = 'q' }\nsubscribe = { t = {} }",
+        &[
+            "subscriptions-disagree 15:1 | write the same `where`, or give one of them a `group` of its own",
+        ],
+    ),
+    (
         "[components.a]\nsource = 'https://a.example/a.wasm'",
         &["pin-required 2:10"],
     ),

@@ -12,6 +12,7 @@ mod origin;
 mod outbound;
 mod path;
 mod read;
+mod rules;
 mod runs;
 mod schema;
 mod source;

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys;
+use super::{keys, rules};
 use crate::section::{Absent, Form, Key, Kind, Section};
 
 /// The schema of the manifest.
@@ -72,7 +72,8 @@ fn property(key: &Key) -> Value {
                 | Kind::Lists(..)
                 | Kind::TextOrTable(..)
                 | Kind::IntegerOrText { .. }
-                | Kind::IntegerTable { .. } => json!(word),
+                | Kind::IntegerTable { .. }
+                | Kind::Rules(_) => json!(word),
             }
         }
         Absent::Refused | Absent::Or(_) | Absent::Means(_) => {}
@@ -101,7 +102,21 @@ fn of_kind(kind: &Kind) -> Value {
             names,
             json!({"type": "integer", "minimum": min, "maximum": max}),
         ),
+        Kind::Rules(names) => named(names, rule()),
     }
+}
+
+/// What one field of a message has to be.
+fn rule() -> Value {
+    let value = json!({"type": ["string", "number", "boolean"]});
+    let test = json!({
+        "type": "object",
+        "description": rules::OPERATORS_HELP,
+        "propertyNames": {"enum": rules::OPERATORS},
+        "minProperties": 1,
+    });
+    let one = json!({"anyOf": [value, test]});
+    json!({"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]})
 }
 
 fn named(form: &Form, value: Value) -> Value {

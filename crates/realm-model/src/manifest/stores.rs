@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::upkeep::time;
 use super::value::{ValueError, plain_name};
-use super::{component, keys};
+use super::{component, keys, rules};
 use crate::binding::{self, Backend, Binding, Interface, NotABackend};
 use crate::cloud::limits::NAME_BYTES_MAX;
 use crate::codes;
@@ -385,6 +385,7 @@ fn subscription(
         dead_letter: table.text(report, "dead_letter", |text| {
             check_topic(text, false).map(|()| text.to_owned())
         }),
+        rules: rules::read(report, table, "where"),
     }
 }
 

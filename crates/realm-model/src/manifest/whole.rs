@@ -40,6 +40,40 @@ pub(super) fn check(report: &mut Report<'_>, entries: &[Entry<'_, '_>], manifest
         }
     }
     check_ports(report, claims, manifest);
+    check_groups(report, entries, manifest);
+}
+
+/// Members of one group take the same messages: each goes to one of them, whichever that is.
+fn check_groups(report: &mut Report<'_>, entries: &[Entry<'_, '_>], manifest: &Manifest) {
+    let mut groups = BTreeMap::new();
+    for (key, value) in entries {
+        let name = key.get_ref().parse::<ComponentName>().ok();
+        let spec = name.and_then(|name| manifest.components.get(&name));
+        let (Some(spec), DeValue::Table(table)) = (spec, value.get_ref()) else {
+            continue;
+        };
+        for one in &spec.triggers.subscriptions {
+            let Some((store, part)) = spec.grants.messages(&one.from) else {
+                continue;
+            };
+            let group = (&*store.binding, part, &*one.topic, &*one.group);
+            let (rules, first) = *groups.entry(group).or_insert((&one.rules, key));
+            if *rules == one.rules {
+                continue;
+            }
+            let written = table.get_key_value("subscribe").map(|(key, _)| key.span());
+            let message = format!(
+                "group `{}` of `{}` takes other messages in `{}`: each goes to one of a group",
+                one.group,
+                one.topic,
+                first.get_ref()
+            );
+            let hint = "write the same `where`, or give one of them a `group` of its own";
+            let span = written.unwrap_or_else(|| key.span());
+            let code = codes::SUBSCRIPTIONS_DISAGREE;
+            report.error(code, span, message, Some(hint.to_owned()));
+        }
+    }
 }
 
 fn check_effects(report: &mut Report<'_>, table: &DeTable<'_>, spec: &ComponentSpec) {

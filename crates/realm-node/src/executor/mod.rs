@@ -287,7 +287,7 @@ impl Executor {
     }
 
     /// The groups of what is wanted, and of older versions that still run.
-    fn keep_groups(&self, world: &World<'_>) {
+    fn keep_groups(&mut self, world: &World<'_>) {
         // Nothing is forgotten on an empty view.
         let Some(manifest) = world.desired.manifest.as_deref() else {
             return;
@@ -300,7 +300,9 @@ impl Executor {
         let running = self.revisions.iter();
         let running = running.map(|((component, _), running)| (component, &running.spec));
         let all = wanted.chain(running);
-        self.shelf.keep_subscribed(messages::subscribed(all));
+        let meters = &mut self.meters;
+        let meter = |name: &ComponentName| Arc::clone(meters.entry(name.clone()).or_default());
+        self.shelf.keep_subscribed(messages::subscribed(all, meter));
     }
 
     fn route(&mut self, table: RouteTable, world: &mut World<'_>) {

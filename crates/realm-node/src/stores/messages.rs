@@ -12,9 +12,9 @@ use realm_backends::Access;
 use realm_backends::messaging::{Death, Embedded, Nats, OnDeath, Room};
 use realm_control::lending::Shared;
 use realm_control::ways::Way;
-use realm_host::Store;
+use realm_host::{Meter, Store};
 use realm_model::binding::{Backend, Interface, Server};
-use realm_model::cloud::{CloudError, Group, Messaging, Subscription};
+use realm_model::cloud::{CloudError, Group, Messaging, Subscription, rules};
 use realm_model::grants::StoreGrant;
 use realm_model::key::PublicKey;
 use realm_model::manifest::ComponentSpec;
@@ -127,7 +127,7 @@ pub(crate) fn groups<'a>(specs: impl Iterator<Item = &'a ComponentSpec>) -> Grou
             groups.entry(store.binding.clone()).or_default();
         }
         for subscription in &spec.triggers.subscriptions {
-            let Some((store, part)) = leads_to(spec, &subscription.from) else {
+            let Some((store, part)) = spec.grants.messages(&subscription.from) else {
                 continue;
             };
             let group = group(subscription, &part);
@@ -201,14 +201,16 @@ impl Wanted {
     }
 }
 
-/// The groups of embedded queues, and which of these components are subscribed to each.
+/// The groups of embedded queues, and which of these components are subscribed to each. `meter`: what
+/// counts for a component the messages that are not lent, as it does not take them.
 pub(crate) fn subscribed<'a>(
     specs: impl Iterator<Item = (&'a ComponentName, &'a ComponentSpec)>,
+    mut meter: impl FnMut(&ComponentName) -> Arc<Meter>,
 ) -> BTreeMap<Shared, Subscribed> {
     let mut groups: BTreeMap<Shared, Subscribed> = BTreeMap::new();
     for (component, spec) in specs {
         for subscription in &spec.triggers.subscriptions {
-            let Some((store, part)) = leads_to(spec, &subscription.from) else {
+            let Some((store, part)) = spec.grants.messages(&subscription.from) else {
                 continue;
             };
             if store.spec.backend != Backend::Embedded {
@@ -229,6 +231,7 @@ pub(crate) fn subscribed<'a>(
                         ack_wait: Duration::from_millis(subscription.ack_wait_ms),
                         n_deliveries: subscription.attempts,
                         dead_letter: dead_letter.map(|topic| within(topic, &part)),
+                        wanted: wanted(subscription, || meter(component)),
                     },
                     grant: store.clone(),
                 });
@@ -238,17 +241,16 @@ pub(crate) fn subscribed<'a>(
     groups
 }
 
-/// The store that a component takes messages from, and the part of its topics that is the component's: a
-/// binding under `*` gives each identifier topics of its own.
-fn leads_to<'a>(spec: &'a ComponentSpec, from: &str) -> Option<(&'a StoreGrant, String)> {
-    let of = |identifier: &str| {
-        spec.grants
-            .stores
-            .iter()
-            .find(|store| store.interface == Interface::Messaging && store.identifier == identifier)
-    };
-    let named = of(from).map(|store| (store, String::new()));
-    named.or_else(|| Some((of(StoreGrant::ANY)?, from.to_owned())))
+fn wanted(
+    subscription: &SubscriptionSpec,
+    meter: impl FnOnce() -> Arc<Meter>,
+) -> Option<rules::Wanted> {
+    if subscription.rules.is_empty() {
+        return None;
+    }
+    let meter = meter();
+    let on_left = Arc::new(move || meter.message_filtered());
+    rules::Wanted::new(&subscription.rules, on_left)
 }
 
 fn group(subscription: &SubscriptionSpec, part: &str) -> Group {

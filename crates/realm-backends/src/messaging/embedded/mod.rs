@@ -35,6 +35,7 @@ use self::queue::{Reply, Wish};
 pub use self::stream::LendError;
 use self::wants::{Borrowing, Room as MemberRoom};
 use super::requests::{Kind, Requests};
+use super::selective::selective;
 use super::{OnDeath, Room};
 use crate::Watch;
 
@@ -211,7 +212,7 @@ impl Messaging for Embedded {
                 requests: self.requests.join(subscription.group.clone(), Kind::Here),
                 borrowing: Arc::clone(&self.borrowing),
             });
-            Ok(taking)
+            Ok(selective(taking, subscription))
         })
     }
 

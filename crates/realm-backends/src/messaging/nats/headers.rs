@@ -26,7 +26,7 @@ fn is_reserved(key: &str) -> bool {
         || key == "status"
 }
 
-pub(super) fn write(message: &Message) -> HeaderMap {
+pub(crate) fn write(message: &Message) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Some(value) = &message.content_type {
         if let (true, Ok(value)) = (fits(value), value.parse::<HeaderValue>()) {
@@ -37,7 +37,12 @@ pub(super) fn write(message: &Message) -> HeaderMap {
     }
     for (key, value) in &message.metadata {
         let name = key.parse::<HeaderName>().ok();
-        let name = name.filter(|_| !key.is_empty() && !is_reserved(key) && fits(value));
+        // Of one key all are headers, or none is: values keep their order.
+        let of_key = message.metadata.iter().filter(|(other, _)| other == key);
+        let all_fit = of_key
+            .map(|(_, value)| value)
+            .all(|value| fits(value) && value.parse::<HeaderValue>().is_ok());
+        let name = name.filter(|_| !key.is_empty() && !is_reserved(key) && all_fit);
         // The names of dead letters are for every reader.
         let name = name.or_else(|| key.starts_with("realm-dead-").then(|| key.parse().ok())?);
         match (name, value.parse::<HeaderValue>()) {
@@ -59,7 +64,7 @@ fn encoded(key: &str, value: &str) -> String {
 }
 
 /// What a message says, wherever it comes from: pairs beyond the caps are left out.
-pub(super) fn read(topic: &str, headers: Option<&HeaderMap>, data: &[u8]) -> Message {
+pub(crate) fn read(topic: &str, headers: Option<&HeaderMap>, data: &[u8]) -> Message {
     let mut message = Message {
         topic: Some(topic.to_owned()),
         data: data.to_vec(),

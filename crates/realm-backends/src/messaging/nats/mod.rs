@@ -4,7 +4,7 @@
 //! sent to keeps nothing. The dead are buried by realm, not by the server, which would only stop to
 //! deliver them. Not here: which server, and who may use it.
 
-mod headers;
+pub(crate) mod headers;
 mod later;
 mod link;
 mod member;
@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use self::link::{Kind, Link};
 use self::member::Taking;
+use super::selective::selective;
 use super::{OnDeath, Room};
 use crate::{Access, ServerError, Watch};
 
@@ -141,7 +142,7 @@ impl Messaging for Nats {
             let listening = self.shared.listening.notified();
             let taking: Box<dyn Deliveries> = Box::new(Taking::new(&self.shared, subscription));
             let _ = timeout(LISTENING, listening).await;
-            Ok(taking)
+            Ok(selective(taking, subscription))
         })
     }
 

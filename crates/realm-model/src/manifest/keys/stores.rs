@@ -136,5 +136,15 @@ pub static SUBSCRIBE: Section = Section {
             ),
             doc: "The topic to which dead messages go as well",
         },
+        Key {
+            name: "where",
+            kind: Kind::Rules(Form {
+                expected: "a field in quotes: `topic`, `content_type`, `metadata.KEY`, `body` or `body.PATH`",
+                pattern: "^(topic|content_type|metadata\\..+|body|body\\..+)$",
+                example: "body.total",
+            }),
+            absent: Absent::Means("every message"),
+            doc: "Which messages it takes: [rules](wasi-cloud.md#rules), all of which hold, each a value, one of `{ equals, prefix, suffix, above, below, exists, not }`, or a list of which one fits. Others are done at once",
+        },
     ],
 };

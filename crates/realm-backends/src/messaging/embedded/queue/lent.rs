@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use realm_model::cloud::{CloudError, Subscription};
+use realm_model::cloud::{CloudError, Message, Subscription};
 use realm_model::lending_message::{Came, How, Lent};
 use realm_model::text::one_line;
 use tokio::sync::watch;
@@ -16,6 +16,15 @@ use crate::messaging::embedded::tables::{Broken, Tables};
 const AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 /// What it says of a message that went wrong.
 const WHY_CHARS_MAX: usize = 1_000;
+
+/// Messages that one turn leaves out: it asks again, and others have their turn in between.
+const LEFT_MAX: usize = 1_000;
+
+/// Whether the group takes a message.
+fn is_wanted(subscription: &Subscription, body: &[u8]) -> bool {
+    subscription.wanted.is_none()
+        || Message::from_bytes(body).is_none_or(|message| subscription.takes(&message))
+}
 
 impl Queue {
     /// Another node that gets messages of a group: its number.
@@ -53,7 +62,8 @@ impl Queue {
         };
         let (group, subscription) = (*group, Arc::clone(subscription));
         let mut given = Vec::new();
-        while given.len() < n_max {
+        let mut n_left = 0;
+        while given.len() < n_max && n_left < LEFT_MAX {
             let first = tables.first(group)?;
             let Some((key, n)) = first.filter(|(key, _)| key.1 <= now_ms()) else {
                 break;
@@ -66,6 +76,12 @@ impl Queue {
             };
             if n >= subscription.n_deliveries.max(1) {
                 self.bury_unheard(tables, key, &subscription, n)?;
+                continue;
+            }
+            if !is_wanted(&subscription, &body) {
+                n_left += 1;
+                tables.fly(key, n)?;
+                tables.done((group, message))?;
                 continue;
             }
             let flight = self.take_off(tables, key, n, lending, Arc::clone(&subscription))?;
