@@ -79,6 +79,7 @@ mod session;
 mod signals;
 mod singletons;
 mod states;
+mod streams;
 mod swap;
 #[path = "../peers/swift.rs"]
 #[expect(

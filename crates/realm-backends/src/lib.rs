@@ -9,14 +9,18 @@
 
 pub mod blobs;
 pub mod data;
+mod disk;
 pub mod keys;
 pub mod keyvalue;
 pub mod mail;
 pub mod messaging;
+mod nats;
 mod server;
 pub mod sql;
+pub mod streams;
 pub mod telemetry;
 mod watch;
 
+pub use disk::OpenError;
 pub use server::{Access, ServerError};
 pub use watch::{Unwatched, Watch};

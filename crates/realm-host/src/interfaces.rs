@@ -93,7 +93,7 @@ const PROVIDED: &[Package] = &[
     package("realm:cloud", &["timers"], Line::Exactly("0.1.0")),
     package(
         "realm:cloud",
-        &["identity", "keys", "mail"],
+        &["identity", "keys", "mail", "streams"],
         Line::Exactly("0.1.0"),
     ),
     package("wasi:config", &["store"], Line::Exactly("0.2.0-rc.1")),

@@ -38,11 +38,13 @@ pub enum Interface {
     Identity,
     /// `realm:cloud/mail`.
     Mail,
+    /// `realm:cloud/streams`.
+    Streams,
 }
 
 impl Interface {
     /// Every interface, in the order of [`Interface::as_str`] in keys.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Keyvalue,
         Self::Blobstore,
         Self::Messaging,
@@ -51,6 +53,7 @@ impl Interface {
         Self::Keys,
         Self::Identity,
         Self::Mail,
+        Self::Streams,
     ];
 
     /// As a manifest writes it: `wasi:keyvalue`.
@@ -64,6 +67,7 @@ impl Interface {
             Self::Keys => "realm:cloud/keys",
             Self::Identity => "realm:cloud/identity",
             Self::Mail => "realm:cloud/mail",
+            Self::Streams => "realm:cloud/streams",
         }
     }
 
@@ -78,6 +82,7 @@ impl Interface {
             Self::Keys => "keys",
             Self::Identity => "identity",
             Self::Mail => "mail",
+            Self::Streams => "streams",
         }
     }
 }
@@ -112,6 +117,12 @@ pub struct Binding {
     /// Of objects: where their changes are told.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub events: Option<Events>,
+    /// Of streams: hours after which records go; `None`: they stay.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub keep_hours: Option<u32>,
+    /// Of streams: MiB of each, of which the oldest records go for new ones.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub keep_mb: Option<u32>,
 }
 
 /// Where the changes of objects are told.
@@ -217,7 +228,10 @@ impl Backend {
         match self {
             Self::Embedded => !matches!(interface, Interface::Mail),
             Self::Redis { .. } => matches!(interface, Interface::Keyvalue),
-            Self::Nats { .. } => matches!(interface, Interface::Keyvalue | Interface::Messaging),
+            Self::Nats { .. } => matches!(
+                interface,
+                Interface::Keyvalue | Interface::Messaging | Interface::Streams
+            ),
             Self::S3 { .. } => matches!(interface, Interface::Blobstore),
             Self::Postgres { .. } => matches!(interface, Interface::Sql),
             Self::Otlp { .. } => matches!(interface, Interface::Otel),
@@ -230,7 +244,7 @@ impl Backend {
         match interface {
             Interface::Keyvalue => "`embedded`, `redis://…` or `nats://…`",
             Interface::Blobstore => "`embedded` or `s3://…`",
-            Interface::Messaging => "`embedded` or `nats://…`",
+            Interface::Messaging | Interface::Streams => "`embedded` or `nats://…`",
             Interface::Sql => "`embedded` or `postgres://…`",
             Interface::Otel => "`embedded`, `otlp+http://…` or `otlp+https://…`",
             Interface::Keys | Interface::Identity => "`embedded`",

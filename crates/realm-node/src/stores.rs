@@ -5,9 +5,12 @@
 //! node.toml names it, whatever a manifest says.
 
 mod derived;
+mod files;
 mod keyvalue;
 mod mail;
 pub(crate) mod messages;
+mod open;
+mod streams;
 mod telemetry;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +37,7 @@ use realm_model::sealing::Sealed;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use self::open::Held;
 use crate::event::StepFailure;
 use crate::sealing::SealingKey;
 use crate::secrets::Values;
@@ -70,51 +74,10 @@ type Troubles = Mutex<BTreeMap<String, String>>;
 /// A store: the name of a binding, what it says, and the value of its password.
 type Key = (String, Interface, String, Option<Digest>);
 
-/// A store that is open for as long as somebody has it.
-#[derive(Clone)]
-enum Held {
-    Keyvalue(Weak<dyn realm_model::cloud::KeyValue>),
-    Blobs(Weak<dyn realm_model::cloud::Blobs>),
-    Messaging(Weak<dyn realm_model::cloud::Messaging>),
-    Sql(Weak<dyn realm_model::cloud::Database>),
-    Otel(Weak<dyn realm_model::cloud::telemetry::Telemetry>),
-    Keys(Weak<dyn realm_model::cloud::Keys>),
-    Identity(Weak<dyn realm_model::cloud::Identity>),
-    Mail(Weak<dyn realm_model::cloud::Mailer>),
-}
-
 /// For whom a store is asked.
 pub(crate) struct Who<'a> {
     pub(crate) component: &'a ComponentName,
     pub(crate) artifact: &'a Artifact,
-}
-
-impl Held {
-    fn of(store: &Store) -> Self {
-        match store {
-            Store::Keyvalue(store) => Self::Keyvalue(Arc::downgrade(store)),
-            Store::Blobs(store) => Self::Blobs(Arc::downgrade(store)),
-            Store::Messaging(store) => Self::Messaging(Arc::downgrade(store)),
-            Store::Sql(store) => Self::Sql(Arc::downgrade(store)),
-            Store::Otel(store) => Self::Otel(Arc::downgrade(store)),
-            Store::Keys(store) => Self::Keys(Arc::downgrade(store)),
-            Store::Identity(store) => Self::Identity(Arc::downgrade(store)),
-            Store::Mail(store) => Self::Mail(Arc::downgrade(store)),
-        }
-    }
-
-    fn get(&self) -> Option<Store> {
-        match self {
-            Self::Keyvalue(store) => store.upgrade().map(Store::Keyvalue),
-            Self::Blobs(store) => store.upgrade().map(Store::Blobs),
-            Self::Messaging(store) => store.upgrade().map(Store::Messaging),
-            Self::Sql(store) => store.upgrade().map(Store::Sql),
-            Self::Otel(store) => store.upgrade().map(Store::Otel),
-            Self::Keys(store) => store.upgrade().map(Store::Keys),
-            Self::Identity(store) => store.upgrade().map(Store::Identity),
-            Self::Mail(store) => store.upgrade().map(Store::Mail),
-        }
-    }
 }
 
 /// What it takes to make a store.
@@ -169,7 +132,8 @@ impl Shelf {
                 | Interface::Sql
                 | Interface::Keys
                 | Interface::Identity
-                | Interface::Mail => self.store(grant, password)?,
+                | Interface::Mail
+                | Interface::Streams => self.store(grant, password)?,
             };
             let store = self.announced(grant, store, secrets, &values)?;
             stores.bind(&grant.identifier, store);
@@ -323,6 +287,7 @@ impl Shelf {
         let mut open = held(open);
         open.retain(|_, one| one.get().is_some());
         if let Some(store) = open.get(&key).and_then(Held::get) {
+            streams::keep(spec, &store);
             return Ok(store);
         }
         let watch = Arc::new(Told {
@@ -438,6 +403,7 @@ fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         Interface::Keys => derived::keys(making),
         Interface::Identity => derived::identity(making),
         Interface::Mail => mail::make(making),
+        Interface::Streams => streams::make(making),
     }
 }
 

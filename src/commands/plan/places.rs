@@ -58,7 +58,9 @@ pub(super) fn stores_apart(placement: &PlacementView, manifest: &Manifest) -> Ve
         // What is derived from a secret is the same wherever that opens, each node shows what its own guests
         // measure, and messages go where they are taken: nothing is apart that belongs together.
         let kept = |interface| match interface {
-            Interface::Keyvalue | Interface::Blobstore | Interface::Sql => true,
+            Interface::Keyvalue | Interface::Blobstore | Interface::Sql | Interface::Streams => {
+                true
+            }
             Interface::Messaging
             | Interface::Keys
             | Interface::Identity

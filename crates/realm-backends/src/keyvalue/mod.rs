@@ -9,7 +9,7 @@ mod redis;
 
 pub use self::nats::Nats;
 pub use self::redis::Redis;
-pub use embedded::{Embedded, OpenError};
+pub use embedded::Embedded;
 
 use realm_model::cloud::{
     Check, CloudError, Edit, check_key, check_ttl, check_value, limits, within,

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use realm_backends::keyvalue::{Embedded, OpenError};
+use realm_backends::OpenError;
+use realm_backends::keyvalue::Embedded;
 use realm_backends::{Unwatched, Watch};
 use realm_model::cloud::{Edit, KeyValue, limits};
 

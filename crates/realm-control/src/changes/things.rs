@@ -88,6 +88,8 @@ fn binding_keys(binding: &Binding) -> Keys {
         issuer,
         senders,
         events,
+        keep_hours,
+        keep_mb,
     } = binding;
     let mut keys = Keys::new();
     let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
@@ -96,6 +98,11 @@ fn binding_keys(binding: &Binding) -> Keys {
     for (key, value) in [("prefix", prefix), ("secret", secret), ("issuer", issuer)] {
         if let Some(value) = value {
             set(key, given(quoted(value)));
+        }
+    }
+    for (key, number) in [("keep_hours", keep_hours), ("keep_mb", keep_mb)] {
+        if let Some(number) = number {
+            set(key, given(number));
         }
     }
     if let Some(events) = events {

@@ -18,6 +18,7 @@ pub(crate) mod otel;
 mod quota;
 mod secrets;
 pub(crate) mod sql;
+mod streams;
 mod timers;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use realm_model::binding::{Interface, SECRETS};
 use realm_model::cloud::limits::NAME_BYTES_MAX;
 use realm_model::cloud::telemetry::Telemetry;
 use realm_model::cloud::{
-    Blobs, CloudError, Database, Identity, KeyValue, Keys, Mailer, Messaging, Secrets,
+    Blobs, CloudError, Database, Identity, KeyValue, Keys, Mailer, Messaging, Secrets, Streams,
 };
 use realm_model::grants::StoreGrant;
 use realm_model::name::ComponentName;
@@ -55,6 +56,7 @@ pub struct Stores {
     keys: Names<dyn Keys>,
     identities: Names<dyn Identity>,
     mail: Names<dyn Mailer>,
+    streams: Names<dyn Streams>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
@@ -87,6 +89,8 @@ pub enum Store {
     Identity(Arc<dyn Identity>),
     /// Of `realm:cloud/mail`.
     Mail(Arc<dyn Mailer>),
+    /// Of `realm:cloud/streams`.
+    Streams(Arc<dyn Streams>),
 }
 
 impl Store {
@@ -101,6 +105,7 @@ impl Store {
             Self::Keys(_) => Interface::Keys,
             Self::Identity(_) => Interface::Identity,
             Self::Mail(_) => Interface::Mail,
+            Self::Streams(_) => Interface::Streams,
         }
     }
 }
@@ -130,6 +135,7 @@ impl Stores {
             Store::Keys(store) => drop(self.keys.insert(identifier, store)),
             Store::Identity(store) => drop(self.identities.insert(identifier, store)),
             Store::Mail(store) => drop(self.mail.insert(identifier, store)),
+            Store::Streams(store) => drop(self.streams.insert(identifier, store)),
         }
     }
 
@@ -281,6 +287,10 @@ impl Cloud {
         open(&self.stores.mail, identifier)
     }
 
+    pub(crate) fn streams(&self, identifier: &str) -> Result<Opened<dyn Streams>, CloudError> {
+        open(&self.stores.streams, identifier)
+    }
+
     /// The component, whatever the guest says of itself.
     pub(crate) const fn component(&self) -> &ComponentName {
         &self.component
@@ -326,6 +336,7 @@ pub(crate) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     keys::link(linker)?;
     identity::link(linker)?;
     mail::link(linker)?;
+    streams::link(linker)?;
     secrets::link(linker)?;
     logging::link(linker)?;
     otel::link(linker)?;

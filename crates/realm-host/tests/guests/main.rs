@@ -29,6 +29,7 @@ mod programs;
 mod reuse;
 mod secrets;
 mod sql;
+mod streams;
 #[path = "../../../../tests/peers/swift.rs"]
 mod swift;
 mod terms;
@@ -56,6 +57,7 @@ use programs::*;
 use reuse::*;
 use secrets::*;
 use sql::*;
+use streams::*;
 use vaults::*;
 use worlds::*;
 

@@ -174,3 +174,20 @@ pub const SNIPPET_WORDS: usize = 24;
 pub const SNIPPET_BYTES_MAX: usize = 1_000;
 /// Places of a text at which a snippet is looked for.
 pub const SNIPPET_TRIES: usize = 200;
+
+/// Bytes of the name of a stream, or of one of its consumers.
+pub const STREAM_NAME_BYTES_MAX: usize = 64;
+/// Bytes of a record, with its key and metadata: as of a message.
+pub const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
+/// Records that are appended or read at once.
+pub const RECORDS_MAX: usize = 1_000;
+/// Bytes of them.
+pub const RECORDS_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What a record counts for beside its bytes.
+pub const RECORD_OVERHEAD_BYTES: u64 = 64;
+/// Milliseconds that a reader waits for a record: less than a call may take.
+pub const RECORDS_WAIT_MS_MAX: u32 = 9_000;
+/// Streams of one binding that a node makes.
+pub const STREAMS_MAX: usize = 1_000;
+/// Consumers of one stream that have a position.
+pub const CONSUMERS_MAX: usize = 100;

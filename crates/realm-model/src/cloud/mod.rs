@@ -1,7 +1,7 @@
 //! What stands behind the wasi-cloud interfaces: the words in which the host asks and backends answer.
 //!
 //! A binding of the manifest leads to one implementation of [`KeyValue`], [`Blobs`], [`Messaging`],
-//! [`Sql`], [`Keys`], [`Identity`] or [`Mailer`], embedded or in front of a server. Guests never see which. Not here: names of bindings and
+//! [`Sql`], [`Keys`], [`Identity`], [`Mailer`] or [`Streams`], embedded or in front of a server. Guests never see which. Not here: names of bindings and
 //! where they lead (`binding`), who may open what (the host), and every implementation (`realm-backends`).
 //!
 //! Rules for all of them. A call that returned `Ok` is done, and durable as its backend says in
@@ -25,6 +25,7 @@ pub mod rules;
 pub mod search;
 mod secrets;
 mod sql;
+pub mod streams;
 pub mod telemetry;
 pub mod vectors;
 
@@ -51,6 +52,7 @@ pub use messaging::{
 pub use search::Search;
 pub use secrets::Secrets;
 pub use sql::{Database, Session, Sql, SqlError, SqlRows, SqlValue};
+pub use streams::{StreamError, Streams};
 pub use vectors::Vectors;
 
 /// The future of an answer.

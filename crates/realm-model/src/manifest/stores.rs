@@ -201,6 +201,16 @@ fn read_binding(
         let span = fields.value_span("secret");
         report.error(codes::BAD_BINDING, span, message, Some(hint.to_owned()));
     }
+    let of_streams = ["keep_hours", "keep_mb"].map(|key| {
+        let number = fields.integer(report, key);
+        if number.is_some() && interface != Interface::Streams {
+            let message =
+                format!("`{key}` has no effect here: only streams keep something for a while");
+            let span = fields.value_span(key);
+            report.warning(codes::NO_EFFECT, span, message, None);
+        }
+        number.and_then(|number| u32::try_from(number).ok())
+    });
     let is_own = is_mail || matches!(backend, Backend::Embedded | Backend::Otlp { .. });
     if is_own && !is_derived && prefix.is_some() {
         let message = "`prefix` has no effect here: the store is the binding's own";
@@ -215,6 +225,8 @@ fn read_binding(
         issuer,
         senders: component::without_duplicates(report, "senders", senders),
         events: None,
+        keep_hours: of_streams[0],
+        keep_mb: of_streams[1],
     })
 }
 

@@ -6,14 +6,78 @@
 use std::sync::Arc;
 
 use realm_model::cloud::Change;
-use redb::{ReadableTable, Table, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, WriteTransaction};
 
 use super::format::{
-    self, ENDS, ENTRIES, Entry, FACT_BYTES, FACT_REVISION, FACTS, Fault, Head, LARGE,
+    self, ENDS, ENTRIES, Entry, FACT_BYTES, FACT_REVISION, FACT_VERSION, FACTS, Head, LARGE,
+    VERSION,
 };
+use super::watchers::Watchers;
+use crate::disk::{Fault, Format};
 
 /// Ends of entries that are held in memory while they are swept.
 const SWEPT_AT_ONCE: usize = 1_000;
+
+/// Entries that a transaction sweeps, at the least: those who called wait for it.
+const SWEEP_MAX: usize = 1_000;
+/// Entries that a transaction sweeps which nobody waits for.
+const SWEEP_ALONE_MAX: usize = 5_000;
+
+/// Values by key, as a file has them.
+#[derive(Default)]
+pub(super) struct Values {
+    pub(super) watchers: Watchers,
+}
+
+impl Format for Values {
+    const VERSION: u64 = VERSION;
+    const NAME: &'static str = "keyvalue";
+    const CACHE_BYTES: usize = 32 * 1024 * 1024;
+    type Batch<'t> = Batch<'t>;
+    type Done = Done;
+
+    fn make(transaction: &WriteTransaction) -> Result<(), Fault> {
+        transaction.open_table(ENTRIES)?;
+        transaction.open_table(LARGE)?;
+        transaction.open_table(ENDS)?;
+        let mut facts = transaction.open_table(FACTS)?;
+        facts.insert(FACT_VERSION, VERSION)?;
+        facts.insert(FACT_REVISION, 0)?;
+        facts.insert(FACT_BYTES, 0)?;
+        Ok(())
+    }
+
+    fn version(transaction: &ReadTransaction) -> Result<u64, Fault> {
+        transaction.open_table(ENTRIES)?;
+        transaction.open_table(LARGE)?;
+        transaction.open_table(ENDS)?;
+        let facts = transaction.open_table(FACTS)?;
+        Ok(facts.get(FACT_VERSION)?.map_or(0, |one| one.value()))
+    }
+
+    fn begin<'t>(
+        &self,
+        transaction: &'t WriteTransaction,
+        now_ms: u64,
+    ) -> Result<Batch<'t>, Fault> {
+        Batch::new(transaction, now_ms)
+    }
+
+    fn end<'t>(
+        &self,
+        mut batch: Batch<'t>,
+        transaction: &'t WriteTransaction,
+        alone: bool,
+    ) -> Result<Done, Fault> {
+        batch.sweep(if alone { SWEEP_ALONE_MAX } else { SWEEP_MAX })?;
+        batch.finish(transaction)
+    }
+
+    fn done(&self, done: Done) -> Option<u64> {
+        self.watchers.tell(&done.changes);
+        done.next_end_ms
+    }
+}
 
 /// An open transaction.
 pub(super) struct Batch<'t> {
@@ -31,9 +95,9 @@ pub(super) struct Batch<'t> {
 
 /// What a transaction did, beside what is in the file.
 pub(super) struct Done {
-    pub(super) changes: Vec<(String, Arc<Change>)>,
+    changes: Vec<(String, Arc<Change>)>,
     /// When the next entry ends.
-    pub(super) next_end_ms: Option<u64>,
+    next_end_ms: Option<u64>,
 }
 
 impl<'t> Batch<'t> {
@@ -185,5 +249,71 @@ impl<'t> Batch<'t> {
             value,
         };
         self.changes.push((bucket.to_owned(), Arc::new(change)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::{Database, ReadableDatabase, ReadableTableMetadata};
+
+    use super::*;
+    use crate::disk::{open, write_one};
+
+    /// A transaction at a time of the test's own, in which so many entries are set that end at another.
+    fn set(database: &Database, now_ms: u64, keys: std::ops::Range<u32>, ends_at_ms: u64) {
+        write_one(
+            &Values::default(),
+            database,
+            now_ms,
+            move |batch: &mut Batch<'_>| {
+                for nth in keys {
+                    batch.set("a", &nth.to_string(), b"x", ends_at_ms)?;
+                }
+                Ok(())
+            },
+        );
+    }
+
+    fn n_ending(database: &Database) -> u64 {
+        let transaction = database.begin_read().unwrap();
+        transaction.open_table(ENDS).unwrap().len().unwrap()
+    }
+
+    /// Whoever writes entries that end sweeps more than he writes: the file does not grow without end.
+    #[test]
+    fn what_ends_is_swept_faster_than_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = open::<Values>(&folder.path().join("kv")).unwrap();
+        for round in 1..=20 {
+            let now_ms = u64::from(round) * 2_000;
+            set(
+                &database,
+                now_ms,
+                round * 4_000..(round + 1) * 4_000,
+                now_ms + 1_000,
+            );
+            let n = n_ending(&database);
+            assert!(n <= 4_000, "{n} after {round} rounds");
+        }
+    }
+
+    /// After everybody wrote nothing that ends for a while, what is left over goes first.
+    #[test]
+    fn what_is_left_over_is_swept_twice_as_fast_as_it_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = open::<Values>(&folder.path().join("kv")).unwrap();
+        set(&database, 1, 0..20_000, 1_001);
+        for round in 1..5_u32 {
+            set(
+                &database,
+                5_000,
+                20_000 + round * 4_000..24_000 + round * 4_000,
+                9_000,
+            );
+        }
+        assert_eq!(n_ending(&database), 16_000);
+        // The same keys again are no more entries, and sweep as much.
+        set(&database, 20_000, 0..8_000, 90_000);
+        assert_eq!(n_ending(&database), 8_000);
     }
 }

@@ -4,9 +4,10 @@
 //! together and no two buckets meet. Small values lie beside their head, large ones in a table of their
 //! own, so that a listing does not read them. Not here: when something is written.
 
-use realm_model::cloud::CloudError;
 use realm_model::cloud::limits::ENTRY_BYTES;
 use redb::{ReadableTable, TableDefinition};
+
+use crate::disk::Fault;
 
 /// Entries: revision, end of their time, checksum, and the value where it is small.
 pub(super) const ENTRIES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("entries");
@@ -32,43 +33,6 @@ const BESIDE_BYTES_MAX: usize = 1024;
 const HEAD_BYTES: usize = 8 + 8 + 4 + 1;
 const BESIDE: u8 = 0;
 const APART: u8 = 1;
-
-/// Why the file did not give or take something.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
-    #[error(transparent)]
-    Storage(#[from] redb::StorageError),
-    #[error(transparent)]
-    Table(#[from] redb::TableError),
-    #[error(transparent)]
-    Transaction(#[from] redb::TransactionError),
-    #[error(transparent)]
-    Commit(#[from] redb::CommitError),
-    /// A value that does not have its checksum, or a head that is none.
-    #[error("an entry of bucket `{bucket}` is damaged")]
-    Damaged { bucket: String },
-    #[error("the storage engine panicked")]
-    Panicked,
-}
-
-impl Fault {
-    /// Whether the file as it is open cannot be used any more, and opening it anew may help.
-    pub(super) fn ends_the_file(&self) -> bool {
-        !matches!(self, Self::Damaged { .. })
-    }
-
-    /// What a guest hears.
-    pub(super) fn answer(&self) -> CloudError {
-        match self {
-            Self::Damaged { .. } => CloudError::Failed("the entry is damaged".to_owned()),
-            Self::Storage(_)
-            | Self::Table(_)
-            | Self::Transaction(_)
-            | Self::Commit(_)
-            | Self::Panicked => CloudError::Unavailable,
-        }
-    }
-}
 
 /// The head of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,9 +192,13 @@ fn checksum(place: &[u8], head: Head, value: &[u8]) -> u32 {
 }
 
 fn damaged(place: &[u8]) -> Fault {
-    let bucket = bucket_and_key(place).map_or("", |(bucket, _)| bucket);
+    in_bucket(bucket_and_key(place).map_or("", |(bucket, _)| bucket))
+}
+
+/// What is damaged, for the operator.
+pub(super) fn in_bucket(bucket: &str) -> Fault {
     Fault::Damaged {
-        bucket: bucket.to_owned(),
+        place: format!("bucket `{bucket}`"),
     }
 }
 

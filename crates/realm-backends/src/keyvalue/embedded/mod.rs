@@ -1,62 +1,34 @@
 //! Values by key in one file of the node's own: transactions, and an answer when it is on the disk.
 //!
-//! Readers read where they are, beside the one thread that writes. Calls that wait while it writes go
-//! into its next transaction together: under load one wait for the disk serves hundreds of them, and
-//! without load none waits for others. Not here: who may open a bucket, and how much may be in it.
+//! How it is written and read is `disk`'s. Not here: who may open a bucket, and how much may be in it.
 
 mod batch;
-mod file;
 mod format;
 mod watchers;
-mod writer;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, mpsc};
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use realm_model::cloud::{
     Answer, Changes, Check, CloudError, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned,
     check_key, check_ttl, check_value, increased, limits, within,
 };
-use redb::{Database, ReadTransaction, ReadableDatabase};
-use tokio::sync::{Semaphore, oneshot};
+use redb::ReadTransaction;
 
-use batch::Batch;
-pub use file::OpenError;
-use format::{ENDS, ENTRIES, Entry, FACT_BYTES, FACTS, Fault, LARGE};
-use watchers::Watchers;
-use writer::Message;
+use batch::{Batch, Values};
+use format::{ENDS, ENTRIES, Entry, FACT_BYTES, FACTS, LARGE};
 
 use super::{check_batch, check_commit, check_keys};
-use crate::watch::{Health, Watch};
+use crate::disk::{Disk, Fault, OpenError, now_ms};
+use crate::watch::Watch;
 
-/// Bytes of pages that are kept in memory for each file; the system keeps more.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Entries whose time is over that are looked at to say what a store has: those that are swept next.
 const OVER_MAX: usize = 1_000;
-/// Bytes of everything that waits for the writer, in units of [`ROOM_UNIT`].
-const ROOM_UNITS: u32 = 64 * 1024;
-const ROOM_UNIT: usize = 1024;
-/// What each key of a call that waits takes beside itself and its value, at the most.
-const JOB_KEY_BYTES: usize = 256;
 
 /// A store in a file.
 pub struct Embedded {
-    shared: Arc<Shared>,
-    messages: Option<mpsc::Sender<Message>>,
-    room: Arc<Semaphore>,
-    thread: Option<JoinHandle<()>>,
-}
-
-struct Shared {
-    path: PathBuf,
-    cache_bytes: usize,
-    /// `None`: it cannot be used, and the writer tries to open it again.
-    file: RwLock<Option<Database>>,
-    watchers: Watchers,
-    health: Health,
+    disk: Disk<Values>,
 }
 
 impl Embedded {
@@ -66,152 +38,17 @@ impl Embedded {
     ///
     /// [`OpenError`]: the file is in use, damaged, or cannot be read. Nothing is changed then.
     pub fn open(path: &Path, watch: Arc<dyn Watch>) -> Result<Self, OpenError> {
-        let database = file::open(path, CACHE_BYTES)?;
-        let shared = Arc::new(Shared {
-            path: path.to_owned(),
-            cache_bytes: CACHE_BYTES,
-            file: RwLock::new(Some(database)),
-            watchers: Watchers::default(),
-            health: Health::new(watch),
-        });
-        let (messages, receiver) = mpsc::channel();
-        let of_thread = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("keyvalue".to_owned())
-            .spawn(move || writer::run(&of_thread, &receiver))
-            .map_err(|source| OpenError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
-        Ok(Self {
-            shared,
-            messages: Some(messages),
-            room: Arc::new(Semaphore::new(ROOM_UNITS as usize)),
-            thread: Some(thread),
-        })
-    }
-
-    /// Reads in the thread that asks.
-    fn view<T>(
-        &self,
-        read: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
-    ) -> Result<T, CloudError> {
-        let file = self.shared.file.read();
-        let file = file.unwrap_or_else(PoisonError::into_inner);
-        let database = file.as_ref().ok_or(CloudError::Unavailable)?;
-        let result = catch_unwind(AssertUnwindSafe(|| read(&database.begin_read()?)))
-            .unwrap_or(Err(Fault::Panicked));
-        result.map_err(|fault| {
-            let answer = fault.answer();
-            if !fault.ends_the_file() {
-                self.shared.health.failed(&self.shared.words(&fault));
-            } else if let Some(messages) = &self.messages {
-                // The writer closes the file: here that would wait for everybody who reads.
-                let _ = messages.send(Message::Faulty(fault));
-            }
-            answer
-        })
+        let disk = Disk::open(path, Values::default(), watch)?;
+        Ok(Self { disk })
     }
 
     fn entry(&self, bucket: &str, key: &str) -> Result<Option<Entry>, CloudError> {
         check_key(key)?;
-        self.view(|transaction| {
+        self.disk.view(|transaction| {
             let entries = transaction.open_table(ENTRIES)?;
             let large = transaction.open_table(LARGE)?;
             format::read(&entries, &large, &format::place(bucket, key), now_ms())
         })
-    }
-
-    /// Hands work to the writer, and waits until it is on the disk. `prepare` takes what the work needs
-    /// with it, once there is room for it. The work fails before it changes anything, or not at all.
-    async fn write<T, W>(
-        &self,
-        (n_keys, n_bytes): (usize, usize),
-        prepare: impl FnOnce() -> W + Send,
-    ) -> Result<T, CloudError>
-    where
-        T: Send + 'static,
-        W: FnOnce(&mut Batch<'_>) -> Result<Result<T, CloudError>, Fault> + Send + 'static,
-    {
-        // Of a key without a value as well something is held until it is written.
-        let n_bytes = n_bytes + n_keys * JOB_KEY_BYTES;
-        let (sender, receiver) = oneshot::channel();
-        let all = async {
-            let units = u32::try_from(n_bytes / ROOM_UNIT + 1).unwrap_or(ROOM_UNITS);
-            let room = self.room.clone().acquire_many_owned(units.min(ROOM_UNITS));
-            let room = room.await.map_err(|_| CloudError::Unavailable)?;
-            let messages = self.messages.as_ref().ok_or(CloudError::Unavailable)?;
-            let job = Message::Job {
-                work: work_of(self.shared.clone(), prepare(), sender),
-                n_bytes,
-                room,
-            };
-            messages.send(job).map_err(|_| CloudError::Unavailable)?;
-            receiver.await.unwrap_or(Err(CloudError::Unavailable))
-        };
-        let time = Duration::from_millis(limits::CALL_TIMEOUT_MS);
-        tokio::time::timeout(time, all)
-            .await
-            .unwrap_or(Err(CloudError::Timeout))
-    }
-}
-
-/// What the writer does, and tells who waits.
-fn work_of<T, W>(
-    shared: Arc<Shared>,
-    work: W,
-    sender: oneshot::Sender<Result<T, CloudError>>,
-) -> writer::Work
-where
-    T: Send + 'static,
-    W: FnOnce(&mut Batch<'_>) -> Result<Result<T, CloudError>, Fault> + Send + 'static,
-{
-    Box::new(move |batch| {
-        if sender.is_closed() {
-            return Ok(Box::new(|_| {}));
-        }
-        let result = match work(batch) {
-            // One entry that cannot be read is no reason to refuse what others write.
-            Err(fault) if !fault.ends_the_file() => {
-                shared.health.failed(&shared.words(&fault));
-                Err(fault.answer())
-            }
-            result => result?,
-        };
-        Ok(Box::new(move |end: Result<(), CloudError>| {
-            let _ = sender.send(end.and(result));
-        }))
-    })
-}
-
-impl Drop for Embedded {
-    fn drop(&mut self) {
-        self.messages = None;
-        // So that whoever opens the file next finds it closed, with everything in it.
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Shared {
-    fn is_open(&self) -> bool {
-        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
-        file.is_some()
-    }
-
-    /// Ends the use of a file until the writer has opened it again.
-    fn close(&self, fault: &Fault) {
-        let mut file = self.file.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(database) = file.take() {
-            // It may panic over what it could not write.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
-            self.health.failed(&self.words(fault));
-        }
-    }
-
-    fn words(&self, fault: &Fault) -> String {
-        format!("`{}`: {fault}", self.path.display())
     }
 }
 
@@ -231,28 +68,30 @@ impl KeyValue for Embedded {
             check_key(key)?;
             check_value(value)?;
             check_ttl(ttl)?;
-            self.write((1, key.len() + value.len()), || {
-                let (bucket, key, value) = (bucket.to_owned(), key.to_owned(), value.to_vec());
-                move |batch: &mut Batch<'_>| {
-                    batch.set(&bucket, &key, &value, end_of(ttl, batch.now_ms()))?;
-                    Ok(Ok(()))
-                }
-            })
-            .await
+            self.disk
+                .write((1, key.len() + value.len()), || {
+                    let (bucket, key, value) = (bucket.to_owned(), key.to_owned(), value.to_vec());
+                    move |batch: &mut Batch<'_>| {
+                        batch.set(&bucket, &key, &value, end_of(ttl, batch.now_ms()))?;
+                        Ok(Ok(()))
+                    }
+                })
+                .await
         })
     }
 
     fn delete<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, ()> {
         Box::pin(async move {
             check_key(key)?;
-            self.write((1, key.len()), || {
-                let (bucket, key) = (bucket.to_owned(), key.to_owned());
-                move |batch: &mut Batch<'_>| {
-                    batch.delete(&bucket, &key)?;
-                    Ok(Ok(()))
-                }
-            })
-            .await
+            self.disk
+                .write((1, key.len()), || {
+                    let (bucket, key) = (bucket.to_owned(), key.to_owned());
+                    move |batch: &mut Batch<'_>| {
+                        batch.delete(&bucket, &key)?;
+                        Ok(Ok(()))
+                    }
+                })
+                .await
         })
     }
 
@@ -263,7 +102,7 @@ impl KeyValue for Embedded {
     fn ttl<'a>(&'a self, bucket: &'a str, key: &'a str) -> Answer<'a, Option<Option<Duration>>> {
         Box::pin(async move {
             check_key(key)?;
-            self.view(|transaction| {
+            self.disk.view(|transaction| {
                 let place = format::place(bucket, key);
                 let entries = transaction.open_table(ENTRIES)?;
                 let Some(bytes) = entries.get(&place[..])? else {
@@ -288,7 +127,7 @@ impl KeyValue for Embedded {
             // A key is not empty, so the first comes after the bare prefix.
             let start = format::place(bucket, after);
             let now_ms = now_ms();
-            self.view(|transaction| {
+            self.disk.view(|transaction| {
                 let mut page = KeyPage::default();
                 let entries = transaction.open_table(ENTRIES)?;
                 let rows = entries.range(&start[..]..)?;
@@ -301,9 +140,8 @@ impl KeyValue for Embedded {
                     if !place.starts_with(&prefix) {
                         return Ok(page);
                     }
-                    let (_, key) = format::bucket_and_key(place).ok_or_else(|| Fault::Damaged {
-                        bucket: bucket.to_owned(),
-                    })?;
+                    let (_, key) =
+                        format::bucket_and_key(place).ok_or_else(|| format::in_bucket(bucket))?;
                     if !format::head(place, bytes.value())?.is_over(now_ms) {
                         page.keys.push(key.to_owned());
                     }
@@ -326,7 +164,7 @@ impl KeyValue for Embedded {
         Box::pin(async move {
             check_keys(keys)?;
             let now_ms = now_ms();
-            let all = self.view(|transaction| {
+            let all = self.disk.view(|transaction| {
                 let entries = transaction.open_table(ENTRIES)?;
                 let large = transaction.open_table(LARGE)?;
                 let (mut all, mut n_bytes) = (Vec::with_capacity(keys.len()), 0);
@@ -351,16 +189,17 @@ impl KeyValue for Embedded {
     fn set_many<'a>(&'a self, bucket: &'a str, pairs: &'a [(String, Vec<u8>)]) -> Answer<'a, ()> {
         Box::pin(async move {
             let n_bytes = check_batch(pairs)?;
-            self.write((pairs.len(), n_bytes), || {
-                let (bucket, pairs) = (bucket.to_owned(), pairs.to_vec());
-                move |batch: &mut Batch<'_>| {
-                    for (key, value) in &pairs {
-                        batch.set(&bucket, key, value, 0)?;
+            self.disk
+                .write((pairs.len(), n_bytes), || {
+                    let (bucket, pairs) = (bucket.to_owned(), pairs.to_vec());
+                    move |batch: &mut Batch<'_>| {
+                        for (key, value) in &pairs {
+                            batch.set(&bucket, key, value, 0)?;
+                        }
+                        Ok(Ok(()))
                     }
-                    Ok(Ok(()))
-                }
-            })
-            .await
+                })
+                .await
         })
     }
 
@@ -368,37 +207,39 @@ impl KeyValue for Embedded {
         Box::pin(async move {
             check_keys(keys)?;
             let n_bytes = keys.iter().map(String::len).sum();
-            self.write((keys.len(), n_bytes), || {
-                let (bucket, keys) = (bucket.to_owned(), keys.to_vec());
-                move |batch: &mut Batch<'_>| {
-                    for key in &keys {
-                        batch.delete(&bucket, key)?;
+            self.disk
+                .write((keys.len(), n_bytes), || {
+                    let (bucket, keys) = (bucket.to_owned(), keys.to_vec());
+                    move |batch: &mut Batch<'_>| {
+                        for key in &keys {
+                            batch.delete(&bucket, key)?;
+                        }
+                        Ok(Ok(()))
                     }
-                    Ok(Ok(()))
-                }
-            })
-            .await
+                })
+                .await
         })
     }
 
     fn increment<'a>(&'a self, bucket: &'a str, key: &'a str, delta: i64) -> Answer<'a, i64> {
         Box::pin(async move {
             check_key(key)?;
-            self.write((1, key.len()), || {
-                let (bucket, key) = (bucket.to_owned(), key.to_owned());
-                move |batch: &mut Batch<'_>| {
-                    let entry = batch.read(&bucket, &key)?;
-                    let ends_at_ms = entry.as_ref().map_or(0, |entry| entry.head.ends_at_ms);
-                    let before = entry.map(|entry| entry.value);
-                    let sum = match increased(before.as_deref(), delta) {
-                        Ok(sum) => sum,
-                        Err(error) => return Ok(Err(error)),
-                    };
-                    batch.set(&bucket, &key, sum.to_string().as_bytes(), ends_at_ms)?;
-                    Ok(Ok(sum))
-                }
-            })
-            .await
+            self.disk
+                .write((1, key.len()), || {
+                    let (bucket, key) = (bucket.to_owned(), key.to_owned());
+                    move |batch: &mut Batch<'_>| {
+                        let entry = batch.read(&bucket, &key)?;
+                        let ends_at_ms = entry.as_ref().map_or(0, |entry| entry.head.ends_at_ms);
+                        let before = entry.map(|entry| entry.value);
+                        let sum = match increased(before.as_deref(), delta) {
+                            Ok(sum) => sum,
+                            Err(error) => return Ok(Err(error)),
+                        };
+                        batch.set(&bucket, &key, sum.to_string().as_bytes(), ends_at_ms)?;
+                        Ok(Ok(sum))
+                    }
+                })
+                .await
         })
     }
 
@@ -416,19 +257,20 @@ impl KeyValue for Embedded {
         Box::pin(async move {
             check_key(key)?;
             check_value(value)?;
-            self.write((1, key.len() + value.len()), || {
-                let (bucket, key, value) = (bucket.to_owned(), key.to_owned(), value.to_vec());
-                let revision = revision.clone();
-                move |batch: &mut Batch<'_>| {
-                    let now = versioned(batch.read(&bucket, &key)?);
-                    if now.revision != revision {
-                        return Ok(Ok(Swapped::Changed(now)));
+            self.disk
+                .write((1, key.len() + value.len()), || {
+                    let (bucket, key, value) = (bucket.to_owned(), key.to_owned(), value.to_vec());
+                    let revision = revision.clone();
+                    move |batch: &mut Batch<'_>| {
+                        let now = versioned(batch.read(&bucket, &key)?);
+                        if now.revision != revision {
+                            return Ok(Ok(Swapped::Changed(now)));
+                        }
+                        batch.set(&bucket, &key, &value, 0)?;
+                        Ok(Ok(Swapped::Done))
                     }
-                    batch.set(&bucket, &key, &value, 0)?;
-                    Ok(Ok(Swapped::Done))
-                }
-            })
-            .await
+                })
+                .await
         })
     }
 
@@ -440,23 +282,28 @@ impl KeyValue for Embedded {
     ) -> Answer<'a, bool> {
         Box::pin(async move {
             let n_bytes = check_commit(checks, edits)?;
-            self.write((checks.len() + edits.len(), n_bytes), || {
-                let (bucket, checks, edits) = (bucket.to_owned(), checks.to_vec(), edits.to_vec());
-                move |batch: &mut Batch<'_>| commit(batch, &bucket, &checks, &edits)
-            })
-            .await
+            self.disk
+                .write((checks.len() + edits.len(), n_bytes), || {
+                    let (bucket, checks, edits) =
+                        (bucket.to_owned(), checks.to_vec(), edits.to_vec());
+                    move |batch: &mut Batch<'_>| commit(batch, &bucket, &checks, &edits)
+                })
+                .await
         })
     }
 
     fn watch<'a>(&'a self, bucket: &'a str) -> Answer<'a, Box<dyn Changes>> {
         Box::pin(async move {
-            let queue: Box<dyn Changes> = Box::new(self.shared.watchers.add(bucket));
+            let queue: Box<dyn Changes> = Box::new(self.disk.format().watchers.add(bucket));
             Ok(queue)
         })
     }
 
     fn bytes(&self) -> Answer<'_, Option<u64>> {
-        Box::pin(async move { self.view(|transaction| counted(transaction, now_ms()).map(Some)) })
+        Box::pin(async move {
+            self.disk
+                .view(|transaction| counted(transaction, now_ms()).map(Some))
+        })
     }
 }
 
@@ -519,25 +366,20 @@ fn left_of(ends_at_ms: u64, now_ms: u64) -> Duration {
     Duration::from_millis(ends_at_ms.saturating_sub(now_ms).saturating_sub(1))
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use redb::ReadableDatabase;
 
     use super::format::Head;
     use super::*;
+    use crate::disk::open;
 
     /// Before each write a quota is looked at: that is a bounded amount of work, whatever has ended.
     #[test]
     fn of_what_has_ended_a_bounded_part_is_not_counted() {
         let folder = tempfile::tempdir().unwrap();
-        let database = file::open(&folder.path().join("kv"), CACHE_BYTES).unwrap();
+        let database = open::<Values>(&folder.path().join("kv")).unwrap();
         let counted_after = |n_entries: u64| {
             let transaction = database.begin_write().unwrap();
             let mut batch = Batch::new(&transaction, 1).unwrap();

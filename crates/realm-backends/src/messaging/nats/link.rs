@@ -1,34 +1,23 @@
-//! The connection to the server: made when it is needed, made anew where it does not come back, and the
-//! streams that have to be there.
+//! The streams and consumers that have to be on the server. Not here: the connection to it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::connection::State;
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
-use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{Client, ConnectOptions};
 use realm_model::cloud::{CloudError, Group, limits};
-use tokio::runtime::Handle;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::names::{Names, consumer};
 use crate::messaging::Room;
-use crate::server::{Access, tls_config};
-use crate::watch::Health;
+use crate::nats::{self, ANSWER, Connected, is_full, words};
+use crate::server::Access;
 use crate::{ServerError, Watch};
 
-/// How long a connection may take to be made, to come back, and an answer of the server to come.
-const CONNECT: Duration = Duration::from_secs(4);
-const COMES_BACK: Duration = Duration::from_secs(2);
-const ANSWER: Duration = Duration::from_secs(4);
-/// After a try to connect that failed, callers hear so for this long without another one.
-const PAUSE: Duration = Duration::from_millis(500);
 /// How long the server looks for repetitions of one message.
 const REPETITIONS: Duration = Duration::from_secs(120);
 
@@ -47,25 +36,9 @@ pub(super) enum Kind {
 }
 
 pub(super) struct Link {
-    url: String,
-    options: ConnectOptions,
+    link: nats::Link,
     pub(super) names: Names,
     room: Room,
-    health: Health,
-    runtime: Handle,
-    state: Mutex<Connecting>,
-}
-
-#[derive(Default)]
-struct Connecting {
-    there: Option<Arc<Connected>>,
-    failed_at: Option<Instant>,
-}
-
-/// A connection that stands, or did a moment ago.
-pub(super) struct Connected {
-    pub(super) client: Client,
-    pub(super) jetstream: jetstream::Context,
 }
 
 impl Link {
@@ -76,81 +49,25 @@ impl Link {
         room: Room,
         watch: Arc<dyn Watch>,
     ) -> Result<Self, ServerError> {
-        let mut options = ConnectOptions::new()
-            .name("realm")
-            .connection_timeout(CONNECT)
-            .request_timeout(Some(ANSWER))
-            .ping_interval(Duration::from_secs(10));
-        if let Some(password) = &access.password {
-            let password = password.as_str().to_owned();
-            options = match &access.user {
-                Some(user) => options.user_and_password(user.clone(), password),
-                None => options.token(password),
-            };
-        }
-        let scheme = if is_tls { "tls" } else { "nats" };
-        if is_tls {
-            let config = tls_config(access)?;
-            options = options.require_tls(true).tls_client_config(config);
-        }
         Ok(Self {
-            url: format!("{scheme}://{host}"),
-            options,
+            link: nats::Link::new(host, is_tls, access, watch)?,
             names: Names::new(&access.prefix).ok_or(ServerError::Prefix)?,
             room,
-            health: Health::new(watch),
-            runtime: Handle::current(),
-            state: Mutex::default(),
         })
     }
 
     /// A connection, and its streams; waits as long as it takes to know that there is none.
     pub(super) async fn get(&self) -> Result<Arc<Connected>, CloudError> {
-        let mut state = self.state.lock().await;
-        if let Some(there) = &state.there {
-            if is_back(&there.client).await {
-                return Ok(Arc::clone(there));
-            }
-            // Its tasks end with its last handle.
-            state.there = None;
-        }
-        if state.failed_at.is_some_and(|at| at.elapsed() < PAUSE) {
-            return Err(CloudError::Unavailable);
-        }
-        match self.connect().await {
-            Ok(connected) => {
-                let connected = Arc::new(connected);
-                state.there = Some(Arc::clone(&connected));
-                state.failed_at = None;
-                self.health.answered();
-                Ok(connected)
-            }
-            Err(why) => {
-                state.failed_at = Some(Instant::now());
-                self.health.failed(&why);
-                Err(CloudError::Unavailable)
-            }
-        }
+        let prepare = |connected: Arc<Connected>| self.prepare(connected);
+        self.link.get(prepare).await
     }
 
-    async fn connect(&self) -> Result<Connected, String> {
-        // What reads and writes the connection lives where this backend was made, and not with the guest
-        // that happens to be the first to ask.
-        let connecting = self.options.clone().connect(self.url.clone());
-        let connecting = self.runtime.spawn(timeout(CONNECT, connecting));
-        let client = connecting
-            .await
-            .map_err(|error| error.to_string())?
-            .map_err(|_| format!("{} does not answer", self.url))?
-            .map_err(|error| format!("{}: {}", self.url, words(&error)))?;
-        let jetstream = jetstream::context::ContextBuilder::new()
-            .timeout(ANSWER)
-            .ack_timeout(ANSWER)
-            .build(client.clone());
+    async fn prepare(&self, connected: Arc<Connected>) -> Result<(), String> {
         for kind in [Kind::Messages, Kind::Dead, Kind::Later] {
             let config = self.stream(kind);
             let name = config.name.clone();
-            let found = jetstream.get_or_create_stream(config.clone()).await;
+            let found = connected.jetstream.get_or_create_stream(config.clone());
+            let found = found.await;
             let found = found.map_err(|error| format!("the stream `{name}`: {}", words(&error)))?;
             if found.cached_info().config.subjects != config.subjects {
                 let prefix = self.names.prefix();
@@ -159,7 +76,7 @@ impl Link {
                 ));
             }
         }
-        Ok(Connected { client, jetstream })
+        Ok(())
     }
 
     fn stream(&self, kind: Kind) -> stream::Config {
@@ -227,7 +144,7 @@ impl Link {
                 PublishErrorKind::Other if is_full(&error) => CloudError::Full("the queue"),
                 // The streams may have been deleted: they are looked for with the next connection.
                 PublishErrorKind::StreamNotFound => {
-                    self.state.lock().await.there = None;
+                    self.link.lose().await;
                     CloudError::Unavailable
                 }
                 PublishErrorKind::Other
@@ -242,8 +159,7 @@ impl Link {
 
     /// What a guest hears of an error that the operator has to look at.
     pub(super) fn failed(&self, error: &dyn std::error::Error) -> CloudError {
-        self.health.failed(&words(error));
-        CloudError::Unavailable
+        self.link.failed(error)
     }
 
     /// A group's consumer; `settings` has what a member says, which a group that is kept for later
@@ -289,47 +205,4 @@ impl Link {
             Err(error) => Err(self.failed(&error)),
         }
     }
-}
-
-/// Whether a connection stands, or stands again in a moment.
-async fn is_back(client: &Client) -> bool {
-    let until = Instant::now() + COMES_BACK;
-    while client.connection_state() != State::Connected {
-        if Instant::now() >= until {
-            return false;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    true
-}
-
-/// Whether the server refuses a message because its stream has no room.
-fn is_full(error: &async_nats::jetstream::context::PublishError) -> bool {
-    let source = std::error::Error::source(error);
-    let Some(error) = source.and_then(|one| one.downcast_ref::<jetstream::Error>()) else {
-        return false;
-    };
-    let codes = [
-        ErrorCode::STREAM_STORE_FAILED,
-        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
-        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
-        ErrorCode::INSUFFICIENT_RESOURCES,
-    ];
-    codes.contains(&error.error_code())
-}
-
-/// An error with its causes, for the operator.
-pub(super) fn words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        // The client's errors often say their cause themselves.
-        if !words.contains(&said) {
-            words.push_str(": ");
-            words.push_str(&said);
-        }
-        cause = error.source();
-    }
-    words
 }

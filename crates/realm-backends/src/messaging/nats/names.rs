@@ -2,13 +2,14 @@
 //!
 //! A binding's messages are at `PREFIX.TOPIC`, its requests at `PREFIX=request.TOPIC`, its dead letters
 //! at `PREFIX=dead.letters`, what is to be sent later at `PREFIX=later.TOPIC`. Two prefixes never meet:
-//! letters, digits, `-`, `_`, `~` and single dots within stand for themselves, and everything else stands as
-//! its bytes, `=2F`, in capitals. (A `%` in the name of a stream breaks what the server makes of it.)
+//! they are spelled as [`spelled`] does it, and have no empty parts.
 
 use std::fmt::Write as _;
 
 use realm_model::cloud::Group;
 use sha2::{Digest, Sha256};
+
+use crate::nats::spelled;
 
 /// Letters of a group's name that are seen in that of its consumer.
 const GROUP_LETTERS: usize = 32;
@@ -25,16 +26,8 @@ impl Names {
         if prefix.split('.').any(str::is_empty) {
             return None;
         }
-        let mut all = String::new();
-        for byte in prefix.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-                all.push(char::from(byte));
-            } else {
-                // Writing to a string cannot fail.
-                let _ = write!(all, "={byte:02X}");
-            }
-        }
-        Some(Self { prefix: all })
+        let prefix = spelled(prefix, true);
+        Some(Self { prefix })
     }
 
     pub(super) fn subject(&self, topic: &str) -> String {

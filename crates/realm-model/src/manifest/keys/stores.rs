@@ -20,6 +20,7 @@ pub static BINDING: Section = Section {
                 "realm:cloud/keys",
                 "realm:cloud/identity",
                 "realm:cloud/mail",
+                "realm:cloud/streams",
             ]),
             absent: Absent::Refused,
             doc: "What it is for",
@@ -79,6 +80,25 @@ pub static BINDING: Section = Section {
             }),
             absent: Absent::Means("nobody is told"),
             doc: "Of objects: the topic to which each change of one is told, as JSON, before the guest that made it hears that it is done",
+        },
+        Key {
+            name: "keep_hours",
+            // A hundred years.
+            kind: Kind::Integer {
+                min: 1,
+                max: 876_000,
+            },
+            absent: Absent::Means("records stay, whatever their age"),
+            doc: "Of streams: hours after which records go",
+        },
+        Key {
+            name: "keep_mb",
+            kind: Kind::Integer {
+                min: 1,
+                max: 1_048_576,
+            },
+            absent: Absent::Means("no record goes for a new one"),
+            doc: "Of streams: MiB of each; its oldest records go for new ones",
         },
     ],
 };

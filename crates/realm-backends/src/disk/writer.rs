@@ -1,7 +1,7 @@
 //! The thread that writes: one transaction, and one wait for the disk, for all calls that came meanwhile.
 //!
-//! It also sweeps what has ended, and opens the file anew after the disk refused something. Not here:
-//! what a call does, and who may call.
+//! It also has the store tidy up, and opens the file anew after the disk refused something. Not here: what
+//! a call does, and who may call.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -11,20 +11,14 @@ use std::time::Duration;
 use realm_model::cloud::CloudError;
 use redb::Database;
 
-use super::batch::{Batch, Done};
-use super::format::Fault;
-use super::{Shared, file, now_ms};
+use super::{Fault, Format, Shared, now_ms};
 
 /// Calls of one transaction.
 const JOBS_MAX: usize = 1_024;
 /// Bytes that the calls of one transaction bring, after which no more is taken.
 const JOBS_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Entries that a transaction sweeps, at the least: those who called wait for it.
-const SWEEP_MAX: usize = 1_000;
-/// Entries that a transaction sweeps which nobody waits for.
-const SWEEP_ALONE_MAX: usize = 5_000;
-/// A sweep is a transaction: not more often than this for its own sake.
-const SWEEP_EVERY: Duration = Duration::from_millis(200);
+/// To tidy up is a transaction: not more often than this for its own sake.
+const TIDY_EVERY: Duration = Duration::from_millis(200);
 /// The clock of the wall may jump, so it is looked at from time to time.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// After the file could not be opened.
@@ -34,13 +28,14 @@ const OPEN_EVERY: Duration = Duration::from_secs(1);
 pub(super) type Finish = Box<dyn FnOnce(Result<(), CloudError>) + Send>;
 
 /// What a call does in a transaction.
-pub(super) type Work = Box<dyn for<'t> FnOnce(&mut Batch<'t>) -> Result<Finish, Fault> + Send>;
+pub(super) type Work<F> =
+    Box<dyn for<'t> FnOnce(&mut <F as Format>::Batch<'t>) -> Result<Finish, Fault> + Send>;
 
 /// What the thread is told.
-pub(super) enum Message {
+pub(super) enum Message<F: Format> {
     /// Something to write.
     Job {
-        work: Work,
+        work: Work<F>,
         n_bytes: usize,
         /// Its place among those that wait; freed when it is done.
         room: tokio::sync::OwnedSemaphorePermit,
@@ -50,7 +45,7 @@ pub(super) enum Message {
 }
 
 /// Until the last sender is gone.
-pub(super) fn run(shared: &Arc<Shared>, messages: &Receiver<Message>) {
+pub(super) fn run<F: Format>(shared: &Arc<Shared<F>>, messages: &Receiver<Message<F>>) {
     let mut wait = Duration::ZERO;
     loop {
         let mut jobs = Vec::new();
@@ -91,25 +86,25 @@ pub(super) fn run(shared: &Arc<Shared>, messages: &Receiver<Message>) {
 }
 
 /// Runs what waits in one transaction: how long to wait for the next.
-fn batch(shared: &Arc<Shared>, jobs: Vec<Work>) -> Duration {
+fn batch<F: Format>(shared: &Arc<Shared<F>>, jobs: Vec<Work<F>>) -> Duration {
     let mut finishes = Vec::with_capacity(jobs.len());
     let file = shared.file.read().unwrap_or_else(PoisonError::into_inner);
     let Some(database) = file.as_ref() else {
         return OPEN_EVERY;
     };
     let result = catch_unwind(AssertUnwindSafe(|| {
-        write(database, jobs, &mut finishes, now_ms())
+        write(&shared.format, database, jobs, &mut finishes, now_ms())
     }))
     .unwrap_or(Err(Fault::Panicked));
     drop(file);
     match result {
         Ok(done) => {
             shared.health.answered();
-            shared.watchers.tell(&done.changes);
+            let next_ms = shared.format.done(done);
             for finish in finishes {
                 finish(Ok(()));
             }
-            until(done.next_end_ms)
+            until(next_ms)
         }
         Err(fault) => {
             if fault.ends_the_file() {
@@ -125,40 +120,37 @@ fn batch(shared: &Arc<Shared>, jobs: Vec<Work>) -> Duration {
     }
 }
 
-fn write(
+/// One transaction, at a time.
+fn write<F: Format>(
+    format: &F,
     database: &Database,
-    jobs: Vec<Work>,
+    jobs: Vec<Work<F>>,
     finishes: &mut Vec<Finish>,
     now_ms: u64,
-) -> Result<Done, Fault> {
+) -> Result<F::Done, Fault> {
     let mut transaction = database.begin_write()?;
     // A guest chooses what is written, and a crash may come at any time: the page that says which
     // state counts is written after all others are on the disk, and a start after a crash does not
     // read the whole file.
     transaction.set_quick_repair(true);
-    let mut batch = Batch::new(&transaction, now_ms)?;
-    let n_max = if jobs.is_empty() {
-        SWEEP_ALONE_MAX
-    } else {
-        SWEEP_MAX
-    };
+    let alone = jobs.is_empty();
+    let mut batch = format.begin(&transaction, now_ms)?;
     for job in jobs {
         finishes.push(job(&mut batch)?);
     }
-    batch.sweep(n_max)?;
-    let done = batch.finish(&transaction)?;
+    let done = format.end(batch, &transaction, alone)?;
     transaction.commit()?;
     Ok(done)
 }
 
-fn until(next_end_ms: Option<u64>) -> Duration {
-    next_end_ms.map_or(LOOK_EVERY, |at_ms| {
-        Duration::from_millis(at_ms.saturating_sub(now_ms())).clamp(SWEEP_EVERY, LOOK_EVERY)
+fn until(next_ms: Option<u64>) -> Duration {
+    next_ms.map_or(LOOK_EVERY, |at_ms| {
+        Duration::from_millis(at_ms.saturating_sub(now_ms())).clamp(TIDY_EVERY, LOOK_EVERY)
     })
 }
 
-fn reopen(shared: &Arc<Shared>) -> bool {
-    match file::open(&shared.path, shared.cache_bytes) {
+fn reopen<F: Format>(shared: &Arc<Shared<F>>) -> bool {
+    match super::open::open::<F>(&shared.path) {
         Ok(database) => {
             *shared.file.write().unwrap_or_else(PoisonError::into_inner) = Some(database);
             shared.health.answered();
@@ -171,64 +163,19 @@ fn reopen(shared: &Arc<Shared>) -> bool {
     }
 }
 
+/// One transaction of a test, at a time of its own.
 #[cfg(test)]
-mod tests {
-    use redb::{ReadableDatabase, ReadableTableMetadata};
-
-    use super::super::format::ENDS;
-    use super::*;
-
-    /// A transaction at a time of the test's own, in which so many entries are set that end at another.
-    fn set(database: &Database, now_ms: u64, keys: std::ops::Range<u32>, ends_at_ms: u64) {
-        let work = move |batch: &mut Batch<'_>| -> Result<Finish, Fault> {
-            for nth in keys {
-                batch.set("a", &nth.to_string(), b"x", ends_at_ms)?;
-            }
-            Ok(Box::new(|_| {}))
-        };
-        write(database, vec![Box::new(work)], &mut Vec::new(), now_ms).unwrap();
-    }
-
-    fn n_ending(database: &Database) -> u64 {
-        let transaction = database.begin_read().unwrap();
-        transaction.open_table(ENDS).unwrap().len().unwrap()
-    }
-
-    /// Whoever writes entries that end sweeps more than he writes: the file does not grow without end.
-    #[test]
-    fn what_ends_is_swept_faster_than_it_is_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let database = file::open(&folder.path().join("kv"), 1 << 20).unwrap();
-        for round in 1..=20 {
-            let now_ms = u64::from(round) * 2_000;
-            set(
-                &database,
-                now_ms,
-                round * 4_000..(round + 1) * 4_000,
-                now_ms + 1_000,
-            );
-            let n = n_ending(&database);
-            assert!(n <= 4_000, "{n} after {round} rounds");
-        }
-    }
-
-    /// After everybody wrote nothing that ends for a while, what is left over goes first.
-    #[test]
-    fn what_is_left_over_is_swept_twice_as_fast_as_it_is_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let database = file::open(&folder.path().join("kv"), 1 << 20).unwrap();
-        set(&database, 1, 0..20_000, 1_001);
-        for round in 1..5_u32 {
-            set(
-                &database,
-                5_000,
-                20_000 + round * 4_000..24_000 + round * 4_000,
-                9_000,
-            );
-        }
-        assert_eq!(n_ending(&database), 16_000);
-        // The same keys again are no more entries, and sweep as much.
-        set(&database, 20_000, 0..8_000, 90_000);
-        assert_eq!(n_ending(&database), 8_000);
-    }
+pub(crate) fn write_one<F: Format>(
+    format: &F,
+    database: &Database,
+    now_ms: u64,
+    work: impl for<'t> FnOnce(&mut F::Batch<'t>) -> Result<(), Fault> + Send + 'static,
+) {
+    let work: Work<F> = Box::new(move |batch| {
+        work(batch)?;
+        let finish: Finish = Box::new(|_| {});
+        Ok(finish)
+    });
+    let done = write(format, database, vec![work], &mut Vec::new(), now_ms);
+    assert!(done.is_ok(), "{:?}", done.err());
 }

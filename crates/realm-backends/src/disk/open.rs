@@ -1,4 +1,4 @@
-//! The file of an embedded store: made whole, opened, never made anew over what is there.
+//! A file of a store: made whole, opened, never made anew over what is there.
 //!
 //! Not here: what lies in it.
 
@@ -11,9 +11,7 @@ use std::path::{Path, PathBuf};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError};
 
-use super::format::{
-    ENDS, ENTRIES, FACT_BYTES, FACT_REVISION, FACT_VERSION, FACTS, Fault, LARGE, VERSION,
-};
+use super::{Fault, Format};
 
 /// Why a file is not opened. It stays as it is in each case.
 #[derive(Debug, thiserror::Error)]
@@ -64,24 +62,24 @@ impl OpenError {
 }
 
 /// Opens a file, and makes one if there is none.
-pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Database, OpenError> {
+pub(crate) fn open<F: Format>(path: &Path) -> Result<Database, OpenError> {
     let io = |source| OpenError::Io {
         path: path.to_owned(),
         source,
     };
     match fs::metadata(path) {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => make::<F>(path)?,
         Err(error) => return Err(io(error)),
     }
     let mut builder = Database::builder();
-    builder.set_cache_size(cache_bytes);
+    builder.set_cache_size(F::CACHE_BYTES);
     // The engine trusts what it wrote, and may panic over what it did not.
     let database = catch_unwind(AssertUnwindSafe(|| builder.open(path)))
         .map_err(|_| damaged(path, "the storage engine panicked"))?
         .map_err(|error| open_error(path, error))?;
-    match catch_unwind(AssertUnwindSafe(|| version(&database))) {
-        Ok(Ok(VERSION)) => Ok(database),
+    match catch_unwind(AssertUnwindSafe(|| version::<F>(&database))) {
+        Ok(Ok(version)) if version == F::VERSION => Ok(database),
         Ok(Ok(0)) => Err(damaged(path, "it has no format")),
         Ok(Ok(version)) => Err(OpenError::Later {
             path: path.to_owned(),
@@ -92,18 +90,13 @@ pub(super) fn open(path: &Path, cache_bytes: usize) -> Result<Database, OpenErro
     }
 }
 
-fn version(database: &Database) -> Result<u64, Fault> {
-    let transaction = database.begin_read()?;
+fn version<F: Format>(database: &Database) -> Result<u64, Fault> {
     // All of them are made at once: a file that lacks one is not what was written.
-    transaction.open_table(ENTRIES)?;
-    transaction.open_table(LARGE)?;
-    transaction.open_table(ENDS)?;
-    let facts = transaction.open_table(FACTS)?;
-    Ok(facts.get(FACT_VERSION)?.map_or(0, |one| one.value()))
+    F::version(&database.begin_read()?)
 }
 
 /// Under another name first: the file is there with all its tables, or not at all.
-fn make(path: &Path) -> Result<(), OpenError> {
+fn make<F: Format>(path: &Path) -> Result<(), OpenError> {
     let io = |source| OpenError::Io {
         path: path.to_owned(),
         source,
@@ -125,7 +118,7 @@ fn make(path: &Path) -> Result<(), OpenError> {
     let database = FileBackend::new(file)
         .and_then(|file| Builder::new().create_with_backend(file))
         .map_err(|error| open_error(path, error))?;
-    fill(&database).map_err(|fault| io(io::Error::other(fault)))?;
+    fill::<F>(&database).map_err(|fault| io(io::Error::other(fault)))?;
     drop(database);
     // A link, not a rename: it does not replace what came to be meanwhile.
     fs::hard_link(&new, path).map_err(io)?;
@@ -144,16 +137,9 @@ fn make(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn fill(database: &Database) -> Result<(), Fault> {
+fn fill<F: Format>(database: &Database) -> Result<(), Fault> {
     let transaction = database.begin_write()?;
-    transaction.open_table(ENTRIES)?;
-    transaction.open_table(LARGE)?;
-    transaction.open_table(ENDS)?;
-    let mut facts = transaction.open_table(FACTS)?;
-    facts.insert(FACT_VERSION, VERSION)?;
-    facts.insert(FACT_REVISION, 0)?;
-    facts.insert(FACT_BYTES, 0)?;
-    drop(facts);
+    F::make(&transaction)?;
     transaction.commit()?;
     Ok(())
 }
