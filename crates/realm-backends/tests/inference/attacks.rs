@@ -86,6 +86,14 @@ async fn what_an_engine_says_against_a_request_is_told_in_kind_and_never_in_its_
     assert_eq!(elsewhere.asked(), [""; 0]);
 }
 
+/// What an engine says, which text and which end come of it, and what the operator hears.
+type Case<'a> = (
+    Vec<u8>,
+    &'a str,
+    Result<Ending, InferenceError>,
+    Option<&'a str>,
+);
+
 #[tokio::test]
 async fn answers_that_make_no_sense_are_cut_off_with_an_error() {
     let long = word(&"x".repeat(300 * 1024));
@@ -99,7 +107,7 @@ async fn answers_that_make_no_sense_are_cut_off_with_an_error() {
     let end = "ends in the middle";
     let senseless = "does not answer as the API";
     let a = word("a");
-    let cases: &[(Vec<u8>, &str, Result<Ending, InferenceError>, Option<&str>)] = &[
+    let cases: &[Case] = &[
         (
             events(&[&a, STOP, "[DONE]"]),
             "a",

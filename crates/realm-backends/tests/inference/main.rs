@@ -159,7 +159,7 @@ async fn a_prompt_that_the_model_cannot_read_and_a_wrong_key_are_told_apart() {
 
 #[tokio::test]
 async fn an_engine_is_asked_over_tls_if_its_certificate_is_good() {
-    let server = EngineServer::mistral_with(|folder| certify(folder));
+    let server = EngineServer::mistral_with(certify);
     let secure = |authorities| EngineSettings {
         endpoint: server.endpoint().replace("http:", "https:"),
         authorities,
