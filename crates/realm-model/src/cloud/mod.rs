@@ -12,6 +12,7 @@
 
 mod blobs;
 pub mod documents;
+mod filter;
 mod identity;
 pub mod json;
 mod keys;
