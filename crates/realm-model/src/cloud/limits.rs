@@ -87,7 +87,7 @@ pub const ATTRIBUTE_DEPTH_MAX: usize = 8;
 pub const SPAN_PARTS_MAX: usize = 128;
 /// Bytes of the text of one span or record, all in all; attributes, events and links beyond are left out.
 pub const SPAN_BYTES_MAX: usize = 128 * 1024;
-/// Points of one export of metrics.
+/// Points of one export of metrics; and metrics with the scopes that they are in.
 pub const POINTS_MAX: usize = 5_000;
 /// Bytes of the text of one export of metrics.
 pub const METRICS_BYTES_MAX: usize = 2 * 1024 * 1024;
