@@ -174,7 +174,7 @@ fn done(metrics: &Path, component: &str) -> Result<u64> {
     let page = Connection::open_socket(metrics)?.ask("GET", "/metrics", b"")?;
     let page = String::from_utf8(page.body).context("metrics that are no text")?;
     let lines = page.lines().filter(|line| {
-        line.starts_with("realm_messages_total{")
+        line.starts_with("messages_total{")
             && line.contains(&format!("component=\"{component}\""))
             && line.contains("result=\"done\"")
     });
