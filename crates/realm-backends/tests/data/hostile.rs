@@ -288,8 +288,7 @@ async fn a_filter_that_compares_much_lets_others_have_their_turn() {
         filter: Filter(nodes),
         ..query(10)
     };
-    let (plain, much) = (query(40), much);
-    let n_plain = n_turns(database.find(at, &plain)).await;
+    let n_plain = n_turns(database.find(at, &query(40))).await;
     let n_much = n_turns(database.find(at, &much)).await;
     // 40 times 200,000 comparisons are some 30 pieces of work.
     assert!(

@@ -30,7 +30,7 @@ const ELEMENT: u8 = b'e';
 const KEYS_AT_ONCE: usize = 200;
 
 /// Documents that are read at a time while an index is made.
-const INDEXED_AT_ONCE: u64 = 32;
+const INDEXED_AT_ONCE: u64 = 16;
 
 /// What a walk along an index reads at first and at most before it looks whether that is enough.
 const WALK_MIN: usize = 64;
