@@ -32,6 +32,9 @@ use crate::outcome::Outcome;
 use crate::state::State;
 use crate::term::Term;
 
+/// What a poll that only serves stays far below: a tick.
+const LONG_POLL: Duration = Duration::from_millis(1);
+
 /// No outcome yet.
 const OPEN: u8 = u8::MAX;
 
@@ -219,10 +222,12 @@ impl Shared {
         self.poll_began_ns.store(self.now_ns(), Relaxed);
     }
 
-    fn leave(&self) {
+    /// How long it was inside.
+    fn leave(&self) -> Duration {
         let began = self.poll_began_ns.swap(0, Relaxed);
-        self.running_ns
-            .fetch_add(self.now_ns().saturating_sub(began), Relaxed);
+        let inside_ns = self.now_ns().saturating_sub(began);
+        self.running_ns.fetch_add(inside_ns, Relaxed);
+        Duration::from_nanos(inside_ns)
     }
 
     /// What running time is measured by, inside one `poll`: the clock, and on the heavy threads,
@@ -340,10 +345,15 @@ impl Wall {
 /// At the deadline the outcome is set before the caller drops `call` (and the guest's store in
 /// it), so that the response body sees a failure, not an end.
 async fn poll(shared: &Shared, wall: &mut Wall, call: &mut Call, movable: bool) -> Polled {
+    let mut n_long = 0;
     poll_fn(|context| {
         shared.enter();
         let polled = call.as_mut().poll(context);
-        shared.leave();
+        // The host computes for the guest, piece by piece, and no tick sees it: this does.
+        n_long += u32::from(shared.leave() >= LONG_POLL);
+        if n_long >= HEAVY_AFTER_TICKS && shared.running() >= HEAVY_AFTER {
+            shared.heavy.store(true, Relaxed);
+        }
         if polled.is_pending() && wall.is_over(context) {
             shared.conclude(Outcome::WallTimeout);
             return Poll::Ready(Polled::Ended);
@@ -433,5 +443,37 @@ struct Throttled<'a> {
 impl Drop for Throttled<'_> {
     fn drop(&mut self) {
         self.meter.throttled(self.began.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// The name of the thread on which a call ends that computes in so many pieces of 3 ms.
+    async fn ends_on(n_pieces: u32) -> Option<String> {
+        let host = Host::cold(Config::default()).unwrap();
+        let (sender, ended) = std::sync::mpsc::channel();
+        let call: Call = Box::pin(async move {
+            for _ in 0..n_pieces {
+                let until = Instant::now() + Duration::from_millis(3);
+                while Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+                tokio::task::yield_now().await;
+            }
+            let thread = std::thread::current();
+            sender.send(thread.name().map(str::to_owned)).unwrap();
+        });
+        let wall = Wall::of_a_run(Instant::now() + Duration::from_secs(60));
+        drive(Shared::new(), wall, &host, false, call, None).await;
+        ended.recv().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_the_host_computes_for_a_guest_leaves_the_serving_threads_too() {
+        assert_ne!(ends_on(1).await.as_deref(), Some("realm-heavy"));
+        assert_eq!(ends_on(20).await.as_deref(), Some("realm-heavy"));
     }
 }

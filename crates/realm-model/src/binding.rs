@@ -232,10 +232,14 @@ impl Backend {
             Self::Embedded => None,
             Self::Redis { server, .. } => Some(format!("{}://{server}", redis_scheme(server))),
             Self::Nats { server, .. } => Some(format!("{}://{server}", nats_scheme(server))),
-            Self::Postgres { server, .. } => Some(format!("postgres://{server}")),
+            Self::Postgres { server, .. } => {
+                let open = open(server, "?sslmode=disable");
+                Some(format!("postgres://{server}{open}"))
+            }
             Self::Otlp { server, .. } => Some(format!("{}://{server}", otlp_scheme(server))),
             Self::Smtp { server, starts } => {
-                Some(format!("{}://{server}", smtp_scheme(server, *starts)))
+                let open = open(server, "?tls=none");
+                Some(format!("{}://{server}{open}", smtp_scheme(server, *starts)))
             }
             Self::OpenAi { server, .. } => Some(format!("{}://{server}", openai_scheme(server))),
             Self::S3 {
@@ -292,6 +296,16 @@ impl Server {
     /// Whether it is on this machine, whoever asks.
     pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    }
+}
+
+/// What a rule says of a server that is asked without TLS, where the scheme does not tell: who allows it
+/// with TLS has not allowed it without. Nobody listens on the way within one machine.
+fn open(server: &Server, words: &'static str) -> &'static str {
+    if server.tls || server.is_loopback() {
+        ""
+    } else {
+        words
     }
 }
 
@@ -447,7 +461,10 @@ pub(crate) fn allowed(text: &str) -> Result<String, ValueError> {
     }
     // A database has no place in a rule, and an address without one is none.
     let full = match text.split_once("://") {
-        Some(("postgres" | "postgresql", rest)) if !rest.contains('/') => format!("{text}/a"),
+        Some((scheme @ ("postgres" | "postgresql"), rest)) if !rest.contains('/') => {
+            let (server, options) = rest.split_at(rest.find('?').unwrap_or(rest.len()));
+            format!("{scheme}://{server}/a{options}")
+        }
         Some(_) | None => text.to_owned(),
     };
     let backend: Backend = full

@@ -54,7 +54,7 @@ fn a_backend_is_read_in_one_way() {
         "postgres://db/shop?sslmode=disable",
         Ok((
             "postgres://db:5432/shop?sslmode=disable",
-            Some("postgres://db:5432"),
+            Some("postgres://db:5432?sslmode=disable"),
         )),
     );
     check(
@@ -166,6 +166,16 @@ fn a_rule_is_an_origin_and_nothing_else() {
         ("redis://cache/1", None),
         ("redis://app@cache", None),
         ("postgres://db:5432", Some("postgres://db:5432")),
+        (
+            "postgres://db?sslmode=disable",
+            Some("postgres://db:5432?sslmode=disable"),
+        ),
+        (
+            "postgres://localhost?sslmode=disable",
+            Some("postgres://localhost:5432"),
+        ),
+        ("smtp://mail?tls=none", Some("smtp://mail:587?tls=none")),
+        ("smtp://127.0.0.1:25?tls=none", Some("smtp://127.0.0.1:25")),
         ("postgres://db/shop", None),
         ("https://s3.internal", Some("https://s3.internal")),
         ("s3://photos", Some("s3://photos")),
@@ -178,5 +188,23 @@ fn a_rule_is_an_origin_and_nothing_else() {
     ] {
         let seen = allowed(text).ok();
         assert_eq!(seen.as_deref(), expected, "{text}");
+    }
+}
+
+/// A manifest may leave TLS out: then its password and its data are open to everybody on the way.
+#[test]
+fn a_rule_for_a_server_with_tls_is_none_for_it_without() {
+    for (with, without) in [
+        ("postgres://db/shop", "postgres://db/shop?sslmode=disable"),
+        ("smtp://mail:25", "smtp://mail:25?tls=none"),
+        ("redis://db", "rediss://db:6379"),
+        ("nats://db", "tls://db"),
+        ("otlp+http://c:1", "otlp+https://c:1"),
+    ] {
+        let origin = |text: &str| text.parse::<Backend>().unwrap().origin().unwrap();
+        assert_ne!(origin(with), origin(without), "{with}");
+        for text in [with, without] {
+            assert_eq!(allowed(&origin(text)), Ok(origin(text)), "{text}");
+        }
     }
 }

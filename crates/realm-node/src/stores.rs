@@ -15,6 +15,7 @@ pub(crate) mod messages;
 mod open;
 mod streams;
 mod telemetry;
+mod troubles;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ use realm_model::key::PublicKey;
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::node_config::BackendPolicy;
 use realm_model::observed::Artifact;
-use realm_model::record::{Alarm, BACKEND_DOWN};
+use realm_model::record::Alarm;
 use realm_model::sealing::Sealed;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -43,6 +44,7 @@ use self::open::Held;
 use crate::event::StepFailure;
 use crate::sealing::SealingKey;
 use crate::secrets::Values;
+use troubles::Troubles;
 
 /// Between a namespace and the name of a binding in the name of a folder: no name has it in it.
 const BETWEEN: char = '~';
@@ -70,12 +72,11 @@ struct Inner {
     queues: Queues,
     /// To whom their messages may be lent.
     known: watch::Sender<messages::Known>,
-    /// By binding: why it does not answer.
+    /// What does not answer.
     troubles: Arc<Troubles>,
 }
 
 type Queues = Mutex<BTreeMap<String, Weak<Embedded>>>;
-type Troubles = Mutex<BTreeMap<String, String>>;
 
 /// A store: the name of a binding, what it says, and the value of its password.
 type Key = (String, Interface, String, Option<Digest>);
@@ -263,14 +264,7 @@ impl Shelf {
 
     /// What does not answer, for the operator.
     pub(crate) fn alarms(&self) -> Vec<Alarm> {
-        let troubles = held(&self.0.troubles);
-        troubles
-            .iter()
-            .map(|(binding, cause)| Alarm {
-                code: BACKEND_DOWN.to_owned(),
-                about: format!("binding `{binding}`: {cause}"),
-            })
-            .collect()
+        self.0.troubles.alarms()
     }
 
     fn store(
@@ -313,10 +307,7 @@ impl Shelf {
             streams::keep(spec, &store);
             return Ok(store);
         }
-        let watch = Arc::new(Told {
-            binding: binding.clone(),
-            troubles: Arc::clone(troubles),
-        });
+        let watch = troubles.of(binding);
         let store = make(&Making {
             binding,
             spec,
@@ -455,38 +446,6 @@ fn later(making: &Making<'_>) -> StepFailure {
             spec.backend, spec.interface
         ),
         permanent: true,
-    }
-}
-
-/// Keeps the last word of a backend.
-struct Told {
-    binding: String,
-    troubles: Arc<Troubles>,
-}
-
-impl Watch for Told {
-    fn down(&self, cause: &str) {
-        let cause = realm_model::text::one_line(cause, 200);
-        let mut troubles = held(&self.troubles);
-        if troubles
-            .insert(self.binding.clone(), cause.clone())
-            .is_none()
-        {
-            tracing::warn!(binding = %self.binding, cause, "a backend does not answer");
-        }
-    }
-
-    fn up(&self) {
-        if held(&self.troubles).remove(&self.binding).is_some() {
-            tracing::info!(binding = %self.binding, "a backend answers again");
-        }
-    }
-}
-
-impl Drop for Told {
-    fn drop(&mut self) {
-        // Nobody asks it any more: nobody would hear that it is well.
-        held(&self.troubles).remove(&self.binding);
     }
 }
 

@@ -32,7 +32,7 @@ fn handle(request: guests::IncomingRequest, out: guests::ResponseOutparam) {
     message.text = word("text").or(message.text);
     message.html = word("html");
     message.headers = word("header")
-        .map(|value| ("X-Test".to_owned(), value))
+        .map(|value| ("X-Realm-Test".to_owned(), value))
         .into_iter()
         .collect();
     let size = guests::number(&request, "size", 0);
@@ -99,7 +99,7 @@ const WRONG: &[(&str, Change)] = &[
         message.headers = vec![("Bcc".to_owned(), "eve@example.net".to_owned())]
     }),
     ("header-value", |message| {
-        message.headers = vec![("X-A".to_owned(), "a\r\nBcc: e@f.g".to_owned())]
+        message.headers = vec![("X-Realm-A".to_owned(), "a\r\nBcc: e@f.g".to_owned())]
     }),
     ("file", |message| {
         message.attachments = vec![Attachment {

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use realm_model::cloud::{
     Answer, Blob, BlobSource, Blobs, CloudError, ContainerInfo, Message, Messaging, ObjectInfo,
 };
@@ -20,6 +21,9 @@ pub struct Announced {
     messages: Arc<dyn Messaging>,
     topic: String,
 }
+
+/// Messages that are on their way at once.
+const AT_ONCE_MAX: usize = 100;
 
 /// What a message says.
 #[derive(Serialize)]
@@ -83,6 +87,17 @@ impl Announced {
         };
         let sent = self.messages.send(&self.topic, message, None).await;
         sent.map_err(|_| not_told())
+    }
+
+    async fn deleted(&self, container: &str, object: &str) -> Result<(), CloudError> {
+        let event = Event {
+            kind: "deleted",
+            container,
+            object: Some(object),
+            size: None,
+            from: None,
+        };
+        self.tell(&event).await
     }
 
     async fn told_of(
@@ -182,17 +197,13 @@ impl Blobs for Announced {
     fn remove<'a>(&'a self, container: &'a str, objects: &'a [String]) -> Answer<'a, ()> {
         Box::pin(async move {
             self.blobs.remove(container, objects).await?;
-            for object in objects {
-                let event = Event {
-                    kind: "deleted",
-                    container,
-                    object: Some(object),
-                    size: None,
-                    from: None,
-                };
-                self.tell(&event).await?;
-            }
-            Ok(())
+            // Side by side, in the order of the names: a queue writes those that come together at once.
+            let told = objects.iter();
+            let told: Vec<Answer<'_, ()>> = told
+                .map(|object| Box::pin(self.deleted(container, object)) as _)
+                .collect();
+            let told = stream::iter(told).buffered(AT_ONCE_MAX);
+            told.try_collect().await
         })
     }
 
@@ -208,6 +219,10 @@ impl Blobs for Announced {
             self.blobs.rename(from, to).await?;
             self.told_of("moved", from, to).await
         })
+    }
+
+    fn is_told(&self) -> bool {
+        true
     }
 
     fn bytes<'a>(&'a self, container: &'a str) -> Answer<'a, Option<u64>> {

@@ -108,8 +108,8 @@ fn words_in_any_script_are_written_in_ascii() {
     mail.to[0].name = Some(long.clone());
     mail.text = Some(long);
     mail.headers = vec![
-        ("X-Long".to_owned(), "x".repeat(900)),
-        ("X-Words".to_owned(), "\u{e4}\u{f6} ".repeat(150)),
+        ("X-Realm-Long".to_owned(), "x".repeat(900)),
+        ("X-Realm-Words".to_owned(), "\u{e4}\u{f6} ".repeat(150)),
     ];
     mail.attachments = vec![mail::Attachment {
         name: format!("{}.pdf", "\u{e4}".repeat(200)),

@@ -17,11 +17,12 @@ use lettre::transport::smtp::client::AsyncSmtpConnection;
 use lettre::transport::smtp::commands::{self, Data, Rcpt};
 use lettre::transport::smtp::extension::ClientId;
 use realm_model::cloud::limits::CALL_TIMEOUT_MS;
+use realm_model::cloud::mail::{Held, LARGE_MAIL_BYTES};
 use realm_model::cloud::{Answer, CloudError, Mail, MailError, Mailer, may_send_as};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
@@ -33,6 +34,10 @@ use wire::{Progress, Wire};
 
 /// Messages of one binding that are on their way at once; further ones wait.
 const AT_ONCE_MAX: usize = 4;
+/// Large ones among them, which may take a minute and a half: small ones find a place all the same.
+const LARGE_AT_ONCE_MAX: usize = 2;
+/// Messages of all bindings that are written down at once: each takes some five times its bytes for that.
+static WRITING: Semaphore = Semaphore::const_new(2);
 /// What a message makes on its way at the least: then it may take longer than other calls.
 const BYTES_PER_SEC_MIN: usize = 256 * 1024;
 /// How long a server has to say goodbye.
@@ -68,8 +73,14 @@ pub struct Smtp {
     settings: SmtpSettings,
     tls: Arc<ClientConfig>,
     health: Health,
-    room: Semaphore,
+    room: Arc<Semaphore>,
+    large: Arc<Semaphore>,
 }
+
+type Places = (
+    SemaphorePermit<'static>,
+    (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+);
 
 /// Why a message did not get through, for the operator and for the guest.
 struct Failure {
@@ -88,28 +99,33 @@ impl Smtp {
             tls: Arc::new(tls_config(&settings.access)?),
             settings,
             health: Health::new(watch),
-            room: Semaphore::new(AT_ONCE_MAX),
+            room: Arc::new(Semaphore::new(AT_ONCE_MAX)),
+            large: Arc::new(Semaphore::new(LARGE_AT_ONCE_MAX)),
         })
     }
 
-    async fn send_checked(&self, mail: Mail) -> Result<String, MailError> {
+    async fn send_checked(&self, mail: Mail, held: Held) -> Result<String, MailError> {
         mail.check()?;
         if !may_send_as(&self.settings.senders, &mail.from.address) {
             return Err(MailError::Sender(mail.from.address));
         }
         let patience = Duration::from_millis(CALL_TIMEOUT_MS);
-        let room = timeout(patience, self.room.acquire()).await;
-        let _room = room
+        let places = timeout(patience, self.places(mail.bytes())).await;
+        let (writing, room) = places
             .map_err(|_| CloudError::Timeout)?
             .map_err(|_| CloudError::Unavailable)?;
         let mut number = [0; 16];
         rand::fill(&mut number)
             .map_err(|_| CloudError::Failed("the system gives no random numbers".to_owned()))?;
         let number = u128::from_be_bytes(number);
-        // Encoding megabytes takes its time.
-        let composed =
-            tokio::task::spawn_blocking(move || compose(mail, number, SystemTime::now()));
-        let composed = composed
+        // Encoding megabytes takes its time, and goes on where nobody waits for it any more: what counts
+        // the bytes goes with them.
+        let composed = tokio::task::spawn_blocking(move || {
+            let composed = compose(mail, number, SystemTime::now());
+            drop(writing);
+            composed.map(|composed| (composed, room, held))
+        });
+        let (composed, _room, _held) = composed
             .await
             .map_err(|_| CloudError::Failed("the message was not written".to_owned()))??;
         let on_its_way = Duration::from_secs((composed.bytes.len() / BYTES_PER_SEC_MIN) as u64);
@@ -142,6 +158,16 @@ impl Smtp {
                 })
             }
         }
+    }
+
+    /// For a message of so many bytes: to write it down, and to bring it on its way.
+    async fn places(&self, n_bytes: usize) -> Result<Places, AcquireError> {
+        let large = match n_bytes > LARGE_MAIL_BYTES {
+            true => Some(Arc::clone(&self.large).acquire_owned().await?),
+            false => None,
+        };
+        let room = Arc::clone(&self.room).acquire_owned().await?;
+        Ok((WRITING.acquire().await?, (room, large)))
     }
 
     fn place(&self) -> String {
@@ -272,7 +298,11 @@ impl Failure {
 }
 
 impl Mailer for Smtp {
-    fn send(&self, mail: Mail) -> Answer<'_, String, MailError> {
-        Box::pin(self.send_checked(mail))
+    fn send_holding(&self, mail: Mail, held: Held) -> Answer<'_, String, MailError> {
+        Box::pin(self.send_checked(mail, held))
     }
 }
+
+#[cfg(test)]
+#[path = "mail_tests.rs"]
+mod tests;

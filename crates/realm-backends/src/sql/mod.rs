@@ -61,7 +61,7 @@ impl Budget {
 }
 
 /// What a value takes on its way to a guest, about.
-fn bytes_of(value: &SqlValue) -> usize {
+pub(crate) fn bytes_of(value: &SqlValue) -> usize {
     size_of::<SqlValue>() + payload(value)
 }
 

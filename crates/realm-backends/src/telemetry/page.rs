@@ -14,70 +14,66 @@ use super::{Fate, Guest};
 
 const ITEMS: &str = "telemetry_items_total";
 
-/// Lines by the name that they begin with.
-type Lines = BTreeMap<String, Vec<String>>;
+/// What tells one family from another: components may use one name for instruments of different kinds.
+type Key = (String, Kind);
 
-/// A family of one name and kind, of all components that have it.
-#[derive(Default)]
-struct Joined {
-    help: String,
-    /// By what follows the name, in the order of the format.
-    lines: String,
-}
-
+/// The page. A component may change its figures while this is written: what is new then is there the next
+/// time.
 pub(crate) fn page(guests: &[Arc<Guest>]) -> String {
     let mut text = items(guests);
-    let mut kinds: BTreeMap<String, BTreeSet<Kind>> = BTreeMap::new();
-    let mut joined: BTreeMap<(String, Kind), Joined> = BTreeMap::new();
-    let mut plain: BTreeMap<(String, Kind), Lines> = BTreeMap::new();
+    let mut helps: BTreeMap<Key, String> = BTreeMap::new();
     for guest in guests {
         for (name, family) in guest.series().families() {
-            kinds.entry(name.clone()).or_default().insert(family.kind);
-            let key = (name.clone(), family.kind);
-            let of_all = joined.entry(key.clone()).or_default();
-            if of_all.help.is_empty() {
-                of_all.help = escaped(&family.help);
+            let help = helps.entry((name.clone(), family.kind)).or_default();
+            if help.is_empty() {
+                *help = escaped(&family.help);
             }
-            let apart = plain.entry(key).or_default();
-            lines(&guest.component, name, family, |name, line| {
-                of_all.lines += &line;
-                apart.entry(name).or_default().push(line);
-            });
         }
     }
     // By the name of a line: the families that have such lines.
-    let mut claims: BTreeMap<String, BTreeSet<(String, Kind)>> = BTreeMap::new();
-    for key in joined.keys() {
+    let mut claims: BTreeMap<String, BTreeSet<Key>> = BTreeMap::new();
+    for key in helps.keys() {
         let names = key.1.suffixes().iter().chain(std::iter::once(&""));
         for suffix in names {
             let claim = claims.entry(format!("{}{suffix}", key.0)).or_default();
             claim.insert(key.clone());
         }
     }
-    let alone = |(name, kind): &(String, Kind)| {
+    let alone = |(name, kind): &Key| {
         let mut names = kind.suffixes().iter().chain(std::iter::once(&""));
         names.all(|suffix| {
             let claim = claims.get(&format!("{name}{suffix}"));
             claim.is_none_or(|claim| claim.len() == 1)
         })
     };
-    let mut rest = Lines::new();
-    for (key, of_all) in &joined {
-        if !alone(key) {
-            for (name, lines) in plain.remove(key).unwrap_or_default() {
-                rest.entry(name).or_default().extend(lines);
-            }
-            continue;
-        }
+    // Lines by the name that they begin with.
+    let mut rest: BTreeMap<String, String> = BTreeMap::new();
+    for (key, help) in &helps {
         let (name, kind) = key;
-        if !of_all.help.is_empty() {
-            let _ = writeln!(text, "# HELP {name} {}", of_all.help);
+        let is_alone = alone(key);
+        if is_alone {
+            if !help.is_empty() {
+                let _ = writeln!(text, "# HELP {name} {help}");
+            }
+            let _ = writeln!(text, "# TYPE {name} {}", kind.as_str());
         }
-        let _ = writeln!(text, "# TYPE {name} {}", kind.as_str());
-        text += &of_all.lines;
+        for guest in guests {
+            let series = guest.series();
+            let family = series.families().get(name);
+            let Some(family) = family.filter(|family| family.kind == *kind) else {
+                continue;
+            };
+            lines(&guest.component, name, family, |name, line| {
+                if is_alone {
+                    text += &line;
+                } else {
+                    *rest.entry(name).or_default() += &line;
+                }
+            });
+        }
     }
-    for line in rest.values().flatten() {
-        text += line;
+    for lines in rest.values() {
+        text += lines;
     }
     text
 }
@@ -162,6 +158,9 @@ fn float(value: f64) -> String {
         "NaN".to_owned()
     } else if value.is_infinite() {
         if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned()
+    } else if value != 0.0 && !(1e-6..1e17).contains(&value.abs()) {
+        // Written out it has hundreds of digits.
+        format!("{value:e}")
     } else {
         value.to_string()
     }

@@ -16,8 +16,10 @@ use super::names;
 pub(crate) const LINES_MAX: usize = 2_000;
 /// Instruments of a component.
 const FAMILIES_MAX: usize = 200;
-/// Bytes of labels of all its series.
-const LABEL_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of these lines: each has the name and all labels of its series.
+pub(crate) const PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a line beside its name and its labels: the component, a suffix, a bound and a number.
+const LINE_BYTES: usize = 160;
 /// Buckets of a histogram on the page.
 const BUCKETS_MAX: usize = 64;
 /// Instances whose last count is remembered, for each series: those that are at work at the same time.
@@ -28,7 +30,7 @@ const STREAMS_MAX: usize = 64;
 pub(crate) struct Series {
     families: BTreeMap<String, Family>,
     lines: usize,
-    label_bytes: usize,
+    page_bytes: usize,
 }
 
 /// An instrument.
@@ -271,6 +273,7 @@ impl Series {
         let Some(labels) = names::labels(attributes) else {
             return Err("it has too many attributes".to_owned());
         };
+        let line_bytes = family.len() + labels.len() + LINE_BYTES;
         let Some(family) = self.families.get_mut(family) else {
             return Ok(());
         };
@@ -282,13 +285,14 @@ impl Series {
             Kind::Histogram => reading.total.counts.len() + 2,
             Kind::Summary => 2,
         };
-        if self.lines + lines > LINES_MAX || self.label_bytes + labels.len() > LABEL_BYTES_MAX {
+        let bytes = lines * line_bytes;
+        if self.lines + lines > LINES_MAX || self.page_bytes + bytes > PAGE_BYTES_MAX {
             return Err(format!(
-                "there are too many series: {LINES_MAX} lines at most"
+                "there are too many series: {LINES_MAX} lines of {PAGE_BYTES_MAX} bytes at most"
             ));
         }
         self.lines += lines;
-        self.label_bytes += labels.len();
+        self.page_bytes += bytes;
         let mut figure = Figure {
             total: Total {
                 counts: vec![0; reading.total.counts.len()],

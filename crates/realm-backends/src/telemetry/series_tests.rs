@@ -5,7 +5,7 @@ use realm_model::cloud::telemetry::{
     Value,
 };
 
-use super::LINES_MAX;
+use super::{LINES_MAX, PAGE_BYTES_MAX};
 use crate::telemetry::{Embedded, Guest, Guests};
 use realm_model::cloud::telemetry::Telemetry as _;
 use std::sync::Arc;
@@ -264,4 +264,38 @@ fn what_a_component_measured_goes_with_it() {
     assert_eq!(page(&guests).len(), 2);
     drop(next);
     assert_eq!(guests.page(), "");
+}
+
+#[test]
+fn the_page_of_a_component_has_an_end_however_long_its_labels_are() {
+    let guests = Guests::default();
+    let guest = guests.of("evil");
+    let long = "x".repeat(250);
+    let names: Vec<_> = (0..30).map(|n| format!("a{n}")).collect();
+    let labels: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), long.as_str()))
+        .collect();
+    let mut n_refused = 0;
+    for n in 0..29 {
+        let value = Buckets {
+            count: 0,
+            sum: f64::MIN,
+            bounds: (0..63).map(|n| 1e300 + f64::from(n) * 1e299).collect(),
+            counts: vec![0; 64],
+            min: None,
+            max: None,
+        };
+        let data = MetricData::Histogram {
+            points: vec![point(&labels, 0, value)],
+            temporality: Temporality::Delta,
+        };
+        n_refused += usize::from(export(&guest, 1, vec![metric(&format!("h{n}"), data)]).is_err());
+    }
+    assert!((1..29).contains(&n_refused), "{n_refused}");
+    let page = guests.page();
+    assert!(page.len() < PAGE_BYTES_MAX, "{}", page.len());
+    // No number is written out with three hundred digits.
+    assert!(page.contains("le=\"1e300\""));
+    assert!(!page.contains(&"0".repeat(30)));
 }

@@ -1,12 +1,15 @@
 //! Changes that are told: each once it is done, and none that is not.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use realm_backends::Unwatched;
 use realm_backends::blobs::{Announced, Directory};
 use realm_backends::messaging::{Embedded, Room};
-use realm_model::cloud::{BlobSource, Blobs as _, CloudError, Group, Messaging, Subscription};
+use realm_model::cloud::{
+    Answer, BlobSource, Blobs as _, CloudError, Deliveries, Group, Message, Messaging, Subscription,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -149,4 +152,78 @@ async fn what_cannot_be_told_is_an_error_for_who_did_it() {
     let again = told.blobs.remove("c", &["one".to_owned()]).await;
     assert_eq!(again, Ok(()));
     assert_eq!(told.heard(1).await[0]["kind"], "deleted");
+}
+
+/// A queue that takes its time with each message.
+#[derive(Default)]
+struct Slow {
+    now: AtomicUsize,
+    most: AtomicUsize,
+    sent: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Messaging for Slow {
+    fn send<'a>(&'a self, _: &'a str, message: Message, _: Option<Duration>) -> Answer<'a, ()> {
+        self.sent.lock().unwrap().push(message.data);
+        Box::pin(async move {
+            let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+            self.most.fetch_max(now, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            self.now.fetch_sub(1, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
+    fn request<'a>(
+        &'a self,
+        _: &'a str,
+        _: Message,
+        _: Duration,
+        _: u32,
+    ) -> Answer<'a, Vec<Message>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn reply<'a>(&'a self, _: &'a str, _: Message) -> Answer<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn subscribe<'a>(&'a self, _: &'a Subscription) -> Answer<'a, Box<dyn Deliveries>> {
+        Box::pin(std::future::ready(Err(CloudError::Unsupported("hear"))))
+    }
+
+    fn keep_groups<'a>(&'a self, _: &'a [Group]) -> Answer<'a, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn dead(&self, _: usize) -> Answer<'_, Vec<Message>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+}
+
+/// One after the other, a thousand deletions would wait for a thousand writes to a disk.
+#[tokio::test]
+async fn many_deletions_are_told_side_by_side_and_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = Directory::open(folder.path(), Arc::new(Heard::default())).unwrap();
+    let slow = Arc::new(Slow::default());
+    let blobs = Announced::new(Arc::new(blobs), slow.clone(), "changes");
+    assert!(blobs.is_told());
+    blobs.create("c").await.unwrap();
+    let names: Vec<_> = (0..1_000).map(|n| format!("o{n:04}")).collect();
+    blobs.remove("c", &names).await.unwrap();
+    let sent = slow.sent.lock().unwrap();
+    let sent: Vec<Value> = sent
+        .iter()
+        .map(|one| serde_json::from_slice(one).unwrap())
+        .collect();
+    let told: Vec<_> = sent
+        .iter()
+        .map(|one| one["object"].as_str().unwrap())
+        .collect();
+    assert_eq!(told, names);
+    assert!(
+        slow.most.load(Ordering::Relaxed) >= 50,
+        "one after the other"
+    );
 }

@@ -6,6 +6,7 @@
 
 mod agreement;
 mod documents;
+mod hostile;
 mod model;
 mod search;
 #[path = "../../../../tests/peers/postgres.rs"]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use realm_backends::Unwatched;
 use realm_backends::data::Database;
 use realm_backends::sql::{Postgres, Settings, Sqlite};
-use realm_model::cloud::DataError;
-use realm_model::cloud::documents::{Filter, Node, Place, Scalar, Test};
+use realm_model::cloud::documents::{Filter, Meter, Node, Place, Scalar, Test};
+use realm_model::cloud::{CloudError, DataError};
 use tempfile::TempDir;
 
 use crate::server::{PASSWORD, Server, USER};
@@ -20,7 +20,19 @@ pub(crate) const fn place(collection: &str) -> Place<'_> {
         database: "",
         collection,
         bytes_max: ROOM,
+        meter: &Uncounted,
     }
+}
+
+/// Counts nothing.
+pub(crate) struct Uncounted;
+
+impl Meter for Uncounted {
+    fn more(&self, _: usize) -> Result<(), CloudError> {
+        Ok(())
+    }
+
+    fn less(&self, _: usize) {}
 }
 
 pub(crate) fn sqlite() -> (TempDir, Arc<Database>) {

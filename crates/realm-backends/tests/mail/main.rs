@@ -199,7 +199,7 @@ async fn what_arrives_is_what_was_written() {
                 inline_id: None,
             },
         ],
-        headers: vec![("X-Shop".to_owned(), long.trim().to_owned())],
+        headers: vec![("X-Realm-Shop".to_owned(), long.trim().to_owned())],
     };
     post.smtp.send(sent).await.unwrap();
     let (envelope, parsed) = (post.envelope(1), post.parsed(1));
@@ -249,7 +249,12 @@ async fn what_arrives_is_what_was_written() {
     let headers = parsed["headers"].as_array().unwrap();
     let of = |name: &str| headers.iter().filter(|header| header[0] == name).count();
     assert_eq!(
-        (of("X-Shop"), of("Reply-To"), of("Date"), of("Message-ID")),
+        (
+            of("X-Realm-Shop"),
+            of("Reply-To"),
+            of("Date"),
+            of("Message-ID")
+        ),
         (1, 1, 1, 1)
     );
     assert!(

@@ -68,6 +68,13 @@ impl Kept {
         self.set(self.n_bytes.saturating_add(n_bytes))
     }
 
+    /// So many fewer.
+    pub(crate) fn less(&mut self, n_bytes: usize) {
+        let n_bytes = n_bytes.min(self.n_bytes);
+        self.tally.give(n_bytes);
+        self.n_bytes -= n_bytes;
+    }
+
     /// Another number than before. Where it does not fit, it stays as it is.
     pub(crate) fn set(&mut self, n_bytes: usize) -> Result<(), CloudError> {
         match n_bytes.checked_sub(self.n_bytes) {

@@ -102,8 +102,9 @@ async fn send(cloud: &Cloud, outbox: &dyn Mailer, message: Message) -> Result<St
     let mail = written(message);
     // Before it waits for its turn: what does not fit waits for nothing.
     mail.check()?;
-    let _kept = Kept::new(cloud, mail.bytes())?;
-    outbox.send(mail).await
+    // As it came, and as it is written down.
+    let kept = Kept::new(cloud, mail.bytes().saturating_mul(2))?;
+    outbox.send_holding(mail, Box::new(kept)).await
 }
 
 impl mail::Host for View<'_> {}

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use http_body_util::BodyExt as _;
 use realm_backends::Unwatched;
-use realm_backends::blobs::{Directory, S3, S3Settings};
+use realm_backends::blobs::{Announced, Directory, S3, S3Settings};
+use realm_backends::messaging::{Embedded, Room};
 use realm_host::Store;
 use realm_model::cloud::{Answer, Blob, BlobSource, Blobs, CloudError, ContainerInfo, ObjectInfo};
 use realm_model::grants::StoreGrant;
@@ -267,6 +268,25 @@ async fn a_thousand_deletions_are_an_operation() {
     let used_up = "Err(\"the quota is used up: `operations_per_sec`\")";
     assert_eq!(limited(3).body("/delete?c=c&n=9001").await, used_up);
     assert_eq!(limited(11).body("/delete?c=c&n=9001").await, "Ok(())");
+}
+
+/// Each is a message, in a queue that others have as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_deletion_that_is_told_is_an_operation() {
+    let (folder, blobs) = folder();
+    blobs.create("c").await.unwrap();
+    let path = folder.path().join("queue");
+    let queue = Embedded::open(path, Room::default(), Arc::new(Unwatched), Arc::new(|_| {}));
+    let told = Announced::new(Arc::clone(&blobs), Arc::new(queue.unwrap()), "changes");
+    let told: Arc<dyn Blobs> = Arc::new(told);
+    let limited = |n| {
+        let limited = guest(guests::BLOBS_LIMITS).bind("c", Store::Blobs(Arc::clone(&told)));
+        let limited = limited.limits(|limits| limits.operations_per_sec = Some(n));
+        limited.load()
+    };
+    let used_up = "Err(\"the quota is used up: `operations_per_sec`\")";
+    assert_eq!(limited(50).body("/delete?c=c&n=100").await, used_up);
+    assert_eq!(limited(150).body("/delete?c=c&n=100").await, "Ok(())");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

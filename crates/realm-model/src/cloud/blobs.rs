@@ -66,6 +66,11 @@ pub trait Blobs: Send + Sync {
     /// then a deletion.
     fn rename<'a>(&'a self, from: (&'a str, &'a str), to: (&'a str, &'a str)) -> Answer<'a, ()>;
 
+    /// Whether somebody is told of each change: then each object of a deletion is an operation.
+    fn is_told(&self) -> bool {
+        false
+    }
+
     /// Bytes of all objects of a container, 0 for one that is not there; `None` where the backend cannot
     /// say.
     fn bytes<'a>(&'a self, container: &'a str) -> Answer<'a, Option<u64>>;

@@ -1,11 +1,12 @@
 //! Documents: JSON objects in collections, found by their fields.
 //!
-//! What a filter means is said here, once and for every database: [`Tree::matches`] and the order of
-//! [`super::json::key`]. A backend may find candidates as it likes and asks here whether they are meant.
+//! What a filter means and how documents are sorted is said once and for every database: [`Tree::matches`]
+//! and the order of [`super::json::key`]. A backend may find candidates as it likes and asks whether they
+//! are meant.
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
 
+pub use super::filter::{Filter, Meant, Node, Scalar, Test, Tree, Work, elements};
 use super::json::{self, Json};
 use super::{Answer, CloudError, limits, within};
 
@@ -42,7 +43,7 @@ pub trait Documents: Send + Sync {
 }
 
 /// A collection of a database, for one component.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Place<'a> {
     /// The database: see [`super::Sql::open`].
     pub database: &'a str,
@@ -50,6 +51,20 @@ pub struct Place<'a> {
     pub collection: &'a str,
     /// What all databases together may grow to.
     pub bytes_max: u64,
+    /// Where a call counts what it holds.
+    pub meter: &'a dyn Meter,
+}
+
+/// Counts bytes that calls hold while they wait for a database, beside what their callers gave them.
+pub trait Meter: Send + Sync {
+    /// So many more.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    fn more(&self, n_bytes: usize) -> Result<(), CloudError>;
+
+    /// So many of them are gone.
+    fn less(&self, n_bytes: usize);
 }
 
 /// What has to be there for a write.
@@ -87,6 +102,14 @@ pub struct Query {
     pub cursor: Option<String>,
 }
 
+impl Query {
+    /// Bytes of its paths and texts.
+    pub fn bytes(&self) -> usize {
+        let order: usize = self.order.iter().map(|one| one.field.len()).sum();
+        self.filter.bytes() + order + self.cursor.as_ref().map_or(0, String::len)
+    }
+}
+
 /// One field of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
@@ -103,83 +126,6 @@ pub struct Page {
     pub documents: Vec<Document>,
     /// Where the next ones begin; `None`: these were the last.
     pub cursor: Option<String>,
-}
-
-/// A condition over fields as a list of nodes, the last of which is the whole; empty: every document. A
-/// node has only nodes before it, and no two of them have the same one, so that it is a tree.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Filter(pub Vec<Node>);
-
-/// A node of a filter.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Node {
-    /// Each of these nodes.
-    All(Vec<u32>),
-    /// One of these at least.
-    Any(Vec<u32>),
-    /// A test of one field.
-    Field {
-        /// A path.
-        field: String,
-        /// The test.
-        test: Test,
-    },
-}
-
-/// A test of the value of a field.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Test {
-    /// Is there, and equal.
-    Equal(Scalar),
-    /// Is not there, or not equal.
-    NotEqual(Scalar),
-    /// Is of the same kind, and less.
-    Less(Scalar),
-    /// Is of the same kind, and not greater.
-    LessOrEqual(Scalar),
-    /// Is of the same kind, and greater.
-    Greater(Scalar),
-    /// Is of the same kind, and not less.
-    GreaterOrEqual(Scalar),
-    /// Is equal to one of these.
-    In(Vec<Scalar>),
-    /// Is there, be it as null; or, with `false`, is not.
-    Exists(bool),
-    /// Is an array with an element that is equal.
-    Contains(Scalar),
-}
-
-/// A value that fields are compared with.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Scalar {
-    /// Null.
-    Null,
-    /// True or false.
-    Boolean(bool),
-    /// A whole number.
-    Integer(i64),
-    /// Any other number; neither infinite nor NaN.
-    Real(f64),
-    /// Text.
-    Text(String),
-}
-
-impl Scalar {
-    /// The same as a JSON value.
-    pub fn json(&self) -> Json<'_> {
-        match self {
-            Self::Null => Json::Null,
-            Self::Boolean(value) => Json::Boolean(*value),
-            Self::Integer(value) => Json::Integer(*value),
-            Self::Real(value) => Json::Real(*value),
-            Self::Text(text) => Json::Text(Cow::Borrowed(text)),
-        }
-    }
-
-    /// Its key.
-    pub fn key(&self) -> Vec<u8> {
-        json::key(Some(&self.json()))
-    }
 }
 
 /// Why a call over documents, vectors or texts did nothing.
@@ -239,14 +185,6 @@ pub fn check_field(path: &str) -> Result<(), CloudError> {
     invalid("a field is named by a path like `address.city`, without control characters")
 }
 
-fn check_scalar(scalar: &Scalar) -> Result<(), CloudError> {
-    match scalar {
-        Scalar::Real(value) if !value.is_finite() => invalid("a number is infinite or NaN"),
-        Scalar::Text(text) => within("a text of a filter", text.len(), limits::DOCUMENT_BYTES_MAX),
-        Scalar::Null | Scalar::Boolean(_) | Scalar::Integer(_) | Scalar::Real(_) => Ok(()),
-    }
-}
-
 /// Checks the fields of an order.
 pub fn check_order(order: &[Order]) -> Result<(), CloudError> {
     if order.len() > limits::ORDER_FIELDS_MAX {
@@ -256,170 +194,6 @@ pub fn check_order(order: &[Order]) -> Result<(), CloudError> {
         ));
     }
     order.iter().try_for_each(|one| check_field(&one.field))
-}
-
-/// A filter that was checked.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Tree {
-    /// Each of these.
-    All(Vec<Tree>),
-    /// One of these at least.
-    Any(Vec<Tree>),
-    /// A field, and what its value has to be.
-    Field(String, Meant),
-}
-
-/// What the value of a field has to be, in keys ([`json::key`]).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Meant {
-    /// One of these, which are sorted.
-    In(Vec<Vec<u8>>),
-    /// Another one, or none.
-    Not(Vec<u8>),
-    /// From the first on, and before the second.
-    Within(Vec<u8>, Vec<u8>),
-    /// Something, or nothing.
-    There(bool),
-    /// An array that has this.
-    Containing(Vec<u8>),
-}
-
-impl Tree {
-    /// Checks a filter.
-    pub fn of(filter: &Filter) -> Result<Self, CloudError> {
-        let nodes = &filter.0;
-        if nodes.len() > limits::FILTER_NODES_MAX {
-            let max = limits::FILTER_NODES_MAX;
-            return invalid(format!("a filter has {max} nodes at most"));
-        }
-        let mut made: Vec<Option<(Self, usize)>> = Vec::new();
-        let mut n_values = 0;
-        for node in nodes {
-            let one = match node {
-                Node::All(of) => Self::several(&mut made, of, Self::All)?,
-                Node::Any(of) => Self::several(&mut made, of, Self::Any)?,
-                Node::Field { field, test } => {
-                    check_field(field)?;
-                    n_values += check_test(test)?;
-                    (Self::Field(field.clone(), test.meant()), 1)
-                }
-            };
-            if one.1 > limits::FILTER_DEPTH_MAX {
-                let max = limits::FILTER_DEPTH_MAX;
-                return invalid(format!("a filter is at most {max} deep"));
-            }
-            made.push(Some(one));
-        }
-        if n_values > limits::FILTER_VALUES_MAX {
-            let max = limits::FILTER_VALUES_MAX;
-            return invalid(format!("a filter has {max} values at most"));
-        }
-        let whole = made.pop().flatten();
-        if made.iter().any(Option::is_some) {
-            return invalid("a node of the filter is in no other: the last one is the whole");
-        }
-        Ok(whole.map_or(Self::All(Vec::new()), |(tree, _)| tree))
-    }
-
-    fn several(
-        made: &mut [Option<(Self, usize)>],
-        of: &[u32],
-        kind: fn(Vec<Self>) -> Self,
-    ) -> Result<(Self, usize), CloudError> {
-        let mut parts = Vec::new();
-        let mut depth = 0;
-        for index in of {
-            let index = usize::try_from(*index).ok();
-            let Some((part, own)) = index.and_then(|index| made.get_mut(index)?.take()) else {
-                return invalid("a node of the filter has one that is not before it, or twice");
-            };
-            depth = depth.max(own);
-            parts.push(part);
-        }
-        Ok((kind(parts), depth + 1))
-    }
-
-    /// Whether a document is meant.
-    pub fn matches(&self, document: &Json<'_>) -> bool {
-        match self {
-            Self::All(of) => of.iter().all(|one| one.matches(document)),
-            Self::Any(of) => of.iter().any(|one| one.matches(document)),
-            Self::Field(field, meant) => meant.matches(document.at(field)),
-        }
-    }
-}
-
-impl Meant {
-    fn matches(&self, value: Option<&Json<'_>>) -> bool {
-        let key = || json::key(value);
-        match self {
-            Self::In(keys) => value.is_some() && keys.binary_search(&key()).is_ok(),
-            Self::Not(other) => key() != *other,
-            Self::Within(from, to) => (from..to).contains(&&key()),
-            Self::There(wanted) => value.is_some() == *wanted,
-            Self::Containing(wanted) => elements(value)
-                .iter()
-                .any(|element| json::key(Some(element)) == *wanted),
-        }
-    }
-}
-
-/// The elements of an array; none of anything else.
-pub fn elements<'a, 'b>(value: Option<&'a Json<'b>>) -> &'a [Json<'b>] {
-    match value {
-        Some(Json::Array(values)) => values,
-        Some(
-            Json::Null
-            | Json::Boolean(_)
-            | Json::Integer(_)
-            | Json::Real(_)
-            | Json::Text(_)
-            | Json::Object(_),
-        )
-        | None => &[],
-    }
-}
-
-impl Test {
-    fn meant(&self) -> Meant {
-        let kin = |scalar: &Scalar| json::kin(&scalar.json());
-        // What comes right behind a key.
-        let after = |scalar: &Scalar| [scalar.key(), vec![0]].concat();
-        match self {
-            Self::Equal(scalar) => Meant::In(vec![scalar.key()]),
-            Self::NotEqual(scalar) => Meant::Not(scalar.key()),
-            Self::Less(scalar) => Meant::Within(kin(scalar).0, scalar.key()),
-            Self::LessOrEqual(scalar) => Meant::Within(kin(scalar).0, after(scalar)),
-            Self::Greater(scalar) => Meant::Within(after(scalar), kin(scalar).1),
-            Self::GreaterOrEqual(scalar) => Meant::Within(scalar.key(), kin(scalar).1),
-            Self::In(scalars) => {
-                let mut keys: Vec<_> = scalars.iter().map(Scalar::key).collect();
-                keys.sort_unstable();
-                keys.dedup();
-                Meant::In(keys)
-            }
-            Self::Exists(wanted) => Meant::There(*wanted),
-            Self::Contains(scalar) => Meant::Containing(scalar.key()),
-        }
-    }
-}
-
-/// How many values it has.
-fn check_test(test: &Test) -> Result<usize, CloudError> {
-    match test {
-        Test::Equal(scalar)
-        | Test::NotEqual(scalar)
-        | Test::Less(scalar)
-        | Test::LessOrEqual(scalar)
-        | Test::Greater(scalar)
-        | Test::GreaterOrEqual(scalar)
-        | Test::Contains(scalar) => check_scalar(scalar).map(|()| 1),
-        Test::In(scalars) => {
-            scalars.iter().try_for_each(check_scalar)?;
-            Ok(scalars.len())
-        }
-        Test::Exists(_) => Ok(0),
-    }
 }
 
 /// Where a document stands in an order: comparable with those of the same order.
@@ -435,14 +209,20 @@ impl Standing {
     /// Of a document. Only the beginning of a long text counts.
     pub fn of(order: &[Order], document: &Json<'_>, id: &str) -> Self {
         let keys = order.iter().map(|one| {
-            let mut key = json::key(document.at(&one.field));
-            key.truncate(limits::ORDER_KEY_BYTES_MAX);
+            let value = document.at(&one.field);
+            let key = json::key_within(value, limits::ORDER_KEY_BYTES_MAX);
             (key, one.descending)
         });
         Self {
             keys: keys.collect(),
             id: id.to_owned(),
         }
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        let keys = self.keys.iter().map(|(key, _)| key.len());
+        keys.sum::<usize>() + size_of_val(self.keys.as_slice()) + self.id.len()
     }
 
     /// As text, for the next page: each key in hexadecimal behind its direction, then the id.

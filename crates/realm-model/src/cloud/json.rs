@@ -5,6 +5,7 @@
 //! by each of them. Not here: what is asked of documents (`documents`).
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
 use super::{CloudError, limits};
 
@@ -83,27 +84,71 @@ mod kind {
 /// text by its bytes, arrays, objects. Arrays are alike, and so are objects. Two values have one key if,
 /// and only if, they are equal.
 pub fn key(value: Option<&Json<'_>>) -> Vec<u8> {
-    let Some(value) = value else {
-        return vec![kind::MISSING];
-    };
-    match value {
-        Json::Null => vec![kind::NULL],
-        Json::Boolean(false) => vec![kind::FALSE],
-        Json::Boolean(true) => vec![kind::TRUE],
-        Json::Integer(value) => {
+    key_within(value, usize::MAX)
+}
+
+/// The first bytes of a key.
+pub fn key_within(value: Option<&Json<'_>>, n_max: usize) -> Vec<u8> {
+    let parts = parts(value);
+    let mut key = Vec::new();
+    for part in [parts.0.as_slice(), parts.1] {
+        key.extend_from_slice(&part[..part.len().min(n_max - key.len())]);
+    }
+    key
+}
+
+/// How the key of a value stands to another key. Nothing is written down for it: a document has half a
+/// million values.
+pub fn compare(value: Option<&Json<'_>>, key: &[u8]) -> Ordering {
+    let (head, rest) = parts(value);
+    let head = head.as_slice();
+    let (first, other) = key.split_at(head.len().min(key.len()));
+    head.cmp(first).then_with(|| rest.cmp(other))
+}
+
+/// What a key begins with.
+struct Head {
+    bytes: [u8; NUMBER_BYTES],
+    n_bytes: usize,
+}
+
+/// A kind, a number of 64 bits, and by how much it is off.
+const NUMBER_BYTES: usize = 1 + 8 + 2;
+
+impl Head {
+    const fn of(kind: u8) -> Self {
+        let mut bytes = [0; NUMBER_BYTES];
+        bytes[0] = kind;
+        Self { bytes, n_bytes: 1 }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.n_bytes]
+    }
+}
+
+/// A key in two parts.
+fn parts<'a>(value: Option<&'a Json<'_>>) -> (Head, &'a [u8]) {
+    let head = match value {
+        None => Head::of(kind::MISSING),
+        Some(Json::Null) => Head::of(kind::NULL),
+        Some(Json::Boolean(false)) => Head::of(kind::FALSE),
+        Some(Json::Boolean(true)) => Head::of(kind::TRUE),
+        Some(Json::Integer(value)) => {
             // The nearest of floating point, and by how much it is off.
             let near = *value as f64;
             let off = i128::from(*value) - near as i128;
             number(near, i16::try_from(off).unwrap_or_default())
         }
-        Json::Real(value) => number(*value, 0),
-        Json::Text(text) => [&[kind::TEXT], text.as_bytes()].concat(),
-        Json::Array(_) => vec![kind::ARRAY],
-        Json::Object(_) => vec![kind::OBJECT],
-    }
+        Some(Json::Real(value)) => number(*value, 0),
+        Some(Json::Text(text)) => return (Head::of(kind::TEXT), text.as_bytes()),
+        Some(Json::Array(_)) => Head::of(kind::ARRAY),
+        Some(Json::Object(_)) => Head::of(kind::OBJECT),
+    };
+    (head, &[])
 }
 
-fn number(value: f64, off: i16) -> Vec<u8> {
+fn number(value: f64, off: i16) -> Head {
     // There is one zero.
     let value = if value == 0.0 { 0.0 } else { value };
     let bits = value.to_bits();
@@ -112,10 +157,13 @@ fn number(value: f64, off: i16) -> Vec<u8> {
     } else {
         bits | 1 << 63
     };
-    let mut key = vec![kind::NUMBER];
-    key.extend(sorted.to_be_bytes());
-    key.extend((off.cast_unsigned() ^ 0x8000).to_be_bytes());
-    key
+    let mut bytes = [kind::NUMBER; NUMBER_BYTES];
+    bytes[1..9].copy_from_slice(&sorted.to_be_bytes());
+    bytes[9..].copy_from_slice(&(off.cast_unsigned() ^ 0x8000).to_be_bytes());
+    Head {
+        bytes,
+        n_bytes: NUMBER_BYTES,
+    }
 }
 
 /// Where the keys of values of this value's kind begin, and where they are over. False and true are one

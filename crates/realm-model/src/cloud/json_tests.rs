@@ -100,6 +100,20 @@ proptest! {
     }
 
     #[test]
+    fn values_are_compared_with_keys_as_their_keys_are(a in values(), b in values(), end in 0_usize..4) {
+        let (a, b) = (a.to_string(), b.to_string());
+        let (a, b) = (Json::parse(&a).unwrap(), Json::parse(&b).unwrap());
+        let (own, mut other) = (key(Some(&a)), key(Some(&b)));
+        prop_assert_eq!(compare(Some(&a), &own), Ordering::Equal);
+        prop_assert_eq!(compare(Some(&a), &other), own.cmp(&other));
+        prop_assert_eq!(compare(None, &other), key(None).cmp(&other));
+        prop_assert_eq!(&key_within(Some(&a), end), &own[..own.len().min(end)]);
+        other.push(0);
+        prop_assert_eq!(compare(Some(&b), &other), Ordering::Less);
+        prop_assert_eq!(compare(Some(&a), &own[..end.min(own.len())]), own[..].cmp(&own[..end.min(own.len())]));
+    }
+
+    #[test]
     fn keys_of_reals_and_texts_sort_as_they(x: f64, y: f64, a in ".{0,5}", b in ".{0,5}") {
         prop_assume!(x.is_finite() && y.is_finite());
         let keys = key(Some(&Json::Real(x))).cmp(&key(Some(&Json::Real(y))));

@@ -91,7 +91,7 @@ pub const ATTRIBUTE_DEPTH_MAX: usize = 8;
 pub const SPAN_PARTS_MAX: usize = 128;
 /// Bytes of the text of one span or record, all in all; attributes, events and links beyond are left out.
 pub const SPAN_BYTES_MAX: usize = 128 * 1024;
-/// Points of one export of metrics.
+/// Points of one export of metrics; and metrics with the scopes that they are in.
 pub const POINTS_MAX: usize = 5_000;
 /// Bytes of the text of one export of metrics.
 pub const METRICS_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -125,6 +125,17 @@ pub const FILTER_NODES_MAX: usize = 100;
 pub const FILTER_DEPTH_MAX: usize = 8;
 /// Values of a filter.
 pub const FILTER_VALUES_MAX: usize = 1_000;
+/// Bytes of all paths and texts of a filter: it waits in the host for a session.
+pub const FILTER_BYTES_MAX: usize = 2 * DOCUMENT_BYTES_MAX;
+/// Names and elements that a filter looks at in one document: some 10 ms, in which a thread does nothing
+/// else.
+pub const FILTER_WORK_MAX: usize = 4_000_000;
+/// Bytes of a row in a table of realm's own: the largest document or text, with all that stands beside it.
+/// A guest may have put other ones there.
+pub const OWN_ROW_BYTES_MAX: usize = 2 * DOCUMENT_BYTES_MAX;
+/// Bytes that are read, and names and elements that are compared, before others have their turn on the
+/// thread: a few milliseconds.
+pub const WORK_AT_ONCE: usize = 256 * 1024;
 /// Fields of an order.
 pub const ORDER_FIELDS_MAX: usize = 4;
 /// Bytes of a value that count in an order: the kind, and as much as an index has of a text.

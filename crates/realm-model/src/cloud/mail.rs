@@ -11,6 +11,8 @@ pub const ATTACHMENTS_MAX: usize = 20;
 pub const MAIL_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes of a subject, a name of a person or a file, and of a header's value: a line has 998.
 pub const WORDS_BYTES_MAX: usize = 900;
+/// Bytes from which on a message may not take every place of a binding.
+pub const LARGE_MAIL_BYTES: usize = 1024 * 1024;
 /// Headers of the guest's own.
 pub const HEADERS_MAX: usize = 32;
 
@@ -91,27 +93,50 @@ pub enum MailError {
 
 /// A way that mail takes.
 pub trait Mailer: Send + Sync {
-    /// Sends a message: its `Message-ID`, once the server has taken it for everybody.
-    fn send(&self, mail: Mail) -> Answer<'_, String, MailError>;
+    /// Sends a message: its `Message-ID`, once the server has taken it for everybody. What is `held` is
+    /// there for as long as bytes of the message are, also where nobody waits for the answer any more.
+    fn send_holding(&self, mail: Mail, held: Held) -> Answer<'_, String, MailError>;
+
+    /// The same, where nobody counts them.
+    fn send(&self, mail: Mail) -> Answer<'_, String, MailError> {
+        self.send_holding(mail, Box::new(()))
+    }
 }
+
+/// Something that is done when it is dropped: bytes that somebody counted are gone.
+pub type Held = Box<dyn Send + Sync>;
 
 fn invalid<T>(words: impl Into<String>) -> Result<T, CloudError> {
     Err(CloudError::Invalid(words.into()))
 }
 
-/// Whether a guest may set a header: nothing that says who sends, to whom, when or in which form.
+/// Whether a guest may set a header: nothing that says who sends, to whom, when or in which form. Servers
+/// take orders by headers that begin with `X-` (SendGrid's `X-SMTPAPI` names recipients, others an account):
+/// so a guest's own ones begin with what no server knows.
 pub fn is_header(name: &str) -> bool {
     const KNOWN: &[&str] = &[
         "auto-submitted",
+        "importance",
         "in-reply-to",
+        "list-archive",
+        "list-help",
         "list-id",
+        "list-owner",
+        "list-post",
+        "list-subscribe",
         "list-unsubscribe",
         "list-unsubscribe-post",
+        "organization",
         "precedence",
+        "priority",
         "references",
+        "x-auto-response-suppress",
+        "x-entity-ref-id",
+        "x-mailer",
+        "x-priority",
     ];
     let name = name.to_ascii_lowercase();
-    let own = name.strip_prefix("x-").is_some_and(|rest| {
+    let own = name.strip_prefix("x-realm-").is_some_and(|rest| {
         (1..=60).contains(&rest.len())
             && rest
                 .bytes()
@@ -166,13 +191,27 @@ fn check_line(what: &'static str, text: &str) -> Result<(), CloudError> {
     Ok(())
 }
 
+/// A name of a person or a file: what shows it in another order, or shows nothing, makes another one of it.
+fn check_shown(what: &'static str, name: &str) -> Result<(), CloudError> {
+    check_line(what, name)?;
+    let turns = |c| {
+        matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+    };
+    if name.chars().any(turns) {
+        return invalid(format!("{what} has characters that nobody sees"));
+    }
+    Ok(())
+}
+
 fn check_mailbox(mailbox: &Mailbox) -> Result<(), CloudError> {
     check_address(&mailbox.address)?;
-    check_line("a name", mailbox.name.as_deref().unwrap_or_default())
+    check_shown("a name", mailbox.name.as_deref().unwrap_or_default())
 }
 
 fn check_attachment(attachment: &Attachment) -> Result<(), CloudError> {
-    check_line("the name of an attachment", &attachment.name)?;
+    check_shown("the name of an attachment", &attachment.name)?;
     if attachment.name.is_empty() {
         return invalid("an attachment has a name");
     }
@@ -256,7 +295,7 @@ impl Mail {
             if !is_header(name) {
                 let shown: String = name.chars().take(80).collect();
                 return invalid(format!(
-                    "`{}` is not a header that a guest sets: `X-…`, and some more",
+                    "`{}` is not a header that a guest sets: `X-Realm-…`, `X-Priority`, and some more",
                     shown.escape_debug()
                 ));
             }

@@ -55,11 +55,11 @@ fn what_begins_another_header_is_refused_wherever_it_stands() {
         check(|mail| mail.bcc.push(mailbox(&with("a@b.c"))), false);
         check(|mail| mail.reply_to = Some(mailbox(&with("a@b.c"))), false);
         check(
-            |mail| mail.headers.push(("X-A".to_owned(), with("a"))),
+            |mail| mail.headers.push(("X-Realm-A".to_owned(), with("a"))),
             false,
         );
         check(
-            |mail| mail.headers.push((with("X-A"), "a".to_owned())),
+            |mail| mail.headers.push((with("X-Realm-A"), "a".to_owned())),
             false,
         );
         check(|mail| mail.attachments.push(file(&with("a"), "a/b")), false);
@@ -72,6 +72,36 @@ fn what_begins_another_header_is_refused_wherever_it_stands() {
         check(inline, false);
         // A text has lines.
         check(|mail| mail.text = Some(with("a")), true);
+    }
+}
+
+#[test]
+fn a_name_is_what_is_shown_of_it() {
+    for name in [
+        "\u{202e}gro.elpmaxe@oec",
+        "a\u{200b}b",
+        "\u{2066}a",
+        "\u{feff}",
+        "a\u{e0041}",
+    ] {
+        check(|mail| mail.from.name = Some(name.to_owned()), false);
+        check(|mail| mail.to[0].name = Some(name.to_owned()), false);
+        let answers = Mailbox {
+            name: Some(name.to_owned()),
+            ..mailbox("a@b.c")
+        };
+        check(|mail| mail.reply_to = Some(answers), false);
+        check(|mail| mail.attachments.push(file(name, "a/b")), false);
+        // A text in Arabic has them.
+        check(|mail| mail.text = Some(name.to_owned()), true);
+    }
+    // Joiners are letters of some scripts, and make one picture of several.
+    for name in [
+        "\u{645}\u{6cc}\u{200c}\u{62e}",
+        "\u{1f469}\u{200d}\u{1f4bb}",
+        "J\u{fc}rgen",
+    ] {
+        check(|mail| mail.from.name = Some(name.to_owned()), true);
     }
 }
 
@@ -110,8 +140,9 @@ fn addresses_are_plain() {
 #[test]
 fn headers_that_realm_writes_are_no_guests() {
     for good in [
-        "X-Shop",
-        "x-a-1",
+        "X-Realm-Shop",
+        "x-realm-a-1",
+        "X-Priority",
         "In-Reply-To",
         "REFERENCES",
         "List-Unsubscribe",
@@ -121,6 +152,17 @@ fn headers_that_realm_writes_are_no_guests() {
     for bad in [
         "",
         "X-",
+        "X-Realm-",
+        "X-Shop",
+        "X-SMTPAPI",
+        "x-mc-bccaddress",
+        "X-SES-SOURCE-ARN",
+        "X-PM-Message-Stream",
+        "X-Mailgun-Variables",
+        "X-MJ-CustomID",
+        "X-MSYS-API",
+        "X-Original-To",
+        "X-Forwarded-To",
         "From",
         "to",
         "Bcc",
@@ -132,9 +174,9 @@ fn headers_that_realm_writes_are_no_guests() {
         "Content-Type",
         "Return-Path",
         "Received",
-        "X-A:",
-        "X-A b",
-        "X-\u{e4}",
+        "X-Realm-A:",
+        "X-Realm-A b",
+        "X-Realm-\u{e4}",
         "Resent-To",
         "DKIM-Signature",
         "Authentication-Results",
@@ -186,11 +228,11 @@ fn sizes_and_numbers_are_bounded() {
     );
     check(|mail| mail.attachments = vec![large(1); 20], true);
     check(|mail| mail.attachments = vec![large(1); 21], false);
-    let header = ("X-A".to_owned(), "x".repeat(900));
+    let header = ("X-Realm-A".to_owned(), "x".repeat(900));
     check(|mail| mail.headers = vec![header.clone(); 32], true);
     check(|mail| mail.headers = vec![header.clone(); 33], false);
     check(
-        |mail| mail.headers = vec![("X-A".to_owned(), "x".repeat(901))],
+        |mail| mail.headers = vec![("X-Realm-A".to_owned(), "x".repeat(901))],
         false,
     );
     for kind in [

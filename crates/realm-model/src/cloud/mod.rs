@@ -13,6 +13,7 @@
 
 mod blobs;
 pub mod documents;
+mod filter;
 mod identity;
 pub mod inference;
 pub mod json;

@@ -31,6 +31,14 @@ pub struct Text {
     pub attributes: String,
 }
 
+impl Text {
+    /// Bytes of all of it.
+    pub fn bytes(&self) -> usize {
+        let parts: usize = self.parts.iter().map(|(_, text)| text.len()).sum();
+        size_of_val(self.parts.as_slice()) + parts + self.id.len() + self.attributes.len()
+    }
+}
+
 /// How much a word of a part counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
@@ -105,9 +113,17 @@ pub struct Word {
 
 /// The words of a text: runs of letters and digits. An ideograph is a word of its own.
 pub fn words(text: &str) -> Vec<Word> {
+    first_words(text, usize::MAX)
+}
+
+/// The first of them, of which no more than so many are looked for.
+fn first_words(text: &str, n_max: usize) -> Vec<Word> {
     let mut found: Vec<Word> = Vec::new();
     let mut open = false;
     for (at, c) in text.char_indices() {
+        if found.len() > n_max {
+            break;
+        }
         let to = at + c.len_utf8();
         if is_mark(c) {
             if let Some(last) = found.last_mut().filter(|_| open) {
@@ -133,6 +149,7 @@ pub fn words(text: &str) -> Vec<Word> {
         }
         open = !alone;
     }
+    found.truncate(n_max);
     // A capital may fold to nothing but a mark.
     found.retain(|word| !word.folded.is_empty());
     found
@@ -262,30 +279,18 @@ impl Terms {
         Ok(terms)
     }
 
-    /// Which of the words that have to be there this one is.
-    fn which(&self, folded: &str) -> Option<usize> {
-        let all = self.all.iter().flat_map(|term| {
-            let last = term.words.len() - 1;
-            let words = term.words.iter().enumerate();
-            words.map(move |(index, word)| (word, term.prefix && index == last))
-        });
-        all.enumerate()
-            .find(|(_, (word, prefix))| {
-                folded == word.as_str() || (*prefix && folded.starts_with(word.as_str()))
-            })
-            .map(|(index, _)| index)
-    }
-
-    /// The piece of a text in which most of the words are.
+    /// The piece of a text in which most of the words are. Of a text that has more words than
+    /// [`limits::WORDS_MAX`] the first ones are looked at.
     pub fn snippet(&self, parts: &[(Weight, String)]) -> Snippet {
-        let mut best: Option<(usize, &str, Vec<Word>)> = None;
+        let wanted = Wanted::of(self);
+        let mut best: Option<(usize, &str, Vec<Known>)> = None;
+        let mut n_left = limits::WORDS_MAX;
         for (_, text) in parts {
-            let words = words(text);
-            for piece in windows(&words, self) {
-                let mut which: Vec<_> = piece
-                    .iter()
-                    .filter_map(|word| self.which(&word.folded))
-                    .collect();
+            let words = first_words(text, n_left);
+            n_left -= words.len();
+            let words: Vec<Known> = words.into_iter().map(|word| wanted.known(&word)).collect();
+            for piece in windows(&words) {
+                let mut which: Vec<_> = piece.iter().filter_map(|word| word.which).collect();
                 which.sort_unstable();
                 which.dedup();
                 if best
@@ -301,9 +306,7 @@ impl Terms {
         };
         let from = piece.first().map_or(0, |word| word.from);
         let to = piece.last().map_or(0, |word| word.to);
-        let marked = piece
-            .iter()
-            .filter(|word| self.which(&word.folded).is_some());
+        let marked = piece.iter().filter(|word| word.which.is_some());
         Snippet {
             text: cut(&text[from..to]),
             marks: marked
@@ -314,8 +317,57 @@ impl Terms {
     }
 }
 
+/// The words that have to be there, by what they are and by what they begin with: each word of a text is
+/// looked up once, and not compared with all of them.
+struct Wanted<'a> {
+    whole: BTreeMap<&'a str, usize>,
+    /// As many as a query has terms.
+    beginnings: Vec<(&'a str, usize)>,
+}
+
+/// Where a word of a text is, and which of those that are wanted it is.
+#[derive(Clone, Copy)]
+struct Known {
+    from: usize,
+    to: usize,
+    which: Option<usize>,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(terms: &'a Terms) -> Self {
+        let all = terms.all.iter().flat_map(|term| {
+            let last = term.words.len() - 1;
+            let words = term.words.iter().enumerate();
+            words.map(move |(index, word)| (word.as_str(), term.prefix && index == last))
+        });
+        let mut wanted = Self {
+            whole: BTreeMap::new(),
+            beginnings: Vec::new(),
+        };
+        for (index, (word, prefix)) in all.enumerate() {
+            wanted.whole.entry(word).or_insert(index);
+            if prefix {
+                wanted.beginnings.push((word, index));
+            }
+        }
+        wanted
+    }
+
+    fn known(&self, word: &Word) -> Known {
+        let whole = self.whole.get(word.folded.as_str()).copied();
+        let mut beginnings = self.beginnings.iter();
+        let begins = beginnings.find(|(wanted, _)| word.folded.starts_with(wanted));
+        let begins = begins.map(|(_, index)| *index);
+        Known {
+            from: word.from,
+            to: word.to,
+            which: whole.into_iter().chain(begins).min(),
+        }
+    }
+}
+
 /// Pieces that may be shown: around each word that is looked for, and the beginning.
-fn windows<'a>(words: &'a [Word], terms: &Terms) -> Vec<&'a [Word]> {
+fn windows(words: &[Known]) -> Vec<&[Known]> {
     let n_words = limits::SNIPPET_WORDS;
     let piece = |at: usize| {
         let from = at
@@ -326,7 +378,7 @@ fn windows<'a>(words: &'a [Word], terms: &Terms) -> Vec<&'a [Word]> {
     let found = words
         .iter()
         .enumerate()
-        .filter(|(_, word)| terms.which(&word.folded).is_some());
+        .filter(|(_, word)| word.which.is_some());
     let around = found.map(|(at, _)| piece(at)).take(limits::SNIPPET_TRIES);
     let first = (!words.is_empty()).then(|| piece(0));
     around.chain(first).collect()
@@ -359,7 +411,7 @@ pub fn check_text(text: &Text) -> Result<Vec<PartWords>, CloudError> {
         if part.contains('\0') {
             return Err(CloudError::Invalid("a text has a zero byte".to_owned()));
         }
-        let words = words(part);
+        let words = first_words(part, limits::WORDS_MAX);
         n_words += words.len() + 1;
         let seen = words.into_iter().map(|word| {
             let n_times: &mut usize = times.entry(word.folded.clone()).or_default();
@@ -460,6 +512,30 @@ mod tests {
             Terms::of("\"open end").unwrap().all,
             [term(&["open", "end"], false)]
         );
+    }
+
+    /// A database may hold what was not put here.
+    #[test]
+    fn only_so_many_words_of_a_text_are_looked_at() {
+        let many = "a ".repeat(limits::WORDS_MAX) + "last";
+        assert_eq!(
+            first_words(&many, limits::WORDS_MAX).len(),
+            limits::WORDS_MAX
+        );
+        assert_eq!(first_words("a b", 2).len(), 2);
+        assert_eq!(first_words("a b", 1).len(), 1);
+        assert_eq!(first_words("a b", 0).len(), 0);
+        let part = |text: &str| (Weight::Body, text.to_owned());
+        let snippet = Terms::of("last")
+            .unwrap()
+            .snippet(&[part(&many), part("last")]);
+        assert_eq!(snippet.marks, []);
+        let text = Text {
+            id: "a".to_owned(),
+            parts: vec![part(&many)],
+            attributes: "{}".to_owned(),
+        };
+        assert_eq!(check_text(&text).unwrap_err().code(), "invalid");
     }
 
     #[test]

@@ -74,6 +74,13 @@ pub struct Vector {
     pub attributes: String,
 }
 
+impl Vector {
+    /// Bytes of all of it.
+    pub const fn bytes(&self) -> usize {
+        size_of_val(self.values.as_slice()) + self.id.len() + self.attributes.len()
+    }
+}
+
 /// What is looked for.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Near {
@@ -83,6 +90,15 @@ pub struct Near {
     pub k: u32,
     /// Only those that have each of these attributes, with exactly this value.
     pub having: Vec<(String, Scalar)>,
+}
+
+impl Near {
+    /// Bytes of all of it.
+    pub fn bytes(&self) -> usize {
+        let having = self.having.iter();
+        let having: usize = having.map(|(name, value)| name.len() + value.bytes()).sum();
+        size_of_val(self.values.as_slice()) + having
+    }
 }
 
 /// A vector that was found.
@@ -194,6 +210,13 @@ pub fn check_near(shape: Shape, near: &Near) -> Result<(), CloudError> {
     }
     for (name, value) in &near.having {
         check_attribute(name)?;
+        if let Scalar::Text(text) = value {
+            within(
+                "the value of an attribute",
+                text.len(),
+                limits::ATTRIBUTES_BYTES_MAX,
+            )?;
+        }
         if matches!(value, Scalar::Real(value) if !value.is_finite()) {
             return invalid("a number is infinite or NaN".to_owned());
         }

@@ -299,7 +299,7 @@ pub(super) static BACKENDS: Section = Section {
                 example: "postgres://db.internal:5432",
             }),
             absent: Absent::Means("none"),
-            doc: "Servers that the `backend` of a binding may name: scheme, host and port; of S3 the `endpoint`, or `s3://BUCKET` at Amazon's",
+            doc: "Servers that the `backend` of a binding may name: scheme, host and port, and `?sslmode=disable` or `?tls=none` where PostgreSQL or mail may be asked without TLS on another machine; of S3 the `endpoint`, or `s3://BUCKET` at Amazon's",
         },
         Key {
             name: "ca_file",

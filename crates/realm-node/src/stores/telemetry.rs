@@ -14,7 +14,7 @@ use realm_model::grants::StoreGrant;
 use realm_model::name::NodeName;
 use zeroize::Zeroizing;
 
-use super::{Making, Shelf, Told, Who, held, later};
+use super::{Making, Shelf, Who, held, later};
 use crate::error::with_causes;
 use crate::event::StepFailure;
 
@@ -83,10 +83,7 @@ impl Shelf {
         if let Some(exporter) = exporters.get(&key).and_then(Weak::upgrade) {
             return Ok(exporter);
         }
-        let watch = Arc::new(Told {
-            binding: binding.clone(),
-            troubles: Arc::clone(&self.0.troubles),
-        });
+        let watch = self.0.troubles.of(binding);
         let making = Making {
             binding,
             spec,

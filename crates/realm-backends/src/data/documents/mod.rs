@@ -7,17 +7,17 @@ mod plan;
 mod top;
 
 use std::collections::BTreeSet;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::rand;
 use realm_model::cloud::documents::{
-    Document, Documents, Expected, Filter, Order, Page, Place, Query, Standing, Tree,
+    Document, Documents, Expected, Filter, Order, Page, Place, Query, Standing, Tree, Work,
     check_collection, check_field, check_id, check_order, elements,
 };
 use realm_model::cloud::json::{self, Json};
 use realm_model::cloud::{Answer, CloudError, DataError, Session, SqlValue, limits, within};
 
 use super::dialect::{Ground, Part};
-use super::steps::{Failure, Row, first, number, places, rows, text};
+use super::steps::{Failure, Load, Pace, Row, first, number, page, places, rows, size, text};
 use super::{Database, work};
 use plan::Plan;
 use top::Top;
@@ -30,7 +30,7 @@ const ELEMENT: u8 = b'e';
 const KEYS_AT_ONCE: usize = 200;
 
 /// Documents that are read at a time while an index is made.
-const INDEXED_AT_ONCE: u64 = 32;
+const INDEXED_AT_ONCE: u64 = 16;
 
 /// What a walk along an index reads at first and at most before it looks whether that is enough.
 const WALK_MIN: usize = 64;
@@ -48,12 +48,13 @@ impl Documents for Database {
             check_collection(at.collection)?;
             check_id(id)?;
             within("the document", body.len(), limits::DOCUMENT_BYTES_MAX)?;
+            // Its values take many times the bytes of the text: they are not there while this waits.
+            Json::object(body)?;
             let put = Put {
                 at,
                 id,
                 body,
                 expected,
-                json: Json::object(body)?,
             };
             self.with(at, Part::Documents, &put).await
         })
@@ -127,7 +128,6 @@ struct Put<'a> {
     id: &'a str,
     body: &'a str,
     expected: Expected,
-    json: Json<'a>,
 }
 work!(Put -> u64);
 
@@ -142,21 +142,31 @@ impl Put<'_> {
         if !fields.is_empty() {
             let own = [text(self.at.collection), text(self.id)];
             session.execute(FORGET, &own).await?;
-            let mut keys = Vec::new();
-            for field in fields {
-                keys.extend(keys_of(self.at, self.id, &field, &self.json)?);
-            }
+            let keys = self.keys(&fields)?;
+            let mut load = Load::none(self.at.meter);
+            load.set(size(&keys))?;
             add(session, &keys).await?;
         }
         session.commit().await?;
         Ok(revision)
     }
 
+    fn keys(&self, fields: &[String]) -> Result<Vec<[SqlValue; 4]>, CloudError> {
+        let json = Json::object(self.body)?;
+        let mut keys = Vec::new();
+        for field in fields {
+            keys.extend(keys_of(self.at, self.id, field, &json)?);
+        }
+        Ok(keys)
+    }
+
     /// Writes the document if what is there is as expected: its revision.
     async fn write(&self, session: &mut dyn Session) -> Result<Option<u64>, Failure> {
-        // Greater than that of whatever was deleted here before.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let fresh = u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or_default();
+        // None that was here before, whatever clocks say: there are 2^62 to begin with.
+        let mut fresh = [0; 8];
+        rand::fill(&mut fresh)
+            .map_err(|_| CloudError::Failed("the system gives no random numbers".to_owned()))?;
+        let fresh = u64::from_be_bytes(fresh) >> 2;
         let (statement, revision) = match self.expected {
             Expected::Anything => (
                 "INSERT INTO realm_documents (collection, id, revision, body) \
@@ -254,12 +264,16 @@ work!(Find -> Page);
 impl Find<'_> {
     async fn work(&self, _: &Ground, session: &mut dyn Session) -> Result<Page, Failure> {
         let plan = Plan::of(&self.tree, self.order, &indexed(session, self.at).await?);
-        let mut top = Top::new(self.limit, self.after.clone());
+        let mut looking = Looking {
+            top: Top::new(self.limit, self.after.clone()),
+            pace: Pace::default(),
+            load: Load::none(self.at.meter),
+        };
         if !plan.is_sorted() {
             let (statement, values) = plan.all(self.at.collection);
             session.query(&statement, &values).await?;
-            while self.look(session, &mut top).await?.is_some() {}
-            return Ok(top.page());
+            while self.look(session, &mut looking).await?.is_some() {}
+            return Ok(looking.top.page());
         }
         let mut last = self.after.clone();
         let mut at_once = (self.limit + 1).max(WALK_MIN);
@@ -267,12 +281,12 @@ impl Find<'_> {
             let (statement, values) = plan.walk(self.at.collection, last.as_ref(), at_once);
             session.query(&statement, &values).await?;
             let mut n_read = 0;
-            while let Some((n_rows, standing)) = self.look(session, &mut top).await? {
+            while let Some((n_rows, standing)) = self.look(session, &mut looking).await? {
                 n_read += n_rows;
                 last = Some(standing);
             }
-            if top.is_over() || n_read < at_once {
-                return Ok(top.page());
+            if looking.top.is_over() || n_read < at_once {
+                return Ok(looking.top.page());
             }
             at_once = (at_once * 2).min(WALK_MAX);
         }
@@ -282,22 +296,38 @@ impl Find<'_> {
     async fn look(
         &self,
         session: &mut dyn Session,
-        top: &mut Top,
+        Looking { top, pace, load }: &mut Looking<'_>,
     ) -> Result<Option<(usize, Standing)>, Failure> {
-        let page = session.fetch().await?;
+        let page = page(session).await?;
+        load.set(top.bytes() + size(&page))?;
         let n_rows = page.len();
         let mut last = None;
         for row in page {
             let document = read(row)?;
-            let json = Json::parse(&document.body)?;
-            let standing = Standing::of(self.order, &json, &document.id);
+            let mut work = Work::default();
+            let (standing, matches) = self.judge(&document, &mut work)?;
+            pace.spend(document.body.len() + work.done()).await;
             last = Some((n_rows, standing.clone()));
-            if self.tree.matches(&json) {
+            if matches {
                 top.offer(standing, document);
             }
         }
+        load.set(top.bytes())?;
         Ok(last)
     }
+
+    fn judge(&self, document: &Document, work: &mut Work) -> Result<(Standing, bool), CloudError> {
+        let json = Json::parse(&document.body)?;
+        let standing = Standing::of(self.order, &json, &document.id);
+        Ok((standing, self.tree.matches(&json, work)?))
+    }
+}
+
+/// What a search has beside its question.
+struct Looking<'a> {
+    top: Top,
+    pace: Pace,
+    load: Load<'a>,
 }
 
 struct Count<'a> {
@@ -316,14 +346,22 @@ impl Count<'_> {
         let (statement, values) = plan.all(self.at.collection);
         session.query(&statement, &values).await?;
         let mut n_found = 0;
+        let mut pace = Pace::default();
+        let mut load = Load::none(self.at.meter);
         loop {
-            let page = session.fetch().await?;
+            let page = page(session).await?;
             if page.is_empty() {
                 return Ok(n_found);
             }
+            load.set(size(&page))?;
             for row in page {
                 let document = read(row)?;
-                n_found += u64::from(self.tree.matches(&Json::parse(&document.body)?));
+                let mut work = Work::default();
+                let matches = self
+                    .tree
+                    .matches(&Json::parse(&document.body)?, &mut work)?;
+                n_found += u64::from(matches);
+                pace.spend(document.body.len() + work.done()).await;
             }
         }
     }
@@ -352,6 +390,8 @@ impl Index<'_> {
             return Err(CloudError::Invalid(why).into());
         }
         let mut last = String::new();
+        let mut pace = Pace::default();
+        let mut load = Load::none(self.at.meter);
         loop {
             let some = "SELECT id, revision, body FROM realm_documents \
                 WHERE collection = $1 AND id > $2 ORDER BY id LIMIT $3";
@@ -360,12 +400,22 @@ impl Index<'_> {
                 text(&last),
                 number(INDEXED_AT_ONCE),
             ];
+            session.query(some, &values).await?;
             let mut keys = Vec::new();
-            for row in rows(session, some, &values).await? {
-                let document = read(row)?;
-                let json = Json::parse(&document.body)?;
-                keys.extend(keys_of(self.at, &document.id, self.field, &json)?);
-                last = document.id;
+            loop {
+                let page = page(session).await?;
+                load.set(size(&page) + size(&keys))?;
+                if page.is_empty() {
+                    break;
+                }
+                for row in page {
+                    let document = read(row)?;
+                    let json = Json::parse(&document.body)?;
+                    keys.extend(keys_of(self.at, &document.id, self.field, &json)?);
+                    drop(json);
+                    pace.spend(document.body.len()).await;
+                    last = document.id;
+                }
             }
             if keys.is_empty() {
                 return Ok(session.commit().await?);
@@ -380,8 +430,13 @@ const FORGET: &str = "DELETE FROM realm_document_keys WHERE collection = $1 AND 
 /// The fields of a collection that have an index.
 async fn indexed(session: &mut dyn Session, at: Place<'_>) -> Result<Vec<String>, Failure> {
     let all = "SELECT field FROM realm_document_indexes WHERE collection = $1";
-    let found = rows(session, all, &[text(at.collection)]).await?;
-    found.into_iter().map(|row| Row::of(row).text()).collect()
+    // One more than there may be is there while another one is made.
+    let n_max = limits::INDEXES_MAX + 1;
+    let found = rows(session, all, &[text(at.collection)], n_max).await?;
+    let found = found.into_iter();
+    found
+        .map(|row| Row::of(row).text_within(limits::FIELD_BYTES_MAX))
+        .collect()
 }
 
 /// The keys of a field, as rows of their table.
@@ -432,8 +487,8 @@ async fn add(session: &mut dyn Session, keys: &[[SqlValue; 4]]) -> Result<(), Fa
 fn read(row: Vec<SqlValue>) -> Result<Document, Failure> {
     let mut row = Row::of(row);
     Ok(Document {
-        id: row.text()?,
+        id: row.text_within(limits::DATA_ID_BYTES_MAX)?,
         revision: row.number()?,
-        body: row.text()?,
+        body: row.text_within(limits::DOCUMENT_BYTES_MAX)?,
     })
 }

@@ -36,15 +36,20 @@ impl Top {
         if is_before || is_beyond {
             return;
         }
-        self.bytes += document.body.len();
+        self.bytes += size(&standing, &document);
         self.found.insert(standing, document);
         while self.found.len() > self.limit || self.bytes > limits::FOUND_BYTES_MAX {
             let Some((standing, document)) = self.found.pop_last() else {
                 return;
             };
-            self.bytes -= document.body.len();
+            self.bytes -= size(&standing, &document);
             self.beyond = Some(standing);
         }
+    }
+
+    /// What it holds.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether something had no room: of what comes sorted nothing has any more.
@@ -61,4 +66,8 @@ impl Top {
             documents: self.found.into_values().collect(),
         }
     }
+}
+
+fn size(standing: &Standing, document: &Document) -> usize {
+    document.body.len() + document.id.len() + standing.bytes()
 }

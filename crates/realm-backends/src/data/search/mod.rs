@@ -8,7 +8,7 @@ use realm_model::cloud::search::{Hit, Look, PartWords, Search, Terms, Text, Weig
 use realm_model::cloud::{Answer, CloudError, DataError, Session, SqlValue, limits};
 
 use super::dialect::{Dialect, Ground, Part};
-use super::steps::{Failure, Row, first, number, rows, strange, text};
+use super::steps::{Failure, Load, Pace, Row, first, number, rows, strange, text};
 use super::{Database, work};
 
 mod spelling;
@@ -162,27 +162,38 @@ impl Find<'_> {
             number(self.look.offset.into()),
         ];
         let mut hits = Vec::new();
-        for mut row in rows(session, ask, &values).await? {
+        let mut load = Load::none(self.at.meter);
+        let mut pace = Pace::default();
+        let limit = usize::try_from(self.look.limit).unwrap_or(usize::MAX);
+        for mut row in rows(session, ask, &values, limit).await? {
             let Some(SqlValue::Real(score)) = row.pop() else {
                 return Err(strange());
             };
-            let id = Row::of(row).text()?;
+            let id = Row::of(row).text_within(limits::DATA_ID_BYTES_MAX)?;
             let read =
                 "SELECT parts, attributes FROM realm_texts WHERE collection = $1 AND id = $2";
             let found = first(session, read, &[text(self.at.collection), text(&id)]).await?;
             let mut found = Row::of(found.ok_or_else(strange)?);
-            let parts = read_parts(&found.text()?).ok_or_else(strange)?;
-            hits.push(Hit {
+            let kept = found.text_within(KEPT_BYTES_MAX)?;
+            let parts = read_parts(&kept).ok_or_else(strange)?;
+            let hit = Hit {
                 id,
                 score,
                 snippet: self.terms.snippet(&parts),
-                attributes: found.text()?,
-            });
+                attributes: found.text_within(limits::ATTRIBUTES_BYTES_MAX)?,
+            };
+            drop(parts);
+            load.more(hit.snippet.text.len() + hit.attributes.len())?;
+            hits.push(hit);
+            pace.spend(kept.len()).await;
         }
         session.roll_back().await?;
         Ok(hits)
     }
 }
+
+/// Bytes of a text as it is kept: what stands before a part has no more than ten.
+const KEPT_BYTES_MAX: usize = limits::TEXT_BYTES_MAX + 10 * limits::PARTS_MAX;
 
 /// Parts as they are kept: the letter of each, its bytes, a colon, the text.
 fn kept(parts: &[(Weight, String)]) -> String {
@@ -194,6 +205,9 @@ fn kept(parts: &[(Weight, String)]) -> String {
 fn read_parts(mut kept: &str) -> Option<Vec<(Weight, String)>> {
     let mut parts = Vec::new();
     while !kept.is_empty() {
+        if parts.len() == limits::PARTS_MAX {
+            return None;
+        }
         let weight = Weight::ALL
             .into_iter()
             .find(|weight| kept.starts_with(weight.letter()))?;

@@ -192,7 +192,8 @@ impl Get<'_> {
                 Ok(Vector {
                     id: self.id.to_owned(),
                     values,
-                    attributes: Row::of(row.split_off(1)).text()?,
+                    attributes: Row::of(row.split_off(1))
+                        .text_within(limits::ATTRIBUTES_BYTES_MAX)?,
                 })
             })
             .transpose()

@@ -8,11 +8,11 @@ use realm_model::cloud::vectors::{Metric, Neighbour, distance};
 use realm_model::cloud::{CloudError, Session, SqlValue, limits};
 
 use super::super::dialect::{Dialect, Ground};
-use super::super::steps::{Failure, Row, rows, strange, text};
+use super::super::steps::{Failure, Load, Pace, Row, page, rows, strange, text};
 use super::super::work;
 
 /// Attributes that are read at a time.
-const READ_AT_ONCE: usize = 100;
+const READ_AT_ONCE: usize = 32;
 
 pub(super) struct Nearest<'a> {
     pub(super) at: Place<'a>,
@@ -87,8 +87,9 @@ impl Nearest<'_> {
             .await?;
         let mut nearest = BinaryHeap::new();
         let mut bytes = 0;
+        let mut pace = Pace::default();
         loop {
-            let page = session.fetch().await?;
+            let page = page(session).await?;
             if page.is_empty() {
                 return Ok(nearest.into_sorted_vec());
             }
@@ -100,12 +101,13 @@ impl Nearest<'_> {
                 let distance = distance(self.metric, self.values, &vector);
                 let farthest = nearest.peek().map(|one: &Candidate| one.distance);
                 if nearest.len() < self.k || farthest.is_some_and(|far| distance <= far) {
-                    let id = Row::of(row).text()?;
+                    let id = Row::of(row).text_within(limits::DATA_ID_BYTES_MAX)?;
                     nearest.push(Candidate { distance, id });
                 }
                 if nearest.len() > self.k {
                     nearest.pop();
                 }
+                pace.spend(size_of_val(vector.as_slice())).await;
             }
             if bytes > limits::SCANNED_BYTES_MAX {
                 return Err(CloudError::TooLarge {
@@ -129,12 +131,12 @@ impl Nearest<'_> {
         values.push(SqlValue::Integer(self.k as i64));
         let limit = values.len();
         let ask = format!("SELECT v.id, {distance}{from} ORDER BY 2, 1 LIMIT ${limit}");
-        let found = rows(session, &ask, &values).await?;
+        let found = rows(session, &ask, &values, self.k).await?;
         let candidate = |mut row: Vec<SqlValue>| {
             let Some(SqlValue::Real(distance)) = row.pop() else {
                 return Err(strange());
             };
-            let id = Row::of(row).text()?;
+            let id = Row::of(row).text_within(limits::DATA_ID_BYTES_MAX)?;
             Ok(Candidate { distance, id })
         };
         found.into_iter().map(candidate).collect()
@@ -147,6 +149,7 @@ impl Nearest<'_> {
     ) -> Result<Vec<Neighbour>, Failure> {
         let mut neighbours = Vec::new();
         let mut bytes = 0;
+        let mut load = Load::none(self.at.meter);
         for some in found.chunks(READ_AT_ONCE) {
             let places: Vec<_> = (2..).take(some.len()).map(|n| format!("${n}")).collect();
             let read = format!(
@@ -156,13 +159,15 @@ impl Nearest<'_> {
             let ids = some.iter().map(|one| text(&one.id));
             let values: Vec<_> = [text(self.at.collection)].into_iter().chain(ids).collect();
             let mut read_rows = std::collections::BTreeMap::new();
-            for row in rows(session, &read, &values).await? {
+            for row in rows(session, &read, &values, some.len()).await? {
                 let mut row = Row::of(row);
-                read_rows.insert(row.text()?, row.text()?);
+                let id = row.text_within(limits::DATA_ID_BYTES_MAX)?;
+                read_rows.insert(id, row.text_within(limits::ATTRIBUTES_BYTES_MAX)?);
             }
             for one in some {
                 let attributes = read_rows.remove(&one.id).ok_or_else(strange)?;
                 bytes += attributes.len();
+                load.set(bytes)?;
                 if bytes > limits::FOUND_BYTES_MAX {
                     return Err(CloudError::TooLarge {
                         what: "what was found",

@@ -320,8 +320,10 @@ impl container::HostContainer for View<'_> {
             // All names before the first deletion.
             objects.iter().try_for_each(|object| check_object(object))?;
             for (nth, batch) in objects.chunks(BATCH_MAX).enumerate() {
+                // A message for each name, into a queue that others have as well.
+                let n_operations = if store.is_told() { batch.len() } else { 1 };
                 // The first one is the call itself.
-                if nth > 0 {
+                for _ in usize::from(nth == 0)..n_operations {
                     cloud.charge()?;
                 }
                 store.remove(&name, batch).await?;

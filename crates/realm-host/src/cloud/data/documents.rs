@@ -52,8 +52,8 @@ impl documents::HostCollection for View<'_> {
     ) -> Result<Result<u64, Error>> {
         let part = self.table.get(&part)?;
         let done = async {
-            let store = part.store(self.cloud)?;
-            model::Documents::put(&**store, part.place(), &id, &body, wanted(expected)).await
+            let call = part.call(self.cloud, id.len() + body.len())?;
+            model::Documents::put(call.store(), call.place(), &id, &body, wanted(expected)).await
         };
         Ok(done.await.map_err(said))
     }
@@ -64,8 +64,10 @@ impl documents::HostCollection for View<'_> {
         id: String,
     ) -> Result<Result<Option<Document>, Error>> {
         let part = self.table.get(&part)?;
-        let done =
-            async { model::Documents::get(&**part.store(self.cloud)?, part.place(), &id).await };
+        let done = async {
+            let call = part.call(self.cloud, id.len())?;
+            model::Documents::get(call.store(), call.place(), &id).await
+        };
         Ok(done.await.map(|found| found.map(shown)).map_err(said))
     }
 
@@ -77,8 +79,8 @@ impl documents::HostCollection for View<'_> {
     ) -> Result<Result<bool, Error>> {
         let part = self.table.get(&part)?;
         let done = async {
-            let store = part.store(self.cloud)?;
-            model::Documents::delete(&**store, part.place(), &id, wanted(expected)).await
+            let call = part.call(self.cloud, id.len())?;
+            model::Documents::delete(call.store(), call.place(), &id, wanted(expected)).await
         };
         Ok(done.await.map_err(said))
     }
@@ -95,7 +97,10 @@ impl documents::HostCollection for View<'_> {
             limit: query.limit,
             cursor: query.cursor,
         };
-        let done = async { part.store(self.cloud)?.find(part.place(), &query).await };
+        let done = async {
+            let call = part.call(self.cloud, query.bytes())?;
+            call.store().find(call.place(), &query).await
+        };
         let page = done.await.map(|page| Page {
             documents: page.documents.into_iter().map(shown).collect(),
             cursor: page.cursor,
@@ -106,13 +111,19 @@ impl documents::HostCollection for View<'_> {
     async fn count(&mut self, part: Resource<Part>, wanted: Filter) -> Result<Result<u64, Error>> {
         let part = self.table.get(&part)?;
         let wanted = filter(wanted);
-        let done = async { part.store(self.cloud)?.count(part.place(), &wanted).await };
+        let done = async {
+            let call = part.call(self.cloud, wanted.bytes())?;
+            call.store().count(call.place(), &wanted).await
+        };
         Ok(done.await.map_err(said))
     }
 
     async fn index(&mut self, part: Resource<Part>, field: String) -> Result<Result<(), Error>> {
         let part = self.table.get(&part)?;
-        let done = async { part.store(self.cloud)?.index(part.place(), &field).await };
+        let done = async {
+            let call = part.call(self.cloud, field.len())?;
+            call.store().index(call.place(), &field).await
+        };
         Ok(done.await.map_err(said))
     }
 

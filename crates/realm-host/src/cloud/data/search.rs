@@ -62,8 +62,8 @@ impl search::HostIndex for View<'_> {
             attributes,
         };
         let done = async {
-            let store = part.store(self.cloud)?;
-            model::Search::put(&**store, part.place(), &text).await
+            let call = part.call(self.cloud, text.bytes())?;
+            model::Search::put(call.store(), call.place(), &text).await
         };
         Ok(done.await.map_err(said))
     }
@@ -71,8 +71,8 @@ impl search::HostIndex for View<'_> {
     async fn delete(&mut self, own: Resource<Index>, id: String) -> Result<Result<bool, Error>> {
         let Index(part) = self.table.get(&own)?;
         let done = async {
-            let store = part.store(self.cloud)?;
-            model::Search::delete(&**store, part.place(), &id).await
+            let call = part.call(self.cloud, id.len())?;
+            model::Search::delete(call.store(), call.place(), &id).await
         };
         Ok(done.await.map_err(said))
     }
@@ -91,8 +91,8 @@ impl search::HostIndex for View<'_> {
             offset,
         };
         let done = async {
-            let store = part.store(self.cloud)?;
-            store.search(part.place(), &look).await
+            let call = part.call(self.cloud, look.query.len())?;
+            call.store().search(call.place(), &look).await
         };
         let found = done
             .await

@@ -39,7 +39,9 @@ impl Shaped {
         shape: Shape,
     ) -> Result<Self, DataError> {
         let part = Part::open(cloud, database, name)?;
-        part.store(cloud)?.shape(part.place(), shape).await?;
+        let call = part.call(cloud, 0)?;
+        call.store().shape(call.place(), shape).await?;
+        drop(call);
         Ok(Self { part, shape })
     }
 }
@@ -88,8 +90,8 @@ impl vectors::HostCollection for View<'_> {
             attributes,
         };
         let done = async {
-            let store = part.store(self.cloud)?;
-            store.upsert(part.place(), *shape, &vector).await
+            let call = part.call(self.cloud, vector.bytes())?;
+            call.store().upsert(call.place(), *shape, &vector).await
         };
         Ok(done.await.map_err(said))
     }
@@ -101,8 +103,8 @@ impl vectors::HostCollection for View<'_> {
     ) -> Result<Result<Option<Entry>, Error>> {
         let Shaped { part, .. } = self.table.get(&own)?;
         let done = async {
-            let store = part.store(self.cloud)?;
-            near::Vectors::get(&**store, part.place(), &id).await
+            let call = part.call(self.cloud, id.len())?;
+            near::Vectors::get(call.store(), call.place(), &id).await
         };
         let shown = |vector: Vector| Entry {
             vector: vector.values,
@@ -114,8 +116,8 @@ impl vectors::HostCollection for View<'_> {
     async fn delete(&mut self, own: Resource<Shaped>, id: String) -> Result<Result<bool, Error>> {
         let Shaped { part, .. } = self.table.get(&own)?;
         let done = async {
-            let store = part.store(self.cloud)?;
-            near::Vectors::delete(&**store, part.place(), &id).await
+            let call = part.call(self.cloud, id.len())?;
+            near::Vectors::delete(call.store(), call.place(), &id).await
         };
         Ok(done.await.map_err(said))
     }
@@ -135,8 +137,8 @@ impl vectors::HostCollection for View<'_> {
             having: having.collect(),
         };
         let done = async {
-            let store = part.store(self.cloud)?;
-            store.nearest(part.place(), *shape, &near).await
+            let call = part.call(self.cloud, near.bytes())?;
+            call.store().nearest(call.place(), *shape, &near).await
         };
         let shown = |one: near::Neighbour| Neighbour {
             id: one.id,

@@ -261,10 +261,12 @@ pub(super) fn metrics(given: metrics::ResourceMetrics) -> Result<Metrics, CloudE
             bytes: METRICS_BYTES_MAX,
         },
         n_points: 0,
+        n_parts: 0,
     };
     let resource = reader.room.resource(given.resource);
     let mut scopes = Vec::new();
     for scope in given.scope_metrics {
+        one_more(&mut reader.n_parts)?;
         let by = reader.room.scope(scope.scope);
         let mut metrics = Vec::new();
         for metric in scope.metrics {
@@ -278,11 +280,14 @@ pub(super) fn metrics(given: metrics::ResourceMetrics) -> Result<Metrics, CloudE
 struct Reader {
     room: Room,
     n_points: usize,
+    /// Metrics, and the scopes that they are in: also those without a point are looked at.
+    n_parts: usize,
 }
 
 impl Reader {
     fn metric(&mut self, metric: metrics::Metric) -> Result<Metric, CloudError> {
         use metrics::MetricData as Given;
+        one_more(&mut self.n_parts)?;
         within("the name of a metric", metric.name.len(), NAME_BYTES_MAX)?;
         let data = match metric.data {
             Given::F64Gauge(data) | Given::U64Gauge(data) | Given::S64Gauge(data) => {
@@ -398,12 +403,7 @@ impl Reader {
         (start_unix_ns, unix_ns): (u64, u64),
         value: T,
     ) -> Result<Point<T>, CloudError> {
-        self.n_points += 1;
-        if self.n_points > POINTS_MAX {
-            return Err(CloudError::Invalid(format!(
-                "more than {POINTS_MAX} points: export fewer at a time"
-            )));
-        }
+        one_more(&mut self.n_points)?;
         let (attributes, n_dropped) = self.room.attributes(attributes);
         // Without one of them it would be another series.
         if n_dropped > 0 {
@@ -434,6 +434,16 @@ impl Reader {
     }
 }
 
+fn one_more(n: &mut usize) -> Result<(), CloudError> {
+    *n += 1;
+    if *n <= POINTS_MAX {
+        return Ok(());
+    }
+    Err(CloudError::Invalid(format!(
+        "more than {POINTS_MAX} points, or metrics: export fewer at a time"
+    )))
+}
+
 fn buckets(n_buckets: usize) -> Result<(), CloudError> {
     if n_buckets <= BUCKETS_MAX {
         return Ok(());
@@ -462,6 +472,56 @@ const fn temporality(given: metrics::Temporality, grows: bool) -> Temporality {
         }
         (metrics::Temporality::Cumulative, _) | (metrics::Temporality::LowMemory, false) => {
             Temporality::Cumulative
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metric() -> metrics::Metric {
+        metrics::Metric {
+            name: "a".to_owned(),
+            description: String::new(),
+            unit: String::new(),
+            data: metrics::MetricData::F64Gauge(metrics::Gauge {
+                start_time: None,
+                time: Datetime {
+                    seconds: 1,
+                    nanoseconds: 0,
+                },
+                data_points: Vec::new(),
+            }),
+        }
+    }
+
+    fn export(n_scopes: usize, n_metrics: usize) -> metrics::ResourceMetrics {
+        let scope = |_| metrics::ScopeMetrics {
+            scope: types::InstrumentationScope {
+                name: String::new(),
+                version: None,
+                schema_url: None,
+                attributes: Vec::new(),
+            },
+            metrics: (0..n_metrics).map(|_| metric()).collect(),
+        };
+        metrics::ResourceMetrics {
+            resource: types::Resource {
+                attributes: Vec::new(),
+                schema_url: None,
+            },
+            scope_metrics: (0..n_scopes).map(scope).collect(),
+        }
+    }
+
+    /// Each of them is compared with all that the component has: that takes time as well.
+    #[test]
+    fn metrics_and_scopes_without_a_point_are_counted_too() {
+        assert!(metrics(export(10, 100)).is_ok());
+        for (n_scopes, n_metrics) in [(1, POINTS_MAX), (POINTS_MAX + 1, 0), (100, 100)] {
+            let refused = metrics(export(n_scopes, n_metrics)).map(drop);
+            assert_eq!(refused.map_err(|error| error.code()), Err("invalid"));
         }
     }
 }
