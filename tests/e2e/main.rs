@@ -30,6 +30,7 @@ mod crowds;
 mod damage;
 mod databases;
 mod deaths;
+mod doorkeeping;
 mod elsewhere;
 mod examples;
 mod explain;

@@ -2,9 +2,11 @@
 //!
 //! A key that is not here does not exist. What a value *means* is in `read` and the value parsers.
 
+mod front;
 mod routes;
 mod stores;
 
+pub use front::{PER_CLIENT, RULE};
 pub use routes::ROUTE;
 pub use stores::{BINDING, SUBSCRIBE};
 
@@ -337,6 +339,18 @@ pub static COMPONENT: Section = Section {
             doc: "Bytes of one request body",
         },
         Key {
+            name: "per_client",
+            kind: Kind::Table(&PER_CLIENT),
+            absent: Absent::Means("not counted"),
+            doc: "Requests of one client that a node passes on; one more is refused with 429: [rates and rules](#rates-and-rules)",
+        },
+        Key {
+            name: "rules",
+            kind: Kind::Rows(&RULE),
+            absent: Absent::Means("every request passes"),
+            doc: "Which requests are refused before anything runs, in order",
+        },
+        Key {
             name: "storage_max_mb",
             // A terabyte: what takes more has a server of its own.
             kind: Kind::Integer {
@@ -517,6 +531,16 @@ pub static HEALTH: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 9] = [
-    &ROOT, &OWNER, &NODE, &COMPONENT, &SUBSCRIBE, &SCHEDULE, &HEALTH, &ROUTE, &BINDING,
+pub static SECTIONS: [&Section; 11] = [
+    &ROOT,
+    &OWNER,
+    &NODE,
+    &COMPONENT,
+    &PER_CLIENT,
+    &RULE,
+    &SUBSCRIBE,
+    &SCHEDULE,
+    &HEALTH,
+    &ROUTE,
+    &BINDING,
 ];
