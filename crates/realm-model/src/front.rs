@@ -149,10 +149,9 @@ impl Rule {
     where
         V: Iterator<Item = &'v [u8]>,
     {
-        let is_one = |path: &&str| self.paths.iter().any(|pattern| pattern.matches(path));
-        let is_path = || match self.action {
-            RuleAction::Deny => asked.readings.iter().any(is_one),
-            RuleAction::Allow => asked.readings.iter().all(|path| is_one(path)),
+        let is_path_met = || match self.action {
+            RuleAction::Deny => asked.readings.iter().any(|path| self.is_path(path)),
+            RuleAction::Allow => asked.readings.iter().all(|path| self.is_path(path)),
         };
         let is_header = |(name, pattern): (&String, &ValuePattern)| {
             let mut lines = values(name).peekable();
@@ -166,8 +165,14 @@ impl Rule {
         (self.clients.is_empty() || self.clients.iter().any(|one| one.contains(asked.client)))
             && (self.methods.is_empty() || self.methods.iter().any(|one| one == asked.method))
             && (self.hosts.is_empty() || self.hosts.iter().any(|one| one.matches(asked.host)))
-            && (self.paths.is_empty() || is_path())
+            && (self.paths.is_empty() || is_path_met())
             && self.headers.iter().all(is_header)
+    }
+}
+
+impl Rule {
+    fn is_path(&self, path: &str) -> bool {
+        self.paths.iter().any(|pattern| pattern.matches(path))
     }
 }
 
