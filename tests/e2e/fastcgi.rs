@@ -89,7 +89,7 @@ fn answer(came: &[u8]) -> Answer {
     answer
 }
 
-fn ask(socket: &Path, params: &[(&str, &str)]) -> Answer {
+pub(crate) fn ask(socket: &Path, params: &[(&str, &str)]) -> Answer {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
@@ -106,7 +106,7 @@ pub(crate) fn read_answer(stream: &mut UnixStream) -> Answer {
 }
 
 /// A realm whose agent web servers reach, with `app` below `/app`.
-fn reached(guest: &str, keys: &str, more: &str) -> (Realm, Agent) {
+pub(crate) fn reached(guest: &str, keys: &str, more: &str) -> (Realm, Agent) {
     let realm = Realm::new();
     realm.app(guest, keys);
     let manifest = realm.read("realm.toml");

@@ -31,6 +31,7 @@ mod damage;
 mod databases;
 mod deaths;
 mod devices;
+mod doorkeeping;
 mod elsewhere;
 #[path = "../peers/inference.rs"]
 #[expect(

@@ -7,6 +7,7 @@
 //! long a failed replica waits (`backoff`).
 
 mod artifacts;
+mod fronts;
 mod job;
 mod report;
 mod rolling;
@@ -199,6 +200,7 @@ pub fn plan(
             table.backends.insert(component.clone(), rollout.backends);
         }
     }
+    table.fronts = fronts::fronts(desired, node, &table);
     for kept in here.kept() {
         if matches!(artifacts::step(kept, observed, now), Step::Fetch) {
             steps.fetch(kept);

@@ -58,6 +58,8 @@ pub(crate) fn settings_digest(
         restart,
         health,
         triggers,
+        // What happens before it runs.
+        front: _,
     } = spec;
     let settings = Settings {
         pin,

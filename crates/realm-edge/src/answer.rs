@@ -152,7 +152,9 @@ async fn dispatch(
     if handshake.is_some() && connection.is_behind() {
         return Err(Refusal::no_websocket());
     }
-    let first = target.group.pick().ok_or_else(Refusal::no_backend)?;
+    // Most components have no gate, and pay for none.
+    let gate = target.group.gate.as_ref();
+    let gate = gate.map(|gate| (gate, origin.client()));
     if body.size_hint().lower() > edge.limits.request_bytes_max {
         return Err(Refusal::request_too_large());
     }
@@ -165,6 +167,11 @@ async fn dispatch(
     strip_vouched(request.headers_mut());
     origin.write(request.headers_mut());
     connection.vouch(request.headers_mut());
+    if let Some((gate, client)) = &gate {
+        let path = request.uri().path();
+        gate.admit(client, request.method(), path, request.headers())?;
+    }
+    let first = target.group.pick().ok_or_else(Refusal::no_backend)?;
     // Where nothing is told, nothing is allocated: most routes are for a whole host.
     if prefix.0 > 0 {
         request.extensions_mut().insert(prefix);

@@ -13,6 +13,7 @@ use http::{Uri, Version};
 
 use crate::connection::{Connection, KnownHost};
 use crate::forwarded::{self, Chain, Scheme};
+use crate::gate::Client;
 use crate::headers::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, strip_forwarded};
 use crate::host::route_key;
 use crate::refusal::Refusal;
@@ -21,6 +22,8 @@ use crate::refusal::Refusal;
 pub(crate) struct Origin {
     host: KnownHost,
     scheme: Scheme,
+    /// Who asks, as far as it can be believed.
+    client: IpAddr,
     forwarded_for: HeaderValue,
     forwarded: HeaderValue,
 }
@@ -42,17 +45,20 @@ pub(crate) fn origin(
     if chain.hops.is_empty() {
         return Ok(Origin {
             scheme: connection.scheme,
+            client: connection.peer,
             forwarded_for: connection.peer_value.clone(),
             forwarded: host.forwarded.clone(),
             host,
         });
     }
-    let asked = chain.asked(|address| trusted_proxies.contains(&address));
+    let is_trusted = |address| trusted_proxies.contains(&address);
+    let asked = chain.asked(is_trusted);
     let received = host.value.to_str().expect("a checked host is ASCII");
     let forwarded = chain.forwarded(connection.peer, connection.scheme, received);
     let value = |text: String| HeaderValue::try_from(text).expect("a checked chain is ASCII");
     Ok(Origin {
         scheme: asked.scheme.unwrap_or(connection.scheme),
+        client: chain.client(connection.peer, is_trusted),
         forwarded_for: value(chain.x_forwarded_for(connection.peer)),
         forwarded: value(forwarded),
         host: match asked.host {
@@ -78,6 +84,14 @@ impl Origin {
     /// The host as routes match it.
     pub(crate) fn route_key(&self) -> &str {
         &self.host.key
+    }
+
+    /// Who asks for what, for those that are asked whether it may.
+    pub(crate) fn client(&self) -> Client {
+        Client {
+            address: self.client,
+            host: self.host.key.clone(),
+        }
     }
 
     /// The absolute URI: path and query as they were sent.

@@ -32,6 +32,30 @@ pub(crate) fn second_reading(path: &str) -> Result<Option<String>, PathError> {
     Ok((reading != path).then_some(reading))
 }
 
+/// A path that is none of those refused, in all the ways in which it may be read: as it was sent, in the
+/// most permissive reading, and as who drops `;parameters` reads that.
+pub(crate) fn readings(path: &str) -> Vec<Cow<'_, str>> {
+    let mut readings = vec![Cow::Borrowed(path)];
+    if !is_plain(path) {
+        readings.push(Cow::Owned(read_permissively(path)));
+    }
+    let last = readings.last().map_or(path, AsRef::as_ref);
+    if last.contains(';') {
+        let names = last.split('/').map(|segment| {
+            let name = segment.split(';').next();
+            name.unwrap_or(segment)
+        });
+        let names: Vec<&str> = names.collect();
+        // A segment of parameters alone leaves an empty one.
+        let mut bare = names.join("/");
+        while let Some(at) = bare.find("//") {
+            bare.remove(at);
+        }
+        readings.push(Cow::Owned(bare));
+    }
+    readings
+}
+
 /// Whether every reader agrees on the path, dot segments aside.
 fn is_plain(path: &str) -> bool {
     let mut previous = 0;
@@ -160,6 +184,19 @@ mod tests {
         for path in ["", "*", "a/b", "?x", "%2fa"] {
             check(path, Err(PathError::NotAbsolute));
         }
+    }
+
+    #[test]
+    fn a_path_is_read_in_all_ways_that_readers_have() {
+        let check = |path: &str, expected: &[&str]| {
+            assert_eq!(readings(path), expected, "{path}");
+        };
+        check("/admin/x", &["/admin/x"]);
+        check("/%61dmin", &["/%61dmin", "/admin"]);
+        check("//admin\\x", &["//admin\\x", "/admin/x"]);
+        check("/admin;v=1/x", &["/admin;v=1/x", "/admin/x"]);
+        check("/;v/admin", &["/;v/admin", "/admin"]);
+        check("/%61dmin%3bv", &["/%61dmin%3bv", "/admin;v", "/admin"]);
     }
 
     proptest! {

@@ -93,6 +93,27 @@ impl Refusal {
         )
     }
 
+    pub(crate) fn denied_by_rule() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "denied-by-rule",
+            "a rule of the component refuses this request",
+            "`rules` of the component in realm.toml say which; the agent's log names the rule",
+        )
+    }
+
+    pub(crate) fn too_many_requests(retry_after_s: u32) -> Self {
+        Self {
+            retry_after_s: Some(retry_after_s),
+            ..Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too-many-requests",
+                "this client sends more requests than the component takes of one",
+                "wait as long as `Retry-After` says; `per_client` in realm.toml sets the rate",
+            )
+        }
+    }
+
     pub(crate) fn method_not_supported() -> Self {
         Self::new(
             StatusCode::NOT_IMPLEMENTED,

@@ -3,12 +3,15 @@
 //! One accept loop per listener on the runtime that `spawn` runs on; `workers` serve what it
 //! accepts.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use realm_model::front::Fronted;
+use realm_model::name::ComponentName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle as Runtime;
@@ -22,6 +25,8 @@ use crate::connection::{Connection, Order};
 use crate::doors::{self, Door, listen_on};
 use crate::fastcgi::{self, Bound, FastCgi, FastCgiAddress};
 use crate::forwarded::Scheme;
+
+use crate::gate::{Gate, States};
 use crate::https::Front;
 use crate::observe::Observer;
 use crate::ports::{self, Port, PortTrouble, Ports};
@@ -90,6 +95,7 @@ pub(crate) struct Shared {
     /// Ends what other nodes still wait for.
     pub(crate) cut: CancellationToken,
     pub(crate) ports: Ports,
+    pub(crate) gates: States,
     pub(crate) failed_accepts: Throttle,
     pub(crate) refused_by_edge: Throttle,
     pub(crate) refused_by_address: Throttle,
@@ -199,6 +205,7 @@ pub async fn spawn_closed(
         aside: Arc::default(),
         cut: CancellationToken::new(),
         ports: Ports::default(),
+        gates: States::default(),
         failed_accepts: Throttle::default(),
         refused_by_edge: Throttle::default(),
         refused_by_address: Throttle::default(),
@@ -296,6 +303,15 @@ impl Handle {
     /// Begins to take connections; again, it changes nothing.
     pub fn open(&self) {
         self.shared.open.cancel();
+    }
+
+    /// The gates of a table that is about to come into force: clients of components that had one before
+    /// are remembered.
+    pub fn gates(
+        &self,
+        fronted: BTreeMap<ComponentName, Fronted>,
+    ) -> BTreeMap<ComponentName, Gate> {
+        self.shared.gates.gates(fronted)
     }
 
     /// Swaps the route table. Requests in flight keep the backends that they were given.

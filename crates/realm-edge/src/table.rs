@@ -16,6 +16,7 @@ use realm_model::route::{HostPattern, PathPattern, Route};
 
 use crate::backend::Backend;
 use crate::far::Far;
+use crate::gate::Gate;
 use divided::Divided;
 pub(crate) use divided::{Owner, Target};
 
@@ -40,6 +41,8 @@ pub(crate) struct Found<'t> {
 /// The replicas of one component.
 pub(crate) struct Group {
     pub(crate) component: ComponentName,
+    /// What is asked of requests before they are answered.
+    pub(crate) gate: Option<Gate>,
     /// Here.
     replicas: Vec<Arc<dyn Backend>>,
     /// On other nodes.
@@ -69,20 +72,23 @@ impl Table {
         routes: Vec<Route>,
         backends: BTreeMap<ComponentName, Vec<Arc<dyn Backend>>>,
     ) -> Self {
-        Self::with_others(routes, backends, BTreeMap::new())
+        Self::with_others(routes, backends, BTreeMap::new(), BTreeMap::new())
     }
 
-    /// [`Table::new`] where other nodes answer as well. Replicas here are asked first.
+    /// [`Table::new`] where other nodes answer as well, and where components have gates
+    /// ([`Handle::gates`](crate::Handle::gates)). Replicas here are asked first.
     pub fn with_others(
         routes: Vec<Route>,
         mut backends: BTreeMap<ComponentName, Vec<Arc<dyn Backend>>>,
         mut others: BTreeMap<ComponentName, Vec<Far>>,
+        mut gates: BTreeMap<ComponentName, Gate>,
     ) -> Self {
         let mut groups: BTreeMap<ComponentName, Arc<Group>> = BTreeMap::new();
         let mut group = |component: ComponentName| {
             let group = groups.entry(component).or_insert_with_key(|component| {
                 Arc::new(Group {
                     component: component.clone(),
+                    gate: gates.remove(component),
                     replicas: backends.remove(component).unwrap_or_default(),
                     others: others
                         .remove(component)

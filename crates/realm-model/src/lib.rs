@@ -32,6 +32,7 @@ mod wire;
 
 pub mod binding;
 pub mod cloud;
+pub mod front;
 pub mod grants;
 pub mod limits;
 pub mod route;

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::front::Fronted;
 use crate::name::{ComponentName, NodeName};
 use crate::route::Route;
 
@@ -191,6 +192,8 @@ pub struct RouteTable {
     pub routes: Vec<Route>,
     /// Component → replicas that take requests; a component without an entry answers 503.
     pub backends: BTreeMap<ComponentName, Vec<ReplicaId>>,
+    /// What holds for requests of components before anybody answers them; one without an entry takes all.
+    pub fronts: BTreeMap<ComponentName, Fronted>,
 }
 
 impl Observed {

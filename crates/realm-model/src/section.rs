@@ -68,6 +68,8 @@ pub enum Kind {
     Named(Form, &'static Section),
     /// Lists of tables by name.
     Lists(Form, &'static Section),
+    /// A list of tables.
+    Rows(&'static Section),
     /// A string of a form, or a table.
     TextOrTable(Form, &'static Section),
     /// An integer in a range, or a string of a form.
@@ -133,6 +135,7 @@ impl Kind {
             Self::Table(section) => format!("a table like `{}`", section.title),
             Self::Named(_, section) => format!("tables like `{}`", section.title),
             Self::Lists(_, section) => format!("lists like `{}`", section.title),
+            Self::Rows(section) => format!("a list of tables like `{}`", section.title),
             Self::TextOrTable(form, section) => {
                 format!("{}, or a table like `{}`", form.expected, section.title)
             }
@@ -171,6 +174,7 @@ impl Kind {
             | Self::Table(_)
             | Self::Named(..)
             | Self::Lists(..)
+            | Self::Rows(_)
             | Self::TextOrTable(..)
             | Self::IntegerOrText { .. }
             | Self::Rules(_) => self.expected(),

@@ -116,7 +116,10 @@ fn sections(sections: &[&Section]) -> String {
 
 fn value(kind: &Kind) -> String {
     match kind {
-        Kind::Table(section) | Kind::Named(_, section) | Kind::Lists(_, section) => {
+        Kind::Table(section)
+        | Kind::Named(_, section)
+        | Kind::Lists(_, section)
+        | Kind::Rows(section) => {
             format!("`{}`", section.title)
         }
         Kind::Texts(form) => format!("list: {}", form.expected),

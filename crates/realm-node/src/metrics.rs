@@ -226,6 +226,17 @@ impl Page<'_> {
             }),
         ));
         families.push(counters(
+            "realm_http_refused_total",
+            "Requests refused by rules and rates of a component, by reason.",
+            all().flat_map(|(labels, figures)| {
+                figures.refused.iter().map(move |(reason, count)| {
+                    let mut labels = labels.clone();
+                    labels.push(label("reason", reason));
+                    (labels, *count)
+                })
+            }),
+        ));
+        families.push(counters(
             "realm_http_request_bytes_total",
             "Bytes of request bodies that components read.",
             all().map(|(labels, figures)| (labels, figures.bytes_in)),

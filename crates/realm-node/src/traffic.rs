@@ -14,6 +14,10 @@ const STATUS_COUNT: usize = 500;
 /// Statuses that are made together: 1xx, 2xx and so on.
 const CLASS: usize = 100;
 
+/// Requests that a component's own words on its clients refuse: the code of the answer, and the reason as a
+/// label.
+const REFUSED: [(&str, &str); 2] = [("denied-by-rule", "rule"), ("too-many-requests", "rate")];
+
 /// Counters of all components; cheap to clone.
 #[derive(Clone, Default)]
 pub(crate) struct Traffic {
@@ -34,6 +38,7 @@ pub(crate) struct Counters {
     by_status: [OnceLock<Box<[AtomicU64; CLASS]>>; STATUS_COUNT / CLASS],
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    refused: [AtomicU64; REFUSED.len()],
     websockets: Sockets,
 }
 
@@ -63,6 +68,8 @@ pub(crate) struct TrafficFigures {
     pub(crate) bytes_out: u64,
     /// `None` where there was none.
     pub(crate) websockets: Option<SocketFigures>,
+    /// (reason, requests); zeros left out.
+    pub(crate) refused: Vec<(&'static str, u64)>,
 }
 
 impl Traffic {
@@ -111,6 +118,11 @@ impl Observer for Traffic {
             .map_or(&self.inner.unrouted, |counters| counters);
         let index = usize::from(record.status.as_u16().saturating_sub(STATUS_FIRST));
         counters.answered(index.min(STATUS_COUNT - 1));
+        if let Some(code) = record.code
+            && let Some(index) = REFUSED.iter().position(|(known, _)| *known == code)
+        {
+            counters.refused[index].fetch_add(1, Relaxed);
+        }
         counters.bytes_in.fetch_add(record.bytes_in, Relaxed);
         counters.bytes_out.fetch_add(record.bytes_out, Relaxed);
     }
@@ -169,7 +181,10 @@ impl Counters {
             .filter_map(|(first, class)| Some((first, class.get()?)))
             .flat_map(|(first, class)| (first..).zip(class.iter()))
             .map(|(status, count)| (status, count.load(Relaxed)));
+        let refused = REFUSED.iter().zip(&self.refused);
+        let refused = refused.map(|((_, reason), count)| (*reason, count.load(Relaxed)));
         TrafficFigures {
+            refused: refused.filter(|(_, count)| *count > 0).collect(),
             by_status: by_status.filter(|(_, count)| *count > 0).collect(),
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use realm_model::binding::Binding;
+use realm_model::front::Front;
 use realm_model::grants::{ClockGrant, DirGrant, Grants};
 use realm_model::limits::Limits;
 use realm_model::lock::{Lock, Pin};
@@ -216,6 +217,7 @@ fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
         restart,
         health,
         triggers,
+        front,
     } = spec;
     let mut keys = Keys::new();
     let mut set = |key: &str, value: Value| keys.insert(key.to_owned(), value);
@@ -263,6 +265,19 @@ fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
     keys.extend(grant_keys(grants));
     keys.extend(health.iter().flat_map(health_keys));
     keys.extend(trigger_keys(triggers));
+    keys.extend(front_keys(front));
+    keys
+}
+
+fn front_keys(front: &Front) -> Keys {
+    let Front { per_client, rules } = front;
+    let mut keys = Keys::new();
+    if let Some(per_client) = per_client {
+        keys.insert("per_client".to_owned(), given(per_client));
+    }
+    for (number, rule) in rules.iter().enumerate() {
+        keys.insert(format!("rules[{number}]"), given(rule));
+    }
     keys
 }
 

@@ -2,7 +2,7 @@
 
 use realm_model::action::Action;
 use realm_model::observed::{
-    Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision, RouteTable,
+    Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState, Revision,
 };
 
 use crate::testing::{Realm, approval, component_name, node_name, pin, plan_alone};
@@ -78,9 +78,7 @@ fn check(old: &str, expected: &str) {
                 Action::Start(id) if id == surplus => seen = "starts",
                 Action::Stop(id) if id == surplus => seen = "stops",
                 Action::Drain { replica: id, .. } if id == surplus => seen = "drains",
-                Action::Route(RouteTable { routes, backends }) => {
-                    observed.routes = RouteTable { routes, backends };
-                }
+                Action::Route(table) => observed.routes = table,
                 Action::Start(_)
                 | Action::Stop(_)
                 | Action::Drain { .. }

@@ -78,7 +78,9 @@ impl Node {
 
     /// Replicas that take requests, by version, and the weights of the route.
     fn serving(&self) -> (BTreeMap<String, usize>, BTreeMap<String, u32>) {
-        let RouteTable { routes, backends } = &self.world.observed.routes;
+        let RouteTable {
+            routes, backends, ..
+        } = &self.world.observed.routes;
         let backends = backends
             .iter()
             .map(|(name, ids)| (name.to_string(), ids.len()));

@@ -90,6 +90,22 @@ impl Chain {
         asked
     }
 
+    /// Who asked the first of the trusted proxies, the last of which is `peer`. One that they do not name
+    /// counts as the proxy that knows it.
+    pub(crate) fn client(&self, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
+        let mut client = peer;
+        for hop in self.hops.iter().rev() {
+            let Node::Address(address) = hop.node else {
+                break;
+            };
+            client = address.to_canonical();
+            if !is_trusted(client) {
+                break;
+            }
+        }
+        client
+    }
+
     /// The chain as `X-Forwarded-For`, with the peer as its last hop.
     pub(crate) fn x_forwarded_for(&self, peer: IpAddr) -> String {
         let mut text = String::new();

@@ -155,6 +155,7 @@ fn routes() -> impl Strategy<Value = Route> {
 
 fn group(loads: &[u32]) -> Group {
     Group {
+        gate: None,
         component: "a".parse().expect("a name"),
         replicas: loads
             .iter()

@@ -9,6 +9,7 @@ mod balance;
 mod bodies;
 mod clients;
 mod crowds;
+mod doorkeeping;
 mod early;
 mod fastcgi;
 mod floods;

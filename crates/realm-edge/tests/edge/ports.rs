@@ -71,6 +71,7 @@ fn table(here: Vec<Arc<dyn Backend>>, others: Vec<Far>) -> Table {
         vec![route],
         [(app(), here)].into(),
         [(app(), others)].into(),
+        [].into(),
     )
 }
 

@@ -132,7 +132,7 @@ impl Asking {
             component: app(),
             weights: [].into(),
         };
-        let table = Table::with_others(vec![route], [].into(), [(app(), ways)].into());
+        let table = Table::with_others(vec![route], [].into(), [(app(), ways)].into(), [].into());
         rig.handle.set_table(table);
         Self {
             rig,

@@ -121,7 +121,7 @@ fn routed(here: Vec<Arc<dyn Backend>>, others: Vec<Far>) -> Table {
         weights: [].into(),
     };
     let (here, others) = ([(app(), here)], [(app(), others)]);
-    Table::with_others(vec![route], here.into(), others.into())
+    Table::with_others(vec![route], here.into(), others.into(), [].into())
 }
 
 async fn node(backend: Arc<dyn Backend>) -> (Rig, To) {

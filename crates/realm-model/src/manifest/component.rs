@@ -7,7 +7,7 @@ use toml::de::{DeString, DeValue};
 
 use super::value::{ValueError, plain_name, without_nul};
 use super::{ComponentSpec, HealthCheck, Probe, Serve, keys};
-use super::{dir, path, runs, source, stores, upstreams};
+use super::{dir, front, path, runs, source, stores, upstreams};
 use crate::codes;
 use crate::fields::{Fields, Placed, Report, cut, text_of};
 use crate::grants::{ClockGrant, DirGrant, Grants};
@@ -45,6 +45,7 @@ pub(super) fn read(
         health: read_health(report, &fields),
         world,
         serve: runs.serve,
+        front: front::read(report, &fields, runs.serve),
         source: source?,
     };
     runs::check_health(report, &fields, &spec);

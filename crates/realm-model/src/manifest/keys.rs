@@ -2,9 +2,11 @@
 //!
 //! A key that is not here does not exist. What a value *means* is in `read` and the value parsers.
 
+mod front;
 mod routes;
 mod stores;
 
+pub use front::{PER_CLIENT, RULE};
 pub use routes::ROUTE;
 pub use stores::{BINDING, SUBSCRIBE, WORKFLOW};
 
@@ -347,6 +349,18 @@ pub static COMPONENT: Section = Section {
             doc: "Milliseconds that a WebSocket with a [server](#servers) may be silent in both directions until it is closed",
         },
         Key {
+            name: "per_client",
+            kind: Kind::Table(&PER_CLIENT),
+            absent: Absent::Means("not counted"),
+            doc: "Requests of one client that a node passes on; one more is refused with 429: [rates and rules](#rates-and-rules)",
+        },
+        Key {
+            name: "rules",
+            kind: Kind::Rows(&RULE),
+            absent: Absent::Means("every request passes"),
+            doc: "Which requests are refused before anything runs, in order",
+        },
+        Key {
             name: "storage_max_mb",
             // A terabyte: what takes more has a server of its own.
             kind: Kind::Integer {
@@ -540,6 +554,17 @@ pub static HEALTH: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 10] = [
-    &ROOT, &OWNER, &NODE, &COMPONENT, &SUBSCRIBE, &WORKFLOW, &SCHEDULE, &HEALTH, &ROUTE, &BINDING,
+pub static SECTIONS: [&Section; 12] = [
+    &ROOT,
+    &OWNER,
+    &NODE,
+    &COMPONENT,
+    &PER_CLIENT,
+    &RULE,
+    &SUBSCRIBE,
+    &WORKFLOW,
+    &SCHEDULE,
+    &HEALTH,
+    &ROUTE,
+    &BINDING,
 ];

@@ -6,6 +6,7 @@
 mod address;
 mod component;
 mod dir;
+mod front;
 mod host;
 pub mod keys;
 mod origin;
@@ -52,6 +53,7 @@ use crate::diagnostic::Diagnostic;
 use crate::digest::Digest;
 use crate::entry::NamespaceName;
 use crate::fields::Report;
+use crate::front::Front;
 use crate::grants::Grants;
 use crate::key::PublicKey;
 use crate::limits::Limits;
@@ -127,6 +129,9 @@ pub struct ComponentSpec {
     /// What calls it beside requests.
     #[serde(skip_serializing_if = "Triggers::is_empty")]
     pub triggers: Triggers,
+    /// What nodes do with its requests before anybody answers them.
+    #[serde(skip_serializing_if = "Front::is_empty")]
+    pub front: Front,
 }
 
 /// Where a component's bytes come from.

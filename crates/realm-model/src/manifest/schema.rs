@@ -70,6 +70,7 @@ fn property(key: &Key) -> Value {
                 | Kind::Table(_)
                 | Kind::Named(..)
                 | Kind::Lists(..)
+                | Kind::Rows(_)
                 | Kind::TextOrTable(..)
                 | Kind::IntegerOrText { .. }
                 | Kind::IntegerTable { .. }
@@ -94,6 +95,7 @@ fn of_kind(kind: &Kind) -> Value {
         Kind::Lists(form, section) => {
             named(form, json!({"type": "array", "items": table(section)}))
         }
+        Kind::Rows(section) => json!({"type": "array", "items": table(section)}),
         Kind::TextOrTable(form, section) => json!({"anyOf": [text(form), table(section)]}),
         Kind::IntegerOrText { min, max, form } => json!({
             "anyOf": [{"type": "integer", "minimum": min, "maximum": max}, text(form)],

@@ -323,6 +323,7 @@ impl Executor {
             table.routes.clone(),
             backends.collect(),
             self.others.clone(),
+            self.edge.gates(table.fronts.clone()),
         ));
     }
 
