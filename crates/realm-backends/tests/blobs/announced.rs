@@ -8,7 +8,8 @@ use realm_backends::Unwatched;
 use realm_backends::blobs::{Announced, Directory};
 use realm_backends::messaging::{Embedded, Room};
 use realm_model::cloud::{
-    Answer, BlobSource, Blobs as _, CloudError, Deliveries, Group, Message, Messaging, Subscription,
+    Answer, BlobSource, Blobs as _, CloudError, Deliveries, Group, Letter, Message, Messaging,
+    Subscription,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -198,6 +199,18 @@ impl Messaging for Slow {
 
     fn dead(&self, _: usize) -> Answer<'_, Vec<Message>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn letters(&self) -> Answer<'_, Vec<Letter>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn letter(&self, _: u64) -> Answer<'_, Option<Letter>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn settle_letter(&self, _: u64, _: bool) -> Answer<'_, bool> {
+        Box::pin(std::future::ready(Ok(false)))
     }
 }
 

@@ -10,7 +10,7 @@ use realm_model::cloud::{
 };
 
 use crate::support::{
-    Bed, group, next, nothing_comes, soon, subscription, take, text, value, words,
+    Bed, group, member, next, nothing_comes, send, soon, subscription, take, text, value, words,
 };
 
 pub(crate) use crate::letters::dead_letters_are_listed_shown_delivered_again_and_dropped;
@@ -21,17 +21,6 @@ pub(crate) use crate::rules::{
 };
 
 const SHORT: Duration = Duration::from_millis(1_000);
-
-pub(crate) async fn member(
-    on: &Arc<dyn Messaging>,
-    subscription: &Subscription,
-) -> Box<dyn Deliveries> {
-    soon(on.subscribe(subscription)).await.unwrap()
-}
-
-pub(crate) async fn send(on: &Arc<dyn Messaging>, topic: &str, words: impl Into<String>) {
-    soon(on.send(topic, text(words), None)).await.unwrap();
-}
 
 pub(crate) async fn order_is_kept_with_one_in_flight(bed: Bed) {
     let mut worker = member(&bed.messaging, &subscription("orders", "w", 1)).await;

@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use realm_model::cloud::{DEAD_AT, DEAD_TOPIC, Letter, Message, Messaging, Subscription};
 
-use crate::checks::{member, send};
-use crate::support::{Bed, next, nothing_comes, soon, subscription, take, text, value, words};
+use crate::support::{
+    Bed, member, next, nothing_comes, send, soon, subscription, take, text, value, words,
+};
 
 async fn letters(on: &dyn Messaging) -> Vec<Letter> {
     soon(on.letters()).await.unwrap()

@@ -10,8 +10,7 @@ use realm_model::cloud::{
     CloudError, Deliveries, Delivery, Message, Messaging, Subscription, limits,
 };
 
-use crate::checks::{member, send};
-use crate::support::{Bed, next, soon, subscription, text};
+use crate::support::{Bed, member, next, send, soon, subscription, text};
 
 /// Large messages that are more than what may be in memory.
 const MANY: usize = 90;

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use realm_model::cloud::{CloudError, Subscription};
 
-use crate::checks::{member, send};
-use crate::support::{Bed, next, nothing_comes, soon, subscription, take, text};
+use crate::support::{Bed, member, next, nothing_comes, send, soon, subscription, take, text};
 
 pub(crate) async fn a_full_queue_says_so(bed: Bed) {
     let mut worker = member(&bed.small, &subscription("orders", "w", 100)).await;

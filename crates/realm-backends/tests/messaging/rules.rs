@@ -8,8 +8,9 @@ use std::time::Duration;
 use realm_model::cloud::rules::{Check, Field, Literal, Number, Rule, Rules, Test, Wanted};
 use realm_model::cloud::{CloudError, Message, Subscription};
 
-use crate::checks::{member, send};
-use crate::support::{Bed, group, next, nothing_comes, soon, subscription, take, text, words};
+use crate::support::{
+    Bed, group, member, next, nothing_comes, send, soon, subscription, take, text, words,
+};
 
 /// Of numbers those above this one, unless they are for nobody; and who counts the others.
 pub(crate) fn above(bound: i64, subscription: Subscription) -> (Subscription, Arc<AtomicU64>) {

@@ -82,3 +82,16 @@ pub(crate) fn value<'a>(message: &'a Message, key: &str) -> Option<&'a str> {
     let pair = message.metadata.iter().find(|(name, _)| name == key);
     pair.map(|(_, value)| value.as_str())
 }
+
+/// Subscribes, and hears.
+pub(crate) async fn member(
+    on: &Arc<dyn Messaging>,
+    subscription: &Subscription,
+) -> Box<dyn Deliveries> {
+    soon(on.subscribe(subscription)).await.unwrap()
+}
+
+/// Sends, for good.
+pub(crate) async fn send(on: &Arc<dyn Messaging>, topic: &str, words: impl Into<String>) {
+    soon(on.send(topic, text(words), None)).await.unwrap();
+}

@@ -515,7 +515,7 @@ async fn elsewhere(there: &Rig) -> Rig {
     };
     let here = Rig::with_config(Vec::new(), |_| {}).await;
     let far = [(app(), vec![Far::new(line, app(), 0)])];
-    let table = Table::with_others(vec![route], [].into(), far.into());
+    let table = Table::with_others(vec![route], [].into(), far.into(), [].into());
     here.handle.set_table(table);
     here
 }

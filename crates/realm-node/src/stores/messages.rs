@@ -331,7 +331,7 @@ mod tests {
         };
         let waits = |waits| {
             let manifest = manifest(waits);
-            let groups = subscribed(manifest.components.iter());
+            let groups = subscribed(manifest.components.iter(), |_| Arc::default());
             let waits = groups
                 .values()
                 .map(|one| one.subscription.ack_wait.as_secs());

@@ -55,13 +55,17 @@ work!(Load -> Entries);
 impl Load<'_> {
     async fn work(&self, _: &Ground, session: &mut dyn Session) -> Result<Entries, Failure> {
         let all = "SELECT name, kind, due_ms, result FROM realm_run_steps WHERE run = $1";
-        let rows = rows(session, all, &[text(self.0)]).await?;
+        let rows = rows(session, all, &[text(self.0)], limits::RUN_NAMES_MAX).await?;
         rows.into_iter().map(|row| entry(Row::of(row))).collect()
     }
 }
 
 fn entry(mut row: Row) -> Result<(String, Entry), Failure> {
-    let (name, kind, due_ms) = (row.text()?, row.number()?, row.number()?);
+    let (name, kind, due_ms) = (
+        row.text_within(limits::RUN_WHY_BYTES_MAX)?,
+        row.number()?,
+        row.number()?,
+    );
     let entry = match kind {
         STEP => Entry::Done(row.bytes()?),
         SLEEP => Entry::Sleep { due_ms },

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use realm_model::cloud::documents::Place;
+use realm_model::cloud::documents::{Meter, Place};
 use realm_model::cloud::workflows::{
     Claiming, Handling, New, Run, RunPage, RunStatus, WorkflowError, Workflows, check_run_name,
 };
@@ -113,12 +113,24 @@ impl Flows {
     }
 }
 
+/// Journals, whose bytes have an end of their own, as have the runs that an instance works on.
+struct Bounded;
+
+impl Meter for Bounded {
+    fn more(&self, _: usize) -> Result<(), CloudError> {
+        Ok(())
+    }
+
+    fn less(&self, _: usize) {}
+}
+
 impl Shared {
     async fn ask<T>(&self, bytes_max: u64, work: &dyn Work<T>) -> Result<T, CloudError> {
         let at = Place {
             database: DATABASE,
             collection: "",
             bytes_max,
+            meter: &Bounded,
         };
         let asked = self.database.with(at, Part::Runs, work).await;
         asked.map_err(said)

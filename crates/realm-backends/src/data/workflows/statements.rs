@@ -81,7 +81,7 @@ impl Status<'_> {
 }
 
 fn status(mut row: Row) -> Result<RunStatus, Failure> {
-    let workflow = row.text()?;
+    let workflow = row.text_within(limits::RUN_WHY_BYTES_MAX)?;
     let phase = phase(row.number()?)?;
     let n_failures = u32::try_from(row.number()?).map_err(|_| strange())?;
     let (started_ms, changed_ms, due_ms) = (row.number()?, row.number()?, row.number()?);
@@ -156,7 +156,7 @@ impl Signal<'_> {
             };
         };
         let mut row = Row::of(row);
-        let (nth, workflow) = (row.number()?, row.text()?);
+        let (nth, workflow) = (row.number()?, row.text_within(limits::RUN_WHY_BYTES_MAX)?);
         let keep =
             "INSERT INTO realm_run_signals (run, number, name, data) VALUES ($1, $2, $3, $4)";
         let values = [
@@ -223,15 +223,15 @@ impl List<'_> {
             limits::RUNS_PAGE + 1
         );
         let mut page = RunPage::default();
-        for row in rows(session, &some, &[text(self.0)]).await? {
+        for row in rows(session, &some, &[text(self.0)], limits::RUNS_PAGE + 1).await? {
             if page.runs.len() == limits::RUNS_PAGE {
                 page.cursor = page.runs.last().map(|run| run.id.clone());
                 break;
             }
             let mut row = Row::of(row);
             page.runs.push(RunSummary {
-                id: row.text()?,
-                workflow: row.text()?,
+                id: row.text_within(limits::RUN_WHY_BYTES_MAX)?,
+                workflow: row.text_within(limits::RUN_WHY_BYTES_MAX)?,
                 phase: phase(row.number()?)?,
                 started_ms: row.number()?,
                 changed_ms: row.number()?,
@@ -275,7 +275,11 @@ impl Claim<'_> {
             return Ok(None);
         };
         let mut row = Row::of(row);
-        let (id, input, token) = (row.text()?, row.bytes()?, row.number()?);
+        let (id, input, token) = (
+            row.text_within(limits::RUN_WHY_BYTES_MAX)?,
+            row.bytes()?,
+            row.number()?,
+        );
         let n_failures = u32::try_from(row.number()?).map_err(|_| strange())?;
         let (n_steps, step_bytes) = (row.number()?, row.number()?);
         Ok(Some(Claimed {

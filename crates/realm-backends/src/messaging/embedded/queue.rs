@@ -509,6 +509,7 @@ mod tests {
             ack_wait: Duration::from_secs(1),
             n_deliveries: 1,
             dead_letter: None,
+            wanted: None,
         });
         let (sender, _handed) = mpsc::unbounded_channel();
         let (reply, mut joined) = oneshot::channel();
