@@ -57,13 +57,12 @@ pub(crate) async fn what_is_appended_is_read_in_order_as_often_as_one_likes(bed:
 
 pub(crate) async fn of_those_who_append_to_one_state_one_succeeds(bed: Bed) {
     let streams = &bed.streams;
-    let mut last = 0;
-    for round in 0..5 {
+    for last in 0..5_u64 {
         let mut racing = tokio::task::JoinSet::new();
         for n in 0..20 {
             let streams = Arc::clone(streams);
             racing.spawn(async move {
-                let record = record(format!("{round} of {n}"));
+                let record = record(format!("{last} of {n}"));
                 streams
                     .append(at("account"), vec![record], Some(last))
                     .await
@@ -74,7 +73,6 @@ pub(crate) async fn of_those_who_append_to_one_state_one_succeeds(bed: Bed) {
         assert_eq!(well, [&vec![last + 1]], "{ended:?}");
         let conflict = Err(StreamError::Conflict(last + 1));
         assert_eq!(ended.iter().filter(|one| **one == conflict).count(), 19);
-        last += 1;
     }
     assert_eq!(replay(streams, "account").await.len(), 5);
     // What fails makes nothing.
