@@ -159,9 +159,9 @@ async fn a_request_that_nobody_has_room_for_says_so() {
     let _worker = member(queue, &subscription("ask", "w", 1)).await;
     let ask = || queue.request("ask", large(), Duration::from_millis(1), 1);
     let refused = loop {
-        match soon(ask()).await.unwrap_err() {
-            CloudError::Timeout => {}
-            error => break error,
+        let error = soon(ask()).await.unwrap_err();
+        if error != CloudError::Timeout {
+            break error;
         }
     };
     let full = CloudError::Full("what waits for the subscribers of this topic");
