@@ -4,7 +4,8 @@
 # goes into it: while nothing of that changes, no toolchain is looked for.
 #
 # With `--here` no toolchain is installed, and what cannot be built is named on stderr with what would have
-# to be installed; the names of what is there are on stdout.
+# to be installed; the names of what is there are on stdout. `--tools LANGUAGE` brings a toolchain and
+# builds nothing: on stdout is what each part of it is called, and where it is.
 . "$(dirname "$0")/common.sh"
 
 HERE=
@@ -12,6 +13,7 @@ HERE=
 
 OUT=$EXAMPLES_TARGET_DIR/languages
 CLANG=clang-19
+WIT_BINDGEN=0.62.0
 C_PACKAGES="clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc"
 
 mkdir -p "$LANGUAGES_TARGET_DIR" "$OUT"
@@ -168,6 +170,40 @@ toolchain_of_python() {
 	command -v python3 >/dev/null && python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
 }
 toolchain_of_gallery() { toolchain_of_python; }
+
+# wit_bindgen: the generator of bindings that docs/guides/c.md installs; its file on stdout.
+wit_bindgen() {
+	local folder=$TOOLS/wit-bindgen-$WIT_BINDGEN
+	if [ ! -x "$folder/bin/wit-bindgen" ]; then
+		say "installing wit-bindgen $WIT_BINDGEN: this takes a few minutes, once"
+		rm -rf "$TOOLS/wit-bindgen-"*
+		# In a target folder of its own, or the one of the host is rebuilt.
+		(unset CARGO_TARGET_DIR && guest_cargo install --locked --no-default-features --features c --quiet --debug --root "$folder" "wit-bindgen-cli@$WIT_BINDGEN") >&2 ||
+			fail "\`wit-bindgen\` could not be installed" "is there a network?"
+	fi
+	printf '%s\n' "$folder/bin/wit-bindgen"
+}
+
+# tools LANGUAGE: what a guide installs.
+tools() {
+	case $1 in
+	c)
+		need_clang
+		printf 'wit-bindgen %s\n' "$(wit_bindgen)"
+		;;
+	javascript)
+		npm_packages
+		printf 'node_modules %s\nnode %s\n' "$NODE_MODULES" "$(command -v node)"
+		;;
+	python) printf 'venv %s\n' "$(venv python examples/python/requirements.txt)" ;;
+	*) fail "no toolchain of \`$1\`" ;;
+	esac
+}
+
+if [ "${1-}" = --tools ]; then
+	tools "$2"
+	exit
+fi
 
 WASI=(wit/deps/wasi-{cli,clocks,http,io,random}-0.2.10/*.wit)
 build c examples/c/main.c

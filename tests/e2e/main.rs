@@ -35,6 +35,7 @@ mod examples;
 mod explain;
 mod fastcgi;
 mod fronts;
+mod guides;
 mod health;
 mod https;
 mod install;
