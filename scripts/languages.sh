@@ -4,7 +4,8 @@
 # goes into it: while nothing of that changes, no toolchain is looked for.
 #
 # With `--here` no toolchain is installed, and what cannot be built is named on stderr with what would have
-# to be installed; the names of what is there are on stdout.
+# to be installed; the names of what is there are on stdout. `--tools LANGUAGE` brings a toolchain and
+# builds nothing: on stdout is what each part of it is called, and where it is.
 . "$(dirname "$0")/common.sh"
 
 HERE=
@@ -12,6 +13,7 @@ HERE=
 
 OUT=$EXAMPLES_TARGET_DIR/languages
 CLANG=clang-19
+WIT_BINDGEN=0.62.0
 C_PACKAGES="clang-19 lld-19 libclang-rt-19-dev-wasm32 wasi-libc"
 
 mkdir -p "$LANGUAGES_TARGET_DIR" "$OUT"
@@ -54,14 +56,12 @@ build() {
 	[ -z "$HERE" ] || printf '%s\n' "$name"
 }
 
-# wit FOLDER: the interfaces of WASI 0.2, out of the crate that the examples in Rust use.
+# wit FOLDER WORLD.wit: what a component is built against, as docs/guides has it: its world, and the
+# packages of /wit.
 wit() {
-	local manifest
-	manifest=$(guest_cargo metadata --locked --format-version 1 --manifest-path examples/Cargo.toml |
-		grep -o '"manifest_path":"[^"]*/wasip2-[^"/]*/Cargo.toml"' | cut -d '"' -f 4 | sort -u)
-	[ -f "$manifest" ] || fail "examples/Cargo.toml has no one crate \`wasip2\`"
 	rm -rf "$1"
-	cp -r "$(dirname "$manifest")/wit" "$1"
+	mkdir "$1"
+	cp -r wit/deps "$2" "$1"
 }
 
 # venv NAME REQUIREMENTS: a Python environment with exactly these packages; its folder on stdout.
@@ -98,10 +98,9 @@ need_node() {
 	node_is_new_enough || fail "Node from version 20.12 on is missing" "install it from https://nodejs.org"
 }
 
-# jco APP WORLD FILE [WORLD.wit IMPORT.wit..]: a component of a program in JavaScript.
-jco() {
-	local app=$1 world=$2 file=$3 folder wit=$TOOLS/wit-javascript
-	shift 3
+# npm_packages: the packages of examples/javascript; their folder is in NODE_MODULES.
+npm_packages() {
+	local folder
 	need_node
 	folder=$TOOLS/npm-$(digest examples/javascript/package-lock.json)
 	if [ ! -f "$folder/done" ]; then
@@ -109,52 +108,50 @@ jco() {
 		mkdir "$folder"
 		cp examples/javascript/package.json examples/javascript/package-lock.json "$folder"
 		# Not `npm ci`, which insists on the optional packages of other platforms; versions and digests hold all the same.
-		(cd "$folder" && "${NPM[@]}" install --ignore-scripts --no-audit --no-fund --loglevel=error) || fail "the packages of examples/javascript could not be installed" "is there a network?"
+		(cd "$folder" && "${NPM[@]}" install --ignore-scripts --no-audit --no-fund --loglevel=error) >&2 || fail "the packages of examples/javascript could not be installed" "is there a network?"
 		touch "$folder/done"
 	fi
-	# The engine inside of jco speaks WASI 0.2.10, and insists on that; jco brings what differs.
-	wit "$wit"
-	sed -i 's/0\.2\.12/0.2.10/g' "$wit"/*.wit "$wit"/deps/*.wit
-	cp "$folder"/node_modules/@bytecodealliance/jco/lib/wit/builtin/0.2.10/wasi-sockets/*.wit "$wit/deps/sockets.wit"
-	if [ $# -gt 0 ]; then
-		# A world of its own, in the place of the crate's, and what it imports.
-		rm "$wit"/*.wit
-		cp "$1" "$wit/"
-		mkdir "$wit/deps/imports"
-		cp "${@:2}" "$wit/deps/imports/"
-	fi
-	"$folder/node_modules/.bin/jco" componentize "$app" --wit "$wit" --world-name "$world" -o "$file"
+	NODE_MODULES=$folder/node_modules
 }
 
-build_javascript() { jco examples/javascript/app.js wasi:http/proxy "$1"; }
-build_todo() { jco examples/todo/app.js realm:todo/todo "$1" examples/todo/world.wit wit/deps/realm-cloud/sql.wit; }
+# jco APP WIT WORLD FILE
+jco() {
+	npm_packages
+	"$NODE_MODULES/.bin/jco" componentize "$1" --wit "$2" --world-name "$3" -o "$4"
+}
 
-build_python() {
-	local folder wit=$TOOLS/wit-python
+# componentize_py FOLDER WIT WORLD FILE: of `app.py` in a folder.
+componentize_py() {
+	local folder
 	folder=$(venv python examples/python/requirements.txt)
-	wit "$wit"
-	"$folder/bin/componentize-py" --wit-path "$wit" --world wasi:http/proxy componentize --python-path examples/python app -o "$1"
+	"$folder/bin/componentize-py" --wit-path "$2" --world "$3" componentize --python-path "$1" app -o "$4"
+}
+
+build_javascript() { jco examples/javascript/app.js "$PWD/wit" wasi:http/proxy@0.2.10 "$1"; }
+build_python() { componentize_py examples/python wit wasi:http/proxy@0.2.10 "$1"; }
+
+build_todo() {
+	wit "$TOOLS/wit-todo" examples/todo/world.wit
+	jco examples/todo/app.js "$TOOLS/wit-todo" todo "$1"
 }
 
 build_gallery() {
-	local folder wit=$TOOLS/wit-gallery
-	folder=$(venv python examples/python/requirements.txt)
-	wit "$wit"
-	rm "$wit"/*.wit
-	cp examples/gallery/gallery.wit "$wit"
-	mkdir "$wit/deps/blobstore"
-	cp wit/deps/wasi-blobstore-0.2.0-draft/*.wit "$wit/deps/blobstore"
+	wit "$TOOLS/wit-gallery" examples/gallery/gallery.wit
 	# The streams of objects are those of requests.
-	sed -i 's/wasi:io\/streams@0\.2\.2/wasi:io\/streams@0.2.12/' "$wit/deps/blobstore"/*.wit
-	"$folder/bin/componentize-py" --wit-path "$wit" --world gallery componentize --python-path examples/gallery app -o "$1"
+	sed -i 's/wasi:io\/streams@0\.2\.2/wasi:io\/streams@0.2.10/' "$TOOLS"/wit-gallery/deps/wasi-blobstore-*/*.wit
+	componentize_py examples/gallery "$TOOLS/wit-gallery" gallery "$1"
 }
 
 # Whether a program in C becomes a module: compiler, linker, libc and builtins.
 c_works() { echo 'int main(void) { return 0; }' | "$CLANG" --target=wasm32-wasi -x c - -o /dev/null 2>/dev/null; }
 
-build_c() {
+need_clang() {
 	c_works || install_packages $C_PACKAGES
 	c_works || fail "\`$CLANG\` for wasm32-wasi is missing" "on Debian: sudo apt-get install $C_PACKAGES"
+}
+
+build_c() {
+	need_clang
 	"$CLANG" --target=wasm32-wasi -Wall -Wextra -Werror -O2 -Wl,--strip-all -o "$1" examples/c/main.c
 }
 
@@ -174,8 +171,43 @@ toolchain_of_python() {
 }
 toolchain_of_gallery() { toolchain_of_python; }
 
+# wit_bindgen: the generator of bindings that docs/guides/c.md installs; its file on stdout.
+wit_bindgen() {
+	local folder=$TOOLS/wit-bindgen-$WIT_BINDGEN
+	if [ ! -x "$folder/bin/wit-bindgen" ]; then
+		say "installing wit-bindgen $WIT_BINDGEN: this takes a few minutes, once"
+		rm -rf "$TOOLS/wit-bindgen-"*
+		# In a target folder of its own, or the one of the host is rebuilt.
+		(unset CARGO_TARGET_DIR && guest_cargo install --locked --no-default-features --features c --quiet --debug --root "$folder" "wit-bindgen-cli@$WIT_BINDGEN") >&2 ||
+			fail "\`wit-bindgen\` could not be installed" "is there a network?"
+	fi
+	printf '%s\n' "$folder/bin/wit-bindgen"
+}
+
+# tools LANGUAGE: what a guide installs.
+tools() {
+	case $1 in
+	c)
+		need_clang
+		printf 'wit-bindgen %s\n' "$(wit_bindgen)"
+		;;
+	javascript)
+		npm_packages
+		printf 'node_modules %s\nnode %s\n' "$NODE_MODULES" "$(command -v node)"
+		;;
+	python) printf 'venv %s\n' "$(venv python examples/python/requirements.txt)" ;;
+	*) fail "no toolchain of \`$1\`" ;;
+	esac
+}
+
+if [ "${1-}" = --tools ]; then
+	tools "$2"
+	exit
+fi
+
+WASI=(wit/deps/wasi-{cli,clocks,http,io,random}-0.2.10/*.wit)
 build c examples/c/main.c
-build python examples/python/app.py examples/python/requirements.txt examples/Cargo.lock
-build gallery examples/gallery/app.py examples/gallery/gallery.wit wit/deps/wasi-blobstore-0.2.0-draft/*.wit examples/python/requirements.txt examples/Cargo.lock
-build javascript examples/javascript/app.js examples/javascript/package-lock.json examples/Cargo.lock
-build todo examples/todo/app.js examples/todo/world.wit wit/deps/realm-cloud/sql.wit examples/javascript/package-lock.json examples/Cargo.lock
+build python examples/python/app.py examples/python/requirements.txt "${WASI[@]}"
+build gallery examples/gallery/app.py examples/gallery/gallery.wit wit/deps/wasi-blobstore-0.2.0-draft/*.wit examples/python/requirements.txt "${WASI[@]}"
+build javascript examples/javascript/app.js examples/javascript/package-lock.json "${WASI[@]}"
+build todo examples/todo/app.js examples/todo/world.wit wit/deps/realm-cloud/sql.wit examples/javascript/package-lock.json "${WASI[@]}"

@@ -5,6 +5,7 @@
 scripts/setup-test.sh
 scripts/examples.sh
 scripts/languages.sh
+for language in c javascript python; do scripts/languages.sh --tools "$language" >/dev/null; done
 scripts/older.sh
 cargo test --locked --workspace --doc --quiet
 cargo test --locked --quiet --manifest-path bench/Cargo.toml --target-dir "$BENCH_TARGET_DIR"

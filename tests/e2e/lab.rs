@@ -274,6 +274,6 @@ fn enter(process: u32, namespace: &str) -> Vec<String> {
     words.into_iter().map(str::to_owned).collect()
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

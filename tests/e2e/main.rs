@@ -43,6 +43,7 @@ mod examples;
 mod explain;
 mod fastcgi;
 mod fronts;
+mod guides;
 mod health;
 mod https;
 mod inference;
