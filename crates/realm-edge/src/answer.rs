@@ -17,6 +17,7 @@ use http_body::Body as HttpBody;
 use realm_model::block::Block;
 
 use crate::backend::{Backend, Body, CallError, Elsewhere, RoutePrefix};
+use crate::cache::Way;
 use crate::config::EdgeLimits;
 use crate::connection::{Connection, Ending};
 use crate::fastcgi::GuestLog;
@@ -31,7 +32,7 @@ use crate::path::second_reading;
 use crate::refusal::{ALLOWED_METHODS, Refusal};
 use crate::request_body::{self, Arriving, Upload};
 use crate::response_body::{Record, Reply};
-use crate::table::{Table, Target};
+use crate::table::{Group, Table, Target};
 
 /// What all connections share.
 pub(crate) struct Edge {
@@ -160,7 +161,6 @@ async fn dispatch(
         let path = request.uri().path();
         gate.admit(client, request.method(), path, request.headers())?;
     }
-    let first = target.group.pick().ok_or_else(Refusal::no_backend)?;
     // Where nothing is told, nothing is allocated: most routes are for a whole host.
     if prefix.0 > 0 {
         request.extensions_mut().insert(prefix);
@@ -168,12 +168,59 @@ async fn dispatch(
     if let Some(log) = parts.extensions.remove::<GuestLog>() {
         request.extensions_mut().insert(log);
     }
-    if !body.is_end_stream() {
+    let has_body = !body.is_end_stream();
+    if has_body {
         record.upload = Some(Upload::new(body));
     }
-    call(edge, record, &target, first, request)
-        .await
-        .map(Answer::Guest)
+    let mut asking = Asking {
+        edge,
+        record,
+        target: &target,
+    };
+    let gate = gate.as_ref();
+    let caching = gate.and_then(|(gate, client)| Some((gate.caching()?, client)));
+    let response = match caching {
+        None => asking.ask(request).await?,
+        Some((caching, client)) => match caching.way(&client.host, &request, has_body) {
+            Way::Through(wanted) => caching.answer(&mut asking, wanted, request).await?,
+            way @ (Way::Past | Way::Changes(_)) => {
+                let mut response = asking.ask(request).await?;
+                caching.passed(&way, &mut response);
+                response
+            }
+        },
+    };
+    Ok(Answer::Guest(response))
+}
+
+/// Who is asked for an answer, by a client that waits.
+pub(crate) struct Asking<'r> {
+    edge: &'r Edge,
+    record: &'r mut Record,
+    target: &'r Target,
+}
+
+impl Asking<'_> {
+    pub(crate) async fn ask(&mut self, request: Request<()>) -> Result<Response<Body>, Refusal> {
+        let first = self.target.group.pick().ok_or_else(Refusal::no_backend)?;
+        call(self.edge, self.record, self.target, first, request).await
+    }
+
+    /// Whether another node was asked last; `None`: another component than the route led to.
+    pub(crate) fn is_far(&self) -> Option<bool> {
+        let group = self.record.group.as_ref()?;
+        let is_it = Arc::ptr_eq(group, &self.target.group);
+        is_it.then_some(self.record.is_far)
+    }
+
+    pub(crate) fn group(&self) -> Arc<Group> {
+        Arc::clone(&self.target.group)
+    }
+
+    /// Nobody was asked, or in vain.
+    pub(crate) fn is_answered_by_cache(&mut self) {
+        self.record.is_told("cache");
+    }
 }
 
 /// Who owns the path. Where a more permissive reader of the path would land at another
@@ -301,7 +348,7 @@ pub(crate) fn fit(
 }
 
 /// The one value of `Content-Length`; several equal ones are folded into it.
-fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+pub(crate) fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     let mut declared = None;
     for value in headers.get_all(CONTENT_LENGTH) {
         let length = value
