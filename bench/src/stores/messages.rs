@@ -1,6 +1,6 @@
 //! Messages: sent by a guest one after the other, and dealt with by the instances of a worker.
 
-use std::net::SocketAddr;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::servers::Store;
 use super::{GUEST, NATIVE, ask, component, native, start};
 use crate::cases::built;
-use crate::http;
+use crate::http::Connection;
 use crate::peers::Tools;
 use crate::realm::Realm;
 use crate::report::{CaseReport, Table, digits};
@@ -49,11 +49,11 @@ pub(crate) fn messages(tools: &Tools<'_>, _: &[usize]) -> Result<CaseReport> {
     ];
     let realm = Realm::new(&tools.args.realm)?;
     let agent = start(&realm, &folder, &stores, &manifest(tools, &stores)?)?;
-    let metrics = metrics_address(&agent)?;
+    let metrics = realm.socket();
     let mut rounds = Vec::new();
     for round in 1..=tools.args.rounds() {
         for store in &stores {
-            rounds.push(by_guests(&agent, metrics, store, round)?);
+            rounds.push(by_guests(&agent, &metrics, store, round)?);
             if store.name == "nats" {
                 rounds.push(by_program(tools, store, round)?);
             }
@@ -92,7 +92,7 @@ fn manifest(tools: &Tools<'_>, stores: &[Store]) -> Result<String> {
     Ok(text + &format!("[routing]\n\"*\" = [{}]\n", routes.join(", ")))
 }
 
-fn by_guests(agent: &Server, metrics: SocketAddr, store: &Store, round: u32) -> Result<Round> {
+fn by_guests(agent: &Server, metrics: &Path, store: &Store, round: u32) -> Result<Round> {
     let worker = format!("{}-worker", store.name);
     let before = done(metrics, &worker)?;
     let n = AT_ONCE * N_EACH;
@@ -170,11 +170,11 @@ fn per_second(
 }
 
 /// Messages that a worker has dealt with, as the agent counts them.
-fn done(metrics: SocketAddr, component: &str) -> Result<u64> {
-    let page = http::ask(metrics, "GET", "/metrics", b"")?;
+fn done(metrics: &Path, component: &str) -> Result<u64> {
+    let page = Connection::open_socket(metrics)?.ask("GET", "/metrics", b"")?;
     let page = String::from_utf8(page.body).context("metrics that are no text")?;
     let lines = page.lines().filter(|line| {
-        line.starts_with("realm_messages_total{")
+        line.starts_with("messages_total{")
             && line.contains(&format!("component=\"{component}\""))
             && line.contains("result=\"done\"")
     });
@@ -186,17 +186,6 @@ fn done(metrics: SocketAddr, component: &str) -> Result<u64> {
     )]
     let count = counts.sum::<f64>() as u64;
     Ok(count)
-}
-
-/// Where the agent tells its metrics, by its own word.
-fn metrics_address(agent: &Server) -> Result<SocketAddr> {
-    let said = agent.last_words();
-    let told = said
-        .lines()
-        .find_map(|line| line.strip_prefix("metrics on http://"))
-        .context("the agent does not say where its metrics are")?;
-    let address = told.trim().trim_end_matches("/metrics");
-    Ok(address.trim_end_matches('/').parse()?)
 }
 
 fn report(rounds: &[Round], stores: &[Store], began: Instant) -> CaseReport {

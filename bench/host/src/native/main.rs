@@ -1,7 +1,8 @@
 //! The same operations as the guests `bench-stores` and `bench-worker`, without realm: a program with the
 //! client alone.
 //!
-//! `realm-bench-native STORE PLACE OPERATION N BYTES` prints the nanoseconds of all together. Durability is
+//! `realm-bench-native THREADS STORE PLACE OPERATION N BYTES` prints the nanoseconds of all together; THREADS
+//! is `one` or `many`, as a program may be written either way and which is faster differs. Durability is
 //! what realm's stores promise: what was written is on the disk before the next operation begins.
 
 #![forbid(unsafe_code)]
@@ -19,6 +20,8 @@ mod values;
 
 use std::time::Duration;
 
+use tokio::runtime::Builder;
+
 /// As in the agent.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -32,12 +35,26 @@ struct Work {
     bytes: usize,
 }
 
-#[tokio::main]
-async fn main() {
+fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [store, place, operation, n, bytes, more @ ..] = args.as_slice() else {
-        eprintln!("usage: realm-bench-native STORE PLACE OPERATION N BYTES [AT_ONCE]");
-        std::process::exit(64);
+    let mut runtime = match args.first().map(String::as_str) {
+        Some("one") => Builder::new_current_thread(),
+        Some("many") => Builder::new_multi_thread(),
+        _ => usage(),
+    };
+    let runtime = runtime.enable_all().build().unwrap();
+    let took = runtime.block_on(measured(&args[1..]));
+    println!("{}", took.as_nanos());
+}
+
+fn usage() -> ! {
+    eprintln!("usage: realm-bench-native one|many STORE PLACE OPERATION N BYTES [AT_ONCE]");
+    std::process::exit(64);
+}
+
+async fn measured(args: &[String]) -> Duration {
+    let [store, place, operation, n, bytes, more @ ..] = args else {
+        usage();
     };
     let work = Work {
         place: place.clone(),
@@ -45,7 +62,7 @@ async fn main() {
         n: n.parse().unwrap(),
         bytes: bytes.parse().unwrap(),
     };
-    let took: Duration = match (store.as_str(), more) {
+    match (store.as_str(), more) {
         ("redb", []) => values::embedded(&work),
         ("redis", []) => values::redis(&work).await,
         ("nats", []) => values::nats(&work).await,
@@ -55,6 +72,5 @@ async fn main() {
         ("sqlite", []) => rows::sqlite(&work),
         ("postgres", []) => rows::postgres(&work).await,
         (other, _) => panic!("no store `{other}`"),
-    };
-    println!("{}", took.as_nanos());
+    }
 }

@@ -19,7 +19,7 @@ const PIECE: usize = 64 * 1024;
 const PART: usize = 5 * 1024 * 1024;
 
 pub(crate) fn folder(work: &Work) -> Duration {
-    let value = vec![7; work.bytes];
+    let value = vec![7_u8; work.bytes];
     let folder = Path::new(&work.place);
     fs::create_dir_all(folder).unwrap();
     let put = || {
@@ -71,7 +71,7 @@ pub(crate) async fn s3(work: &Work) -> Duration {
         .build()
         .unwrap();
     let key = Key::from(KEY);
-    let value = vec![7; work.bytes];
+    let value = vec![7_u8; work.bytes];
     let put = async || {
         let mut parts = store.put_multipart(&key).await.unwrap();
         for part in value.chunks(PART) {

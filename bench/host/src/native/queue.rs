@@ -13,7 +13,7 @@ const NAME: &str = "native";
 
 /// `send` ends when all is sent, `work` when all of it is taken and acknowledged as well.
 pub(crate) async fn nats(work: &Work, at_once: usize) -> Duration {
-    let value = Bytes::from(vec![7; work.bytes]);
+    let value = Bytes::from(vec![7_u8; work.bytes]);
     let client = async_nats::connect(&work.place).await.unwrap();
     let context = jetstream::new(client);
     // Anew: what an earlier measurement left is nobody's.

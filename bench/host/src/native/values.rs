@@ -12,7 +12,7 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bench");
 const KEY: &str = "key-of-the-benchmark";
 
 pub(crate) fn embedded(work: &Work) -> Duration {
-    let value = vec![7; work.bytes];
+    let value = vec![7_u8; work.bytes];
     let database = Database::create(&work.place).unwrap();
     let set = || {
         let transaction = database.begin_write().unwrap();
@@ -36,7 +36,7 @@ pub(crate) fn embedded(work: &Work) -> Duration {
 }
 
 pub(crate) async fn redis(work: &Work) -> Duration {
-    let value = vec![7; work.bytes];
+    let value = vec![7_u8; work.bytes];
     let client = redis::Client::open(format!("redis://{}", work.place)).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let set = redis::cmd("SET").arg(KEY).arg(value).clone();
@@ -55,15 +55,22 @@ pub(crate) async fn redis(work: &Work) -> Duration {
 }
 
 pub(crate) async fn nats(work: &Work) -> Duration {
-    let value = Bytes::from(vec![7; work.bytes]);
+    let value = Bytes::from(vec![7_u8; work.bytes]);
     let client = async_nats::connect(&work.place).await.unwrap();
     let context = jetstream::new(client);
-    let config = jetstream::kv::Config {
-        bucket: "native".to_owned(),
-        history: 1,
-        ..jetstream::kv::Config::default()
+    // `create_key_value` of the client wants an account's data as servers older than 2.10 do not give them.
+    let config = jetstream::stream::Config {
+        name: "KV_native".to_owned(),
+        subjects: vec!["$KV.native.>".to_owned()],
+        max_messages_per_subject: 1,
+        discard: jetstream::stream::DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        ..jetstream::stream::Config::default()
     };
-    let bucket = context.create_key_value(config).await.unwrap();
+    context.create_stream(config).await.unwrap();
+    let bucket = context.get_key_value("native").await.unwrap();
     bucket.put(KEY, value.clone()).await.unwrap();
     let began = Instant::now();
     for _ in 0..work.n {

@@ -1,10 +1,13 @@
 //! Connections to a server of Redis: made when they are needed, made anew when they break.
 //!
 //! A few for all calls, each with many of them under way, so that one large value does not hold up
-//! everything. Not here: commands, and what a server's errors mean to a guest.
+//! everything. Each runtime that serves guests has its own, so that the thread of a guest writes and reads
+//! itself: handed over to another thread, a call to a server near by takes half as long again. A guest that
+//! computes holds up the calls of guests behind it, who wait for that thread as well. Not here: commands, and what a server's errors mean to a guest.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use realm_model::binding;
@@ -14,14 +17,14 @@ use redis::{AsyncConnectionConfig, ErrorKind, RedisConnectionInfo, RedisError};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use crate::server::{self, Access, ServerError};
 use crate::watch::{Health, Watch};
 
-/// Connections of one binding.
+/// Connections of one binding, for each runtime that asks.
 const CONNECTIONS: usize = 4;
 /// To reach a server, shake hands and log in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -33,10 +36,10 @@ const PIPELINE: usize = 1_024;
 /// The way to a server.
 pub(super) struct Link {
     dial: Arc<Dial>,
-    /// Where connections live: not in that of a guest that is the first to ask, which computes as well.
+    /// Of the node, for what nobody's call waits for.
     pub(super) runtime: Handle,
-    slots: [Slot; CONNECTIONS],
-    turn: AtomicUsize,
+    /// By who asks.
+    slots: Lock<HashMap<runtime::Id, Arc<Slots>>>,
     failed: Lock<Option<Instant>>,
     pub(super) health: Health,
     /// Of its notifications, which say nothing of whether it answers, nor answers of them.
@@ -55,14 +58,47 @@ struct Slot {
     live: Lock<Option<Live>>,
     /// One makes a connection, and the others wait for it.
     making: Mutex<()>,
+    /// Calls that are under way over it.
+    calls: AtomicUsize,
 }
+
+/// A call's hold on the connection that it was given.
+pub(super) struct Turn {
+    nth: usize,
+    slots: Arc<Slots>,
+    runtime: Handle,
+}
+
+impl Turn {
+    fn slot(&self) -> &Slot {
+        &self.slots[self.nth]
+    }
+
+    /// Leaves a connection that broke, so that the next call makes another.
+    pub(super) fn leave(&self, broken: &Live) {
+        let mut live = self.slot().lock();
+        if live
+            .as_ref()
+            .is_some_and(|one| one.made_at == broken.made_at)
+        {
+            *live = None;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.slot().calls.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+type Slots = [Slot; CONNECTIONS];
 
 /// A connection, and which one of its slot it is.
 #[derive(Clone)]
 pub(super) struct Live {
     pub(super) connection: MultiplexedConnection,
     made_at: Instant,
-    slot: usize,
     /// Ends the task of the connection with it.
     task: Arc<Task>,
 }
@@ -103,22 +139,33 @@ impl Link {
         Ok(Self {
             dial: Arc::new(dial),
             runtime: Handle::current(),
-            slots: Default::default(),
-            turn: AtomicUsize::new(0),
+            slots: Lock::default(),
             failed: Lock::new(None),
             health: Health::new(Arc::clone(&watch)),
             notifications: Health::new(watch),
         })
     }
 
-    /// Whose turn it is.
-    pub(super) fn turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed) % CONNECTIONS
+    /// The connection with the fewest calls under way, and of those the first: it is the warmest, for whoever
+    /// asks one thing after the other.
+    pub(super) fn turn(&self) -> Turn {
+        let runtime = Handle::current();
+        let mut all = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = Arc::clone(all.entry(runtime.id()).or_default());
+        drop(all);
+        let calls = |nth: &usize| slots[*nth].calls.load(Ordering::Relaxed);
+        let nth = (0..CONNECTIONS).min_by_key(calls).unwrap_or_default();
+        slots[nth].calls.fetch_add(1, Ordering::Relaxed);
+        Turn {
+            nth,
+            slots,
+            runtime,
+        }
     }
 
     /// A connection that stood when it was last used, or a new one.
-    pub(super) async fn live(&self, nth: usize) -> Result<Live, RedisError> {
-        let slot = &self.slots[nth];
+    pub(super) async fn live(&self, turn: &Turn) -> Result<Live, RedisError> {
+        let slot = turn.slot();
         if let Some(live) = slot.get() {
             return Ok(live);
         }
@@ -135,13 +182,13 @@ impl Link {
             )));
         }
         let dial = self.dial.clone();
-        let connecting = self.runtime.spawn(async move { dial.connect(nth).await });
+        let connecting = turn.runtime.spawn(async move { dial.connect().await });
         let result = connecting.await.unwrap_or_else(|_| Err(ended()));
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) =
             result.is_err().then(Instant::now);
         match result {
             Ok(live) => {
-                *slot.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
+                *slot.lock() = Some(live.clone());
                 self.health.answered();
                 Ok(live)
             }
@@ -149,18 +196,6 @@ impl Link {
                 self.down(&error);
                 Err(error)
             }
-        }
-    }
-
-    /// Leaves a connection that broke, so that the next call makes another.
-    pub(super) fn leave(&self, broken: &Live) {
-        let live = &self.slots[broken.slot].live;
-        let mut live = live.lock().unwrap_or_else(PoisonError::into_inner);
-        if live
-            .as_ref()
-            .is_some_and(|one| one.made_at == broken.made_at)
-        {
-            *live = None;
         }
     }
 
@@ -186,7 +221,7 @@ impl Link {
 }
 
 impl Dial {
-    async fn connect(&self, slot: usize) -> Result<Live, RedisError> {
+    async fn connect(&self) -> Result<Live, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(Duration::from_millis(limits::CALL_TIMEOUT_MS)))
             .set_pipeline_buffer_size(PIPELINE);
@@ -199,7 +234,6 @@ impl Dial {
         Ok(Live {
             connection,
             made_at: Instant::now(),
-            slot,
             task: Arc::new(Task(tokio::spawn(task).abort_handle())),
         })
     }
@@ -216,11 +250,16 @@ impl Dial {
 }
 
 impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Option<Live>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The one that is there; not one that the server closed while nobody used it, over which a call that
     /// is not sent twice would fail.
     fn get(&self) -> Option<Live> {
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        live.clone().filter(|live| !live.task.0.is_finished())
+        self.lock()
+            .clone()
+            .filter(|live| !live.task.0.is_finished())
     }
 }
 

@@ -26,7 +26,7 @@ use super::iterations::{Iterations, place_of};
 use super::{check_batch, check_commit, check_keys};
 use crate::server::{Access, ServerError};
 use crate::watch::Watch;
-use link::{Link, Live};
+use link::{Link, Live, Turn};
 use names::Space;
 
 /// Scans of one page: where a bucket is a small part of a database, most find nothing.
@@ -168,14 +168,14 @@ where
     let all = async {
         let mut is_first = true;
         loop {
-            let live = link.live(turn).await.map_err(|error| answer(&error))?;
+            let live = link.live(&turn).await.map_err(|error| answer(&error))?;
             match ask(live.connection.clone()).await {
                 Ok(value) => {
                     link.health.answered();
                     return Ok(value);
                 }
                 Err(error) => {
-                    let broke = failed(link, &live, &error);
+                    let broke = failed(link, &turn, &live, &error);
                     if !(broke && is_first && again == Again::Yes) {
                         return Err(answer(&error));
                     }
@@ -194,7 +194,7 @@ async fn in_time<T>(all: impl Future<Output = Result<T, CloudError>>) -> Result<
 }
 
 /// Tells the operator what is the server's, and leaves a connection that is of no use: whether it broke.
-fn failed(link: &Link, live: &Live, error: &RedisError) -> bool {
+fn failed(link: &Link, turn: &Turn, live: &Live, error: &RedisError) -> bool {
     let broke = matches!(
         error.kind(),
         ErrorKind::Io | ErrorKind::Parse | ErrorKind::AuthenticationFailed
@@ -205,7 +205,7 @@ fn failed(link: &Link, live: &Live, error: &RedisError) -> bool {
         ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown)
     );
     if broke || is_another {
-        link.leave(live);
+        turn.leave(live);
     }
     if answer(error) == CloudError::Unavailable && !broke {
         link.down(error);

@@ -60,6 +60,7 @@ impl Sqlite {
             _shared: Arc::clone(&self.shared),
             worker: Some(worker),
             place: Some(place),
+            near: Near::default(),
         };
         let entered = session.ask(|reply| Ask::Enter(bytes_max, reply)).await;
         match entered {
@@ -87,9 +88,27 @@ struct Open {
     /// `None` after a call to which no answer came.
     worker: Option<Worker>,
     place: Option<OwnedSemaphorePermit>,
+    near: Near,
+}
+
+/// What is here already of the rows that are open.
+#[derive(Default)]
+struct Near {
+    page: Option<SqlRows>,
+    /// The worker has more.
+    is_open: bool,
 }
 
 impl Open {
+    /// Asks for something else than the next rows, which closes those that are open.
+    async fn other<T>(
+        &mut self,
+        ask: impl FnOnce(oneshot::Sender<Result<T, SqlError>>) -> Ask,
+    ) -> Result<T, SqlError> {
+        self.near = Near::default();
+        self.ask(ask).await
+    }
+
     /// Asks the worker. Its statements end by themselves in time; one that does not, within a function of
     /// SQLite that cannot be interrupted, keeps the worker, and the place, until it does.
     async fn ask<T>(
@@ -148,7 +167,7 @@ impl Session for Open {
         Box::pin(async move {
             words::check(statement, parameters)?;
             let (statement, parameters) = (statement.to_owned(), parameters.to_vec());
-            self.ask(|reply| Ask::Execute(statement, parameters, reply))
+            self.other(|reply| Ask::Execute(statement, parameters, reply))
                 .await
         })
     }
@@ -161,29 +180,47 @@ impl Session for Open {
         Box::pin(async move {
             words::check(statement, parameters)?;
             let (statement, parameters) = (statement.to_owned(), parameters.to_vec());
-            self.ask(|reply| Ask::Query(statement, parameters, reply))
-                .await
+            let begun = self
+                .other(|reply| Ask::Query(statement, parameters, reply))
+                .await?;
+            self.near = Near {
+                page: Some(begun.page),
+                is_open: !begun.is_all,
+            };
+            Ok(begun.columns)
         })
     }
 
     fn fetch(&mut self) -> Answer<'_, SqlRows, SqlError> {
-        Box::pin(self.ask(Ask::Fetch))
+        Box::pin(async move {
+            match self.near.page.take() {
+                Some(page) => Ok(page),
+                None if self.near.is_open => self.ask(Ask::Fetch).await,
+                None => Ok(SqlRows::new()),
+            }
+        })
     }
 
     fn close(&mut self) -> Answer<'_, (), SqlError> {
-        Box::pin(self.ask(Ask::Close))
+        Box::pin(async move {
+            if self.near.is_open {
+                return self.other(Ask::Close).await;
+            }
+            self.near = Near::default();
+            Ok(())
+        })
     }
 
     fn begin(&mut self) -> Answer<'_, (), SqlError> {
-        Box::pin(self.ask(Ask::Begin))
+        Box::pin(self.other(Ask::Begin))
     }
 
     fn commit(&mut self) -> Answer<'_, (), SqlError> {
-        Box::pin(self.ask(Ask::Commit))
+        Box::pin(self.other(Ask::Commit))
     }
 
     fn roll_back(&mut self) -> Answer<'_, (), SqlError> {
-        Box::pin(self.ask(Ask::RollBack))
+        Box::pin(self.other(Ask::RollBack))
     }
 }
 

@@ -42,7 +42,7 @@ type Reply<T> = oneshot::Sender<Result<T, SqlError>>;
 /// What a session asks of its worker.
 pub(super) enum Ask {
     Execute(String, Vec<SqlValue>, Reply<u64>),
-    Query(String, Vec<SqlValue>, Reply<Vec<String>>),
+    Query(String, Vec<SqlValue>, Reply<Begun>),
     Fetch(Reply<SqlRows>),
     Close(Reply<()>),
     Begin(Reply<()>),
@@ -54,6 +54,15 @@ pub(super) enum Ask {
     Leave(Worker, Option<OwnedSemaphorePermit>),
     /// It is over, and so is the thread.
     End(#[expect(dead_code, reason = "held until then")] Option<OwnedSemaphorePermit>),
+}
+
+/// What a query begins with.
+pub(super) struct Begun {
+    pub(super) columns: Vec<String>,
+    /// Most queries have no more than these: nobody has to come for them once more.
+    pub(super) page: SqlRows,
+    /// There are no more, and nothing is open.
+    pub(super) is_all: bool,
 }
 
 /// The handle to a worker.
@@ -394,7 +403,7 @@ impl<'a> Standing<'a> {
         &mut self,
         statement: &str,
         parameters: &[SqlValue],
-        reply: Reply<Vec<String>>,
+        reply: Reply<Begun>,
         thread: &Thread,
     ) -> Next {
         let until = Instant::now() + Duration::from_millis(limits::QUERY_MS_MAX);
@@ -426,14 +435,26 @@ impl<'a> Standing<'a> {
         } else {
             first
         };
-        let mut page = match first {
-            Ok(page) => Some(page),
+        let (page, is_all) = match first {
+            Ok(first) => first,
             Err(error) => {
                 _ = reply.send(self.after(Err(error)));
                 return Next::Wait;
             }
         };
-        _ = reply.send(Ok(columns));
+        let begun = Begun {
+            columns,
+            page,
+            is_all,
+        };
+        if is_all {
+            // Before the answer: the end means that it is done.
+            drop(rows);
+            drop(prepared);
+            _ = reply.send(self.after(Ok(begun)));
+            return Next::Wait;
+        }
+        _ = reply.send(Ok(begun));
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let ask = match thread.next(Some(left)) {
@@ -449,13 +470,10 @@ impl<'a> Standing<'a> {
                 return Next::Asked(ask);
             };
             self.clock.begin(PATIENCE.min(left));
-            let result = match page.take() {
-                Some(page) => Ok(page),
-                None => self.fill(&mut rows, &kinds),
-            };
+            let result = self.fill(&mut rows, &kinds).map(|(page, _)| page);
             let over = result.as_ref().is_ok_and(Vec::is_empty) || result.is_err();
             if over {
-                // Before the answer: the end means that it is done.
+                // Before the answer, as above.
                 drop(rows);
                 drop(prepared);
                 _ = reply.send(self.after(result));
@@ -465,16 +483,21 @@ impl<'a> Standing<'a> {
         }
     }
 
-    fn fill(&self, rows: &mut Rows<'_>, kinds: &[values::Kind]) -> Result<SqlRows, SqlError> {
+    /// A page, and whether there is no row after it.
+    fn fill(
+        &self,
+        rows: &mut Rows<'_>,
+        kinds: &[values::Kind],
+    ) -> Result<(SqlRows, bool), SqlError> {
         let until = Instant::now() + FILL;
         let mut page = Page::default();
         while !page.is_full() && (page.rows.is_empty() || Instant::now() < until) {
             match self.done(rows.next())? {
                 Some(row) => page.push(values::row(row, kinds)?),
-                None => break,
+                None => return Ok((page.rows, true)),
             }
         }
-        Ok(page.rows)
+        Ok((page.rows, false))
     }
 
     /// Rows that were open for too long are closed, and the next fetch says so.
