@@ -3,6 +3,8 @@
 //!
 //! Each body is a number that no other run has. With `?ms=` it waits before it answers.
 
+use std::io::Write as _;
+
 use guests::wasip2::clocks::monotonic_clock::subscribe_duration;
 use guests::wasip2::http::types::OutgoingBody;
 use guests::wasip2::random::random::get_random_u64;
