@@ -21,6 +21,7 @@ mod beacon;
 mod belonging;
 mod blobs;
 mod builds;
+mod caching;
 mod cli;
 #[path = "../peers/collector.rs"]
 mod collector;

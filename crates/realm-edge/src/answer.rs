@@ -18,6 +18,7 @@ use hyper::upgrade::OnUpgrade;
 use realm_model::block::Block;
 
 use crate::backend::{Backend, Body, CallError, Elsewhere, RoutePrefix};
+use crate::cache::Way;
 use crate::config::EdgeLimits;
 use crate::connection::{Connection, Ending};
 use crate::fastcgi::GuestLog;
@@ -32,7 +33,7 @@ use crate::path::second_reading;
 use crate::refusal::{ALLOWED_METHODS, Refusal};
 use crate::request_body::{self, Arriving, Upload};
 use crate::response_body::{Record, Reply};
-use crate::table::{Table, Target};
+use crate::table::{Group, Table, Target};
 use crate::websocket::{self, Handshake, Switched, Switching, Told};
 
 /// What all connections share.
@@ -171,7 +172,6 @@ async fn dispatch(
         let path = request.uri().path();
         gate.admit(client, request.method(), path, request.headers())?;
     }
-    let first = target.group.pick().ok_or_else(Refusal::no_backend)?;
     // Where nothing is told, nothing is allocated: most routes are for a whole host.
     if prefix.0 > 0 {
         request.extensions_mut().insert(prefix);
@@ -179,19 +179,70 @@ async fn dispatch(
     if let Some(log) = parts.extensions.remove::<GuestLog>() {
         request.extensions_mut().insert(log);
     }
-    if !body.is_end_stream() {
+    let has_body = !body.is_end_stream();
+    if has_body {
         record.upload = Some(Upload::new(body));
     }
     let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let mut switches = false;
     if let (Some(handshake), Some(_)) = (handshake, &upgrade) {
+        switches = true;
         request.extensions_mut().insert(handshake);
     }
-    let mut response = call(edge, record, &target, first, request).await?;
+    let mut asking = Asking {
+        edge,
+        record,
+        target: &target,
+    };
+    // What is said over a WebSocket is nobody else's.
+    let gate = gate.as_ref().filter(|_| !switches);
+    let caching = gate.and_then(|(gate, client)| Some((gate.caching()?, client)));
+    let mut response = match caching {
+        None => asking.ask(request).await?,
+        Some((caching, client)) => match caching.way(&client.host, &request, has_body) {
+            Way::Through(wanted) => caching.answer(&mut asking, wanted, request).await?,
+            way @ (Way::Past | Way::Changes(_)) => {
+                let mut response = asking.ask(request).await?;
+                caching.passed(&way, &mut response);
+                response
+            }
+        },
+    };
     // An answer of 101 without one is no last word, and refused as such.
     Ok(match (upgrade, Switched::of(&mut response)) {
         (Some(upgrade), Some(switched)) => Answer::Switched(response, switched, upgrade),
         (Some(_) | None, Some(_) | None) => Answer::Guest(response),
     })
+}
+
+/// Who is asked for an answer, by a client that waits.
+pub(crate) struct Asking<'r> {
+    edge: &'r Edge,
+    record: &'r mut Record,
+    target: &'r Target,
+}
+
+impl Asking<'_> {
+    pub(crate) async fn ask(&mut self, request: Request<()>) -> Result<Response<Body>, Refusal> {
+        let first = self.target.group.pick().ok_or_else(Refusal::no_backend)?;
+        call(self.edge, self.record, self.target, first, request).await
+    }
+
+    /// Whether another node was asked last; `None`: another component than the route led to.
+    pub(crate) fn is_far(&self) -> Option<bool> {
+        let group = self.record.group.as_ref()?;
+        let is_it = Arc::ptr_eq(group, &self.target.group);
+        is_it.then_some(self.record.is_far)
+    }
+
+    pub(crate) fn group(&self) -> Arc<Group> {
+        Arc::clone(&self.target.group)
+    }
+
+    /// Nobody was asked, or in vain.
+    pub(crate) fn is_answered_by_cache(&mut self) {
+        self.record.is_told("cache");
+    }
 }
 
 /// Who owns the path. Where a more permissive reader of the path would land at another
@@ -319,7 +370,7 @@ pub(crate) fn fit(
 }
 
 /// The one value of `Content-Length`; several equal ones are folded into it.
-fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+pub(crate) fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
     let mut declared = None;
     for value in headers.get_all(CONTENT_LENGTH) {
         let length = value

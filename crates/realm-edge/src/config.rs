@@ -26,6 +26,8 @@ pub struct Config {
     /// Peers that say by the PROXY protocol whose each connection is, and must say so. Who else begins
     /// with its header is refused.
     pub proxy_protocol_from: Vec<Block>,
+    /// Bytes of answers that are kept, of all components that want that; 0 keeps none.
+    pub cache_bytes_max: usize,
     /// Threads that serve connections; 0 serves them on the runtime that [`crate::spawn`] is
     /// called on.
     pub workers: usize,

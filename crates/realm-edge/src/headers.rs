@@ -24,6 +24,8 @@ pub(crate) const REALM_PREFIX: HeaderName = HeaderName::from_static("realm-prefi
 pub(crate) const REALM_REFUSED: HeaderName = HeaderName::from_static("realm-refused");
 /// Another node may have one: the guest never had the request.
 pub(crate) const REALM_AGAIN: HeaderName = HeaderName::from_static("realm-again");
+/// Of an answer: the revision of the component that gave it, where that is one alone.
+pub(crate) const REALM_EDITION: HeaderName = HeaderName::from_static("realm-edition");
 /// Asks for [`REALM_PATH`]: a caller on this machine, or behind a trusted proxy.
 pub(crate) const REALM_TRACE: HeaderName = HeaderName::from_static("realm-trace");
 /// The nodes that were asked, in order; `here` is the one that answers the client.
@@ -122,6 +124,7 @@ fn is_between_nodes(name: &HeaderName) -> bool {
         REALM_PREFIX,
         REALM_REFUSED,
         REALM_AGAIN,
+        REALM_EDITION,
         REALM_PATH,
     ]
     .contains(name)

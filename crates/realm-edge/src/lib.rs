@@ -12,6 +12,7 @@ mod answer;
 mod arrival;
 mod aside;
 mod backend;
+mod cache;
 mod config;
 mod connection;
 mod doors;
@@ -48,6 +49,7 @@ mod wire;
 mod workers;
 
 pub use backend::{Backend, Body, BoxError, BoxFuture, CallError, Connected, RoutePrefix};
+pub use cache::CacheFigures;
 pub use config::{Config, EdgeLimits};
 pub use far::{Far, Line, LineFigures};
 pub use gate::Gate;

@@ -114,6 +114,15 @@ impl Refusal {
         }
     }
 
+    pub(crate) fn not_in_cache() -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "not-in-cache",
+            "nothing is kept that answers this, and the request wants nothing else",
+            "ask without `only-if-cached`",
+        )
+    }
+
     pub(crate) fn method_not_supported() -> Self {
         Self::new(
             StatusCode::NOT_IMPLEMENTED,

@@ -53,6 +53,8 @@ pub(crate) struct Record {
     pub(crate) status: Option<StatusCode>,
     pub(crate) code: Option<&'static str>,
     pub(crate) is_retried: bool,
+    /// Whether another node was asked last.
+    pub(crate) is_far: bool,
     /// The nodes that were asked, if the client wants to know.
     pub(crate) path: Option<String>,
     bytes_out: u64,
@@ -81,6 +83,7 @@ impl Record {
             status: None,
             code: None,
             is_retried: false,
+            is_far: false,
             path: None,
             bytes_out: 0,
             outcome: Outcome::ClientGone,
@@ -89,11 +92,17 @@ impl Record {
 
     /// Notes who is asked; `None`: this node.
     pub(crate) fn goes_to(&mut self, node: Option<&NodeName>) {
+        self.is_far = node.is_some();
+        self.is_told(node.map_or("here", NodeName::as_str));
+    }
+
+    /// Notes who was asked, if the client wants to know.
+    pub(crate) fn is_told(&mut self, who: &str) {
         if let Some(path) = &mut self.path {
             if !path.is_empty() {
                 path.push_str(", ");
             }
-            path.push_str(node.map_or("here", NodeName::as_str));
+            path.push_str(who);
         }
     }
 }

@@ -20,12 +20,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::answer::Edge;
 use crate::aside::{Allowance, Answers};
+use crate::cache::{Cache, CacheFigures};
 use crate::config::Config;
 use crate::connection::{Connection, Order};
 use crate::doors::{self, Door, listen_on};
 use crate::fastcgi::{self, Bound, FastCgi, FastCgiAddress};
 use crate::forwarded::Scheme;
-
 use crate::gate::{Gate, States};
 use crate::https::Front;
 use crate::observe::Observer;
@@ -96,6 +96,8 @@ pub(crate) struct Shared {
     pub(crate) cut: CancellationToken,
     pub(crate) ports: Ports,
     pub(crate) gates: States,
+    /// `None`: nothing is kept.
+    pub(crate) cache: Option<Arc<Cache>>,
     pub(crate) failed_accepts: Throttle,
     pub(crate) refused_by_edge: Throttle,
     pub(crate) refused_by_address: Throttle,
@@ -206,6 +208,7 @@ pub async fn spawn_closed(
         cut: CancellationToken::new(),
         ports: Ports::default(),
         gates: States::default(),
+        cache: (config.cache_bytes_max > 0).then(|| Cache::new(config.cache_bytes_max)),
         failed_accepts: Throttle::default(),
         refused_by_edge: Throttle::default(),
         refused_by_address: Throttle::default(),
@@ -311,7 +314,14 @@ impl Handle {
         &self,
         fronted: BTreeMap<ComponentName, Fronted>,
     ) -> BTreeMap<ComponentName, Gate> {
-        self.shared.gates.gates(fronted)
+        let shared = &self.shared;
+        shared.gates.gates(fronted, shared.cache.as_ref())
+    }
+
+    /// What the cache did for each component that has one.
+    pub fn cache_figures(&self) -> BTreeMap<ComponentName, CacheFigures> {
+        let cache = self.shared.cache.as_ref();
+        cache.map_or_else(BTreeMap::new, |cache| cache.figures())
     }
 
     /// Swaps the route table. Requests in flight keep the backends that they were given.

@@ -30,8 +30,8 @@ use crate::aside::{self, Answers};
 use crate::backend::{Backend, Body, CallError, Connected, RoutePrefix, Server};
 use crate::config::HEADER_COUNT_MAX;
 use crate::headers::{
-    REALM_AGAIN, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO, is_framing_clear,
-    strip_request, strip_request_trailers,
+    REALM_AGAIN, REALM_EDITION, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO,
+    is_framing_clear, strip_request, strip_request_trailers,
 };
 use crate::observe::MethodClass;
 use crate::refusal::Refusal;
@@ -165,6 +165,8 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let method = MethodClass::from(request.method());
+    // Before a replica is chosen: a newer one may answer as if it were older, and not the other way round.
+    let edition = edition(&edge, request.headers());
     let answer = AssertUnwindSafe(async {
         match *request.method() {
             Method::CONNECT => connect(&edge, &answers, &connected, request).await,
@@ -184,9 +186,23 @@ async fn answer(
         None => fit(method, response).map_err(bad_response),
     });
     Ok(match answer {
-        Ok((response, _)) => response.map(|body| body.unwrap_or_else(request_body::empty)),
+        Ok((mut response, _)) => {
+            response
+                .headers_mut()
+                .extend(edition.map(|edition| (REALM_EDITION, edition)));
+            response.map(|body| body.unwrap_or_else(request_body::empty))
+        }
         Err(error) => refuse(&error),
     })
+}
+
+/// What answers for a component whose answers the other node may keep.
+fn edition(edge: &Edge, headers: &HeaderMap) -> Option<HeaderValue> {
+    let component: ComponentName = headers.get(REALM_TO)?.to_str().ok()?.parse().ok()?;
+    let table = edge.table.load();
+    let gate = table.group(&component)?.gate.as_ref()?;
+    let edition = gate.caching()?.edition()?;
+    HeaderValue::try_from(edition.0.hex()).ok()
 }
 
 /// A client of the other node wants bytes to go to and fro, not requests.

@@ -1,5 +1,6 @@
 //! What the front door does with the requests of a component before anybody answers them: who is let
-//! through, and how often. Values and pure decisions; not where a request comes from (the edge).
+//! through, how often, and whether what was answered before will do. Values and pure decisions; not where a
+//! request comes from (the edge).
 //!
 //! Rules fail towards refusing: a rule that refuses is met by any reading of a path and any line of a
 //! header, one that lets through only by all of them.
@@ -31,6 +32,9 @@ pub struct Front {
     /// Who is let through; the first rule that is met decides, and without one a request passes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
+    /// Whether nodes keep answers and give them to others who ask the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cache: bool,
 }
 
 /// A component's [`Front`] where it is in force, and the revision that shall answer behind it.

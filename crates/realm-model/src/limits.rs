@@ -22,6 +22,9 @@ pub const WEBSOCKET_IDLE_MS: u64 = 3_600_000;
 /// Default of `storage_max_mb`: an app's data, and no neighbour's disk.
 pub const STORAGE_MAX_MB: u64 = 1_024;
 
+/// Default of `cache_max_mb` in node.toml: room for the assets of a few apps.
+pub const CACHE_MAX_MB: u64 = 64;
+
 /// Limits of one component; see docs/manifest.md for the meaning of each.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Limits {

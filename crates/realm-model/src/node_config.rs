@@ -63,6 +63,8 @@ pub struct NodeConfig {
     pub listen: Listeners,
     /// Which web servers may ask over FastCGI, and how much.
     pub fastcgi: FastCgiSettings,
+    /// MiB of answers that are kept; `None`: [`limits::CACHE_MAX_MB`].
+    pub cache_max_mb: Option<u64>,
     /// What guests may reach at most.
     pub guests: GuestPolicy,
     /// What callers may run on this machine.
@@ -314,6 +316,7 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
         tags: without_duplicates(report, "tags", tags),
         listen: read_listeners(report, &root, &tls),
         fastcgi: fastcgi::read(report, &root),
+        cache_max_mb: root.integer(report, "cache_max_mb"),
         guests: read_guests(report, &root),
         exec: read_exec(report, &root),
         trusted_proxies: without_places(proxies),

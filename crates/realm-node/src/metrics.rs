@@ -9,6 +9,7 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 use prometheus::{Encoder as _, TextEncoder};
+use realm_edge::CacheFigures;
 use realm_host::{CodeFigures, HistogramSnapshot, MeterSnapshot};
 use realm_model::name::{ComponentName, NodeName};
 use realm_model::refusal::RefusalCode;
@@ -54,6 +55,8 @@ pub(crate) struct Page<'a> {
     pub(crate) machine: &'a MachineFigures,
     pub(crate) traffic: &'a BTreeMap<ComponentName, TrafficFigures>,
     pub(crate) unrouted: &'a TrafficFigures,
+    /// What the cache did, for components that have one.
+    pub(crate) cache: &'a BTreeMap<ComponentName, CacheFigures>,
     pub(crate) connections: usize,
     pub(crate) resident_bytes: u64,
     /// Calls of the API that the gate refused, by code.
@@ -68,6 +71,7 @@ impl Page<'_> {
         let mut families = Vec::new();
         self.wasm(&mut families);
         self.requests(&mut families);
+        self.cache(&mut families);
         self.realm(&mut families);
         self.api(&mut families);
         self.code(&mut families);
@@ -280,6 +284,44 @@ impl Page<'_> {
                     (labels, bytes)
                 })
             }),
+        ));
+    }
+
+    fn cache(&self, families: &mut Vec<MetricFamily>) {
+        families.push(counters(
+            "realm_cache_requests_total",
+            "Requests of components with a cache, by what became of them.",
+            self.cache.iter().flat_map(|(name, figures)| {
+                let CacheFigures {
+                    hits,
+                    stale,
+                    revalidated,
+                    collapsed,
+                    misses,
+                    passed,
+                    stored_bytes: _,
+                } = *figures;
+                let results = [
+                    ("hit", hits),
+                    ("stale", stale),
+                    ("revalidated", revalidated),
+                    ("collapsed", collapsed),
+                    ("miss", misses),
+                    ("passed", passed),
+                ];
+                results.map(|(result, count)| {
+                    let mut labels = component(name);
+                    labels.push(label("result", result));
+                    (labels, count)
+                })
+            }),
+        ));
+        families.push(gauges(
+            "realm_cache_bytes",
+            "Bytes of kept answers, those included that clients still read.",
+            self.cache
+                .iter()
+                .map(|(name, figures)| (component(name), figures.stored_bytes as f64)),
         ));
     }
 

@@ -458,6 +458,13 @@ fn urls(edge: &realm_edge::Handle) -> Vec<String> {
         .collect()
 }
 
+/// Bytes of answers that are kept.
+fn cache_bytes(config: &realm_model::node_config::NodeConfig) -> usize {
+    let mb = config.cache_max_mb;
+    let mb = mb.unwrap_or(realm_model::limits::CACHE_MAX_MB);
+    usize::try_from(mb.saturating_mul(1024 * 1024)).unwrap_or(usize::MAX)
+}
+
 fn edge_config(
     config: &Config,
     certificates: Option<&Certificates>,
@@ -467,6 +474,7 @@ fn edge_config(
         https: certificates.map(|certificates| certificates.https(&config.node)),
         // The reader took nothing else.
         proxy_protocol_from: proxies.filter_map(|block| block.parse().ok()).collect(),
+        cache_bytes_max: cache_bytes(&config.node),
         listen: config.node.listen.http.clone(),
         fastcgi: crate::fastcgi::config(&config.node)?,
         trusted_proxies: config.node.trusted_proxies.clone(),

@@ -30,6 +30,7 @@ impl MetricsPage {
             machine: &machine,
             traffic: &traffic,
             unrouted: &unrouted,
+            cache: &self.edge.cache_figures(),
             connections: self.edge.connections(),
             resident_bytes: resident_bytes(),
             denied: &self.gate.refusals(),

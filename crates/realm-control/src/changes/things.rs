@@ -270,8 +270,12 @@ fn component_keys(spec: &ComponentSpec, pin: Option<&Pin>) -> Keys {
 }
 
 fn front_keys(front: &Front) -> Keys {
-    let Front { per_client, rules } = front;
-    let mut keys = Keys::new();
+    let Front {
+        per_client,
+        rules,
+        cache,
+    } = front;
+    let mut keys: Keys = [("cache".to_owned(), or_default(cache, &false))].into();
     if let Some(per_client) = per_client {
         keys.insert("per_client".to_owned(), given(per_client));
     }

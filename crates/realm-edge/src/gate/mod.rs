@@ -14,6 +14,7 @@ use http::{HeaderMap, Method};
 use realm_model::front::{self, Asked, Fronted};
 use realm_model::name::ComponentName;
 
+use crate::cache::{Cache, Caching};
 use crate::path::readings;
 use crate::refusal::Refusal;
 use crate::throttle::Throttle;
@@ -24,6 +25,7 @@ pub struct Gate {
     component: ComponentName,
     fronted: Fronted,
     state: Arc<State>,
+    caching: Option<Caching>,
 }
 
 /// What of it outlives a table: clients do not begin anew whenever a replica comes or goes.
@@ -49,7 +51,11 @@ impl States {
     pub(crate) fn gates(
         &self,
         fronted: BTreeMap<ComponentName, Fronted>,
+        cache: Option<&Arc<Cache>>,
     ) -> BTreeMap<ComponentName, Gate> {
+        let cached = fronted.iter().filter(|(_, fronted)| fronted.front.cache);
+        let cached = cached.map(|(component, fronted)| (component.clone(), fronted.revision));
+        let mut caching = cache.map_or_else(BTreeMap::new, |cache| cache.of(cached.collect()));
         // Each change is one of the map's own.
         let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         states.retain(|_, state| state.strong_count() > 0);
@@ -61,6 +67,7 @@ impl States {
                 state
             });
             let gate = Gate {
+                caching: caching.remove(&component),
                 component: component.clone(),
                 fronted,
                 state,
@@ -82,6 +89,11 @@ impl State {
 }
 
 impl Gate {
+    /// The cache, where the component has one.
+    pub(crate) const fn caching(&self) -> Option<&Caching> {
+        self.caching.as_ref()
+    }
+
     /// Whether a request passes, as its component would see it. What rules refuse costs its client nothing.
     pub(crate) fn admit(
         &self,
@@ -168,7 +180,10 @@ mod tests {
         let states = States::default();
         let name = |text: &str| text.parse::<ComponentName>().unwrap();
         let table = |names: &[&str]| {
-            states.gates(names.iter().map(|text| (name(text), fronted(2))).collect())
+            states.gates(
+                names.iter().map(|text| (name(text), fronted(2))).collect(),
+                None,
+            )
         };
         let client = Client {
             address: "203.0.113.7".parse().unwrap(),

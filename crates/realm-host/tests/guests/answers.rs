@@ -324,6 +324,25 @@ pub(crate) async fn config_draft_2024_09_27() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn cacheable() {
+    let guest = guest(guests::CACHEABLE).load();
+    let said = async |path: &str| {
+        let answer = guest.get(path).await.unwrap();
+        let said = answer.headers.get("cache-control").cloned();
+        (
+            answer.status,
+            said.map(|said| said.to_str().unwrap().to_owned()),
+        )
+    };
+    let minute = Some("max-age=60".to_owned());
+    assert_eq!(said("/minute?ms=1").await, (200, minute));
+    let private = Some("private, max-age=60".to_owned());
+    assert_eq!(said("/private").await, (200, private));
+    assert_eq!(said("/other").await, (200, None));
+    assert_ne!(guest.body("/minute").await, guest.body("/minute").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn front() {
     let guest = guest(guests::FRONT).load();
     let text = guest.get("/text").await.unwrap();

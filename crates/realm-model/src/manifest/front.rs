@@ -1,5 +1,5 @@
-//! Reads what holds for the requests of a component before anybody answers them: `per_client` and
-//! `rules`. What they mean is in [`crate::front`].
+//! Reads what holds for the requests of a component before anybody answers them: `per_client`,
+//! `rules` and `cache`. What they mean is in [`crate::front`].
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::fields::{Fields, Placed, Report, cut, fits, rows};
 use crate::front::{Front, PerClient, RULE_ITEMS_MAX, RULES_MAX, Rule, RuleAction, ValuePattern};
 
 /// The keys that stand at the component.
-const KEYS: [&str; 2] = ["per_client", "rules"];
+const KEYS: [&str; 3] = ["per_client", "rules", "cache"];
 
 /// Reads them. What never answers requests has no use for them.
 pub(super) fn read(
@@ -37,6 +37,7 @@ pub(super) fn read(
     Front {
         per_client: per_client(report, fields),
         rules: rules(report, fields),
+        cache: fields.boolean(report, "cache"),
     }
 }
 
@@ -268,7 +269,7 @@ mod tests {
     #[test]
     fn what_takes_no_requests_needs_no_limit_of_them() {
         let keys = "serve = \"job\"\nper_client = { requests_per_sec = 1 }\n\
-                    rules = [{ action = \"deny\" }]";
-        assert_eq!(problems(keys), [codes::NO_EFFECT; 2]);
+                    rules = [{ action = \"deny\" }]\ncache = true";
+        assert_eq!(problems(keys), [codes::NO_EFFECT; 3]);
     }
 }

@@ -361,6 +361,12 @@ pub static COMPONENT: Section = Section {
             doc: "Which requests are refused before anything runs, in order",
         },
         Key {
+            name: "cache",
+            kind: Kind::Boolean,
+            absent: Absent::Word("false"),
+            doc: "Whether nodes keep those answers that say how long they are good, and give them to others who ask the same: [the cache](#the-cache)",
+        },
+        Key {
             name: "storage_max_mb",
             // A terabyte: what takes more has a server of its own.
             kind: Kind::Integer {

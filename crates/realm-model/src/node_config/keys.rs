@@ -6,6 +6,7 @@ use super::{
     EXEC_AT_ONCE_MAX, EXEC_SECONDS_MAX, FASTCGI_REQUESTS_MAX, INSTANCES_MAX, PARAMS_BYTES_MAX,
     PARAMS_MAX,
 };
+use crate::limits;
 use crate::section::{Absent, Form, Key, Kind, Section};
 use crate::upstream::NotARule;
 
@@ -111,6 +112,16 @@ pub(crate) static ROOT: Section = Section {
             kind: Kind::Table(&FASTCGI),
             absent: Absent::Means("as below"),
             doc: "Which web servers may ask over FastCGI, and how much",
+        },
+        Key {
+            name: "cache_max_mb",
+            // More than that is a cache of its own, on a disk.
+            kind: Kind::Integer {
+                min: 0,
+                max: 1_048_576,
+            },
+            absent: Absent::Number(limits::CACHE_MAX_MB),
+            doc: "MiB of answers that are kept in memory, of all components with `cache`; 0 keeps none",
         },
         Key {
             name: "guests",

@@ -39,6 +39,7 @@ fn every_key_is_read() {
     let ports = config.listen.ports.iter().map(ToString::to_string);
     assert_eq!(ports.collect::<Vec<_>>(), ["10.0.0.5", "::1"]);
     assert_eq!(config.listen.admin.to_string(), "127.0.0.1:9000");
+    assert_eq!(config.cache_max_mb, Some(256));
     assert_eq!(config.guests.dirs, ["/srv"]);
     assert_eq!(config.guests.private_ranges, ["10.0.0.0/8", "::1"]);
     assert_eq!(config.guests.tls_roots, ["/etc/ssl/company.pem"]);
@@ -89,6 +90,7 @@ const FULL: &str = r#"
 name = "bm-01"
 tags = ["metal"]
 trusted_proxies = ["10.0.0.1"]
+cache_max_mb = 256
 [listen]
 http = ["0.0.0.0:80", "[::]:8080"]
 admin = "127.0.0.1:9000"
