@@ -3,6 +3,8 @@
 //! Names of the `wasm_`, `fuel_`, `epoch_` and `mem_` families are the specification's. Label sets
 //! are bounded: component names, statuses, and closed lists of codes.
 
+mod edge;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use prometheus::proto::{
@@ -255,73 +257,6 @@ impl Page<'_> {
             "realm_http_connections",
             "Connections that are open at the edge.",
             self.connections as f64,
-        ));
-    }
-
-    fn websockets(&self, families: &mut Vec<MetricFamily>) {
-        let all = || {
-            let components = self.traffic.iter();
-            components.filter_map(|(name, figures)| Some((component(name), figures.websockets?)))
-        };
-        families.push(gauges(
-            "realm_websockets_open",
-            "WebSockets of clients that are open.",
-            all().map(|(labels, figures)| as_float((labels, figures.open))),
-        ));
-        families.push(counters(
-            "realm_websockets_total",
-            "WebSockets of clients that were opened.",
-            all().map(|(labels, figures)| (labels, figures.opened)),
-        ));
-        families.push(counters(
-            "realm_websocket_bytes_total",
-            "Bytes that WebSockets carried, `in` from clients and `out` to them.",
-            all().flat_map(|(labels, figures)| {
-                let both = [("in", figures.bytes_in), ("out", figures.bytes_out)];
-                both.map(|(direction, bytes)| {
-                    let mut labels = labels.clone();
-                    labels.push(label("direction", direction));
-                    (labels, bytes)
-                })
-            }),
-        ));
-    }
-
-    fn cache(&self, families: &mut Vec<MetricFamily>) {
-        families.push(counters(
-            "realm_cache_requests_total",
-            "Requests of components with a cache, by what became of them.",
-            self.cache.iter().flat_map(|(name, figures)| {
-                let CacheFigures {
-                    hits,
-                    stale,
-                    revalidated,
-                    collapsed,
-                    misses,
-                    passed,
-                    stored_bytes: _,
-                } = *figures;
-                let results = [
-                    ("hit", hits),
-                    ("stale", stale),
-                    ("revalidated", revalidated),
-                    ("collapsed", collapsed),
-                    ("miss", misses),
-                    ("passed", passed),
-                ];
-                results.map(|(result, count)| {
-                    let mut labels = component(name);
-                    labels.push(label("result", result));
-                    (labels, count)
-                })
-            }),
-        ));
-        families.push(gauges(
-            "realm_cache_bytes",
-            "Bytes of kept answers, those included that clients still read.",
-            self.cache
-                .iter()
-                .map(|(name, figures)| (component(name), figures.stored_bytes as f64)),
         ));
     }
 

@@ -28,14 +28,10 @@ fn try_open(folder: &Path) -> Result<Arc<Embedded>, String> {
     opened.map(Arc::new)
 }
 
-fn open(folder: &Path) -> Arc<Embedded> {
-    try_open(folder).unwrap()
-}
-
 impl Node {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let queue = open(folder.path());
+        let queue = try_open(folder.path()).unwrap();
         Self { queue, folder }
     }
 
@@ -457,7 +453,7 @@ async fn done_is_done_also_for_a_lender_that_started_anew() {
     let one = next(&mut worker).await;
     drop(first);
     let folder = a.folder.path().to_owned();
-    let spare = open(tempfile::tempdir().unwrap().path());
+    let spare = try_open(tempfile::tempdir().unwrap().path()).unwrap();
     let old = std::mem::replace(&mut a.queue, spare);
     a.queue = anew(old, &folder).await;
     let _second = between(&a, &b.queue, &wanted, WHOLE);
