@@ -52,6 +52,8 @@ pub(crate) struct Connection {
     drained_since: AtomicU64,
     /// Whether bytes that the service answered with may still wait to be written.
     has_output: AtomicBool,
+    /// What follows is a WebSocket's: hyper has nothing more to say.
+    is_switched: AtomicBool,
     ending: AtomicU8,
     order: AtomicU8,
     waker: AtomicWaker,
@@ -119,6 +121,7 @@ impl Connection {
             write_blocked_since: AtomicU64::new(0),
             drained_since: AtomicU64::new(0),
             has_output: AtomicBool::new(false),
+            is_switched: AtomicBool::new(false),
             ending: AtomicU8::new(Ending::Close as u8),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
@@ -244,7 +247,7 @@ impl Connection {
 
     /// Whether bytes to be written can only be hyper's own.
     pub(crate) fn is_hypers_output(&self) -> bool {
-        !self.has_output.load(Relaxed) && !self.speaks_http2()
+        !self.has_output.load(Relaxed) && !self.speaks_http2() && !self.is_switched.load(Relaxed)
     }
 
     pub(crate) fn give_order(&self, order: Order) {
@@ -319,6 +322,7 @@ impl Connection {
 
     /// The answer that is on its way is the last one: what follows are bytes of a WebSocket.
     pub(crate) fn switch(&self, to: Switching) {
+        self.is_switched.store(true, Relaxed);
         if let Ok(mut switching) = self.switching.lock() {
             *switching = Some(to);
         }

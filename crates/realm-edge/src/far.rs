@@ -362,7 +362,12 @@ impl Far {
         self.line.counts.answered.fetch_add(1, Relaxed);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let held = |error: hyper::Error| -> BoxError { error.into() };
-            return Ok(response.map(|body| body.map_err(held).boxed_unsync()));
+            // As long as the body comes, it takes its place.
+            let counted = move |frame| {
+                let _held = &place;
+                frame
+            };
+            return Ok(response.map(|body| body.map_err(held).map_frame(counted).boxed_unsync()));
         }
         if !handshake.is_answered_by(response.headers()) {
             return Err(Failure::NotAsked.into());

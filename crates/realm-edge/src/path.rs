@@ -41,19 +41,29 @@ pub(crate) fn readings(path: &str) -> Vec<Cow<'_, str>> {
     }
     let last = readings.last().map_or(path, AsRef::as_ref);
     if last.contains(';') {
-        let names = last.split('/').map(|segment| {
-            let name = segment.split(';').next();
-            name.unwrap_or(segment)
-        });
-        let names: Vec<&str> = names.collect();
-        // A segment of parameters alone leaves an empty one.
-        let mut bare = names.join("/");
-        while let Some(at) = bare.find("//") {
-            bare.remove(at);
+        // Some decode first, some drop parameters first, which may hide an encoded slash.
+        let (decoded, bare) = (bare(last), read_permissively(&bare(path)));
+        readings.push(Cow::Owned(decoded));
+        if !readings.contains(&Cow::Borrowed(bare.as_str())) {
+            readings.push(Cow::Owned(bare));
         }
-        readings.push(Cow::Owned(bare));
     }
     readings
+}
+
+/// A path without `;parameters`.
+fn bare(path: &str) -> String {
+    let names = path.split('/').map(|segment| {
+        let name = segment.split(';').next();
+        name.unwrap_or(segment)
+    });
+    let names: Vec<&str> = names.collect();
+    // A segment of parameters alone leaves an empty one.
+    let mut bare = names.join("/");
+    while let Some(at) = bare.find("//") {
+        bare.remove(at);
+    }
+    bare
 }
 
 /// Whether every reader agrees on the path, dot segments aside.
@@ -197,6 +207,11 @@ mod tests {
         check("/admin;v=1/x", &["/admin;v=1/x", "/admin/x"]);
         check("/;v/admin", &["/;v/admin", "/admin"]);
         check("/%61dmin%3bv", &["/%61dmin%3bv", "/admin;v", "/admin"]);
+        let hidden = "/;%2fa/admin/users";
+        check(
+            hidden,
+            &[hidden, "/;/a/admin/users", "/a/admin/users", "/admin/users"],
+        );
     }
 
     proptest! {

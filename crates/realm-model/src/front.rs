@@ -166,8 +166,13 @@ impl Rule {
                 }
             }
         };
+        // Many guests take `post` for POST.
+        let is_method = |one: &String| match self.action {
+            RuleAction::Deny => one.eq_ignore_ascii_case(asked.method),
+            RuleAction::Allow => one == asked.method,
+        };
         (self.clients.is_empty() || self.clients.iter().any(|one| one.contains(asked.client)))
-            && (self.methods.is_empty() || self.methods.iter().any(|one| one == asked.method))
+            && (self.methods.is_empty() || self.methods.iter().any(is_method))
             && (self.hosts.is_empty() || self.hosts.iter().any(|one| one.matches(asked.host)))
             && (self.paths.is_empty() || is_path_met())
             && self.headers.iter().all(is_header)
@@ -360,6 +365,27 @@ mod tests {
             lines.map(|(_, value)| value.as_bytes())
         };
         refused_by(rules, &asked, values)
+    }
+
+    #[test]
+    fn a_deny_knows_a_method_however_it_is_spelt_and_an_allow_only_as_it_is() {
+        let met = |action, method| {
+            let one = Rule {
+                action,
+                methods: vec!["POST".to_owned()],
+                ..deny(&[])
+            };
+            let asked = Asked {
+                client: "203.0.113.7".parse().unwrap(),
+                method,
+                host: "a.example",
+                readings: &["/"],
+            };
+            refused_by(&[one, deny(&[])], &asked, |_| std::iter::empty())
+        };
+        assert_eq!(met(RuleAction::Deny, "post"), Some(0));
+        assert_eq!(met(RuleAction::Allow, "POST"), None);
+        assert_eq!(met(RuleAction::Allow, "post"), Some(1));
     }
 
     #[test]

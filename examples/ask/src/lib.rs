@@ -127,7 +127,10 @@ fn send(
     ResponseOutparam::set(out, Ok(response));
     let mut stream = body.write().expect("the stream is taken once");
     // A visitor that went away is no failure.
-    if write(&mut stream).and_then(|()| Write::flush(&mut stream)).is_ok() {
+    if write(&mut stream)
+        .and_then(|()| Write::flush(&mut stream))
+        .is_ok()
+    {
         drop(stream);
         let _ = OutgoingBody::finish(body, None);
     }

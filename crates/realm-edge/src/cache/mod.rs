@@ -225,6 +225,8 @@ impl Caching {
                 return Ok(self.stale(entry, request.headers(), *past, "hit"));
             }
             if *request.method() == Method::HEAD {
+                // It brings nothing for those who would wait.
+                drop(turn);
                 return self.ask_plainly(asking, request, stale.is_some()).await;
             }
             let entry = stale.map(|(entry, _)| entry);

@@ -17,7 +17,7 @@ use super::policy::{Policy, Varies, is_alike};
 /// Answers to one URI that differ by host spelling, scheme or what they vary by: the oldest one goes.
 const VARIANTS_MAX: usize = 32;
 /// Where it is counted whether a URI was invalidated while an answer to it came in.
-const SLOTS: usize = 1_024;
+const SLOTS: usize = 65_536;
 /// What an entry costs beside its headers and its body.
 const ENTRY_BYTES: usize = 1_024;
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
-use realm_model::front::{self, Asked, Fronted};
+use realm_model::front::{self, Asked, Fronted, Rule};
 use realm_model::name::ComponentName;
 
 use crate::cache::{Cache, Caching};
@@ -89,6 +89,11 @@ impl State {
 }
 
 impl Gate {
+    /// What requests are held against.
+    pub(crate) fn rules(&self) -> &[Rule] {
+        &self.fronted.front.rules
+    }
+
     /// The cache, where the component has one.
     pub(crate) const fn caching(&self) -> Option<&Caching> {
         self.caching.as_ref()

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use realm_model::front::Rule;
+
 use super::{Group, random_below};
 use crate::backend::Backend;
+use crate::gate::Gate;
 
 /// Who owns a path.
 #[derive(Clone)]
@@ -71,13 +74,19 @@ impl Target {
         })
     }
 
-    /// Other versions that have replicas, the heaviest first.
+    /// Other versions that have replicas, the heaviest first; not those with other rules, which this request
+    /// was not held against.
     fn beside(&self) -> impl Iterator<Item = &Arc<Group>> {
         let members = self.divided.iter().flat_map(|divided| &divided.members);
         members
             .map(|(_, group)| group)
             .filter(|group| !Arc::ptr_eq(group, &self.group) && group.has_any())
+            .filter(|group| rules(group) == rules(&self.group))
     }
+}
+
+fn rules(group: &Group) -> &[Rule] {
+    group.gate.as_ref().map_or(&[], Gate::rules)
 }
 
 impl Divided {

@@ -109,7 +109,13 @@ async fn a_replica_that_ends_gives_its_run_back_without_a_failure() {
     let first = working(&loaded).await;
     assert_eq!(said(&loaded, "/start?id=p&input=park").await, "true");
     until(&loaded, "p", "running").await;
-    assert_eq!(first.under_way(), 1);
+    let counted = async {
+        while first.under_way() != 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let counted = tokio::time::timeout(std::time::Duration::from_secs(60), counted);
+    counted.await.unwrap();
     first.take_no_more();
     drop(first);
     until(&loaded, "p", "ready").await;
