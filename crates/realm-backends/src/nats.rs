@@ -56,6 +56,8 @@ impl Link {
     ) -> Result<Self, ServerError> {
         let mut options = ConnectOptions::new()
             .name("realm")
+            // Where it may go is what node.toml names, whatever a server says of others.
+            .ignore_discovered_servers()
             .connection_timeout(CONNECT)
             .request_timeout(Some(ANSWER))
             .ping_interval(Duration::from_secs(10));

@@ -56,11 +56,15 @@ async fn once(shared: &Shared) -> Result<(), CloudError> {
     let batch = consumer.batch().max_messages(AT_ONCE).expires(PULL);
     let batch = batch.messages().await;
     let mut batch = batch.map_err(|error| link.failed(&error))?;
+    let mut moved = Ok(());
     while let Some(message) = batch.next().await {
         let message = message.map_err(|error| link.failed(&*error))?;
-        one(shared, &message).await?;
+        // One that cannot be moved does not hold up those behind it.
+        if let Err(error) = one(shared, &message).await {
+            moved = Err(error);
+        }
     }
-    Ok(())
+    moved
 }
 
 async fn consumer(link: &Link) -> Result<PullConsumer, CloudError> {

@@ -236,7 +236,7 @@ impl Pull<'_> {
             has_come = true;
             let message = message.map_err(|error| link.failed(&*error))?;
             let Some(permit) = permits.pop() else { break };
-            let n_bytes = message.payload.len() + LARGEST - limits::MESSAGE_BYTES_MAX;
+            let n_bytes = message.length + LARGEST - limits::MESSAGE_BYTES_MAX;
             let share = shared.handed.count(holder, n_bytes);
             let Some(handed) = receive(shared, subscription, message, permit, share).await else {
                 continue;
@@ -300,8 +300,10 @@ async fn receive(
         _share: share,
     };
     if let Some(why) = why {
-        // If it cannot be buried, it is dropped, and comes again.
-        let _ = held.bury(why).await;
+        // If it cannot be buried, it comes again, and not at once.
+        if held.bury(why).await.is_err() {
+            let _ = held.say(AckKind::Nak(Some(PAUSE))).await;
+        }
         return None;
     }
     Some(Handed {
@@ -376,13 +378,20 @@ impl Held {
         let group = &self.subscription.group.name;
         let further = self.subscription.dead_letter.as_ref();
         let further = further.filter(|_| !content.is_dead());
-        let letter = content.into_dead(group, self.attempt, why, later::due_ms(Duration::ZERO));
+        let mut letter = content.into_dead(group, self.attempt, why, later::due_ms(Duration::ZERO));
         // The same message dies once in a group, though this is done again after a failure.
         let info = self.message()?.info().ok();
         let id = info.map(|info| format!("{}-{}", info.stream_sequence, info.consumer));
         let id = id.unwrap_or_default();
-        link.publish(link.names.dead(), written(&letter, &id))
-            .await?;
+        let kept = link.publish(link.names.dead(), written(&letter, &id)).await;
+        if matches!(kept, Err(CloudError::TooLarge { .. })) {
+            // With what is said of its death the server does not take it: without its bytes, then.
+            letter.data = Vec::new();
+            link.publish(link.names.dead(), written(&letter, &id))
+                .await?;
+        } else {
+            kept?;
+        }
         if let Some(topic) = further {
             let subject = link.names.subject(topic);
             link.publish(subject, written(&letter, &id)).await?;

@@ -88,6 +88,7 @@ impl Queue {
             }
             if !is_wanted(&subscription, &body) {
                 n_left += 1;
+                n_bytes += body.len();
                 tables.fly(key, n)?;
                 tables.done((group, message))?;
                 continue;
