@@ -11,10 +11,10 @@ mod bindings {
 
     struct Service;
 
-    impl exports::wasi::http::incoming_handler::Guest for Service {
+    impl exports::wasi::http0_2_1::incoming_handler::Guest for Service {
         fn handle(
-            request: wasi::http::types::IncomingRequest,
-            out: wasi::http::types::ResponseOutparam,
+            request: wasi::http0_2_1::types::IncomingRequest,
+            out: wasi::http0_2_1::types::ResponseOutparam,
         ) {
             super::handle(&request, out);
         }
@@ -26,7 +26,7 @@ use bindings::wasi;
 use wasi::blobstore::blobstore;
 use wasi::blobstore::types::{IncomingValue, OutgoingValue};
 use wasi::config0_2_0_draft as configuration;
-use wasi::http::types::{
+use wasi::http0_2_1::types::{
     Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
 };
 use wasi::keyvalue0_2_0_draft2::{atomics, batch, store};
