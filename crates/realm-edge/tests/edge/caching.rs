@@ -1,22 +1,19 @@
 //! Answers that are used again: what a client gets, and how often a backend is asked for it.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
-use realm_edge::{
-    Backend, Body, BoxFuture, CacheFigures, CallError, Dial, Far, Handle, Io, Line, Table,
-};
+use realm_edge::{Backend, Body, CacheFigures, CallError, Far, Handle, Line, Table};
 use realm_model::digest::Digest;
 use realm_model::front::{Front, Fronted};
 use realm_model::name::ComponentName;
 use realm_model::observed::Revision;
 use realm_model::route::{PathPattern, Route};
 
-use crate::support::{Rig, backend, empty, get, request, sockets, soon, text, whole};
+use crate::support::{Rig, Streams, backend, empty, get, request, soon, text, whole};
 
 pub(crate) const CACHE_BYTES: usize = 64 * 1024 * 1024;
 
@@ -529,21 +526,6 @@ async fn a_client_that_wants_only_what_is_there_gets_that_or_nothing() {
     assert_eq!(cached.count.load(Relaxed), 0);
     cached.get("http://a.example/x", &[]).await;
     assert_eq!(cached.get("http://a.example/x", &only).await, "1");
-}
-
-/// Streams that end at another edge.
-struct Streams(Handle);
-
-impl Dial for Streams {
-    fn home(&self) -> Option<&tokio::runtime::Handle> {
-        Some(sockets())
-    }
-
-    fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>> {
-        let (near, far) = tokio::io::duplex(16 * 1024);
-        self.0.serve_node(far, sockets());
-        Box::pin(async { Ok(Box::new(near) as Box<dyn Io>) })
-    }
 }
 
 #[tokio::test]

@@ -1,19 +1,18 @@
 //! Rates of clients and rules: who is refused before any backend is asked, and who is not.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use http::{Request, Response, StatusCode};
-use realm_edge::{Backend, Body, BoxFuture, Dial, Far, Handle, Io, Line, Table};
+use realm_edge::{Backend, Body, Far, Handle, Line, Table};
 use realm_model::front::{Front, Fronted, PerClient};
 use realm_model::manifest;
 use realm_model::name::ComponentName;
 use realm_model::route::{PathPattern, Route};
 
 use crate::fastcgi::{KEEP, RESPONDER, Server};
-use crate::support::{Rig, backend, empty, get, request, sockets, text, whole};
+use crate::support::{Rig, Streams, backend, empty, get, request, text, whole};
 
 fn app() -> ComponentName {
     "app".parse().expect("a name")
@@ -184,21 +183,6 @@ async fn clients_of_a_web_server_are_told_apart() {
     until(429, async || ask("203.0.113.1").await).await;
     assert!(refused_of_few(async || ask("203.0.113.1").await).await > 0);
     assert_eq!(refused_of_few(async || ask("203.0.113.2").await).await, 0);
-}
-
-/// Streams that end at another edge.
-struct Streams(Handle);
-
-impl Dial for Streams {
-    fn home(&self) -> Option<&tokio::runtime::Handle> {
-        Some(sockets())
-    }
-
-    fn dial(&self) -> BoxFuture<'_, io::Result<Box<dyn Io>>> {
-        let (near, far) = tokio::io::duplex(16 * 1024);
-        self.0.serve_node(far, sockets());
-        Box::pin(async { Ok(Box::new(near) as Box<dyn Io>) })
-    }
 }
 
 #[tokio::test]

@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use realm_edge::{
-    Answered, Backend, Body, Config, EdgeLimits, Handle, MethodClass, Observer, Outcome, Protocol,
-    Table,
+    Answered, Backend, Body, BoxFuture, Config, Dial, EdgeLimits, Handle, Io, MethodClass,
+    Observer, Outcome, Protocol, Table,
 };
 
 use realm_model::name::ComponentName;
@@ -282,4 +282,19 @@ pub(crate) fn request(method: &str, uri: &str, body: Body) -> Request<Body> {
         .uri(uri)
         .body(body)
         .expect("a request")
+}
+
+/// Streams that end at another edge.
+pub(crate) struct Streams(pub(crate) Handle);
+
+impl Dial for Streams {
+    fn home(&self) -> Option<&tokio::runtime::Handle> {
+        Some(sockets())
+    }
+
+    fn dial(&self) -> BoxFuture<'_, std::io::Result<Box<dyn Io>>> {
+        let (near, far) = tokio::io::duplex(16 * 1024);
+        self.0.serve_node(far, sockets());
+        Box::pin(async { Ok(Box::new(near) as Box<dyn Io>) })
+    }
 }

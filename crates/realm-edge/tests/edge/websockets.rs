@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use realm_edge::fastcgi::{FastCgi, FastCgiAddress, Listen};
-use realm_edge::{
-    Backend, BoxFuture, Dial, Far, Handle, Io, Line, Table, Upstream, UpstreamLimits,
-};
+use realm_edge::{Backend, Far, Line, Table, Upstream, UpstreamLimits};
 use realm_model::route::{PathPattern, Route};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::secure::{As, Secure};
-use crate::support::{Rig, read_all, sockets, soon};
+use crate::support::{Rig, Streams, read_all, soon};
 
 /// The example of RFC 6455.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -483,21 +481,6 @@ async fn over_tls_it_is_the_same() {
     assert_eq!(told(&all).0, 1001);
     drop(stream);
     soon(stopping).await.expect("no panic");
-}
-
-/// Streams to another edge, in memory.
-struct Streams(Handle);
-
-impl Dial for Streams {
-    fn home(&self) -> Option<&tokio::runtime::Handle> {
-        Some(sockets())
-    }
-
-    fn dial(&self) -> BoxFuture<'_, std::io::Result<Box<dyn Io>>> {
-        let (near, far) = tokio::io::duplex(16 * 1024);
-        self.0.serve_node(far, sockets());
-        Box::pin(async { Ok(Box::new(near) as Box<dyn Io>) })
-    }
 }
 
 /// An edge whose component is at another one.
