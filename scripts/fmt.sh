@@ -3,6 +3,6 @@
 . "$(dirname "$0")/common.sh"
 
 cargo fmt --all -- "$@"
-for workspace in tests/guests examples bench bench/guests fuzz; do
+for workspace in tests/guests tests/sdks examples bench bench/guests fuzz; do
 	cargo fmt --all --manifest-path "$workspace/Cargo.toml" -- "$@"
 done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds ONE static binary, and fails if it is not static.
+# Builds ONE static binary by a profile of its own work, and fails if it is not static.
 . "$(dirname "$0")/common.sh"
 
 MUSL_TARGET=x86_64-unknown-linux-musl
@@ -9,8 +9,12 @@ need_package musl-gcc musl-tools
 if command -v rustup >/dev/null; then
 	rustup target add "$MUSL_TARGET" >&2 || fail "the target \`$MUSL_TARGET\` could not be added" "rustup target add $MUSL_TARGET"
 fi
+# What the program was seen to run decides how it is compiled and laid out: docs/benchmarks.md.
 # For the dependencies in C; Rust links by itself.
-CC_x86_64_unknown_linux_musl=musl-gcc cargo build --locked --release --target "$MUSL_TARGET" --bin realm
+export CC_x86_64_unknown_linux_musl=musl-gcc
+profile=$(scripts/profile.sh "$MUSL_TARGET")
+RUSTFLAGS="${RUSTFLAGS:-} $(by_profile "$profile")" \
+	cargo build --locked --release --target "$MUSL_TARGET" --bin realm
 
 binary=$TARGET_DIR/$MUSL_TARGET/release/realm
 # ldd fails on a static binary that is not position independent, so its words count, not its exit code.

@@ -10,7 +10,7 @@ use crate::peers::{Peer, Tools, WASMTIME_BEST, WASMTIME_REUSE};
 use crate::report::{Bound, CaseReport};
 use crate::throughput::{Metric, Target, Throughput};
 use crate::wrk::Request;
-use crate::{deploy, fastcgi, idle, kernels, nodes, parked, start, stores, tls};
+use crate::{deploy, fastcgi, idle, kernels, nodes, parked, start, stores, tls, work};
 
 const REALM: &str = "realm";
 const REUSING: &str = "wasmtime serve, reuse 128";
@@ -19,7 +19,7 @@ const BEST: &str = "wasmtime serve, best flags";
 const EXPLICIT: &str = "realm, every limit set";
 const HELLO: &str = "Hello from a component.\n";
 /// Every limit of a component, at values that no hello reaches.
-const EVERY_LIMIT: &str = "memory_max_mb = 16\nfuel_per_sec = 1_000_000_000_000\nepoch_timeout_ms = 1_000\n\
+pub(crate) const EVERY_LIMIT: &str = "memory_max_mb = 16\nfuel_per_sec = 1_000_000_000_000\nepoch_timeout_ms = 1_000\n\
                            wall_timeout_ms = 30_000\nmax_concurrency = 64\nmax_request_bytes = 1_048_576\n";
 const ECHO_BYTES: usize = 64 * 1024;
 
@@ -104,6 +104,12 @@ pub(crate) const CASES: &[Case] = &[
         has_peers: false,
         by_default: false,
         ..case("nodes-growth", nodes::growth)
+    },
+    // For `scripts/profile.sh`.
+    Case {
+        has_peers: false,
+        by_default: false,
+        ..case("work", work::work)
     },
 ];
 

@@ -16,7 +16,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) quick: bool,
 
-    /// Only this case; repeatable [default: all but `nodes-growth`, which takes an hour]
+    /// Only this case; repeatable [default: all but `nodes-growth`, which takes an hour, and `work`]
     #[arg(long = "case", value_name = "NAME")]
     pub(crate) cases: Vec<String>,
 

@@ -28,6 +28,7 @@ mod throughput;
 mod tls;
 mod uplink;
 mod variants;
+mod work;
 mod wrk;
 
 use std::fs;

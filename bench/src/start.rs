@@ -49,6 +49,16 @@ pub(crate) fn start(tools: &Tools<'_>, _: &[usize]) -> Result<CaseReport> {
     report(&mine, &theirs, &idle, began)
 }
 
+/// Starts of realm alone.
+pub(crate) fn alone(tools: &Tools<'_>) -> Result<()> {
+    let folder = tools.folder("work-start")?;
+    let realm = prepared_realm(tools, &folder, &example(tools, "hello.wasm")?)?;
+    for _ in 0..tools.args.repeats() {
+        first_answer(|| realm.agent("realm", &folder.join("realm.log")))?;
+    }
+    Ok(())
+}
+
 /// A realm folder whose component is compiled and in force; its agent is stopped.
 fn prepared_realm(tools: &Tools<'_>, folder: &Path, guest: &Path) -> Result<Realm> {
     let realm = Realm::new(&tools.args.realm)?;

@@ -179,5 +179,12 @@ fn settle(context: &Context, binding: String, act: DeadAct, which: &Which) -> Re
         DeadAct::Drop => "dropped",
     };
     output::data(&format!("{what}: {}", settled.done));
+    if settled.left > 0 {
+        let left = settled.left;
+        output::note(&format!(
+            "left: {left}, whose group or bytes are gone\nhint: realm messages dead {} drop --all",
+            asked.binding
+        ));
+    }
     Ok(())
 }

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use realm_model::grants::ClockGrant;
-use realm_model::limits::Limits;
+use realm_model::limits::{self, Limits};
 use realm_node::standalone;
 
-use crate::alone::{Alone, failure};
+use crate::alone::{Alone, failure, help};
 use crate::failure::Failure;
 use crate::output;
 use crate::signals::Signals;
@@ -33,10 +33,29 @@ pub(crate) struct Args {
 
     #[command(flatten)]
     alone: Alone,
+
+    #[arg(long, help = help("Requests at once; as many may wait for a moment", &limits::MAX_CONCURRENCY))]
+    #[arg(value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_concurrency: Option<u32>,
+
+    #[arg(long, help = help("Bytes of one request body", &limits::MAX_REQUEST_BYTES))]
+    #[arg(value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1024 * 1024 * 1024))]
+    max_request_bytes: Option<u64>,
+
+    #[arg(long, help = help("Bytes of the body of one answer", &"as long as it likes"))]
+    #[arg(value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    max_response_bytes: Option<u64>,
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, Failure> {
-    let (bytes, mut options) = args.alone.options(Limits::default(), ClockGrant::Coarse)?;
+    let absent = Limits::default();
+    let defaults = Limits {
+        max_concurrency: args.max_concurrency.unwrap_or(absent.max_concurrency),
+        max_request_bytes: args.max_request_bytes.unwrap_or(absent.max_request_bytes),
+        max_response_bytes: args.max_response_bytes,
+        ..absent
+    };
+    let (bytes, mut options) = args.alone.options(defaults, ClockGrant::Coarse)?;
     options.reuse = args.reuse;
     options.grants.args = args.arg;
     super::agent::on_runtime(async {

@@ -28,6 +28,12 @@ struct Ports {
 
 impl Authority {
     fn start(realm: &Realm, ports: &Ports) -> Self {
+        // Five years: what it does by itself.
+        Self::start_for(realm, ports, 5 * 365 * 86_400)
+    }
+
+    /// The same, and its certificates are good for so many seconds.
+    fn start_for(realm: &Realm, ports: &Ports, valid_s: u64) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let params = rcgen::CertificateParams::new(names).unwrap();
@@ -44,6 +50,7 @@ impl Authority {
             "tlsPort": ports.https,
             "ocspResponderURL": "",
             "externalAccountBindingRequired": false,
+            "certificateValidityPeriod": valid_s,
         }});
         realm.write("pebble.json", &config.to_string());
         let mut command = Command::new("pebble");
@@ -116,7 +123,7 @@ fn names_of_this_machine() -> String {
 }
 
 /// A realm with an app for one host, and an agent whose ports are those.
-async fn served(more: &str) -> (Authority, Secure) {
+async fn served(more: &str, valid_s: u64) -> (Authority, Secure) {
     let realm = Realm::new();
     realm.guest(ECHO_REQUEST, "app.wasm");
     realm.write(
@@ -129,7 +136,7 @@ async fn served(more: &str) -> (Authority, Secure) {
         http: lasting_port(),
         https: lasting_port(),
     };
-    let authority = Authority::start(&realm, &ports);
+    let authority = Authority::start_for(&realm, &ports, valid_s);
     let toml = format!(
         "[listen]\nhttp = [\"127.0.0.1:{}\"]\nhttps = [\"127.0.0.1:{}\"]\n[tls]\nredirect = true\n{}",
         ports.http,
@@ -143,7 +150,7 @@ async fn served(more: &str) -> (Authority, Secure) {
 
 /// Waits for the certificate, and uses it.
 async fn check(more: &str) -> (Authority, Secure) {
-    let (authority, secure) = served(more).await;
+    let (authority, secure) = served(more, 5 * 365 * 86_400).await;
     let issuer = authority.issuer(&secure.realm).await;
     eventually("a certificate was given", async || {
         let alarms = secure.realm.status().await.alarms;
@@ -198,6 +205,60 @@ async fn an_authority_gives_certificates_for_the_hosts_of_routes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authority_looks_by_a_handshake() {
     check("challenge = \"tls-alpn-01\"").await;
+}
+
+/// One of a minute: the next one is there with the last third of it, and nobody is without one meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_renewed_before_its_end() {
+    let (authority, secure) = served("", 60).await;
+    let issuer = authority.issuer(&secure.realm).await;
+    let file = secure
+        .realm
+        .path(".realm/certificates/acme/shop.example.com.pem");
+    let first = eventually("a certificate", async || std::fs::read(&file).ok()).await;
+    std::fs::write(secure.realm.path("first.pem"), &first).unwrap();
+    eventually("it is shown", async || {
+        (secure.curl(&issuer, "shop.example.com", &[]).code == 0).then_some(())
+    })
+    .await;
+    let second = eventually("the next one", async || {
+        // Whichever it is, it is good.
+        secure.curl(&issuer, "shop.example.com", &[]).ok();
+        std::fs::read(&file).ok().filter(|bytes| *bytes != first)
+    })
+    .await;
+    let is_good = |name: &str| {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["x509", "-noout", "-checkend", "0", "-in"]);
+        openssl.arg(secure.realm.path(name));
+        crate::support::said(openssl).code == 0
+    };
+    assert!(
+        is_good("first.pem"),
+        "it had not ended when the next one came"
+    );
+    let shown = eventually("the next one is shown", async || {
+        secure.curl(&issuer, "shop.example.com", &[]).ok();
+        let mut openssl = Command::new("openssl");
+        let address = format!("127.0.0.1:{}", secure.port);
+        openssl.args(["s_client", "-servername", "shop.example.com", "-connect"]);
+        openssl.arg(address).stdin(std::process::Stdio::null());
+        let told = crate::support::said(openssl).stdout;
+        let from = told.find("-----BEGIN CERTIFICATE-----")?;
+        let leaf = told[from..]
+            .split_inclusive("-----END CERTIFICATE-----")
+            .next()?;
+        let second = String::from_utf8_lossy(&second);
+        second.contains(leaf).then(|| leaf.to_owned())
+    })
+    .await;
+    secure.realm.write("second.pem", &shown);
+    eventually("the first one ends", async || {
+        (!is_good("first.pem")).then_some(())
+    })
+    .await;
+    secure.curl(&issuer, "shop.example.com", &[]).ok();
+    assert_eq!(secure.alarms().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,10 @@
 //! The examples, as a newcomer meets them: `realm up` on a copy, and a request on every route.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::support::{Realm, Running, on_free_ports};
+use crate::support::{PROGRAM, Realm, Running, on_free_ports};
 
 const BUILT: &str = "target/wasm32-wasip2/release";
 
@@ -226,39 +226,58 @@ async fn make_run_shows_every_example() {
     assert!(up.interrupt().success());
 }
 
+/// The script behind `make run`, on a machine with Rust and nothing else: it builds, joins the manifests and
+/// serves, and what it is given goes to `realm up`.
+#[tokio::test(flavor = "multi_thread")]
+async fn make_run_serves_from_its_script() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let tools = few_tools(folder.path());
+    // What is tested is built already, and would be again with other features.
+    let asked = folder.path().join("asked");
+    let stub = format!(
+        "#!/bin/sh\ncase \"$*\" in *\"--bin realm\") echo \"$*\" >> {}; exit 0;; esac\nexec {} \"$@\"\n",
+        asked.display(),
+        found("cargo").display()
+    );
+    let cargo = tools.join("cargo");
+    std::fs::remove_file(&cargo).unwrap();
+    std::fs::write(&cargo, stub).unwrap();
+    std::fs::set_permissions(&cargo, PermissionsExt::from_mode(0o755)).unwrap();
+    let target = folder.path().join("target");
+    std::fs::create_dir_all(target.join("debug")).unwrap();
+    symlink(PROGRAM, target.join("debug/realm")).unwrap();
+    // Sources are named from there; another test has the folder that is meant for it.
+    let joined = root.join(format!("examples/target/run-{}", std::process::id()));
+    let realm = folder.path().join("realm");
+    let mut command = Command::new(root.join("scripts/run.sh"));
+    command
+        .args(&on_free_ports("up")[1..])
+        .env("PATH", &tools)
+        .env("CARGO_TARGET_DIR", &target)
+        .env("EXAMPLES_RUN_DIR", &joined)
+        .env("RUN_REALM_DIR", &realm)
+        .current_dir(folder.path());
+    let up = Running::start(command);
+    let line = tokio::task::block_in_place(|| up.stdout.within(COMPILED)).unwrap();
+    let mut words = line.split_whitespace();
+    let (name, url) = (words.next().unwrap(), words.next().unwrap());
+    let (_, _, status) = SHOWN.iter().find(|(one, ..)| *one == name).unwrap();
+    let answer = reqwest::get(url).await.unwrap();
+    assert_eq!(answer.status().as_u16(), *status, "{name}");
+    assert!(up.interrupt().success());
+    std::fs::remove_dir_all(&joined).unwrap();
+    let asked = std::fs::read_to_string(asked).unwrap();
+    assert_eq!(asked, "build --locked --bin realm\n");
+    assert!(realm.join("node.toml").exists());
+}
+
 /// On a machine with Rust and nothing else the examples in Rust are shown, and the others are named with
 /// what would have to be installed.
 #[test]
 fn make_run_names_what_it_cannot_show() {
     let folder = tempfile::tempdir().unwrap();
-    let tools = folder.path().join("bin");
-    std::fs::create_dir(&tools).unwrap();
-    for tool in [
-        "awk",
-        "basename",
-        "bash",
-        "cargo",
-        "cat",
-        "cc",
-        "cmp",
-        "cp",
-        "cut",
-        "dirname",
-        "env",
-        "flock",
-        "grep",
-        "install",
-        "mkdir",
-        "mv",
-        "rm",
-        "rustc",
-        "sed",
-        "sha256sum",
-        "sort",
-        "touch",
-    ] {
-        symlink(found(tool), tools.join(tool)).unwrap();
-    }
+    let tools = few_tools(folder.path());
     let output = run_manifest(|command| {
         // Without what was built before, and with a home in which no tools are.
         command
@@ -294,6 +313,18 @@ fn make_run_names_what_it_cannot_show() {
     for route in ["/gallery/", "/todo/", "/python/"] {
         assert!(!manifest.contains(route), "{route}");
     }
+}
+
+/// A folder with what a machine with Rust has, and nothing else.
+fn few_tools(folder: &Path) -> PathBuf {
+    let tools = folder.join("bin");
+    std::fs::create_dir(&tools).unwrap();
+    let all = "awk basename bash cargo cat cc cmp cp cut dirname env flock grep install mkdir mv rm rustc sed \
+        sha256sum sort touch";
+    for tool in all.split_whitespace() {
+        symlink(found(tool), tools.join(tool)).unwrap();
+    }
+    tools
 }
 
 /// Where a tool is, as a shell finds it.

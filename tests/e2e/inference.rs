@@ -1,5 +1,8 @@
 //! Components that ask models, by the words of a manifest: what stands behind is changed by a line of it.
 
+use std::path::Path;
+use std::process::Command;
+
 use realm_test_guests as guests;
 
 use crate::engines::{EngineServer, KEY};
@@ -123,4 +126,41 @@ async fn an_engine_that_the_node_does_not_name_or_that_wants_another_key_is_told
         "{}",
         applied.stderr
     );
+}
+
+/// The example, with its engine at another port, and one that wants a key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_example_has_a_page_on_which_a_model_answers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let built = root.join("examples/target/wasm32-wasip2/release/ask.wasm");
+    if !built.exists() {
+        let made = Command::new(root.join("scripts/examples.sh")).status();
+        assert!(made.unwrap().success());
+    }
+    let mut engine = EngineServer::llama();
+    let realm = realm(&[engine.port], KEY);
+    realm.guest(built.to_str().unwrap(), "ask.wasm");
+    let manifest = std::fs::read_to_string(root.join("examples/ask/realm.toml")).unwrap();
+    let manifest = manifest
+        .replace("../target/wasm32-wasip2/release", ".")
+        .replace("127.0.0.1:8081", &format!("127.0.0.1:{}", engine.port))
+        .replace(
+            "model = \"small\"",
+            "model = \"small\"\nsecret = \"engine\"",
+        );
+    write(&realm, &manifest);
+    let agent = realm.agent();
+    realm.run(&["apply", "-y"]).ok();
+    let (status, page) = get(&agent.url("/ask/")).await;
+    assert!(status == 200 && page.contains("<form"), "{status}: {page}");
+    let question = agent.url("/ask/?q=Why+is+the+sky+blue");
+    let (status, answer) = get(&question).await;
+    // What breaks off says why in parentheses, on a line of its own.
+    assert!(
+        status == 200 && !answer.trim().is_empty() && !answer.contains("\n("),
+        "{status}: {answer}"
+    );
+    engine.stop();
+    let (_, said) = get(&question).await;
+    assert!(said.contains("(the model does not answer)"), "{said}");
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::alone::{interrupt, serve};
 use crate::support::{Agent, Realm, eventually, figure, get};
 
 const NAMES: [&str; 3] = ["c", "javascript", "python"];
@@ -140,8 +141,8 @@ async fn too_small_to_start(realm: &Realm, manifest: &str) {
     assert!(why.contains("wanted 13 MiB, `memory_max_mb` is 8"), "{why}");
 }
 
-#[test]
-fn inspect_and_run_take_the_guests_of_other_languages() {
+#[tokio::test(flavor = "multi_thread")]
+async fn inspect_and_run_take_the_guests_of_other_languages() {
     let realm = Realm::empty();
     copy(&realm);
     for (name, kind, serve, expected) in [
@@ -186,4 +187,9 @@ fn inspect_and_run_take_the_guests_of_other_languages() {
     }
     let hello = realm.run(&["run", "target/languages/c.wasm"]).ok().stdout;
     assert!(hello.ends_with("Hello from C at /\n"), "{hello}");
+    // The same module of preview 1, over HTTP.
+    let (child, url) = serve(&realm, &["target/languages/c.wasm"]);
+    let (status, served) = get(&format!("{url}here")).await;
+    assert_eq!((status, &*served), (200, "Hello from C at /here\n"));
+    interrupt(child);
 }

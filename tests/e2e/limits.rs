@@ -1,14 +1,16 @@
 //! The table of docs/security.md, row by row: who goes beyond a limit gets the status and the code,
 //! and the operator the metric and the log line that stand there.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use realm_test_guests as guests;
 
 use crate::support::{Agent, Realm, eventually, figure, get, raw};
 
 /// name, guest, lines of its table.
-const COMPONENTS: [(&str, &str, &str); 11] = [
+const COMPONENTS: [(&str, &str, &str); 15] = [
     ("spin", guests::SPIN, "epoch_timeout_ms = 100"),
     ("park", guests::PARK, "wall_timeout_ms = 300"),
     ("memory", guests::MEMORY_BOMB, "memory_max_mb = 16"),
@@ -16,7 +18,12 @@ const COMPONENTS: [(&str, &str, &str); 11] = [
     ("deaf", guests::NEVER_READS, ""),
     ("busy", guests::PARK, "max_concurrency = 1"),
     ("small", guests::ECHO, "max_request_bytes = 1_000"),
+    ("large", guests::BIG_BODY, "max_response_bytes = 1_000"),
+    ("copied", guests::CGI_ECHO, "max_response_bytes = 1_000"),
     ("left", guests::PARK, ""),
+    // Longer than the edge waits for a client.
+    ("slow", guests::ECHO, "wall_timeout_ms = 150_000"),
+    ("unread", guests::BIG_BODY, "wall_timeout_ms = 150_000"),
     (
         "huge",
         guests::BIG_BODY,
@@ -36,6 +43,9 @@ fn realm() -> (Realm, Agent) {
         manifest += &format!("[components.{name}]\nsource = \"file:./{name}.wasm\"\n{more}\n\n");
         routes += &format!("  {{ path = \"/{name}/...\", component = \"{name}\" }},\n");
     }
+    std::fs::write(realm.path("deep.wasm"), CALLS_ITSELF).unwrap();
+    manifest += "[components.deep]\nsource = \"file:./deep.wasm\"\n\n";
+    routes += "  { path = \"/deep/...\", component = \"deep\" },\n";
     realm.write("realm.toml", &format!("{manifest}{routes}]\n"));
     let agent = realm.agent();
     realm.run(&["apply", "--yes", "--timeout", "2m"]).ok();
@@ -71,14 +81,18 @@ struct Row<'a> {
 
 /// One request, its answer, and what the operator is told.
 async fn check(realm: &Realm, agent: &Agent, row: &Row<'_>) {
+    let answer = tokio::task::block_in_place(|| raw(&agent.url, row.request.as_bytes()));
+    check_answer(realm, agent, row, &answer).await;
+}
+
+async fn check_answer(realm: &Realm, agent: &Agent, row: &Row<'_>, answer: &str) {
     let Row {
         name,
-        request,
+        request: _,
         status,
         code,
         words,
     } = row;
-    let answer = tokio::task::block_in_place(|| raw(&agent.url, request.as_bytes()));
     let answered = format!("HTTP/1.1 {status} ");
     assert!(answer.starts_with(&answered), "{name}: {answer}");
     let header = format!("realm-error: {code}\r\n");
@@ -133,6 +147,20 @@ async fn each_limit_ends_as_documented() {
             words: "larger than the 1000 bytes of `max_request_bytes`",
         },
         Row {
+            name: "large",
+            request: &request("GET", "/large/?bytes=1001&length=1", ""),
+            status: 502,
+            code: "response-too-large",
+            words: "larger than the 1000 bytes of `max_response_bytes`",
+        },
+        Row {
+            name: "deep",
+            request: &request("GET", "/deep/", ""),
+            status: 500,
+            code: "trap",
+            words: "call stack exhausted",
+        },
+        Row {
             name: "start",
             request: &request("GET", "/start/", ""),
             status: 500,
@@ -146,6 +174,7 @@ async fn each_limit_ends_as_documented() {
     unread(&realm, &agent).await;
     client_goes_away(&realm, &agent).await;
     breaks_off(&realm, &agent).await;
+    grows_too_large(&realm, &agent).await;
     // Whatever happened: every neighbour serves on.
     assert_eq!(get(&agent.url("/spin/")).await.0, 200);
     assert_eq!(get(&agent.url("/memory/hold")).await.0, 200);
@@ -203,7 +232,7 @@ async fn client_goes_away(realm: &Realm, agent: &Agent) {
             request("POST", "/small/", "Content-Length: 1000\r\n"),
         ),
     ] {
-        let mut client = std::net::TcpStream::connect(address).unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
         client.write_all(request.as_bytes()).unwrap();
         agent.in_flight_of(name).await;
         drop(client);
@@ -233,6 +262,116 @@ async fn breaks_off(realm: &Realm, agent: &Agent) {
     .await;
 }
 
+/// An answer that does not say how long it is: broken off where it gets too large, in each world.
+async fn grows_too_large(realm: &Realm, agent: &Agent) {
+    let post = |path: &str, bytes: usize| {
+        let client = reqwest::Client::new();
+        client.post(agent.url(path)).body(vec![b'x'; bytes]).send()
+    };
+    let fits = post("/copied/", 1_000).await.unwrap();
+    assert_eq!(fits.bytes().await.unwrap().len(), 1_000);
+    for (name, answer) in [
+        (
+            "large",
+            reqwest::get(agent.url("/large/?bytes=100000")).await,
+        ),
+        ("copied", post("/copied/", 1_001).await),
+    ] {
+        // The head may not have left either.
+        let whole = async { answer?.bytes().await };
+        assert!(whole.await.is_err(), "{name}: taken for a whole answer");
+        let words = "larger than the 1000 bytes of `max_response_bytes`";
+        is_told(realm, agent, name, "response-too-large", words).await;
+    }
+}
+
+/// For so long the edge waits for the next byte of a body, either way.
+const STILL_MAX: Duration = Duration::from_secs(60);
+
+/// A client that stops in the middle of its upload, and one that reads nothing of its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stands_still_is_cut_off_and_the_operator_is_told() {
+    let (realm, agent) = realm();
+    let address = agent.url.trim_start_matches("http://");
+    let upload = request("POST", "/slow/?whole=1", "Content-Length: 10\r\n") + "half";
+    let row = Row {
+        name: "slow",
+        request: &upload,
+        status: 408,
+        code: "request-timeout",
+        words: "the client sent nothing more of the body",
+    };
+    let reader = {
+        let mut reader = TcpStream::connect(address).unwrap();
+        let request = request("GET", "/unread/?bytes=1073741824", "");
+        reader.write_all(request.as_bytes()).unwrap();
+        reader
+    };
+    let mut sender = TcpStream::connect(address).unwrap();
+    sender.set_read_timeout(Some(STILL_MAX * 2)).unwrap();
+    sender.write_all(row.request.as_bytes()).unwrap();
+    let began = Instant::now();
+    let mut answer = String::new();
+    tokio::task::block_in_place(|| sender.read_to_string(&mut answer)).unwrap();
+    let took = began.elapsed();
+    assert!(took > STILL_MAX - Duration::from_secs(1), "{took:?}");
+    check_answer(&realm, &agent, &row, &answer).await;
+    is_told(
+        &realm,
+        &agent,
+        "unread",
+        "cancelled",
+        "the client went away",
+    )
+    .await;
+    drop(reader);
+    for name in ["slow", "unread"] {
+        eventually("its instance is gone", async || {
+            let page = get(&agent.metrics_url).await.1;
+            let held = format!("mem_current_bytes{{component=\"{name}\"}}");
+            (figure(&page, &held) == 0.0).then_some(())
+        })
+        .await;
+    }
+    // A slow one that moves is served.
+    let whole = reqwest::Client::new().post(agent.url("/slow/?whole=1"));
+    let whole = whole.body("all of it").send().await.unwrap();
+    assert_eq!(whole.text().await.unwrap(), "all of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_instances_of_all_components_have_an_end() {
+    let realm = Realm::new();
+    realm.app(guests::PARK, "");
+    realm.write(".realm/node.toml", "[guests]\ninstances_max = 2\n");
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    let url = agent.url("/?ms=600000");
+    let parked: Vec<_> = [(); 2]
+        .map(|()| tokio::spawn(reqwest::get(url.clone())))
+        .into();
+    eventually("both run", async || {
+        let page = get(&agent.metrics_url).await.1;
+        let held = figure(
+            &page,
+            "realm_replica_requests_in_flight{component=\"app\",slot=\"0\"}",
+        );
+        (held == 2.0).then_some(())
+    })
+    .await;
+    let row = Row {
+        name: "app",
+        request: &request("GET", "/?ms=1", ""),
+        status: 503,
+        code: "overloaded",
+        words: "`instances_max` in node.toml is for all components together",
+    };
+    check(&realm, &agent, &row).await;
+    for one in parked {
+        one.abort();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_of_a_gigabyte_passes_through() {
     let (_realm, agent) = realm();
@@ -251,6 +390,17 @@ async fn a_response_of_a_gigabyte_passes_through() {
     let resident = figure(&page, "process_resident_memory_bytes");
     assert!(resident < 300e6, "{resident}");
 }
+
+/// `(module (memory (export "memory") 1) (func $f (export "_start") call $f unreachable))`
+const CALLS_ITSELF: &[u8] = &[
+    0, b'a', b's', b'm', 1, 0, 0, 0, // magic, version
+    1, 4, 1, 0x60, 0, 0, // type 0: () -> ()
+    3, 2, 1, 0, // a function of it
+    5, 3, 1, 0, 1, // a memory of one page
+    7, 19, 2, 6, b'm', b'e', b'm', b'o', b'r', b'y', 2, 0, 6, b'_', b's', b't', b'a', b'r', b't',
+    0, 0, // exports
+    10, 7, 1, 5, 0, 0x10, 0, 0, 0x0b, // call 0; unreachable
+];
 
 /// `(module (func $f unreachable) (start $f) (memory (export "memory") 1) (func (export "_start")))`
 const START_TRAPS: &[u8] = &[

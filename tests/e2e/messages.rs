@@ -3,6 +3,8 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use realm_test_guests::{MESSAGES, WORKER};
@@ -50,7 +52,7 @@ fn realm(backend: &str, worker: &str) -> Realm {
 }
 
 /// A folder of the machine that the worker writes into.
-fn with_state(backend: &str) -> Realm {
+pub(crate) fn with_state(backend: &str) -> Realm {
     let realm = realm(backend, "");
     let state = realm.path("state");
     std::fs::create_dir(&state).unwrap();
@@ -62,21 +64,29 @@ fn with_state(backend: &str) -> Realm {
     realm
 }
 
-fn done(realm: &Realm) -> Vec<String> {
+pub(crate) fn done(realm: &Realm) -> Vec<String> {
     let files = std::fs::read_dir(realm.path("state")).unwrap();
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     names.collect()
 }
 
 /// Sends `slow 0`, `slow 1`, .. as fast as they are taken, until it cannot: those that were.
-async fn send_from(url: &str, first: usize, n: usize) -> Vec<String> {
+pub(crate) async fn send_from(
+    url: &str,
+    first: usize,
+    n: usize,
+    n_sent: &AtomicUsize,
+) -> Vec<String> {
     let mut sent = Vec::new();
     for number in first..first + n {
         let words = format!("slow {number}");
         let url = format!("{url}?send={}", words.replace(' ', "%20"));
         let client = reqwest::Client::new();
         match client.get(&url).send().await {
-            Ok(answer) if answer.status() == 200 => sent.push(words),
+            Ok(answer) if answer.status() == 200 => {
+                sent.push(words);
+                n_sent.fetch_add(1, Ordering::Relaxed);
+            }
             Ok(_) => {}
             Err(_) => break,
         }
@@ -92,11 +102,15 @@ async fn kill_9_of_the_agent_loses_no_message() {
     let mut sent = Vec::new();
     for round in 0..3 {
         let url = agent.url("/");
-        let sending = tokio::spawn(async move { send_from(&url, round * 1_000, 1_000).await });
+        let n_sent = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&n_sent);
+        let first = round * 1_000;
+        let sending = tokio::spawn(async move { send_from(&url, first, 1_000, &count).await });
         // Some are done, some are under way, some wait.
         let before = done(&realm).len();
-        eventually("messages are dealt with", async || {
-            (done(&realm).len() >= before + 6).then_some(())
+        eventually("messages are sent and dealt with", async || {
+            let n_done = done(&realm).len() - before;
+            (n_done >= 6 && n_sent.load(Ordering::Relaxed) > 40).then_some(())
         })
         .await;
         agent.kill_9();

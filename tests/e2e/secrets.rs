@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use realm_test_guests as guests;
 
 use crate::realms::Realms;
-use crate::support::{Realm, Said, app_manifest, eventually, get};
+use crate::support::{AGENT, Agent, Realm, Said, app_manifest, eventually, get};
 
 const VALUE: &str = "correct horse battery staple 4711";
 
@@ -26,6 +26,20 @@ pub(crate) fn with_input(mut command: Command, input: &[u8]) -> Said {
         stdout: String::from_utf8(output.stdout).unwrap(),
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
+}
+
+/// Writes a manifest whose components and bindings use these secrets.
+pub(crate) fn write_with(realm: &Realm, manifest: &str, secrets: &[(&str, &str)]) {
+    // Who uses them comes after them: a manifest that names one which is not there is an error.
+    let before = manifest.lines().filter(|line| !line.starts_with("secret"));
+    realm.write("realm.toml", &before.collect::<Vec<_>>().join("\n"));
+    for (name, value) in secrets {
+        with_input(realm.command(&["secret", "set", name]), value.as_bytes()).ok();
+    }
+    let sealed = realm.read("realm.toml");
+    let sealed = &sealed[sealed.find("[secrets").unwrap()..];
+    realm.write("realm.toml", &format!("{manifest}\n{sealed}"));
+    realm.run(&["secret", "reseal"]).ok();
 }
 
 /// Every file below a folder that has these bytes in it.
@@ -131,6 +145,57 @@ async fn a_secret_reaches_its_component_and_stands_nowhere_in_the_clear() {
         files_with(&realm.path(""), VALUE.as_bytes()),
         Vec::<String>::new()
     );
+}
+
+/// What the agent says of itself goes into the system's journal, where others read it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_says_everything_does_not_say_a_secret() {
+    let realm = Realm::new();
+    realm.guest(guests::SECRETS, "app.wasm");
+    realm.guest(guests::KEYVALUE_CALL, "call.wasm");
+    let manifest = app_manifest("secrets = [\"key\"]").replace(
+        "[routing]\n\"*\" = [",
+        "[bindings.data]\ninterface = \"wasi:keyvalue\"\nbackend = \"embedded\"\n\n\
+         [components.call]\nsource = \"file:./call.wasm\"\nsecrets = [\"key\"]\n\
+         bind = { default = \"data\" }\n\n\
+         [routing]\n\"*\" = [{ path = \"/call\", component = \"call\" }, ",
+    );
+    realm.write("realm.toml", &manifest);
+    with_input(realm.command(&["secret", "set", "key"]), VALUE.as_bytes()).ok();
+    let mut command = realm.command(&AGENT);
+    command.env("REALM_LOG", "trace");
+    let agent = Agent::start(command);
+    realm.run(&["apply", "-y"]).ok();
+    for path in ["/?key=key", "/?key=key&twice=1"] {
+        assert_eq!(get(&agent.url(path)).await.1, format!("text {VALUE}"));
+    }
+    assert_eq!(get(&agent.url("/call?open=secrets&key=key")).await.1, VALUE);
+    let denied = get(&agent.url("/call?open=secrets&op=set&key=key&value=x")).await;
+    assert_eq!(denied.1, "Error::AccessDenied");
+    let other = b"another value that nobody says 0815";
+    with_input(realm.command(&["secret", "rotate", "key"]), other).ok();
+    realm.run(&["apply", "-y"]).ok();
+    eventually("the other value is there", async || {
+        let (_, seen) = get(&agent.url("/?key=key")).await;
+        (seen.as_bytes() == [b"text ", &other[..]].concat()).then_some(())
+    })
+    .await;
+    agent.signal("TERM");
+    let said = std::iter::from_fn(|| agent.lines().next())
+        .chain(std::iter::from_fn(|| agent.printed().next()));
+    let said = said.collect::<Vec<_>>().join("\n");
+    // It did say everything.
+    assert!(said.contains("TRACE") && said.contains("DEBUG"), "{said}");
+    for value in [VALUE.as_bytes(), other] {
+        // As text, as a program prints bytes, and as it prints them in hexadecimal digits.
+        let debug = format!("{value:?}");
+        let hex: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = String::from_utf8_lossy(value);
+        for spelling in [&*text, debug.trim_matches(['[', ']']), &hex] {
+            let line = said.lines().find(|line| line.contains(spelling));
+            assert_eq!(line, None, "{spelling}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -372,6 +372,11 @@ impl Agent {
         &self.running.stderr
     }
 
+    /// What it prints on its standard output.
+    pub(crate) fn printed(&self) -> &Lines {
+        &self.running.stdout
+    }
+
     /// Kills the agent with SIGKILL, and waits until the system has taken it away.
     pub(crate) fn kill_9(self) {
         self.signal("KILL");
@@ -567,4 +572,13 @@ pub(crate) fn raw_after_head(address: &str, head: &[u8], body: &[u8]) -> (String
 pub(crate) fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// The processor time that a process has used, to a hundredth of a second.
+pub(crate) fn cpu_seconds(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The name, in brackets, may hold anything.
+    let (_, figures) = stat.rsplit_once(") ").unwrap();
+    let ticks = figures.split(' ').skip(11).take(2);
+    f64::from(ticks.map(|one| one.parse::<u32>().unwrap()).sum::<u32>()) / 100.0
 }

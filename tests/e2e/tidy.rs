@@ -260,6 +260,7 @@ fn files_fit_a_head_and_open_with_what_they_are() {
         "tests/e2e",
         "tests/guests/src",
         "tests/guests-build",
+        "tests/sdks",
         "examples",
         "bench",
     ] {
@@ -297,6 +298,134 @@ fn the_version_of_wasmtime_is_the_one_that_is_built_in() {
         realm_host::WASMTIME_VERSION
     );
     assert!(lock.contains(&wanted));
+}
+
+/// What docs/wasi-cloud.md counts, and what it says that shows it.
+#[test]
+fn each_building_block_that_is_covered_names_tests_and_the_count_is_theirs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/wasi-cloud.md")).unwrap();
+    let guests = root.join("crates/realm-host/tests/guests");
+    let mut of_guests = String::new();
+    visit(&guests, &mut |_, text| of_guests.push_str(text));
+    let (mut covered, mut part, mut none) = (0, 0, 0);
+    for line in page.lines() {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        // Nothing before the first `|` and behind the last: seven cells.
+        let &["", number, _, _, _, _, by, shown_by, ""] = &cells[..] else {
+            continue;
+        };
+        let Ok(number) = number.parse::<usize>() else {
+            continue;
+        };
+        assert_eq!(number, covered + part + none + 1, "{line}");
+        let names: Vec<&str> = shown_by.split('`').skip(1).step_by(2).collect();
+        match (by.is_empty(), by.starts_with("*part*"), names.is_empty()) {
+            (true, _, true) => none += 1,
+            (false, true, true) => part += 1,
+            (false, false, false) => covered += 1,
+            _ => panic!("neither covered, nor part, nor none: {line}"),
+        }
+        for name in names {
+            let text = match name.split_once("::") {
+                Some((module, _)) => {
+                    let file = root.join("tests/e2e").join(format!("{module}.rs"));
+                    std::fs::read_to_string(&file)
+                        .unwrap_or_else(|_| panic!("{number}: no {}", file.display()))
+                }
+                None => of_guests.clone(),
+            };
+            let test = name.rsplit("::").next().unwrap();
+            assert!(is_test(&text, test), "{number}: no test `{name}`");
+        }
+    }
+    let all = covered + part + none;
+    let count = format!(
+        "**The count**: {covered} of {all} are covered ({} %), {part} in part, {none} not at all.",
+        (covered * 100 + all / 2) / all
+    );
+    assert!(all >= 46 && page.contains(&count), "the page says: {count}");
+}
+
+/// What docs/security.md says of limits and of bad neighbours: each row names tests that there are, who
+/// is told a status has one end to end, and each kind of tests/neighbours has its row.
+#[test]
+fn each_limit_and_each_bad_neighbour_is_shown_by_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let mut of_crates = String::new();
+    for folder in ["crates/realm-host", "crates/realm-node/src"] {
+        visit(&root.join(folder), &mut |_, text| of_crates.push_str(text));
+    }
+    let source = |module: &str| {
+        let file = root.join("tests/e2e").join(format!("{module}.rs"));
+        std::fs::read_to_string(&file).unwrap_or_else(|_| panic!("no {}", file.display()))
+    };
+    let quoted = |cell: &str| -> Vec<String> {
+        let words = cell.split('`').skip(1).step_by(2);
+        words.map(str::to_owned).collect()
+    };
+    let (mut limits, mut kinds) = (0, Vec::new());
+    for line in page.lines() {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let (status, shown_by) = match cells[..] {
+            ["Limit" | "---" | "", ..] => continue,
+            [_, _, _, status, shown_by] => {
+                limits += 1;
+                (Some(status), shown_by)
+            }
+            [kind, _, shown_by] if line.contains("`limits::") => {
+                kinds.extend(quoted(kind));
+                (None, shown_by)
+            }
+            _ => continue,
+        };
+        let names = quoted(shown_by);
+        assert!(!names.is_empty(), "nothing shows it: {line}");
+        for name in &names {
+            let (text, test) = match name.split_once("::") {
+                Some((module, test)) => (source(module), test),
+                None => (of_crates.clone(), &**name),
+            };
+            assert!(is_test(&text, test), "no test `{name}`: {line}");
+        }
+        let status = status.filter(|status| status.starts_with(char::is_numeric));
+        for code in status.map(quoted).unwrap_or_default() {
+            assert!(
+                names.iter().any(|name| name.starts_with("limits::")),
+                "{line}"
+            );
+            let told = format!("code: \"{code}\"");
+            let in_words = format!("\"{code}\", ");
+            let text = source("limits");
+            assert!(text.contains(&told) || text.contains(&in_words), "{line}");
+        }
+    }
+    assert!(limits >= 15, "{limits} limits");
+    let mut meant: Vec<&str> = crate::neighbours::bad::ALL
+        .iter()
+        .map(|bad| bad.name)
+        .collect();
+    meant.sort_unstable();
+    kinds.sort_unstable();
+    assert_eq!(kinds, meant);
+}
+
+/// Whether a source has a function of this name that is run as a test.
+fn is_test(source: &str, name: &str) -> bool {
+    let mut attributes = Vec::new();
+    source.lines().map(str::trim).any(|line| {
+        if line.starts_with("#[") {
+            attributes.push(line);
+            return false;
+        }
+        let is_it = line.contains(&format!("fn {name}("));
+        let marked = attributes
+            .iter()
+            .any(|one| one.starts_with("#[test]") || one.starts_with("#[tokio::test"));
+        attributes.clear();
+        is_it && marked
+    })
 }
 
 /// Calls `look` for every Rust file below `folder`, built ones left out.

@@ -40,8 +40,10 @@ echo json_encode(['server' => $_SERVER, 'bytes' => strlen($body), 'crc' => crc32
 "#;
 
 /// A php-fpm of a test's own.
-struct Php {
+pub(crate) struct Php {
     folder: TempDir,
+    /// `127.0.0.1` and the port, where it is no socket of its folder.
+    port: Option<String>,
     master: Option<Child>,
 }
 
@@ -61,8 +63,16 @@ fn php_fpm() -> PathBuf {
 
 impl Php {
     fn start() -> Self {
+        Self::start_at(None)
+    }
+
+    /// On a port, or a socket of its own.
+    pub(crate) fn start_at(port: Option<u16>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("index.php"), INDEX).unwrap();
+        let port = port.map(|port| format!("127.0.0.1:{port}"));
+        let socket = folder.path().join("php.sock").display().to_string();
+        let listen = port.as_ref().unwrap_or(&socket);
         let place = folder.path().display();
         let owner = match rustix::process::geteuid().is_root() {
             true => "user = root\n",
@@ -70,13 +80,14 @@ impl Php {
         };
         let config = format!(
             "[global]\nerror_log = {place}/fpm.log\ndaemonize = no\n[www]\n{owner}\
-             listen = {place}/php.sock\npm = static\npm.max_children = 4\npm.max_requests = 50\n\
+             listen = {listen}\npm = static\npm.max_children = 4\npm.max_requests = 50\n\
              ping.path = /ping\nphp_admin_value[post_max_size] = 64M\nphp_admin_flag[log_errors] = on\n\
              php_admin_value[zlib.output_compression] = 0\n"
         );
         std::fs::write(folder.path().join("fpm.conf"), config).unwrap();
         let mut php = Self {
             folder,
+            port,
             master: None,
         };
         php.run();
@@ -96,7 +107,11 @@ impl Php {
             .stderr(Stdio::null());
         self.master = Some(command.spawn().unwrap());
         let began = std::time::Instant::now();
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+        let is_there = || match &self.port {
+            Some(port) => std::net::TcpStream::connect(port).is_ok(),
+            None => std::os::unix::net::UnixStream::connect(self.socket()).is_ok(),
+        };
+        while !is_there() {
             assert!(began.elapsed() < PATIENCE, "{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -118,18 +133,22 @@ impl Php {
         std::fs::read_to_string(self.folder.path().join("fpm.log")).unwrap_or_default()
     }
 
-    fn allow(&self) -> String {
-        format!(
-            "[upstreams]\nallow = [\"unix:{}\"]\n",
-            self.socket().display()
-        )
+    pub(crate) fn allow(&self) -> String {
+        let rule = match &self.port {
+            Some(port) => port.clone(),
+            None => format!("unix:{}", self.socket().display()),
+        };
+        format!("[upstreams]\nallow = [\"{rule}\"]\n")
     }
 
     /// A component of it, with more lines.
-    fn component(&self, name: &str, more: &str) -> String {
+    pub(crate) fn component(&self, name: &str, more: &str) -> String {
+        let at = match &self.port {
+            Some(port) => format!("//{port}"),
+            None => format!("unix:{}", self.socket().display()),
+        };
         format!(
-            "[components.\"{name}\"]\nupstream = \"fastcgi:unix:{}\"\nroot = \"{}\"\n{more}\n",
-            self.socket().display(),
+            "[components.\"{name}\"]\nupstream = \"fastcgi:{at}\"\nroot = \"{}\"\n{more}\n",
             self.folder.path().display()
         )
     }
@@ -142,7 +161,7 @@ impl Drop for Php {
 }
 
 /// A node that allows an upstream and has this manifest in force, with `legacy` healthy.
-fn node(allow: &str, manifest: &str) -> (Realm, crate::support::Agent) {
+pub(crate) fn node(allow: &str, manifest: &str) -> (Realm, crate::support::Agent) {
     let realm = Realm::new();
     let before = realm.read(".realm/node.toml");
     realm.write(".realm/node.toml", &format!("{before}\n{allow}"));
@@ -152,11 +171,11 @@ fn node(allow: &str, manifest: &str) -> (Realm, crate::support::Agent) {
     (realm, agent)
 }
 
-fn legacy(component: &str) -> String {
+pub(crate) fn legacy(component: &str) -> String {
     format!("{component}\n[routing]\n\"*\" = [{{ path = \"/...\", component = \"legacy\" }}]\n")
 }
 
-async fn is(realm: &Realm, name: &str, state: ComponentState) {
+pub(crate) async fn is(realm: &Realm, name: &str, state: ComponentState) {
     let what = format!("{name} is {state:?}");
     eventually(&what, async || {
         (realm.component(name).await.state == state).then_some(())
@@ -505,7 +524,8 @@ async fn an_http_server_answers_behind_realm() {
     let named = origin.address.replace("127.0.0.1", "localhost");
     let allow = format!("[upstreams]\nallow = [\"{}\"]\n", origin.address);
     let component = format!(
-        "[components.legacy]\nupstream = \"http://{named}\"\nmax_request_bytes = 33_554_432\n"
+        "[components.legacy]\nupstream = \"http://{named}\"\nmax_request_bytes = 33_554_432\n\
+         max_response_bytes = 1_000_000\n"
     );
     let (realm, agent) = node(&allow, &legacy(&component));
     is(&realm, "legacy", ComponentState::Healthy).await;
@@ -538,6 +558,9 @@ async fn an_http_server_answers_behind_realm() {
         (head.status().as_u16(), head.bytes().await.unwrap().len()),
         (200, 0)
     );
+    // Ten MiB, and no word of that before.
+    let large = async { client.get(url("/?do=large")).send().await?.bytes().await };
+    assert!(large.await.is_err());
     let good = |status: u16, body: &str| (status, body) == (200, "version php\n");
     let load = Load::start(url("/?do=php"), 4, good);
     load.more(300).await;

@@ -172,6 +172,23 @@ async fn what_a_server_gets_and_gives_is_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_answers_with_so_many_bytes() {
+    let (_realm, agent) = routed(LISTEN, "serve = \"socket\"\nmax_response_bytes = 1_000");
+    let client = reqwest::Client::new();
+    let echo = async |bytes| {
+        let sent = client.post(agent.url("/echo")).body(vec![b'x'; bytes]);
+        sent.send().await.unwrap()
+    };
+    assert_eq!(echo(1_000).await.bytes().await.unwrap().len(), 1_000);
+    let large = echo(1_001).await;
+    assert_eq!(large.status(), 502);
+    assert_eq!(large.headers()["realm-error"], "response-too-large");
+    let whole = async { reqwest::get(agent.url("/stream")).await?.bytes().await };
+    assert!(whole.await.is_err());
+    assert_eq!(get(&agent.url("/")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_crashes_comes_back() {
     let (realm, agent) = routed(LISTEN, "serve = \"socket\"");
     let crash = reqwest::get(agent.url("/crash")).await.unwrap();

@@ -1,8 +1,8 @@
 //! Builds the guests with a cargo of its own, and writes down where they are.
 //!
-//! Their target folder lies beside the one of the host's build, so that all profiles share it and
-//! an unchanged guest is never built twice. A missing target or a file without an entry in
-//! `tests/guests/Cargo.toml` is an error here, never a test that is silently absent.
+//! Their target folders lie beside the one of the host's build, so that all profiles share them and
+//! an unchanged guest is never built twice. A missing target or a file without an entry in its workspace's
+//! `Cargo.toml` is an error here, never a test that is silently absent.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,9 @@ use std::process::Command;
 use std::{env, fs};
 
 const TARGET: &str = "wasm32-wasip2";
+
+/// The workspaces: realm's own programs, and those that are built with what other projects publish.
+const WORKSPACES: [&str; 2] = ["guests", "sdks"];
 
 #[expect(clippy::print_stderr, reason = "cargo shows it when the script fails")]
 fn main() {
@@ -21,30 +24,48 @@ fn main() {
 
 fn run() -> Result<(), String> {
     let manifest_dir = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
-    let guests_dir = manifest_dir.join("../guests");
     let out_dir = PathBuf::from(variable("OUT_DIR")?);
-    watch(&guests_dir)?;
     target_is_installed()?;
-
-    let target_dir = target_dir_of(&out_dir).join("guests");
-    build(&guests_dir, &target_dir)?;
-
-    let built = target_dir.join(TARGET).join("release/examples");
-    let names = names(&guests_dir.join("src"))?;
-    let entries = fs::read_to_string(guests_dir.join("Cargo.toml"))
-        .map_err(|error| format!("read tests/guests/Cargo.toml: {error}"))?;
-    for name in &names {
-        // The entry is looked for as well, since a component of an earlier build may still lie there.
-        let entered = entries.contains(&format!("path = \"src/{name}.rs\""));
-        if !entered || !built.join(format!("{name}.wasm")).is_file() {
-            return Err(format!(
-                "`tests/guests/src/{name}.rs` has no `[[example]]` in tests/guests/Cargo.toml"
-            ));
-        }
+    let mut guests = Vec::new();
+    for workspace in WORKSPACES {
+        let folder = manifest_dir.join("..").join(workspace);
+        watch(&folder)?;
+        guests.extend(build_all(
+            workspace,
+            &folder,
+            &target_dir_of(&out_dir).join(workspace),
+        )?);
     }
     let path = out_dir.join("guests.rs");
-    fs::write(&path, generate(&names, &built))
+    fs::write(&path, generate(&guests))
         .map_err(|error| format!("write `{}`: {error}", path.display()))
+}
+
+/// A component: its name, the file that says what it does, and where it is.
+struct Built {
+    name: String,
+    source: String,
+    path: PathBuf,
+}
+
+fn build_all(workspace: &str, folder: &Path, target_dir: &Path) -> Result<Vec<Built>, String> {
+    build(workspace, folder, target_dir)?;
+    let built = target_dir.join(TARGET).join("release/examples");
+    let manifest = format!("tests/{workspace}/Cargo.toml");
+    let entries = fs::read_to_string(folder.join("Cargo.toml"))
+        .map_err(|error| format!("read {manifest}: {error}"))?;
+    let mut guests = Vec::new();
+    for name in names(&folder.join("src"))? {
+        let source = format!("tests/{workspace}/src/{name}.rs");
+        let path = built.join(format!("{name}.wasm"));
+        // The entry is looked for as well, since a component of an earlier build may still lie there.
+        let entered = entries.contains(&format!("path = \"src/{name}.rs\""));
+        if !entered || !path.is_file() {
+            return Err(format!("`{source}` has no `[[example]]` in {manifest}"));
+        }
+        guests.push(Built { name, source, path });
+    }
+    Ok(guests)
 }
 
 fn variable(name: &str) -> Result<String, String> {
@@ -52,7 +73,14 @@ fn variable(name: &str) -> Result<String, String> {
 }
 
 fn watch(guests_dir: &Path) -> Result<(), String> {
-    for name in ["Cargo.toml", "Cargo.lock", "src", "wit", "../../wit"] {
+    for name in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "build.rs",
+        "src",
+        "wit",
+        "../../wit",
+    ] {
         let path = guests_dir.join(name);
         if path.exists() {
             println!("cargo::rerun-if-changed={}", path.display());
@@ -89,7 +117,7 @@ fn target_dir_of(out_dir: &Path) -> &Path {
         .unwrap_or(out_dir)
 }
 
-fn build(guests_dir: &Path, target_dir: &Path) -> Result<(), String> {
+fn build(workspace: &str, guests_dir: &Path, target_dir: &Path) -> Result<(), String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = clean(Command::new(cargo))
         .current_dir(guests_dir)
@@ -108,7 +136,7 @@ fn build(guests_dir: &Path, target_dir: &Path) -> Result<(), String> {
     if status.success() {
         Ok(())
     } else {
-        Err("the guests in tests/guests do not build".to_owned())
+        Err(format!("the guests in tests/{workspace} do not build"))
     }
 }
 
@@ -160,14 +188,13 @@ fn names(folder: &Path) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-fn generate(names: &[String], built: &Path) -> String {
+fn generate(guests: &[Built]) -> String {
     let mut code = String::new();
     let mut list = String::new();
     let mut calls = String::new();
-    for name in names {
+    for Built { name, source, path } in guests {
         let constant = name.to_uppercase();
-        let path = built.join(format!("{name}.wasm"));
-        let _ = writeln!(code, "/// The component of `tests/guests/src/{name}.rs`.");
+        let _ = writeln!(code, "/// The component of `{source}`.");
         let _ = writeln!(
             code,
             "pub const {constant}: &str = {:?};",

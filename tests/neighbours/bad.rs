@@ -117,10 +117,6 @@ pub(crate) const ALL: [Bad; 10] = [
     },
 ];
 
-/// A client begins so many requests a second at most: one who fails at once tries again as a person
-/// or a retry does. Without a pause, any number of clients ask for all that a machine has.
-const PACE: Duration = Duration::from_millis(100);
-
 /// After each 64 KiB: some 16 MB a second.
 const DRAIN_PAUSE: Duration = Duration::from_millis(4);
 
@@ -146,35 +142,55 @@ pub(crate) fn manifest() -> String {
 /// How often each kind ended how.
 pub(crate) type Endings = BTreeMap<&'static str, BTreeMap<Ending, u64>>;
 
-/// Keeps `clients` bad requests in flight, these kinds in turn, until `stop`.
+/// What became of the bad requests of a while.
+#[derive(Default)]
+pub(crate) struct Done {
+    pub(crate) endings: Endings,
+    /// The time that each client had one under way, in sum.
+    under_way: Duration,
+    took: Duration,
+}
+
+impl Done {
+    /// How many there were at once, on average.
+    pub(crate) fn in_flight(&self) -> f64 {
+        self.under_way.as_secs_f64() / self.took.as_secs_f64().max(f64::EPSILON)
+    }
+}
+
+/// Keeps `clients` bad requests in flight, these kinds in turn, until `stop`: whoever is done begins
+/// again at once, or `pace` after it began, if that is later.
 pub(crate) fn run(
     address: SocketAddr,
     kinds: &[Bad],
     clients: usize,
+    pace: Duration,
     stop: &AtomicBool,
-) -> Endings {
-    let endings = Mutex::new(Endings::new());
+) -> Done {
+    let done = Mutex::new(Done::default());
+    let began = Instant::now();
     thread::scope(|scope| {
         for bad in kinds.iter().cycle().take(clients) {
-            let endings = &endings;
+            let done = &done;
             scope.spawn(move || {
                 while !stop.load(Relaxed) {
                     let began = Instant::now();
                     let ending = (bad.act)(&address, stop)
                         .unwrap_or_else(|error| format!("error: {}", error.kind()));
-                    let mut endings = endings.lock().expect("nobody panics with it");
-                    *endings
-                        .entry(bad.name)
-                        .or_default()
-                        .entry(ending)
-                        .or_default() += 1;
-                    drop(endings);
-                    thread::sleep(PACE.saturating_sub(began.elapsed()));
+                    let took = began.elapsed();
+                    let mut done = done.lock().expect("nobody panics with it");
+                    done.under_way += took;
+                    let endings = done.endings.entry(bad.name).or_default();
+                    *endings.entry(ending).or_default() += 1;
+                    drop(done);
+                    thread::sleep(pace.saturating_sub(took));
                 }
             });
         }
     });
-    endings.into_inner().expect("nobody panics with it")
+    let mut done = done.into_inner().expect("nobody panics with it");
+    done.took = began.elapsed();
+    done
 }
 
 fn get(address: &SocketAddr, path: &str) -> std::io::Result<Ending> {

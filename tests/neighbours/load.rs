@@ -27,7 +27,7 @@ pub(crate) struct Target<'a> {
 }
 
 /// What a load saw.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Measured {
     /// Microseconds from when a request was due to its whole answer, in order.
     latencies_us: Vec<u32>,

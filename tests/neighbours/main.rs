@@ -13,20 +13,20 @@ mod support;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use neighbours::{Report, bad, beside, figures, target};
+use neighbours::load::{Measured, steady};
+use neighbours::{bad, beside, figures, hundredths, p99_ratio, surprises, target};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 
-/// What the p99 of a good neighbour may become beside 64 bad ones.
+/// What the p99 of a good neighbour may become beside 64 bad ones, of all kinds or of any one.
 const P99_RATIO_MAX: f64 = 2.0;
 const SECONDS: u64 = 60;
-/// What the kernel counts a process's time in, for whoever reads it.
-const TICKS_PER_S: f64 = 100.0;
 /// For each kind by itself.
 const KIND_SECONDS: u64 = 10;
 
 fn main() -> ExitCode {
-    let seconds = seconds("NEIGHBOURS_SECONDS", SECONDS);
+    let seconds = number("NEIGHBOURS_SECONDS", SECONDS);
+    let pace = Duration::from_millis(number("NEIGHBOURS_PACE_MS", 0));
     // Who is started inherits the cores.
     let cores = stay_on("CORES");
     let (_realm, agent) = neighbours::realm();
@@ -37,70 +37,120 @@ fn main() -> ExitCode {
             capacity: Duration::from_secs(8),
             alone: Duration::from_secs(seconds / 2),
             beside: Duration::from_secs(seconds),
+            pace,
         },
     );
-    let (kinds, failures) = by_kind(&report, &agent);
-    let mut told = report.json();
-    told["cores"] = json!(cores);
-    told["load_cores"] = json!(load_cores);
-    told["by_kind"] = kinds;
-    println!("{told:#}");
+    let kinds = by_kind(report.capacity_per_s / 2.0, pace, &agent);
     let metrics = agent.metrics_url.trim_end_matches("/metrics");
     let page = support::raw(
         metrics,
         b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     );
-    let good = report.beside.failures == 0
-        && report.alone.failures == 0
-        && failures == 0
-        && report.surprises().is_empty()
-        && neighbours::uncounted(&page).is_empty()
-        && report.p99_ratio() <= P99_RATIO_MAX;
-    if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    let mut short = Vec::new();
+    let all = (&report.beside, report.p99_ratio(), report.surprises());
+    let each = kinds
+        .iter()
+        .map(|kind| (kind.name, &kind.beside, kind.ratio(), &kind.surprises));
+    for (name, beside, ratio, surprises) in
+        std::iter::once(("all kinds", all.0, all.1, &all.2)).chain(each)
+    {
+        if beside.failures > 0 {
+            short.push(format!("{name}: {} requests failed", beside.failures));
+        }
+        if ratio > P99_RATIO_MAX {
+            short.push(format!("{name}: p99 is {ratio:.2}x of what it is alone"));
+        }
+        short.extend(surprises.iter().cloned());
+    }
+    if report.alone.failures > 0 {
+        short.push(format!("alone: {} requests failed", report.alone.failures));
+    }
+    let uncounted = neighbours::uncounted(&page);
+    short.extend(
+        uncounted
+            .iter()
+            .map(|series| format!("no metric: {series}")),
+    );
+    let mut told = report.json();
+    told["cores"] = json!(cores);
+    told["load_cores"] = json!(load_cores);
+    told["pace_ms"] = json!(pace.as_millis());
+    let kinds = kinds.iter().map(|kind| (kind.name.to_owned(), kind.json()));
+    told["by_kind"] = kinds.collect::<serde_json::Map<_, _>>().into();
+    told["falls_short"] = json!(short);
+    println!("{told:#}");
+    match short.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 
-/// As many of one kind as of all together, kind by kind: who is it that costs something?
-fn by_kind(report: &Report, agent: &support::Agent) -> (Value, u64) {
-    let time = Duration::from_secs(seconds("NEIGHBOURS_KIND_SECONDS", KIND_SECONDS));
+/// The good neighbour beside as many of one kind as of all together.
+struct OfKind {
+    name: &'static str,
+    /// Before and after.
+    alone: Measured,
+    beside: Measured,
+    bad: bad::Done,
+    surprises: Vec<String>,
+    /// Whoever has no core left is who delays: the agent, and the clients.
+    cores_used: [f64; 2],
+}
+
+impl OfKind {
+    fn ratio(&self) -> f64 {
+        p99_ratio(&self.beside, &self.alone)
+    }
+
+    fn json(&self) -> Value {
+        let mut told = figures(&self.beside);
+        told["alone_p99_us"] = json!(self.alone.percentile_us(0.99));
+        told["p99_ratio"] = json!(hundredths(self.ratio()));
+        told["cores_used_by_agent_and_clients"] = json!(self.cores_used.map(hundredths));
+        told["bad_in_flight"] = json!(hundredths(self.bad.in_flight()));
+        told["bad_ends"] = json!(self.bad.endings.get(self.name));
+        told["surprises"] = json!(self.surprises);
+        told
+    }
+}
+
+/// Kind by kind, each between two looks at what the good one does alone: what it is compared with
+/// was measured in the same seconds.
+fn by_kind(rate: f64, pace: Duration, agent: &support::Agent) -> Vec<OfKind> {
+    let time = Duration::from_secs(number("NEIGHBOURS_KIND_SECONDS", KIND_SECONDS));
     let only = std::env::var("NEIGHBOURS_KIND").ok();
-    let is_meant = |kind: &&bad::Bad| only.as_ref().is_none_or(|only| only == kind.name);
-    let mut failures = 0;
-    let kinds = bad::ALL.iter().filter(|_| !time.is_zero());
-    let kinds = kinds.filter(is_meant).map(|kind| {
-        let rate = report.capacity_per_s / 2.0;
-        let cpu_s = || [agent.id(), std::process::id()].map(cpu_seconds);
-        let (before, began) = (cpu_s(), Instant::now());
-        let (measured, endings) = beside(target(agent), std::slice::from_ref(kind), rate, time);
+    let is_meant = |kind: &&bad::Bad| match &only {
+        None => true,
+        Some(names) => names.split(',').any(|name| name == kind.name),
+    };
+    if time.is_zero() {
+        return Vec::new();
+    }
+    let mut before = steady(target(agent), rate, time / 2);
+    let kinds = bad::ALL.iter().filter(is_meant).map(|kind| {
+        let cpu_s = || [agent.id(), std::process::id()].map(support::cpu_seconds);
+        let (used, began) = (cpu_s(), Instant::now());
+        let kinds = std::slice::from_ref(kind);
+        let (beside, bad) = beside(target(agent), kinds, rate, pace, time);
         let took_s = began.elapsed().as_secs_f64();
-        let used = std::iter::zip(cpu_s(), before).map(|(after, before)| (after - before) / took_s);
-        failures += measured.failures;
-        let mut told = figures(&measured);
-        // Whoever has no core left is who delays.
-        told["cores_used_by_agent_and_clients"] = used.collect();
-        let ratio = report.p99_ratio_of(&measured);
-        told["bad_ends"] = json!(endings.get(kind.name));
-        told["p99_ratio"] = json!((ratio * 100.0).round() / 100.0);
-        (kind.name.to_owned(), told)
+        let now = cpu_s();
+        let cores_used = [0, 1].map(|who| (now[who] - used[who]) / took_s);
+        let after = steady(target(agent), rate, time / 2);
+        let mut alone = std::mem::replace(&mut before, after.clone());
+        alone.add(after);
+        OfKind {
+            name: kind.name,
+            alone,
+            surprises: surprises(kinds, &bad.endings),
+            beside,
+            bad,
+            cores_used,
+        }
     });
-    let kinds = kinds.collect::<serde_json::Map<_, _>>();
-    (kinds.into(), failures)
+    kinds.collect()
 }
 
-/// What a process used of the processors.
-fn cpu_seconds(process: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    // The name, in brackets, may hold anything.
-    let figures = stat.rsplit_once(") ").unwrap().1;
-    let ticks = figures.split(' ').skip(11).take(2);
-    let ticks: u32 = ticks.map(|one| one.parse::<u32>().unwrap()).sum();
-    f64::from(ticks) / TICKS_PER_S
-}
-
-fn seconds(variable: &str, default: u64) -> u64 {
+fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 

@@ -1,8 +1,10 @@
-//! A healthy component at half of what it can do alone, beside 64 bad requests at any time.
+//! A healthy component at half of what it can do alone, beside 64 bad requests.
 //!
 //! Measured in one run: first how much it can do, then its latencies alone, then beside the
-//! others. A short run is a test (tests/e2e/neighbours.rs); the long one, in a release build and
-//! on two cores, is `scripts/neighbours.sh`.
+//! others, and alone once more. 64 clients ask badly, and whoever is done begins again at once, so
+//! that 64 requests are under way at any time but for the moments between two; how many there were
+//! is counted and told. The run in a debug build is a test (tests/e2e/neighbourhood.rs); the one in
+//! a release build and on two cores, kind by kind as well, is `scripts/neighbours.sh`.
 
 pub(crate) mod bad;
 pub(crate) mod load;
@@ -14,11 +16,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::{Agent, Realm, figure};
-use bad::{Bad, Endings};
+use bad::{Bad, Done, Endings};
 use load::{Measured, Target};
 
-/// Bad requests in flight at any time.
-const BAD_CLIENTS: usize = 64;
+/// Bad requests at a time.
+pub(crate) const BAD_CLIENTS: usize = 64;
 /// So that every kind is in flight before the first answer counts.
 const RUN_UP: Duration = Duration::from_secs(1);
 
@@ -27,16 +29,19 @@ pub(crate) struct Times {
     pub(crate) capacity: Duration,
     pub(crate) alone: Duration,
     pub(crate) beside: Duration,
+    /// From one bad request of a client to its next, at least.
+    pub(crate) pace: Duration,
 }
 
 pub(crate) struct Report {
     pub(crate) capacity_per_s: f64,
     pub(crate) alone: Measured,
     pub(crate) beside: Measured,
-    pub(crate) endings: Endings,
+    pub(crate) bad: Done,
 }
 
-/// A realm with all of them, as a person would write it: with the default limits.
+/// A realm with all of them, as a person would write it: with the default limits, but for guests
+/// that wait, which are ended after 3 s, so that some come to their end.
 pub(crate) fn realm() -> (Realm, Agent) {
     let realm = Realm::new();
     realm.guest(realm_test_guests::HELLO, "healthy.wasm");
@@ -67,13 +72,13 @@ pub(crate) fn measure(agent: &Agent, times: &Times) -> Report {
     let rate = capacity_per_s / 2.0;
     // Before and after: what else the machine does changes while it is measured.
     let mut alone = load::steady(target, rate, times.alone / 2);
-    let (beside, endings) = beside(target, &bad::ALL, rate, times.beside);
+    let (beside, bad) = beside(target, &bad::ALL, rate, times.pace, times.beside);
     alone.add(load::steady(target, rate, times.alone / 2));
     Report {
         capacity_per_s,
         alone,
         beside,
-        endings,
+        bad,
     }
 }
 
@@ -94,11 +99,12 @@ pub(crate) fn beside(
     target: Target<'_>,
     kinds: &[Bad],
     rate: f64,
+    pace: Duration,
     time: Duration,
-) -> (Measured, Endings) {
+) -> (Measured, Done) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let bad = scope.spawn(|| bad::run(target.address, kinds, BAD_CLIENTS, &stop));
+        let bad = scope.spawn(|| bad::run(target.address, kinds, BAD_CLIENTS, pace, &stop));
         thread::sleep(RUN_UP);
         let beside = load::steady(target, rate, time);
         stop.store(true, Relaxed);
@@ -119,33 +125,41 @@ pub(crate) fn figures(measured: &Measured) -> Value {
     })
 }
 
-impl Report {
-    pub(crate) fn p99_ratio(&self) -> f64 {
-        self.p99_ratio_of(&self.beside)
-    }
+/// How much slower than alone.
+pub(crate) fn p99_ratio(beside: &Measured, alone: &Measured) -> f64 {
+    f64::from(beside.percentile_us(0.99)) / f64::from(alone.percentile_us(0.99))
+}
 
-    /// How much slower than alone.
-    pub(crate) fn p99_ratio_of(&self, beside: &Measured) -> f64 {
-        f64::from(beside.percentile_us(0.99)) / f64::from(self.alone.percentile_us(0.99))
-    }
+pub(crate) fn hundredths(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
 
-    /// Bad requests that ended otherwise than documented, and kinds that never came to an end.
-    pub(crate) fn surprises(&self) -> Vec<String> {
-        let mut surprises = Vec::new();
-        for bad in &bad::ALL {
-            let Some(endings) = self.endings.get(bad.name) else {
-                surprises.push(format!("{}: never ended", bad.name));
-                continue;
-            };
-            for (ending, times) in endings {
-                // A replica at its own limit sheds, and says so.
-                let expected = bad.endings.contains(&ending.as_str()) || ending == "503 overloaded";
-                if !expected {
-                    surprises.push(format!("{}: {ending}, {times} times", bad.name));
-                }
+/// Bad requests that ended otherwise than documented, and kinds that never came to an end.
+pub(crate) fn surprises(kinds: &[Bad], endings: &Endings) -> Vec<String> {
+    let mut surprises = Vec::new();
+    for bad in kinds {
+        let Some(endings) = endings.get(bad.name) else {
+            surprises.push(format!("{}: never ended", bad.name));
+            continue;
+        };
+        for (ending, times) in endings {
+            // A replica at its own limit sheds, and says so.
+            let expected = bad.endings.contains(&ending.as_str()) || ending == "503 overloaded";
+            if !expected {
+                surprises.push(format!("{}: {ending}, {times} times", bad.name));
             }
         }
-        surprises
+    }
+    surprises
+}
+
+impl Report {
+    pub(crate) fn p99_ratio(&self) -> f64 {
+        p99_ratio(&self.beside, &self.alone)
+    }
+
+    pub(crate) fn surprises(&self) -> Vec<String> {
+        surprises(&bad::ALL, &self.bad.endings)
     }
 
     pub(crate) fn json(&self) -> Value {
@@ -153,10 +167,11 @@ impl Report {
             "capacity_per_s": self.capacity_per_s.round(),
             "rate_per_s": (self.capacity_per_s / 2.0).round(),
             "bad_clients": BAD_CLIENTS,
+            "bad_in_flight": hundredths(self.bad.in_flight()),
             "alone": figures(&self.alone),
             "beside": figures(&self.beside),
-            "p99_ratio": (self.p99_ratio() * 100.0).round() / 100.0,
-            "bad": self.endings,
+            "p99_ratio": hundredths(self.p99_ratio()),
+            "bad": self.bad.endings,
             "surprises": self.surprises(),
         })
     }

@@ -155,6 +155,35 @@ impl Server {
         }
     }
 
+    /// Stops all of its processes, or lets them go on: the kernel keeps its connections meanwhile.
+    pub(crate) fn signal(&self, signal: &str) {
+        let own = self.child.as_ref().unwrap().id();
+        let children = format!("/proc/{own}/task/{own}/children");
+        // First the one that makes others.
+        let mut all = vec![own.to_string()];
+        let sent = |id: &String| Command::new("kill").args([signal, id]).status().unwrap();
+        assert!(sent(&own.to_string()).success());
+        all.extend(
+            std::fs::read_to_string(children)
+                .unwrap()
+                .split_whitespace()
+                .map(str::to_owned),
+        );
+        for id in &all[1..] {
+            // It may have ended by itself.
+            sent(id);
+        }
+        let goes_on = |id: &String| {
+            let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            // Behind the name, which is in parentheses.
+            text.rsplit_once(") ")
+                .is_some_and(|(_, rest)| !rest.starts_with(['T', 'Z']))
+        };
+        while signal == "-STOP" && all.iter().any(goes_on) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn is_ready(&self) -> bool {
         self.log().contains("ready to accept connections")
     }

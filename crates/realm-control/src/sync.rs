@@ -136,6 +136,8 @@ pub enum Input {
     },
     /// This node signed a new record of itself.
     OwnRecord(Vec<u8>),
+    /// The same where only figures moved, of load and of connections: nothing here depends on it.
+    OwnFigures(Vec<u8>),
     /// Somebody hands in a beacon at this node, and [`Sync::judge_beacon`] had nothing against it.
     Beacon(Vec<u8>),
     /// Time passed; at the latest at [`Sync::wake_at_ms`].
@@ -403,7 +405,11 @@ impl Sync {
             Input::ProofJudged { from, proof, held } => {
                 self.proof_judged(from, proof, held, &mut turn);
             }
-            Input::OwnRecord(bytes) => self.own_record(&bytes, &mut turn),
+            Input::OwnRecord(bytes) => {
+                self.own_record(&bytes, &mut turn);
+                turn.out.push(Output::Records);
+            }
+            Input::OwnFigures(bytes) => self.own_record(&bytes, &mut turn),
             Input::Beacon(bytes) => self.beacon_came(self.own, &bytes, &mut turn),
             Input::Tick => self.tick(&mut turn),
         }
@@ -501,7 +507,6 @@ impl Sync {
         } else {
             (self.announce, self.announce_records) = (true, true);
         }
-        turn.out.push(Output::Records);
     }
 
     fn accepted(&mut self, chain: ChainId, bytes: Vec<u8>, turn: &mut Turn<'_>) {

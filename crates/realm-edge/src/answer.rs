@@ -29,12 +29,17 @@ use crate::https;
 use crate::https::Front;
 use crate::observe::{MethodClass, Observer, Protocol};
 use crate::origin::{self, Origin};
-use crate::path::second_reading;
+use crate::path::other_readings;
 use crate::refusal::{ALLOWED_METHODS, Refusal};
 use crate::request_body::{self, Arriving, Upload};
 use crate::response_body::{Record, Reply};
 use crate::table::{Group, Table, Target};
 use crate::websocket::{self, Handshake, Switched, Switching, Told};
+
+/// Replicas that one request is brought to, at most.
+pub(crate) const REPLICAS_TRIED_MAX: usize = 3;
+/// There is no room for a request.
+const OVERLOADED: &str = "overloaded";
 
 /// What all connections share.
 pub(crate) struct Edge {
@@ -245,22 +250,21 @@ impl Asking<'_> {
     }
 }
 
-/// Who owns the path. Where a more permissive reader of the path would land at another
-/// one, the request is refused: a component must not be reached around the route that guards it.
+/// Who owns the path. Where another reader of the path would land at another one, the request is
+/// refused: a component must not be reached around the route that guards it.
 fn route(table: &Table, origin: &Origin, path: &str) -> Result<(Target, RoutePrefix), Refusal> {
-    let other = second_reading(path).map_err(|error| Refusal::bad_path(error.to_string()))?;
+    let others = other_readings(path).map_err(|error| Refusal::bad_path(error.to_string()))?;
     let host = origin.route_key();
     let found = table.find(host, path);
-    if let Some(other) = other {
-        let other = table.find(host, &other);
-        let is_same = match (found, other) {
+    for other in others {
+        let is_same = match (found, table.find(host, &other)) {
             (Some(found), Some(other)) => found.owner.is(other.owner),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
         if !is_same {
             return Err(Refusal::bad_path(
-                "the path has two readings that belong to different routes",
+                "the path has readings that belong to different routes",
             ));
         }
     }
@@ -269,7 +273,7 @@ fn route(table: &Table, origin: &Origin, path: &str) -> Result<(Target, RoutePre
     Ok((found.owner.choose(), prefix))
 }
 
-/// Calls one replica, and another one if the first never took the request.
+/// Calls one replica, and others if it never took the request.
 async fn call(
     edge: &Edge,
     record: &mut Record,
@@ -295,21 +299,37 @@ async fn call(
         request.extensions_mut().insert(Elsewhere);
     }
     let mut result = first.call(request.map(|()| body())).await;
-    if let Some(spare) = spare
-        && result.as_ref().is_err_and(|error| error.retryable)
-        && can_repeat(upload.as_deref()).await
-        && let Some((group, second)) = target.pick_other(first)
-    {
-        tracing::debug!(component = %group.component, "asking another replica");
-        record.group = Some(Arc::clone(group));
-        record.is_retried = true;
-        record.goes_to(second.node());
-        result = second.call(spare.map(|()| body())).await;
+    if let Some(spare) = spare {
+        let mut tried = [first; REPLICAS_TRIED_MAX];
+        let (mut n_tried, mut is_repeated) = (1, false);
+        while n_tried < REPLICAS_TRIED_MAX
+            && let Err(error) = &result
+            && goes_on(error, n_tried, is_repeated)
+            && can_repeat(upload.as_deref()).await
+            && let Some((group, next)) = target.pick_other(&tried[..n_tried])
+        {
+            tracing::debug!(component = %group.component, "asking another replica");
+            is_repeated |= error.perhaps_taken;
+            record.group = Some(Arc::clone(group));
+            record.is_retried = true;
+            record.goes_to(next.node());
+            tried[n_tried] = next;
+            n_tried += 1;
+            result = next.call(spare.clone().map(|()| body())).await;
+        }
     }
     if let Some(upload) = &upload {
         upload.settle();
     }
     result.map_err(|error| failed(error, upload.as_deref()))
+}
+
+/// Whether a request may go to one replica more. What a guest may have had is repeated once; where there is
+/// no room, the second is the last, or a crowd would be one for three; and what nobody had goes on.
+fn goes_on(error: &CallError, n_tried: usize, is_repeated: bool) -> bool {
+    let is_first = n_tried == 1;
+    let is_free = !error.perhaps_taken && error.code != OVERLOADED;
+    error.retryable && (is_first || is_free && !is_repeated)
 }
 
 /// Whether all of a body can be given to another replica.

@@ -7,7 +7,6 @@ use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use realm_model::name::NodeName;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::upstream::{Io, Place};
 
@@ -50,7 +49,7 @@ pub(crate) enum Server {
     /// On this machine. The place counts among its requests.
     Here(TcpStream, Place),
     /// At the end of a stream to another node.
-    There(Box<dyn Io>, OwnedSemaphorePermit),
+    There(Box<dyn Io>, crate::far::Place),
 }
 
 /// How many bytes of the request's path its route names: an extension of the request, absent where
@@ -76,8 +75,10 @@ pub struct CallError {
     pub hint: Option<&'static str>,
     /// Seconds after which the same request may succeed.
     pub retry_after_s: Option<u32>,
-    /// Whether the request never reached the guest, so that another replica may get it.
+    /// Whether another replica may get the request: it reached no guest, or changes nothing.
     pub retryable: bool,
+    /// Whether a guest may have had it all the same.
+    pub perhaps_taken: bool,
 }
 
 impl CallError {
@@ -90,6 +91,7 @@ impl CallError {
             hint: None,
             retry_after_s: None,
             retryable: false,
+            perhaps_taken: false,
         }
     }
 }

@@ -14,6 +14,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue};
 
 use crate::config::EdgeLimits;
+use crate::fastcgi::Times;
 use crate::forwarded::Scheme;
 use crate::websocket::Switching;
 use crate::wire::Stream;
@@ -29,6 +30,15 @@ pub(crate) fn client_of(peer: IpAddr) -> Option<IpAddr> {
     }
 }
 
+/// Those that share a limit of connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Group {
+    /// The clients of one address.
+    Address(IpAddr),
+    /// The web servers.
+    WebServers,
+}
+
 /// One client connection.
 pub(crate) struct Connection {
     pub(crate) peer: IpAddr,
@@ -39,6 +49,10 @@ pub(crate) struct Connection {
     pub(crate) is_trusted: bool,
     /// What a web server in front vouches for; `None`: the client itself is connected.
     vouched: Option<HeaderMap>,
+    /// How long it may stand still, where that is not what the limits say.
+    times: Option<Times>,
+    /// Whether a web server is connected, and not its clients.
+    is_web_server: bool,
     /// What a handshake of TLS showed, for guests; without one there is none.
     tls: OnceLock<HeaderMap>,
     /// The host of the first request: nearly all others name the same one.
@@ -111,6 +125,8 @@ impl Connection {
             peer_value: HeaderValue::from_str(&peer.to_string()).expect("an address is ASCII"),
             is_trusted: is_trusted(peer),
             vouched: None,
+            times: None,
+            is_web_server: false,
             tls: OnceLock::new(),
             host: OnceLock::new(),
             started: Instant::now(),
@@ -133,6 +149,25 @@ impl Connection {
     /// The same connection, on a listener of this scheme.
     pub(crate) fn on(self, scheme: Scheme) -> Self {
         Self { scheme, ..self }
+    }
+
+    /// The same connection, with times of its own.
+    pub(crate) fn within(self, times: Option<Times>) -> Self {
+        Self { times, ..self }
+    }
+
+    /// The connection of a web server.
+    pub(crate) fn of_web_server(self) -> Self {
+        Self {
+            is_web_server: true,
+            ..self
+        }
+    }
+
+    /// The longest pause within the body of a request.
+    pub(crate) fn body_pause_max(&self, limits: &EdgeLimits) -> Duration {
+        let times = self.times.as_ref();
+        times.map_or(limits.body_read_timeout, |times| times.body)
     }
 
     /// A handshake of TLS is done, which showed this to guests.
@@ -285,6 +320,14 @@ impl Connection {
         client_of(self.peer).filter(|_| !self.is_trusted)
     }
 
+    /// With which others it shares a limit.
+    pub(crate) fn group(&self) -> Option<Group> {
+        match self.is_web_server {
+            true => Some(Group::WebServers),
+            false => self.counted_for().map(Group::Address),
+        }
+    }
+
     /// What the limits demand of the connection as it is.
     pub(crate) fn verdict(&self, limits: &EdgeLimits) -> Order {
         let now = self.now();
@@ -292,9 +335,17 @@ impl Connection {
             let since = since.load(Relaxed);
             since != 0 && u128::from(now.saturating_sub(since)) >= limit.as_nanos()
         };
+        let Times {
+            head, idle, stall, ..
+        } = self.times.unwrap_or(Times {
+            head: limits.header_read_timeout,
+            body: limits.body_read_timeout,
+            idle: limits.idle_timeout,
+            stall: limits.write_stall_timeout,
+        });
         let is_idle = self.in_flight.load(Relaxed) == 0;
         let is_writing = self.write_blocked_since.load(Relaxed) != 0;
-        if is_over(&self.write_blocked_since, limits.write_stall_timeout) {
+        if is_over(&self.write_blocked_since, stall) {
             return Order::Cut;
         }
         // Both: HTTP/2 frames may wait for the client's window after the last response ended here.
@@ -303,11 +354,11 @@ impl Connection {
         if is_idle && !is_writing && is_lingering {
             return Order::Cut;
         }
-        let is_slow_head = is_over(&self.head_since, limits.header_read_timeout);
+        let is_slow_head = is_over(&self.head_since, head);
         if is_idle && is_slow_head && !self.speaks_http2() {
             return Order::Cut;
         }
-        if is_idle && is_over(&self.idle_since, limits.idle_timeout) {
+        if is_idle && is_over(&self.idle_since, idle) {
             return Order::Drain;
         }
         Order::Serve

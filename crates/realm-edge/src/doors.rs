@@ -143,10 +143,11 @@ fn begin_fastcgi(shared: &Shared, worker: usize, accepted: Accepted) {
         }
         return;
     }
-    let Some((connection, place)) = shared.enter_fastcgi(peer) else {
+    let limits = shared.fastcgi.limits;
+    let Some((connection, place)) = shared.enter_fastcgi(peer, &limits) else {
         return;
     };
-    let (limits, seat) = (shared.fastcgi.limits, shared.workers.seat_near(worker));
+    let seat = shared.workers.seat_near(worker);
     let accepted = match seat.worker == worker {
         true => Ok(accepted),
         false => accepted.at(&seat.runtime),

@@ -4,6 +4,8 @@
 //! The other end is `tunnel`. Not who has what, nor how far it is: that is told with the table. Over
 //! HTTP/1.1, so that trailers are not passed on unless the head of a message names them.
 
+mod places;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -16,7 +18,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 use realm_model::name::{ComponentName, NodeName};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -30,12 +31,17 @@ use crate::relay;
 use crate::request_body::{self, KEPT_BYTES_MAX};
 use crate::upstream::{BUFFER_BYTES_MAX, Dial, Failure, Io, Keep, Left, Upstream, UpstreamLimits};
 use crate::websocket::{self, Handshake, Switched, Terms};
+pub(crate) use places::Place;
+use places::Places;
 
 /// Requests under way to one node: each takes a stream of the connection, which has 384 for both ways
 /// and all that nodes say to each other.
 const CONCURRENCY_MAX: u32 = 96;
-/// Connections of bytes to one node, beside its requests.
-const CONNECTIONS_MAX: usize = 64;
+/// Connections with ports of servers on one node, beside its requests.
+const CONNECTIONS_MAX: usize = 32;
+/// WebSockets to one node, and handshakes on their way: whatever clients do with them, ports have places of
+/// their own. Together with requests, from both sides, they leave streams for what nodes say to each other.
+const WEBSOCKETS_MAX: usize = 48;
 /// Bytes between a client's WebSocket and the frames of its stream.
 const PIPE_BYTES: usize = 16 * 1024;
 /// Until the other node has connected with the server there.
@@ -65,8 +71,8 @@ pub struct Line {
     node: NodeName,
     upstream: Upstream,
     pulse: Arc<Pulse>,
-    /// Places of connections.
-    connections: Arc<Semaphore>,
+    connections: Arc<Places>,
+    websockets: Arc<Places>,
     /// Failures in a row.
     failures: AtomicU32,
     /// Until then it is asked only if nobody else is left.
@@ -102,7 +108,8 @@ impl Line {
             wall_timeout: HEAD_TIMEOUT,
             // The edge counts what the client sends, and the component's own limit holds there.
             request_bytes_max: u64::MAX,
-            // That holds there as well.
+            // Those hold there as well.
+            response_bytes_max: None,
             websocket_idle: Duration::MAX,
             takes_connections: false,
         };
@@ -111,7 +118,8 @@ impl Line {
             node,
             upstream: Upstream::over(Box::new(Listening(Arc::clone(&pulse))), KEEP, limits),
             pulse,
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            connections: Places::new(CONNECTIONS_MAX),
+            websockets: Places::new(WEBSOCKETS_MAX),
             failures: AtomicU32::new(0),
             avoided_until_ms: AtomicU64::new(0),
             counts: Counts::default(),
@@ -226,7 +234,8 @@ impl Far {
             answered = self.answered(head, body, may_repeat) => answered?,
             () = given_up => {
                 self.line.counts.failed.fetch_add(1, Relaxed);
-                return Err(unreached(true));
+                let perhaps_taken = left.as_ref().is_none_or(Left::has_left);
+                return Err(CallError { perhaps_taken, ..unreached(true) });
             }
         };
         let Some(refusal) = refusal(response.status(), response.headers()) else {
@@ -307,9 +316,8 @@ impl Far {
 
     /// A connection to the server on the other node, in the frames of `relay`.
     async fn reach(self) -> Result<Connected, CallError> {
-        let connections = Arc::clone(&self.line.connections);
-        let place = connections.try_acquire_owned();
-        let place = place.map_err(|_| CallError::from(Failure::NoRoom))?;
+        let place = self.line.connections.take(&self.component);
+        let place = place.ok_or(Failure::NoRoom)?;
         let opened = tokio::select! {
             biased;
             opened = timeout(CONNECT_TIMEOUT, self.open()) => opened.unwrap_or_else(|_| Err(unreached(true))),
@@ -333,8 +341,8 @@ impl Far {
         parts: http::request::Parts,
         handshake: &Handshake,
     ) -> Result<Response<Body>, CallError> {
-        let place = Arc::clone(&self.line.connections).try_acquire_owned();
-        let place = place.map_err(|_| CallError::from(Failure::NoRoom))?;
+        let place = self.line.websockets.take(&self.component);
+        let place = place.ok_or(Failure::NoRoom)?;
         let mut head = self.head(parts)?;
         handshake.write(head.headers_mut());
         let head = head.map(|()| request_body::empty());
@@ -445,7 +453,11 @@ impl Far {
             }
             Failure::NotReached | Failure::Broken => {
                 self.line.failed();
-                unreached(failure == Failure::NotReached || may_repeat)
+                let perhaps_taken = failure != Failure::NotReached;
+                CallError {
+                    perhaps_taken,
+                    ..unreached(!perhaps_taken || may_repeat)
+                }
             }
         }
     }
@@ -484,7 +496,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<CallError> {
 
 /// Codes that a node may give for another: each is a label of metrics, so that no node can make up
 /// more.
-const CODES: [&str; 17] = [
+const CODES: [&str; 19] = [
     "bad-request",
     "bad-response",
     "cancelled",
@@ -496,7 +508,9 @@ const CODES: [&str; 17] = [
     "not-here",
     "not-listening",
     "overloaded",
+    "request-timeout",
     "request-too-large",
+    "response-too-large",
     "start-failed",
     "stopped",
     "trap",

@@ -57,5 +57,5 @@ pub use observe::{Answered, MethodClass, Observer, Outcome, Protocol};
 pub use ports::{Port, PortTrouble};
 pub use server::{EdgeError, Handle, spawn, spawn_closed};
 pub use table::Table;
-pub use upstream::{Dial, Io, Reach, Upstream, UpstreamLimits};
+pub use upstream::{Dial, Io, Reach, Upstream, UpstreamCaps, UpstreamLimits};
 pub use websocket::{Switched, WebSocket};

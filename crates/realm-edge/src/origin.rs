@@ -24,6 +24,8 @@ pub(crate) struct Origin {
     scheme: Scheme,
     /// Who asks, as far as it can be believed.
     client: IpAddr,
+    /// Who it may be, where two accounts of its way differ.
+    either: Option<[IpAddr; 2]>,
     forwarded_for: HeaderValue,
     forwarded: HeaderValue,
 }
@@ -36,29 +38,41 @@ pub(crate) fn origin(
 ) -> Result<Origin, Refusal> {
     check_target(&parts.uri)?;
     let host = requested_host(connection, parts)?;
-    let chain = if connection.is_trusted {
-        forwarded::read(&parts.headers)
-    } else {
-        Chain::default()
+    let (mut chain, other) = match connection.is_trusted {
+        true => (
+            forwarded::read(&parts.headers),
+            forwarded::read_other(&parts.headers),
+        ),
+        false => (Chain::default(), None),
     };
     strip_forwarded(&mut parts.headers);
+    let is_trusted = |address| trusted_proxies.contains(&address);
+    let client = chain.client(connection.peer, is_trusted);
+    // A proxy that writes one of them passes on what a client says in the other, and which it is that it
+    // writes is not known: neither is believed.
+    let other = other.map(|other| other.client(connection.peer, is_trusted));
+    let either = other.filter(|other| *other != client);
+    let either = either.map(|other| [client, other]);
+    let client = either.map_or(client, |_| connection.peer);
     if chain.hops.is_empty() {
         return Ok(Origin {
             scheme: connection.scheme,
-            client: connection.peer,
+            client,
+            either,
             forwarded_for: connection.peer_value.clone(),
             forwarded: host.forwarded.clone(),
             host,
         });
     }
-    let is_trusted = |address| trusted_proxies.contains(&address);
+    chain.forget_tales(is_trusted);
     let asked = chain.asked(is_trusted);
     let received = host.value.to_str().expect("a checked host is ASCII");
     let forwarded = chain.forwarded(connection.peer, connection.scheme, received);
     let value = |text: String| HeaderValue::try_from(text).expect("a checked chain is ASCII");
     Ok(Origin {
         scheme: asked.scheme.unwrap_or(connection.scheme),
-        client: chain.client(connection.peer, is_trusted),
+        client,
+        either,
         forwarded_for: value(chain.x_forwarded_for(connection.peer)),
         forwarded: value(forwarded),
         host: match asked.host {
@@ -90,6 +104,7 @@ impl Origin {
     pub(crate) fn client(&self) -> Client {
         Client {
             address: self.client,
+            either: self.either,
             host: self.host.key.clone(),
         }
     }

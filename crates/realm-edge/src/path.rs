@@ -1,8 +1,8 @@
-//! Which paths are refused, and the second reading of a path.
+//! Which paths are refused, and the other readings of a path.
 //!
 //! Routes match the path as it was sent, and the guest sees it as it was sent. Some guests decode
-//! `%2f`, turn `\` into `/` or fold `//`; where such a reading belongs to another route, the
-//! request is ambiguous and is refused (`answer` asks for both). Nothing is rewritten here.
+//! `%2f`, turn `\` into `/`, fold `//` or drop `;parameters`; where such a reading belongs to another
+//! route, the request is ambiguous and is refused (`answer` asks for all). Nothing is rewritten here.
 
 use std::borrow::Cow;
 
@@ -15,40 +15,48 @@ pub(crate) enum PathError {
     DotSegment,
 }
 
-/// Checks a path. `Some` is the most permissive reading of it where that differs: decoded once,
-/// `\` as `/`, repeated slashes folded.
+/// Checks a path, and reads it in the ways in which it may be read beside the one as it was sent: of most
+/// paths there is none. The first is the most permissive one: decoded once, `\` as `/`, repeated slashes
+/// folded.
 ///
-/// A dot segment is refused in that reading, so `%2e%2e`, `..%2f`, `\..` and `..;x` are refused
+/// A dot segment is refused in all of them, so `%2e%2e`, `..%2f`, `\..` and `..;x` are refused
 /// too: clients in good faith resolve dot segments before they send (RFC 3986 §5.2.4).
-pub(crate) fn second_reading(path: &str) -> Result<Option<String>, PathError> {
+pub(crate) fn other_readings(path: &str) -> Result<Vec<String>, PathError> {
     if !path.starts_with('/') {
         return Err(PathError::NotAbsolute);
     }
-    if is_plain(path) {
-        return check_segments(path).map(|()| None);
+    let others = others(path);
+    check_segments(path)?;
+    for other in &others {
+        check_segments(other)?;
     }
-    let reading = read_permissively(path);
-    check_segments(&reading)?;
-    Ok((reading != path).then_some(reading))
+    Ok(others)
 }
 
-/// A path that is none of those refused, in all the ways in which it may be read: as it was sent, in the
-/// most permissive reading, and as who drops `;parameters` reads that.
+/// A path that is none of those refused, in all the ways in which it may be read, as it was sent first.
 pub(crate) fn readings(path: &str) -> Vec<Cow<'_, str>> {
-    let mut readings = vec![Cow::Borrowed(path)];
-    if !is_plain(path) {
-        readings.push(Cow::Owned(read_permissively(path)));
-    }
-    let last = readings.last().map_or(path, AsRef::as_ref);
-    if last.contains(';') {
-        // Some decode first, some drop parameters first, which may hide an encoded slash.
-        let (decoded, bare) = (bare(last), read_permissively(&bare(path)));
-        readings.push(Cow::Owned(decoded));
-        if !readings.contains(&Cow::Borrowed(bare.as_str())) {
-            readings.push(Cow::Owned(bare));
+    let others = others(path).into_iter().map(Cow::Owned);
+    std::iter::once(Cow::Borrowed(path)).chain(others).collect()
+}
+
+fn others(path: &str) -> Vec<String> {
+    let mut others: Vec<String> = Vec::new();
+    let mut add = |reading: String| {
+        if reading != path && !others.contains(&reading) {
+            others.push(reading);
         }
-    }
-    readings
+    };
+    let decoded = (!is_plain(path)).then(|| read_permissively(path));
+    let last = decoded.as_deref().unwrap_or(path);
+    // Some decode first, some drop parameters first, which may hide an encoded slash.
+    let bare = last
+        .contains(';')
+        .then(|| [bare(last), read_permissively(&bare(path))]);
+    decoded
+        .into_iter()
+        .chain(bare.into_iter().flatten())
+        .for_each(&mut add);
+    others
 }
 
 /// A path without `;parameters`.
@@ -127,7 +135,7 @@ mod tests {
     use super::*;
 
     fn check(path: &str, expected: Result<Option<&str>, PathError>) {
-        let found = second_reading(path);
+        let found = other_readings(path).map(|all| all.into_iter().next());
         assert_eq!(
             found.as_ref().map(|reading| reading.as_deref()),
             expected.as_ref().map(|reading| *reading),
@@ -144,7 +152,6 @@ mod tests {
             "/.well-known/x",
             "/...",
             "/a..b",
-            "/a;b=c",
             "/ä",
         ] {
             check(path, Ok(None));
@@ -182,6 +189,7 @@ mod tests {
         check("/auth\\x", Ok(Some("/auth/x")));
         check("//auth///x", Ok(Some("/auth/x")));
         check("/a%2f/b", Ok(Some("/a/b")));
+        check("/a;b=c", Ok(Some("/a")));
         // Decoded once: what is written twice is the guest's own business.
         check("/%252e%252e/x", Ok(Some("/%2e%2e/x")));
         check("/100%", Ok(None));
@@ -217,15 +225,17 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_taken_or_refused(text in "\\PC{0,80}") {
-            let _ = second_reading(&text);
+            let _ = other_readings(&text);
         }
 
         #[test]
         fn no_reading_hides_a_dot_segment(path in "/[a./\\\\%25ceEfF;]{0,24}") {
-            if let Ok(reading) = second_reading(&path) {
-                let reading = reading.unwrap_or(path);
-                prop_assert!(!reading.split('/').any(|segment| matches!(segment, "." | "..")));
-                prop_assert!(!reading.contains("//"));
+            if let Ok(others) = other_readings(&path) {
+                for reading in others.iter().chain([&path]) {
+                    prop_assert!(!reading.split('/').any(|segment| matches!(segment, "." | "..")));
+                }
+                prop_assert!(!others.iter().any(|reading| reading.contains("//")));
+                prop_assert!(!path.contains("//") || !others.is_empty());
             }
         }
     }

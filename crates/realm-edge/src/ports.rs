@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::answer::Edge;
+use crate::answer::{Edge, REPLICAS_TRIED_MAX};
 use crate::backend::{CallError, Connected, Server};
 use crate::doors::listen;
 use crate::relay;
@@ -31,8 +31,6 @@ const CONNECTIONS_MAX: usize = 256;
 /// Connections of one client address to one port, so that nobody takes all of it; from this machine as
 /// many as there are. An IPv6 client is its /64.
 const CONNECTIONS_PER_ADDRESS_MAX: usize = CONNECTIONS_MAX / 4;
-/// Replicas that one connection is offered to: of those that died a moment ago nobody may know yet.
-const REPLICAS_TRIED_MAX: usize = 3;
 /// Connections that the kernel queues: a burst waits.
 const BACKLOG: u32 = 128;
 /// A pause after an error of `accept` that a retry would only repeat.
@@ -171,21 +169,18 @@ async fn connect(edge: &Edge, component: &ComponentName) -> Result<Server, CallE
         )
     };
     let group = group.ok_or_else(none)?;
-    let mut tried = group.pick().ok_or_else(none)?;
-    let mut error = none();
-    for _ in 0..REPLICAS_TRIED_MAX {
-        let Some(connecting) = tried.connect() else {
-            break;
-        };
+    let mut next = group.pick().ok_or_else(none)?;
+    let (mut tried, mut error) = (Vec::new(), none());
+    while let Some(connecting) = next.connect() {
         match connecting.await {
             Ok(Connected(server)) => return Ok(server),
             Err(failed) => error = failed,
         }
-        // What did not answer is sent nothing for a while: it is not picked again.
-        let Some(other) = group.pick_other(tried) else {
-            break;
-        };
-        tried = other;
+        tried.push(next);
+        match group.pick_other(&tried) {
+            Some(other) if tried.len() < REPLICAS_TRIED_MAX => next = other,
+            Some(_) | None => break,
+        }
     }
     Err(error)
 }

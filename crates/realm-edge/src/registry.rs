@@ -5,14 +5,13 @@
 //! without connections sleeps. Not what the limits are; that is `config`'s.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::config::EdgeLimits;
-use crate::connection::{Connection, Order};
+use crate::connection::{Connection, Group, Order};
 
 /// The sweep looks at least this often; limits are kept to within it.
 const SWEEP_EVERY_MAX: Duration = Duration::from_secs(1);
@@ -37,6 +36,7 @@ pub(crate) struct Registry {
     left: Notify,
     connections_max: usize,
     per_address_max: usize,
+    web_servers_max: usize,
     eviction_idle_min: Duration,
 }
 
@@ -47,12 +47,14 @@ pub(crate) enum Full {
     Edge,
     /// Its own address has too many, and none is idle.
     Address,
+    /// Web servers have too many, and none is idle.
+    WebServers,
 }
 
 #[derive(Default)]
 struct Open {
     connections: HashMap<u64, Entry>,
-    addresses: HashMap<IpAddr, Share>,
+    groups: HashMap<Group, Share>,
     next_id: u64,
     n_evicted: usize,
     next_look: Option<Instant>,
@@ -60,11 +62,11 @@ struct Open {
 
 struct Entry {
     connection: Arc<Connection>,
-    address: Option<IpAddr>,
+    group: Option<Group>,
     is_evicted: bool,
 }
 
-/// What one address has.
+/// What one group has.
 #[derive(Default)]
 struct Share {
     n_connections: usize,
@@ -85,13 +87,16 @@ impl Place {
 }
 
 impl Registry {
-    pub(crate) fn new(limits: &EdgeLimits) -> Self {
+    /// Of `web_servers_max` connections of web servers.
+    pub(crate) fn new(limits: &EdgeLimits, web_servers_max: usize) -> Self {
         Self {
             open: Mutex::default(),
             arrived: Notify::new(),
             left: Notify::new(),
             connections_max: limits.connections_max,
             per_address_max: limits.per_address(),
+            // None at all would shut out everybody.
+            web_servers_max: web_servers_max.max(1),
             eviction_idle_min: limits.eviction_idle_min,
         }
     }
@@ -100,17 +105,21 @@ impl Registry {
         self.with_open(|open| open.connections.len())
     }
 
-    /// Enters a connection. Where there are too many, idle ones go; the address that has too many
-    /// loses its own.
+    /// Enters a connection. Where there are too many, idle ones go; the group that has too many loses
+    /// its own.
     pub(crate) fn enter(self: &Arc<Self>, connection: &Arc<Connection>) -> Result<Place, Full> {
-        let address = connection.counted_for();
+        let group = connection.group();
         let id = self.with_open(|open| {
-            if let Some(address) = address
-                && open.count_of(address) >= self.per_address_max
-            {
-                self.evict(open, Some(address), self.per_address_max);
-                if open.count_of(address) >= self.per_address_max {
-                    return Err(Full::Address);
+            if let Some(group) = group {
+                let (most, full) = match group {
+                    Group::Address(_) => (self.per_address_max, Full::Address),
+                    Group::WebServers => (self.web_servers_max, Full::WebServers),
+                };
+                if open.count_of(group) >= most {
+                    self.evict(open, Some(group), most);
+                    if open.count_of(group) >= most {
+                        return Err(full);
+                    }
                 }
             }
             if open.count_kept() >= self.connections_max {
@@ -119,7 +128,7 @@ impl Registry {
                     return Err(Full::Edge);
                 }
             }
-            Ok(open.insert(Arc::clone(connection), address))
+            Ok(open.insert(Arc::clone(connection), group))
         })?;
         self.arrived.notify_one();
         Ok(Place {
@@ -133,10 +142,10 @@ impl Registry {
         self.with_open(|open| self.evict(open, None, self.connections_max));
     }
 
-    /// Closes the part of `limit` connections, of one address or of all, that is idle for longest.
-    fn evict(&self, open: &mut Open, address: Option<IpAddr>, limit: usize) {
+    /// Closes the part of `limit` connections, of one group or of all, that is idle for longest.
+    fn evict(&self, open: &mut Open, group: Option<Group>, limit: usize) {
         let now = Instant::now();
-        if open.next_look(address).is_some_and(|at| now < at) {
+        if open.next_look(group).is_some_and(|at| now < at) {
             return;
         }
         if open.n_evicted >= EVICTED_MAX {
@@ -147,9 +156,9 @@ impl Registry {
             .min(EVICTED_MAX.saturating_sub(open.n_evicted));
         let victims = now
             .checked_sub(self.eviction_idle_min)
-            .map(|before| open.idle_longest(address, before, count))
+            .map(|before| open.idle_longest(group, before, count))
             .unwrap_or_default();
-        *open.next_look(address) = victims.is_empty().then(|| now + LOOK_PAUSE);
+        *open.next_look(group) = victims.is_empty().then(|| now + LOOK_PAUSE);
         for id in victims {
             open.mark_evicted(id);
         }
@@ -206,21 +215,20 @@ impl Open {
         self.connections.len() - self.n_evicted
     }
 
-    fn count_of(&self, address: IpAddr) -> usize {
-        self.addresses
-            .get(&address)
-            .map_or(0, |share| share.n_connections)
+    fn count_of(&self, group: Group) -> usize {
+        let share = self.groups.get(&group);
+        share.map_or(0, |share| share.n_connections)
     }
 
-    fn insert(&mut self, connection: Arc<Connection>, address: Option<IpAddr>) -> u64 {
+    fn insert(&mut self, connection: Arc<Connection>, group: Option<Group>) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        if let Some(address) = address {
-            self.addresses.entry(address).or_default().n_connections += 1;
+        if let Some(group) = group {
+            self.groups.entry(group).or_default().n_connections += 1;
         }
         let entry = Entry {
             connection,
-            address,
+            group,
             is_evicted: false,
         };
         self.connections.insert(id, entry);
@@ -234,7 +242,7 @@ impl Open {
         if entry.is_evicted {
             self.n_evicted -= 1;
         } else {
-            self.leave_share(entry.address);
+            self.leave_share(entry.group);
         }
     }
 
@@ -244,9 +252,9 @@ impl Open {
         };
         entry.is_evicted = true;
         entry.connection.give_order(Order::Evict);
-        let address = entry.address;
+        let group = entry.group;
         self.n_evicted += 1;
-        self.leave_share(address);
+        self.leave_share(group);
     }
 
     /// An eviction that a request came in before ends with that request, which may take long: it
@@ -256,40 +264,38 @@ impl Open {
             if entry.is_evicted && entry.connection.idle_since().is_none() {
                 entry.is_evicted = false;
                 self.n_evicted -= 1;
-                if let Some(address) = entry.address {
-                    self.addresses.entry(address).or_default().n_connections += 1;
+                if let Some(group) = entry.group {
+                    self.groups.entry(group).or_default().n_connections += 1;
                 }
             }
         }
     }
 
-    fn leave_share(&mut self, address: Option<IpAddr>) {
-        let Some(address) = address else { return };
-        let Some(share) = self.addresses.get_mut(&address) else {
+    fn leave_share(&mut self, group: Option<Group>) {
+        let Some(group) = group else { return };
+        let Some(share) = self.groups.get_mut(&group) else {
             return;
         };
         share.n_connections -= 1;
         if share.n_connections == 0 {
-            self.addresses.remove(&address);
+            self.groups.remove(&group);
         }
     }
 
-    /// When to look for idle connections again, of an address or of all.
-    fn next_look(&mut self, address: Option<IpAddr>) -> &mut Option<Instant> {
-        match address {
+    /// When to look for idle connections again, of a group or of all.
+    fn next_look(&mut self, group: Option<Group>) -> &mut Option<Instant> {
+        match group {
             None => &mut self.next_look,
-            Some(address) => &mut self.addresses.entry(address).or_default().next_look,
+            Some(group) => &mut self.groups.entry(group).or_default().next_look,
         }
     }
 
     /// Up to `count` connections that are idle since `before` or earlier, the earliest ones.
-    fn idle_longest(&self, address: Option<IpAddr>, before: Instant, count: usize) -> Vec<u64> {
+    fn idle_longest(&self, group: Option<Group>, before: Instant, count: usize) -> Vec<u64> {
         let mut idle: Vec<_> = self
             .connections
             .iter()
-            .filter(|(_, entry)| {
-                !entry.is_evicted && (address.is_none() || entry.address == address)
-            })
+            .filter(|(_, entry)| !entry.is_evicted && (group.is_none() || entry.group == group))
             .filter_map(|(&id, entry)| Some((entry.connection.idle_since()?, id)))
             .filter(|(since, _)| *since <= before)
             .collect();

@@ -142,7 +142,7 @@ impl Upload {
             again: self.with_slot(|slot| slot.kept.clone().into()),
             is_finished: false,
             bytes_max: limits.request_bytes_max,
-            pause_max: limits.body_read_timeout,
+            pause_max: connection.body_pause_max(limits),
             pause: None,
             is_paused: false,
         }
@@ -215,7 +215,11 @@ impl Upload {
             UploadError::Malformed => 3,
         };
         self.fault.store(fault, Relaxed);
-        error.into()
+        match error {
+            // Backends tell a client that is late from one that breaks off by the kind of the error.
+            UploadError::TooSlow => io::Error::new(io::ErrorKind::TimedOut, error).into(),
+            UploadError::TooLarge | UploadError::Malformed => error.into(),
+        }
     }
 
     fn with_slot<T>(&self, act: impl FnOnce(&mut Slot) -> T) -> T {

@@ -102,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) refused_by_edge: Throttle,
     pub(crate) refused_by_address: Throttle,
     pub(crate) refused_fastcgi: Throttle,
+    pub(crate) refused_web_servers: Throttle,
 }
 
 /// Listens and serves until [`Handle::shutdown`]. Begins with an empty table: every request is
@@ -179,7 +180,7 @@ pub async fn spawn_closed(
         }
         fastcgi_addresses.push(address);
     }
-    let registry = Arc::new(Registry::new(&limits));
+    let registry = Arc::new(Registry::new(&limits, config.fastcgi.connections_max));
     let shared = Arc::new(Shared {
         edge: Arc::new(Edge {
             table: ArcSwap::from_pointee(Table::default()),
@@ -213,6 +214,7 @@ pub async fn spawn_closed(
         refused_by_edge: Throttle::default(),
         refused_by_address: Throttle::default(),
         refused_fastcgi: Throttle::default(),
+        refused_web_servers: Throttle::default(),
     });
     let http = Arc::new(Http::new(&shared.edge.limits, shared.tasks.clone()));
     let plain = listeners.into_iter().map(|(_, one)| (one, Scheme::Http));
@@ -235,9 +237,14 @@ pub async fn spawn_closed(
 
 impl Shared {
     /// Web servers speak for many, so that none has a share of its own.
-    pub(crate) fn enter_fastcgi(&self, peer: IpAddr) -> Option<(Arc<Connection>, Place)> {
+    pub(crate) fn enter_fastcgi(
+        &self,
+        peer: IpAddr,
+        limits: &fastcgi::Limits,
+    ) -> Option<(Arc<Connection>, Place)> {
         let peer = SocketAddr::new(peer, 0);
-        let connection = Arc::new(Connection::new(peer, peer, |_| true));
+        let connection = Connection::new(peer, peer, |_| true).of_web_server();
+        let connection = Arc::new(connection.within(limits.times));
         match self.registry.enter(&connection) {
             Ok(place) => Some((connection, place)),
             Err(full) => {
@@ -258,8 +265,9 @@ impl Shared {
         place: Place,
         seat: Seat,
     ) {
+        let most = self.edge.limits.connections_max;
         let limits = fastcgi::Limits {
-            connections_told: self.edge.limits.connections_max,
+            connections_told: most.min(self.fastcgi.connections_max),
             ..limits
         };
         let here = Some(connection.peer);
@@ -286,6 +294,12 @@ impl Shared {
                     let connections_max = limits.per_address();
                     let peer = connection.peer;
                     tracing::warn!(count, connections_max, %peer, "too many connections of one address");
+                }
+            }
+            Full::WebServers => {
+                if let Some(count) = self.refused_web_servers.count(Instant::now()) {
+                    let connections_max = self.fastcgi.connections_max;
+                    tracing::warn!(count, connections_max, "too many connections over FastCGI");
                 }
             }
         }
@@ -377,7 +391,7 @@ impl Handle {
         peer: IpAddr,
     ) {
         let shared = &self.shared;
-        if let Some((connection, place)) = shared.enter_fastcgi(peer)
+        if let Some((connection, place)) = shared.enter_fastcgi(peer, &limits)
             && self.takes_nodes()
         {
             let (read, write) = tokio::io::split(stream);

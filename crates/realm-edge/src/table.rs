@@ -215,7 +215,7 @@ impl Other {
 impl Group {
     /// The replica to ask: one that is here, else one of the nearest node.
     pub(crate) fn pick(&self) -> Option<&Arc<dyn Backend>> {
-        self.pick_here().or_else(|| self.pick_far(None))
+        self.pick_here().or_else(|| self.pick_far(&[]))
     }
 
     /// The less loaded of two random ones. Reads no shared counter but the loads, so that cores do not
@@ -234,10 +234,11 @@ impl Group {
 
     /// The less loaded of two random ones among those of the first rank: nodes that answer before
     /// nodes that do not, near ones before far ones.
-    fn pick_far(&self, tried: Option<&Arc<dyn Backend>>) -> Option<&Arc<dyn Backend>> {
-        let is_tried =
-            |other: &&Other| tried.is_some_and(|tried| Arc::ptr_eq(&other.backend, tried));
-        let others = || self.others.iter().filter(|other| !is_tried(other));
+    fn pick_far(&self, tried: &[&Arc<dyn Backend>]) -> Option<&Arc<dyn Backend>> {
+        let others = || {
+            let others = self.others.iter();
+            others.filter(|other| !is_among(tried, &other.backend))
+        };
         let rank = others().map(|other| other.far.rank()).min()?;
         let equal = || others().filter(|other| other.far.rank() == rank);
         // What a rank is may change between two looks.
@@ -252,18 +253,19 @@ impl Group {
         }
     }
 
-    /// Another replica than `tried`, for the one retry, so it may scan: the least loaded one here if it
-    /// has less to do, else one of another node: where the better of two had no room, none here may
-    /// have any.
-    pub(crate) fn pick_other(&self, tried: &Arc<dyn Backend>) -> Option<&Arc<dyn Backend>> {
+    /// Another replica than those that were `tried`, so it may scan: the least loaded one here if it
+    /// has less to do than the last of them, else one of another node: where the better of two had no
+    /// room, none here may have any.
+    pub(crate) fn pick_other(&self, tried: &[&Arc<dyn Backend>]) -> Option<&Arc<dyn Backend>> {
         let others = self.replicas.iter();
         let here = others
-            .filter(|replica| !Arc::ptr_eq(replica, tried))
+            .filter(|replica| !is_among(tried, replica))
             .min_by_key(|replica| replica.load());
-        let is_freer = here.is_some_and(|here| here.load() < tried.load());
+        let last = tried.last();
+        let is_freer = here.is_some_and(|here| last.is_none_or(|last| here.load() < last.load()));
         match is_freer || self.others.is_empty() {
             true => here,
-            false => self.pick_far(Some(tried)).or(here),
+            false => self.pick_far(tried).or(here),
         }
     }
 
@@ -285,6 +287,10 @@ impl Group {
             first
         }
     }
+}
+
+fn is_among(some: &[&Arc<dyn Backend>], one: &Arc<dyn Backend>) -> bool {
+    some.iter().any(|other| Arc::ptr_eq(other, one))
 }
 
 /// A number below `limit` from a generator per thread: balancing needs spread, not secrecy.

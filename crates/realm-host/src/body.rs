@@ -16,6 +16,7 @@ use wasmtime_wasi_http::WasiBody;
 use crate::BoxError;
 use crate::invocation::Shared;
 use crate::outcome::{CallError, Outcome};
+use crate::replica::Bound;
 
 /// Bytes of a body that nobody will see: what a handler writes that does not know of HEAD.
 const DRAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -61,6 +62,8 @@ pub(crate) struct ResponseBody {
     /// Bytes that `content-length` promises and that were not read yet.
     left: Option<u64>,
     ended: bool,
+    /// What it may be at most, and the bytes that are left of that.
+    bound: Option<(Arc<Bound>, u64)>,
 }
 
 impl ResponseBody {
@@ -76,8 +79,31 @@ impl ResponseBody {
             first,
             left: length.and_then(|length| length.to_str().ok()?.parse().ok()),
             ended: false,
+            bound: None,
             guest,
         }
+    }
+
+    /// The same with a size.
+    ///
+    /// # Errors
+    /// Where it says of itself that it is larger.
+    pub(crate) fn within(mut self, bound: Arc<Bound>) -> Result<Self, Outcome> {
+        let bytes_max = bound.bytes_max;
+        if self.left.is_some_and(|left| left > bytes_max) {
+            return Err(bound.exceed());
+        }
+        self.bound = Some((bound, bytes_max));
+        Ok(self)
+    }
+
+    /// Counts what was read; the outcome where it is too much.
+    fn count(&mut self, bytes: u64) -> Result<(), Outcome> {
+        let Some((bound, left)) = &mut self.bound else {
+            return Ok(());
+        };
+        *left = left.checked_sub(bytes).ok_or_else(|| bound.exceed())?;
+        Ok(())
     }
 
     /// Whether it says of itself that it is empty.
@@ -127,6 +153,10 @@ impl http_body::Body for ResponseBody {
         };
         match read {
             Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
+                if let Err(outcome) = self.count(bytes) {
+                    return Poll::Ready(Some(Err(failed(outcome))));
+                }
                 if let (Some(left), Some(data)) = (self.left.as_mut(), frame.data_ref()) {
                     *left = left.saturating_sub(data.len() as u64);
                 }

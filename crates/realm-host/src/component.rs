@@ -220,6 +220,8 @@ pub(crate) struct Inner {
     pub(crate) dirs: Vec<Dir>,
     pub(crate) vars: Arc<BTreeMap<String, String>>,
     pub(crate) stores: Arc<Stores>,
+    /// What its replicas here have together: their number is the manifest's choice, not the guest's.
+    operations: Option<Arc<Operations>>,
     pub(crate) egress: Arc<Policy>,
 }
 
@@ -250,6 +252,10 @@ impl Component {
             )?,
             vars: Arc::new(grants.vars.clone()),
             stores: Arc::new(settings.stores.clone()),
+            operations: settings
+                .limits
+                .operations_per_sec
+                .map(|per_sec| Arc::new(Operations::new(per_sec, Instant::now()))),
             egress: Arc::new(Policy::new(&settings, Arc::clone(&host.0.network))),
             settings,
         })))
@@ -265,9 +271,7 @@ impl Component {
         let limits = &self.0.settings.limits;
         Replica(Arc::new(ReplicaInner {
             admission: Admission::new(limits.max_concurrency, Arc::clone(&self.0.tenant)),
-            operations: limits
-                .operations_per_sec
-                .map(|per_sec| Arc::new(Operations::new(per_sec, Instant::now()))),
+            operations: self.0.operations.clone(),
             bucket: limits
                 .fuel_per_sec
                 .map(|per_sec| Arc::new(Bucket::new(per_sec, Instant::now()))),

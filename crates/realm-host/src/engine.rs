@@ -6,12 +6,13 @@
 //! (another process does that, with the same settings) and what a guest may reach.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use realm_model::node_config::INSTANCES_MAX;
-use wasmtime::component::Linker;
+use wasmtime::component::{self, InstancePre, Linker};
 use wasmtime::{Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use crate::cloud;
 use crate::compile;
 use crate::component::{Component, LoadError, Settings, Wanted};
 use crate::config::{Config, PagemapScan};
@@ -114,7 +115,11 @@ impl Kind {
 /// An engine with every interface that guests may import.
 pub(crate) struct Runtime {
     pub(crate) engine: Engine,
-    pub(crate) linker: Linker<State>,
+    kind: Kind,
+    wasi: Linker<State>,
+    /// Made for the first component that wants more than WASI: its code is most of the host's, and who needs
+    /// none of it neither waits for it at the start nor has it in memory.
+    whole: OnceLock<Linker<State>>,
 }
 
 impl Host {
@@ -239,8 +244,36 @@ impl Runtime {
             made => made,
         }?;
         compile::remember(kind, &engine);
-        let linker = state::linker(&engine, kind)?;
-        Ok(Self { engine, linker })
+        let wasi = state::linker_of_wasi(&engine, kind)?;
+        Ok(Self {
+            engine,
+            kind,
+            wasi,
+            whole: OnceLock::new(),
+        })
+    }
+
+    /// Finds everything that a component imports.
+    pub(crate) fn link(
+        &self,
+        component: &component::Component,
+    ) -> Result<InstancePre<State>, wasmtime::Error> {
+        match self.wasi.instantiate_pre(component) {
+            Ok(instance) => Ok(instance),
+            Err(_) => {
+                let whole = cloud::as_imported(self.whole()?, &self.engine, component)?;
+                whole.instantiate_pre(component)
+            }
+        }
+    }
+
+    fn whole(&self) -> Result<&Linker<State>, wasmtime::Error> {
+        if let Some(linker) = self.whole.get() {
+            return Ok(linker);
+        }
+        // Two at once make two, and one of them goes.
+        let linker = state::linker(&self.engine, self.kind)?;
+        Ok(self.whole.get_or_init(|| linker))
     }
 }
 
@@ -295,6 +328,7 @@ fn pool(kind: Kind, facts: &HostFacts) -> InstanceAllocationStrategy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interfaces::importing;
 
     fn made(host: &Host) -> usize {
         let kinds = [(false, false), (false, true), (true, false), (true, true)];
@@ -322,6 +356,27 @@ mod tests {
             assert!(wasmtime::Engine::same(&first, &second));
         }
         assert!(host.facts().pooling);
+    }
+
+    #[test]
+    fn who_imports_wasi_alone_does_not_have_everything_else_made() {
+        let host = Host::new(Config::default()).unwrap();
+        let kind = Kind {
+            fuel: false,
+            concurrent: false,
+        };
+        let runtime = host.0.runtime(kind).unwrap();
+        let links = |interface: &str| {
+            let bytes = importing(interface, "get-random-u64");
+            let component = component::Component::new(&runtime.engine, bytes).unwrap();
+            runtime.link(&component).is_ok()
+        };
+        assert!(links("wasi:random/random@0.2.0"));
+        assert!(runtime.whole.get().is_none());
+        // Of another type than this function's, but it was looked for.
+        assert!(!links("realm:cloud/keys@0.1.0"));
+        assert!(runtime.whole.get().is_some());
+        assert!(links("wasi:random/random@0.2.0"));
     }
 
     #[test]

@@ -368,7 +368,14 @@ pub(crate) fn conclude(invocation: &Invocation, result: Result<()>) {
     // An outcome that was set before (a limit, a refused body) is why the guest came to its end.
     let earlier = shared.outcome();
     let outcome = earlier.unwrap_or(outcome);
-    if outcome != Outcome::Ok && outcome != Outcome::GuestError {
+    let is_told = matches!(
+        outcome,
+        Outcome::GuestError
+            | Outcome::ResponseTooLarge
+            | Outcome::RequestTooLarge
+            | Outcome::RequestTimeout
+    );
+    if outcome != Outcome::Ok && !is_told {
         let limits = &invocation.replica.component.settings.limits;
         let error = match (earlier, &result) {
             (None, Err(error)) => Some(error),

@@ -297,7 +297,9 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         }
         ("wasi:filesystem", _) => Some("reaches only what `dirs` names"),
         ("wasi:cli", "environment") => Some("holds only what `env` and `args` name"),
-        ("wasi:config", _) => Some("holds only what `vars` names"),
+        ("wasi:config", _) => {
+            Some("holds only what `vars` names, and the store that `bind` names for it")
+        }
         ("wasi:keyvalue", "store") | ("spin:key-value", _) => Some("opens only what `bind` names"),
         ("wasi:blobstore", _) => Some("opens only the containers that `bind` names"),
         ("wasi:messaging", _) | ("realm:cloud", "timers") => Some("reaches only what `bind` names"),
@@ -325,6 +327,25 @@ pub(crate) fn grant(import: &str) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// A component that imports a function without parameters that gives a `u64` from this interface.
+#[cfg(test)]
+pub(crate) fn importing(interface: &str, function_name: &str) -> Vec<u8> {
+    fn named(name: &str) -> Vec<u8> {
+        let length = u8::try_from(name.len()).unwrap();
+        [&[0, length], name.as_bytes()].concat()
+    }
+    fn section(id: u8, content: &[u8]) -> Vec<u8> {
+        [&[id, u8::try_from(content.len()).unwrap()], content].concat()
+    }
+    // One instance type of two declarations: a function's type, and an export of it.
+    let function = [0x01, 0x40, 0x00, 0x00, 0x77];
+    let export = [&[0x04][..], &named(function_name), &[0x01, 0x00]].concat();
+    let types = [&[0x01, 0x42, 0x02][..], &function, &export].concat();
+    let imports = [&[0x01][..], &named(interface), &[0x05, 0x00]].concat();
+    let head = b"\0asm\x0d\0\x01\0".to_vec();
+    [head, section(7, &types), section(10, &imports)].concat()
 }
 
 #[cfg(test)]
@@ -480,24 +501,6 @@ mod tests {
         }
     }
 
-    /// A component that imports `get-random-u64: func() -> u64` of an interface of this name.
-    fn importing(interface: &str) -> Vec<u8> {
-        fn named(name: &str) -> Vec<u8> {
-            let length = u8::try_from(name.len()).unwrap();
-            [&[0, length], name.as_bytes()].concat()
-        }
-        fn section(id: u8, content: &[u8]) -> Vec<u8> {
-            [&[id, u8::try_from(content.len()).unwrap()], content].concat()
-        }
-        // One instance type of two declarations: a function's type, and an export of it.
-        let function = [0x01, 0x40, 0x00, 0x00, 0x77];
-        let export = [&[0x04][..], &named("get-random-u64"), &[0x01, 0x00]].concat();
-        let types = [&[0x01, 0x42, 0x02][..], &function, &export].concat();
-        let imports = [&[0x01][..], &named(interface), &[0x05, 0x00]].concat();
-        let head = b"\0asm\x0d\0\x01\0".to_vec();
-        [head, section(7, &types), section(10, &imports)].concat()
-    }
-
     #[test]
     fn every_release_of_a_line_links() {
         let engine = Engine::new(&code_settings(EVERYTHING)).unwrap();
@@ -517,7 +520,7 @@ mod tests {
             "0.3.0-rc-2026-03-15",
         ] {
             let name = format!("wasi:random/random@{version}");
-            let component = Component::new(&engine, importing(&name)).unwrap();
+            let component = Component::new(&engine, importing(&name, "get-random-u64")).unwrap();
             let linked = linker.instantiate_pre(&component);
             assert_eq!(linked.is_ok(), provided(&name), "{name} {:?}", linked.err());
         }

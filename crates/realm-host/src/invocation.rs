@@ -145,6 +145,18 @@ impl Shared {
         self.reader.wake();
     }
 
+    /// The answer is too large, and may be so after the guest came to a good end: what it wrote
+    /// last is read later. Whether that is the outcome.
+    pub(crate) fn overrule(&self) -> bool {
+        let too_large = Outcome::ResponseTooLarge;
+        let was = self.outcome.fetch_update(AcqRel, Acquire, |outcome| {
+            [OPEN, Outcome::Ok as u8]
+                .contains(&outcome)
+                .then_some(too_large as u8)
+        });
+        was.is_ok()
+    }
+
     /// The outcome, if there is one.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         Outcome::from_byte(self.outcome.load(Acquire))
@@ -169,10 +181,11 @@ impl Shared {
         self.body_ended.notified().await;
     }
 
-    /// The request body is too large: the answer is 413, unless the guest gave another one.
-    pub(crate) fn refuse_body(&self) {
+    /// The request body is too large, or does not come: that is the answer, unless the guest gave
+    /// another one.
+    pub(crate) fn refuse_body(&self, outcome: Outcome) {
         if !self.answered() {
-            self.conclude(Outcome::RequestTooLarge);
+            self.conclude(outcome);
         }
     }
 

@@ -55,7 +55,6 @@ mod system;
 mod term;
 mod ticker;
 mod trigger;
-mod vars;
 mod watching;
 mod worker;
 #[cfg(test)]

@@ -81,11 +81,10 @@ impl Loaded {
         wanted: Wanted,
         identity: Identity,
     ) -> Result<Self, LoadError> {
-        let (Runtime { engine, linker }, component) = map(host, compiled, fuel)?;
+        let (runtime, component) = map(host, compiled, fuel)?;
+        let engine = &runtime.engine;
         check_imports(engine, &component)?;
-        let instance = linker
-            .instantiate_pre(&component)
-            .map_err(LoadError::Link)?;
+        let instance = runtime.link(&component).map_err(LoadError::Link)?;
         let handlers = Handlers::find(&exports(engine, &component), &instance);
         let handlers = handlers.map_err(LoadError::Link)?;
         Ok(Self {
@@ -113,7 +112,17 @@ fn map<'a>(
             .map_err(LoadError::of_mapping)
     };
     // The settings of its engine stand at the head of the file: the wrong one refuses it at once.
-    with(false).or_else(|_| with(true))
+    with(false).or_else(|plain| {
+        with(true).map_err(|concurrent| match is_of_another_engine(&concurrent) {
+            true => plain,
+            false => concurrent,
+        })
+    })
+}
+
+/// Whether a file is refused for its settings alone: then the engine that it is for knows more.
+fn is_of_another_engine(error: &LoadError) -> bool {
+    matches!(error, LoadError::BadArtifact(cause) if format!("{cause:#}").contains("concurrency support"))
 }
 
 /// All that is missing at once: the linker itself reports the first only.

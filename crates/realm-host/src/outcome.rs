@@ -32,6 +32,10 @@ pub enum Outcome {
     BadRequest,
     /// The request's body is larger than `max_request_bytes`.
     RequestTooLarge,
+    /// The client sent nothing more of the request's body for too long.
+    RequestTimeout,
+    /// The answer's body is larger than `max_response_bytes`.
+    ResponseTooLarge,
     /// No instance could be made, for another reason than a limit.
     StartFailed,
     /// The replica was ended from outside: this node may not run it any longer.
@@ -40,7 +44,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome, in the order of its discriminant.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Ok,
         Self::Cancelled,
         Self::Overloaded,
@@ -54,6 +58,8 @@ impl Outcome {
         Self::BadResponse,
         Self::BadRequest,
         Self::RequestTooLarge,
+        Self::RequestTimeout,
+        Self::ResponseTooLarge,
         Self::StartFailed,
         Self::Stopped,
     ];
@@ -74,6 +80,8 @@ impl Outcome {
             Self::BadResponse => "bad-response",
             Self::BadRequest => "bad-request",
             Self::RequestTooLarge => "request-too-large",
+            Self::RequestTimeout => "request-timeout",
+            Self::ResponseTooLarge => "response-too-large",
             Self::StartFailed => "start-failed",
             Self::Stopped => "stopped",
         }
@@ -84,6 +92,7 @@ impl Outcome {
         match self {
             Self::Ok => 200,
             Self::BadRequest => 400,
+            Self::RequestTimeout => 408,
             Self::RequestTooLarge => 413,
             // nginx's word for "the client closed the request": nobody sees it but the metrics.
             Self::Cancelled => 499,
@@ -93,7 +102,7 @@ impl Outcome {
             | Self::NoResponse
             | Self::GuestError
             | Self::StartFailed => 500,
-            Self::BadResponse => 502,
+            Self::BadResponse | Self::ResponseTooLarge => 502,
             Self::Overloaded | Self::Stopped => 503,
             Self::EpochTimeout | Self::WallTimeout => 504,
         }
@@ -115,6 +124,8 @@ impl Outcome {
             Self::BadResponse => "the component's answer cannot be sent",
             Self::BadRequest => "the request has no usable host or path",
             Self::RequestTooLarge => "the request body is larger than the component takes",
+            Self::RequestTimeout => "the request body did not arrive in time",
+            Self::ResponseTooLarge => "the component's answer is larger than it may be",
             Self::StartFailed => "the component could not be started",
             Self::Stopped => "this node may not run the component any longer, try again",
         }

@@ -47,6 +47,13 @@ pub(crate) fn limit_words(
             "the body is larger than the {} bytes of `max_request_bytes`",
             limits.max_request_bytes
         )),
+        Outcome::RequestTimeout => {
+            Some("the client sent nothing more of the body for too long".to_owned())
+        }
+        Outcome::ResponseTooLarge => Some(format!(
+            "the answer is larger than the {} bytes of `max_response_bytes`",
+            limits.max_response_bytes?
+        )),
         Outcome::Cancelled => Some("the client went away".to_owned()),
         Outcome::Stopped => Some("this node may not run it any longer".to_owned()),
         Outcome::Ok
@@ -124,7 +131,10 @@ mod tests {
     fn each_limit_names_its_key() {
         let shared = Shared::new();
         shared.deny_growth(16 * MIB + 1);
-        let limits = Limits::default();
+        let limits = Limits {
+            max_response_bytes: Some(7),
+            ..Limits::default()
+        };
         for (outcome, words) in [
             (
                 Outcome::MemoryLimit,
@@ -137,6 +147,8 @@ mod tests {
                 Outcome::RequestTooLarge,
                 "33554432 bytes of `max_request_bytes`",
             ),
+            (Outcome::RequestTimeout, "the client sent nothing more"),
+            (Outcome::ResponseTooLarge, "7 bytes of `max_response_bytes`"),
         ] {
             let said = limit_words(outcome, Some(&shared), &limits).unwrap();
             assert!(said.contains(words), "{said}");

@@ -88,6 +88,7 @@ impl Replica {
         deadline: Instant,
     ) -> Result<Response<Body>, Outcome> {
         let shared = Arc::clone(&invocation.shared);
+        let bound = invocation.bound.clone();
         let mut receiver = shared.expect_head();
         if let Err(outcome) = request::absolute(&mut request) {
             shared.conclude(outcome);
@@ -112,7 +113,7 @@ impl Replica {
             Some(answer) => answer,
             None => receive(receiver, &shared).await?.into(),
         };
-        Ok(finish(answer, head, task))
+        finish(answer, head, task, bound)
     }
 }
 
@@ -160,7 +161,12 @@ async fn receive(
     }
 }
 
-fn finish(answer: Answer, head: bool, task: EndOnDrop) -> Response<Body> {
+fn finish(
+    answer: Answer,
+    head: bool,
+    task: EndOnDrop,
+    bound: Option<Arc<Bound>>,
+) -> Result<Response<Body>, Outcome> {
     let Answer { parts, body, first } = answer;
     let body = ResponseBody::new(&parts.headers, body, first, task);
     let wordless = head
@@ -173,9 +179,37 @@ fn finish(answer: Answer, head: bool, task: EndOnDrop) -> Response<Body> {
         // Servers drop such a body unread, but the guest writes one, or at least ends it: it is
         // not to be cut off for that.
         tokio::spawn(body.drain());
-        return Response::from_parts(parts, Body::default());
+        return Ok(Response::from_parts(parts, Body::default()));
     }
-    Response::from_parts(parts, Body::new(body))
+    let body = match bound {
+        Some(bound) => body.within(bound)?,
+        None => body,
+    };
+    Ok(Response::from_parts(parts, Body::new(body)))
+}
+
+/// `max_response_bytes`, for one answer. The invocation is accounted for when the last of this goes:
+/// the guest may have done long before what it wrote is read.
+pub(crate) struct Bound {
+    pub(crate) bytes_max: u64,
+    replica: Arc<ReplicaInner>,
+    shared: Arc<Shared>,
+}
+
+impl Bound {
+    /// The answer has more bytes: says so, and what the outcome is.
+    pub(crate) fn exceed(&self) -> Outcome {
+        if self.shared.overrule() {
+            self.replica.remark(Outcome::ResponseTooLarge);
+        }
+        self.shared.failure().unwrap_or(Outcome::ResponseTooLarge)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        self.replica.account(&self.shared);
+    }
 }
 
 /// Why a guest is run.
@@ -195,6 +229,8 @@ pub(crate) struct Invocation {
     pub(crate) replica: Arc<ReplicaInner>,
     pub(crate) shared: Arc<Shared>,
     kind: Kind,
+    /// Where its answer has a size.
+    bound: Option<Arc<Bound>>,
     _ticking: Option<Ticking>,
     _counted: Option<term::Guest>,
     admitted: Admitted,
@@ -207,11 +243,20 @@ impl Invocation {
         }
         // A run ticks while it is polled.
         let ticks = kind != Kind::Run;
+        let shared = Shared::new();
+        let limits = &replica.component.settings.limits;
+        let bytes_max = limits.max_response_bytes.filter(|_| kind == Kind::Request);
+        let bound = bytes_max.map(|bytes_max| Bound {
+            bytes_max,
+            replica: Arc::clone(replica),
+            shared: Arc::clone(&shared),
+        });
         Self {
+            bound: bound.map(Arc::new),
             _ticking: ticks.then(|| replica.component.host.0.ticker.begin()),
             _counted: replica.term.as_ref().map(Term::enter),
             admitted,
-            shared: Shared::new(),
+            shared,
             replica: Arc::clone(replica),
             kind,
         }
@@ -245,17 +290,32 @@ impl Drop for Invocation {
         if self.kind == Kind::Probe {
             return;
         }
-        // The task is dropped at the wall time: nobody else is left to say so.
-        // Whoever ends a guest early sets an outcome first, but for the client.
-        let outcome = self.shared.outcome().unwrap_or(Outcome::Cancelled);
-        if matches!(outcome, Outcome::WallTimeout | Outcome::Cancelled) {
-            self.replica.remark(outcome);
-        }
-        let meter = &self.replica.component.settings.meter;
         let running = self.shared.running();
-        meter.ran(running);
+        self.replica.component.settings.meter.ran(running);
         self.replica.habit.ran(running);
-        meter.ended(outcome);
+        if self.bound.is_none() {
+            self.replica.account(&self.shared);
+        }
         self.replica.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+impl ReplicaInner {
+    /// Counts how an invocation ended.
+    fn account(&self, shared: &Shared) {
+        // Whoever ends a guest early sets an outcome first, but for the client.
+        let outcome = shared.outcome().unwrap_or(Outcome::Cancelled);
+        // The task is dropped at the wall time, and where the request's body ends badly: nobody else is
+        // left to say so.
+        if matches!(
+            outcome,
+            Outcome::WallTimeout
+                | Outcome::Cancelled
+                | Outcome::RequestTooLarge
+                | Outcome::RequestTimeout
+        ) {
+            self.remark(outcome);
+        }
+        self.component.settings.meter.ended(outcome);
     }
 }

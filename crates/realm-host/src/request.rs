@@ -12,9 +12,9 @@ use http::{Request, header};
 use http_body::{Body as _, Frame, SizeHint};
 use wasmtime_wasi_http::Error;
 
-use crate::Body;
 use crate::invocation::Shared;
 use crate::outcome::Outcome;
+use crate::{Body, BoxError};
 
 /// What an HTTP/1.0 client that names no host asked for.
 const NO_AUTHORITY: &str = "localhost";
@@ -79,8 +79,14 @@ impl http_body::Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
             Some(Ok(frame)) => frame,
-            // The reason belongs to the edge; a guest needs to know that there is no more.
-            Some(Err(_)) => return Poll::Ready(Some(Err(Error::ConnectionTerminated))),
+            // The reason belongs to the edge; a guest needs to know that there is no more. That it is not
+            // the guest's fault is for the operator.
+            Some(Err(error)) => {
+                if is_late(&error) {
+                    self.shared.refuse_body(Outcome::RequestTimeout);
+                }
+                return Poll::Ready(Some(Err(Error::ConnectionTerminated)));
+            }
             None => return Poll::Ready(None),
         };
         let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -92,7 +98,7 @@ impl http_body::Body for RequestBody {
             None => {
                 self.left = 0;
                 self.body = Body::default();
-                self.shared.refuse_body();
+                self.shared.refuse_body(Outcome::RequestTooLarge);
                 Poll::Ready(Some(Err(Error::HttpRequestBodySize(None))))
             }
         }
@@ -105,6 +111,12 @@ impl http_body::Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// Whether whoever hands the body over gave up waiting for the client.
+fn is_late(error: &BoxError) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 #[cfg(test)]
@@ -155,5 +167,25 @@ mod tests {
             head.try_recv().unwrap().unwrap_err(),
             Outcome::RequestTooLarge
         );
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_the_clients_fault() {
+        use std::io::ErrorKind::{ConnectionReset, TimedOut};
+        for (kind, expected) in [
+            (TimedOut, Some(Outcome::RequestTimeout)),
+            (ConnectionReset, None),
+        ] {
+            let error: crate::BoxError = std::io::Error::from(kind).into();
+            let stream = futures_util::stream::iter([Err::<Frame<Bytes>, _>(error)]);
+            let stream = http_body_util::StreamBody::new(stream);
+            let shared = Shared::new();
+            let mut head = shared.expect_head();
+            let mut body = RequestBody::new(Body::new(stream), 8, Arc::clone(&shared));
+            let error = body.frame().await.unwrap().unwrap_err();
+            assert!(matches!(error, Error::ConnectionTerminated), "{error}");
+            let answer = head.try_recv().ok().map(Result::unwrap_err);
+            assert_eq!(answer, expected, "{kind}");
+        }
     }
 }

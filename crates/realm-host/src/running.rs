@@ -172,7 +172,7 @@ impl Running {
                 realm_model::cloud::workflows::run_why(words)
             }
             // Where these are not taken as they are.
-            End::Done(_) => "its output is too large".to_owned(),
+            End::Done(_) => "its output is too large, or the store has no room for it".to_owned(),
             End::Suspended => "it says that it is suspended, and waits for nothing".to_owned(),
         };
         let ended = run.end(end).await?;

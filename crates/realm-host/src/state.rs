@@ -18,7 +18,9 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::clock::Clock;
 use crate::cloud::blobstore::Outgoing;
 use crate::cloud::otel::Ambient;
-use crate::cloud::{self, Cloud, KeysView, KeyvalueView, Revealed, Speaker, messaging, otel, sql};
+use crate::cloud::{
+    self, Cloud, ConfigView, KeysView, KeyvalueView, Revealed, Speaker, messaging, otel, sql,
+};
 use crate::component::{Inner, ReplicaInner};
 use crate::egress::{self, Egress, NetworkView};
 use crate::engine::Kind;
@@ -26,7 +28,6 @@ use crate::invocation::{Rein, Shared, on_tick};
 use crate::limiter::Limiter;
 use crate::logs::{Both, LogSink, Output};
 use crate::stdio::Process;
-use crate::vars::{self, Vars};
 
 /// Bytes that a guest hands to the host in one call; wasmtime's own default is 128 MiB.
 const HOSTCALL_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -158,8 +159,11 @@ impl State {
         }
     }
 
-    pub(crate) fn vars(&mut self) -> Vars<'_> {
-        Vars(&self.vars)
+    pub(crate) fn config(&mut self) -> ConfigView<'_> {
+        ConfigView {
+            vars: &self.vars,
+            cloud: &self.cloud,
+        }
     }
 }
 
@@ -182,19 +186,25 @@ impl WasiHttpView for State {
     }
 }
 
-/// Everything that `interfaces::PROVIDED` lists; WASI 0.3 where the engine is made for it.
-pub(crate) fn linker(engine: &Engine, kind: Kind) -> Result<Linker<State>> {
+/// WASI without what is beyond it: all that most components import. Of 0.3 as well, where the engine is made
+/// for it.
+pub(crate) fn linker_of_wasi(engine: &Engine, kind: Kind) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     egress::link(&mut linker)?;
-    vars::link(&mut linker)?;
-    cloud::link(&mut linker, kind.concurrent)?;
     if kind.concurrent {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
         egress::link_concurrent(&mut linker)?;
     }
+    Ok(linker)
+}
+
+/// Everything that `interfaces::PROVIDED` lists.
+pub(crate) fn linker(engine: &Engine, kind: Kind) -> Result<Linker<State>> {
+    let mut linker = linker_of_wasi(engine, kind)?;
+    cloud::link(&mut linker, kind.concurrent)?;
     Ok(linker)
 }
 

@@ -4,18 +4,27 @@
 
 use std::path::Path;
 
-/// Whether memories may be reset by `PAGEMAP_SCAN`: the kernel has it, and nothing is ever
-/// swapped out. Swap that is turned on later is not noticed.
+/// Whether memories may be reset by `PAGEMAP_SCAN` on this machine.
 pub(crate) fn pagemap_scan_is_safe() -> Result<(), String> {
     let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
-    if !kernel_has_pagemap_scan(&release) {
+    let swaps = read("/proc/swaps");
+    is_safe(&release, swaps.as_deref(), &swap_limits())
+}
+
+/// Whether the kernel has it, and nothing is ever swapped out: there is no swap, or one of the
+/// limits of the control groups around this process forbids it. Swap that is turned on later is not
+/// noticed.
+fn is_safe(release: &str, swaps: Option<&str>, limits: &[String]) -> Result<(), String> {
+    if !kernel_has_pagemap_scan(release) {
         return Err(format!("kernel `{}` is older than 6.7", release.trim()));
     }
-    let swaps = read("/proc/swaps").ok_or("`/proc/swaps` cannot be read")?;
-    if swaps_are_off(&swaps) || cgroup_forbids_swap() {
-        return Ok(());
+    let is_forbidden = limits.iter().any(|limit| limit.trim() == "0");
+    match swaps {
+        _ if is_forbidden => Ok(()),
+        None => Err("`/proc/swaps` cannot be read".to_owned()),
+        Some(swaps) if swaps_are_off(swaps) => Ok(()),
+        Some(_) => Err("swap is on".to_owned()),
     }
-    Err("swap is on".to_owned())
 }
 
 /// 6.7 is the first release with the `PAGEMAP_SCAN` ioctl.
@@ -31,22 +40,20 @@ fn swaps_are_off(swaps: &str) -> bool {
     swaps.lines().skip(1).all(|line| line.trim().is_empty())
 }
 
-/// Whether a control group above this process sets `memory.swap.max` to 0.
-fn cgroup_forbids_swap() -> bool {
+/// `memory.swap.max` of the control groups around this process, where they have one.
+fn swap_limits() -> Vec<String> {
     let Some(groups) = read("/proc/self/cgroup") else {
-        return false;
+        return Vec::new();
     };
     let Some(path) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else {
-        return false;
+        return Vec::new();
     };
     let root = Path::new("/sys/fs/cgroup");
     root.join(path)
         .ancestors()
         .take_while(|group| group.starts_with(root))
-        .any(|group| {
-            std::fs::read_to_string(group.join("memory.swap.max"))
-                .is_ok_and(|limit| limit.trim() == "0")
-        })
+        .filter_map(|group| std::fs::read_to_string(group.join("memory.swap.max")).ok())
+        .collect()
 }
 
 fn read(path: &str) -> Option<String> {
@@ -64,6 +71,38 @@ mod tests {
         }
         for release in ["6.6.99", "5.15.0-1", "", "linux"] {
             assert!(!kernel_has_pagemap_scan(release), "{release}");
+        }
+    }
+
+    #[test]
+    fn memories_are_scanned_only_where_the_kernel_can_and_nothing_is_swapped_out() {
+        const NEW: &str = "6.7.0\n";
+        const OLD: &str = "6.6.99\n";
+        const HEAD: &str = "Filename\tType\tSize\tUsed\tPriority\n";
+        const AREA: &str = "Filename\tType\tSize\tUsed\tPriority\n/dev/zram0 partition 1 0 100\n";
+        const SWAP: &str = "swap is on";
+        const UNREAD: &str = "`/proc/swaps` cannot be read";
+        const KERNEL: &str = "kernel `6.6.99` is older than 6.7";
+        for (release, swaps, limits, expected) in [
+            (NEW, Some(HEAD), &[][..], Ok(())),
+            (NEW, Some(HEAD), &["max\n"], Ok(())),
+            (NEW, Some(AREA), &[], Err(SWAP)),
+            (NEW, Some(AREA), &["max\n", "100\n"], Err(SWAP)),
+            (NEW, Some(AREA), &["0\n"], Ok(())),
+            // Of any group around it.
+            (NEW, Some(AREA), &["max\n", "0\n"], Ok(())),
+            (NEW, None, &[], Err(UNREAD)),
+            (NEW, None, &["max\n"], Err(UNREAD)),
+            (NEW, None, &["0\n"], Ok(())),
+            (OLD, Some(HEAD), &[], Err(KERNEL)),
+            (OLD, Some(HEAD), &["0\n"], Err(KERNEL)),
+            (OLD, Some(AREA), &["0\n"], Err(KERNEL)),
+            (OLD, None, &["0\n"], Err(KERNEL)),
+        ] {
+            let limits: Vec<String> = limits.iter().map(|&limit| limit.to_owned()).collect();
+            let safe = is_safe(release, swaps, &limits);
+            let safe = safe.as_ref().copied().map_err(String::as_str);
+            assert_eq!(safe, expected, "{release} {swaps:?} {limits:?}");
         }
     }
 

@@ -112,6 +112,8 @@ impl From<Outcome> for Undone {
             | Outcome::BadResponse
             | Outcome::BadRequest
             | Outcome::RequestTooLarge
+            | Outcome::RequestTimeout
+            | Outcome::ResponseTooLarge
             | Outcome::StartFailed => Self::Failed(outcome.into()),
         }
     }

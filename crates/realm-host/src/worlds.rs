@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use wit_parser::{Resolve, WorldItem, WorldKey};
+use wit_parser::{Resolve, Type, TypeDefKind, WorldItem, WorldKey};
 
 use crate::interfaces::{exactly_provided, provided};
 
@@ -119,6 +119,70 @@ fn the_worlds_of_cloud_core_are_provided() {
             exported,
             "{world}"
         );
+    }
+}
+
+/// WASI itself is here only as far as the others name it, and has its own documents.
+fn is_of_wasi_itself(package: &str) -> bool {
+    const PACKAGES: [&str; 5] = [
+        "wasi:cli@",
+        "wasi:clocks@",
+        "wasi:http@",
+        "wasi:io@",
+        "wasi:random@",
+    ];
+    PACKAGES.iter().any(|name| package.starts_with(name))
+}
+
+#[test]
+fn every_item_of_wit_says_what_it_is() {
+    let Worlds(resolve, _) = Worlds::read();
+    let of_package = |package: Option<wit_parser::PackageId>| {
+        let name = resolve.packages[package.unwrap()].name.to_string();
+        (!is_of_wasi_itself(&name)).then_some(name)
+    };
+    let (mut bare, mut packages) = (Vec::new(), BTreeSet::new());
+    let mut look = |place: String, docs: &wit_parser::Docs| {
+        if docs
+            .contents
+            .as_deref()
+            .is_none_or(|words| words.trim().is_empty())
+        {
+            bare.push(place);
+        }
+    };
+    for (_, world) in &resolve.worlds {
+        if let Some(package) = of_package(world.package) {
+            look(format!("{package} world {}", world.name), &world.docs);
+        }
+    }
+    for (_, interface) in &resolve.interfaces {
+        let Some(package) = of_package(interface.package) else {
+            continue;
+        };
+        let name = interface.name.as_deref().unwrap_or_default();
+        look(format!("{package} {name}"), &interface.docs);
+        for (item, id) in &interface.types {
+            let item_type = &resolve.types[*id];
+            // A `use` takes the words with it from where the type is.
+            let is_used = if let TypeDefKind::Type(Type::Id(from)) = item_type.kind {
+                resolve.types[from].owner != item_type.owner
+            } else {
+                false
+            };
+            if !is_used {
+                look(format!("{package} {name}.{item}"), &item_type.docs);
+            }
+        }
+        for (item, function) in &interface.functions {
+            look(format!("{package} {name}.{item}"), &function.docs);
+        }
+        packages.insert(package);
+    }
+    assert!(bare.is_empty(), "no `///`: {bare:#?}");
+    // Also of those that no world of realm has.
+    for older in ["wasi:config@0.2.0-draft", "wasi:logging"] {
+        assert!(packages.contains(older), "{packages:?}");
     }
 }
 

@@ -326,6 +326,17 @@ pub enum DeadAct {
 pub struct DeadSettled {
     /// How many it was done to.
     pub done: u64,
+    /// How many are there still, as their group or their bytes are gone.
+    #[serde(default, skip_serializing_if = "is_none_left")]
+    pub left: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes what it looks at by reference"
+)]
+const fn is_none_left(left: &u64) -> bool {
+    *left == 0
 }
 
 /// Entries of a chain.

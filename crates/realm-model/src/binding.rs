@@ -44,11 +44,13 @@ pub enum Interface {
     Workflows,
     /// `realm:cloud/inference`.
     Inference,
+    /// `wasi:config`.
+    Config,
 }
 
 impl Interface {
     /// Every interface, in the order of [`Interface::as_str`] in keys.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Keyvalue,
         Self::Blobstore,
         Self::Messaging,
@@ -60,6 +62,7 @@ impl Interface {
         Self::Streams,
         Self::Workflows,
         Self::Inference,
+        Self::Config,
     ];
 
     /// As a manifest writes it: `wasi:keyvalue`.
@@ -76,6 +79,7 @@ impl Interface {
             Self::Streams => "realm:cloud/streams",
             Self::Workflows => "realm:cloud/workflows",
             Self::Inference => "realm:cloud/inference",
+            Self::Config => "wasi:config",
         }
     }
 
@@ -93,6 +97,26 @@ impl Interface {
             Self::Streams => "streams",
             Self::Workflows => "workflows",
             Self::Inference => "inference",
+            Self::Config => "config",
+        }
+    }
+
+    /// Whose stores stand behind it: a binding of one can be bound as the other.
+    #[must_use]
+    pub const fn kept_as(self) -> Self {
+        match self {
+            Self::Config => Self::Keyvalue,
+            Self::Keyvalue
+            | Self::Blobstore
+            | Self::Messaging
+            | Self::Sql
+            | Self::Otel
+            | Self::Keys
+            | Self::Identity
+            | Self::Mail
+            | Self::Streams
+            | Self::Workflows
+            | Self::Inference => self,
         }
     }
 }
@@ -255,10 +279,10 @@ impl Backend {
     pub const fn fits(&self, interface: Interface) -> bool {
         match self {
             Self::Embedded => !matches!(interface, Interface::Mail | Interface::Inference),
-            Self::Redis { .. } => matches!(interface, Interface::Keyvalue),
+            Self::Redis { .. } => matches!(interface, Interface::Keyvalue | Interface::Config),
             Self::Nats { devices, .. } => match interface {
                 Interface::Messaging => true,
-                Interface::Keyvalue | Interface::Streams => !*devices,
+                Interface::Keyvalue | Interface::Config | Interface::Streams => !*devices,
                 Interface::Blobstore
                 | Interface::Sql
                 | Interface::Otel
@@ -279,7 +303,7 @@ impl Backend {
     /// What can stand behind an interface, in words.
     pub const fn fitting(interface: Interface) -> &'static str {
         match interface {
-            Interface::Keyvalue => "`embedded`, `redis://…` or `nats://…`",
+            Interface::Keyvalue | Interface::Config => "`embedded`, `redis://…` or `nats://…`",
             Interface::Blobstore => "`embedded` or `s3://…`",
             Interface::Messaging => "`embedded`, `nats://…` or `nats://…?mqtt=1`",
             Interface::Streams => "`embedded` or `nats://…`",

@@ -40,6 +40,9 @@ pub struct Limits {
     pub max_concurrency: u32,
     /// Bytes of one request body.
     pub max_request_bytes: u64,
+    /// Bytes of the body of one answer; `None`: as long as it likes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub max_response_bytes: Option<u64>,
     /// Milliseconds that a WebSocket may be silent in both directions.
     #[serde(skip_serializing_if = "is_default_idle", default = "default_idle")]
     pub websocket_idle_ms: u64,
@@ -49,7 +52,7 @@ pub struct Limits {
         default = "default_storage"
     )]
     pub storage_max_mb: u64,
-    /// Operations on its stores per second and replica; `None`: not counted.
+    /// Operations on its stores per second, of its replicas on a node together; `None`: not counted.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub operations_per_sec: Option<u32>,
 }
@@ -80,6 +83,7 @@ impl Default for Limits {
             wall_timeout_ms: WALL_TIMEOUT_MS,
             max_concurrency: MAX_CONCURRENCY,
             max_request_bytes: MAX_REQUEST_BYTES,
+            max_response_bytes: None,
             websocket_idle_ms: WEBSOCKET_IDLE_MS,
             storage_max_mb: STORAGE_MAX_MB,
             operations_per_sec: None,

@@ -6,6 +6,7 @@
 mod fastcgi;
 mod keys;
 mod tls;
+mod upstreams;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,20 +23,21 @@ use crate::manifest::{
 };
 use crate::name::NodeName;
 use crate::section::Section;
-use crate::upstream::{Allowed, NotARule};
 pub use fastcgi::{
-    FASTCGI_REQUESTS_MAX, FastCgiAddress, FastCgiSettings, PARAMS_BYTES_MAX, PARAMS_MAX,
+    CONNECTIONS_MAX, FASTCGI_REQUESTS_MAX, FastCgiAddress, FastCgiSettings, PARAMS_BYTES_MAX,
+    PARAMS_MAX,
 };
 pub(crate) use keys::ROOT as NODE;
 pub use keys::SECTIONS;
 use keys::{
     BACKENDS, CALLER, EXEC, GUESTS, LISTEN, MULTIADDR, P2P, PORTS, PROGRAM, REGISTRY, ROOT, SOCKET,
-    SOURCES, UPSTREAMS, USER,
+    SOURCES, USER,
 };
 pub use tls::{
     ACME_NAMES_MAX, AcmeChallenge, AcmeSettings, CertificateFiles, ClientAuth, LETS_ENCRYPT,
     TlsSettings,
 };
+pub use upstreams::UpstreamPolicy;
 
 /// A `node.toml` larger than this is refused before it is parsed: an honest one has a few lines.
 pub const NODE_CONFIG_BYTES_MAX: usize = 64 * 1024;
@@ -93,14 +95,6 @@ pub struct BackendPolicy {
     pub ca_file: Option<String>,
 }
 
-/// To which services a node passes requests on at most.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct UpstreamPolicy {
-    /// Sockets and addresses; empty: none.
-    pub allow: Vec<Allowed>,
-}
-
 /// Whom a machine asks for the bytes of `registry:`, `s3:` and `ipfs:` sources, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -154,6 +148,8 @@ pub struct Listeners {
     pub https: Vec<SocketAddr>,
     /// Proxies that say by the PROXY protocol whose a connection is, as CIDR blocks.
     pub proxy_protocol_from: Vec<String>,
+    /// Connections open at once on all of these.
+    pub connections_max: u32,
     /// `/metrics` and health of the agent; loopback unless the operator opens it.
     pub admin: SocketAddr,
     /// The control API over mutual TLS; `None`: not at all.
@@ -236,6 +232,8 @@ impl Default for Listeners {
             fastcgi: Vec::new(),
             https: Vec::new(),
             proxy_protocol_from: Vec::new(),
+            connections_max: u32::try_from(LISTEN.default_of("connections_max"))
+                .expect("it fits 32 bits"),
             admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 9180)),
             api: None,
             ports: Vec::new(),
@@ -323,7 +321,7 @@ fn read(report: &mut Report<'_>, document: &DeTable<'_>) -> NodeConfig {
         p2p: read_peering(report, &root),
         tls,
         sources: read_sources(report, &root),
-        upstreams: read_upstreams(report, &root),
+        upstreams: upstreams::read(report, &root),
         backends: read_backends(report, &root),
     }
 }
@@ -372,6 +370,7 @@ fn read_listeners(report: &mut Report<'_>, root: &Fields<'_, '_>, tls: &TlsSetti
     }
     let proxies = listen.texts(report, "proxy_protocol_from", block);
     listeners.proxy_protocol_from = without_duplicates(report, "proxy_protocol_from", proxies);
+    listeners.connections_max = listen.number_u32(report, "connections_max");
     if let Some(admin) = listen.text(report, "admin", socket) {
         listeners.admin = admin;
     }
@@ -487,19 +486,6 @@ fn read_sources(report: &mut Report<'_>, root: &Fields<'_, '_>) -> SourceSetting
     settings.registries_without_tls =
         without_duplicates(report, "registries_without_tls", registries);
     settings
-}
-
-fn read_upstreams(report: &mut Report<'_>, root: &Fields<'_, '_>) -> UpstreamPolicy {
-    let Some(upstreams) = section(report, root, "upstreams", &UPSTREAMS) else {
-        return UpstreamPolicy::default();
-    };
-    let allow = upstreams.texts(report, "allow", |text| {
-        text.parse()
-            .map_err(|NotARule| bad(text, NotARule::EXPECTED).hint(NotARule::hint(text)))
-    });
-    UpstreamPolicy {
-        allow: without_duplicates(report, "allow", allow),
-    }
 }
 
 fn read_backends(report: &mut Report<'_>, root: &Fields<'_, '_>) -> BackendPolicy {

@@ -66,5 +66,6 @@ fn translate(error: realm_host::CallError) -> realm_edge::CallError {
         retry_after_s: error.retry_after_s,
         // Refused before an instance existed: another replica may have room.
         retryable: error.code == realm_host::Outcome::Overloaded.code(),
+        perhaps_taken: false,
     }
 }

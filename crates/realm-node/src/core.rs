@@ -10,6 +10,7 @@ mod damaged;
 mod doors;
 mod leases;
 mod networked;
+mod saying;
 mod shut;
 mod standing;
 mod strangers;
@@ -40,7 +41,7 @@ use crate::executor::{Executor, World};
 use crate::journal::Journal;
 use crate::machine::Machine;
 use crate::metrics::NodeFigures;
-use crate::network::Network;
+use crate::network::{Network, OfComponents};
 use crate::pace::Pace;
 use crate::secrets::Looked;
 use crate::stores::Shelf;
@@ -122,6 +123,10 @@ pub(crate) struct Core {
     pub(crate) holding: Holding,
     /// Which desired state the node began with: another one waits until the others were heard.
     pub(crate) began_with: u64,
+    /// What is said of the components by the last plan, if anything was said since.
+    pub(crate) told: Option<OfComponents>,
+    /// When something that the last plan saw waits no longer.
+    pub(crate) wake_at: Option<Millis>,
 }
 
 impl Core {
@@ -164,8 +169,8 @@ impl Core {
         if self.stale {
             return Some(self.pace.wait(Instant::now()));
         }
-        // Counted from the plan, not from now: what fell due in between must not be missed.
-        let wake = wake_at(&self.observed, self.planned_at)
+        let wake = self
+            .wake_at
             .into_iter()
             .chain(self.look_at)
             .chain(self.surroundings.look_at)
@@ -391,6 +396,10 @@ impl Core {
             self.keep_doors();
             self.tell_hosts();
         }
+        // What is observed changes with a plan or asks for one: looked through once, not at each turn
+        // of the loop. Counted from the plan, not from now: what fell due in between must not be missed.
+        self.wake_at = wake_at(&self.observed, self.planned_at);
+        self.told = None;
         // What has stopped is given back at once.
         self.holding.due = true;
         if !is_starting(&self.observed)

@@ -1,5 +1,7 @@
 //! Looks at the machine and the realm folder before they are in the way: each finding with its
-//! remedy. Changes nothing. Not here: what an app waits on (that is the plan's report).
+//! remedy. Changes nothing. What is seen is read in [`examine`] and in `taken`, and judged by functions
+//! of it, so that machines are judged that are not at hand. Not here: what an app waits on (that is
+//! the plan's report).
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -54,11 +56,22 @@ pub enum Level {
 
 /// Looks at everything; some system calls, and an engine that is made and dropped.
 pub fn examine(folder: Option<&RealmFolder>, node: &NodeConfig) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    engine(node, &mut findings);
-    findings.push(files());
-    findings.push(mappings(node));
-    findings.push(clock());
+    let config = realm_host::Config {
+        policy: node.guests.clone(),
+        ..Default::default()
+    };
+    let facts = Host::new(config).map(|host| host.facts());
+    let mut findings = engine(
+        facts
+            .as_ref()
+            .map_err(|error| error as &dyn std::error::Error),
+    );
+    findings.push(files(getrlimit(Resource::Nofile).maximum));
+    let mappings_max = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    let mappings_max = mappings_max.and_then(|text| text.trim().parse().ok());
+    findings.push(mappings(mappings_max, node.guests.instances_max));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    findings.push(clock(now.map_or(0, |since| since.as_secs())));
     let running = folder.is_some_and(|folder| folder.socket().exists() && is_locked(folder));
     for address in node
         .listen
@@ -67,20 +80,24 @@ pub fn examine(folder: Option<&RealmFolder>, node: &NodeConfig) -> Vec<Finding> 
         .chain(&node.listen.https)
         .chain([&node.listen.admin])
     {
-        findings.push(port(*address, running));
+        findings.push(port(*address, taken(*address), running));
     }
     for address in &node.listen.fastcgi {
         match address {
-            FastCgiAddress::Tcp(address) => findings.push(port(*address, running)),
+            FastCgiAddress::Tcp(address) => {
+                findings.push(port(*address, taken(*address), running));
+            }
             FastCgiAddress::Unix(path) => findings.push(socket(Path::new(path), node, running)),
         }
     }
+    let is_chosen = node.p2p != Peering::default();
     for address in &node.p2p.listen {
-        findings.push(p2p_port(*address, &node.p2p, running));
+        let taken = taken_by_node(*address);
+        findings.push(p2p_port(*address, taken, is_chosen, running));
     }
     crate::certificates::examine(folder, node, &mut findings);
     if let Some(folder) = folder {
-        findings.push(permissions(folder));
+        findings.push(permissions(folder.root(), folder.check_safe()));
     }
     findings
 }
@@ -103,34 +120,41 @@ pub(crate) fn finding(code: &'static str, level: Level, message: String, remedy:
     }
 }
 
-fn engine(node: &NodeConfig, findings: &mut Vec<Finding>) {
-    let config = realm_host::Config {
-        policy: node.guests.clone(),
-        ..Default::default()
-    };
-    let facts = match Host::new(config) {
-        Ok(host) => host.facts(),
-        Err(error) => {
-            let remedy = "look at the other findings; a kernel without enough address space is the usual cause";
-            findings.push(finding(
-                "engine",
-                Level::Problem,
-                with_causes(&error),
-                remedy,
-            ));
-            return;
-        }
-    };
-    findings.push(pool(&facts));
-    findings.push(match &facts.pagemap_scan {
-        Ok(()) => ok("memory-reset", "used memory is found by PAGEMAP_SCAN and reset".to_owned()),
+/// Why an address cannot be listened on, if so.
+fn taken(address: SocketAddr) -> Option<io::Error> {
+    TcpListener::bind(address).err()
+}
+
+/// The same where other nodes meet this one, by UDP and by TCP.
+fn taken_by_node(address: SocketAddr) -> Option<io::Error> {
+    UdpSocket::bind(address).err().or_else(|| taken(address))
+}
+
+fn engine(facts: Result<&HostFacts, &dyn std::error::Error>) -> Vec<Finding> {
+    match facts {
+        Ok(facts) => vec![pool(facts), memory_reset(&facts.pagemap_scan)],
+        Err(error) => vec![finding(
+            "engine",
+            Level::Problem,
+            with_causes(error),
+            "look at the other findings; a kernel without enough address space is the usual cause",
+        )],
+    }
+}
+
+fn memory_reset(pagemap_scan: &Result<(), String>) -> Finding {
+    match pagemap_scan {
+        Ok(()) => ok(
+            "memory-reset",
+            "used memory is found by PAGEMAP_SCAN and reset".to_owned(),
+        ),
         Err(why) => finding(
             "memory-reset",
             Level::Warning,
             format!("PAGEMAP_SCAN is not used: {why}"),
             "a kernel of 6.7 or later and no swap (`swapoff -a`, or `MemorySwapMax=0` for the service) make fresh instances about twice as cheap",
         ),
-    });
+    }
 }
 
 fn pool(facts: &HostFacts) -> Finding {
@@ -149,8 +173,7 @@ fn pool(facts: &HostFacts) -> Finding {
     )
 }
 
-fn files() -> Finding {
-    let limit = getrlimit(Resource::Nofile).maximum;
+fn files(limit: Option<u64>) -> Finding {
     match limit {
         Some(limit) if limit < FILES_MIN => finding(
             "file-limit",
@@ -163,12 +186,11 @@ fn files() -> Finding {
     }
 }
 
-fn mappings(node: &NodeConfig) -> Finding {
-    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
-    let Ok(limit) = text.trim().parse::<u64>() else {
+fn mappings(limit: Option<u64>, instances_max: u32) -> Finding {
+    let Some(limit) = limit else {
         return ok("mappings", "this system does not bound mappings".to_owned());
     };
-    let wanted = u64::from(node.guests.instances_max) * MAPPINGS_PER_SLOT;
+    let wanted = u64::from(instances_max) * MAPPINGS_PER_SLOT;
     if limit >= wanted {
         return ok(
             "mappings",
@@ -183,23 +205,19 @@ fn mappings(node: &NodeConfig) -> Finding {
     )
 }
 
-fn clock() -> Finding {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    if now >= CLOCK_UNIX_S_MIN {
+fn clock(unix_s: u64) -> Finding {
+    if unix_s >= CLOCK_UNIX_S_MIN {
         return ok("clock", "the clock is plausible".to_owned());
     }
     finding(
         "clock",
         Level::Problem,
-        format!("the clock says {now} s after 1970"),
+        format!("the clock says {unix_s} s after 1970"),
         "set it (NTP): certificates of HTTPS sources are not valid yet by this clock",
     )
 }
 
-fn port(address: SocketAddr, running: bool) -> Finding {
-    let taken = TcpListener::bind(address).err();
+fn port(address: SocketAddr, taken: Option<io::Error>, running: bool) -> Finding {
     let is_privileged = taken
         .as_ref()
         .is_some_and(|error| is_privileged(address, error));
@@ -303,12 +321,15 @@ fn is_ours(group: u32) -> bool {
 }
 
 /// The port where other nodes meet this one, by UDP and by TCP.
-fn p2p_port(address: SocketAddr, peering: &Peering, running: bool) -> Finding {
-    let udp = UdpSocket::bind(address).err();
-    let taken = udp.or_else(|| TcpListener::bind(address).err());
-    let level = match *peering == Peering::default() {
-        true => Level::Warning,
-        false => Level::Problem,
+fn p2p_port(
+    address: SocketAddr,
+    taken: Option<io::Error>,
+    is_chosen: bool,
+    running: bool,
+) -> Finding {
+    let level = match is_chosen {
+        false => Level::Warning,
+        true => Level::Problem,
     };
     let remedy = "end what listens there (`ss -lntup`), or choose another address in node.toml, [p2p]; \
                   where none is chosen the agent takes any port that is free";
@@ -331,11 +352,11 @@ fn listening(
     }
 }
 
-fn permissions(folder: &RealmFolder) -> Finding {
-    match folder.check_safe() {
+fn permissions(root: &Path, safe: Result<(), FolderError>) -> Finding {
+    match safe {
         Ok(()) => ok(
             "folder",
-            format!("`{}` is its user's alone", folder.root().display()),
+            format!("`{}` is its user's alone", root.display()),
         ),
         Err(error) => finding(
             "folder",
@@ -366,32 +387,103 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_port_is_a_problem_unless_the_agent_has_it() {
+    fn an_address_is_taken_or_free() {
         let address = own_address();
-        let taken = TcpListener::bind(address).unwrap();
-        assert_eq!(port(address, false).level, Level::Problem);
-        assert_eq!(port(address, true).level, Level::Ok);
-        drop(taken);
-        assert_eq!(port(address, false).level, Level::Ok);
+        let listener = TcpListener::bind(address).unwrap();
+        assert!(taken(address).is_some() && taken_by_node(address).is_some());
+        drop(listener);
+        let socket = UdpSocket::bind(address).unwrap();
+        assert!(taken(address).is_none() && taken_by_node(address).is_some());
+        drop(socket);
+        assert!(taken_by_node(address).is_none());
+    }
+
+    fn facts(pooling: bool, pagemap_scan: Result<(), &str>) -> HostFacts {
+        HostFacts {
+            pooling,
+            pagemap_scan: pagemap_scan.map_err(str::to_owned),
+            instances_max: 100,
+        }
+    }
+
+    /// Code, level and words of the remedy of each thing that was found.
+    #[track_caller]
+    fn check(found: &[Finding], expected: &[(&str, Level, &str)]) {
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for (found, (code, level, remedy)) in found.iter().zip(expected) {
+            assert_eq!((found.code, found.level), (*code, *level), "{found:?}");
+            let told = found.remedy.as_deref();
+            assert_eq!(told.is_some(), *level != Level::Ok, "{found:?}");
+            assert!(told.unwrap_or_default().contains(remedy), "{found:?}");
+        }
     }
 
     #[test]
-    fn a_taken_port_of_the_network_is_a_problem_where_it_was_chosen() {
-        let address = own_address();
-        let taken = UdpSocket::bind(address).unwrap();
-        let chosen = Peering {
-            listen: vec![address],
-            ..Peering::default()
+    fn each_thing_that_is_in_the_way_has_a_code_a_level_and_a_remedy() {
+        const OK: Level = Level::Ok;
+        let busy = || Some(io::ErrorKind::AddrInUse.into());
+        let denied = || Some(io::ErrorKind::PermissionDenied.into());
+        let [web, low] = [8080, 80].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let root = Path::new("/srv/app/.realm");
+
+        let broken = io::Error::other("no address space");
+        let problem = ("engine", Level::Problem, "address space");
+        check(&engine(Err(&broken)), &[problem]);
+        let good = [("pool", OK, ""), ("memory-reset", OK, "")];
+        check(&engine(Ok(&facts(true, Ok(())))), &good);
+        let small = ("pool", Level::Warning, "`ulimit -v unlimited`");
+        check(&engine(Ok(&facts(false, Ok(())))), &[small, good[1]]);
+        let swaps = ("memory-reset", Level::Warning, "`swapoff -a`");
+        check(
+            &engine(Ok(&facts(true, Err("swap is on")))),
+            &[good[0], swaps],
+        );
+        assert!(
+            memory_reset(&Err("swap is on".to_owned()))
+                .message
+                .contains("swap is on")
+        );
+
+        check(
+            &[files(None), files(Some(4_096))],
+            &[("file-limit", OK, ""); 2],
+        );
+        let few = ("file-limit", Level::Warning, "`LimitNOFILE=65536`");
+        check(&[files(Some(4_095))], &[few]);
+
+        let enough = [mappings(None, 1_000), mappings(Some(16_000), 1_000)];
+        check(&enough, &[("mappings", OK, ""); 2]);
+        let few = ("mappings", Level::Warning, "`vm.max_map_count`");
+        check(&[mappings(Some(15_999), 1_000)], &[few]);
+
+        check(&[clock(CLOCK_UNIX_S_MIN)], &[("clock", OK, "")]);
+        let early = ("clock", Level::Problem, "(NTP)");
+        check(&[clock(CLOCK_UNIX_S_MIN - 1), clock(0)], &[early; 2]);
+
+        let fine = [port(web, None, false), port(web, busy(), true)];
+        check(&fine, &[("port", OK, ""); 2]);
+        let busy_port = ("port", Level::Problem, "`ss -ltnp`");
+        check(&[port(web, busy(), false)], &[busy_port]);
+        let low_port = ("port", Level::Problem, LOW_PORT_REMEDY);
+        check(&[port(low, denied(), false)], &[low_port]);
+
+        let fine = [
+            p2p_port(web, None, true, false),
+            p2p_port(web, busy(), true, true),
+        ];
+        check(&fine, &[("p2p-port", OK, ""); 2]);
+        let any = p2p_port(web, busy(), false, false);
+        check(&[any], &[("p2p-port", Level::Warning, "`ss -lntup`")]);
+        let chosen = p2p_port(web, busy(), true, false);
+        check(&[chosen], &[("p2p-port", Level::Problem, "`ss -lntup`")]);
+
+        check(&[permissions(root, Ok(()))], &[("folder", OK, "")]);
+        let open = FolderError::Unsafe {
+            path: root.to_owned(),
+            why: "has mode 777".to_owned(),
         };
-        let level = |peering: &Peering, running| p2p_port(address, peering, running).level;
-        assert_eq!(level(&chosen, false), Level::Problem);
-        assert_eq!(level(&Peering::default(), false), Level::Warning);
-        assert_eq!(level(&chosen, true), Level::Ok);
-        drop(taken);
-        let taken = TcpListener::bind(address).unwrap();
-        assert_eq!(level(&chosen, false), Level::Problem);
-        drop(taken);
-        assert_eq!(level(&chosen, false), Level::Ok);
+        let remedy = ("folder", Level::Problem, "`chmod go-w`");
+        check(&[permissions(root, Err(open))], &[remedy]);
     }
 
     #[test]
@@ -423,15 +515,5 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "").unwrap();
         check(&node, &path, Level::Problem, "no socket");
-    }
-
-    #[test]
-    fn more_instances_than_mappings_are_told() {
-        let mut node = NodeConfig::default();
-        assert_eq!(mappings(&node).level, Level::Ok);
-        node.guests.instances_max = u32::MAX;
-        let found = mappings(&node);
-        assert_eq!(found.level, Level::Warning);
-        assert!(found.remedy.is_some());
     }
 }

@@ -49,6 +49,7 @@ use crate::secrets::Looked;
 use crate::serving::Serving;
 use crate::stores::Shelf;
 use crate::traffic::Traffic;
+use crate::upstream::Beside;
 
 /// Events that wait for the loop: more means that it is stuck, and senders wait with it.
 const EVENTS_MAX: usize = EVENTS_AT_ONCE_MAX;
@@ -203,7 +204,7 @@ impl Prepared {
                 jobs,
                 peers: peers.clone(),
                 origins: Origins::new(&config.node.sources, |name| std::env::var(name).ok()),
-                allowed: config.node.upstreams.allow.clone(),
+                beside: Beside::new(&config.node.upstreams),
                 shelf: shelf.clone(),
                 events: events.clone(),
                 clock,
@@ -211,6 +212,8 @@ impl Prepared {
             refusals: BTreeMap::new(),
             clock,
             planned_at: Millis(0),
+            told: None,
+            wake_at: None,
             surroundings: crate::core::Surroundings::default(),
             holding: crate::core::Holding::default(),
             look_at: None,
@@ -481,6 +484,7 @@ fn edge_config(
         workers: crate::machine::serving_threads(),
         limits: realm_edge::EdgeLimits {
             files_max: getrlimit(Resource::Nofile).current,
+            connections_max: crate::fastcgi::number(config.node.listen.connections_max),
             ..Default::default()
         },
     })

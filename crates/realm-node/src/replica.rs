@@ -12,7 +12,6 @@ use realm_host::{
 use realm_model::limits::Limits;
 use realm_model::manifest::{HealthCheck, Mode};
 use realm_model::observed::ReplicaId;
-use realm_model::upstream::Allowed;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::error::with_causes;
@@ -21,7 +20,7 @@ use crate::executor::{self, Running, Tenure};
 use crate::rings::Ring;
 use crate::run::{self, Begun, Ports};
 use crate::stores::{Shelf, Who};
-use crate::upstream::{self, Service};
+use crate::upstream::{self, Beside, Service};
 
 /// A first probe may take this long even if the health check's own timeout is shorter: the first
 /// instance of a component touches its pages for the first time.
@@ -35,8 +34,8 @@ pub(crate) struct Start {
     pub(crate) meter: Arc<Meter>,
     pub(crate) running: Arc<Running>,
     pub(crate) ports: Ports,
-    /// Services that the machine's operator allows.
-    pub(crate) allowed: Arc<[Allowed]>,
+    /// What the machine's operator allows of services beside realm.
+    pub(crate) beside: Beside,
     pub(crate) shelf: Shelf,
     pub(crate) id: ReplicaId,
     /// Of a singleton: until when it may run.
@@ -72,9 +71,9 @@ impl Start {
                 Ok(Started::Answers(replica, working))
             }
             Mode::Upstream => {
-                let (spec, allowed) = (&self.running.spec, Arc::clone(&self.allowed));
+                let (spec, beside) = (&self.running.spec, self.beside.clone());
                 let ring = Arc::clone(&self.ring);
-                let service = upstream::start(spec, allowed, ring, self.id.slot).await?;
+                let service = upstream::start(spec, beside, ring, self.id.slot).await?;
                 Ok(Started::Passes(service))
             }
             Mode::Server | Mode::Service | Mode::Once | Mode::Scheduled => {

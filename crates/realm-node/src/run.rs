@@ -187,6 +187,7 @@ fn upstream(port: u16, limits: &Limits, takes_connections: bool) -> Upstream {
         concurrency_max: limits.max_concurrency,
         wall_timeout: Duration::from_millis(limits.wall_timeout_ms),
         request_bytes_max: limits.max_request_bytes,
+        response_bytes_max: limits.max_response_bytes,
         websocket_idle: Duration::from_millis(limits.websocket_idle_ms),
         takes_connections,
     };

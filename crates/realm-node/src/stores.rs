@@ -61,6 +61,9 @@ struct Inner {
     key: Arc<SealingKey>,
     /// What is open. A store that no component holds any more is closed.
     open: Mutex<BTreeMap<Key, Held>>,
+    /// By binding of messages: which of its stores was asked for last. After a change of a binding the old one
+    /// is there for a while beside the new one.
+    last: Mutex<BTreeMap<String, Key>>,
     /// By binding: who shares the messages.
     groups: Arc<messages::Wanted>,
     telemetry: telemetry::Outlets,
@@ -113,6 +116,7 @@ impl Shelf {
             policy,
             key,
             open: Mutex::default(),
+            last: Mutex::default(),
             groups: Arc::default(),
             telemetry: telemetry::Outlets::new(node),
             spending: Spending::default(),
@@ -146,6 +150,7 @@ impl Shelf {
                 | Interface::Streams
                 | Interface::Workflows => self.store(grant, password)?,
                 Interface::Inference => self.metered(who, self.store(grant, password)?),
+                Interface::Config => configuration(self.store(grant, password)?),
             };
             let store = self.announced(grant, store, secrets, &values)?;
             stores.bind(&grant.identifier, store);
@@ -277,6 +282,7 @@ impl Shelf {
             policy,
             key: _,
             open,
+            last,
             groups,
             telemetry: _,
             spending: _,
@@ -300,9 +306,14 @@ impl Shelf {
             | Backend::OpenAi { .. } => format!("{spec:?}"),
         };
         let value = password.map(|(digest, _)| digest);
-        let key = (binding.clone(), spec.interface, words, value);
+        let key = (binding.clone(), spec.interface.kept_as(), words, value);
         let mut open = held(open);
         open.retain(|_, one| one.get().is_some());
+        if spec.interface == Interface::Messaging {
+            let mut last = held(last);
+            last.retain(|_, key| open.contains_key(key));
+            last.insert(binding.clone(), key.clone());
+        }
         if let Some(store) = open.get(&key).and_then(Held::get) {
             streams::keep(spec, &store);
             return Ok(store);
@@ -409,7 +420,7 @@ impl Making<'_> {
 
 fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
     match making.spec.interface {
-        Interface::Keyvalue => keyvalue::make(making),
+        Interface::Keyvalue | Interface::Config => keyvalue::make(making),
         Interface::Blobstore => blobs::make(making),
         Interface::Messaging => messaging(making),
         Interface::Sql => databases::sql(making),
@@ -421,6 +432,24 @@ fn make(making: &Making<'_>) -> Result<Store, StepFailure> {
         Interface::Mail => mail::make(making),
         Interface::Streams => streams::make(making),
         Interface::Inference => inference::make(making),
+    }
+}
+
+/// The same values, for who reads them as configuration.
+fn configuration(store: Store) -> Store {
+    match store {
+        Store::Keyvalue(values) => Store::Config(values),
+        other @ (Store::Config(_)
+        | Store::Blobs(_)
+        | Store::Messaging(_)
+        | Store::Sql(_)
+        | Store::Otel(_)
+        | Store::Keys(_)
+        | Store::Identity(_)
+        | Store::Mail(_)
+        | Store::Streams(_)
+        | Store::Workflows(_)
+        | Store::Inference(_)) => other,
     }
 }
 
@@ -452,4 +481,63 @@ fn later(making: &Making<'_>) -> StepFailure {
 /// Maps whose entries are written at once: no panic can leave them torn.
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_backends::Unwatched;
+
+    use super::*;
+
+    /// What names on a server begin with, for a binding that says this prefix or none.
+    fn prefix(binding: &str, prefix: Option<&str>, mark: &str) -> String {
+        let spec = Binding {
+            interface: Interface::Keyvalue,
+            backend: Backend::Embedded,
+            prefix: prefix.map(str::to_owned),
+            secret: None,
+            issuer: None,
+            senders: Vec::new(),
+            model: None,
+            events: None,
+            keep_hours: None,
+            keep_mb: None,
+        };
+        let making = Making {
+            binding,
+            spec: &spec,
+            folder: PathBuf::new(),
+            policy: &BackendPolicy::default(),
+            password: None,
+            watch: Arc::new(Unwatched),
+            queues: &Queues::default(),
+            room: &Room::default(),
+        };
+        making.prefix(mark)
+    }
+
+    #[test]
+    fn a_delegate_has_nothing_of_others_on_the_same_server() {
+        assert_eq!(prefix("cache", None, ":"), "cache:");
+        assert_eq!(prefix("team/cache", None, ":"), "team~cache:");
+        // Nor by the prefix that its manifest says, which leads nowhere without its own name before it.
+        assert_eq!(prefix("cache", Some("shop:"), ":"), "shop:");
+        assert_eq!(prefix("team/cache", Some("shop:"), ":"), "team~shop:");
+        assert_eq!(prefix("team/cache", Some(""), ""), "team~");
+        // No two of these have a name in common, with any key after them.
+        let all = [
+            prefix("cache", None, ":"),
+            prefix("team/cache", None, ":"),
+            prefix("teams/cache", None, ":"),
+            prefix("team/caches", None, ":"),
+            prefix("tea/m-cache", None, ":"),
+            prefix("cache", Some("team:"), ":"),
+        ];
+        for (nth, one) in all.iter().enumerate() {
+            for other in &all[nth + 1..] {
+                assert!(!one.starts_with(other.as_str()), "{one} {other}");
+                assert!(!other.starts_with(one.as_str()), "{one} {other}");
+            }
+        }
+    }
 }

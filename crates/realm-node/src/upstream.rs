@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use realm_edge::fastcgi::{Application, Remarks};
-use realm_edge::{Backend, CallError, Reach, UpstreamLimits};
+use realm_edge::{Backend, CallError, Reach, UpstreamCaps, UpstreamLimits};
 use realm_model::api::LogStream;
 use realm_model::limits::Limits;
 use realm_model::manifest::{ComponentSpec, HealthCheck, Probe};
+use realm_model::node_config::UpstreamPolicy;
 use realm_model::upstream::{Allowed, Speaks, Upstream};
 
 use crate::event::StepFailure;
@@ -18,6 +19,33 @@ use crate::rings::Ring;
 
 /// How long a service may take to take a connection, and to answer its first probe.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the machine's operator allows of services beside realm. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Beside {
+    /// Where they may be.
+    allowed: Arc<[Allowed]>,
+    /// Of each; how many connections are kept is for the manifest to say.
+    caps: UpstreamCaps,
+}
+
+impl Beside {
+    pub(crate) fn new(policy: &UpstreamPolicy) -> Self {
+        let number = crate::fastcgi::number;
+        Self {
+            allowed: policy.allow.clone().into(),
+            caps: UpstreamCaps {
+                kept_max: 0,
+                kept_age_max: Duration::from_millis(policy.kept_ms_max.into()),
+                connect_timeout: Duration::from_millis(policy.connect_timeout_ms.into()),
+                head_bytes_max: number(policy.head_bytes_max),
+                head_fields_max: number(policy.head_fields_max),
+                collected_bytes_max: policy.collected_bytes_max.into(),
+                log_bytes_max: number(policy.log_bytes_max),
+            },
+        }
+    }
+}
 
 /// A service to which requests are passed on. Cheap to clone.
 #[derive(Clone)]
@@ -39,23 +67,34 @@ impl Remarks for Log {
 }
 
 impl Service {
-    fn new(upstream: &Upstream, reach: Reach, limits: &Limits, ring: Arc<Ring>, slot: u32) -> Self {
+    fn new(
+        upstream: &Upstream,
+        (reach, caps): (Reach, UpstreamCaps),
+        limits: &Limits,
+        ring: Arc<Ring>,
+        slot: u32,
+    ) -> Self {
+        let caps = UpstreamCaps {
+            kept_max: upstream.keep,
+            ..caps
+        };
         let limits = UpstreamLimits {
             concurrency_max: limits.max_concurrency,
             wall_timeout: Duration::from_millis(limits.wall_timeout_ms),
             request_bytes_max: limits.max_request_bytes,
+            response_bytes_max: limits.max_response_bytes,
             websocket_idle: Duration::from_millis(limits.websocket_idle_ms),
             takes_connections: false,
         };
         match &upstream.speaks {
             Speaks::Http => {
-                let upstream = realm_edge::Upstream::at(reach, upstream.keep, limits);
+                let upstream = realm_edge::Upstream::at(reach, caps, limits);
                 Self::Http(Arc::new(upstream))
             }
             Speaks::FastCgi(scripts) => {
                 let log = Arc::new(Log { ring, slot });
                 let scripts = scripts.clone();
-                let application = Application::new(reach, scripts, upstream.keep, limits, log);
+                let application = Application::new(reach, scripts, caps, limits, log);
                 Self::FastCgi(Arc::new(application))
             }
         }
@@ -136,15 +175,17 @@ fn no_connection(error: &io::Error) -> String {
 /// A service that is allowed, is there, and is well.
 pub(crate) async fn start(
     spec: &ComponentSpec,
-    allowed: Arc<[Allowed]>,
+    beside: Beside,
     ring: Arc<Ring>,
     slot: u32,
 ) -> Result<Service, StepFailure> {
     let Some(upstream) = spec.upstream() else {
         return Err(failure("wrong-world", "it is no upstream".to_owned(), true));
     };
+    let Beside { allowed, caps } = beside;
     let reach = Reach::new(upstream.address.clone(), allowed);
-    let service = Service::new(upstream, reach.clone(), &spec.limits, ring, slot);
+    let way = (reach.clone(), caps);
+    let service = Service::new(upstream, way, &spec.limits, ring, slot);
     let started = async {
         reach.check().await.map_err(|error| {
             if error.kind() == io::ErrorKind::PermissionDenied {
@@ -182,5 +223,34 @@ fn failure(code: &str, reason: String, permanent: bool) -> StepFailure {
         code: code.to_owned(),
         reason,
         permanent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each key is a number of its own, so that none can stand where another belongs.
+    #[test]
+    fn what_is_in_node_toml_is_what_is_taken_of_a_service() {
+        let text = "[upstreams]\nallow = [\"127.0.0.1:9000\"]\nconnect_timeout_ms = 101\n\
+                    kept_ms_max = 102\nhead_bytes_max = 9_003\nhead_fields_max = 104\n\
+                    collected_bytes_max = 5\nlog_bytes_max = 6\n";
+        let (node, problems) = realm_model::node_config::parse(text);
+        assert_eq!(problems, []);
+        let beside = Beside::new(&node.expect("no problems").upstreams);
+        assert_eq!(beside.allowed.len(), 1);
+        let caps = UpstreamCaps {
+            kept_max: 0,
+            connect_timeout: Duration::from_millis(101),
+            kept_age_max: Duration::from_millis(102),
+            head_bytes_max: 9_003,
+            head_fields_max: 104,
+            collected_bytes_max: 5,
+            log_bytes_max: 6,
+        };
+        assert_eq!(beside.caps, caps);
+        let usual = Beside::new(&UpstreamPolicy::default());
+        assert_eq!(usual.caps, UpstreamCaps::keeping(0));
     }
 }

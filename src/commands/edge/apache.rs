@@ -97,7 +97,12 @@ fn block(site: &Site, address: &str, host: Option<&Host>) -> String {
     UseCanonicalName Off
     # `%2F` in a path is for the component to read.
     AllowEncodedSlashes NoDecode
-    # With TLS: SSLEngine on, SSLCertificateFile FILE, SSLCertificateKeyFile FILE;{ssl}
+    # With TLS (a2enmod ssl), and the last two where clients have certificates of their own:
+    # SSLEngine on
+    # SSLCertificateFile FILE
+    # SSLCertificateKeyFile FILE{ssl}
+    # SSLCACertificateFile FILE
+    # SSLVerifyClient require
 
     <Location \"/\">
         # What the component with the largest bodies takes; realm keeps the limit of each.
@@ -117,7 +122,7 @@ fn block(site: &Site, address: &str, host: Option<&Host>) -> String {
 {way}</VirtualHost>
 ",
         ssl = match site.protocol {
-            Protocol::FastCgi => " SSLOptions +StdEnvVars",
+            Protocol::FastCgi => "\n    # SSLOptions +StdEnvVars",
             Protocol::Http => "",
         },
         body = site.body_bytes_max.min(BODY_BYTES_MAX),

@@ -86,7 +86,10 @@ fn block(site: &Site, host: Option<&Host>) -> String {
 \t\tmax_size {body}
 \t}}
 
-\t# With a log-in (its name reaches components as x-realm-remote-user): basicauth {{ .. }}
+\t# With a log-in (its name reaches components as x-realm-remote-user); `caddy hash-password` says HASH:
+\t# basicauth {{
+\t# \tNAME HASH
+\t# }}
 
 \treverse_proxy {to} {{
 \t\t# What a component streams passes as it comes.

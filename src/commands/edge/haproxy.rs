@@ -49,6 +49,12 @@ fn app() -> String {
     set-param SSL_PROTOCOL %[ssl_fc_protocol] if {{ ssl_fc }}
     set-param SSL_CIPHER %[ssl_fc_cipher] if {{ ssl_fc }}
     set-param SSL_TLS_SNI %[ssl_fc_sni] if {{ ssl_fc_has_sni }}
+    # Of a certificate that was not verified nothing is said.
+    set-param SSL_CLIENT_VERIFY NONE if {{ ssl_fc }} !{{ ssl_c_used }}
+    set-param SSL_CLIENT_VERIFY SUCCESS if {{ ssl_c_used }} {{ ssl_c_verify 0 }}
+    set-param SSL_CLIENT_S_DN %[ssl_c_s_dn(,0,rfc2253)] if {{ ssl_c_used }} {{ ssl_c_verify 0 }}
+    set-param SSL_CLIENT_I_DN %[ssl_c_i_dn(,0,rfc2253)] if {{ ssl_c_used }} {{ ssl_c_verify 0 }}
+    set-param SSL_CLIENT_M_SERIAL %[ssl_c_serial,hex] if {{ ssl_c_used }} {{ ssl_c_verify 0 }}
 
 "
     )
@@ -64,7 +70,8 @@ fn frontend(site: &Site) -> String {
         "frontend realm
     mode http
     bind {bind}
-    # With TLS: bind :443 ssl crt FILE alpn h2,http/1.1
+    # With TLS, and its end where clients have certificates of their own:
+    # bind :443 ssl crt FILE alpn h2,http/1.1 ca-file FILE verify required
     timeout http-request 15s
     timeout client {stall}s
 

@@ -111,6 +111,10 @@ fn fastcgi(site: &Site, host: Option<&Host>) -> String {
         \"read-timeout\" => {wait},
         \"write-timeout\" => {stall}
     )) )
+    # With a log-in (its name reaches components as x-realm-remote-user), by mod_auth and mod_authn_file:
+    # auth.backend = \"htpasswd\"
+    # auth.backend.htpasswd.userfile = \"/etc/lighttpd/users\"
+    # auth.require = ( \"/\" => ( \"method\" => \"basic\", \"realm\" => \"realm\", \"require\" => \"valid-user\" ) )
     # A component that only says who may pass, in front of files of lighttpd's own, is an authorizer:
     # fastcgi.server = ( \"/private\" => (( {door}, \"mode\" => \"authorizer\",
     #     \"check-local\" => \"disable\", \"docroot\" => \"/var/www/html\" )) )

@@ -107,7 +107,13 @@ fn listen(site: &Site) -> String {
     };
     format!(
         "{lines}
-    # With TLS: listen 443 ssl; ssl_certificate FILE; ssl_certificate_key FILE;"
+    # With TLS, and the last two where clients have certificates of their own:
+    # listen 443 ssl;
+    # ssl_certificate FILE;
+    # ssl_certificate_key FILE;
+    # ssl_protocols TLSv1.2 TLSv1.3;
+    # ssl_client_certificate FILE;
+    # ssl_verify_client on;"
     )
 }
 

@@ -59,6 +59,7 @@ pub(super) fn stores_apart(placement: &PlacementView, manifest: &Manifest) -> Ve
         // measure, and messages go where they are taken: nothing is apart that belongs together.
         let kept = |interface| match interface {
             Interface::Keyvalue
+            | Interface::Config
             | Interface::Blobstore
             | Interface::Sql
             | Interface::Streams

@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::HOST;
-use super::client::{Ask, Got};
-use super::servers::{Front, Server};
+use super::client::{Ask, CLIENT, Got};
+use super::servers::{Front, OTHER_HOST, Server};
+use super::{HOST, gone};
 use crate::support::PATIENCE;
 
 /// Longer than anything between the two halves of a stream takes, so that halves that come together were
@@ -19,7 +19,7 @@ type Cell = fn(&Front);
 
 /// Every cell; all that are wrong are told at once.
 pub(crate) fn all(front: &Front) {
-    let cells: [(&str, Cell); 13] = [
+    let cells: [(&str, Cell); 17] = [
         ("whole answers", whole_answers),
         ("bodies", bodies),
         ("an answer that begins before the request ends", both_ways),
@@ -29,10 +29,17 @@ pub(crate) fn all(front: &Front) {
         ("what clients say of themselves", forged),
         ("other hosts", hosts),
         ("a stream", stream),
+        ("components of each kind", kinds),
         ("60 KiB of parameters", large_head),
         ("standard error", stderr),
+        ("a client that goes in its request", gone::in_a_request),
+        (
+            "a client that goes before the answer",
+            gone::before_an_answer,
+        ),
+        ("a client that goes in an answer", gone::in_an_answer),
+        ("a client that goes while nothing comes", gone::in_a_pause),
         ("a trap", trap),
-        ("a client that goes away", abort),
     ];
     let mut wrong = Vec::new();
     for (name, cell) in cells {
@@ -50,7 +57,7 @@ pub(crate) fn all(front: &Front) {
 }
 
 impl Front {
-    fn named(&self, ask: &Ask) -> Ask {
+    pub(super) fn named(&self, ask: &Ask) -> Ask {
         ask.clone().host(&format!("{HOST}:{}", self.port))
     }
 
@@ -61,7 +68,7 @@ impl Front {
 
     /// Without it.
     fn direct(&self, ask: &Ask) -> Got {
-        self.named(ask).send(self.http_port())
+        self.named(ask).send(self.behind().http_port())
     }
 
     /// An answer that broke off: the client sees that.
@@ -260,7 +267,7 @@ fn forged(front: &Front) {
             "{name}: {value}"
         );
     }
-    assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+    assert_eq!(headers["x-forwarded-for"], CLIENT.to_string());
     assert_eq!(seen["scheme"], "Scheme::Http");
 }
 
@@ -360,36 +367,24 @@ fn trap(front: &Front) {
     front.cut_short(&front.ask(&Ask::get("/late")));
 }
 
-fn abort(front: &Front) {
-    let ask = front.named(&Ask::post("/length", bytes(8 * 1024 * 1024)));
-    let sending = ask.begin(front.port, 4 * 1024 * 1024);
-    front.instances_are(|number| number > 0.0);
-    drop(sending);
-    front.instances_are(|number| number == 0.0);
-    whole_answers(front);
-}
-
-impl Front {
-    /// Waits until the memory of the guest's instances is so.
-    fn instances_are(&self, is: impl Fn(f64) -> bool) {
-        let series = "mem_current_bytes{component=\"app\"}";
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let page = Ask::get("/metrics")
-                .send(port_of(&self.agent.metrics_url))
-                .text();
-            let number = crate::support::figure(&page, series);
-            if is(number) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{series} stays at {number}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-fn port_of(url: &str) -> u16 {
-    let rest = url.split("//").nth(1).unwrap();
-    let address = rest.split('/').next().unwrap();
-    address.rsplit(':').next().unwrap().parse().unwrap()
+/// `wasi:http` 0.3, and a command with the request as its environment; of which one has a host for itself.
+fn kinds(front: &Front) {
+    // Caddy names a type where the client names none.
+    let ask = Ask::post("/three/x", bytes(64 * 1024)).header("content-type", "text/plain");
+    let got = front.same(&ask);
+    assert!(got.status == 200 && got.body == bytes(64 * 1024), "{got:?}");
+    let ask = Ask::get("/script/a%20b?x=%2F&y").header("x-own", "kept");
+    let [through, direct] = [front.ask(&ask), front.direct(&ask)].map(|got| got.json());
+    assert_eq!(through, direct);
+    let is = |seen: &serde_json::Value, name: &str, expected: &str| {
+        assert_eq!(seen["env"][name], expected, "{name} of {seen}");
+    };
+    is(&through, "SCRIPT_NAME", "/script");
+    is(&through, "PATH_INFO", "/a b");
+    is(&through, "REMOTE_ADDR", &CLIENT.to_string());
+    is(&through, "HTTP_X_OWN", "kept");
+    let other = format!("{OTHER_HOST}:{}", front.port);
+    let got = Ask::get("/text").host(&other).send(front.port);
+    is(&got.json(), "HTTP_HOST", &other);
+    assert_eq!(front.ask(&Ask::get("/text")).text(), "a text\n");
 }

@@ -1,10 +1,13 @@
 //! HTTP/1.1 as bytes: what a client that does everything by hand sees of an answer, its end included.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::support::PATIENCE;
+
+/// Who asks: this machine by another name than its usual one, which is what nobody's word would be taken for.
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 
 /// A request to be sent.
 #[derive(Clone)]
@@ -129,16 +132,60 @@ impl Ask {
     }
 
     /// Sends the head and so many bytes of the body.
-    pub(crate) fn begin(&self, port: u16, bytes: usize) -> TcpStream {
+    pub(crate) fn begin(&self, port: u16, bytes: usize) -> Begun {
         let mut stream = connect(port);
         stream.write_all(&self.head_bytes()).unwrap();
-        stream.write_all(&self.body_bytes()[..bytes]).unwrap();
-        stream
+        let mut body = self.body_bytes();
+        let rest = body.split_off(bytes);
+        stream.write_all(&body).unwrap();
+        Begun {
+            stream,
+            rest,
+            came: Vec::new(),
+        }
     }
 }
 
+/// A request of which a part was sent. The client goes away where this is dropped.
+pub(crate) struct Begun {
+    stream: TcpStream,
+    /// Of the body.
+    rest: Vec<u8>,
+    came: Vec<u8>,
+}
+
+impl Begun {
+    /// Waits for so many bytes of the answer's body.
+    pub(crate) fn hear(&mut self, bytes: usize) {
+        let mut piece = vec![0; 64 * 1024];
+        while parse(&self.came, false).body.len() < bytes {
+            let read = self.stream.read(&mut piece).unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&self.came));
+            self.came.extend_from_slice(&piece[..read]);
+        }
+    }
+
+    /// Sends the rest, and reads the answer to its end.
+    pub(crate) fn finish(mut self) -> Got {
+        self.stream.write_all(&self.rest).unwrap();
+        // A reset after the answer is no matter.
+        let _ = self.stream.read_to_end(&mut self.came);
+        parse(&self.came, false)
+    }
+}
+
+/// As [`CLIENT`]. The library has no way to say from where.
 fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let connecting = async move {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddrV4::new(CLIENT, 0).into()).unwrap();
+        let at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into();
+        socket.connect(at).await.unwrap().into_std().unwrap()
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let stream = std::thread::spawn(move || runtime.block_on(connecting));
+    let stream = stream.join().unwrap();
+    stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
     stream
@@ -154,6 +201,10 @@ fn read(stream: &mut TcpStream, is_head: bool) -> Got {
         let has_body = head_end(&bytes).is_some_and(|end| bytes.len() > end + 4);
         if has_body && began.is_none() {
             began = Some(Instant::now());
+        }
+        // Who refuses a body may wait for the rest of it, and nobody sends that.
+        if bytes.starts_with(b"HTTP/1.1 413 ") && parse(&bytes, is_head).is_whole {
+            break;
         }
     }
     let mut got = parse(&bytes, is_head);

@@ -3,9 +3,16 @@
 
 mod cells;
 mod client;
+mod gone;
+mod kept;
 mod more;
+mod multiplexed;
+mod passed;
 mod printed;
 mod servers;
+mod shown;
+mod tap;
+mod tls;
 
 use servers::{Door, Front, Server};
 
@@ -13,7 +20,7 @@ use servers::{Door, Front, Server};
 const HOST: &str = "shop.example.com";
 
 fn matrix(server: Server, door: Door) {
-    cells::all(&Front::start(server, door));
+    cells::all(&Front::of_all_kinds(server, door));
 }
 
 #[tokio::test(flavor = "multi_thread")]

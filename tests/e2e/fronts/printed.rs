@@ -1,7 +1,9 @@
 //! What `realm edge` prints: the servers themselves accept it, and it says where something is missing.
 
-use super::client::Ask;
-use super::servers::{Door, Front, Server, realm};
+use std::os::unix::fs::PermissionsExt;
+
+use super::client::{Ask, CLIENT};
+use super::servers::{Behind, Door, Front, Server, realm};
 use crate::support::Realm;
 
 const SERVERS: [&str; 5] = ["nginx", "apache", "caddy", "haproxy", "lighttpd"];
@@ -75,23 +77,114 @@ fn what_a_server_does_not_accept_is_told_with_its_words() {
     let said = realm.run(&args).fails(1, "not-accepted");
     assert!(said.stderr.contains("too long"), "{}", said.stderr);
     assert!(said.stdout.contains("fcgi-app realm"), "{}", said.stdout);
-    // A server that is not there is no server that agrees.
-    let mut command = realm.command(&[
+}
+
+/// The arguments that let a server check what is printed for it.
+fn checked(server: &str) -> [&str; 7] {
+    let at = "127.0.0.1:9000";
+    [
         "edge",
-        "caddy",
+        server,
         "--at",
-        "127.0.0.1:9000",
+        at,
         "--manifest",
         "realm.toml",
         "--check",
-    ]);
-    command.env("PATH", "/nonexistent");
-    let said = crate::support::said(command).fails(1, "no-server");
-    assert!(
-        said.stdout.contains("reverse_proxy") && said.stderr.contains("hint:"),
-        "{}",
-        said.stderr
-    );
+    ]
+}
+
+/// The real servers read it, each with a line of somebody's around it that is none of theirs.
+#[test]
+fn each_server_says_no_in_its_own_words() {
+    let realm = Realm::empty();
+    realm.write("realm.toml", HOSTS);
+    let line = "no_such_word to_be_read;";
+    let site = "http://x {\n\tno_such_word\n}";
+    for (server, program, line, words) in [
+        (
+            "nginx",
+            "/usr/sbin/nginx",
+            line,
+            "unknown directive \"no_such_word\"",
+        ),
+        (
+            "apache",
+            "/usr/sbin/apache2",
+            line,
+            "Invalid command 'no_such_word'",
+        ),
+        (
+            "caddy",
+            "/usr/bin/caddy",
+            site,
+            "unrecognized directive: no_such_word",
+        ),
+        (
+            "haproxy",
+            "/usr/sbin/haproxy",
+            line,
+            "unknown keyword 'no_such_word'",
+        ),
+        (
+            "lighttpd",
+            "/usr/sbin/lighttpd",
+            line,
+            "parser failed at: to_be_read",
+        ),
+    ] {
+        let bin = realm.path(server);
+        std::fs::create_dir(&bin).unwrap();
+        let name = program.rsplit('/').next().unwrap();
+        let file = bin.join(name);
+        // The last word of every check is the file to be read.
+        let script = format!(
+            "#!/bin/sh\nfor last; do :; done\ncat >> \"$last\" << END\n{line}\nEND\nexec {program} \"$@\"\n"
+        );
+        std::fs::write(&file, script).unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let mut command = realm.command(&checked(server));
+        command.env("PATH", format!("{}:{path}", bin.display()));
+        let said = crate::support::said(command).fails(1, "not-accepted");
+        let name = format!("`{name}` does not accept it");
+        assert!(said.stderr.contains(&name), "{}", said.stderr);
+        assert!(said.stderr.contains(words), "{server}: {}", said.stderr);
+        // What was checked is there to be read.
+        assert!(said.stdout.contains("in front of realm"), "{}", said.stdout);
+    }
+}
+
+/// Where no server is, none agrees.
+#[test]
+fn a_server_that_is_not_there_is_no_server_that_agrees() {
+    let realm = Realm::empty();
+    realm.write("realm.toml", HOSTS);
+    for (server, package) in [
+        ("nginx", "nginx"),
+        ("apache", "apache2"),
+        ("caddy", "caddy"),
+        ("haproxy", "haproxy"),
+        ("lighttpd", "lighttpd"),
+    ] {
+        // A machine on which the folders of servers are empty.
+        let mut command = std::process::Command::new("unshare");
+        command.arg("--mount");
+        if rustix::process::geteuid().as_raw() != 0 {
+            command.args(["--map-root-user"]);
+        }
+        let script = "mount -t tmpfs none /usr/local/sbin && mount -t tmpfs none /usr/sbin && \
+            PATH=/nonexistent exec \"$@\"";
+        command
+            .args(["sh", "-c", script, "sh", crate::support::PROGRAM])
+            .args(checked(server))
+            .current_dir(realm.path(""))
+            .env("NO_COLOR", "1")
+            .env_remove("REALM_DIR");
+        let said = crate::support::said(command).fails(1, "no-server");
+        let hint = format!("apt-get install {package}");
+        assert!(said.stderr.contains(&hint), "{}", said.stderr);
+        assert!(said.stdout.contains("in front of realm"), "{}", said.stdout);
+    }
 }
 
 #[test]
@@ -164,7 +257,7 @@ fn where_realm_answers_comes_from_node_toml_and_a_missing_listener_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_routes_in_force_are_those_of_the_agent_or_of_its_log() {
-    let (realm, agent) = realm(Door::Unix);
+    let Behind { realm, agent, .. } = realm(Door::Unix);
     let edge = || realm.run(&["edge", "nginx"]).ok().stdout;
     let printed = edge();
     assert!(
@@ -204,7 +297,8 @@ fn check_http(server: Server) {
         (&"/request?x=%2F".into(), &"Scheme::Http".into())
     );
     // The client, and the web server.
-    assert_eq!(seen["headers"]["x-forwarded-for"], "127.0.0.1, 127.0.0.1");
+    let way = format!("{CLIENT}, 127.0.0.1");
+    assert_eq!(seen["headers"]["x-forwarded-for"], way);
     let all = seen.to_string();
     for forged in ["6.6.6.6", "admin.example", "evil", "root"] {
         assert!(!all.contains(forged), "{forged} in {all}");

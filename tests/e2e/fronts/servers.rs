@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 
 use crate::support::{Agent, PATIENCE, Realm, lasting_port};
 
 use super::HOST;
+use super::client::Ask;
 
 /// A web server as the matrix has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,15 +30,21 @@ pub(crate) enum Door {
     Tcp,
 }
 
+/// An agent behind web servers: their files stay as long as one of them runs.
+pub(crate) struct Behind {
+    pub(crate) realm: Realm,
+    pub(crate) agent: Agent,
+    /// Where it answers FastCGI, as node.toml has it.
+    addresses: Vec<String>,
+}
+
 /// A web server in front of an agent.
 pub(crate) struct Front {
     pub(crate) server: Server,
     pub(crate) port: u16,
     process: Child,
     folder: PathBuf,
-    pub(crate) agent: Agent,
-    /// Its files stay as long as it runs.
-    _realm: Realm,
+    behind: Rc<Behind>,
 }
 
 impl Drop for Front {
@@ -47,36 +55,131 @@ impl Drop for Front {
     }
 }
 
-/// A realm that answers HTTP and FastCGI with the guest `front`: for [`HOST`], and all other hosts.
-pub(crate) fn realm(door: Door) -> (Realm, Agent) {
-    realm_with(door, "")
+/// A realm that answers HTTP and FastCGI with the guest `front`: for [`HOST`], and all other hosts; below
+/// [`PATIENT`] without an end to its time.
+pub(crate) fn realm(door: Door) -> Behind {
+    Behind::new(&[door], "", &Routes::new())
 }
 
-/// The same with more lines at the top of node.toml.
-fn realm_with(door: Door, more: &str) -> (Realm, Agent) {
-    let realm = Realm::new();
-    // Web servers run as others.
-    open(&realm.path(""));
-    realm.guest(realm_test_guests::FRONT, "app.wasm");
-    realm.write(
-        "realm.toml",
-        &format!(
-            "[components.app]\nsource = \"file:./app.wasm\"\nmax_request_bytes = 16777216\nwall_timeout_ms = 8000\n\n\
-             [routing]\n\"*\" = [\n  {{ path = \"/...\", component = \"app\" }},\n  \
-             {{ path = \"/...\", host = \"{HOST}\", component = \"app\" }},\n]\n"
-        ),
-    );
-    let address = match door {
-        Door::Unix => format!("unix:{}", realm.path("fastcgi.sock").display()),
-        Door::Tcp => format!("127.0.0.1:{}", lasting_port()),
-    };
-    realm.write(
-        ".realm/node.toml",
-        &format!("{more}[listen]\nfastcgi = [\"{address}\"]\n[fastcgi]\nsocket_mode = \"0666\"\n"),
-    );
-    let agent = realm.agent();
-    realm.run(&["apply", "--yes"]).ok();
-    (realm, agent)
+/// Where the component `patient` is: the time that it has is longer than any test waits, so that it ends
+/// early for no other reason than its client.
+pub(crate) const PATIENT: &str = "/patient";
+
+/// A host with a component of its own.
+pub(crate) const OTHER_HOST: &str = "script.example.com";
+
+/// What a realm serves, as its manifest has it.
+pub(crate) struct Routes {
+    components: String,
+    routes: String,
+}
+
+impl Routes {
+    pub(crate) fn new() -> Self {
+        let mut all = Self {
+            components: String::new(),
+            routes: String::new(),
+        };
+        let app = "source = \"file:./app.wasm\"\nmax_request_bytes = 16777216\n";
+        all.add("app", &format!("{app}wall_timeout_ms = 8000"), "");
+        all.add(
+            "patient",
+            &format!("{app}wall_timeout_ms = 600000"),
+            PATIENT,
+        );
+        all
+    }
+
+    /// A component at a path of [`HOST`], and of hosts without routes of their own.
+    fn add(&mut self, name: &str, keys: &str, path: &str) {
+        self.components += &format!("[components.{name}]\n{keys}\n\n");
+        for host in ["", HOST] {
+            self.lead(name, path, host);
+        }
+    }
+
+    fn lead(&mut self, name: &str, path: &str, host: &str) {
+        let host = match host {
+            "" => String::new(),
+            host => format!(", host = \"{host}\""),
+        };
+        self.routes += &format!("  {{ path = \"{path}/...\", component = \"{name}\"{host} }},\n");
+    }
+}
+
+impl Behind {
+    /// By these doors, with more lines at the top of node.toml.
+    pub(crate) fn new(doors: &[Door], more: &str, routes: &Routes) -> Self {
+        let realm = Realm::new();
+        // Web servers run as others.
+        open(&realm.path(""));
+        realm.guest(realm_test_guests::FRONT, "app.wasm");
+        realm.guest(realm_test_guests::P3_ECHO, "three.wasm");
+        realm.guest(realm_test_guests::CGI_ENV, "script.wasm");
+        realm.write(
+            "realm.toml",
+            &format!(
+                "{}[routing]\n\"*\" = [\n{}]\n",
+                routes.components, routes.routes
+            ),
+        );
+        let address = |door: &Door| match door {
+            Door::Unix => format!("unix:{}", realm.path("fastcgi.sock").display()),
+            Door::Tcp => format!("127.0.0.1:{}", lasting_port()),
+        };
+        let addresses: Vec<String> = doors.iter().map(address).collect();
+        realm.write(
+            ".realm/node.toml",
+            &format!(
+                "{more}[listen]\nfastcgi = {addresses:?}\n[fastcgi]\nsocket_mode = \"0666\"\n"
+            ),
+        );
+        let agent = realm.agent();
+        realm.run(&["apply", "--yes"]).ok();
+        Self {
+            realm,
+            agent,
+            addresses,
+        }
+    }
+
+    /// Where it answers FastCGI by this door.
+    pub(crate) fn address(&self, door: Door) -> &str {
+        let is_socket = |address: &&String| address.starts_with("unix:") == (door == Door::Unix);
+        self.addresses.iter().find(is_socket).unwrap()
+    }
+
+    /// Where it answers HTTP.
+    pub(crate) fn http(&self) -> &str {
+        self.agent.url.trim_start_matches("http://")
+    }
+
+    pub(crate) fn http_port(&self) -> u16 {
+        self.agent.url.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    /// The page of its metrics.
+    pub(crate) fn metrics(&self) -> String {
+        let address = self.agent.metrics_url.split('/').nth(2).unwrap();
+        let port = address.rsplit(':').next().unwrap().parse().unwrap();
+        Ask::get("/metrics").send(port).text()
+    }
+
+    /// So many invocations of a component ended with this outcome, and in all.
+    pub(crate) fn ended(&self, component: &str, outcome: &str) -> (f64, f64) {
+        let page = self.metrics();
+        let prefix = format!("wasm_invocations_total{{component=\"{component}\",outcome=\"");
+        let all = page.lines().filter_map(|line| {
+            let (label, number) = line.strip_prefix(&prefix)?.split_once("\"} ")?;
+            Some((label, number.parse::<f64>().unwrap()))
+        });
+        let all: Vec<(&str, f64)> = all.collect();
+        let one = all.iter().filter(|(label, _)| *label == outcome);
+        (
+            one.map(|(_, number)| number).sum(),
+            all.iter().map(|(_, number)| number).sum(),
+        )
+    }
 }
 
 /// Lets every user of the machine through to a folder.
@@ -86,42 +189,61 @@ fn open(folder: &Path) {
 }
 
 impl Front {
-    /// Starts a server with what is printed for it.
-    pub(crate) fn start(server: Server, door: Door) -> Self {
-        Self::start_with(server, door, &[], |config| config)
-    }
-
-    /// The same with more arguments of `realm edge`, and the configuration changed.
+    /// Starts a server with what is printed for it, by more arguments of `realm edge`, and changed.
     pub(crate) fn start_with(
         server: Server,
         door: Door,
         more: &[&str],
         change: impl FnOnce(String) -> String,
     ) -> Self {
-        let (realm, agent) = realm(door);
-        Self::before(server, realm, agent, more, change)
+        Self::before(server, &Rc::new(realm(door)), more, change)
+    }
+
+    /// In front of components of each kind, of which [`OTHER_HOST`] has one for itself.
+    pub(crate) fn of_all_kinds(server: Server, door: Door) -> Self {
+        let mut routes = Routes::new();
+        // On a busy machine it is not always its turn.
+        let three = "source = \"file:./three.wasm\"\nepoch_timeout_ms = 20000";
+        routes.add("three", three, "/three");
+        let script =
+            "source = \"file:./script.wasm\"\nworld = \"wasi:cli/command\"\nserve = \"cgi\"";
+        routes.add("script", script, "/script");
+        routes.lead("script", "", OTHER_HOST);
+        let behind = Rc::new(Behind::new(&[door], "", &routes));
+        Self::before(server, &behind, &[], |config| config)
+    }
+
+    /// With the authorizer of another host, `gate.example.com`.
+    pub(crate) fn guarded(
+        server: Server,
+        door: Door,
+        change: impl FnOnce(String, &Behind) -> String,
+    ) -> Self {
+        let mut routes = Routes::new();
+        routes.lead("app", "", "gate.example.com");
+        let behind = Rc::new(Behind::new(&[door], "", &routes));
+        Self::before(server, &behind, &[], |config| change(config, &behind))
     }
 
     /// The same over HTTP.
     pub(crate) fn start_http(server: Server) -> Self {
-        let (realm, agent) = realm_with(Door::Unix, "trusted_proxies = [\"127.0.0.1\"]\n");
-        let at = agent.url.trim_start_matches("http://").to_owned();
-        Self::before(server, realm, agent, &["--http", "--at", &at], |config| {
-            config
-        })
+        let trusting = "trusted_proxies = [\"127.0.0.1\"]\n";
+        let behind = Rc::new(Behind::new(&[Door::Unix], trusting, &Routes::new()));
+        let args = ["--http", "--at", behind.http()];
+        Self::before(server, &behind, &args, |config| config)
     }
 
-    fn before(
+    /// In front of an agent that is there.
+    pub(crate) fn before(
         server: Server,
-        realm: Realm,
-        agent: Agent,
+        behind: &Rc<Behind>,
         more: &[&str],
         change: impl FnOnce(String) -> String,
     ) -> Self {
         let port = lasting_port();
         let listen = format!("127.0.0.1:{port}");
-        let printed = realm.run(&[&["edge", server.verb(), "--listen", &listen], more].concat());
-        let mut config = change(printed.ok().stdout);
+        let args = [&["edge", server.verb(), "--listen", &listen], more].concat();
+        let mut config = change(behind.realm.run(&args).ok().stdout);
         if server == Server::HaproxyMultiplexed && config.contains("fcgi-app") {
             for line in ["option mpxs-conns\n", "option max-reqs 32\n"] {
                 let remark = format!("    # {line}");
@@ -129,7 +251,7 @@ impl Front {
                 config = config.replace(&remark, &format!("    {line}"));
             }
         }
-        let folder = realm.path("front");
+        let folder = behind.realm.path(&format!("front-{port}"));
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("realm.conf"), config).unwrap();
         std::fs::write(folder.join("main.conf"), server.around(&folder)).unwrap();
@@ -139,11 +261,15 @@ impl Front {
             port,
             process,
             folder,
-            agent,
-            _realm: realm,
+            behind: Rc::clone(behind),
         };
         front.wait();
         front
+    }
+
+    /// What it stands in front of.
+    pub(crate) fn behind(&self) -> &Behind {
+        &self.behind
     }
 
     fn wait(&mut self) {
@@ -160,11 +286,6 @@ impl Front {
         }
     }
 
-    /// The port of the agent's own HTTP.
-    pub(crate) fn http_port(&self) -> u16 {
-        self.agent.url.rsplit(':').next().unwrap().parse().unwrap()
-    }
-
     /// What the server wrote of errors.
     pub(crate) fn log(&self) -> String {
         let files = ["log", "out"].map(|name| std::fs::read(self.folder.join(name)));
@@ -172,6 +293,16 @@ impl Front {
         files
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
             .collect()
+    }
+}
+
+/// HAProxy with one thread: each has connections of its own, and some tests count those.
+pub(crate) fn of_one_thread(server: Server, config: String) -> String {
+    match server {
+        Server::Haproxy | Server::HaproxyMultiplexed => {
+            format!("global\n    nbthread 1\n\n{config}")
+        }
+        Server::Nginx | Server::Apache | Server::Lighttpd | Server::Caddy => config,
     }
 }
 
@@ -211,7 +342,11 @@ impl Server {
                     "authz_user",
                     "auth_basic",
                     "env",
+                    "authnz_fcgi",
                     "headers",
+                    "setenvif",
+                    "socache_shmcb",
+                    "ssl",
                     "proxy",
                     "proxy_fcgi",
                     "proxy_http",
@@ -229,7 +364,7 @@ impl Server {
             Self::Lighttpd => format!(
                 "server.document-root = \"{folder}\"\nserver.bind = \"127.0.0.1\"\nserver.port = {}\n\
                  server.errorlog = \"{folder}/log\"\nserver.max-request-field-size = 65535\n\
-                 server.modules = ( \"mod_access\" )\ninclude \"{folder}/realm.conf\"\n",
+                 server.modules = ( \"mod_access\", \"mod_auth\", \"mod_authn_file\" )\ninclude \"{folder}/realm.conf\"\n",
                 lasting_port()
             ),
             Self::Caddy => format!("{{\n\tadmin off\n}}\nimport {folder}/realm.conf\n"),

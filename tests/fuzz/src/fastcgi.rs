@@ -14,8 +14,13 @@ const LIMITS: Limits = Limits {
         pairs_max: 8,
         name_bytes_max: 32,
     },
+    question_bytes_max: 1024,
     connections_told: 7,
+    stdin_waiting_bytes_max: 16 * 1024,
+    stdout_waiting_bytes_max: 32 * 1024,
     stderr_bytes_max: 0,
+    aborts_per_second_max: 100,
+    times: None,
 };
 /// What may wait for the rest of a record: its head, and a body that is read as a whole.
 const WAITING_BYTES_MAX: usize = 8 + 1024;

@@ -1,4 +1,5 @@
-//! Streams the request's body back as it comes, then its trailers.
+//! Streams the request's body back as it comes, then its trailers; with `?whole=1` not before it has
+//! all of it, and without trailers.
 
 use guests::wasip2::http::types::{IncomingBody, OutgoingBody};
 use guests::wasip2::io::streams::StreamError;
@@ -12,6 +13,9 @@ const KEPT: [&str; 2] = ["content-type", "trailer"];
 guests::serve!(handle);
 
 fn handle(request: IncomingRequest, out: ResponseOutparam) {
+    if guests::parameter(&request, "whole").is_some() {
+        return guests::text(out, 200, &whole(&request));
+    }
     let headers = request.headers();
     let kept = KEPT.into_iter().filter_map(|name| {
         let value = headers.get(name).into_iter().next()?;
@@ -44,4 +48,18 @@ fn handle(request: IncomingRequest, out: ResponseOutparam) {
     };
     // Trailers that came in are immutable; those that go out must be the guest's own.
     let _ = OutgoingBody::finish(outgoing, trailers.map(|fields| fields.clone()));
+}
+
+/// Takes it for granted that it comes, as most programs do.
+fn whole(request: &IncomingRequest) -> String {
+    let body = request.consume().expect("the body is taken once");
+    let stream = body.stream().expect("the stream is taken once");
+    let mut whole = Vec::new();
+    loop {
+        match stream.blocking_read(PIECE_BYTES) {
+            Ok(piece) => whole.extend(piece),
+            Err(StreamError::Closed) => return String::from_utf8_lossy(&whole).into_owned(),
+            Err(StreamError::LastOperationFailed(_)) => panic!("the body is not whole"),
+        }
+    }
 }

@@ -1,10 +1,11 @@
 //! What a web server in front of realm can get wrong, by the last segment of the path.
 //!
 //! `echo` streams the body back, `length` counts it, `text` is a whole answer with a length, `status`
-//! has `?code=` and an etag, `redirect` a `?to=`, `stream` pauses for `?ms=` between its two lines,
-//! `request` is the request as it came here, `sizes` the bytes of its headers, `stderr` writes two lines
-//! there, `trap` traps and `late` does so behind its first line. Below `private` it says who may pass:
-//! whoever has the header `x-pass: yes`.
+//! has `?code=` and an etag, `redirect` a `?to=`, `stream` pauses for `?ms=` between its two lines, `wait`
+//! before it answers, `endless` answers until nobody takes it, `request` is the request as it came here,
+//! `sizes` the bytes of its headers, `stderr` writes two lines there, `trap` traps and `late` does so behind
+//! its first line. Below `private`, and as the host `gate.…`, it says who may pass: whoever has the header
+//! `x-pass: yes`.
 
 use std::io::Write as _;
 
@@ -20,7 +21,8 @@ guests::serve!(handle);
 
 fn handle(request: IncomingRequest, out: ResponseOutparam) {
     let path = guests::path(&request);
-    if path.contains("/private/") {
+    let host = request.authority().unwrap_or_default();
+    if path.contains("/private/") || host.starts_with("gate.") {
         return pass(&request, out);
     }
     match path.rsplit('/').next().unwrap_or_default() {
@@ -35,6 +37,11 @@ fn handle(request: IncomingRequest, out: ResponseOutparam) {
             whole(out, 302, &[("location", &to)], b"elsewhere\n");
         }
         "stream" => stream(guests::number(&request, "ms", 1_000), out),
+        "wait" => {
+            pause(guests::number(&request, "ms", 1_000));
+            whole(out, 200, &[], b"waited\n");
+        }
+        "endless" => endless(out),
         "request" => view(&request, out),
         "sizes" => {
             let all = request.headers().entries();
@@ -119,11 +126,24 @@ fn stream(milliseconds: u64, out: ResponseOutparam) {
     let (body, mut stream) = guests::start(out, 200, &[("content-type", "text/plain")]);
     let _ = stream.write_all(b"first\n");
     let _ = stream.blocking_flush();
-    subscribe_duration(milliseconds * 1_000_000).block();
+    pause(milliseconds);
     let _ = stream.write_all(b"last\n");
     let _ = stream.blocking_flush();
     drop(stream);
     let _ = OutgoingBody::finish(body, None);
+}
+
+fn pause(milliseconds: u64) {
+    subscribe_duration(milliseconds * 1_000_000).block();
+}
+
+/// A line every 10 ms.
+fn endless(out: ResponseOutparam) {
+    let (_body, stream) = guests::start(out, 200, &[("content-type", "text/plain")]);
+    let line = [[b'x'; 1_023].as_slice(), b"\n"].concat();
+    while stream.blocking_write_and_flush(&line).is_ok() {
+        pause(10);
+    }
 }
 
 fn view(request: &IncomingRequest, out: ResponseOutparam) {

@@ -1,5 +1,5 @@
 //! Uses `wasi:keyvalue@0.2.0-draft`, as components for wasmtime and wasmCloud are built: `ok`, or what is
-//! wrong.
+//! wrong. With `?op=`, `?key=` and `?value=` one call, and what came back.
 
 mod bindings {
     wit_bindgen::generate!({ path: "../../wit/deps/wasi-keyvalue-0.2.0-draft", world: "imports" });
@@ -11,11 +11,34 @@ use guests::{IncomingRequest, ResponseOutparam};
 
 guests::serve!(handle);
 
-fn handle(_request: IncomingRequest, out: ResponseOutparam) {
-    match check() {
-        Ok(()) => guests::text(out, 200, "ok"),
+fn handle(request: IncomingRequest, out: ResponseOutparam) {
+    let parameter = |name| guests::parameter(&request, name).unwrap_or_default();
+    let said = match &*parameter("op") {
+        "" => check().map(|()| "ok".to_owned()),
+        op => call(op, &parameter("key"), &parameter("value")),
+    };
+    match said {
+        Ok(words) => guests::text(out, 200, &words),
         Err(error) => guests::text(out, 500, &format!("{error:?}")),
     }
+}
+
+fn call(op: &str, key: &str, value: &str) -> Result<String, Error> {
+    let bucket = store::open("default")?;
+    Ok(match op {
+        "set" => format!("{:?}", bucket.set(key, value.as_bytes())?),
+        "delete" => format!("{:?}", bucket.delete(key)?),
+        "increment" => atomics::increment(&bucket, key, 1)?.to_string(),
+        "keys" => {
+            let mut keys = bucket.list_keys(None)?.keys;
+            keys.sort();
+            keys.join(" ")
+        }
+        _ => match bucket.get(key)? {
+            Some(value) => String::from_utf8_lossy(&value).into_owned(),
+            None => "none".to_owned(),
+        },
+    })
 }
 
 fn check() -> Result<(), Error> {

@@ -2,7 +2,8 @@
 //! has `k0000` to `k1499` in it.
 //!
 //! `/sets?N` has N calls under way at once, of 4 MiB each, and says how many were done, and what was said
-//! of the others; `/listings?N` begins N listings, and says how many gave a key.
+//! of the others; `/listings?N` begins N listings, and says how many gave a key. `/set?KEY=VALUE`,
+//! `/get?KEY`, `/delete?KEY` and `/keys` are one call each, with what came back.
 
 mod bindings {
     wit_bindgen::generate!({ path: "../../wit/deps/spin-key-value-3.0.0", world: "imports" });
@@ -24,9 +25,10 @@ wasip3::http::service::export!(Checked);
 impl Guest for Checked {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let target = request.get_path_with_query().unwrap_or_default();
-        let (path, n) = target.split_once('?').unwrap_or((&target, ""));
-        let n = n.parse().unwrap_or(0);
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let n = query.parse().unwrap_or(0);
         let said = match path {
+            "/set" | "/get" | "/delete" | "/keys" => call(path, query).await,
             "/sets" => sets(n).await,
             "/listings" => listings(n).await,
             _ => check().await.map(|()| "ok".to_owned()),
@@ -40,6 +42,27 @@ impl Guest for Checked {
         });
         Ok(response)
     }
+}
+
+async fn call(path: &str, query: &str) -> Result<String, Error> {
+    let store = Store::open("default".to_owned()).await?;
+    let (key, value) = query.split_once('=').unwrap_or((query, ""));
+    let key = key.to_owned();
+    Ok(match path {
+        "/set" => format!("{:?}", store.set(key, value.as_bytes().to_vec()).await?),
+        "/delete" => format!("{:?}", store.delete(key).await?),
+        "/keys" => {
+            let (keys, end) = store.get_keys().await;
+            let mut keys = keys.collect().await;
+            end.await?;
+            keys.sort();
+            keys.join(" ")
+        }
+        _ => match store.get(key).await? {
+            Some(value) => String::from_utf8_lossy(&value).into_owned(),
+            None => "none".to_owned(),
+        },
+    })
 }
 
 async fn check() -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! A program whose first argument says what it does: `echo`, `exit CODE`, `out COUNT`, `mixed`,
-//! `spin`, `park`, `bomb`, `trap`, `connect ADDRESS` (tells what it is told), `listen`.
+//! `spin`, `park`, `bomb`, `trap`, `connect ADDRESS` (tells what it is told), `listen`, `env NAME`,
+//! `read PATH`, `write PATH TEXT`.
 
 use std::io::{Read as _, Write as _, stdin, stdout};
 use std::net::{TcpListener, TcpStream};
@@ -33,16 +34,23 @@ fn main() {
                 held.push(std::hint::black_box(vec![0x5a_u8; 1024 * 1024]));
             }
         }
-        "connect" => match connect(&second) {
-            Ok(told) => println!("{told}"),
-            Err(error) => println!("{:?}", error.kind()),
-        },
-        "listen" => match TcpListener::bind("127.0.0.1:0") {
-            Ok(_) => println!("listening"),
-            Err(error) => println!("{:?}", error.kind()),
-        },
+        "connect" => tell(connect(&second)),
+        "listen" => tell(TcpListener::bind("127.0.0.1:0").map(|_| "listening".to_owned())),
+        "env" => println!("{}", std::env::var(&second).unwrap_or("absent".to_owned())),
+        "read" => tell(std::fs::read_to_string(&second)),
+        "write" => {
+            let text = args.next().unwrap_or_default();
+            tell(std::fs::write(&second, text).map(|()| "written".to_owned()));
+        }
         "trap" => std::arch::wasm32::unreachable(),
         _ => println!("what?"),
+    }
+}
+
+fn tell(told: std::io::Result<String>) {
+    match told {
+        Ok(told) => println!("{told}"),
+        Err(error) => println!("{:?}", error.kind()),
     }
 }
 

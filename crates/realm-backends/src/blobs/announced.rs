@@ -3,12 +3,16 @@
 //! Not here: who takes the messages, and what a queue promises of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use realm_model::cloud::{
     Answer, Blob, BlobSource, Blobs, CloudError, ContainerInfo, Message, Messaging, ObjectInfo,
+    limits,
 };
 use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 /// A store of objects, and where its changes are told.
 ///
@@ -20,9 +24,11 @@ pub struct Announced {
     blobs: Arc<dyn Blobs>,
     messages: Arc<dyn Messaging>,
     topic: String,
+    /// For what is on its way, of all who change something at the same time.
+    places: Semaphore,
 }
 
-/// Messages that are on their way at once.
+/// Messages that are on their way at once: each has up to four names in it.
 const AT_ONCE_MAX: usize = 100;
 
 /// What a message says.
@@ -72,6 +78,7 @@ impl Announced {
             blobs,
             messages,
             topic: topic.to_owned(),
+            places: Semaphore::new(AT_ONCE_MAX),
         }
     }
 
@@ -80,6 +87,9 @@ impl Announced {
             let words = "it is done, and was not told: do it again".to_owned();
             CloudError::Failed(words)
         };
+        let patience = Duration::from_millis(limits::CALL_TIMEOUT_MS);
+        let place = timeout(patience, self.places.acquire()).await;
+        let _place = place.map_err(|_| not_told())?.map_err(|_| not_told())?;
         let message = Message {
             data: serde_json::to_vec(event).map_err(|_| not_told())?,
             content_type: Some("application/json".to_owned()),

@@ -163,19 +163,21 @@ fn reopen<F: Format>(shared: &Arc<Shared<F>>) -> bool {
     }
 }
 
-/// One transaction of a test, at a time of its own.
+/// One transaction of a test, at a time of its own: when there is something to tidy up next.
 #[cfg(test)]
 pub(crate) fn write_one<F: Format>(
     format: &F,
     database: &Database,
     now_ms: u64,
     work: impl for<'t> FnOnce(&mut F::Batch<'t>) -> Result<(), Fault> + Send + 'static,
-) {
+) -> Option<u64> {
     let work: Work<F> = Box::new(move |batch| {
         work(batch)?;
         let finish: Finish = Box::new(|_| {});
         Ok(finish)
     });
-    let done = write(format, database, vec![work], &mut Vec::new(), now_ms);
-    assert!(done.is_ok(), "{:?}", done.err());
+    match write(format, database, vec![work], &mut Vec::new(), now_ms) {
+        Ok(done) => format.done(done),
+        Err(fault) => panic!("{fault}"),
+    }
 }

@@ -48,11 +48,8 @@ pub(super) fn begin(
 
 async fn run(asking: Arc<Asking>, body: Vec<u8>, permits: Permits, pieces: Sender<Came>) {
     let ended = timeout(asking.patience.whole, listen(&asking, body, &pieces)).await;
-    // Whoever is slow, the engine or who reads: it is no fault of the engine's.
-    let ended = ended.unwrap_or(Err(Failure {
-        cause: None,
-        said: CloudError::Timeout.into(),
-    }));
+    // Whoever is slow, the engine or who reads.
+    let ended = ended.unwrap_or_else(|_| Err(unread()));
     // Others may begin, however late this one is read.
     drop(permits);
     let last = asking.told(ended).map(Piece::End);
@@ -108,7 +105,8 @@ async fn listen(asking: &Asking, body: Vec<u8>, pieces: &Sender<Came>) -> Result
             n_events += 1;
             match event {
                 Event::Said(said) => {
-                    if let Some(ending) = take(&mut so_far, said, pieces).await {
+                    let taken = take(&mut so_far, said, pieces, asking.patience.next_word).await?;
+                    if let Some(ending) = taken {
                         return Ok(ending);
                     }
                 }
@@ -130,8 +128,14 @@ async fn listen(asking: &Asking, body: Vec<u8>, pieces: &Sender<Came>) -> Result
     }
 }
 
-/// Hands over what an event says; the end, where there is as much as there may be.
-async fn take(so_far: &mut SoFar, said: Said, pieces: &Sender<Came>) -> Option<Ending> {
+/// Hands over what an event says; the end, where there is as much as there may be. Who reads nothing for as
+/// long as an engine may say nothing is given up as that is: it keeps a place that others wait for.
+async fn take(
+    so_far: &mut SoFar,
+    said: Said,
+    pieces: &Sender<Came>,
+    patience: Duration,
+) -> Result<Option<Ending>, Failure> {
     let Said {
         text,
         finish,
@@ -141,7 +145,7 @@ async fn take(so_far: &mut SoFar, said: Said, pieces: &Sender<Came>) -> Option<E
     let is_over = so_far.finish.is_some();
     so_far.finish = so_far.finish.or(finish);
     if is_over {
-        return None;
+        return Ok(None);
     }
     let (fits, rest) = split(&text, COMPLETION_BYTES_MAX - so_far.n_bytes);
     so_far.n_bytes += fits.len();
@@ -149,10 +153,11 @@ async fn take(so_far: &mut SoFar, said: Said, pieces: &Sender<Came>) -> Option<E
     while !left.is_empty() {
         let (piece, behind) = split(left, PIECE_BYTES_MAX);
         left = behind;
+        let sent = timeout(patience, pieces.send(Ok(Piece::Text(piece.to_owned()))));
         // Nobody wants more: the task ends with who wanted it.
-        let _ = pieces.send(Ok(Piece::Text(piece.to_owned()))).await;
+        let _ = sent.await.map_err(|_| unread())?;
     }
-    (!rest.is_empty()).then(|| so_far.ending(Finish::Length))
+    Ok((!rest.is_empty()).then(|| so_far.ending(Finish::Length)))
 }
 
 /// The engine says that this is all.
@@ -166,6 +171,14 @@ async fn done(mut response: Response, so_far: &SoFar) -> Result<Ending, Failure>
 /// As much of a text as fits, and the rest.
 fn split(text: &str, n_bytes: usize) -> (&str, &str) {
     text.split_at(text.floor_char_boundary(n_bytes))
+}
+
+/// No fault of the engine's.
+fn unread() -> Failure {
+    Failure {
+        cause: None,
+        said: CloudError::Timeout.into(),
+    }
 }
 
 fn silent() -> Failure {

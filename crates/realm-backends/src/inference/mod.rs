@@ -10,8 +10,9 @@ mod generation;
 mod metered;
 mod request;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use realm_model::cloud::inference::{Embedded, Prompt, check_texts};
@@ -58,12 +59,57 @@ pub struct EngineSettings {
 
 /// Room for the generations of all bindings of a node.
 #[derive(Clone)]
-pub struct Room(Arc<Semaphore>);
+pub struct Room {
+    whole: Arc<Whole>,
+    /// What a namespace has of it; `None`: there is no such bound.
+    share: Option<Arc<Semaphore>>,
+}
+
+struct Whole {
+    places: Arc<Semaphore>,
+    n: usize,
+    /// By namespace, those that anybody has.
+    shares: Mutex<BTreeMap<String, Weak<Semaphore>>>,
+}
+
+/// A namespace has one of so many parts of the room of a node.
+const SHARE: usize = 4;
 
 impl Room {
     /// For so many at a time.
     pub fn new(places: usize) -> Self {
-        Self(Arc::new(Semaphore::new(places)))
+        let whole = Whole {
+            places: Arc::new(Semaphore::new(places)),
+            n: places,
+            shares: Mutex::default(),
+        };
+        Self {
+            whole: Arc::new(whole),
+            share: None,
+        }
+    }
+
+    /// The same for a binding, `NAMESPACE/NAME` or one of the owners' own. All of a namespace have a quarter of
+    /// it among them: whatever they ask for and however long it takes, others have room.
+    #[must_use]
+    pub fn of(&self, binding: &str) -> Self {
+        let Some((namespace, _)) = binding.split_once('/') else {
+            return self.clone();
+        };
+        // Whole after each statement.
+        let shares = self.whole.shares.lock();
+        let mut shares = shares.unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|_, share| share.strong_count() > 0);
+        let there = shares.get(namespace).and_then(Weak::upgrade);
+        let share = there.unwrap_or_else(|| {
+            let share = Arc::new(Semaphore::new((self.whole.n / SHARE).max(1)));
+            shares.insert(namespace.to_owned(), Arc::downgrade(&share));
+            share
+        });
+        Self {
+            whole: Arc::clone(&self.whole),
+            share: Some(share),
+        }
     }
 }
 
@@ -114,8 +160,8 @@ pub enum EngineError {
 /// An engine, asked for one model.
 pub struct Engine {
     asking: Arc<Asking>,
+    places: Arc<Semaphore>,
     room: Room,
-    room_of_node: Room,
     runtime: Handle,
 }
 
@@ -128,8 +174,8 @@ struct Asking {
     health: Health,
 }
 
-/// A place of a binding, and of the node.
-type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+/// A place of a binding, of a namespace and of the node.
+type Permits = Vec<OwnedSemaphorePermit>;
 
 /// Why there is no answer, for the operator and for the guest.
 struct Failure {
@@ -175,18 +221,23 @@ impl Engine {
                 patience,
                 health: Health::new(watch),
             }),
-            room: Room::new(GENERATIONS_MAX),
-            room_of_node: room,
+            places: Arc::new(Semaphore::new(GENERATIONS_MAX)),
+            room,
             runtime: Handle::current(),
         })
     }
 
     /// A place among those who ask, for as long as it is held.
     async fn place(&self) -> Result<Permits, InferenceError> {
+        // Who waits for its own kind keeps none of those from a place who have nothing to do with it.
+        let room = [&self.places].into_iter().chain(&self.room.share);
+        let room = room.chain([&self.room.whole.places]);
         let place = async {
-            let own = Arc::clone(&self.room.0).acquire_owned().await;
-            let of_node = Arc::clone(&self.room_of_node.0).acquire_owned().await;
-            Ok((own?, of_node?))
+            let mut permits = Permits::new();
+            for places in room {
+                permits.push(Arc::clone(places).acquire_owned().await?);
+            }
+            Ok(permits)
         };
         let place: Result<Permits, tokio::sync::AcquireError> =
             timeout(self.asking.patience.call, place)

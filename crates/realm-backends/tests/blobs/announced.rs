@@ -240,3 +240,21 @@ async fn many_deletions_are_told_side_by_side_and_in_their_order() {
         "one after the other"
     );
 }
+
+#[tokio::test]
+async fn many_who_change_something_have_no_more_messages_on_their_way_than_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = Directory::open(folder.path(), Arc::new(Heard::default())).unwrap();
+    let slow = Arc::new(Slow::default());
+    let blobs = Announced::new(Arc::new(blobs), slow.clone(), "changes");
+    blobs.create("c").await.unwrap();
+    let names = |of: usize| (0..200).map(move |n| format!("o{of}-{n}")).collect();
+    let all: Vec<Vec<String>> = (0..10).map(names).collect();
+    let removed = all.iter().map(|names| blobs.remove("c", names));
+    for removed in futures_util::future::join_all(removed).await {
+        removed.unwrap();
+    }
+    assert_eq!(slow.sent.lock().unwrap().len(), 2_000);
+    let most = slow.most.load(Ordering::Relaxed);
+    assert!((50..=100).contains(&most), "{most}");
+}

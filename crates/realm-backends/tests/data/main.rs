@@ -10,6 +10,7 @@ mod hostile;
 mod model;
 mod search;
 #[path = "../../../../tests/peers/postgres.rs"]
+#[expect(dead_code, reason = "shared with tests that do more with it")]
 mod server;
 mod support;
 mod vectors;

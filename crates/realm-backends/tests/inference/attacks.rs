@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use realm_backends::inference::{EngineSettings, Metered, Patience, Room, Spending};
+use realm_backends::inference::{Engine, EngineSettings, Metered, Patience, Room, Spending};
 use realm_model::cloud::inference::{Ending, Finish, Piece};
 use realm_model::cloud::{CloudError, Inference as _, InferenceError};
 
@@ -356,6 +356,70 @@ async fn who_goes_away_or_does_not_read_holds_nothing() {
     assert!(text.len() <= 17, "{}", text.len());
     assert_eq!(ended, Err(TIMEOUT));
     assert_eq!(asked.heard.all(), "");
+}
+
+#[tokio::test]
+async fn who_reads_nothing_for_long_gives_his_place_to_others_and_who_reads_slowly_keeps_it() {
+    let more = format!("data: {}\n\n", word("a")).into_bytes();
+    let says = vec![Does::Says(HEAD.into()), Does::Repeats(more, Duration::ZERO)];
+    let short = Patience {
+        next_word: Duration::from_secs(3),
+        ..Patience::default()
+    };
+    let (server, asked) = hostile(says, short).await;
+    let mut idle = asked.engine.generate(prompt("hello", 4)).await.unwrap();
+    until("it was asked", || !server.asked().is_empty()).await;
+    let mut slow = asked.engine.generate(prompt("hello", 4)).await.unwrap();
+    // Twice as long as who reads nothing has.
+    for _ in 0..60 {
+        assert!(matches!(slow.next().await, Ok(Piece::Text(_))));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((server.asked().len(), server.n_open()), (2, 1));
+    let (text, ended) = all(&mut *idle).await;
+    assert!(text.len() <= 17, "{}", text.len());
+    assert_eq!((ended, asked.heard.all()), (Err(TIMEOUT), String::new()));
+}
+
+#[tokio::test]
+async fn a_namespace_has_a_quarter_of_a_nodes_room_and_owners_have_all_of_it() {
+    let call = Patience {
+        call: Duration::from_millis(200),
+        ..Patience::default()
+    };
+    let (server, _) = hostile(vec![Does::Stays], call).await;
+    let node = Room::new(8);
+    let of = |binding: &str| {
+        engine(EngineSettings {
+            room: node.of(binding),
+            patience: call,
+            ..settings(server.port)
+        })
+        .engine
+    };
+    let mut begun = Vec::new();
+    let mut room = async |engine: &Engine| {
+        let mut n = 0;
+        loop {
+            match engine.generate(prompt("hello", 4)).await {
+                Ok(one) => begun.push(one),
+                Err(error) => {
+                    assert_eq!(error, InferenceError::Busy(None));
+                    return n;
+                }
+            }
+            n += 1;
+        }
+    };
+    let (first, second) = (of("team/chat"), of("team/search"));
+    assert_eq!((room(&first).await, room(&second).await), (2, 0));
+    assert_eq!(room(&of("teams/chat")).await, 2);
+    assert_eq!(room(&of("chat")).await, 4);
+    drop(begun);
+    // Also after nobody had any of it.
+    drop((first, second));
+    let again = of("team/chat").generate(prompt("hello", 4)).await;
+    assert!(again.is_ok());
 }
 
 #[tokio::test]

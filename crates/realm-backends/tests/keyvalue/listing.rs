@@ -39,7 +39,7 @@ pub(crate) async fn no_keys(bench: &Bench) {
 
 pub(crate) async fn lists_every_key_once(bench: &Bench) {
     let store = &*bench.store;
-    let n_keys = 100_000;
+    let n_keys = 100_001;
     fill(store, "other", 500).await;
     fill(store, "a", n_keys).await;
     let mut keys = all_keys(store, "a").await;
@@ -49,7 +49,7 @@ pub(crate) async fn lists_every_key_once(bench: &Bench) {
     assert_eq!(keys.len(), n_keys);
     assert_eq!(
         (&*keys[0], &*keys[n_keys - 1]),
-        ("key-000000", "key-099999")
+        ("key-000000", "key-100000")
     );
     assert_eq!(all_keys(store, "other").await.len(), 500);
 }

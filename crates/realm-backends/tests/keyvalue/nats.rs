@@ -14,15 +14,29 @@ use crate::redis::Told;
 use crate::servers::{self, Server, Tls};
 use crate::{Bench, Can, conformance};
 
-conformance!(start());
+/// On what Debian has.
+mod installed {
+    use super::*;
 
-fn start() -> Bench {
-    let server = servers::nats("", None);
+    // The end of single keys came with 2.11.
+    conformance!(start(
+        servers::nats("", None),
+        servers::nats_version() >= (2, 11)
+    ));
+}
+
+/// On one that ends keys.
+mod newer {
+    use super::*;
+
+    conformance!(start(servers::newer_nats(), true));
+}
+
+fn start(server: Server, end_keys: bool) -> Bench {
     Bench {
         store: Arc::new(open(&server, &access(None))),
         can: Can {
-            // The end of single keys came with 2.11.
-            end_keys: servers::nats_version() >= (2, 11),
+            end_keys,
             commit_many: false,
             count_bytes: false,
             tell_each_change: false,

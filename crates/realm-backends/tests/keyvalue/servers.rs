@@ -10,7 +10,7 @@ use realm_model::binding;
 
 /// A server that runs, can be killed, and comes back with what it kept.
 pub(crate) struct Server {
-    program: &'static str,
+    program: String,
     arguments: Vec<String>,
     pub(crate) port: u16,
     pub(crate) folder: tempfile::TempDir,
@@ -20,7 +20,7 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one. `arguments` are made of its port and its folder.
     pub(crate) fn start(
-        program: &'static str,
+        program: &str,
         package: &str,
         arguments: impl Fn(u16, &Path) -> Vec<String>,
     ) -> Self {
@@ -39,7 +39,7 @@ impl Server {
             .unwrap()
             .port();
         let mut server = Self {
-            program,
+            program: program.to_owned(),
             arguments: arguments(port, folder.path()),
             port,
             folder,
@@ -58,7 +58,7 @@ impl Server {
             .unwrap();
         // It ends with this process, however that ends.
         let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", self.program])
+            .args(["--pdeathsig", "KILL", &self.program])
             .args(&self.arguments)
             .current_dir(self.folder.path())
             .stdout(log.try_clone().unwrap())
@@ -199,8 +199,25 @@ pub(crate) fn redis_tls(tls: &Tls) -> Server {
 
 /// A NATS with JetStream that keeps everything it acknowledged, over TLS where files are given.
 pub(crate) fn nats(more: &str, tls: Option<&Tls>) -> Server {
+    nats_of("nats-server", more, tls)
+}
+
+/// The same in a version that can end single keys (2.11 or later), where Debian has an older one:
+/// scripts/setup-test.sh puts it beside what is built.
+pub(crate) fn newer_nats() -> Server {
+    let own = std::env::current_exe().unwrap();
+    // target/debug/deps/TEST
+    let program = own.ancestors().nth(3).unwrap().join("nats/nats-server");
+    assert!(
+        program.exists(),
+        "a newer `nats-server` is missing: scripts/setup-test.sh brings it"
+    );
+    nats_of(program.to_str().unwrap(), "", None)
+}
+
+fn nats_of(program: &str, more: &str, tls: Option<&Tls>) -> Server {
     let more = words(more);
-    Server::start("nats-server", "nats-server", |port, folder| {
+    Server::start(program, "nats-server", |port, folder| {
         // The configuration alone says when the disk is waited for; older servers do not know it.
         let mut all = words(&format!(
             "-js -a 127.0.0.1 -p {port} -sd {}/js",

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt as _;
 use realm_backends::messaging::{Nats, Room};
 use realm_backends::{Access, Watch};
 use realm_model::cloud::Messaging;
@@ -265,4 +266,71 @@ async fn a_device_that_sends_odd_names_stops_nobody() {
     assert_eq!(deaths.len(), odd.len(), "{deaths:?}");
     let unreadable = deaths.iter().filter(|line| line.contains("no text"));
     assert_eq!(unreadable.count(), 3, "{deaths:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_client_can_read_is_found_however_many_were_delivered_since() {
+    const MANY: usize = 2_600;
+    let devices = Devices::start();
+    let (on, deaths) = devices.messaging(false);
+    let mut wanted = subscription("up.>", "w", 200);
+    wanted.ack_wait = Duration::from_secs(2);
+    on.keep_groups(std::slice::from_ref(&wanted.group))
+        .await
+        .unwrap();
+    let other = async_nats::connect(devices.server.host()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(other.clone());
+    let well = async |n: usize| {
+        let sent = (0..n).map(|_| jetstream.publish("iot.up.d1", "good".into()));
+        for sent in futures_util::future::join_all(sent).await {
+            sent.unwrap().await.unwrap();
+        }
+    };
+    // It is neither the oldest nor the newest.
+    well(10).await;
+    devices.publish_raw(b"iot/up/a\tb", b"odd");
+    well(MANY).await;
+    // Another node has all of it, which is as careless, and says nothing of it.
+    let mut node = TcpStream::connect(devices.server.host()).unwrap();
+    let mut stream = jetstream.get_stream("iot").await.unwrap();
+    let consumer = stream.consumer_names();
+    let consumer: Vec<_> = consumer.try_collect().await.unwrap();
+    let subject = format!("$JS.API.CONSUMER.MSG.NEXT.iot.{}", consumer[0]);
+    let ask = format!(r#"{{"batch":{}}}"#, MANY + 11);
+    let words = format!(
+        "CONNECT {{\"verbose\":false}}\r\nSUB theirs 1\r\nPUB {subject} theirs {}\r\n{ask}\r\n",
+        ask.len()
+    );
+    node.write_all(words.as_bytes()).unwrap();
+    std::thread::spawn(move || std::io::copy(&mut node, &mut std::io::sink()));
+    let began = Instant::now();
+    loop {
+        let consumer = stream.consumer_info(&consumer[0]).await.unwrap();
+        if consumer.delivered.stream_sequence == (MANY + 11) as u64 {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{consumer:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut group = soon(on.subscribe(&wanted)).await.unwrap();
+    let taking = tokio::spawn(async move {
+        loop {
+            let delivery = group.next().await.unwrap();
+            let _ = delivery.receipt.ack().await;
+        }
+    });
+    let began = Instant::now();
+    loop {
+        let left = stream.info().await.unwrap().state.messages;
+        let dead = deaths.lock().unwrap().clone();
+        if left == 0 && dead.len() == 1 && dead[0].contains("no text") {
+            break;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "{left} left, {dead:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    taking.abort();
 }

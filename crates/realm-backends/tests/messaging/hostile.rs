@@ -2,7 +2,7 @@
 //! nothing else.
 
 use realm_backends::messaging::{LendError, offered};
-use realm_model::cloud::{CloudError, Message, Messaging as _};
+use realm_model::cloud::{CloudError, Message, Messaging as _, limits};
 use realm_model::lending_message::{BYTES_MAX, Came, How, Lent, ToBorrower, ToLender};
 use std::sync::Arc;
 use std::time::Duration;
@@ -337,4 +337,62 @@ async fn a_group_that_is_gone_is_not_made_again_by_a_node_that_answers_late() {
     a.send("orders", "one").await;
     let mut own = a.queue.subscribe(&wanted).await.unwrap();
     nothing_comes(&mut own).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn room_that_was_kept_for_what_is_lent_is_there_for_others_as_soon_as_less_comes() {
+    let b = Node::keeping("own", "m").await;
+    let large = text("x".repeat(limits::MESSAGE_BYTES_MAX));
+    for _ in 0..70 {
+        let sent = b.queue.send("own", large.clone(), None);
+        soon(sent).await.unwrap();
+    }
+    let wanted = subscription("orders", "w", 1);
+    let mut worker = b.queue.subscribe(&wanted).await.unwrap();
+    let (mut here, there) = duplex(64 * 1024);
+    let (queue, of) = (Arc::clone(&b.queue), wanted.group.clone());
+    tokio::spawn(async move { queue.borrow(there, [1; 32], &of).await });
+    assert_eq!(heard(&mut here).await, ToLender::Ready.to_bytes());
+    piece(&mut here, &ToBorrower::Waits(true).to_bytes()).await;
+    let working = tokio::spawn(async move { worker.next().await });
+    assert_eq!(heard(&mut here).await, ToLender::Take(1).to_bytes());
+    let message = Message {
+        topic: Some("orders".to_owned()),
+        ..text("small")
+    };
+    let which = Lent {
+        message: 1,
+        delivery: 1,
+    };
+    let given = ToBorrower::Given {
+        which,
+        attempt: 1,
+        body: message.to_bytes(),
+    };
+    let given = given.to_bytes();
+    let length = u32::try_from(given.len()).unwrap().to_be_bytes();
+    let bytes = [&length[..], &given].concat();
+    let (last, first) = bytes.split_last().unwrap();
+    // Others take all the room that is left; meanwhile it says something, or it is not waited for.
+    let mut other = b
+        .queue
+        .subscribe(&subscription("own", "m", 1_000))
+        .await
+        .unwrap();
+    let mut held = Vec::new();
+    for byte in first {
+        here.write_all(&[*byte]).await.unwrap();
+        let moment = Duration::from_millis(100);
+        while let Ok(one) = tokio::time::timeout(moment, other.next()).await {
+            held.push(one.unwrap());
+        }
+    }
+    let n = held.len();
+    assert!((30..70).contains(&n), "{n}");
+    here.write_all(&[*last]).await.unwrap();
+    let lent = soon(working).await.unwrap().unwrap();
+    assert_eq!(words(&lent.message), "small");
+    // The queue looks again by itself after 30 s.
+    let more = tokio::time::timeout(Duration::from_secs(20), other.next());
+    assert!(more.await.is_ok(), "nobody told that there is room");
 }

@@ -9,6 +9,7 @@ mod checks;
 mod devices;
 mod embedded;
 mod hostile;
+mod hostile_nats;
 mod lending;
 mod letters;
 mod memory;
@@ -25,6 +26,15 @@ macro_rules! every_backend {
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $check() {
                     crate::checks::$check(crate::nats::bed().await).await;
+                }
+            )*
+        }
+
+        mod on_newer_nats {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $check() {
+                    crate::checks::$check(crate::nats::newer_bed().await).await;
                 }
             )*
         }

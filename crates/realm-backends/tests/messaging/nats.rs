@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use realm_backends::messaging::{Nats, Room};
 use realm_backends::{Access, Watch};
-use realm_model::cloud::{CloudError, Messaging};
+use realm_model::cloud::{CloudError, Messaging, limits};
 use tempfile::TempDir;
 
 use crate::support::{Bed, SMALL, next, soon, subscription, take, text, words};
@@ -21,21 +21,39 @@ pub(crate) struct Server {
     child: Child,
     port: u16,
     folder: TempDir,
+    program: PathBuf,
     more: Vec<String>,
 }
 
 impl Server {
     pub(crate) fn start(more: &[&str]) -> Self {
+        Self::of("nats-server".into(), more)
+    }
+
+    /// A later version than Debian's, which scripts/setup-test.sh puts beside what is built.
+    fn newer() -> Self {
+        let own = std::env::current_exe().unwrap();
+        // target/debug/deps/TEST
+        let program = own.ancestors().nth(3).unwrap().join("nats/nats-server");
+        assert!(
+            program.exists(),
+            "a newer `nats-server` is missing: scripts/setup-test.sh brings it"
+        );
+        Self::of(program, &[])
+    }
+
+    fn of(program: PathBuf, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let more: Vec<String> = more.iter().map(|one| (*one).to_owned()).collect();
-        let child = spawn(port, folder.path(), &more);
+        let child = spawn(&program, port, folder.path(), &more);
         Self {
             child,
             port,
             folder,
+            program,
             more,
         }
     }
@@ -51,7 +69,25 @@ impl Server {
     }
 
     fn start_again(&mut self) {
-        self.child = spawn(self.port, self.folder.path(), &self.more);
+        self.child = spawn(&self.program, self.port, self.folder.path(), &self.more);
+    }
+
+    /// Stops it, or lets it go on: one that hangs has its connections open.
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status();
+        assert!(sent.unwrap().success());
+        // Each of its threads takes a while to hear of it.
+        let goes_on = |thread: fs::DirEntry| {
+            let text = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // Behind the name, which is in parentheses.
+            text.rsplit_once(") ")
+                .is_some_and(|(_, rest)| !rest.starts_with('T'))
+        };
+        let threads = || fs::read_dir(format!("/proc/{id}/task")).unwrap().flatten();
+        while signal == "-STOP" && threads().any(goes_on) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -66,17 +102,12 @@ impl Drop for Server {
     clippy::zombie_processes,
     reason = "a server that does not come up ends the test, and with that itself"
 )]
-fn spawn(port: u16, folder: &Path, more: &[String]) -> Child {
+fn spawn(program: &Path, port: u16, folder: &Path, more: &[String]) -> Child {
     // Dies with the test, however that ends.
     let child = Command::new("setpriv")
-        .args([
-            "--pdeathsig",
-            "KILL",
-            "nats-server",
-            "-js",
-            "-a",
-            "127.0.0.1",
-        ])
+        .args(["--pdeathsig", "KILL"])
+        .arg(program)
+        .args(["-js", "-a", "127.0.0.1"])
         .args(["-p", &port.to_string(), "-sd"])
         .arg(folder.join("store"))
         .args(more)
@@ -114,7 +145,15 @@ fn client(host: &str, access: &Access, room: Room, watch: Arc<dyn Watch>) -> Arc
 
 #[expect(clippy::unused_async, reason = "every bed is awaited")]
 pub(crate) async fn bed() -> Bed {
-    let server = Server::start(&[]);
+    bed_on(Server::start(&[]))
+}
+
+#[expect(clippy::unused_async, reason = "every bed is awaited")]
+pub(crate) async fn newer_bed() -> Bed {
+    bed_on(Server::newer())
+}
+
+fn bed_on(server: Server) -> Bed {
     let of = |prefix, room| {
         client(
             &server.host(),
@@ -197,6 +236,49 @@ async fn a_server_that_says_nothing_is_unavailable_in_time() {
         began.elapsed()
     );
     assert!(!heard.all().is_empty());
+}
+
+/// It has the connection, and answers nothing on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stands_still_is_an_error_in_time_and_loses_nothing() {
+    let server = Server::start(&[]);
+    let on = client(
+        &server.host(),
+        &access("shop"),
+        Room::default(),
+        Arc::<Heard>::default(),
+    );
+    let mut worker = soon(on.subscribe(&subscription("orders", "w", 1)))
+        .await
+        .unwrap();
+    soon(on.send("orders", text("before"), None)).await.unwrap();
+    assert_eq!(take(&mut worker).await, "before");
+    server.signal("-STOP");
+    // A call has so long, and a busy machine some more; one that hangs never ends.
+    let longest = 3 * Duration::from_millis(limits::CALL_TIMEOUT_MS);
+    let sent = tokio::time::timeout(longest, on.send("orders", text("meanwhile"), None)).await;
+    let error = sent.expect("sending ends").unwrap_err();
+    let known = |error: &CloudError| matches!(error, CloudError::Timeout | CloudError::Unavailable);
+    assert!(known(&error), "{error:?}");
+    let asked = on.request("orders", text("?"), Duration::from_secs(2), 1);
+    // Who asks and hears nothing has no replies, or an error.
+    match tokio::time::timeout(longest, asked)
+        .await
+        .expect("asking ends")
+    {
+        Ok(replies) => assert!(replies.is_empty()),
+        Err(error) => assert!(known(&error), "{error:?}"),
+    }
+    server.signal("-CONT");
+    let began = Instant::now();
+    while on.send("orders", text("after"), None).await.is_err() {
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "it is used again"
+        );
+    }
+    // What was sent meanwhile may have been sent, or asked.
+    while take(&mut worker).await != "after" {}
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -452,6 +452,47 @@ async fn a_server_that_says_nothing_is_not_waited_for() {
     assert!(heard.all()[0].contains("in time"), "{:?}", heard.all());
 }
 
+/// It has the connection, and answers nothing on it.
+#[tokio::test]
+async fn a_server_that_stands_still_is_an_error_in_time() {
+    let server = Server::start(None, "scram-sha-256");
+    let (database, _) = database(settings(&server));
+    let mut session = open(&database).await;
+    run(&mut *session, "CREATE TABLE t (i INTEGER)").await;
+    run(&mut *session, "INSERT INTO t VALUES (1)").await;
+    server.signal("-STOP");
+    // A call has so long, and a busy machine some more; one that hangs never ends.
+    let longest = 3 * Duration::from_millis(limits::CALL_TIMEOUT_MS);
+    let written = session.execute("INSERT INTO t VALUES (2)", &[]);
+    let written = tokio::time::timeout(longest, written).await;
+    let said = code(written.expect("writing ends"));
+    assert!(["timeout", "unavailable"].contains(&&*said), "{said}");
+    let opened = tokio::time::timeout(longest, database.open("", ROOM)).await;
+    if let Ok(mut other) = opened.expect("opening ends") {
+        let read = other.execute("SELECT * FROM t", &[]);
+        let read = tokio::time::timeout(longest, read).await;
+        let said = code(read.expect("reading ends"));
+        assert!(["timeout", "unavailable"].contains(&&*said), "{said}");
+    }
+    server.signal("-CONT");
+    let began = Instant::now();
+    let seen = loop {
+        if let Ok(mut session) = database.open("", ROOM).await
+            && let Ok(rows) = rows(&mut *session, "SELECT i FROM t ORDER BY i", &[]).await
+        {
+            break rows;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(60),
+            "it is used again"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    // Of what had no answer nobody knows.
+    let (one, two) = (vec![int(1)], vec![int(2)]);
+    assert!(seen == [one.clone()] || seen == [one, two], "{seen:?}");
+}
+
 #[test]
 fn connections_outlive_the_runtimes_of_guests() {
     let server = Server::start(None, "scram-sha-256");

@@ -20,7 +20,12 @@ pub(crate) async fn what_is_appended_is_read_in_order_as_often_as_one_likes(bed:
     let odd = Record {
         key: Some("Ärger: a=b%".to_owned()),
         data: vec![0, 255, 10],
-        metadata: vec![pair("kind", "é"), pair("a", ""), pair("kind", " b ")],
+        metadata: vec![
+            pair("kind", "é"),
+            pair("realm-dead-why", " a "),
+            pair("a", ""),
+            pair("kind", " b "),
+        ],
     };
     let batch = vec![record("one"), odd.clone(), record("")];
     let numbers = streams.append(at("orders"), batch, None).await.unwrap();
@@ -33,7 +38,12 @@ pub(crate) async fn what_is_appended_is_read_in_order_as_often_as_one_likes(bed:
         assert!(all.iter().map(|one| one.seq).eq(1..=60));
         assert!(all.is_sorted_by_key(|one| one.time_ms));
         assert!(all[0].time_ms > 1_700_000_000_000, "{}", all[0].time_ms);
-        let sorted = vec![pair("a", ""), pair("kind", "é"), pair("kind", " b ")];
+        let sorted = vec![
+            pair("a", ""),
+            pair("kind", "é"),
+            pair("kind", " b "),
+            pair("realm-dead-why", " a "),
+        ];
         let odd = Record {
             metadata: sorted,
             ..odd.clone()
@@ -365,4 +375,23 @@ pub(crate) async fn a_hundred_thousand_records_are_replayed_in_order(bed: Bed) {
     bed.streams.trim(at("orders"), 100_000).await.unwrap();
     let left = bed.streams.read(at("orders"), 0, 10, NOW).await.unwrap();
     assert!(left.iter().map(|one| one.seq).eq([100_000]));
+}
+
+pub(crate) async fn there_are_so_many_streams_and_no_more(bed: Bed) {
+    let mut making = tokio::task::JoinSet::new();
+    for writer in 0..4 {
+        let streams = Arc::clone(&bed.streams);
+        making.spawn(async move {
+            for n in (writer..limits::STREAMS_MAX).step_by(4) {
+                append(&streams, &format!("s{n}"), "x").await;
+            }
+        });
+    }
+    making.join_all().await;
+    let more = bed.streams.append(at("more"), vec![record("x")], None);
+    assert_eq!(
+        more.await,
+        Err(CloudError::Full("the list of streams").into())
+    );
+    assert_eq!(append(&bed.streams, "s7", "y").await, 2);
 }

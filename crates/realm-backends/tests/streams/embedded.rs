@@ -165,6 +165,8 @@ async fn a_file_that_is_damaged_is_said_to_be_and_left_as_it_is() {
     assert_eq!(read, Err(damaged.into()));
     let said = told.0.lock().unwrap().join("\n");
     assert!(said.contains("stream `orders` is damaged"), "{said}");
+    // Its time is not: what comes after it is found.
+    assert_eq!(streams.find(at("orders"), u64::MAX).await, Ok(2));
     assert_eq!(replay(&streams, "other").await.len(), 1);
     assert_eq!(append(&streams, "orders", "next").await, 2);
     drop(streams);

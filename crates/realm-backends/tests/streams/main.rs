@@ -9,6 +9,7 @@ mod checks;
 mod crash;
 mod embedded;
 mod nats;
+mod relay;
 #[path = "../keyvalue/servers.rs"]
 #[expect(dead_code, reason = "shared with the tests of key-value stores")]
 mod servers;
@@ -51,4 +52,5 @@ every_backend! {
     the_oldest_go_for_new_ones
     what_is_too_old_goes
     a_hundred_thousand_records_are_replayed_in_order
+    there_are_so_many_streams_and_no_more
 }

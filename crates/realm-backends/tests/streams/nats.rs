@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use realm_backends::streams::Nats;
 use realm_backends::{Access, Unwatched, Watch};
-use realm_model::cloud::streams::{Bounds, Keep, StreamError};
-use realm_model::cloud::{CloudError, Streams};
+use realm_model::cloud::streams::{Bounds, Keep, Record, StreamError};
+use realm_model::cloud::{CloudError, Streams, limits};
 
+use crate::relay::Relay;
 use crate::servers::{self, Server};
 use crate::support::{Bed, SHORT_BYTES, append, at, record, replay, wait_until, words};
 
@@ -24,7 +25,11 @@ fn client(server: &Server, prefix: &str, keep: Keep) -> Arc<dyn Streams> {
 }
 
 fn watched(server: &Server, prefix: &str, keep: Keep, watch: Arc<dyn Watch>) -> Arc<dyn Streams> {
-    let host = format!("127.0.0.1:{}", server.port);
+    on_port(server.port, prefix, keep, watch)
+}
+
+fn on_port(port: u16, prefix: &str, keep: Keep, watch: Arc<dyn Watch>) -> Arc<dyn Streams> {
+    let host = format!("127.0.0.1:{port}");
     let nats = Nats::new(&host, false, &access(prefix), keep, watch);
     Arc::new(nats.unwrap())
 }
@@ -225,4 +230,78 @@ async fn several_records_under_a_condition_are_refused_and_not_half_done() {
         Err(StreamError::Cloud(CloudError::Unsupported(_)))
     ));
     assert_eq!(replay(&streams, "orders").await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_which_one_record_does_not_fit_is_not_there_in_part() {
+    let server = servers::nats("", None);
+    let streams = client(&server, "events", Keep::default());
+    // Within what a record may have, and not within what it takes on the way.
+    let large = Record {
+        data: vec![b'x'; limits::RECORD_BYTES_MAX - 8_191],
+        metadata: vec![("a".to_owned(), "\u{a0}".repeat(4_095))],
+        ..Record::default()
+    };
+    for expected in [None, Some(0)] {
+        let batch = match expected {
+            None => vec![record("small"), large.clone()],
+            Some(_) => vec![large.clone()],
+        };
+        let ended = streams.append(at("orders"), batch, expected).await;
+        let code = ended.map_err(|error| match error {
+            StreamError::Cloud(error) => error.code(),
+            StreamError::Conflict(_) => "conflict",
+        });
+        assert_eq!(code, Err("too-large"));
+    }
+    assert_eq!(replay(&streams, "orders").await, []);
+    assert_eq!(append(&streams, "orders", "small").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_ahead_of_a_stream_that_was_made_anew_reads_nothing_of_it() {
+    let server = servers::nats("", None);
+    let streams = client(&server, "events", Keep::default());
+    for n in 0..3 {
+        append(&streams, "orders", n.to_string()).await;
+    }
+    let reading = {
+        let streams = Arc::clone(&streams);
+        let wait = Duration::from_secs(9);
+        tokio::spawn(async move { streams.read(at("orders"), 100, 5, wait).await })
+    };
+    let jetstream = jetstream(&server).await;
+    wait_until("it waits on the server", async || {
+        let stream = jetstream.get_stream("events=stream=orders").await.unwrap();
+        stream.cached_info().state.consumer_count == 1
+    })
+    .await;
+    append(&streams, "orders", "not after 100").await;
+    assert_eq!(reading.await.unwrap(), Ok(vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_reads_bring_records_at_a_time() {
+    let server = servers::nats("", None);
+    append(&client(&server, "events", Keep::default()), "orders", "x").await;
+    // What it is asked for it does not give, so that all who ask wait for it.
+    let relay = Relay::start(server.port, "$JS.API.CONSUMER.MSG.NEXT.").await;
+    let streams = on_port(relay.port, "events", Keep::default(), Arc::new(Unwatched));
+    let mut reading = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let streams = Arc::clone(&streams);
+        reading.spawn(async move { streams.read(at("orders"), 0, 9, Duration::ZERO).await });
+    }
+    let jetstream = jetstream(&server).await;
+    wait_until("all have their consumer", async || {
+        let stream = jetstream.get_stream("events=stream=orders").await.unwrap();
+        stream.cached_info().state.consumer_count == 40
+    })
+    .await;
+    wait_until("some ask", async || relay.n_held() >= 16).await;
+    // Behind which all others have heard that they have one.
+    for _ in 0..50 {
+        streams.bounds(at("orders")).await.unwrap();
+    }
+    assert_eq!(relay.n_held(), 16);
 }

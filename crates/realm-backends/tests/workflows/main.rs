@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod crashes;
+mod full;
 mod nodes;
 mod rules;
 #[path = "../../../../tests/peers/postgres.rs"]

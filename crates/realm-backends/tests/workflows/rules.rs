@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
+use realm_model::cloud::CloudError;
 use realm_model::cloud::workflows::{
-    End, Ended, Handling, Heard, New, Phase, RunState, Slept, WorkflowError, Workflows as _,
+    End, Ended, Heard, Phase, RunState, Slept, WorkflowError, Workflows as _,
 };
-use realm_model::cloud::{CloudError, Quota};
 
-use crate::support::{
-    ROOM, both, claim, done, failed, handling, member, nothing_is_due, sqlite, start, state,
-};
+use crate::support::{ROOM, both, claim, done, failed, member, nothing_is_due, start, state};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_started_once_and_remembered_with_its_output() {
@@ -304,52 +302,4 @@ async fn runs_are_listed_by_id_and_page() {
         assert_eq!((second.runs.len(), second.cursor), (20, None));
         assert_eq!(second.runs[0].id, "run 100");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_full_forgets_runs_at_their_end_and_refuses_others() {
-    let folder = tempfile::tempdir().unwrap();
-    let flows = sqlite(folder.path());
-    let bytes_max = 4 * 1024 * 1024;
-    let handling = Handling {
-        bytes_max,
-        ..handling()
-    };
-    let mut member = flows.take_part(&handling).await.unwrap();
-    let input = vec![5; 200 * 1024];
-    let begin = async |id: &str| {
-        let new = New {
-            workflow: "order",
-            id,
-            input: &input,
-            bytes_max,
-        };
-        flows.start(new).await
-    };
-    // Many times what fits, one after the other.
-    for nth in 0..60 {
-        let id = format!("done {nth}");
-        assert!(begin(&id).await.unwrap());
-        let run = claim(&mut member).await;
-        assert_eq!(run.facts().id, id);
-        assert_eq!(done(&*run, b"").await, Ended::Done);
-    }
-    assert_eq!(flows.status("done 0").await, Ok(None));
-    // And at once.
-    let mut n = 0;
-    let refused = loop {
-        match begin(&format!("open {n}")).await {
-            Ok(_) => n += 1,
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(refused, CloudError::Quota(Quota::Bytes).into());
-    // A row that is written anew is there twice for a moment.
-    assert!((10..28).contains(&n), "{n}");
-    // Those that are there come to their end all the same.
-    for _ in 0..n {
-        let run = claim(&mut member).await;
-        assert_eq!(done(&*run, b"output").await, Ended::Done);
-    }
-    assert!(begin("another").await.unwrap());
 }

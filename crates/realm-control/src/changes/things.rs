@@ -293,6 +293,7 @@ fn limit_keys(limits: &Limits) -> Keys {
         wall_timeout_ms,
         max_concurrency,
         max_request_bytes,
+        max_response_bytes,
         websocket_idle_ms,
         storage_max_mb,
         operations_per_sec,
@@ -329,6 +330,9 @@ fn limit_keys(limits: &Limits) -> Keys {
         .collect();
     if let Some(fuel) = fuel_per_sec {
         keys.insert("fuel_per_sec".to_owned(), given(fuel));
+    }
+    if let Some(bytes) = max_response_bytes {
+        keys.insert("max_response_bytes".to_owned(), given(bytes));
     }
     if let Some(operations) = operations_per_sec {
         keys.insert("operations_per_sec".to_owned(), given(operations));

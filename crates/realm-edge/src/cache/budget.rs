@@ -12,6 +12,8 @@ const PIECE_BYTES: usize = 128;
 /// All of a node.
 pub(super) struct Budget {
     max: usize,
+    /// Of one component.
+    share: AtomicUsize,
     used: AtomicUsize,
 }
 
@@ -25,6 +27,15 @@ pub(crate) struct Counts {
     pub(super) misses: AtomicU64,
     pub(super) passed: AtomicU64,
     pub(super) bytes: AtomicUsize,
+}
+
+/// Where there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// Among all.
+    All,
+    /// In what the component may have.
+    Share,
 }
 
 /// Bytes that are taken until this is dropped.
@@ -50,20 +61,40 @@ impl Budget {
     pub(super) const fn new(max: usize) -> Self {
         Self {
             max,
+            share: AtomicUsize::new(max),
             used: AtomicUsize::new(0),
         }
     }
 
-    pub(super) const fn max(&self) -> usize {
-        self.max
+    /// What one component may have.
+    pub(super) fn share(&self) -> usize {
+        self.share.load(Relaxed)
     }
 
-    /// `None`: so much is not free.
-    pub(super) fn take(self: &Arc<Self>, counts: &Arc<Counts>, bytes: usize) -> Option<Taken> {
-        let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.max);
-        self.used.fetch_update(Relaxed, Relaxed, more).ok()?;
-        counts.bytes.fetch_add(bytes, Relaxed);
-        Some(Taken {
+    /// Divides it: of several components none has more than three quarters, whatever its clients read.
+    pub(super) fn divide(&self, components: usize) {
+        let share = match components {
+            0 | 1 => self.max,
+            _ => self.max - self.max / 4,
+        };
+        self.share.store(share, Relaxed);
+    }
+
+    pub(super) fn take(
+        self: &Arc<Self>,
+        counts: &Arc<Counts>,
+        bytes: usize,
+    ) -> Result<Taken, Full> {
+        let take = |from: &AtomicUsize, max: usize| {
+            let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= max);
+            from.fetch_update(Relaxed, Relaxed, more)
+        };
+        take(&counts.bytes, self.share()).map_err(|_| Full::Share)?;
+        if take(&self.used, self.max).is_err() {
+            counts.bytes.fetch_sub(bytes, Relaxed);
+            return Err(Full::All);
+        }
+        Ok(Taken {
             budget: Arc::clone(self),
             counts: Arc::clone(counts),
             bytes,
@@ -77,6 +108,11 @@ impl Budget {
 }
 
 impl Taken {
+    /// Whether they are those of this component.
+    pub(super) fn is_of(&self, counts: &Arc<Counts>) -> bool {
+        Arc::ptr_eq(&self.counts, counts)
+    }
+
     /// What a piece of so many bytes takes.
     pub(super) const fn of_piece(bytes: usize) -> usize {
         bytes.saturating_add(PIECE_BYTES)

@@ -1,5 +1,5 @@
 //! An answer on its way into the cache and to the client that asked for it: read as fast as it comes,
-//! whatever the client does, and kept when all of it is there.
+//! however slow the client is, and kept when all of it is there.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::oneshot;
 
 use super::budget::{Counts, Taken};
 use super::store::Store;
@@ -53,16 +54,25 @@ pub(super) struct Filled {
     rest: Option<Body>,
     hint: SizeHint,
     passed: u64,
+    declared: Option<u64>,
+    /// Told if the client has had all of it. Dropped, it has left.
+    had_all: Option<oneshot::Sender<()>>,
 }
 
+/// The client, for who reads on its behalf.
+pub(super) struct Client(oneshot::Receiver<()>);
+
 /// Reads `body`, of which the head declares so many bytes, and passes it on.
-pub(super) fn fill(body: Body, declared: Option<u64>) -> (Filling, Filled) {
+pub(super) fn fill(body: Body, declared: Option<u64>) -> (Filling, Filled, Client) {
+    let (had_all, client) = oneshot::channel();
     let shared = Arc::<Mutex<Shared>>::default();
     let filled = Filled {
         shared: Arc::clone(&shared),
         rest: None,
         hint: body.size_hint(),
         passed: 0,
+        declared,
+        had_all: Some(had_all),
     };
     let filling = Filling {
         shared,
@@ -71,7 +81,32 @@ pub(super) fn fill(body: Body, declared: Option<u64>) -> (Filling, Filled) {
         bytes: 0,
         declared,
     };
-    (filling, filled)
+    (filling, filled, Client(client))
+}
+
+impl Client {
+    /// Waits until it leaves before it has had all.
+    pub(super) async fn leaves(self) {
+        if self.0.await.is_ok() {
+            std::future::pending().await
+        }
+    }
+}
+
+impl Filled {
+    /// Reads it in place of a client that wants none of its bytes, as long as it may be kept.
+    pub(super) async fn read_out(mut self) {
+        loop {
+            let next = poll_fn(|context| {
+                let polled = Pin::new(&mut self).poll_frame(context);
+                match self.rest {
+                    Some(_) => Poll::Ready(None),
+                    None => polled,
+                }
+            });
+            let Some(Ok(_)) = next.await else { return };
+        }
+    }
 }
 
 impl Filling {
@@ -232,6 +267,12 @@ impl HttpBody for Filled {
 
 impl Drop for Filled {
     fn drop(&mut self) {
+        // A connection that knows the length does not wait for the end.
+        if self.declared == Some(self.passed)
+            && let Some(had_all) = self.had_all.take()
+        {
+            let _ = had_all.send(());
+        }
         let mut shared = lock(&self.shared);
         shared.is_client_gone = true;
         let pieces = std::mem::take(&mut shared.pieces);

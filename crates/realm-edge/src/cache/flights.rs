@@ -109,6 +109,12 @@ impl Flights {
 }
 
 impl Flight {
+    /// Whether anybody waits for it.
+    pub(super) fn is_followed(&self) -> bool {
+        // Beside the one for those who come.
+        self.told.receiver_count() > 1
+    }
+
     pub(super) fn land(self, landed: Landed) {
         if landed == Landed::Alone {
             self.flights.remember(&self.what, Instant::now());
@@ -138,4 +144,25 @@ impl Drop for Flight {
 /// Each change is one of a map's own.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn where_too_many_wait_already_the_next_one_asks_at_once() {
+        let flights = Arc::new(Flights::default());
+        let Turn::Lead(_flight) = flights.join(b"a", Instant::now()) else {
+            panic!("nobody else asks");
+        };
+        let Turn::Follow(told) = flights.join(b"a", Instant::now()) else {
+            panic!("somebody asks");
+        };
+        let all = u32::try_from(WAITING_MAX).unwrap();
+        let _others = flights.waiting.try_acquire_many(all).unwrap();
+        let before = tokio::time::Instant::now();
+        assert_eq!(flights.wait(told, Instant::now()).await, None);
+        assert!(before.elapsed() < WAIT_MAX);
+    }
 }

@@ -14,12 +14,28 @@ use crate::backend::RoutePrefix;
 use crate::headers::VOUCHED_PREFIX;
 
 /// Headers by which some frameworks take another request for the one that was made.
-const RENAMING: [&str; 5] = [
+const RENAMING: [&str; 8] = [
     "x-http-method",
     "x-http-method-override",
+    "x-http-path-override",
     "x-method-override",
+    "x-original-method",
+    "x-original-uri",
     "x-original-url",
     "x-rewrite-url",
+];
+
+/// Headers of which some frameworks make links, and which nobody names in `Vary`. Proxies write some of them
+/// into each request.
+const LINKING: [&str; 8] = [
+    "front-end-https",
+    "x-forwarded",
+    "x-host",
+    "x-http-host-override",
+    "x-original-host",
+    "x-scheme",
+    "x-script-name",
+    "x-url-scheme",
 ];
 
 /// Whether an answer to this could be for somebody else, or somebody else's for this: a plain GET or HEAD of
@@ -63,7 +79,11 @@ pub(super) fn key(uri: Vec<u8>, edition: Revision, request: &Request<()>) -> Key
     add(&prefix.map_or(0, |prefix| prefix.0).to_le_bytes());
     let mut told: Vec<(&str, &[u8])> = vouched(request.headers()).collect();
     told.sort_unstable();
-    for (name, value) in told {
+    let linking = LINKING.iter().flat_map(|name| {
+        let lines = request.headers().get_all(*name).iter();
+        lines.map(|line| (*name, line.as_bytes()))
+    });
+    for (name, value) in told.into_iter().chain(linking) {
         add(name.as_bytes());
         add(value);
     }
@@ -87,4 +107,63 @@ pub(super) fn is_only_if_cached(headers: &HeaderMap) -> bool {
         let mut words = line.as_bytes().split(|byte| *byte == b',');
         words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"only-if-cached"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use realm_model::digest::Digest;
+
+    use super::*;
+
+    fn asking(headers: &[(&'static str, &'static str)], prefix: usize) -> Key {
+        of("app", "a.example", "one", headers, prefix)
+    }
+
+    fn of(
+        app: &str,
+        host: &str,
+        edition: &str,
+        headers: &[(&'static str, &'static str)],
+        prefix: usize,
+    ) -> Key {
+        let mut request = Request::new(());
+        *request.uri_mut() = "http://a.example/x?y".parse().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        if prefix > 0 {
+            request.extensions_mut().insert(RoutePrefix(prefix));
+        }
+        let edition = Revision(Digest::of(edition.as_bytes()));
+        key(uri(app, host, &request), edition, &request)
+    }
+
+    #[test]
+    fn all_that_a_component_sees_and_nobody_names_tells_requests_apart() {
+        let plain = asking(&[], 0);
+        assert_eq!(plain, asking(&[("accept", "*/*"), ("cookie", "a=b")], 0));
+        // How much of the path its route names: links are made of it.
+        assert_ne!(plain, asking(&[], 2));
+        // What a web server vouches for, but for who it is: that is dealt with as `Authorization` is.
+        let over = |version| asking(&[("x-realm-ssl-protocol", version)], 0);
+        assert_ne!(plain, over("TLSv1.3"));
+        assert_ne!(over("TLSv1.2"), over("TLSv1.3"));
+        assert_eq!(plain, asking(&[("x-realm-remote-user", "anna")], 0));
+        let two = [("x-realm-a", "1"), ("x-realm-b", "2")];
+        assert_eq!(asking(&two, 0), asking(&[two[1], two[0]], 0));
+        assert_ne!(
+            asking(&two, 0),
+            asking(&[("x-realm-a", "2"), ("x-realm-b", "1")], 0)
+        );
+        for other in [
+            of("other", "a.example", "one", &[], 0),
+            of("app", "b.example", "one", &[], 0),
+        ] {
+            // And no change of one is one of the other.
+            assert_ne!(plain.uri, other.uri);
+        }
+        let next = of("app", "a.example", "two", &[], 0);
+        assert_eq!(plain.uri, next.uri);
+        assert_ne!(plain.base, next.base);
+    }
 }

@@ -4,19 +4,20 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    DATE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
+    DATE, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED, VARY,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use realm_model::observed::Revision;
+use tokio::time::sleep;
 
-use super::filling::{ENTRY_BYTES_MAX, fill};
+use super::filling::{ENTRY_BYTES_MAX, Filled, fill};
 use super::flights::{Flight, Landed};
 use super::giving::{given, not_modified, tell};
 use super::policy::{
@@ -30,6 +31,10 @@ use crate::headers::{REALM_EDITION, strip_response};
 use crate::refusal::Refusal;
 use crate::request_body;
 use crate::table::Group;
+
+/// How often it is looked whether somebody still waits for an answer whose client has left. Nobody waits for
+/// long.
+const LOOKED_AFTER: Duration = Duration::from_millis(500);
 
 /// Who is asked for what is not there.
 pub(super) enum Asker<'a, 'r> {
@@ -77,8 +82,7 @@ impl Caching {
                 .is_ok_and(|response| is_still_it(&entry.headers, response.headers()));
             if is_it && let Ok(response) = response {
                 let came = Came::since(asked);
-                let is_somebodys = is_somebodys(request.headers());
-                let renews = (entry, standing, flight, is_somebodys);
+                let renews = (entry, standing, flight, request.headers());
                 return Ok(self.renew(&asker, renews, response, &client, came));
             }
             // It is about something else.
@@ -120,7 +124,18 @@ impl Caching {
                 let stored = if head.is_some() { "; stored" } else { "" };
                 tell(&mut parts.headers, &format!("realm; fwd={why}{stored}"));
                 let body = match head {
-                    Some(head) => self.keep(head, body, standing, flight).await,
+                    Some(head) => {
+                        let filled = self.keep(head, body, standing, flight).await;
+                        let is_bodiless = client_has_it || parts.status == StatusCode::NO_CONTENT;
+                        match is_bodiless || asker.is_later() {
+                            // Who gets none of it waits for it all the same.
+                            true => {
+                                filled.read_out().await;
+                                request_body::empty()
+                            }
+                            false => filled.boxed_unsync(),
+                        }
+                    }
                     None => {
                         if let Some(flight) = flight {
                             flight.land(Landed::Alone);
@@ -183,25 +198,36 @@ impl Caching {
         is_it.then_some(edition)
     }
 
-    /// Reads all of a body that is to be kept, and gives it as it comes.
+    /// Reads all of a body that is to be kept, and gives it as it comes: to its client, and to nobody where
+    /// nobody waits for its bytes.
     async fn keep(
         &self,
         head: Head,
         body: Body,
         standing: Standing,
         flight: Option<Flight>,
-    ) -> Body {
+    ) -> Filled {
         let length = declared_length(&head.headers).ok().flatten();
-        let (filling, filled) = fill(body, length);
+        let (filling, filled, client) = fill(body, length);
         let caching = self.clone();
         let keeping = async move {
             let store = &caching.cache.store;
-            let body = filling.read(store, &caching.counts).await;
+            // It ends with its client, as it does where nothing is kept: else who leaves at once holds a
+            // place of the component to its end, and the next one with the next request.
+            let is_followed = || flight.as_ref().is_some_and(Flight::is_followed);
+            let unwanted = async {
+                client.leaves().await;
+                while is_followed() {
+                    sleep(LOOKED_AFTER).await;
+                }
+            };
+            let body = tokio::select! {
+                biased;
+                body = filling.read(store, &caching.counts) => body,
+                () = unwanted => return,
+            };
             let kept = body.and_then(|body| caching.put(head, body, standing));
-            let landed = kept.map_or(Landed::Alone, |_| Landed::Kept);
-            if let Some(flight) = flight {
-                flight.land(landed);
-            }
+            caching.land(flight, kept.as_deref(), standing);
         };
         // Most of what is kept is there at once.
         let mut keeping: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(keeping);
@@ -209,7 +235,7 @@ impl Caching {
         if first.await.is_pending() {
             tokio::spawn(keeping);
         }
-        filled.boxed_unsync()
+        filled
     }
 
     fn put(&self, head: Head, body: Vec<Bytes>, standing: Standing) -> Option<Arc<Entry>> {
@@ -234,16 +260,31 @@ impl Caching {
             body,
             policy,
             was_used: AtomicBool::new(false),
-            _taken: taken,
+            last_used: AtomicU64::new(0),
+            taken,
         };
         store.put(entry, standing)
+    }
+
+    /// Tells those who wait what was kept for them.
+    fn land(&self, flight: Option<Flight>, kept: Option<&Entry>, standing: Standing) {
+        let Some(flight) = flight else { return };
+        match kept {
+            Some(entry) if entry.policy.is_for_others(Instant::now()) => {
+                flight.land(Landed::Kept);
+            }
+            // What it was about changed meanwhile: the next one may be kept.
+            None if !self.cache.store.still_stands(standing) => flight.fail(),
+            // What is to be asked about each time is of no use for who waited.
+            Some(_) | None => flight.land(Landed::Alone),
+        }
     }
 
     /// What is kept is good for another while, and given.
     fn renew(
         &self,
         asker: &Asker<'_, '_>,
-        (entry, standing, flight, is_somebodys): (&Arc<Entry>, Standing, Option<Flight>, bool),
+        (entry, standing, flight, request): (&Arc<Entry>, Standing, Option<Flight>, &HeaderMap),
         response: Response<Body>,
         client: &HeaderMap,
         came: Came,
@@ -253,26 +294,30 @@ impl Caching {
         let mut answer = response.into_parts().0.headers;
         strip_response(&mut answer);
         let mut headers = renewed(&entry.headers, &answer);
-        let policy = Policy::of(is_somebodys, entry.status, &headers, came);
+        let policy = Policy::of(is_somebodys(request), entry.status, &headers, came);
+        // What it says now, and what it said of the body that is kept.
+        let mut vary = headers.clone();
+        for (name, _) in &entry.varies {
+            vary.append(VARY, name.clone().into());
+        }
+        let varies = varies(&vary, request);
         if !headers.contains_key(DATE) {
             let date = HeaderValue::try_from(httpdate::fmt_http_date(came.unix));
             headers.extend(date.ok().map(|date| (DATE, date)));
         }
-        let head = edition.zip(policy).map(|(edition, policy)| Head {
+        let head = edition.zip(policy).zip(varies);
+        let head = head.map(|((edition, policy), varies)| Head {
             key: entry.key.clone(),
             edition,
-            varies: entry.varies.clone(),
+            varies,
             status: entry.status,
             headers: headers.clone(),
             policy,
         });
         let kept = head.and_then(|head| self.put(head, entry.body.clone(), standing));
-        if kept.is_none() {
-            self.cache.store.forget(entry);
-        }
-        if let Some(flight) = flight {
-            flight.land(kept.as_ref().map_or(Landed::Alone, |_| Landed::Kept));
-        }
+        // Where what it depends on has changed it lies beside the new one.
+        self.cache.store.forget(entry);
+        self.land(flight, kept.as_deref(), standing);
         let mut response = Response::new(given(entry));
         *response.status_mut() = entry.status;
         *response.headers_mut() = headers;
@@ -337,6 +382,10 @@ impl Asker<'_, '_> {
         }
     }
 
+    const fn is_later(&self) -> bool {
+        matches!(self, Self::Later { .. })
+    }
+
     fn is_answered_by_cache(&mut self) {
         match self {
             Self::Client(asking) => asking.is_answered_by_cache(),
@@ -384,3 +433,6 @@ fn conditional(mut request: Request<()>, stale: Option<&Entry>) -> Request<()> {
 fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,6 +113,7 @@ impl Cache {
         let editions: BTreeSet<(ComponentName, Revision)> = known
             .filter_map(|(component, edition)| Some((component.clone(), (*edition)?)))
             .collect();
+        self.store.budget.divide(components.len());
         let mut before = lock(&self.editions);
         if *before != editions {
             self.store

@@ -125,6 +125,14 @@ impl Policy {
         }
     }
 
+    /// Whether somebody who waited for it can be given it.
+    pub(super) fn is_for_others(&self, now: Instant) -> bool {
+        match self.freshness(now) {
+            Freshness::Fresh(_) => true,
+            Freshness::Stale(past) => self.may_serve_while_revalidating(past),
+        }
+    }
+
     pub(super) fn may_serve_while_revalidating(&self, stale: Duration) -> bool {
         !self.is_strict && stale < self.while_revalidate
     }

@@ -11,13 +11,16 @@ use http::{HeaderMap, StatusCode};
 use realm_model::name::ComponentName;
 use realm_model::observed::Revision;
 
-use super::budget::{Budget, Counts, Taken};
+use super::budget::{Budget, Counts, Full, Taken};
 use super::policy::{Policy, Varies, is_alike};
 
-/// Answers to one URI that differ by host spelling, scheme or what they vary by: the oldest one goes.
+/// Answers to one URI that differ by host spelling, scheme or what they vary by: the one that was not asked for
+/// for longest goes.
 const VARIANTS_MAX: usize = 32;
 /// Where it is counted whether a URI was invalidated while an answer to it came in.
 const SLOTS: usize = 65_536;
+/// Entries that are looked at for one that leaves: all wait meanwhile.
+const LOOKS_MAX: usize = 256;
 /// What an entry costs beside its headers and its body.
 const ENTRY_BYTES: usize = 1_024;
 
@@ -41,7 +44,9 @@ pub(super) struct Entry {
     pub(super) body: Vec<Bytes>,
     pub(super) policy: Policy,
     pub(super) was_used: AtomicBool,
-    pub(super) _taken: Taken,
+    /// When it was, by the looks of all; 0: never.
+    pub(super) last_used: AtomicU64,
+    pub(super) taken: Taken,
 }
 
 pub(super) struct Store {
@@ -57,6 +62,8 @@ struct Kept {
     /// In the order in which they are looked at when there is no room. What is gone is still in it for a while.
     queue: VecDeque<Weak<Entry>>,
     count: usize,
+    /// Looks that found something.
+    looks: u64,
 }
 
 /// How a URI stood when an answer to it was asked for.
@@ -75,14 +82,17 @@ impl Store {
 
     /// The newest answer that was given to a request like this one.
     pub(super) fn find(&self, key: &Key, request: &HeaderMap) -> Option<Arc<Entry>> {
-        let kept = self.lock();
-        let entries = kept.by_uri.get(&*key.uri)?;
+        let mut kept = self.lock();
+        let Kept { by_uri, looks, .. } = &mut *kept;
+        let entries = by_uri.get(&*key.uri)?;
         let is_it =
             |entry: &&Arc<Entry>| entry.key.base == key.base && is_alike(&entry.varies, request);
         let found = entries.iter().rev().find(is_it)?;
         if !found.was_used.load(Relaxed) {
             found.was_used.store(true, Relaxed);
         }
+        *looks += 1;
+        found.last_used.store(*looks, Relaxed);
         Some(Arc::clone(found))
     }
 
@@ -109,14 +119,16 @@ impl Store {
 
     /// Room for so many bytes, for which others leave.
     pub(super) fn take(&self, counts: &Arc<Counts>, bytes: usize) -> Option<Taken> {
-        if bytes > self.budget.max() {
+        if bytes > self.budget.share() {
             return None;
         }
         loop {
-            if let Some(taken) = self.budget.take(counts, bytes) {
-                return Some(taken);
-            }
-            let gone = self.lock().drop_one()?;
+            let of = match self.budget.take(counts, bytes) {
+                Ok(taken) => return Some(taken),
+                Err(Full::All) => None,
+                Err(Full::Share) => Some(counts),
+            };
+            let gone = self.lock().drop_one(of)?;
             drop(gone);
         }
     }
@@ -151,8 +163,15 @@ impl Store {
                 known.key.base == entry.key.base && known.varies == entry.varies
             })
             .collect();
+        let last_used = |known: &Arc<Entry>| known.last_used.load(Relaxed);
+        let inherited = gone.iter().map(last_used).max();
+        entry
+            .last_used
+            .store(inherited.unwrap_or_default(), Relaxed);
         if entries.len() >= VARIANTS_MAX {
-            gone.push(entries.remove(0));
+            let ages = entries.iter().map(last_used).enumerate();
+            let oldest = ages.min_by_key(|(_, used)| *used);
+            gone.push(entries.remove(oldest.map_or(0, |(at, _)| at)));
         }
         entries.push(Arc::clone(&entry));
         let after = entries.len();
@@ -207,17 +226,19 @@ impl Store {
 }
 
 impl Kept {
-    /// The first one that was not used since it was looked at last, and that nobody reads: as long as
-    /// somebody does, its bytes would not be free.
-    fn drop_one(&mut self) -> Option<Arc<Entry>> {
-        for _ in 0..2 * self.queue.len() {
+    /// The first one, of this component if it has its share, that was not used since it was looked at last,
+    /// and that nobody reads: as long as somebody does, its bytes would not be free. Who comes next goes on
+    /// where this one looked last.
+    fn drop_one(&mut self, of: Option<&Arc<Counts>>) -> Option<Arc<Entry>> {
+        for _ in 0..LOOKS_MAX.min(2 * self.queue.len()) {
             let next = self.queue.pop_front()?;
             let Some(entry) = next.upgrade() else {
                 continue;
             };
             // The map's, and this one.
             let is_read = Arc::strong_count(&entry) > 2;
-            if entry.was_used.swap(false, Relaxed) || is_read {
+            let is_others = of.is_some_and(|counts| !entry.taken.is_of(counts));
+            if is_others || entry.was_used.swap(false, Relaxed) || is_read {
                 self.queue.push_back(next);
                 continue;
             }

@@ -10,10 +10,10 @@ use super::filling::fill;
 use super::*;
 use crate::backend::BoxError;
 
-type Frames = mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>;
+pub(super) type Frames = mpsc::UnboundedSender<Result<Frame<Bytes>, BoxError>>;
 
 /// A body that comes as it is sent.
-fn body() -> (Frames, Body) {
+pub(super) fn body() -> (Frames, Body) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|frame| (frame, receiver))
@@ -21,7 +21,7 @@ fn body() -> (Frames, Body) {
     (sender, StreamBody::new(stream).boxed_unsync())
 }
 
-fn data(bytes: usize) -> Result<Frame<Bytes>, BoxError> {
+pub(super) fn data(bytes: usize) -> Result<Frame<Bytes>, BoxError> {
     Ok(Frame::data(vec![b'x'; bytes].into()))
 }
 
@@ -41,11 +41,11 @@ fn got(filled: &mut Body) -> (usize, Option<bool>) {
 }
 
 #[tokio::test]
-async fn a_body_is_kept_when_all_of_it_came_whatever_its_client_does() {
+async fn a_body_is_whole_when_all_of_it_came_whatever_its_client_does() {
     for stays in [true, false] {
         let (store, counts) = (Store::new(100 * KIB), Arc::<Counts>::default());
         let (sender, body) = body();
-        let (filling, filled) = fill(body, Some(3_000));
+        let (filling, filled, _client) = fill(body, Some(3_000));
         let mut filled = stays.then(|| filled.boxed_unsync());
         let reading = filling.read(&store, &counts);
         let mut reading = std::pin::pin!(reading);
@@ -76,7 +76,7 @@ async fn a_body_that_breaks_off_or_is_shorter_than_it_says_is_not_kept() {
         (None, Some(Ok(Frame::trailers(HeaderMap::new())))),
     ] {
         let (sender, body) = body();
-        let (filling, filled) = fill(body, declared);
+        let (filling, filled, _client) = fill(body, declared);
         sender.send(data(1_000)).expect("it is read");
         let is_failure = matches!(ending, Some(Err(_)));
         if let Some(frame) = ending {
@@ -95,7 +95,7 @@ async fn a_body_that_breaks_off_or_is_shorter_than_it_says_is_not_kept() {
 async fn a_body_that_is_too_large_goes_on_to_its_client_at_the_clients_pace() {
     let (store, counts) = (Store::new(100 * KIB), Arc::<Counts>::default());
     let (sender, body) = body();
-    let (filling, filled) = fill(body, None);
+    let (filling, filled, _client) = fill(body, None);
     for _ in 0..5 {
         sender.send(data(40 * KIB)).expect("it is read");
     }
@@ -109,7 +109,7 @@ async fn a_body_that_is_too_large_goes_on_to_its_client_at_the_clients_pace() {
     assert_eq!(got(&mut filled), (1, Some(true)));
     // Nobody reads on for a client that is gone.
     let (sender, body) = self::body();
-    let (filling, filled) = fill(body, None);
+    let (filling, filled, _client) = fill(body, None);
     drop(filled);
     for _ in 0..5 {
         sender.send(data(40 * KIB)).expect("it is read");
@@ -120,10 +120,55 @@ async fn a_body_that_is_too_large_goes_on_to_its_client_at_the_clients_pace() {
 }
 
 #[tokio::test]
+async fn an_answer_has_an_end_however_much_room_there_is() {
+    let (store, counts) = (Store::new(100 * KIB * KIB), Arc::<Counts>::default());
+    for (bytes, is_kept) in [(8 * KIB * KIB, true), (8 * KIB * KIB + 1, false)] {
+        let (sender, body) = body();
+        let (filling, filled, _client) = fill(body, None);
+        sender.send(data(bytes - 5)).expect("it is read");
+        sender.send(data(5)).expect("it is read");
+        drop(sender);
+        let read = filling.read(&store, &counts).await;
+        assert_eq!(read.is_some(), is_kept, "{bytes}");
+        assert_eq!(got(&mut filled.boxed_unsync()), (bytes, Some(true)));
+    }
+}
+
+/// What is read for nobody is read as long as it may be kept.
+#[tokio::test]
+async fn nobody_reads_out_what_is_not_kept_after_all() {
+    let (store, counts) = (Store::new(100 * KIB), Arc::<Counts>::default());
+    let (sender, body) = body();
+    let (filling, filled, _client) = fill(body, None);
+    for _ in 0..5 {
+        sender.send(data(40 * KIB)).expect("it is read");
+    }
+    assert!(filling.read(&store, &counts).await.is_none());
+    assert!(filled.read_out().now_or_never().is_some());
+    assert!(sender.is_closed());
+    assert_eq!(store.budget.used(), 0);
+}
+
+#[test]
+fn where_several_components_have_a_cache_each_leaves_room() {
+    let cache = Cache::new(1_000);
+    let share = |names: &[&str]| {
+        let components = names
+            .iter()
+            .map(|name| (name.parse().expect("a name"), None));
+        cache.of(components.collect());
+        cache.store.budget.share()
+    };
+    assert_eq!(share(&["a"]), 1_000);
+    assert_eq!(share(&["a", "b"]), 750);
+    assert_eq!(share(&["b"]), 1_000);
+}
+
+#[tokio::test]
 async fn a_reader_that_is_stopped_leaves_no_client_waiting() {
     let (store, counts) = (Store::new(100 * KIB), Arc::<Counts>::default());
     let (sender, body) = body();
-    let (filling, filled) = fill(body, None);
+    let (filling, filled, _client) = fill(body, None);
     sender.send(data(10)).expect("it is read");
     let mut reading = Box::pin(filling.read(&store, &counts));
     assert!(reading.as_mut().now_or_never().is_none());

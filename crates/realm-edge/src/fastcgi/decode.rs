@@ -9,15 +9,9 @@ use super::params::{self, Reader};
 use super::record::{self, HEAD_BYTES, Head, Kind, VERSION};
 use super::{BadParams, Event, Fault, Limits, ParamsLimits, Role, Status};
 
-/// Bytes of a record whose body is taken as a whole: the beginning of a request, and questions about
-/// this application, of which there are three.
-const WHOLE_BYTES_MAX: u16 = 1024;
-/// Those questions.
-const QUESTIONS: ParamsLimits = ParamsLimits {
-    bytes_max: WHOLE_BYTES_MAX as usize,
-    pairs_max: 16,
-    name_bytes_max: 64,
-};
+/// Questions about this application: there are three, none of which has a longer name.
+const QUESTIONS_MAX: usize = 16;
+const QUESTION_NAME_BYTES_MAX: usize = 64;
 
 const ROLE_RESPONDER: u16 = 1;
 const ROLE_AUTHORIZER: u16 = 2;
@@ -172,6 +166,8 @@ impl Decoder {
 
     /// What to do with a record.
     fn of(&self, head: Head) -> Result<State, Fault> {
+        // Taken as a whole: the beginning of a request, its end, and questions about this application.
+        let whole_bytes_max = self.limits.question_bytes_max;
         let whole = |is_sound: bool| match is_sound {
             true => Ok(State::Whole { head }),
             false => Err(Fault::Length),
@@ -180,7 +176,7 @@ impl Decoder {
             left: usize::from(head.content) + usize::from(head.padding),
         };
         match (head.id, head.kind) {
-            (0, Kind::GetValues) => whole(head.content <= WHOLE_BYTES_MAX),
+            (0, Kind::GetValues) => whole(head.content <= whole_bytes_max),
             (
                 0,
                 Kind::BeginRequest
@@ -194,10 +190,10 @@ impl Decoder {
             ) => Err(Fault::NoId),
             // What is asked of the application in general, and nobody knows.
             (0, Kind::GetValuesResult | Kind::UnknownType | Kind::Other(_)) => {
-                whole(head.content <= WHOLE_BYTES_MAX)
+                whole(head.content <= whole_bytes_max)
             }
             (_, Kind::BeginRequest) => whole(head.content == 8),
-            (_, Kind::AbortRequest) => whole(head.content <= WHOLE_BYTES_MAX),
+            (_, Kind::AbortRequest) => whole(head.content <= whole_bytes_max),
             (id, Kind::Params | Kind::Stdin) if self.requests.contains_key(&id) => {
                 Ok(State::Stream {
                     head,
@@ -255,7 +251,12 @@ impl Decoder {
     /// What is known of what is asked, each once.
     fn answers(&self, content: &[u8]) -> BTreeMap<&'static [u8], usize> {
         let mut reader = Reader::default();
-        let asked = reader.take(content, &QUESTIONS).and_then(|()| reader.end());
+        let questions = ParamsLimits {
+            bytes_max: usize::from(self.limits.question_bytes_max),
+            pairs_max: QUESTIONS_MAX,
+            name_bytes_max: QUESTION_NAME_BYTES_MAX,
+        };
+        let asked = reader.take(content, &questions).and_then(|()| reader.end());
         let asked = asked.unwrap_or_default();
         let requests = self.limits.requests_max;
         let connections = self.limits.connections_told;

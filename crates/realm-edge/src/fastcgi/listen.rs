@@ -15,16 +15,33 @@ use tokio::runtime::Handle as Runtime;
 use super::Limits;
 use crate::doors;
 
+/// Connections of web servers where nothing else is said: as many as of all clients.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
 /// Where web servers reach the edge, who may, and how much each may ask.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct FastCgi {
     /// The sockets.
     pub listen: Vec<Listen>,
     /// Addresses from which web servers may connect over TCP. Who connects over a Unix socket may: its mode
     /// says who that is.
     pub allow: Vec<Block>,
+    /// Their connections at once. One more takes the place of the one that was idle for longest, or is
+    /// closed where all are in use.
+    pub connections_max: usize,
     /// Of each connection.
     pub limits: Limits,
+}
+
+impl Default for FastCgi {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            allow: Vec::new(),
+            connections_max: CONNECTIONS_MAX,
+            limits: Limits::default(),
+        }
+    }
 }
 
 /// One socket.

@@ -5,8 +5,10 @@
 //! each thing that a peer can make more of has a limit, and the same bytes give the same events however
 //! they are cut.
 
+mod aborts;
 mod client;
 mod decode;
+mod head;
 mod hearing;
 mod listen;
 mod log;
@@ -18,13 +20,15 @@ mod stdin;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 
 pub use client::{Application, Remarks, fuzzing};
 pub use decode::Decoder;
 pub(crate) use hearing::{Hearing, Through};
 pub(crate) use listen::{Accepted, Bound, Listener};
-pub use listen::{FastCgi, FastCgiAddress, Listen};
+pub use listen::{CONNECTIONS_MAX, FastCgi, FastCgiAddress, Listen};
 pub use log::GuestLog;
 pub use params::{BadParams, Params};
 use record::Kind;
@@ -68,10 +72,36 @@ pub struct Limits {
     pub requests_max: usize,
     /// Of each request.
     pub params: ParamsLimits,
+    /// Bytes of a question about the application (`FCGI_GET_VALUES`), or of a record of no known kind.
+    pub question_bytes_max: u16,
     /// What `FCGI_MAX_CONNS` says: connections at once of all peers.
     pub connections_told: usize,
+    /// Bytes of the body of one request that wait to be read; then the connection is read no further.
+    /// Counted in buffers of 16 KiB, of which a part holds one however few bytes it has.
+    pub stdin_waiting_bytes_max: usize,
+    /// Bytes of answers that wait to be written, of all requests of the connection together; then the
+    /// guests wait. Counted in pieces of 32 KiB.
+    pub stdout_waiting_bytes_max: usize,
     /// Bytes of a guest's standard error that one request may write.
     pub stderr_bytes_max: usize,
+    /// Requests that may be aborted in a second; the connection ends with one more. Each may have begun a
+    /// guest, which costs who aborts it nothing.
+    pub aborts_per_second_max: u32,
+    /// How long it may stand still; `None`: as long as any other connection.
+    pub times: Option<Times>,
+}
+
+/// How long a connection may stand still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// Between the first byte of a request and the last of its parameters, while no other is under way.
+    pub head: Duration,
+    /// Within the body of a request that is read.
+    pub body: Duration,
+    /// Without a request under way.
+    pub idle: Duration,
+    /// While its other end takes nothing of what waits for it.
+    pub stall: Duration,
 }
 
 impl Default for Limits {
@@ -79,8 +109,13 @@ impl Default for Limits {
         Self {
             requests_max: 32,
             params: ParamsLimits::default(),
+            question_bytes_max: 1024,
             connections_told: 1024,
+            stdin_waiting_bytes_max: 128 * 1024,
+            stdout_waiting_bytes_max: 512 * 1024,
             stderr_bytes_max: 16 * 1024,
+            aborts_per_second_max: 100,
+            times: None,
         }
     }
 }

@@ -14,17 +14,19 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use futures_util::FutureExt as _;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet, yield_now};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
+use super::aborts::Aborts;
+use super::head::{HEAD_BYTES, head};
 use super::hearing::Hearing;
 use super::request::{self, Asked};
 use super::stdin::{Part, Sender, Stdin};
@@ -40,16 +42,11 @@ const READ_BYTES: usize = 16 * 1024;
 /// And of a connection on which no body is expected: most parameters fit, and thousands that wait hold
 /// little.
 const PARAMS_BYTES: usize = 2 * 1024;
-/// Pieces of answers that wait to be written, of all requests of a connection together.
-const PIECES_MAX: usize = 16;
-/// Bytes of one piece.
+/// Bytes of one piece of an answer.
 const PIECE_BYTES_MAX: usize = 32 * 1024;
 
 /// How soon it is seen that a web server is gone whose bytes nobody reads.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Room for a head and a short body.
-const HEAD_BYTES: usize = 1024;
 
 /// How one request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,13 +80,15 @@ pub(crate) async fn serve(
     here: Option<IpAddr>,
     connection: Arc<Connection>,
 ) {
-    let (pieces, waiting) = mpsc::channel(PIECES_MAX);
+    let pieces_max = (limits.stdout_waiting_bytes_max / PIECE_BYTES_MAX).max(1);
+    let (pieces, waiting) = mpsc::channel(pieces_max);
     let front = Arc::clone(&connection);
     let mut served = Served {
         edge,
         here,
         decoder: Decoder::new(limits),
-        stderr_bytes_max: limits.stderr_bytes_max,
+        limits,
+        aborts: Aborts::new(limits.aborts_per_second_max, Instant::now()),
         requests: BTreeMap::new(),
         tasks: JoinSet::new(),
         pieces,
@@ -184,7 +183,8 @@ struct Served {
     edge: Arc<Edge>,
     here: Option<IpAddr>,
     decoder: Decoder,
-    stderr_bytes_max: usize,
+    limits: Limits,
+    aborts: Aborts,
     requests: BTreeMap<u16, Under>,
     tasks: JoinSet<(u16, Ended)>,
     pieces: mpsc::Sender<Piece>,
@@ -227,7 +227,8 @@ impl Served {
                 ended = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     self.ended(ended).await?;
                 }
-                read = io.read_buf(&mut input) => {
+                // Not all that there is room for: what is read at once is what one part of a body holds.
+                read = read_some(io, &mut input) => {
                     if read? == 0 {
                         // So web servers abort requests: whoever asked is gone.
                         return Ok(());
@@ -284,6 +285,9 @@ impl Served {
             Event::Request { id, role, params } => {
                 // Most requests have no body, and its end came with them.
                 let after = self.next(input)?;
+                if after == Some(Event::Abort { id }) {
+                    return self.abort(id).await;
+                }
                 let is_over = after == Some(Event::StdinEnd { id });
                 self.begin(id, role, &params, is_over).await?;
                 match after {
@@ -309,15 +313,25 @@ impl Served {
                 }
                 Ok(())
             }
-            Event::Abort { id } => {
-                if let Some(under) = self.requests.get_mut(&id) {
-                    under.is_aborted = true;
-                    under.connection.give_order(Order::Cut);
-                }
-                Ok(())
-            }
+            Event::Abort { id } => self.abort(id).await,
             Event::Reply(bytes) => send(&self.pieces, bytes).await,
         }
+    }
+
+    /// Ends a request that nobody waits for any more, where it is; one that no guest has heard of at once.
+    async fn abort(&mut self, id: u16) -> io::Result<()> {
+        if !self.aborts.allow(Instant::now()) {
+            return Err(io::Error::other("more requests are aborted than may be"));
+        }
+        if let Some(under) = self.requests.get_mut(&id) {
+            under.is_aborted = true;
+            under.connection.give_order(Order::Cut);
+            return Ok(());
+        }
+        self.decoder.ended(id);
+        let mut out = BytesMut::new();
+        super::put_end(&mut out, id, Status::Complete, 0);
+        send(&self.pieces, out.freeze()).await
     }
 
     /// Waits where the request does not read: meanwhile others are answered, and may end. So may the web
@@ -362,7 +376,8 @@ impl Served {
         };
         let (body, stdin) = match has_body {
             true => {
-                let (body, stdin) = Stdin::new(asked.length);
+                let parts_max = self.limits.stdin_waiting_bytes_max / READ_BYTES;
+                let (body, stdin) = Stdin::new(asked.length, parts_max);
                 // What does not come any more is not waited for.
                 ((!is_over).then_some(body), stdin)
             }
@@ -377,7 +392,8 @@ impl Served {
         } = asked;
         let edge = Arc::clone(&self.edge);
         let trusted = |address| edge.trusted_proxies.contains(&address);
-        let connection = Arc::new(Connection::behind(client, scheme, vouched, trusted));
+        let connection = Connection::behind(client, scheme, vouched, trusted);
+        let connection = Arc::new(connection.within(self.limits.times));
         let under = Under {
             body,
             connection: Arc::clone(&connection),
@@ -385,11 +401,12 @@ impl Served {
         };
         self.requests.insert(id, under);
         self.connection.begin_request();
-        let log = GuestLog::new(self.stderr_bytes_max);
+        let log = GuestLog::new(self.limits.stderr_bytes_max);
         let mut request = request.map(|()| Arriving::FastCgi(stdin));
         request.extensions_mut().insert(log.clone());
         let answer = Writer {
             id,
+            role,
             pieces: self.pieces.clone(),
             log,
         };
@@ -433,6 +450,10 @@ impl Served {
     }
 }
 
+async fn read_some(io: &mut impl Hearing, input: &mut BytesMut) -> io::Result<usize> {
+    io.read_buf(&mut input.limit(READ_BYTES)).await
+}
+
 async fn send(pieces: &mpsc::Sender<Piece>, bytes: Bytes) -> io::Result<()> {
     let piece = Piece {
         bytes,
@@ -468,6 +489,7 @@ async fn respond(
 /// Where the answer to a request goes.
 struct Writer {
     id: u16,
+    role: Role,
     pieces: mpsc::Sender<Piece>,
     log: GuestLog,
 }
@@ -485,7 +507,7 @@ impl Writer {
         }
         let mut out = BytesMut::with_capacity(HEAD_BYTES);
         self.put_log(&mut out);
-        super::put_stdout(&mut out, self.id, &head(&parts));
+        super::put_stdout(&mut out, self.id, &head(&parts, self.role));
         while !body.is_end_stream() {
             let frame = match body.frame().now_or_never() {
                 Some(frame) => frame,
@@ -538,27 +560,4 @@ impl Writer {
             false => send(&self.pieces, out.split().freeze()).await,
         }
     }
-}
-
-/// The head as CGI has it (RFC 3875 §6.3).
-fn head(parts: &http::response::Parts) -> BytesMut {
-    let mut head = BytesMut::with_capacity(256);
-    let status = parts.status;
-    head.extend_from_slice(b"Status: ");
-    head.extend_from_slice(status.as_str().as_bytes());
-    head.extend_from_slice(b" ");
-    head.extend_from_slice(status.canonical_reason().unwrap_or("-").as_bytes());
-    head.extend_from_slice(b"\r\n");
-    let is_bound = |name| [CONNECTION, TRANSFER_ENCODING].contains(name);
-    for (name, value) in parts.headers.iter().filter(|(name, _)| !is_bound(name)) {
-        let line: [&[u8]; 4] = [
-            name.as_str().as_bytes(),
-            b": ",
-            HeaderValue::as_bytes(value),
-            b"\r\n",
-        ];
-        line.iter().for_each(|part| head.extend_from_slice(part));
-    }
-    head.extend_from_slice(b"\r\n");
-    head
 }

@@ -9,10 +9,6 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 
-/// Parts of a body that wait to be read. With the size of a read buffer this is what one request that
-/// reads nothing can make the edge hold; then the connection is read no further.
-const PARTS_MAX: usize = 8;
-
 /// What comes of a body.
 #[derive(Debug)]
 pub(super) enum Part {
@@ -34,9 +30,11 @@ pub(crate) struct Stdin {
 }
 
 impl Stdin {
-    /// A body of so many bytes, and where to put them.
-    pub(super) fn new(length: Option<u64>) -> (Sender, Self) {
-        let (sender, parts) = mpsc::channel(PARTS_MAX);
+    /// A body of so many bytes, and where to put them: so many parts wait to be read. Times a read buffer
+    /// this is what one request that reads nothing can make the edge hold; then its connection is read no
+    /// further.
+    pub(super) fn new(length: Option<u64>, parts_max: usize) -> (Sender, Self) {
+        let (sender, parts) = mpsc::channel(parts_max.max(1));
         let stdin = Self {
             parts: Some(parts),
             left: length,

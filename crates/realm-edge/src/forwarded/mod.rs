@@ -8,7 +8,7 @@ mod read;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
-pub(crate) use read::read;
+pub(crate) use read::{read, read_other};
 
 /// Hops kept, the nearest ones: real chains have three, an attacker sends thousands.
 const HOPS_MAX: usize = 32;
@@ -104,6 +104,19 @@ impl Chain {
             }
         }
         client
+    }
+
+    /// Forgets schemes and hosts that a stranger wrote, left of the first address that is no trusted proxy: a
+    /// guest makes links of them.
+    pub(crate) fn forget_tales(&mut self, is_trusted: impl Fn(IpAddr) -> bool) {
+        let is_stranger = |hop: &Hop| match hop.node {
+            Node::Address(address) => !is_trusted(address),
+            Node::Name(_) => true,
+        };
+        let told_by_strangers = self.hops.iter().rposition(is_stranger);
+        for hop in &mut self.hops[..told_by_strangers.unwrap_or(0)] {
+            (hop.scheme, hop.host) = (None, None);
+        }
     }
 
     /// The chain as `X-Forwarded-For`, with the peer as its last hop.

@@ -1,7 +1,8 @@
 //! Reads a chain of hops from the headers of a trusted proxy.
 //!
 //! `X-Forwarded-For` wins over `Forwarded`: most proxies write only the former and pass the
-//! client's copy of the latter on unread, so it is worth less.
+//! client's copy of the latter on unread, so it is worth less. Others do it the other way round, which
+//! nothing shows: where it matters who a client is, both are heard.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,14 +18,26 @@ const NODE_NAME_LENGTH_MAX: usize = 64;
 
 /// The chain that the headers tell; empty where they tell none or are damaged.
 pub(crate) fn read(headers: &HeaderMap) -> Chain {
-    let has_parts = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST]
-        .iter()
-        .any(|name| headers.contains_key(name));
-    let mut hops = if has_parts {
+    nearest(if has_parts(headers) {
         read_parts(headers)
     } else {
         read_forwarded(headers)
-    };
+    })
+}
+
+/// The chain that `Forwarded` tells where [`read`] does not look at it.
+pub(crate) fn read_other(headers: &HeaderMap) -> Option<Chain> {
+    let is_other = has_parts(headers) && headers.contains_key(FORWARDED);
+    is_other.then(|| nearest(read_forwarded(headers)))
+}
+
+fn has_parts(headers: &HeaderMap) -> bool {
+    [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST]
+        .iter()
+        .any(|name| headers.contains_key(name))
+}
+
+fn nearest(mut hops: Vec<Hop>) -> Chain {
     let surplus = hops.len().saturating_sub(HOPS_MAX);
     hops.drain(..surplus);
     Chain { hops }

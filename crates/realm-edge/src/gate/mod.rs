@@ -41,7 +41,10 @@ pub(crate) struct States(Mutex<BTreeMap<String, Weak<State>>>);
 
 /// Who asks, before its headers are made fit for guests.
 pub(crate) struct Client {
+    /// As whom it is counted.
     pub(crate) address: IpAddr,
+    /// Who it may be, where that is not known: rules have to let both through.
+    pub(crate) either: Option<[IpAddr; 2]>,
     /// The host as routes match it.
     pub(crate) host: Box<str>,
 }
@@ -111,17 +114,24 @@ impl Gate {
         if !front.rules.is_empty() {
             let readings = readings(path);
             let readings: Vec<&str> = readings.iter().map(AsRef::as_ref).collect();
-            let asked = Asked {
-                client: client.address,
-                method: method.as_str(),
-                host: &client.host,
-                readings: &readings,
-            };
             let values = |name: &str| {
                 let lines = headers.get_all(name);
                 lines.iter().map(http::HeaderValue::as_bytes)
             };
-            if let Some(rule) = front::refused_by(&front.rules, &asked, values) {
+            let is_refused = |client_address: &IpAddr| {
+                let asked = Asked {
+                    client: *client_address,
+                    method: method.as_str(),
+                    host: &client.host,
+                    readings: &readings,
+                };
+                front::refused_by(&front.rules, &asked, values)
+            };
+            let whoever = match &client.either {
+                None => std::slice::from_ref(&client.address),
+                Some(either) => either,
+            };
+            if let Some(rule) = whoever.iter().find_map(is_refused) {
                 self.tell_rule(client, rule);
                 return Err(Refusal::denied_by_rule());
             }
@@ -192,6 +202,7 @@ mod tests {
         };
         let client = Client {
             address: "203.0.113.7".parse().unwrap(),
+            either: None,
             host: "a".into(),
         };
         let ask = |gates: &BTreeMap<ComponentName, Gate>, component: &str| {

@@ -1,8 +1,24 @@
 //! Who is let in, and who goes for it.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
 use super::*;
+
+fn registry(
+    connections_max: usize,
+    per_address_max: usize,
+    web_servers_max: usize,
+) -> Arc<Registry> {
+    let limits = EdgeLimits {
+        connections_max,
+        connections_per_address_max: Some(per_address_max),
+        eviction_idle_min: Duration::ZERO,
+        ..EdgeLimits::default()
+    };
+    Arc::new(Registry::new(&limits, web_servers_max))
+}
 
 /// Opens connections of addresses, in order; `Err` where one is refused.
 struct Rig {
@@ -12,12 +28,7 @@ struct Rig {
 impl Rig {
     fn new(connections_max: usize, per_address_max: usize) -> Self {
         Self {
-            registry: Arc::new(Registry::new(&EdgeLimits {
-                connections_max,
-                connections_per_address_max: Some(per_address_max),
-                eviction_idle_min: Duration::ZERO,
-                ..EdgeLimits::default()
-            })),
+            registry: registry(connections_max, per_address_max, usize::MAX),
         }
     }
 
@@ -68,15 +79,41 @@ fn the_one_that_idles_longest_makes_room() {
 
 #[test]
 fn a_client_that_just_came_may_speak_first() {
-    let registry = Arc::new(Registry::new(&EdgeLimits {
+    let limits = EdgeLimits {
         connections_max: 1,
         eviction_idle_min: Duration::from_secs(3600),
         ..EdgeLimits::default()
-    }));
+    };
+    let registry = Arc::new(Registry::new(&limits, 1));
     let rig = Rig { registry };
     let first = rig.open("192.0.2.1").expect("room");
     assert_eq!(rig.open("192.0.2.2").err(), Some(Full::Edge));
     assert_eq!(order(&first.0), Order::Serve);
+}
+
+/// Web servers have a limit of their own: they take no place of clients beyond it, and lose their own.
+#[test]
+fn web_servers_have_so_many_and_no_more() {
+    let rig = Rig {
+        registry: registry(10, 10, 2),
+    };
+    let open = || {
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let connection = Arc::new(Connection::new(peer, peer, |_| true).of_web_server());
+        let place = rig.registry.enter(&connection)?;
+        Ok::<_, Full>((connection, place))
+    };
+    let client = rig.open("127.0.0.1").expect("room");
+    let (first, second) = (open().expect("room"), open().expect("room"));
+    second.0.begin_request();
+    let third = open().expect("the first goes");
+    assert_eq!(order(&client.0), Order::Serve);
+    assert_eq!(order(&first.0), Order::Evict);
+    third.0.begin_request();
+    assert_eq!(open().err(), Some(Full::WebServers));
+    assert!(rig.open("127.0.0.1").is_ok());
+    drop(third);
+    assert!(open().is_ok());
 }
 
 /// Opens busy connections of the addresses; only the last one may be refused, as expected.
@@ -90,7 +127,7 @@ fn check_addresses(addresses: &[&str], expected: Option<Full>) {
     assert_eq!(rig.open(last).err(), expected, "{addresses:?}");
     drop(opened);
     assert!(rig.open(last).is_ok(), "all of {addresses:?} went");
-    assert!(rig.registry.with_open(|open| open.addresses.is_empty()));
+    assert!(rig.registry.with_open(|open| open.groups.is_empty()));
 }
 
 #[test]
@@ -175,9 +212,9 @@ proptest! {
                 assert_eq!(open.n_evicted, n_evicted);
                 assert_eq!(open.connections.len(), opened.len());
                 assert!(open.count_kept() <= 8 && open.n_evicted <= EVICTED_MAX);
-                let n_shared: usize = open.addresses.values().map(|share| share.n_connections).sum();
+                let n_shared: usize = open.groups.values().map(|share| share.n_connections).sum();
                 assert_eq!(n_shared, open.count_kept());
-                assert!(open.addresses.values().all(|share| (1..=3).contains(&share.n_connections)));
+                assert!(open.groups.values().all(|share| (1..=3).contains(&share.n_connections)));
             });
         }
     }

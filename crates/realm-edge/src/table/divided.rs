@@ -61,16 +61,15 @@ impl Target {
         self.group.has_several() || self.beside().next().is_some()
     }
 
-    /// Another replica than `tried`, for the one retry, and whose it is: of the same version, if there
-    /// is one.
+    /// Another replica than those that were `tried`, and whose it is: of the same version, if there is one.
     pub(crate) fn pick_other(
         &self,
-        tried: &Arc<dyn Backend>,
+        tried: &[&Arc<dyn Backend>],
     ) -> Option<(&Arc<Group>, &Arc<dyn Backend>)> {
         let same = self.group.pick_other(tried);
         same.map(|replica| (&self.group, replica)).or_else(|| {
             let mut beside = self.beside();
-            beside.find_map(|group| Some((group, group.pick()?)))
+            beside.find_map(|group| Some((group, group.pick_other(tried)?)))
         })
     }
 

@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::pool::Lease;
-use super::{Place, request_too_large, wall_timeout};
-use crate::backend::{Body, BoxError};
+use super::{Place, request_too_large, response_too_large, wall_timeout};
+use crate::backend::{Body, BoxError, CallError};
 
 /// A request body that ends with an error where it gets too large.
 pub(crate) struct RequestBody {
@@ -75,6 +77,76 @@ impl HttpBody for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// An answer that ends with an error where it gets too large: of that much at most.
+///
+/// # Errors
+/// Where it says of itself that it is larger.
+pub(crate) fn within(
+    response: Response<Body>,
+    is_head: bool,
+    bytes_max: Option<u64>,
+) -> Result<Response<Body>, CallError> {
+    let Some(left) = bytes_max else {
+        return Ok(response);
+    };
+    let has_body = !is_head && response.status() != StatusCode::NOT_MODIFIED;
+    let announced = response.headers().get(CONTENT_LENGTH);
+    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if has_body && announced.is_some_and(|length| length > left) {
+        return Err(response_too_large());
+    }
+    Ok(response.map(|body| {
+        Body::new(Bounded {
+            body: Some(body),
+            left,
+        })
+    }))
+}
+
+/// The body of an answer, until it gets too large: then it is dropped, and the server hears of it.
+struct Bounded {
+    body: Option<Body>,
+    left: u64,
+}
+
+impl HttpBody for Bounded {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let Some(frame) = ready!(Pin::new(body).poll_frame(context)?) else {
+            return Poll::Ready(None);
+        };
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.body = None;
+                Poll::Ready(Some(Err(response_too_large().into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::default, HttpBody::size_hint)
     }
 }
 

@@ -6,6 +6,7 @@
 //! WebSockets alone (`switch`): with another one a request is an ordinary one (RFC 9110 §7.8).
 
 mod body;
+mod caps;
 mod pool;
 mod reach;
 mod room;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::uri::{PathAndQuery, Uri};
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -30,10 +31,12 @@ use crate::backend::{Backend, Body, BoxFuture, CallError, Connected, Server};
 use crate::request_body;
 use crate::websocket::Handshake;
 use body::ReplyBody;
-pub(crate) use body::RequestBody;
-use pool::{Lease, Local, Pool};
+pub(crate) use body::{RequestBody, within};
+use pool::{Lease, Local, Pool, TAKEN, Taken};
 
-pub(crate) use pool::{BUFFER_BYTES_MAX, CONNECT_TIMEOUT, Impatient, Keep};
+pub use caps::UpstreamCaps;
+use pool::CONNECT_TIMEOUT;
+pub(crate) use pool::{BUFFER_BYTES_MAX, Impatient, Keep};
 pub use pool::{Dial, Io};
 pub use reach::Reach;
 pub(crate) use room::{Place, Room};
@@ -60,6 +63,8 @@ pub struct UpstreamLimits {
     pub wall_timeout: Duration,
     /// Bytes of one request body.
     pub request_bytes_max: u64,
+    /// Bytes of the body of one answer; `None`: as long as it likes.
+    pub response_bytes_max: Option<u64>,
     /// How long a WebSocket may be silent in both directions.
     pub websocket_idle: Duration,
     /// Whether others may have connections to it that are no requests.
@@ -121,32 +126,43 @@ impl Left {
 impl Upstream {
     /// A server at `address`; no connection is made yet.
     pub fn new(address: SocketAddr, limits: UpstreamLimits) -> Self {
-        Self::make(Some(address), Box::new(Local(address)), KEEP, limits)
+        Self::make(
+            Some(address),
+            Box::new(Local(address)),
+            (KEEP, TAKEN),
+            limits,
+        )
     }
 
-    /// A service beside this process, of whose connections so many are kept.
-    pub fn at(reach: Reach, keep: u32, limits: UpstreamLimits) -> Self {
+    /// A service beside this process.
+    pub fn at(reach: Reach, caps: UpstreamCaps, limits: UpstreamLimits) -> Self {
         let keep = Keep {
-            idle_max: keep as usize,
+            idle_max: caps.kept_max as usize,
+            age_max: caps.kept_age_max,
             ..KEEP
         };
-        Self::make(None, Box::new(reach), keep, limits)
+        let taken = Taken {
+            connect_timeout: caps.connect_timeout,
+            head_bytes_max: caps.head_bytes_max,
+            head_fields_max: caps.head_fields_max,
+        };
+        Self::make(None, Box::new(reach), (keep, taken), limits)
     }
 
     /// Whatever answers on such connections.
     pub(crate) fn over(dial: Box<dyn Dial>, keep: Keep, limits: UpstreamLimits) -> Self {
-        Self::make(None, dial, keep, limits)
+        Self::make(None, dial, (keep, TAKEN), limits)
     }
 
     fn make(
         address: Option<SocketAddr>,
         dial: Box<dyn Dial>,
-        keep: Keep,
+        (keep, taken): (Keep, Taken),
         limits: UpstreamLimits,
     ) -> Self {
         Self(Arc::new(Inner {
             address,
-            pool: Pool::new(dial, keep),
+            pool: Pool::new(dial, keep, taken),
             room: Room::new(limits.concurrency_max),
             limits,
             leaves: CancellationToken::new(),
@@ -228,8 +244,9 @@ impl Upstream {
             let switched = self.switch(head(parts)?, &handshake, deadline).await;
             return switched.map_err(CallError::from);
         }
-        let sent = self.send(head(parts)?, body, Some(deadline)).await;
-        sent.map_err(CallError::from)
+        let is_head = parts.method == Method::HEAD;
+        let sent = self.send(head(parts)?, body, Some(deadline)).await?;
+        within(sent, is_head, limits.response_bytes_max)
     }
 
     /// Sends a request whose head is as the server expects it. Its head is waited for as long as the
@@ -438,6 +455,14 @@ pub(crate) fn request_too_large() -> CallError {
         StatusCode::PAYLOAD_TOO_LARGE,
         "request-too-large",
         "the request body is larger than the component takes",
+    )
+}
+
+pub(crate) fn response_too_large() -> CallError {
+    CallError::new(
+        StatusCode::BAD_GATEWAY,
+        "response-too-large",
+        "the component's answer is larger than it may be",
     )
 }
 

@@ -60,17 +60,36 @@ impl Dial for Local {
     }
 }
 
-/// Who is there answers at once, or is full.
-pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// hyper reads heads of no fewer bytes.
+const HEAD_BYTES_MIN: usize = 8 * 1024;
 /// After its answer a server may still read the rest of the request; nobody waits for it longer.
 const REST_TIMEOUT: Duration = Duration::from_secs(1);
+/// Who is there answers at once, or is full.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of an answer's head, and of what is buffered behind it.
 pub(crate) const BUFFER_BYTES_MAX: usize = 64 * 1024;
+
+/// What is taken of a server that answers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) connect_timeout: Duration,
+    /// Bytes of the head of an answer, and of what is buffered behind it.
+    pub(super) head_bytes_max: usize,
+    pub(super) head_fields_max: usize,
+}
+
+/// Of components, and of other nodes.
+pub(super) const TAKEN: Taken = Taken {
+    connect_timeout: CONNECT_TIMEOUT,
+    head_bytes_max: BUFFER_BYTES_MAX,
+    head_fields_max: HEADER_COUNT_MAX,
+};
 
 /// The connections to one server.
 pub(super) struct Pool {
     dial: Box<dyn Dial>,
     keep: Keep,
+    taken: Taken,
     /// The last one is the one that was used last.
     idle: Mutex<Vec<Idle>>,
     /// Requests on new connections that wait longer than is usual: perhaps the server is busy with
@@ -92,10 +111,11 @@ pub(super) struct Lease {
 }
 
 impl Pool {
-    pub(super) fn new(dial: Box<dyn Dial>, keep: Keep) -> Arc<Self> {
+    pub(super) fn new(dial: Box<dyn Dial>, keep: Keep, taken: Taken) -> Arc<Self> {
         Arc::new(Self {
             dial,
             keep,
+            taken,
             idle: Mutex::default(),
             impatient: AtomicU32::new(0),
         })
@@ -124,11 +144,12 @@ impl Pool {
 
     /// A new connection.
     pub(super) async fn open(self: &Arc<Self>) -> io::Result<Lease> {
-        let connecting = timeout(CONNECT_TIMEOUT, self.dial.dial());
+        let connecting = timeout(self.taken.connect_timeout, self.dial.dial());
         let stream = connecting.await.map_err(|_| io::ErrorKind::TimedOut)??;
         let (sender, connection) = Builder::new()
-            .max_headers(HEADER_COUNT_MAX)
-            .max_buf_size(BUFFER_BYTES_MAX)
+            .max_headers(self.taken.head_fields_max)
+            // Fewer bytes the reader takes for a mistake of ours.
+            .max_buf_size(self.taken.head_bytes_max.max(HEAD_BYTES_MIN))
             .handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;

@@ -5,6 +5,7 @@
 //! ("going away"), it connects anew. Where no such place comes in time, the connection just ends.
 
 use std::io;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -162,16 +163,29 @@ async fn down(
     go: impl Future<Output = Gone>,
     tell: impl Fn(usize),
 ) -> io::Result<()> {
-    let mut go = std::pin::pin!(go);
+    let mut go = pin!(go);
     let (mut frames, mut buffer) = (Frames::default(), vec![0; READ_BYTES]);
     let gone = loop {
         tokio::select! {
             read = from.read(&mut buffer) => {
                 let count = read?;
                 if count == 0 {
-                    return to.shutdown().await;
+                    let ended = timeout(LAST_WORDS_MAX, to.shutdown());
+                    return ended.await.unwrap_or(Ok(()));
                 }
-                pass(&mut to, &mut frames, &buffer[..count], &tell).await?;
+                let mut passing = pin!(pass(&mut to, &mut frames, &buffer[..count], &tell));
+                tokio::select! {
+                    biased;
+                    passed = passing.as_mut() => passed?,
+                    gone = go.as_mut() => match timeout(LAST_WORDS_MAX, passing).await {
+                        Ok(passed) => {
+                            passed?;
+                            break gone;
+                        }
+                        // A client that does not read: there is no place for a word.
+                        Err(_) => return Ok(()),
+                    },
+                }
             }
             gone = go.as_mut() => break gone,
         }
@@ -188,10 +202,13 @@ async fn down(
         io::Result::Ok(())
     };
     let _ = timeout(LAST_WORDS_MAX, ending).await;
-    if frames.is_between() {
-        to.write_all(&close(GOING_AWAY, gone.words())).await?;
-    }
-    to.shutdown().await
+    let words = async {
+        if frames.is_between() {
+            to.write_all(&close(GOING_AWAY, gone.words())).await?;
+        }
+        to.shutdown().await
+    };
+    timeout(LAST_WORDS_MAX, words).await.unwrap_or(Ok(()))
 }
 
 async fn pass(
@@ -338,6 +355,34 @@ mod tests {
         let mut rig = self::rig(Some(Duration::from_millis(50))).await;
         let words = close(GOING_AWAY, Gone::Idle.words());
         assert_eq!(hears(&mut rig.client).await, words);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_left_in_time_all_the_same() {
+        // In the middle of a frame; and at its end, which takes all the room that there is.
+        let whole = [&[0x82, 126, 0x03, 0xe4][..], &[0; 996]].concat();
+        for sent in [vec![0; 1_000_000], whole] {
+            let mut rig = rig(None).await;
+            let sending = timeout(Duration::from_secs(1), rig.server.write_all(&sent));
+            let _ = sending.await;
+            rig.leave.send(Gone::Stops).unwrap();
+            let ended = timeout(LAST_WORDS_MAX * 4, rig.carried).await;
+            ended.expect("it is left").unwrap();
+            assert_eq!(rig.room.in_flight(), 0);
+        }
+    }
+
+    /// A slow client gets the frame that is under way, and the last word.
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_slowly_hears_the_last_word() {
+        let mut rig = rig(None).await;
+        let frame = [&[0x82, 126, 0x09, 0x60][..], &[7; 2_400]].concat();
+        let sending = timeout(Duration::from_secs(1), rig.server.write_all(&frame));
+        sending.await.unwrap().unwrap();
+        rig.leave.send(Gone::Stops).unwrap();
+        sleep(Duration::from_secs(1)).await;
+        let words = close(GOING_AWAY, Gone::Stops.words());
+        assert_eq!(hears(&mut rig.client).await, [frame, words].concat());
     }
 
     #[tokio::test(start_paused = true)]

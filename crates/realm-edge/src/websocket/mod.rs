@@ -7,7 +7,7 @@
 mod carry;
 mod frames;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -193,7 +193,8 @@ pub(crate) struct Switching {
 pub(crate) struct Told {
     observer: Arc<dyn Observer>,
     component: ComponentName,
-    connection: Arc<Connection>,
+    /// It has this one until its last answer is out.
+    connection: Weak<Connection>,
 }
 
 /// What becomes of a WebSocket.
@@ -223,7 +224,7 @@ impl Told {
         let told = Self {
             observer: Arc::clone(observer),
             component: component.clone(),
-            connection: Arc::clone(connection),
+            connection: Arc::downgrade(connection),
         };
         told.tell(WebSocket::Opened);
         told
@@ -237,7 +238,9 @@ impl Told {
 impl Drop for Told {
     fn drop(&mut self) {
         self.tell(WebSocket::Closed);
-        self.connection.end_request();
+        if let Some(connection) = self.connection.upgrade() {
+            connection.end_request();
+        }
     }
 }
 
@@ -246,6 +249,47 @@ mod tests {
     use http::Request;
 
     use super::*;
+
+    /// Counts what it is told.
+    #[derive(Default)]
+    struct Counting(Mutex<Vec<WebSocket>>);
+
+    impl Observer for Counting {
+        fn answered(&self, _: &crate::observe::Answered<'_>) {}
+
+        fn websocket(&self, _: &ComponentName, what: WebSocket) {
+            self.0.lock().unwrap().push(what);
+        }
+    }
+
+    /// As when the task that serves it ends before its answer is out.
+    #[tokio::test]
+    async fn a_connection_that_ends_before_it_has_switched_leaves_nothing_behind() {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let connection = Arc::new(Connection::new(address, address, |_| false));
+        let counting = Arc::new(Counting::default());
+        let observer: Arc<dyn Observer> = Arc::clone(&counting) as Arc<dyn Observer>;
+        let (mut far_end, io) = tokio::io::duplex(64);
+        let terms = Terms {
+            leaves: CancellationToken::new(),
+            idle_max: None,
+            place: Box::new(()),
+        };
+        let io: Box<dyn Io> = Box::new(io);
+        connection.switch(Switching {
+            upgrade: hyper::upgrade::on(Request::new(())),
+            switched: Switched::new(Server { io, terms }),
+            told: Told::new(&observer, &"app".parse().unwrap(), &connection),
+        });
+        assert!(connection.idle_since().is_none(), "it is in use");
+        let left = Arc::downgrade(&connection);
+        drop(connection);
+        assert!(left.upgrade().is_none());
+        let told = counting.0.lock().unwrap().clone();
+        assert_eq!(told, [WebSocket::Opened, WebSocket::Closed]);
+        let ended = tokio::io::AsyncReadExt::read(&mut far_end, &mut [0]).await;
+        assert_eq!(ended.unwrap(), 0, "the server's end is closed");
+    }
 
     fn of(head: &[(&str, &str)], change: impl FnOnce(&mut Parts)) -> Option<Handshake> {
         let mut request = Request::new(());

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
+use http_body_util::BodyExt as _;
 use realm_edge::fastcgi::{
     Application, Decoder, Event, Limits, Remarks, Status, put_end, put_stdout,
 };
-use realm_edge::{Reach, Upstream, UpstreamLimits};
+use realm_edge::{Reach, Upstream, UpstreamCaps, UpstreamLimits};
 use realm_model::upstream::{Address, Allowed, Host, Scripts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Rig, channel, data, get, request, text, whole};
+use crate::support::{Rig, channel, data, for_http1, get, request, soon, text, whole};
 
 pub(crate) const URL: &str = "http://shop.example.com/a.php/b?c=d";
 
@@ -80,16 +81,25 @@ impl Fake {
     }
 
     pub(crate) fn limited(&self, keep: u32, set: impl FnOnce(&mut UpstreamLimits)) -> Application {
+        self.capped(UpstreamCaps::keeping(keep), set)
+    }
+
+    pub(crate) fn capped(
+        &self,
+        caps: UpstreamCaps,
+        set: impl FnOnce(&mut UpstreamLimits),
+    ) -> Application {
         let mut limits = UpstreamLimits {
             concurrency_max: 64,
             wall_timeout: Duration::from_secs(20),
             request_bytes_max: 16 * 1024 * 1024,
+            response_bytes_max: None,
             websocket_idle: Duration::from_secs(60),
             takes_connections: false,
         };
         set(&mut limits);
         let reach = reach(self.address, &self.address.to_string());
-        Application::new(reach, scripts(), keep, limits, Arc::clone(&self.log) as _)
+        Application::new(reach, scripts(), caps, limits, Arc::clone(&self.log) as _)
     }
 
     pub(crate) async fn rig(&self, keep: u32) -> Rig {
@@ -97,7 +107,7 @@ impl Fake {
     }
 }
 
-fn reach(address: SocketAddr, allowed: &str) -> Reach {
+pub(crate) fn reach(address: SocketAddr, allowed: &str) -> Reach {
     let rule: Allowed = allowed.parse().expect("a rule");
     let address = Address::Tcp(Host::Ip(address.ip()), address.port());
     Reach::new(address, Arc::new([rule]))
@@ -252,6 +262,38 @@ async fn a_body_that_is_larger_than_may_be_is_refused() {
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     let _ = posting.await;
     assert_eq!(fake.connections.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_larger_than_may_be_is_refused_or_broken_off() {
+    let answer = |head: &str, bytes: usize| {
+        let mut said = BytesMut::new();
+        let body = format!("{head}\r\n{}", "x".repeat(bytes));
+        put_stdout(&mut said, 1, body.as_bytes());
+        put_end(&mut said, 1, Status::Complete, 0);
+        said.to_vec()
+    };
+    for (said, expected) in [
+        (answer("Content-Length: 10\r\n", 10), Ok(200)),
+        (answer("Content-Length: 11\r\n", 11), Ok(502)),
+        (answer("Content-Type: a/b\r\n", 10), Ok(200)),
+        (answer("Content-Type: a/b\r\n", 11), Err(())),
+    ] {
+        let fake = Fake::saying(said).await;
+        let limited = fake.limited(0, |limits| limits.response_bytes_max = Some(10));
+        let rig = Rig::new(Arc::new(limited)).await;
+        let seen = async {
+            let response = rig.http1().await.send_request(for_http1(get(URL))).await?;
+            let status = response.status().as_u16();
+            if status == 502 {
+                assert_eq!(response.headers()["realm-error"], "response-too-large");
+            }
+            response.into_body().collect().await.map(|_| status)
+        };
+        // Where all of it comes at once, not even the head has left.
+        let seen: hyper::Result<u16> = soon(seen).await;
+        assert_eq!(seen.map_err(|_| ()), expected);
+    }
 }
 
 #[tokio::test]
@@ -426,6 +468,7 @@ async fn nobody_is_reached_whom_the_operator_does_not_allow() {
         concurrency_max: 1,
         wall_timeout: Duration::from_secs(20),
         request_bytes_max: 1024,
+        response_bytes_max: None,
         websocket_idle: Duration::from_secs(60),
         takes_connections: false,
     };
@@ -445,10 +488,12 @@ async fn nobody_is_reached_whom_the_operator_does_not_allow() {
         let error = reach.check().await.err().map(|error| error.kind());
         let expected = (!is_allowed).then_some(std::io::ErrorKind::PermissionDenied);
         assert_eq!(error, expected, "{reach:?}");
-        let application = Application::new(reach.clone(), scripts(), 0, limits, fake.log.clone());
+        let caps = UpstreamCaps::keeping(0);
+        let log = fake.log.clone();
+        let application = Application::new(reach.clone(), scripts(), caps, limits, log);
         assert_eq!(application.reach().await.is_ok(), is_allowed);
         assert_eq!(
-            Upstream::at(reach, 0, limits).touch().await.is_ok(),
+            Upstream::at(reach, caps, limits).touch().await.is_ok(),
             is_allowed
         );
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use http::{Request, Response, StatusCode};
-use realm_edge::{Backend, Body, Far, Handle, Line, Table};
+use realm_edge::{Backend, Body, CallError, Far, Handle, Line, Table};
 use realm_model::front::{Front, Fronted, PerClient};
 use realm_model::manifest;
 use realm_model::name::ComponentName;
@@ -155,6 +155,66 @@ async fn clients_behind_a_trusted_proxy_are_told_apart_and_what_they_make_up_is_
     // Whom the proxy does not name is the proxy.
     assert!(is_same("unknown", "_hidden").await);
     assert!(is_same("unknown", "127.0.0.1").await);
+}
+
+/// A proxy writes one of two families, and passes on what a client says in the other: nothing shows which.
+#[tokio::test]
+async fn a_client_of_whom_two_tales_are_told_has_to_pass_as_either_and_counts_as_the_proxy() {
+    let mut front = rules(
+        "{ action = \"deny\", clients = [\"198.51.100.0/24\"] },
+         { action = \"allow\", paths = [\"/staff/...\"], clients = [\"10.0.0.0/8\", \"127.0.0.0/8\"] },
+         { action = \"deny\", paths = [\"/staff/...\"] }",
+    );
+    let (rig, _) = guarded(&front).await;
+    let ask = async |rig: &Rig, path: &str, headers: &[(&str, &str)]| {
+        let mut request = get(&format!("http://a{path}"));
+        for (name, value) in headers {
+            let name: http::HeaderName = name.parse().expect("a name");
+            request
+                .headers_mut()
+                .append(name, value.parse().expect("a value"));
+        }
+        status(rig, request).await.0
+    };
+    let (x, standard) = ("x-forwarded-for", "forwarded");
+    let staff = [(x, "10.0.0.5"), (standard, "for=10.0.0.5")];
+    assert_eq!(ask(&rig, "/staff/x", &staff).await, 200);
+    // Made up in either of them.
+    let made_up = [
+        [(x, "10.0.0.5"), (standard, "for=203.0.113.7")],
+        [(x, "203.0.113.7"), (standard, "for=10.0.0.5")],
+        // Damaged, or hidden, it is the proxy itself that asks.
+        [(x, "203.0.113.7"), (standard, "nonsense")],
+        [(x, "203.0.113.7"), (standard, "for=unknown")],
+        [(x, "nonsense"), (standard, "for=203.0.113.7")],
+        [
+            ("x-forwarded-proto", "https"),
+            (standard, "for=203.0.113.7"),
+        ],
+    ];
+    for headers in made_up {
+        assert_eq!(ask(&rig, "/staff/x", &headers).await, 403, "{headers:?}");
+        assert_eq!(ask(&rig, "/", &headers).await, 200, "{headers:?}");
+    }
+    for headers in [
+        [(x, "198.51.100.9"), (standard, "for=203.0.113.7")],
+        [(x, "203.0.113.7"), (standard, "for=198.51.100.9")],
+    ] {
+        assert_eq!(ask(&rig, "/", &headers).await, 403, "{headers:?}");
+    }
+    // A new name with each request makes no new client, and nobody pays for another one.
+    front.per_client = bucket().per_client;
+    let (rig, _) = guarded(&front).await;
+    let number = std::cell::Cell::new(0_u32);
+    let tale = async || {
+        number.set(number.get() + 1);
+        let made_up = format!("for=203.0.113.{}", number.get() % 200);
+        ask(&rig, "/", &[(x, "203.0.113.222"), (standard, &made_up)]).await
+    };
+    until(429, tale).await;
+    let ask = async |client: &str| status(&rig, of(client, "http://a/")).await.0;
+    assert_eq!(refused_of_few(async || ask("203.0.113.1").await).await, 0);
+    assert_eq!(refused_of_few(async || ask("203.0.113.222").await).await, 0);
 }
 
 #[tokio::test]
@@ -328,4 +388,52 @@ async fn clients_do_not_begin_anew_with_another_table() {
     let (backend, _) = counted();
     guard(&rig.handle, vec![backend], Vec::new(), &bucket());
     assert!(refused_of_few(ask).await > 0);
+}
+
+#[tokio::test]
+async fn a_retry_goes_to_no_version_with_rules_that_nobody_asked() {
+    let rig = Rig::with_config(Vec::new(), |_| {}).await;
+    let (one, two): (ComponentName, ComponentName) = (
+        "app@one".parse().expect("a name"),
+        "app@two".parse().expect("a name"),
+    );
+    let (second, count) = counted();
+    let set = |fronts: [Front; 2]| {
+        let full = backend(|_| async {
+            Err(CallError {
+                retryable: true,
+                ..CallError::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "full")
+            })
+        });
+        let fronted = [&one, &two]
+            .into_iter()
+            .cloned()
+            .zip(fronts.map(|front| Fronted {
+                front,
+                revision: None,
+            }));
+        let route = Route {
+            host: None,
+            path: PathPattern::Prefix(String::new()),
+            component: one.clone(),
+            weights: [(one.clone(), 100), (two.clone(), 0)].into(),
+        };
+        let here = [
+            (one.clone(), vec![full]),
+            (two.clone(), vec![Arc::clone(&second)]),
+        ];
+        let gates = rig.handle.gates(fronted.collect());
+        let table = Table::with_others(vec![route], here.into(), BTreeMap::new(), gates);
+        rig.handle.set_table(table);
+    };
+    let shut = || rules("{ action = \"deny\", paths = [\"/internal/...\"] }");
+    set([Front::default(), shut()]);
+    let (status_there, code) = status(&rig, get("http://a/internal/x")).await;
+    assert_eq!((status_there, code.as_str()), (503, "overloaded"));
+    assert_eq!(count.load(Relaxed), 0);
+    // Where both have the same, the other one answers.
+    set([shut(), shut()]);
+    assert_eq!(status(&rig, get("http://a/open")).await.0, 200);
+    assert_eq!(status(&rig, get("http://a/internal/x")).await.0, 403);
+    assert_eq!(count.load(Relaxed), 1);
 }

@@ -392,7 +392,7 @@ async fn an_authorizer_has_no_body_and_says_who_may_pass() {
         match has_key {
             true => {
                 let who = http::HeaderValue::from_static("ann");
-                response.headers_mut().insert("variable-who", who);
+                response.headers_mut().insert("variable-who-it_is", who);
             }
             false => *response.status_mut() = StatusCode::FORBIDDEN,
         }
@@ -405,7 +405,10 @@ async fn an_authorizer_has_no_body_and_says_who_may_pass() {
         .begin(1, AUTHORIZER, KEEP, &[length, ("HTTP_X_KEY", "1")])
         .await;
     let came = server.came(1).await;
-    assert!(came.answer.contains("variable-who: ann\r\n"), "{came:?}");
+    assert!(
+        came.answer.contains("\r\nVariable-WHO_IT_IS: ann\r\n"),
+        "{came:?}"
+    );
     server.begin(1, AUTHORIZER, KEEP, &[length]).await;
     assert!(server.came(1).await.answer.starts_with("Status: 403 "));
 }

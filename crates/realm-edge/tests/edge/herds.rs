@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use http::Response;
 use realm_edge::Backend;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::caching::{CACHE_BYTES, Cached, MINUTE, app, cached, counted, edition, rig_of, with};
-use crate::support::{Rig, backend, channel, data, for_http1, get, soon, whole};
+use crate::support::{Rig, backend, channel, data, empty, for_http1, get, request, soon, whole};
 
 /// A backend that waits until it is told, and counts.
 fn gated(
@@ -85,6 +84,59 @@ async fn a_thousand_equal_requests_ask_once() {
     assert_eq!(figures.hits + figures.collapsed, 999);
 }
 
+/// What is changed while an answer comes is no word on the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_come_after_a_change_wait_for_one_as_before() {
+    let rig = rig_of(CACHE_BYTES).await;
+    let (count, gate) = (Arc::new(AtomicU32::new(0)), Arc::new(Semaphore::new(0)));
+    let (counted, gates) = (Arc::clone(&count), Arc::clone(&gate));
+    let backend = backend(move |request| {
+        let is_change = request.method() == "POST";
+        let number = match is_change {
+            true => 0,
+            false => counted.fetch_add(1, Relaxed) + 1,
+        };
+        let gate = Arc::clone(&gates);
+        async move {
+            if !is_change {
+                gate.acquire().await.expect("it is open some day").forget();
+            }
+            Ok(with(&[MINUTE], number.to_string()))
+        }
+    });
+    cached(&rig.handle, vec![backend], Vec::new(), edition("one"));
+    let mut client = rig.http1().await;
+    let late = tokio::spawn(client.send_request(for_http1(get("http://a.example/x"))));
+    until(|| count.load(Relaxed) == 1).await;
+    let change = rig
+        .send1(request("POST", "http://a.example/x", empty()))
+        .await;
+    assert_eq!(whole(change).await.0, 200);
+    gate.add_permits(1);
+    let late = soon(late).await.expect("no panic").expect("an answer");
+    assert_eq!(&whole(late).await.2[..], b"1");
+    let arrived = || count.load(Relaxed) >= 2;
+    let bodies = herd(&rig, 20, arrived, || gate.add_permits(100)).await;
+    assert!(bodies.iter().all(|body| body == "2"), "{bodies:?}");
+}
+
+/// It brings no body: those who wait for it would all ask at once in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_request_for_the_head_alone() {
+    let rig = rig_of(CACHE_BYTES).await;
+    let (backend, count, gate) = gated(&[MINUTE]);
+    cached(&rig.handle, vec![backend], Vec::new(), edition("one"));
+    let mut client = rig.http1().await;
+    let head = for_http1(request("HEAD", "http://a.example/x", empty()));
+    let head = tokio::spawn(client.send_request(head));
+    until(|| count.load(Relaxed) == 1).await;
+    let arrived = || count.load(Relaxed) == 2;
+    let bodies = herd(&rig, 50, arrived, || gate.add_permits(100)).await;
+    assert!(bodies.iter().all(|body| body == "2"), "{bodies:?}");
+    assert_eq!(count.load(Relaxed), 2);
+    assert!(soon(head).await.expect("no panic").is_ok());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_waited_for_what_is_not_theirs_go_on_side_by_side() {
     const HERD: usize = 100;
@@ -138,23 +190,52 @@ async fn who_waits_goes_on_when_who_asked_goes_away() {
     assert_eq!(&whole(answer).await.2[..], b"2");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_goes_away_within_an_answer_leaves_all_of_it_or_nothing() {
+/// What a backend sends of the body of one answer.
+type Sending = mpsc::Sender<Result<http_body::Frame<bytes::Bytes>, realm_edge::BoxError>>;
+
+/// An edge with a backend whose bodies a test sends piece by piece.
+async fn streaming(
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+) -> (Rig, mpsc::UnboundedReceiver<Sending>) {
     let rig = rig_of(CACHE_BYTES).await;
-    let (bodies, mut begun) = mpsc::unbounded_channel();
-    let count = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&count);
+    let (bodies, begun) = mpsc::unbounded_channel();
     let streaming = backend(move |_| {
-        counted.fetch_add(1, Relaxed);
         let (sender, body) = channel();
-        bodies.send(sender).expect("the test lives");
-        let mut response = Response::new(body);
-        let minute = MINUTE.1.parse().expect("a value");
-        response.headers_mut().insert(MINUTE.0, minute);
+        let _ = bodies.send(sender);
+        let mut response = with(headers, "");
+        *response.body_mut() = body;
+        *response.status_mut() = http::StatusCode::from_u16(status).expect("a status");
         async { Ok(response) }
     });
     cached(&rig.handle, vec![streaming], Vec::new(), edition("one"));
-    for is_whole in [false, true] {
+    (rig, begun)
+}
+
+/// Nobody leaves meanwhile.
+async fn send_later(sender: Sending, text: &'static str) {
+    let left = tokio::time::timeout(Duration::from_millis(300), sender.closed());
+    assert!(left.await.is_err(), "nobody reads it");
+    send(sender, text).await;
+}
+
+async fn send(sender: Sending, text: &'static str) {
+    soon(sender.send(data(text))).await.expect("it is read");
+}
+
+async fn text_of(rig: &Rig, request: http::Request<realm_edge::Body>) -> (u16, String) {
+    let (status, _, body) = whole(rig.send1(request).await).await;
+    (
+        status.as_u16(),
+        String::from_utf8(body.to_vec()).expect("text"),
+    )
+}
+
+/// As it does without a cache: else who leaves at once holds a place of the component to the answer's end.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_ends_with_its_client_and_nothing_of_it_is_kept() {
+    let (rig, mut begun) = streaming(200, &[MINUTE]).await;
+    for _ in 0..2 {
         let mut client = rig.connect().await;
         client
             .write_all(b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n")
@@ -163,31 +244,55 @@ async fn a_client_that_goes_away_within_an_answer_leaves_all_of_it_or_nothing() 
         let sender = soon(begun.recv()).await.expect("it begins");
         sender.send(data("first ")).await.expect("it is read");
         drop(client);
-        sender.send(data("second")).await.expect("it is read on");
-        if !is_whole {
-            sender
-                .send(Err("it broke".into()))
-                .await
-                .expect("it is read");
-        }
-        drop(sender);
-        until(|| rig.handle.connections() == 0).await;
+        soon(sender.closed()).await;
     }
-    assert_eq!(count.load(Relaxed), 2, "the broken one was not kept");
+    let asks = text_of(&rig, get("http://a.example/x"));
+    let answers = async { send(begun.recv().await.expect("it begins"), "all").await };
+    let ((status, body), ()) = tokio::join!(asks, answers);
+    assert_eq!((status, body.as_str()), (200, "all"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_it_already_waits_for_what_others_will_get() {
+    let (rig, mut begun) = streaming(200, &[MINUTE, ("etag", "\"a\"")]).await;
+    let mut ask = get("http://a.example/x");
+    let tag = "\"a\"".parse().expect("a value");
+    ask.headers_mut().insert("if-none-match", tag);
+    let answers = async { send_later(begun.recv().await.expect("it begins"), "all").await };
+    let ((status, body), ()) = tokio::join!(text_of(&rig, ask), answers);
+    assert_eq!((status, body.as_str()), (304, ""));
+    let (status, body) = text_of(&rig, get("http://a.example/x")).await;
+    assert_eq!((status, body.as_str()), (200, "all"));
+}
+
+/// Its client gets no body, and does not read to the end of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_a_body_is_kept_however_late_its_end_comes() {
+    let (rig, mut begun) = streaming(204, &[MINUTE]).await;
+    let answers = async { send_later(begun.recv().await.expect("it begins"), "").await };
+    let (answer, ()) = tokio::join!(text_of(&rig, get("http://a.example/x")), answers);
+    assert_eq!(answer, (204, String::new()));
+    let answer = text_of(&rig, get("http://a.example/x")).await;
+    assert_eq!(answer, (204, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_renewed_for_nobody_yet_is_read_to_its_end() {
+    let said = ("cache-control", "max-age=0, stale-while-revalidate=600");
+    let said: &'static [(&str, &str)] = Box::leak(Box::new([said]));
+    let (rig, mut begun) = streaming(200, said).await;
+    let old = async { send(begun.recv().await.expect("it begins"), "old").await };
+    let ((_, body), ()) = tokio::join!(text_of(&rig, get("http://a.example/x")), old);
+    assert_eq!(body, "old");
+    let (_, body) = text_of(&rig, get("http://a.example/x")).await;
+    assert_eq!(body, "old");
+    send(soon(begun.recv()).await.expect("it begins"), "new").await;
     soon(async {
-        loop {
-            let mut ask = get("http://a.example/x");
-            let only = "only-if-cached".parse().expect("a value");
-            ask.headers_mut().insert("cache-control", only);
-            let (status, _, body) = whole(rig.send1(ask).await).await;
-            if status == 200 {
-                assert_eq!(&body[..], b"first second");
-                return;
-            }
+        while text_of(&rig, get("http://a.example/x")).await.1 != "new" {
+            tokio::task::yield_now().await;
         }
     })
     .await;
-    assert_eq!(count.load(Relaxed), 2);
 }
 
 #[tokio::test]

@@ -81,6 +81,7 @@ fn server(address: SocketAddr, concurrency_max: u32) -> Arc<dyn Backend> {
         concurrency_max,
         wall_timeout: Duration::from_secs(5),
         request_bytes_max: 1,
+        response_bytes_max: None,
         websocket_idle: Duration::from_secs(60),
         takes_connections: true,
     };
@@ -102,7 +103,7 @@ async fn echo() -> SocketAddr {
     .await
 }
 
-async fn serve<F>(answer: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+pub(crate) async fn serve<F>(answer: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -117,8 +118,8 @@ where
 }
 
 /// A node where clients connect with a port, and the one that has the server.
-struct Pair {
-    near: Rig,
+pub(crate) struct Pair {
+    pub(crate) near: Rig,
     far: Rig,
     line: Arc<Line>,
     port: SocketAddr,
@@ -126,7 +127,7 @@ struct Pair {
 }
 
 impl Pair {
-    async fn of(backend: Arc<dyn Backend>) -> Self {
+    pub(crate) async fn of(backend: Arc<dyn Backend>) -> Self {
         let (near, far) = (
             Rig::with_config(Vec::new(), |_| {}).await,
             Rig::with_config(Vec::new(), |_| {}).await,
@@ -150,7 +151,7 @@ impl Pair {
         }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.port).await.expect("it listens")
     }
 }
@@ -405,6 +406,7 @@ async fn a_server_that_takes_one_after_the_other_is_not_kept_busy_by_a_question(
         concurrency_max: 2,
         wall_timeout: Duration::from_secs(5),
         request_bytes_max: 1,
+        response_bytes_max: None,
         websocket_idle: Duration::from_secs(60),
         takes_connections: true,
     };

@@ -81,6 +81,11 @@ async fn no_spelling_reaches_around_a_route() {
         "/%61uth/x",
         "/auth%2fx",
         "/auth\\x",
+        // Nor parameters, however they hide a slash.
+        "/auth;v=1/x",
+        "/;v/auth/x",
+        "/;%2fx/auth/x",
+        "/auth/login;v=1",
         "/orders%2f..",
         "/x/..",
     ] {
@@ -93,6 +98,8 @@ async fn no_spelling_reaches_around_a_route() {
         ("/auth/a%2Fb//c\\d", "auth"),
         ("/auth/%6cogin2", "auth"),
         ("/100%", "root"),
+        ("/x;v=1/y;w", "root"),
+        ("/auth/x;%2fy", "auth"),
     ] {
         check(&rig, "h", path, owner).await;
     }

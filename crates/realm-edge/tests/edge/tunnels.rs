@@ -292,6 +292,68 @@ async fn case_33_what_broke_off_is_asked_again_elsewhere_where_that_changes_noth
 }
 
 #[tokio::test]
+async fn what_nobody_took_goes_on_past_two_nodes_that_are_of_no_use() {
+    let (empty, old) = node(mirror()).await;
+    empty.handle.set_table(routed(Vec::new(), Vec::new()));
+    for useless in [[To::Nobody, To::Nobody], [To::Nobody, old]] {
+        let [first, second] = useless;
+        let (_there, to) = node(named("there")).await;
+        let asking = Asking::of(&[(first, 0), (second, 1), (to.clone(), 2)]).await;
+        assert_eq!(asking.ask("GET").await, good("there"));
+        assert_eq!(asking.ask("POST").await, good("there"));
+        // Each was asked, and in this order.
+        let opened = asking.opened.iter().map(|count| count.load(Relaxed) > 0);
+        assert_eq!(opened.collect::<Vec<_>>(), [true; 3]);
+    }
+    // Not past three.
+    let (_there, to) = node(named("there")).await;
+    let nobody = |ring| (To::Nobody, ring);
+    let asking = Asking::of(&[nobody(0), nobody(1), nobody(2), (to, 3)]).await;
+    let (status, code, _) = asking.ask("GET").await;
+    assert_eq!((status, code.as_str()), (502, "node-unreached"));
+    assert_eq!(asking.opened[3].load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn what_may_have_been_taken_is_asked_for_once_more_and_no_oftener() {
+    let (_there, to) = node(named("there")).await;
+    let others = [(To::Broken, 0), (To::Broken, 1), (to, 2)];
+    let asking = Asking::of(&others).await;
+    let (status, code, _) = asking.ask("GET").await;
+    assert_eq!((status, code.as_str()), (502, "node-unreached"));
+    assert_eq!(asking.opened[2].load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn of_two_nodes_as_near_the_one_with_less_to_do_is_asked() {
+    let stuck = backend(|_| std::future::pending());
+    let (_busy, busy) = node(stuck).await;
+    let (_free, free) = node(named("free")).await;
+    let asking = Asking::of(&[(busy, 0), (free, 0)]).await;
+    // Three that wait on the first node alone.
+    let far = || vec![Far::new(Arc::clone(&asking.lines[0]), app(), 0)];
+    asking.rig.handle.set_table(routed(Vec::new(), far()));
+    let waiting = (0..3).map(|_| asking.rig.send1(get("http://a.example/")));
+    let waiting = futures_util::future::join_all(waiting);
+    let asked = async {
+        let busy = far().remove(0);
+        while realm_edge::Backend::load(&busy) < 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let free = Far::new(Arc::clone(&asking.lines[1]), app(), 0);
+        let both = routed(Vec::new(), vec![busy, free]);
+        asking.rig.handle.set_table(both);
+        for _ in 0..20 {
+            assert_eq!(asking.ask("GET").await, good("free"));
+        }
+    };
+    tokio::select! {
+        _ = waiting => panic!("nobody answers these"),
+        () = asked => {}
+    }
+}
+
+#[tokio::test]
 async fn a_body_is_given_again_to_the_next_node() {
     for bytes in [10, 60_000] {
         let (empty, old) = node(mirror()).await;

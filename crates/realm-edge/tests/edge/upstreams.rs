@@ -67,6 +67,7 @@ impl Server {
             concurrency_max: 64,
             wall_timeout: Duration::from_secs(20),
             request_bytes_max: 1024 * 1024,
+            response_bytes_max: None,
             websocket_idle: Duration::from_secs(60),
             takes_connections: false,
         };
@@ -265,6 +266,7 @@ async fn who_does_not_listen_is_told_apart() {
         concurrency_max: 1,
         wall_timeout: Duration::from_secs(20),
         request_bytes_max: 1,
+        response_bytes_max: None,
         websocket_idle: Duration::from_secs(60),
         takes_connections: false,
     };
@@ -416,6 +418,58 @@ async fn a_body_that_is_too_large_is_refused() {
     }
     let posted = request("POST", URL, text("x".repeat(10)));
     assert_eq!(whole(rig.send1(posted).await).await.0, StatusCode::OK);
+}
+
+/// Whether its length is told or not: of an answer that may have ten bytes, eleven.
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_refused_or_broken_off() {
+    const TOLD: &str = "HTTP/1.1 200 OK\r\nContent-Length: ";
+    let chunks = |pieces: &[&str]| {
+        let mut said = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+        for piece in pieces.iter().chain(&[""]) {
+            said += &format!("{:x}\r\n{piece}\r\n", piece.len());
+        }
+        said
+    };
+    for (said, expected) in [
+        (format!("{TOLD}10\r\n\r\n{}", "x".repeat(10)), Ok(200)),
+        (format!("{TOLD}11\r\n\r\n{}", "x".repeat(11)), Ok(502)),
+        (chunks(&["xxxxx", "xxxxx"]), Ok(200)),
+        (chunks(&["xxxxx", "xxxxxx"]), Err(())),
+    ] {
+        let answer = said.clone();
+        let server = Server::start(true, move |mut stream| {
+            let answer = answer.clone();
+            async move {
+                while read_request(&mut stream, 0).await.is_some() {
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            }
+        })
+        .await;
+        let upstream = server.limited(|limits| limits.response_bytes_max = Some(10));
+        let rig = rig(upstream.clone()).await;
+        let response = rig.send1(get(URL)).await;
+        let status = response.status().as_u16();
+        if status == 502 {
+            assert_eq!(response.headers()["realm-error"], "response-too-large");
+        }
+        let read = soon(response.into_body().collect()).await;
+        let seen = read.map(|_| status).map_err(|_| ());
+        assert_eq!(seen, expected, "{said}");
+        // HEAD has no body, whatever its length says.
+        let head = request("HEAD", URL, text(""));
+        if said.starts_with(TOLD) {
+            let asked = soon(rig.send1(head)).await;
+            assert_eq!(asked.status(), StatusCode::OK, "{said}");
+        }
+        soon(async {
+            while realm_edge::Backend::load(&upstream) > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -26,13 +26,18 @@ impl Tally {
         let own = self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed);
         let all = self.by_all.fetch_add(n_bytes, Ordering::Relaxed);
         let fits = |before: usize, n_max| before.saturating_add(n_bytes) <= n_max;
-        if fits(own, KEPT_BYTES_MAX) && fits(all, KEPT_BY_ALL_BYTES_MAX) {
+        let error = if !fits(own, KEPT_BYTES_MAX) {
+            let words = "too many large values are held: drop some";
+            CloudError::Invalid(words.to_owned())
+        } else if !fits(all, KEPT_BY_ALL_BYTES_MAX) {
+            // Nothing that this instance did or can mend: there is room again once others are done.
+            let words = "the host keeps enough for other instances of this component";
+            CloudError::Failed(words.to_owned())
+        } else {
             return Ok(());
-        }
+        };
         self.give(n_bytes);
-        Err(CloudError::Invalid(
-            "too many large values are held: drop some".to_owned(),
-        ))
+        Err(error)
     }
 
     fn give(&self, n_bytes: usize) {
@@ -115,5 +120,23 @@ mod tests {
         assert!(Kept::new(&cloud, KEPT_BYTES_MAX).is_err());
         drop(first);
         assert!(Kept::new(&cloud, KEPT_BYTES_MAX).is_ok());
+    }
+
+    #[test]
+    fn what_others_hold_is_no_error_of_whoever_asks() {
+        let stores = Arc::default();
+        let instance = || {
+            let component = "guest".parse().unwrap();
+            Cloud::new(component, Arc::clone(&stores), None, 0)
+        };
+        let others: Vec<Kept> = (0..KEPT_BY_ALL_BYTES_MAX / KEPT_BYTES_MAX)
+            .map(|_| Kept::new(&instance(), KEPT_BYTES_MAX).unwrap())
+            .collect();
+        let one = instance();
+        let code = |n_bytes| Kept::new(&one, n_bytes).err().map(|error| error.code());
+        assert_eq!(code(KEPT_BYTES_MAX), Some("backend-failed"));
+        assert_eq!(code(KEPT_BYTES_MAX + 1), Some("invalid"));
+        drop(others);
+        assert_eq!(code(KEPT_BYTES_MAX), None);
     }
 }

@@ -42,7 +42,7 @@ use wasmtime::component::Linker;
 pub(crate) use kept::Kept;
 use kept::Tally;
 pub(crate) use keys::View as KeysView;
-pub(crate) use keyvalue::{View as KeyvalueView, Watcher};
+pub(crate) use keyvalue::{ConfigView, View as KeyvalueView, Watcher, as_imported};
 pub(crate) use logging::Speaker;
 pub(crate) use quota::Operations;
 pub(crate) use secrets::Revealed;
@@ -62,6 +62,8 @@ pub struct Stores {
     streams: Names<dyn Streams>,
     workflows: Names<dyn Workflows>,
     models: Names<dyn Inference>,
+    /// It has no names to open: there is one.
+    config: Option<Arc<dyn KeyValue>>,
     /// What instances saw of locks.
     seen: Arc<keyvalue::Seen>,
     /// Of the component that these are for: what it reads and writes at once.
@@ -100,6 +102,8 @@ pub enum Store {
     Workflows(Arc<dyn Workflows>),
     /// Of `realm:cloud/inference`.
     Inference(Arc<dyn Inference>),
+    /// Of `wasi:config`.
+    Config(Arc<dyn KeyValue>),
 }
 
 impl Store {
@@ -117,6 +121,7 @@ impl Store {
             Self::Streams(_) => Interface::Streams,
             Self::Workflows(_) => Interface::Workflows,
             Self::Inference(_) => Interface::Inference,
+            Self::Config(_) => Interface::Config,
         }
     }
 }
@@ -156,6 +161,7 @@ impl Stores {
             Store::Streams(store) => drop(self.streams.insert(identifier, store)),
             Store::Workflows(store) => drop(self.workflows.insert(identifier, store)),
             Store::Inference(store) => drop(self.models.insert(identifier, store)),
+            Store::Config(store) => self.config = Some(store),
         }
     }
 
@@ -212,7 +218,7 @@ pub(crate) struct Cloud {
     /// Whose instance it is.
     component: ComponentName,
     stores: Arc<Stores>,
-    /// Shared by the instances of a replica; `None`: not counted.
+    /// Shared by the replicas of the component; `None`: not counted.
     operations: Option<Arc<Operations>>,
     /// Bytes that it may keep in one embedded store.
     bytes_max: u64,
@@ -256,6 +262,15 @@ impl Cloud {
             });
         }
         open(&self.stores.keyvalue, identifier)
+    }
+
+    /// The store of the component's configuration, beside its `vars`.
+    pub(crate) fn config(&self) -> Option<Opened<dyn KeyValue>> {
+        let store = Arc::clone(self.stores.config.as_ref()?);
+        Some(Opened {
+            store,
+            part: String::new(),
+        })
     }
 
     /// A container is named in its binding by its own name, also where `bind` lists it.

@@ -326,3 +326,19 @@ impl workflows::HostRun for View<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_meets_others_of_its_component_is_one_to_say_again() {
+        let stores = Arc::default();
+        let instance = || Cloud::new("guest".parse().unwrap(), Arc::clone(&stores), None, 0);
+        let all = || Kept::new(&instance(), 40 * 1024 * 1024);
+        let others: Vec<Kept> = std::iter::from_fn(|| all().ok()).collect();
+        assert!(others.len() > 1);
+        let error = all().map(drop).unwrap_err();
+        assert!(matches!(said(error.into()), Error::Unavailable(_)));
+    }
+}

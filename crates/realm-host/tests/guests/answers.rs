@@ -296,33 +296,6 @@ pub(crate) async fn chatty() {
     assert_eq!(lengths, [8192, 8192, 3616]);
 }
 
-/// What `wasi:config/store` holds, in the version that this guest was built for.
-async fn check_config(path: &'static str) {
-    let nothing = guest(path).load();
-    assert_eq!(nothing.body("/").await, "{}\n");
-    let granted = guest(path)
-        .grants(|grants| drop(grants.vars.insert("color".into(), "red".into())))
-        .load();
-    assert_eq!(granted.body("/?key=color").await, "red");
-    assert_eq!(granted.get("/?key=size").await.unwrap().status, 404);
-    assert_eq!(granted.body("/").await, "{\"color\":\"red\"}\n");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-pub(crate) async fn config() {
-    check_config(guests::CONFIG).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-pub(crate) async fn config_draft() {
-    check_config(guests::CONFIG_DRAFT).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-pub(crate) async fn config_draft_2024_09_27() {
-    check_config(guests::CONFIG_DRAFT_2024_09_27).await;
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn cacheable() {
     let guest = guest(guests::CACHEABLE).load();

@@ -209,8 +209,16 @@ fn every_guest_can_be_inspected() {
         );
         let serve = match *name {
             "library" | "bad_import" => None,
-            "bytes" | "command" | "p3_command" | "program" | "listen" | "p3_listen"
-            | "p3_sockets" | "websocket" => Some(Serve::Cgi),
+            "bytes"
+            | "command"
+            | "p3_command"
+            | "program"
+            | "listen"
+            | "p3_listen"
+            | "p3_sockets"
+            | "websocket"
+            | "sdk_wasmtime_config"
+            | "sdk_wasmtime_keyvalue" => Some(Serve::Cgi),
             name if name.starts_with("cgi_") => Some(Serve::Cgi),
             // Messages or changes of keys call them, and nothing else does.
             "watcher_draft" | "watcher_draft2" | "worker" => Some(Serve::Worker),

@@ -2,7 +2,7 @@
 
 #[path = "../../../realm-backends/tests/keyvalue/servers.rs"]
 #[expect(dead_code, reason = "shared with the tests of the stores themselves")]
-mod servers;
+pub(crate) mod servers;
 
 use std::sync::Arc;
 
@@ -15,12 +15,28 @@ use realm_model::trigger::Triggers;
 use realm_test_guests as guests;
 use tempfile::TempDir;
 
-use crate::harness::{Guest, Loaded, eventually, guest};
+use crate::harness::{Guest, Loaded, eventually, get, guest, read};
 
-fn embedded() -> (Arc<dyn KeyValue>, TempDir) {
+pub(crate) fn embedded() -> (Arc<dyn KeyValue>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = Embedded::open(&folder.path().join("kv"), Arc::new(Unwatched)).unwrap();
     (Arc::new(store), folder)
+}
+
+pub(crate) fn in_redis(server: &servers::Server) -> Arc<dyn KeyValue> {
+    let access = Access {
+        prefix: "cache:".to_owned(),
+        ..Access::default()
+    };
+    Arc::new(Redis::new(&server.at(false), 0, &access, Arc::new(Unwatched)).unwrap())
+}
+
+pub(crate) fn in_nats(server: &servers::Server) -> Arc<dyn KeyValue> {
+    let access = Access {
+        prefix: "cache".to_owned(),
+        ..Access::default()
+    };
+    Arc::new(Nats::new(&server.at(false), &access, Arc::new(Unwatched)).unwrap())
 }
 
 fn bound(guest: Guest, store: &Arc<dyn KeyValue>) -> Guest {
@@ -69,64 +85,126 @@ pub(crate) async fn keyvalue() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keyvalue_in_redis() {
     let server = servers::redis(&[]);
-    let access = Access {
-        prefix: "cache:".to_owned(),
-        ..Access::default()
-    };
-    let store = Redis::new(&server.at(false), 0, &access, Arc::new(Unwatched)).unwrap();
-    let store: Arc<dyn KeyValue> = Arc::new(store);
-    check(&store, &[]).await;
+    check(&in_redis(&server), &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keyvalue_in_nats() {
     let server = servers::nats("", None);
-    let access = Access {
-        prefix: "cache".to_owned(),
-        ..Access::default()
-    };
-    let store = Nats::new(&server.at(false), &access, Arc::new(Unwatched)).unwrap();
-    let store: Arc<dyn KeyValue> = Arc::new(store);
     let lacks: &[&str] = if servers::nats_version() < (2, 11) {
         &["ttl", "transactions"]
     } else {
         &["transactions"]
     };
-    check(&store, lacks).await;
+    check(&in_nats(&server), lacks).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn keyvalue_draft() {
     let (store, _folder) = embedded();
-    let guest = bound(guest(guests::KEYVALUE_DRAFT), &store).load();
+    check_draft(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_draft_in_redis() {
+    let server = servers::redis(&[]);
+    check_draft(&in_redis(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_draft_in_nats() {
+    let server = servers::nats("", None);
+    check_draft(&in_nats(&server)).await;
+}
+
+async fn check_draft(store: &Arc<dyn KeyValue>) {
+    let guest = patient(bound(guest(guests::KEYVALUE_DRAFT), store)).load();
     assert_eq!(guest.body("/").await, "ok");
+}
+
+/// On a machine with much to do.
+fn patient(guest: Guest) -> Guest {
+    guest.limits(|limits| {
+        limits.wall_timeout_ms = 60_000;
+        limits.epoch_timeout_ms = 30_000;
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn p3_keyvalue() {
     let (store, _folder) = embedded();
+    check_p3(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_keyvalue_in_redis() {
+    let server = servers::redis(&[]);
+    check_p3(&in_redis(&server)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p3_keyvalue_in_nats() {
+    let server = servers::nats("", None);
+    check_p3(&in_nats(&server)).await;
+}
+
+async fn check_p3(store: &Arc<dyn KeyValue>) {
     let pairs: Vec<_> = (0..1_500)
         .map(|nth| (format!("k{nth:04}"), vec![b'v']))
         .collect();
     for pairs in pairs.chunks(1_000) {
         store.set_many("", pairs).await.unwrap();
     }
-    let guest = bound(guest(guests::P3_KEYVALUE), &store)
-        .limits(|limits| limits.wall_timeout_ms = 60_000)
-        .load();
+    let guest = patient(bound(guest(guests::P3_KEYVALUE), store)).load();
     assert_eq!(guest.body("/").await, "ok");
+}
+
+/// What is written through one version is there in every other, counted and listed by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_store_is_served_in_every_version_at_once() {
+    let (store, _folder) = embedded();
+    check_side_by_side(&store).await;
+    let redis = servers::redis(&[]);
+    check_side_by_side(&in_redis(&redis)).await;
+    let nats = servers::nats("", None);
+    check_side_by_side(&in_nats(&nats)).await;
+}
+
+async fn check_side_by_side(store: &Arc<dyn KeyValue>) {
+    let load = |path| patient(bound(guest(path), store)).load();
+    let (draft, draft2) = (load(guests::KEYVALUE_DRAFT), load(guests::KEYVALUE_CALL));
+    let spin = load(guests::P3_KEYVALUE);
+    let draft = async |what: &str| draft.body(&format!("/?op={what}")).await;
+    let draft2 = async |what: &str| draft2.body(&format!("/?open=default&op={what}")).await;
+    let spin = async |what: &str| spin.body(&format!("/{what}")).await;
+
+    assert_eq!(draft("set&key=n&value=41").await, "()");
+    assert_eq!(draft2("increment&key=n").await, "42");
+    assert_eq!(spin("get?n").await, "42");
+
+    assert_eq!(spin("set?n=7").await, "()");
+    assert_eq!(draft2("increment&key=n").await, "8");
+    assert_eq!(draft("increment&key=n").await, "9");
+    assert_eq!(spin("get?n").await, "9");
+    assert_eq!(draft2("get&key=n").await, "9");
+
+    assert_eq!(draft2("set&key=word&value=said").await, "()");
+    assert_eq!(draft("get&key=word").await, "said");
+    assert_eq!(spin("keys").await, "n word");
+    assert_eq!(draft("keys").await, "n word");
+    assert_eq!(spin("delete?word").await, "()");
+    assert_eq!(draft("get&key=word").await, "none");
+    assert_eq!(draft2("keys").await, "n");
+    assert_eq!(draft("delete&key=n").await, "()");
+    assert_eq!(spin("get?n").await, "none");
+    assert_eq!(draft2("get&key=n").await, "none");
 }
 
 /// Calls that are under way at once hold values here, however many the guest begins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_calls_under_way_hold_is_bounded() {
     let server = servers::redis(&[]);
-    let access = Access {
-        prefix: "cache:".to_owned(),
-        ..Access::default()
-    };
-    let store = Redis::new(&server.at(false), 0, &access, Arc::new(Unwatched)).unwrap();
-    let store: Arc<dyn KeyValue> = Arc::new(store);
+    let store = in_redis(&server);
     let guest = bound(guest(guests::P3_KEYVALUE), &store)
         .limits(|limits| {
             limits.memory_max_mb = 128;
@@ -240,6 +318,63 @@ async fn keyvalue_by_any_name() {
     }
     assert_eq!(said(&guest, "/?open=nobody&key=k").await, "none");
     assert_eq!(said(&guest, "/?open=*&key=k").await, "Error::NoSuchStore");
+}
+
+/// How many replicas a component has is the operator's choice: what it may do does not grow with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_of_a_component_share_its_operations() {
+    const PER_SEC: u32 = 20;
+    let (store, _folder) = embedded();
+    let one = bound(guest(guests::KEYVALUE_CALL), &store)
+        .limits(|limits| limits.operations_per_sec = Some(PER_SEC))
+        .load();
+    let other = one.component.replica(8);
+    let began = std::time::Instant::now();
+    let (mut done, mut refused) = (0, 0);
+    for _ in 0..60 {
+        for replica in [&one.replica, &other] {
+            let answer = replica.call(get("/?open=default&op=set&key=k&value=v"));
+            match read(answer.await.unwrap()).await {
+                answer if answer.status == 200 => done += 1,
+                answer => {
+                    assert!(answer.text().contains("operations_per_sec"), "{answer:?}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    // One second's worth at once, and what came in meanwhile; a bucket for each would give twice as much.
+    let earned = f64::from(PER_SEC) * (1.0 + began.elapsed().as_secs_f64());
+    assert!(f64::from(done) <= earned, "{done} of {earned}");
+    assert_eq!(done + refused, 120);
+    // Whoever is bound to the same store has operations of its own.
+    let neighbour = bound(guest(guests::KEYVALUE_CALL), &store)
+        .limits(|limits| limits.operations_per_sec = Some(1))
+        .load();
+    assert_eq!(said(&neighbour, "/?open=default&key=k").await, "v");
+}
+
+/// Bytes are those of the store: what one component wrote counts for the other that is bound to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn components_at_one_store_share_its_bytes() {
+    let (store, _folder) = embedded();
+    let component = |storage_max_mb: u64| {
+        bound(guest(guests::KEYVALUE_CALL), &store)
+            .limits(|limits| limits.storage_max_mb = storage_max_mb)
+            .load()
+    };
+    let (small, large) = (component(1), component(2));
+    let set = |key: &str| format!("/?open=default&op=set&key={key}&bytes=600000");
+    assert_eq!(said(&small, &set("a")).await, "()");
+    assert_eq!(said(&large, &set("b")).await, "()");
+    for (who, key) in [(&small, "c"), (&large, "d")] {
+        let grown = said(who, &set(key)).await;
+        // 1.2 MB are there: too much for one, and with this for neither but the larger.
+        let expected = std::ptr::eq(who, &large);
+        assert_eq!(grown == "()", expected, "{grown}");
+    }
+    let refused = said(&large, &set("e")).await;
+    assert!(refused.contains("storage_max_mb"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

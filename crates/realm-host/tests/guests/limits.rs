@@ -203,6 +203,64 @@ async fn a_request_body_that_grows_too_large_ends_where_it_does() {
     assert_eq!(answer.text(), "early\nread 1000 bytes\n");
 }
 
+/// Three answers that fit, two that say that they do not, and two that go on and on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_has_a_size() {
+    let big = guest(guests::BIG_BODY)
+        .limits(|limits| limits.max_response_bytes = Some(1_000))
+        .load();
+    for target in ["/?bytes=1000&length=1", "/?bytes=1000"] {
+        let answer = big.get(target).await.unwrap();
+        assert_eq!(
+            (answer.body.len(), answer.broken),
+            (1_000, None),
+            "{target}"
+        );
+    }
+    // HEAD has no body, whatever its length says.
+    let mut head = get("/?bytes=1001&length=1");
+    *head.method_mut() = http::Method::HEAD;
+    assert_eq!(big.send(head).await.unwrap().status, 200);
+    eventually(|| big.count("ok") == 3).await;
+    for target in ["/?bytes=1001&length=1", "/?bytes=100000000&length=1"] {
+        let refused = big.refusal(target).await;
+        assert_eq!(refused, ("response-too-large", 502), "{target}");
+    }
+    for target in ["/?bytes=1001", "/?bytes=100000000"] {
+        let answer = big.get(target).await.unwrap();
+        let broken = answer.broken.unwrap();
+        assert!(broken.contains("larger than it may be"), "{broken}");
+        assert!(answer.body.len() <= 1_000, "{}", answer.body.len());
+    }
+    eventually(|| big.count("response-too-large") == 4 && big.replica.in_flight() == 0).await;
+    assert_eq!((big.count("ok"), big.count("cancelled")), (3, 0));
+    assert_eq!(big.meter().mem_current_bytes, 0);
+    let log = big.log.agent();
+    let line =
+        "response-too-large: the answer is larger than the 1000 bytes of `max_response_bytes`";
+    assert!(log.contains(line), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_has_a_size_in_each_world() {
+    for path in [guests::ECHO, guests::P3_ECHO, guests::CGI_ECHO] {
+        let echo = guest(path)
+            .limits(|limits| limits.max_response_bytes = Some(1_000))
+            .reuse()
+            .load();
+        for _ in 0..2 {
+            let answer = echo.send(post("/", vec![b'x'; 1_000])).await.unwrap();
+            assert_eq!((answer.body.len(), answer.broken), (1_000, None), "{path}");
+            match echo.send(post("/", vec![b'x'; 1_001])).await {
+                Ok(answer) => assert!(answer.broken.is_some(), "{path}: {answer:?}"),
+                Err(error) => assert_eq!((error.code, error.status), ("response-too-large", 502)),
+            }
+        }
+        eventually(|| echo.count("response-too-large") == 2).await;
+        eventually(|| echo.count("ok") == 2).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fuel_suspends_and_never_kills() {
     let compute = guest(guests::COMPUTE)

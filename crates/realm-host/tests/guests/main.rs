@@ -1,4 +1,4 @@
-//! Runs every guest of tests/guests through the host.
+//! Runs every guest of tests/guests and of tests/sdks through the host.
 //!
 //! A guest without a test of its own name does not compile here.
 
@@ -6,7 +6,9 @@
 
 mod answers;
 mod blobs;
+mod bounds;
 mod cgi;
+mod configuration;
 mod data;
 mod denied;
 mod ends;
@@ -34,6 +36,7 @@ mod outbound;
 mod preview1;
 mod programs;
 mod reuse;
+mod sdks;
 mod secrets;
 mod sql;
 mod streams;
@@ -48,6 +51,7 @@ mod worlds;
 use answers::*;
 use blobs::*;
 use cgi::*;
+use configuration::*;
 use data::*;
 use denied::*;
 use ends::*;
@@ -64,6 +68,7 @@ use otel::*;
 use outbound::*;
 use programs::*;
 use reuse::*;
+use sdks::*;
 use secrets::*;
 use sql::*;
 use streams::*;

@@ -1,24 +1,25 @@
 //! Messages: what guests send and ask, and what calls them.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use realm_backends::Unwatched;
-use realm_backends::messaging::{Embedded, Room};
+use realm_backends::messaging::{Embedded, Nats, Room};
+use realm_backends::{Access, Unwatched};
 use realm_host::{Store, Term, Working};
 use realm_model::api::LogStream;
 use realm_model::cloud::rules::{Check, Field, Number, Rule, Rules, Test};
 use realm_model::cloud::{DEAD_WHY, Group, Message, Messaging};
 use realm_model::trigger::{SubscriptionSpec, Triggers};
 use realm_test_guests as guests;
-use tempfile::TempDir;
 
 use crate::harness::{Loaded, eventually, guest};
+use crate::keyvalue::servers;
 
-/// A queue, and its folder.
+/// A queue, and its folder or its server.
 struct Queue {
     messages: Arc<dyn Messaging>,
-    _folder: TempDir,
+    _held: Box<dyn Any + Send + Sync>,
 }
 
 fn queue() -> Queue {
@@ -27,7 +28,30 @@ fn queue() -> Queue {
     let opened = Embedded::open(path, Room::default(), Arc::new(Unwatched), Arc::new(|_| {}));
     Queue {
         messages: Arc::new(opened.unwrap()),
-        _folder: folder,
+        _held: Box::new(folder),
+    }
+}
+
+fn queue_in_nats() -> Queue {
+    let server = servers::nats("", None);
+    let access = Access {
+        prefix: "queue".to_owned(),
+        ..Access::default()
+    };
+    let host = format!("127.0.0.1:{}", server.port);
+    let (room, on_death) = (Room::default(), Arc::new(|_: &_| {}));
+    let client = Nats::new(
+        &host,
+        false,
+        &access,
+        room,
+        Arc::new(Unwatched),
+        on_death,
+        false,
+    );
+    Queue {
+        messages: Arc::new(client.unwrap()),
+        _held: Box::new(server),
     }
 }
 
@@ -86,7 +110,13 @@ async fn working(loaded: &Loaded, triggers: &Triggers) -> Working {
 
 /// A worker of one queue that takes `orders`, after `change`.
 async fn a_worker(change: impl FnOnce(&mut SubscriptionSpec)) -> (Queue, Loaded, Working) {
-    let queue = queue();
+    a_worker_of(queue(), change).await
+}
+
+async fn a_worker_of(
+    queue: Queue,
+    change: impl FnOnce(&mut SubscriptionSpec),
+) -> (Queue, Loaded, Working) {
     let loaded = guest(guests::WORKER)
         .limits(|limits| limits.wall_timeout_ms = 1_500)
         .bind("default", queue.store())
@@ -403,7 +433,16 @@ async fn what_has_no_handler_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn timers() {
-    let (queue, worker, _working) = a_worker(|_| {}).await;
+    check_timers(queue()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timers_in_nats() {
+    check_timers(queue_in_nats()).await;
+}
+
+async fn check_timers(queue: Queue) {
+    let (queue, worker, _working) = a_worker_of(queue, |_| {}).await;
     let loaded = guest(guests::TIMERS).bind("default", queue.store()).load();
     let began = Instant::now();
     assert_eq!(loaded.body("/?after=900&data=ok%20late").await, "set\n");

@@ -37,8 +37,9 @@ async fn tcp_server() -> (u16, Arc<AtomicU32>) {
     (port, seen)
 }
 
+/// The same for datagrams.
 async fn udp_server() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let socket = UdpSocket::bind("0.0.0.0:0").await.unwrap();
     let port = socket.local_addr().unwrap().port();
     tokio::spawn(async move {
         let mut heard = [0; 64];
@@ -351,6 +352,79 @@ async fn a_name_that_changes_its_mind_opens_nothing_private() {
         assert_eq!(guest.body("/resolve?name=db.test").await, "127.0.0.1");
     }
     assert_eq!(seen.load(Relaxed), 0);
+}
+
+/// The same over UDP.
+fn by_name_in_datagrams(name: &str, address: &str, port: u16) -> [(&'static str, String); 2] {
+    by_name(name, address, port).map(|(path, target)| (path, target.replace("/tcp", "/udp")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_of_a_rule_opens_what_it_resolved_to_for_datagrams() {
+    let port = udp_server().await;
+    let open = ["127.0.0.1/32"];
+    let db = || says("db.test", &[&[[127, 0, 0, 1]]]);
+    for name in ["db.test", "DB.test", "db.test."] {
+        for (path, target) in by_name_in_datagrams(name, "127.0.0.1", port) {
+            let granted = named(path, format!("udp://db.test:{port}"), &open, db());
+            assert_eq!(granted.body(&target).await, "pong", "{target}");
+            // The address is not what the rule names, and the name was looked up elsewhere.
+            let direct = granted.body(&format!("/udp?to=127.0.0.1:{port}")).await;
+            assert!(DENIED.contains(&&*direct), "{target}: {direct}");
+        }
+    }
+    for (path, target) in by_name_in_datagrams("db.test", "127.0.0.1", port) {
+        for rule in ["udp://*.test:*", "*://*:*"] {
+            let granted = named(path, rule.to_owned(), &open, db());
+            assert_eq!(granted.body(&target).await, "pong", "{rule}");
+        }
+        // Another port of the same name.
+        let other = named(path, format!("udp://db.test:{}", port - 1), &open, db());
+        let told = other.body(&target).await;
+        assert!(DENIED.contains(&&*told), "{told}");
+        let log = other.log.agent();
+        let missing = format!("[\"udp://db.test:{port}\"]");
+        assert!(log.contains(&missing), "{log}");
+        // Connections to it are another thing.
+        let other = named(path, format!("tcp://db.test:{port}"), &open, db());
+        assert!(DENIED.contains(&&*other.body(&target).await));
+        for rule in [
+            format!("udp://other.test:{port}"),
+            format!("udp://127.0.0.1:{port}"),
+        ] {
+            let denied = named(path, rule.clone(), &open, db());
+            let told = denied.body(&target).await;
+            assert!(told.starts_with("error"), "{rule}: {told}");
+            let log = denied.log.agent();
+            assert!(log.contains("look-up of `db.test`: no rule"), "{log}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_changes_its_mind_sends_no_datagram_to_what_is_private() {
+    let port = udp_server().await;
+    let rule = format!("udp://db.test:{port}");
+    // 127.0.0.1 stands for what is public here, 127.0.0.2 for what is private.
+    let open = ["127.0.0.1/32"];
+    for (path, target) in by_name_in_datagrams("db.test", "127.0.0.2", port) {
+        let rebinds = says("db.test", &[&[[127, 0, 0, 2]], &[[127, 0, 0, 1]]]);
+        let guest = named(path, rule.clone(), &open, rebinds);
+        let told = guest.body(&target).await;
+        assert!(told.starts_with("error"), "{told}");
+        let log = guest.log.agent();
+        assert!(
+            log.contains("look-up of `db.test`: `127.0.0.2` is not public"),
+            "{log}"
+        );
+    }
+    // The first answer was good, and the datagram is for the second one.
+    let good = says("db.test", &[&[[127, 0, 0, 1]], &[[127, 0, 0, 2]]]);
+    let guest = named(guests::P3_NET, rule, &open, good);
+    let told = guest
+        .body(&format!("/udp?name=db.test&to=127.0.0.2:{port}"))
+        .await;
+    assert_eq!(told, DENIED[1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

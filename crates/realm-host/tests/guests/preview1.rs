@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use realm_host::compile_bytes;
 use realm_test_guests as guests;
+use wit_component::{StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
 
 use crate::harness::{Started, get, guest, read};
 use crate::programs::ran;
@@ -89,6 +91,31 @@ async fn the_exit_code_of_a_module_survives() {
     }
     let trap = program(&module(EXIT, "", "unreachable"), &[]);
     assert_eq!(ran(&trap, &[], b"").await.0.unwrap_err().code, "trap");
+}
+
+/// A module without `_start`, which says itself what it is: `_initialize` writes the text that a run
+/// prints.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reactor_is_initialized_and_runs() {
+    let text = format!(
+        r#"(module {WRITE}
+            (memory (export "memory") 1)
+            {HELLO}
+            (func (export "_initialize") (i32.store8 (i32.const 8) (i32.const 0x6a)))
+            (func (export "wasi:cli/run@0.2.0#run") (result i32) {PRINT_HELLO} i32.const 0))"#
+    );
+    let wit = "package a:b;
+        package wasi:cli@0.2.0 { interface run { run: func() -> result; } }
+        world w { export wasi:cli/run@0.2.0; }";
+    let mut resolve = Resolve::default();
+    let package = resolve.push_source("w.wit", wit).unwrap();
+    let world = resolve.select_world(&[package], None).unwrap();
+    let mut module = wat::parse_str(text).unwrap();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    let reactor = program(&module, &[]);
+    for _ in 0..2 {
+        assert_eq!(ran(&reactor, &[], b"").await, (Ok(0), b"jello\n".to_vec()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -106,6 +106,13 @@ pub fn compare(value: Option<&Json<'_>>, key: &[u8]) -> Ordering {
     head.cmp(first).then_with(|| rest.cmp(other))
 }
 
+/// How two values stand to each other: as their keys do, of which none is written down.
+pub fn order(one: &Json<'_>, other: &Json<'_>) -> Ordering {
+    let ((one, rest), (other, other_rest)) = (parts(Some(one)), parts(Some(other)));
+    let heads = one.as_slice().cmp(other.as_slice());
+    heads.then_with(|| rest.cmp(other_rest))
+}
+
 /// What a key begins with.
 struct Head {
     bytes: [u8; NUMBER_BYTES],

@@ -106,6 +106,10 @@ proptest! {
         let (own, mut other) = (key(Some(&a)), key(Some(&b)));
         prop_assert_eq!(compare(Some(&a), &own), Ordering::Equal);
         prop_assert_eq!(compare(Some(&a), &other), own.cmp(&other));
+        prop_assert_eq!(order(&a, &b), own.cmp(&other));
+        let text = |value: &Json<'_>| Json::Text(format!("{value:?}").into());
+        let (a_text, b_text) = (text(&a), text(&b));
+        prop_assert_eq!(order(&a_text, &b_text), key(Some(&a_text)).cmp(&key(Some(&b_text))));
         prop_assert_eq!(compare(None, &other), key(None).cmp(&other));
         prop_assert_eq!(&key_within(Some(&a), end), &own[..own.len().min(end)]);
         other.push(0);

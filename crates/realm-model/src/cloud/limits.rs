@@ -20,6 +20,10 @@ pub const TTL_MIN: std::time::Duration = std::time::Duration::from_secs(1);
 pub const TTL_MAX: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 24 * 60 * 60);
 /// Keys of one page of a listing: what Redis and S3 give at a time.
 pub const PAGE_KEYS: usize = 1_000;
+/// Values that `get-all` of `wasi:config` reads from a store.
+pub const CONFIG_VALUES_MAX: usize = 10_000;
+/// Bytes of their names and values, and of one that is read alone.
+pub const CONFIG_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of one object: a film.
 pub const OBJECT_BYTES_MAX: u64 = 5 * 1024 * 1024 * 1024;
 /// What an object counts beside its bytes: its name, and its place in a folder.
@@ -202,8 +206,10 @@ pub const RECORDS_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const RECORD_OVERHEAD_BYTES: u64 = 64;
 /// Milliseconds that a reader waits for a record: less than a call may take.
 pub const RECORDS_WAIT_MS_MAX: u32 = 9_000;
-/// Streams of one binding that a node makes.
+/// Streams under one name that a binding leads from, of a node's own; on a server all that a node makes.
 pub const STREAMS_MAX: usize = 1_000;
+/// Streams of one binding of a node's own.
+pub const ALL_STREAMS_MAX: usize = 10_000;
 /// Consumers of one stream that have a position.
 pub const CONSUMERS_MAX: usize = 100;
 

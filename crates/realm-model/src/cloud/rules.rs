@@ -2,9 +2,12 @@
 //!
 //! Every rule has to hold. What a message has no value for passes only where a rule wants it so
 //! (`exists = false`): a body that is no JSON has no values at all. Numbers are compared by what they are
-//! worth, as in [`super::json`]. Not here: how a manifest writes rules.
+//! worth, as in [`super::json`]. One message costs so much and no more, whoever wrote it and the rules: what
+//! is not known by then is taken, since a message that is taken in vain is looked at by its handler, and
+//! one that is left is lost. Not here: how a manifest writes rules.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,6 +26,12 @@ pub const TEXT_BYTES_MAX: usize = 1_024;
 pub const FIELD_BYTES_MAX: usize = 256;
 /// Elements of lists that are looked at for one rule.
 pub const ELEMENTS_MAX: usize = 1_000;
+/// Comparisons that are made for one message.
+pub const COMPARISONS_MAX: u32 = 100_000;
+/// What one of them costs, and how much there is for a message; a name or an element on the way to a value
+/// costs one.
+const COMPARISON: u32 = 10;
+const EFFORT_MAX: u32 = COMPARISONS_MAX * COMPARISON;
 
 /// Which messages are taken: those for which every rule holds. Empty: all.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -111,7 +120,7 @@ impl Number {
 /// By what they are worth.
 impl PartialEq for Number {
     fn eq(&self, other: &Self) -> bool {
-        json::key(Some(&self.json())) == json::key(Some(&other.json()))
+        json::order(&self.json(), &other.json()).is_eq()
     }
 }
 
@@ -130,6 +139,34 @@ impl Literal {
             Self::Number(number) => number.json(),
             Self::Boolean(value) => Json::Boolean(*value),
         }
+    }
+}
+
+/// What may still be done for a message.
+struct Effort {
+    left: Cell<u32>,
+    is_over: Cell<bool>,
+}
+
+impl Effort {
+    const fn new() -> Self {
+        Self {
+            left: Cell::new(EFFORT_MAX),
+            is_over: Cell::new(false),
+        }
+    }
+
+    /// Whether there is so much; once there is not, there is nothing.
+    fn spend(&self, n: u32) -> bool {
+        match self.left.get().checked_sub(n) {
+            Some(left) if !self.is_over() => self.left.set(left),
+            Some(_) | None => self.is_over.set(true),
+        }
+        !self.is_over()
+    }
+
+    const fn is_over(&self) -> bool {
+        self.is_over.get()
     }
 }
 
@@ -172,25 +209,30 @@ impl<'m> Found<'m> {
     }
 
     /// What is at a path; on the way, and at its end, of each element of a list.
-    fn walk(&mut self, value: &'m Json<'m>, path: &str) {
-        if self.values.len() >= ELEMENTS_MAX {
+    fn walk(&mut self, value: &'m Json<'m>, path: &str, effort: &Effort) {
+        if self.values.len() >= ELEMENTS_MAX || !effort.spend(1) {
             return;
         }
         match value {
             Json::Array(elements) => {
                 self.is_there |= path.is_empty();
                 for element in elements {
+                    if self.values.len() >= ELEMENTS_MAX || effort.is_over() {
+                        return;
+                    }
                     // A list within a list at the end is a value, which no test is for.
                     match path.is_empty() {
                         true => self.put(Cow::Borrowed(element)),
-                        false => self.walk(element, path),
+                        false => self.walk(element, path, effort),
                     }
                 }
             }
             Json::Object(members) if !path.is_empty() => {
                 let (name, rest) = path.split_once('.').unwrap_or((path, ""));
-                if let Some((_, value)) = members.iter().find(|(own, _)| own == name) {
-                    self.walk(value, rest);
+                let mut members = members.iter();
+                let found = members.find(|(own, _)| !effort.spend(1) || own == name);
+                if let Some((_, value)) = found {
+                    self.walk(value, rest, effort);
                 }
             }
             Json::Object(_)
@@ -208,8 +250,13 @@ impl<'m> Found<'m> {
 }
 
 impl Rules {
-    /// Whether they take a message.
+    /// Whether they take a message. One that costs too much to say so of is taken.
     pub fn matches(&self, message: &Message) -> bool {
+        let effort = Effort::new();
+        self.hold(message, &effort) || effort.is_over()
+    }
+
+    fn hold(&self, message: &Message, effort: &Effort) -> bool {
         let is_of_body = |rule: &&Rule| matches!(rule.field, Field::Body(_));
         // What is quickly seen comes first.
         let others = self.0.iter().filter(|rule| !is_of_body(rule));
@@ -220,7 +267,7 @@ impl Rules {
                 Field::Metadata(key) => Found::metadata(message, key),
                 Field::Body(_) => continue,
             };
-            if !rule.holds(&found) {
+            if !rule.holds(&found, effort) {
                 return false;
             }
         }
@@ -233,9 +280,9 @@ impl Rules {
         of_body.all(|rule| {
             let mut found = Found::default();
             if let (Some(body), Field::Body(path)) = (&body, &rule.field) {
-                found.walk(body, path);
+                found.walk(body, path, effort);
             }
-            rule.holds(&found)
+            rule.holds(&found, effort)
         })
     }
 
@@ -246,20 +293,29 @@ impl Rules {
 }
 
 impl Rule {
-    fn holds(&self, found: &Found<'_>) -> bool {
-        self.any.iter().any(|test| test.passes(found))
+    fn holds(&self, found: &Found<'_>, effort: &Effort) -> bool {
+        let mut any = self.any.iter();
+        any.any(|test| test.passes(found, effort))
     }
 }
 
 impl Test {
-    fn passes(&self, found: &Found<'_>) -> bool {
+    /// Once the effort is over this says anything, soon.
+    fn passes(&self, found: &Found<'_>, effort: &Effort) -> bool {
+        if effort.is_over() {
+            return true;
+        }
         if !found.is_there {
             return self.exists == Some(false);
         }
-        let holds = |value: &Cow<'_, Json<'_>>| self.checks.iter().all(|check| check.holds(value));
+        let check_holds = |value: &Cow<'_, Json<'_>>| {
+            let mut checks = self.checks.iter();
+            checks.all(|check| effort.spend(COMPARISON) && check.holds(value))
+        };
+        let holds = |value| check_holds(value) || effort.is_over();
         self.exists != Some(false)
             && (self.checks.is_empty() || found.values.iter().any(holds))
-            && !self.not.iter().any(|test| test.passes(found))
+            && !self.not.iter().any(|test| test.passes(found, effort))
     }
 }
 
@@ -275,14 +331,13 @@ impl Check {
             | Json::Object(_) => None,
         };
         let number = matches!(value, Json::Integer(_) | Json::Real(_));
-        let key = |value: &Json<'_>| json::key(Some(value));
         match self {
             Self::Equals(Literal::Text(wanted)) => text == Some(wanted),
-            Self::Equals(wanted) => key(value) == key(&wanted.json()),
+            Self::Equals(wanted) => json::order(value, &wanted.json()).is_eq(),
             Self::Prefix(prefix) => text.is_some_and(|text| text.starts_with(prefix)),
             Self::Suffix(suffix) => text.is_some_and(|text| text.ends_with(suffix)),
-            Self::Above(bound) => number && key(value) > key(&bound.json()),
-            Self::Below(bound) => number && key(value) < key(&bound.json()),
+            Self::Above(bound) => number && json::order(value, &bound.json()).is_gt(),
+            Self::Below(bound) => number && json::order(value, &bound.json()).is_lt(),
         }
     }
 }

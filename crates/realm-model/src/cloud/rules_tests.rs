@@ -192,6 +192,39 @@ fn a_list_without_end_is_looked_at_so_far() {
 }
 
 #[test]
+fn what_costs_more_than_a_message_may_is_taken() {
+    let list = message(&format!("[{}]", vec!["0"; ELEMENTS_MAX].join(",")));
+    let never = |n: u32| {
+        let n = usize::try_from(n).unwrap_or_default();
+        one(body(""), vec![equals(1); n])
+    };
+    let n = COMPARISONS_MAX / 1_000;
+    // The list itself is looked at as well.
+    assert!(!never(n - 1).matches(&list));
+    assert!(never(n + 1).matches(&list));
+    let mut unlike = never(n + 1).0[0].any.clone();
+    unlike.push(equals(0));
+    assert!(one(body(""), [not(unlike)]).matches(&list));
+    // The same in rules of which each costs little, and by names on the way to a value.
+    let half = never(n / 2 + 1).0;
+    let mut holds = half.clone();
+    holds[0].any.push(equals(0));
+    assert!(!Rules(half.clone()).matches(&list));
+    assert!(Rules([holds, half].concat()).matches(&list));
+    let names = |n: usize| {
+        let names: Vec<_> = (0..n).map(|n| format!("\"{n:x}\":0")).collect();
+        message(&format!("{{{}}}", names.join(",")))
+    };
+    let last = |n: usize| one(body(&format!("{:x}", n - 1)), [equals(1)]).0;
+    let (n, times) = (60_000, 16);
+    assert!(!Rules(last(n)).matches(&names(n)));
+    let zero = one(body(&format!("{:x}", n - 1)), [equals(0)]).0;
+    let many = |times| Rules([vec![zero[0].clone(); times], last(n)].concat());
+    assert!(!many(times - 1).matches(&names(n)));
+    assert!(many(times).matches(&names(n)));
+}
+
+#[test]
 fn rules_are_shown_as_they_are_written() {
     let mut rules = one(body("total"), [checks([Check::Above(Number::Real(2.0))])]);
     let kinds = [equals("a\"b"), not([equals(1), equals(false)])];

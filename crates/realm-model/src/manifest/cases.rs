@@ -71,6 +71,15 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[bindings.a]\ninterface = 'wasi:config'\nbackend = 'embedded'\n[bindings.b]\ninterface = 'wasi:keyvalue'\nbackend = 'redis://a'\n[bindings.c]\ninterface = 'wasi:config'\nbackend = 's3://objects'\n[components.a]\nsource = 'file:a'\nbind = { config = 'a', 'keyvalue:default' = 'a', 'config:too' = 'b', 'sql:x' = 'a' }\nwatch = ['default', 'too']",
+        &[
+            "bad-binding 9:11 | write `embedded`, `redis://…` or `nats://…`",
+            "duplicate-value 12:50 | keep one; `vars` stand beside what is in it",
+            "bad-binding 12:80",
+            "unknown-binding 13:21 | write `bind = { \"too\" = \"…\" }`, with the name of a binding",
+        ],
+    ),
+    (
         "[bindings.a]\ninterface = 'wasi:otel'\nbackend = 'embedded'\n[bindings.b]\ninterface = 'wasi:otel'\nbackend = 'otlp+http://a'\n[bindings.c]\ninterface = 'wasi:otel'\nbackend = 'nats://a'\n[components.a]\nsource = 'file:a'\nbind = { one = 'a', two = 'b' }",
         &[
             "bad-binding 9:11 | write `embedded`, `otlp+http://…` or `otlp+https://…`",
@@ -205,13 +214,14 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         &["no-effect 4:1", "no-effect 5:1"],
     ),
     (
-        "[components.a]\nsource = 'file:a'\nserve = 'service'\nepoch_timeout_ms = 5\nmax_concurrency = 1\nmax_request_bytes = 1\nreuse = true\nwall_timeout_ms = 5",
+        "[components.a]\nsource = 'file:a'\nserve = 'service'\nepoch_timeout_ms = 5\nmax_concurrency = 1\nmax_request_bytes = 1\nreuse = true\nwall_timeout_ms = 5\nmax_response_bytes = 1",
         &[
             "no-effect 4:1",
             "no-effect 5:1",
             "no-effect 6:1",
             "no-effect 7:1",
             "no-effect 8:1",
+            "no-effect 9:1",
         ],
     ),
     (
@@ -219,7 +229,7 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         &["no-effect 4:1", "no-effect 5:1", "no-effect 6:1"],
     ),
     (
-        "[components.a]\nsource = 'file:a'\nserve = 'socket'\nepoch_timeout_ms = 5\nmax_concurrency = 1\nmax_request_bytes = 1\nrestart = 'never'",
+        "[components.a]\nsource = 'file:a'\nserve = 'socket'\nepoch_timeout_ms = 5\nmax_concurrency = 1\nmax_request_bytes = 1\nmax_response_bytes = 1\nrestart = 'never'",
         &["no-effect 4:1"],
     ),
     (

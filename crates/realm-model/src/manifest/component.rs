@@ -66,6 +66,7 @@ fn read_limits(report: &mut Report<'_>, fields: &Fields<'_, '_>, is_job: bool) -
         },
         max_concurrency: fields.number_u32(report, "max_concurrency"),
         max_request_bytes: fields.number(report, "max_request_bytes"),
+        max_response_bytes: fields.integer(report, "max_response_bytes"),
         websocket_idle_ms: fields.number(report, "websocket_idle_ms"),
         storage_max_mb: fields.number(report, "storage_max_mb"),
         operations_per_sec: fields

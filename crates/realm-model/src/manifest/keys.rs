@@ -339,6 +339,16 @@ pub static COMPONENT: Section = Section {
             doc: "Bytes of one request body",
         },
         Key {
+            name: "max_response_bytes",
+            // 1 TiB: no answer that means to end is longer.
+            kind: Kind::Integer {
+                min: 1,
+                max: 1 << 40,
+            },
+            absent: Absent::Means("as long as it likes"),
+            doc: "Bytes of the body of one answer",
+        },
+        Key {
             name: "websocket_idle_ms",
             // A day: what is silent for longer is nobody.
             kind: Kind::Integer {
@@ -383,7 +393,7 @@ pub static COMPONENT: Section = Section {
                 max: 1_000_000,
             },
             absent: Absent::Means("not counted"),
-            doc: "Operations on its stores per second and replica; one more is refused",
+            doc: "Operations on its stores per second, of its replicas on a node together; one more is refused",
         },
         Key {
             name: "bind",
@@ -393,7 +403,7 @@ pub static COMPONENT: Section = Section {
                 example: "cache",
             }),
             absent: Absent::Means("it opens no store"),
-            doc: "What the guest opens by which name: `{ default = \"cache\" }`; `*` is every name that is not listed, `sql:default` the name of one interface alone",
+            doc: "What the guest opens by which name: `{ default = \"cache\" }`; `*` is every name that is not listed, `sql:default` the name of one interface alone; with `keyvalue:NAME` a binding of `wasi:config` is written into, with `config:NAME` one of `wasi:keyvalue` read as configuration",
         },
         Key {
             name: "subscribe",
@@ -441,7 +451,7 @@ pub static COMPONENT: Section = Section {
             name: "vars",
             kind: Kind::TextTable(ANY),
             absent: Absent::Means("empty"),
-            doc: "Configuration that the guest reads through `wasi:config/store`",
+            doc: "Configuration that the guest reads through `wasi:config/store`, before what a binding of `wasi:config` has under the same name",
         },
         Key {
             name: "singleton",

@@ -286,7 +286,7 @@ pub(super) fn bind(
             report.value_error(key_span, error);
             continue;
         }
-        if interface != binding.interface {
+        if interface.kept_as() != binding.interface.kept_as() {
             let message = format!("`{name}` is for `{}`, not `{interface}`", binding.interface);
             report.error(codes::BAD_BINDING, span, message, None);
             continue;
@@ -310,11 +310,21 @@ pub(super) fn bind(
             report.error(codes::DUPLICATE_VALUE, key_span, message, None);
             continue;
         }
-        // It has no names to open: a second one would never be reached.
-        if interface == Interface::Otel && grants.iter().any(|grant| grant.interface == interface) {
+        // They have no names to open: a second one would never be reached.
+        let is_nameless = matches!(interface, Interface::Otel | Interface::Config);
+        if is_nameless && grants.iter().any(|grant| grant.interface == interface) {
             let message = format!("`{interface}` is bound twice: it has no names to open");
-            let hint = "keep one; a collector passes on to several".to_owned();
-            report.error(codes::DUPLICATE_VALUE, key_span, message, Some(hint));
+            let hint = if interface == Interface::Otel {
+                "keep one; a collector passes on to several"
+            } else {
+                "keep one; `vars` stand beside what is in it"
+            };
+            report.error(
+                codes::DUPLICATE_VALUE,
+                key_span,
+                message,
+                Some(hint.to_owned()),
+            );
             continue;
         }
         grants.push(StoreGrant {

@@ -89,6 +89,7 @@ fn the_text_of_the_specification_is_a_manifest() {
     assert_eq!(orders.limits.memory_max_mb, 128);
     assert_eq!(orders.limits.fuel_per_sec, Some(10_000_000));
     assert_eq!(orders.limits.epoch_timeout_ms, 150);
+    assert_eq!(orders.limits.max_response_bytes, None);
     assert_eq!(
         orders.grants.vars["DB_URL"],
         "postgres://spin@db.internal/shop"

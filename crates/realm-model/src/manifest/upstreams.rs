@@ -8,12 +8,13 @@ use crate::fields::{Fields, Report};
 use crate::upstream::{self, Scripts, Speaks, Upstream};
 
 /// Keys that say something of any upstream.
-const OF_UPSTREAMS: [&str; 7] = [
+const OF_UPSTREAMS: [&str; 8] = [
     "upstream",
     "keep_connections",
     "wall_timeout_ms",
     "max_concurrency",
     "max_request_bytes",
+    "max_response_bytes",
     "websocket_idle_ms",
     "health",
 ];

@@ -108,11 +108,13 @@ fn without_effect(spec: &ComponentSpec) -> Vec<(&'static str, &'static str)> {
             ),
             ("reuse", "each message has an instance of its own"),
             ("max_request_bytes", NO_REQUESTS),
+            ("max_response_bytes", NO_REQUESTS),
         ],
         Mode::Service | Mode::Once | Mode::Scheduled => vec![
             ("epoch_timeout_ms", RUNS_ON),
             ("max_concurrency", NO_REQUESTS),
             ("max_request_bytes", NO_REQUESTS),
+            ("max_response_bytes", NO_REQUESTS),
         ],
     };
     if spec.mode() != Mode::Server {

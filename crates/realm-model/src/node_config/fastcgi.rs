@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::keys::{FASTCGI, FASTCGI_ADDRESS, MODE, USER};
+use super::keys::{FASTCGI_ADDRESS, MODE, USER};
 use super::{bad, range_error, section, socket};
 use crate::block::Block;
 use crate::codes;
 use crate::fields::{Fields, Report, cut};
 use crate::manifest::{ValueError, directory, without_duplicates};
+use crate::section::{Absent, Form, Key, Kind, Section};
 
 /// `sun_path` holds 108 bytes on Linux with the final NUL, 104 on the BSDs.
 const SOCKET_PATH_BYTES_MAX: usize = 103;
@@ -25,6 +26,9 @@ pub const PARAMS_MAX: u32 = 10_000;
 /// `fastcgi.requests_per_connection` at most: ids of requests have 16 bits, and each holds what its client
 /// has not taken yet.
 pub const FASTCGI_REQUESTS_MAX: u32 = 1_000;
+
+/// `listen.connections_max` and `fastcgi.connections_max` at most: each is a file of the process.
+pub const CONNECTIONS_MAX: u32 = 1_000_000;
 
 /// Where a web server reaches the node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -59,6 +63,160 @@ impl TryFrom<String> for FastCgiAddress {
     }
 }
 
+/// `[fastcgi]`.
+pub(super) static FASTCGI: Section = Section {
+    title: "[fastcgi]",
+    doc: "Which web servers may ask over FastCGI, and how much. Who can connect is believed about whom it asks for.",
+    keys: &[
+        Key {
+            name: "socket_mode",
+            kind: Kind::Text(MODE),
+            absent: Absent::Word("0660"),
+            doc: "Mode of Unix sockets, as `chmod` takes it",
+        },
+        Key {
+            name: "socket_group",
+            kind: Kind::Text(Form {
+                expected: "the name or the number of a group",
+                pattern: "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$",
+                example: "www-data",
+            }),
+            absent: Absent::Means("the agent's group"),
+            doc: "The group of Unix sockets: that of the web server",
+        },
+        Key {
+            name: "allow",
+            kind: Kind::Texts(Form {
+                expected: "a block of addresses like `10.0.0.0/8` or `fd00::/8`, or one address",
+                pattern: "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
+                example: "10.0.0.5",
+            }),
+            absent: Absent::Word("[\"127.0.0.0/8\", \"::1\"]"),
+            doc: "Addresses from which web servers may connect over TCP",
+        },
+        Key {
+            name: "requests_per_connection",
+            kind: Kind::Integer {
+                min: 1,
+                max: FASTCGI_REQUESTS_MAX as u64,
+            },
+            absent: Absent::Number(32),
+            doc: "Requests at once on one connection; one more hears `OVERLOADED`",
+        },
+        Key {
+            name: "connections_max",
+            kind: Kind::Integer {
+                min: 1,
+                max: CONNECTIONS_MAX as u64,
+            },
+            absent: Absent::Number(10_000),
+            doc: "Connections of web servers at once, within those of `[listen]`; one more takes the place of the one that was idle for longest, or is closed. `FCGI_MAX_CONNS` says the smaller of both",
+        },
+        Key {
+            name: "aborts_per_second_max",
+            kind: Kind::Integer {
+                min: 1,
+                max: 100_000,
+            },
+            absent: Absent::Number(100),
+            doc: "Requests of one connection that may be aborted in a second; with one more it ends, and what it has under way with it",
+        },
+        Key {
+            name: "params_bytes_max",
+            kind: Kind::Integer {
+                min: 1024,
+                max: PARAMS_BYTES_MAX as u64,
+            },
+            absent: Absent::Number(65_536),
+            doc: "Bytes of all parameters of a request, names and values; above that the answer is 431",
+        },
+        Key {
+            name: "params_max",
+            kind: Kind::Integer {
+                min: 10,
+                max: PARAMS_MAX as u64,
+            },
+            absent: Absent::Number(200),
+            doc: "Parameters of a request",
+        },
+        Key {
+            name: "param_name_bytes_max",
+            kind: Kind::Integer {
+                min: 16,
+                max: 4_096,
+            },
+            absent: Absent::Number(256),
+            doc: "Bytes of the name of a parameter",
+        },
+        Key {
+            name: "question_bytes_max",
+            kind: Kind::Integer {
+                min: 64,
+                max: 65_535,
+            },
+            absent: Absent::Number(1_024),
+            doc: "Bytes of a question about the application (`FCGI_GET_VALUES`), or of a record of a kind that nobody knows; a longer one ends the connection",
+        },
+        Key {
+            name: "stdin_waiting_bytes_max",
+            kind: Kind::Integer {
+                min: 16_384,
+                max: 16_777_216,
+            },
+            absent: Absent::Number(131_072),
+            doc: "Bytes of one request's body that wait until the component reads them; then the connection is read no further. In steps of 16 KiB",
+        },
+        Key {
+            name: "stdout_waiting_bytes_max",
+            kind: Kind::Integer {
+                min: 32_768,
+                max: 67_108_864,
+            },
+            absent: Absent::Number(524_288),
+            doc: "Bytes of answers that wait until the web server takes them, of all requests of one connection; then their components wait. In steps of 32 KiB",
+        },
+        Key {
+            name: "stderr_bytes_max",
+            kind: Kind::Integer {
+                min: 0,
+                max: 1_048_576,
+            },
+            absent: Absent::Number(16_384),
+            doc: "Bytes of a component's standard error that one request may write to the web server's log; `realm logs` has all of it",
+        },
+        Key {
+            name: "head_timeout_ms",
+            kind: MOMENT,
+            absent: Absent::Number(15_000),
+            doc: "From the first byte of a request to the last of its parameters, while the connection has no other request; then it ends, as with the next two, within a second",
+        },
+        Key {
+            name: "idle_timeout_ms",
+            kind: MOMENT,
+            absent: Absent::Number(75_000),
+            doc: "How long a connection without a request is kept. More than the web server keeps it, so that no request meets its end",
+        },
+        Key {
+            name: "stall_timeout_ms",
+            kind: MOMENT,
+            absent: Absent::Number(60_000),
+            doc: "How long a web server may take nothing of what waits for it",
+        },
+        Key {
+            name: "body_timeout_ms",
+            kind: MOMENT,
+            absent: Absent::Number(60_000),
+            doc: "The longest pause within the body of a request that a component reads; then its request is answered 408",
+        },
+    ],
+};
+
+/// How long a connection may stand still: from as soon as a test would want it to a day.
+const MOMENT: Kind = Kind::Integer {
+    min: 100,
+    max: 86_400_000,
+};
+
 /// `[fastcgi]`: who may ask over FastCGI, and how much.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -79,6 +237,24 @@ pub struct FastCgiSettings {
     pub param_name_bytes_max: u32,
     /// Bytes of guests' standard error that one request may write to the web server's log.
     pub stderr_bytes_max: u32,
+    /// Connections of web servers at once.
+    pub connections_max: u32,
+    /// Requests of one connection that may be aborted in a second.
+    pub aborts_per_second_max: u32,
+    /// Bytes of a question about the application.
+    pub question_bytes_max: u32,
+    /// Bytes of the body of one request that wait for the component.
+    pub stdin_waiting_bytes_max: u32,
+    /// Bytes of the answers of one connection that wait for the web server.
+    pub stdout_waiting_bytes_max: u32,
+    /// From the first byte of a request to the last of its parameters.
+    pub head_timeout_ms: u32,
+    /// Without a request.
+    pub idle_timeout_ms: u32,
+    /// While the web server takes nothing.
+    pub stall_timeout_ms: u32,
+    /// The longest pause within a body.
+    pub body_timeout_ms: u32,
 }
 
 impl Default for FastCgiSettings {
@@ -93,6 +269,15 @@ impl Default for FastCgiSettings {
             params_max: number("params_max"),
             param_name_bytes_max: number("param_name_bytes_max"),
             stderr_bytes_max: number("stderr_bytes_max"),
+            connections_max: number("connections_max"),
+            aborts_per_second_max: number("aborts_per_second_max"),
+            question_bytes_max: number("question_bytes_max"),
+            stdin_waiting_bytes_max: number("stdin_waiting_bytes_max"),
+            stdout_waiting_bytes_max: number("stdout_waiting_bytes_max"),
+            head_timeout_ms: number("head_timeout_ms"),
+            idle_timeout_ms: number("idle_timeout_ms"),
+            stall_timeout_ms: number("stall_timeout_ms"),
+            body_timeout_ms: number("body_timeout_ms"),
         }
     }
 }
@@ -164,6 +349,15 @@ pub(super) fn read(report: &mut Report<'_>, root: &Fields<'_, '_>) -> FastCgiSet
     settings.params_max = fields.number_u32(report, "params_max");
     settings.param_name_bytes_max = fields.number_u32(report, "param_name_bytes_max");
     settings.stderr_bytes_max = fields.number_u32(report, "stderr_bytes_max");
+    settings.connections_max = fields.number_u32(report, "connections_max");
+    settings.aborts_per_second_max = fields.number_u32(report, "aborts_per_second_max");
+    settings.question_bytes_max = fields.number_u32(report, "question_bytes_max");
+    settings.stdin_waiting_bytes_max = fields.number_u32(report, "stdin_waiting_bytes_max");
+    settings.stdout_waiting_bytes_max = fields.number_u32(report, "stdout_waiting_bytes_max");
+    settings.head_timeout_ms = fields.number_u32(report, "head_timeout_ms");
+    settings.idle_timeout_ms = fields.number_u32(report, "idle_timeout_ms");
+    settings.stall_timeout_ms = fields.number_u32(report, "stall_timeout_ms");
+    settings.body_timeout_ms = fields.number_u32(report, "body_timeout_ms");
     settings
 }
 

@@ -1,14 +1,12 @@
 //! The table of every key of `node.toml`: the reader, the hints and the reference come from it.
 //! Not what a value means: that is the reader's.
 
+use super::fastcgi::FASTCGI;
 use super::tls::{ACME, TLS};
-use super::{
-    EXEC_AT_ONCE_MAX, EXEC_SECONDS_MAX, FASTCGI_REQUESTS_MAX, INSTANCES_MAX, PARAMS_BYTES_MAX,
-    PARAMS_MAX,
-};
+use super::upstreams::UPSTREAMS;
+use super::{CONNECTIONS_MAX, EXEC_AT_ONCE_MAX, EXEC_SECONDS_MAX, INSTANCES_MAX};
 use crate::limits;
 use crate::section::{Absent, Form, Key, Kind, Section};
-use crate::upstream::NotARule;
 
 pub(super) const NAME: Form = Form {
     expected: "a name of letters, digits, `-`, `_` and `.`",
@@ -99,7 +97,7 @@ pub(crate) static ROOT: Section = Section {
                 example: "10.0.0.1",
             }),
             absent: Absent::Means("none"),
-            doc: "Proxies whose `Forwarded` and `X-Forwarded-*` headers are believed",
+            doc: "Proxies whose `Forwarded` and `X-Forwarded-*` headers are believed: each has to set or drop both families, not only one",
         },
         Key {
             name: "listen",
@@ -198,6 +196,15 @@ pub(super) static LISTEN: Section = Section {
             doc: "FastCGI, for routes: where nginx, Apache and other web servers reach the node ([edge.md](edge.md))",
         },
         Key {
+            name: "connections_max",
+            kind: Kind::Integer {
+                min: 16,
+                max: CONNECTIONS_MAX as u64,
+            },
+            absent: Absent::Number(10_000),
+            doc: "Connections open at once on `http`, `https` and `fastcgi` together; one more takes the place of the one that was idle for longest, or is refused. The limit of open files may lower it",
+        },
+        Key {
             name: "admin",
             kind: Kind::Text(SOCKET),
             absent: Absent::Word("127.0.0.1:9180"),
@@ -214,85 +221,6 @@ pub(super) static LISTEN: Section = Section {
             kind: Kind::Texts(PORTS),
             absent: Absent::Means("none"),
             doc: "Addresses of this machine on which the ports of servers (`listen` of a component) are reached, wherever in the realm they run",
-        },
-    ],
-};
-
-/// `[fastcgi]`.
-pub(super) static FASTCGI: Section = Section {
-    title: "[fastcgi]",
-    doc: "Which web servers may ask over FastCGI, and how much. Who can connect is believed about whom it asks for.",
-    keys: &[
-        Key {
-            name: "socket_mode",
-            kind: Kind::Text(MODE),
-            absent: Absent::Word("0660"),
-            doc: "Mode of Unix sockets, as `chmod` takes it",
-        },
-        Key {
-            name: "socket_group",
-            kind: Kind::Text(Form {
-                expected: "the name or the number of a group",
-                pattern: "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$",
-                example: "www-data",
-            }),
-            absent: Absent::Means("the agent's group"),
-            doc: "The group of Unix sockets: that of the web server",
-        },
-        Key {
-            name: "allow",
-            kind: Kind::Texts(Form {
-                expected: "a block of addresses like `10.0.0.0/8` or `fd00::/8`, or one address",
-                pattern: "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$",
-                example: "10.0.0.5",
-            }),
-            absent: Absent::Word("[\"127.0.0.0/8\", \"::1\"]"),
-            doc: "Addresses from which web servers may connect over TCP",
-        },
-        Key {
-            name: "requests_per_connection",
-            kind: Kind::Integer {
-                min: 1,
-                max: FASTCGI_REQUESTS_MAX as u64,
-            },
-            absent: Absent::Number(32),
-            doc: "Requests at once on one connection; one more hears `OVERLOADED`",
-        },
-        Key {
-            name: "params_bytes_max",
-            kind: Kind::Integer {
-                min: 1024,
-                max: PARAMS_BYTES_MAX as u64,
-            },
-            absent: Absent::Number(65_536),
-            doc: "Bytes of all parameters of a request, names and values; above that the answer is 431",
-        },
-        Key {
-            name: "params_max",
-            kind: Kind::Integer {
-                min: 10,
-                max: PARAMS_MAX as u64,
-            },
-            absent: Absent::Number(200),
-            doc: "Parameters of a request",
-        },
-        Key {
-            name: "param_name_bytes_max",
-            kind: Kind::Integer {
-                min: 16,
-                max: 4_096,
-            },
-            absent: Absent::Number(256),
-            doc: "Bytes of the name of a parameter",
-        },
-        Key {
-            name: "stderr_bytes_max",
-            kind: Kind::Integer {
-                min: 0,
-                max: 1_048_576,
-            },
-            absent: Absent::Number(16_384),
-            doc: "Bytes of a component's standard error that one request may write to the web server's log; `realm logs` has all of it",
         },
     ],
 };
@@ -323,22 +251,6 @@ pub(super) static BACKENDS: Section = Section {
             doc: "Certificates of authorities, in PEM, that are believed as well when such a server is asked over TLS",
         },
     ],
-};
-
-/// `[upstreams]`.
-pub(super) static UPSTREAMS: Section = Section {
-    title: "[upstreams]",
-    doc: "To which services beside realm the node passes requests on at most.",
-    keys: &[Key {
-        name: "allow",
-        kind: Kind::Texts(Form {
-            expected: NotARule::EXPECTED,
-            pattern: "^(unix:/.+|[0-9.]+(/[0-9]{1,2})?:[0-9]{1,5}|\\[[0-9A-Fa-f:.]+(/[0-9]{1,3})?\\]:[0-9]{1,5})$",
-            example: "unix:/run/php/php-fpm.sock",
-        }),
-        absent: Absent::Means("none"),
-        doc: "Sockets and addresses that the `upstream` of a component may name; of a host name, each address that it has is looked at",
-    }],
 };
 
 /// `[exec]`.

@@ -60,6 +60,15 @@ fn every_key_is_read() {
         params_max: 300,
         param_name_bytes_max: 100,
         stderr_bytes_max: 0,
+        connections_max: 500,
+        aborts_per_second_max: 20,
+        question_bytes_max: 2_000,
+        stdin_waiting_bytes_max: 70_000,
+        stdout_waiting_bytes_max: 80_000,
+        head_timeout_ms: 1_001,
+        idle_timeout_ms: 1_002,
+        stall_timeout_ms: 1_003,
+        body_timeout_ms: 1_004,
     };
     assert_eq!(config.fastcgi, fastcgi);
     let exec = ExecPolicy {
@@ -71,11 +80,18 @@ fn every_key_is_read() {
         max_at_once: 2,
     };
     assert_eq!(config.exec, exec);
-    let allow = config.upstreams.allow.iter().map(ToString::to_string);
-    assert_eq!(
-        allow.collect::<Vec<_>>(),
-        ["unix:/run/php/php-fpm.sock", "10.0.0.0/8:8080"]
-    );
+    let allow = ["unix:/run/php/php-fpm.sock", "10.0.0.0/8:8080"];
+    let upstreams = UpstreamPolicy {
+        allow: allow.map(|rule| rule.parse().expect("a rule")).to_vec(),
+        connect_timeout_ms: 1_005,
+        kept_ms_max: 1_006,
+        head_bytes_max: 10_000,
+        head_fields_max: 50,
+        collected_bytes_max: 5,
+        log_bytes_max: 6,
+    };
+    assert_eq!(config.upstreams, upstreams);
+    assert_eq!(config.listen.connections_max, 300);
     let sources = SourceSettings {
         ipfs_gateways: vec!["https://trustless-gateway.link".to_owned()],
         s3_endpoint: Some("http://127.0.0.1:9000".to_owned()),
@@ -96,6 +112,7 @@ http = ["0.0.0.0:80", "[::]:8080"]
 admin = "127.0.0.1:9000"
 api = "0.0.0.0:9443"
 ports = ["10.0.0.5", "::1"]
+connections_max = 300
 fastcgi = ["unix:/run/realm/fastcgi.sock", "127.0.0.1:9001"]
 [fastcgi]
 socket_mode = "0666"
@@ -106,6 +123,15 @@ params_bytes_max = 100_000
 params_max = 300
 param_name_bytes_max = 100
 stderr_bytes_max = 0
+connections_max = 500
+aborts_per_second_max = 20
+question_bytes_max = 2_000
+stdin_waiting_bytes_max = 70_000
+stdout_waiting_bytes_max = 80_000
+head_timeout_ms = 1_001
+idle_timeout_ms = 1_002
+stall_timeout_ms = 1_003
+body_timeout_ms = 1_004
 [exec]
 allow = ["owner", "delegates"]
 run = ["owner"]
@@ -120,6 +146,12 @@ tls_roots = ["/etc/ssl/company.pem"]
 instances_max = 200
 [upstreams]
 allow = ["unix:/run/php/php-fpm.sock", "10.0.0.0/8:8080"]
+connect_timeout_ms = 1_005
+kept_ms_max = 1_006
+head_bytes_max = 10_000
+head_fields_max = 50
+collected_bytes_max = 5
+log_bytes_max = 6
 
 [sources]
 ipfs_gateways = ["https://trustless-gateway.link/"]

@@ -58,24 +58,31 @@ pub(super) async fn settle(State(api): State<Api>, body: Body) -> Result<Respons
     })?;
     let queue = queue(&api, &asked.binding).await?;
     let is_retried = asked.act == DeadAct::Retry;
-    let mut done = 0;
-    match asked.number {
+    let settled = match asked.number {
         Some(number) => {
             let settled = queue.settle_letter(number, is_retried).await;
             if !settled.map_err(unanswered)? {
                 return Err(no_letter(number));
             }
-            done = 1;
+            DeadSettled { done: 1, left: 0 }
         }
-        None => {
-            // The oldest first: they come in the order in which they died.
-            for letter in queue.letters().await.map_err(unanswered)?.into_iter().rev() {
-                let settled = queue.settle_letter(letter.number, is_retried).await;
-                done += u64::from(settled.map_err(unanswered)?);
-            }
+        None => settle_all(&*queue, is_retried).await.map_err(unanswered)?,
+    };
+    Ok(Json(settled).into_response())
+}
+
+/// The oldest first: they come in the order in which they died. One that cannot be
+/// delivered again, as its group or its bytes are gone, stays, and keeps no other from it.
+async fn settle_all(queue: &dyn Messaging, is_retried: bool) -> Result<DeadSettled, CloudError> {
+    let mut settled = DeadSettled { done: 0, left: 0 };
+    for letter in queue.letters().await?.into_iter().rev() {
+        match queue.settle_letter(letter.number, is_retried).await {
+            Ok(was_there) => settled.done += u64::from(was_there),
+            Err(CloudError::NotFound(_)) => settled.left += 1,
+            Err(error) => return Err(error),
         }
     }
-    Ok(Json(DeadSettled { done }).into_response())
+    Ok(settled)
 }
 
 /// The queue behind a binding, if this node has it.
@@ -160,5 +167,62 @@ fn shown(letter: Letter, whole: bool) -> DeadLetter {
         why: why.unwrap_or_default(),
         bytes: n_bytes,
         message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use realm_backends::Unwatched;
+    use realm_backends::messaging::{Embedded, Room};
+    use realm_model::cloud::{Group, Subscription};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_letter_whose_group_is_gone_keeps_no_other_from_being_delivered_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue");
+        let queue = Embedded::open(path, Room::default(), Arc::new(Unwatched), Arc::new(|_| {}));
+        let queue = queue.unwrap();
+        let group = |name: &str| Group {
+            topic: name.to_owned(),
+            name: "w".to_owned(),
+        };
+        let (gone, there) = (group("gone"), group("there"));
+        for group in [&gone, &there, &gone, &there, &gone] {
+            let mortal = Subscription {
+                group: group.clone(),
+                n_in_flight: 1,
+                ack_wait: Duration::from_secs(60),
+                n_deliveries: 1,
+                dead_letter: None,
+                wanted: None,
+            };
+            let mut worker = queue.subscribe(&mortal).await.unwrap();
+            queue
+                .send(&group.topic, Message::default(), None)
+                .await
+                .unwrap();
+            let delivery = worker.next().await.unwrap();
+            let is_dead = delivery.receipt.retry(Duration::ZERO, "bad").await;
+            assert_eq!(is_dead, Ok(true));
+        }
+        queue
+            .keep_groups(std::slice::from_ref(&there))
+            .await
+            .unwrap();
+        let settled = settle_all(&queue, true).await.unwrap();
+        assert_eq!(settled, DeadSettled { done: 2, left: 3 });
+        let of = |letter: &Letter| {
+            let mut pairs = letter.message.metadata.iter();
+            let pair = pairs.find(|(key, _)| key == realm_model::cloud::DEAD_TOPIC);
+            pair.map(|(_, topic)| topic.clone()).unwrap_or_default()
+        };
+        let left: Vec<_> = queue.letters().await.unwrap().iter().map(of).collect();
+        assert_eq!(left, ["gone"; 3]);
+        let dropped = settle_all(&queue, false).await.unwrap();
+        assert_eq!(dropped, DeadSettled { done: 3, left: 0 });
     }
 }

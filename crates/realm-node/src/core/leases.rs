@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use realm_control::lease::{Electorate, Input, Leases, Output, Said, said};
 use realm_control::singletons;
 use realm_model::name::{ComponentName, NodeName};
-use realm_model::observed::{Lease, Millis, ReplicaState};
+use realm_model::observed::{Lease, Millis, Observed, ReplicaState};
 use realm_model::record::{KeyBytes, LeaseState};
 
 use super::Core;
+use crate::executor::Executor;
 
 /// What this node asks for, grants and holds.
 #[derive(Default)]
@@ -51,7 +52,7 @@ impl Core {
         let manifest = desired.manifest.as_deref();
         let specs = manifest.into_iter().flat_map(|one| one.components.values());
         let any = specs.into_iter().any(|spec| spec.singleton);
-        let (may_act, running) = (self.may_act(), self.singletons_here());
+        let may_act = self.may_act();
         let leases = self.holding.leases.as_mut();
         let Some(leases) = leases.filter(|one| any || !one.is_idle()) else {
             self.holding.output = Output::default();
@@ -60,6 +61,7 @@ impl Core {
             }
             return;
         };
+        let running = singletons_here(&self.observed, &self.executor);
         let authority = self.ledger.authority();
         let (around, observed) = (&self.surroundings.around, &self.observed);
         let wanted = match may_act {
@@ -126,20 +128,6 @@ impl Core {
         self.holding.due |= ended;
     }
 
-    /// Components of which anything is left here that may need a lease.
-    fn singletons_here(&self) -> BTreeSet<ComponentName> {
-        let replicas = self.observed.replicas.iter();
-        let runs = replicas.filter_map(|(id, state)| match state {
-            ReplicaState::Starting { .. }
-            | ReplicaState::Healthy { .. }
-            | ReplicaState::Draining { .. } => Some(&id.component),
-            ReplicaState::Backoff { .. }
-            | ReplicaState::Done { .. }
-            | ReplicaState::Failed { .. } => None,
-        });
-        runs.chain(self.executor.all_leaving()).cloned().collect()
-    }
-
     /// When to look at the leases again, whatever happens.
     pub(super) const fn leases_wake_at(&self) -> Option<Millis> {
         if self.holding.due {
@@ -147,6 +135,20 @@ impl Core {
         }
         self.holding.output.wake_at
     }
+}
+
+/// Components of which anything is left here that may need a lease.
+fn singletons_here(observed: &Observed, executor: &Executor) -> BTreeSet<ComponentName> {
+    let replicas = observed.replicas.iter();
+    let runs = replicas.filter_map(|(id, state)| match state {
+        ReplicaState::Starting { .. }
+        | ReplicaState::Healthy { .. }
+        | ReplicaState::Draining { .. } => Some(&id.component),
+        ReplicaState::Backoff { .. } | ReplicaState::Done { .. } | ReplicaState::Failed { .. } => {
+            None
+        }
+    });
+    runs.chain(executor.all_leaving()).cloned().collect()
 }
 
 /// What a singleton waits for that this node wants and does not hold.

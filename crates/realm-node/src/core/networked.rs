@@ -12,14 +12,14 @@ use realm_model::entry::{ChainId, ForkProof};
 use realm_model::key::PublicKey;
 use realm_model::name::ComponentName;
 use realm_model::observed::ArtifactState;
-use realm_model::record::{KeyBytes, Load};
+use realm_model::record::KeyBytes;
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::{AlarmView, PendingView, StatusView};
 
 use super::belonging::Standing;
 use super::{Came, Core};
 use crate::error::with_causes;
-use crate::network::{Facts, Network};
+use crate::network::Network;
 
 /// Steps of the sync for one event, and for all that waited together: each may sync the disk. The rest
 /// waits for the next turn of the loop, behind what came meanwhile.
@@ -476,63 +476,6 @@ impl Core {
             (component.clone(), nodes.map(|node| node.key).collect())
         });
         taking.collect()
-    }
-
-    /// Signs and publishes this node's record, if there is something to say.
-    fn say(&mut self) {
-        let now = self.now();
-        let due = self
-            .network
-            .as_ref()
-            .is_some_and(|network| network.record_due() <= now);
-        if !due || !self.is_approved() || self.stale {
-            return;
-        }
-        let plan = self.plan();
-        let status = self.status_of(&plan);
-        let figures = self.machine.figures();
-        let in_flight: u32 = self
-            .executor
-            .in_flight()
-            .iter()
-            .map(|(_, _, load)| load)
-            .sum();
-        let load = Load {
-            cpu_percent: figures.cpu_percent as u32,
-            memory_mb: figures.memory_used_bytes >> 20,
-            instances: in_flight,
-        };
-        let blobs = self.held();
-        let facts = Facts {
-            ledger: &self.ledger,
-            status: &status,
-            reports: &plan.reports,
-            machine: realm_model::record::Machine {
-                os: std::env::consts::OS.to_owned(),
-                arch: std::env::consts::ARCH.to_owned(),
-                cpus: u32::try_from(crate::machine::serving_threads()).unwrap_or(u32::MAX),
-                memory_mb: figures.memory_total_bytes >> 20,
-            },
-            load,
-            blobs,
-            tags: &self.tags,
-            leases: &self.holding.output,
-            ports: self.doors.troubles(),
-            own_alarms: self.own_alarms(),
-            sealing: &self.sealing,
-        };
-        let Some(network) = &mut self.network else {
-            return;
-        };
-        if let Some(bytes) = network.record(&facts, now) {
-            self.feed(Input::OwnRecord(bytes));
-        }
-    }
-
-    /// What else does not mend itself here.
-    fn own_alarms(&self) -> Vec<realm_model::record::Alarm> {
-        let certificates = self.certificates.iter().flat_map(|all| all.alarms());
-        certificates.chain(self.shelf.alarms()).collect()
     }
 
     /// Whether the owner lets this node act.

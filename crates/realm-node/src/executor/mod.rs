@@ -24,7 +24,6 @@ use realm_model::observed::{
 };
 use realm_model::route::Route;
 use realm_model::sealing::Sealed;
-use realm_model::upstream::Allowed;
 use realm_store::blobs::Blobs;
 use realm_store::fetch::Origins;
 use tokio::sync::{Semaphore, mpsc};
@@ -40,6 +39,7 @@ use crate::run::{Ports, RunGuard};
 use crate::serving::Serving;
 use crate::stores::{Shelf, messages};
 use crate::traffic::Traffic;
+use crate::upstream::Beside;
 
 use artifacts::Losses;
 pub(crate) use tenure::{Tenure, gone};
@@ -90,7 +90,7 @@ pub(crate) struct Executor {
     origins: Arc<Origins>,
     ports: Ports,
     /// Services that the machine's operator allows.
-    allowed: Arc<[Allowed]>,
+    beside: Beside,
     shelf: Shelf,
     /// Times of schedules that were not run.
     unrun: BTreeMap<ComponentName, Unrun>,
@@ -175,7 +175,7 @@ pub(crate) struct Means {
     pub(crate) jobs: Jobs,
     pub(crate) peers: Peers,
     pub(crate) origins: Origins,
-    pub(crate) allowed: Vec<Allowed>,
+    pub(crate) beside: Beside,
     pub(crate) shelf: Shelf,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) clock: Clock,
@@ -209,7 +209,7 @@ impl Executor {
             jobs,
             peers,
             origins,
-            allowed,
+            beside,
             shelf,
             events,
             clock,
@@ -230,7 +230,7 @@ impl Executor {
             peers,
             origins: Arc::new(origins),
             ports: Ports::default(),
-            allowed: allowed.into(),
+            beside,
             shelf,
             unrun: BTreeMap::new(),
             revisions: BTreeMap::new(),
@@ -442,6 +442,15 @@ impl Executor {
         let sums = sums.into_iter();
         sums.map(|((component, slot), sum)| (component.clone(), slot, sum))
             .collect()
+    }
+
+    /// The same of all together.
+    pub(crate) fn load(&self) -> u32 {
+        let backends = self
+            .replicas
+            .values()
+            .filter_map(|live| live.work.backend());
+        backends.map(|backend| backend.load()).sum()
     }
 
     /// Programs that run by themselves at this moment, by component.

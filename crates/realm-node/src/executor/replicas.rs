@@ -54,7 +54,7 @@ impl Executor {
                 meter: Arc::clone(self.meters.entry(id.component.clone()).or_default()),
                 running,
                 ports: self.ports.clone(),
-                allowed: Arc::clone(&self.allowed),
+                beside: self.beside.clone(),
                 shelf: self.shelf.clone(),
                 id: id.clone(),
                 tenure: tenure.clone(),

@@ -45,8 +45,9 @@ pub(crate) use book::KeptBook;
 pub(crate) use door::{Door, forward, passing, watch as watch_connections};
 pub(crate) use epoch::Epochs;
 use pacing::Pacing;
+pub(crate) use pacing::Tells;
 pub(crate) use peers::{Peers, Source};
-pub(crate) use record::{Facts, told};
+pub(crate) use record::{Facts, OfComponents, told};
 pub(crate) use settings::{caller, spawn};
 use tunnels::Tunnels;
 

@@ -27,6 +27,15 @@ const FIGURES_EACH_MS: u64 = 600;
 /// However large it is.
 const FIGURES_MS_MAX: u64 = 300_000;
 
+/// What a record tells that is to be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tells {
+    /// Something of substance.
+    News,
+    /// What the one before told, and newer figures.
+    Figures,
+}
+
 /// The record in force, and what may be news beside it.
 pub(super) struct Pacing {
     /// What it says, without what moves all the time, and when it was signed.
@@ -77,31 +86,35 @@ impl Pacing {
         due.min(self.looked_at.plus(CHANGED_MS).max(next))
     }
 
-    /// Whether a record with this body is to be signed; if so, it is what was said.
+    /// Whether a record with this body is to be signed, and what for; if so, it is what was said.
     pub(super) fn look(
         &mut self,
         body: &NodeBody,
         members: usize,
         random: u64,
         now: Millis,
-    ) -> bool {
+    ) -> Option<Tells> {
         self.changed_at = None;
         self.looked_at = now;
         self.heads_at = None;
         self.lag_ms = random % (lag_ms_max(members) + 1);
         let news = steady(body);
+        let mut tells = Tells::News;
         if let Some((said, at)) = &self.said {
             let since = now.since(*at);
-            if since < figures_ms(members) && news == *said {
-                return false;
+            if news == *said {
+                if since < figures_ms(members) {
+                    return None;
+                }
+                tells = Tells::Figures;
             }
             if since < heads_ms(members) && same_but_heads(&news, said) {
                 self.heads_at = Some(at.plus(heads_ms(members)));
-                return false;
+                return None;
             }
         }
         self.said = Some((news, now));
-        true
+        Some(tells)
     }
 }
 
@@ -196,14 +209,20 @@ mod tests {
         let changed = said.plus(ago_ms);
         let mut pacing = Pacing::new(Millis(0));
         assert_eq!(pacing.due(members), Millis(0));
-        assert!(pacing.look(&body(1, "a", 1), members, random, said));
+        let first = pacing.look(&body(1, "a", 1), members, random, said);
+        assert_eq!(first, Some(Tells::News));
         pacing.changed(changed);
         pacing.changed(changed.plus(10));
         let news = body(heads, tag, 2);
         let mut now = changed;
         loop {
             now = now.max(pacing.due(members));
-            if pacing.look(&news, members, random, now) {
+            if let Some(tells) = pacing.look(&news, members, random, now) {
+                let expected = match (heads, tag) {
+                    (1, "a") => Tells::Figures,
+                    _ => Tells::News,
+                };
+                assert_eq!(tells, expected, "{members} {heads} {tag}");
                 break;
             }
             assert!(pacing.due(members) > now, "it would be asked for ever");
@@ -240,7 +259,7 @@ mod tests {
         for ms in 0..10_000 {
             let now = Millis(ms);
             pacing.changed(now);
-            if pacing.due(3) <= now && pacing.look(&body(ms, "a", 1), 3, 0, now) {
+            if pacing.due(3) <= now && pacing.look(&body(ms, "a", 1), 3, 0, now).is_some() {
                 signed += 1;
             }
         }
@@ -250,9 +269,10 @@ mod tests {
     #[test]
     fn who_begins_anew_speaks_at_once() {
         let mut pacing = Pacing::new(Millis(0));
-        assert!(pacing.look(&body(1, "a", 1), 3, 0, Millis(0)));
+        let look = |pacing: &mut Pacing, at| pacing.look(&body(1, "a", 1), 3, 0, Millis(at));
+        assert_eq!(look(&mut pacing, 0), Some(Tells::News));
         pacing.restart();
         assert_eq!(pacing.due(3), Millis(0));
-        assert!(pacing.look(&body(1, "a", 1), 3, 0, Millis(1)));
+        assert_eq!(look(&mut pacing, 1), Some(Tells::News));
     }
 }

@@ -10,21 +10,24 @@ use realm_model::action::{ComponentReport, WaitingOn};
 use realm_model::entry::ChainId;
 use realm_model::name::ComponentName;
 use realm_model::observed::Millis;
+use realm_model::record::limits::{ALARMS_MAX, COMPONENTS_MAX};
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
     PORT_BUSY, PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, SECRET_SEALED_AWAY, STALE,
     UPGRADE_NEEDED,
 };
+use realm_model::refusal::RefusalCode;
 use realm_model::sealing::Sealing;
 use realm_model::view::{ComponentState, StatusView};
 
+use super::pacing::Tells;
 use super::{Network, random};
 
 /// What the record takes from the rest of the node.
 pub(crate) struct Facts<'a> {
     pub(crate) ledger: &'a Ledger,
-    pub(crate) status: &'a StatusView,
-    pub(crate) reports: &'a [ComponentReport],
+    pub(crate) refusals: &'a BTreeMap<RefusalCode, u64>,
+    pub(crate) components: &'a OfComponents,
     pub(crate) machine: Machine,
     pub(crate) load: Load,
     pub(crate) blobs: Vec<realm_model::digest::Digest>,
@@ -35,16 +38,42 @@ pub(crate) struct Facts<'a> {
     pub(crate) sealing: &'a Sealing,
 }
 
+/// What a record says of the components. It follows from a plan, which looks at all of them: it is
+/// kept until there is another plan, and what is said every few seconds costs no look at each.
+#[derive(Debug, Default)]
+pub(crate) struct OfComponents {
+    /// As many as a record may have.
+    summaries: Vec<ComponentSummary>,
+    /// How many more there are.
+    more: u32,
+    /// What waits for a person.
+    waiting: Vec<Alarm>,
+}
+
+impl OfComponents {
+    pub(crate) fn of(status: &StatusView, reports: &[ComponentReport]) -> Self {
+        let mut summaries = components(status, reports);
+        let more = summaries.len().saturating_sub(COMPONENTS_MAX);
+        summaries.truncate(COMPONENTS_MAX);
+        let waiting = reports.iter();
+        let waiting = waiting.map(|report| (&report.component, &report.waiting_on));
+        Self {
+            summaries,
+            more: u32::try_from(more).unwrap_or(u32::MAX),
+            waiting: told(waiting).take(ALARMS_MAX).collect(),
+        }
+    }
+}
+
 impl Network {
-    /// The bytes of a new record, if there is something to say.
-    pub(crate) fn record(&mut self, facts: &Facts<'_>, now: Millis) -> Option<Vec<u8>> {
+    /// The bytes of a new record, if there is something to say, and what they tell.
+    pub(crate) fn record(&mut self, facts: &Facts<'_>, now: Millis) -> Option<(Tells, Vec<u8>)> {
         let body = self.body(facts, now).fit();
         let members = self.sync.members().len();
-        if !self.pacing.look(&body, members, random(), now) {
-            return None;
-        }
+        let tells = self.pacing.look(&body, members, random(), now)?;
         self.version.counter += 1;
-        Some(NodeRecord::sign(self.realm, &self.key, self.version, body))
+        let bytes = NodeRecord::sign(self.realm, &self.key, self.version, body);
+        Some((tells, bytes))
     }
 
     /// Notes that there may be something to say.
@@ -100,12 +129,13 @@ impl Network {
                 why: link.why.clone(),
             })
             .collect();
-        body.components = components(facts.status, facts.reports);
+        body.components.clone_from(&facts.components.summaries);
+        body.components_more = facts.components.more;
         body.load = facts.load;
-        let refusals = facts.status.refusals.iter();
+        let refusals = facts.refusals.iter();
         body.refusals = refusals
             .map(|(code, count)| RefusalCount {
-                code: code.clone(),
+                code: code.to_string(),
                 count: *count,
             })
             .collect();
@@ -124,9 +154,7 @@ impl Network {
             })
             .collect();
         body.alarms = self.alarms(facts.ledger, now);
-        let reports = facts.reports.iter();
-        let waiting = reports.map(|report| (&report.component, &report.waiting_on));
-        body.alarms.extend(told(waiting));
+        body.alarms.extend(facts.components.waiting.iter().cloned());
         body.sealing = Some(facts.sealing.clone());
         let Output { asks, grants, .. } = facts.leases;
         body.asks = (!asks.is_empty()).then(|| asks.clone());

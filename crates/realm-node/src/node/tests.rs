@@ -17,8 +17,48 @@ use crate::found::{Founding, found};
 const MANIFEST: &str = "[components.app]\nsource = \"file:./app.wasm\"\n[routing]\n\
                         \"*\" = [{ path = \"/...\", component = \"app\" }]\n";
 
+/// Each is its own: one that stood where another belongs would be seen.
+#[test]
+fn what_node_toml_says_of_clients_is_what_the_edge_gets() {
+    let text = "cache_max_mb = 3\ntrusted_proxies = [\"10.0.0.1\"]\n[listen]\nhttp = [\"127.0.0.1:81\"]\n\
+                connections_max = 77\nproxy_protocol_from = [\"10.2.0.0/16\", \"::1\"]\n\
+                fastcgi = [\"127.0.0.1:82\"]\n[fastcgi]\nconnections_max = 88\nallow = [\"10.3.0.0/16\"]\n";
+    let (node, problems) = realm_model::node_config::parse(text);
+    assert_eq!(problems, []);
+    let temporary = tempfile::tempdir().unwrap();
+    let owner = SecretKey::from_seed(&[1; 32]);
+    let config = Config {
+        node: node.unwrap(),
+        ..Config::load(empty_folder(&temporary.path().join("realm"), &owner)).unwrap()
+    };
+    let edge = edge_config(&config, None).unwrap();
+    let blocks = |of: &[realm_model::block::Block]| -> Vec<String> {
+        of.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(edge.limits.connections_max, 77);
+    assert_eq!(edge.fastcgi.connections_max, 88);
+    assert_eq!(blocks(&edge.proxy_protocol_from), ["10.2.0.0/16", "::1"]);
+    assert_eq!(blocks(&edge.fastcgi.allow), ["10.3.0.0/16"]);
+    assert_eq!(edge.cache_bytes_max, 3 * 1024 * 1024);
+    assert_eq!(edge.listen, ["127.0.0.1:81".parse().unwrap()]);
+    assert_eq!(edge.fastcgi.listen.len(), 1);
+    let proxy: std::net::IpAddr = "10.0.0.1".parse().unwrap();
+    assert_eq!(edge.trusted_proxies, [proxy]);
+}
+
 /// A realm folder with the compiled form of the app in its cache, so that no child is needed.
 fn folder(root: &std::path::Path, owner: &SecretKey, app: &[u8]) -> RealmFolder {
+    let folder = empty_folder(root, owner);
+    let compiled = folder.compiled(&realm_host::fingerprint(false));
+    std::fs::create_dir_all(&compiled).unwrap();
+    let file = compiled.join(format!("{}.cwasm", Digest::of(app).hex()));
+    realm_host::compile_bytes(app, &file, false).unwrap();
+    crate::compile::write_checksum(&file).unwrap();
+    folder
+}
+
+/// A realm folder with nothing in it.
+fn empty_folder(root: &std::path::Path, owner: &SecretKey) -> RealmFolder {
     found(Founding {
         folder: root.to_owned(),
         owner,
@@ -30,13 +70,7 @@ fn folder(root: &std::path::Path, owner: &SecretKey, app: &[u8]) -> RealmFolder 
         created_unix_s: 0,
     })
     .unwrap();
-    let folder = RealmFolder::open(root.to_owned()).unwrap();
-    let compiled = folder.compiled(&realm_host::fingerprint(false));
-    std::fs::create_dir_all(&compiled).unwrap();
-    let file = compiled.join(format!("{}.cwasm", Digest::of(app).hex()));
-    realm_host::compile_bytes(app, &file, false).unwrap();
-    crate::compile::write_checksum(&file).unwrap();
-    folder
+    RealmFolder::open(root.to_owned()).unwrap()
 }
 
 /// Uploads the app and signs the manifest.
@@ -242,4 +276,15 @@ async fn an_idle_component_is_unloaded_and_comes_back_even_where_its_file_is_los
     let app = &status.components[0];
     assert_eq!((app.healthy, app.wanted, app.restarts), (1, 1, 0));
     node.stop().await;
+}
+
+/// Where the kernel pipes core files to a program no limit holds, and whoever runs as the same user could
+/// attach: the flag is against both.
+#[test]
+fn no_core_and_nobody_attaches() {
+    forbid_dumps();
+    let behavior = rustix::process::dumpable_behavior().unwrap();
+    assert_eq!(behavior, DumpableBehavior::NotDumpable);
+    let limit = rustix::process::getrlimit(Resource::Core);
+    assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));
 }

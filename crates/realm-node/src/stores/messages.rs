@@ -218,12 +218,7 @@ impl super::Shelf {
         &self,
         binding: &str,
     ) -> Result<Option<Arc<dyn Messaging>>, StepFailure> {
-        let found = held(&self.0.open).iter().find_map(|(key, store)| {
-            let (name, interface, ..) = key;
-            let is_it = name == binding && *interface == Interface::Messaging;
-            is_it.then(|| store.get()).flatten()
-        });
-        if let Some(Store::Messaging(queue)) = found {
+        if let Some(Store::Messaging(queue)) = self.last(binding) {
             return Ok(Some(queue));
         }
         let grant = {
@@ -238,6 +233,21 @@ impl super::Shelf {
         };
         let queue = self.open_queue(&grant)?;
         Ok(queue.map(|queue| queue as Arc<dyn Messaging>))
+    }
+}
+
+impl super::Shelf {
+    /// Of the stores of a binding of messages that are open the one that was asked for last.
+    fn last(&self, binding: &str) -> Option<Store> {
+        let open = held(&self.0.open);
+        let last = held(&self.0.last).get(binding).cloned();
+        let last = last.and_then(|key| open.get(&key)?.get());
+        last.or_else(|| {
+            open.iter().find_map(|((name, interface, ..), store)| {
+                let is_it = name == binding && *interface == Interface::Messaging;
+                is_it.then(|| store.get()).flatten()
+            })
+        })
     }
 }
 
@@ -312,6 +322,8 @@ fn within(topic: &str, part: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use realm_model::node_config::BackendPolicy;
+
     use super::*;
 
     #[test]
@@ -341,5 +353,47 @@ mod tests {
         assert_eq!(waits(["10m", "30s"]), [600]);
         // Another node may have another manifest, and says every 5 s that it works on one.
         assert_eq!(waits(["1s", "2s"]), [15]);
+    }
+
+    #[tokio::test]
+    async fn of_two_servers_of_a_binding_the_one_is_looked_at_to_which_it_was_led_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let key =
+            crate::sealing::SealingKey::of_owner(&realm_model::key::SecretKey::from_seed(&[1; 32]));
+        let servers = ["nats://127.0.0.1:1", "nats://127.0.0.1:2"];
+        let policy = BackendPolicy {
+            allow: servers.map(str::to_owned).to_vec(),
+            ..BackendPolicy::default()
+        };
+        let node = "node".parse().unwrap();
+        let shelf = super::super::Shelf::new(folder.path().into(), policy, Arc::new(key), &node);
+        let open = |server: &str| {
+            let text = format!(
+                "[bindings.orders]\ninterface = 'wasi:messaging'\nbackend = '{server}'\n\
+                 [components.one]\nsource = 'file:a'\nbind = {{ default = 'orders' }}\n"
+            );
+            let (manifest, problems) = realm_model::manifest::parse(&text);
+            let manifest = manifest.unwrap_or_else(|| panic!("{problems:?}"));
+            let mut specs = manifest.components.values();
+            let grant = specs.next().and_then(|spec| spec.grants.stores.first());
+            let opened = grant.map(|grant| shelf.store(grant, None));
+            let Some(Ok(Store::Messaging(queue))) = opened else {
+                panic!("no queue");
+            };
+            queue
+        };
+        let found = || shelf.messages("orders").ok().flatten();
+        let is = |queue: &Arc<dyn Messaging>| found().is_some_and(|one| Arc::ptr_eq(&one, queue));
+        let first = open(servers[0]);
+        assert!(is(&first));
+        let second = open(servers[1]);
+        assert!(is(&second));
+        let again = open(servers[0]);
+        assert!(Arc::ptr_eq(&again, &first) && is(&first));
+        // The last one is closed, and another is there still.
+        drop((first, again));
+        assert!(is(&second));
+        drop(second);
+        assert!(found().is_none());
     }
 }

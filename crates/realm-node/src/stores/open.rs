@@ -27,7 +27,7 @@ pub(super) enum Held {
 impl Held {
     pub(super) fn of(store: &Store) -> Self {
         match store {
-            Store::Keyvalue(store) => Self::Keyvalue(Arc::downgrade(store)),
+            Store::Keyvalue(store) | Store::Config(store) => Self::Keyvalue(Arc::downgrade(store)),
             Store::Blobs(store) => Self::Blobs(Arc::downgrade(store)),
             Store::Messaging(store) => Self::Messaging(Arc::downgrade(store)),
             Store::Sql(store) => Self::Sql(Arc::downgrade(store)),

@@ -1,7 +1,7 @@
 //! A client of one bucket: its settings, the time that a request has, and what its errors mean.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
+use std::error::Error;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -68,6 +68,8 @@ struct Inner {
     store: AmazonS3,
     runtime: Handle,
     bucket: String,
+    /// `https://HOST: `; of Amazon's nothing.
+    place: String,
     health: Health,
     seen: Mutex<BTreeMap<String, Instant>>,
 }
@@ -128,6 +130,7 @@ impl Client {
             store: builder.build().map_err(SettingError::Client)?,
             runtime,
             bucket: settings.bucket.clone(),
+            place: endpoint.map_or(String::new(), |endpoint| format!("{endpoint}: ")),
             health: Health::new(watch),
             seen: Mutex::default(),
         })))
@@ -195,11 +198,12 @@ impl Client {
         let is_busy = status.is_some_and(|status| status >= 500 || status == 429);
         if no_bucket || is_refused || is_busy || kind.is_some() {
             let bucket = &self.0.bucket;
-            let why = match code {
-                Some(code) => format!("bucket `{bucket}`: {code}"),
-                None => format!("bucket `{bucket}`: {words}"),
+            let why = match (code, status) {
+                (Some(code), _) => code.to_owned(),
+                (None, Some(status)) => format!("it answers {status}"),
+                (None, None) => format!("{}{}", self.0.place, innermost(&error)),
             };
-            self.0.health.failed(&why);
+            self.0.health.failed(&format!("bucket `{bucket}`: {why}"));
             return match kind {
                 Some(HttpErrorKind::Timeout) => CloudError::Timeout,
                 Some(_) | None => CloudError::Unavailable,
@@ -251,6 +255,16 @@ fn words(error: &object_store::Error) -> String {
         source = cause.source();
     }
     words
+}
+
+/// Why a server was not reached. What is around the innermost cause is the request and how often it was tried:
+/// long, other words each time, and an operator reads the beginning alone.
+fn innermost(error: &object_store::Error) -> String {
+    let mut innermost: &dyn Error = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
 }
 
 /// Of an error of the connection, not of the server.

@@ -370,11 +370,12 @@ impl Finish<'_> {
         ground.begin(session).await?;
         let state = if self.is_done { DONE } else { FAILED };
         let end = format!(
-            "state = {state}, is_open = 0, due_ms = NOW + {}, changed_ms = NOW, said = $3",
+            "state = {state}, is_open = 0, due_ms = NOW + {}, changed_ms = NOW, said = $3, input = $4",
             limits::RUN_KEPT_MS,
         );
-        let said = [bytes(self.said)];
-        if !self.own.change(ground, session, &end, &said).await? {
+        // Nobody is called with its input any more.
+        let values = [bytes(self.said), bytes(b"")];
+        if !self.own.change(ground, session, &end, &values).await? {
             session.roll_back().await?;
             return Ok(None);
         }

@@ -30,8 +30,11 @@ use statements::{Adopt, Cancel, Claim, Count, List, NextDue, Signal, Start, Stat
 
 /// The database of a binding that runs lie in.
 const DATABASE: &str = "workflows";
-/// What bookkeeping may take beside what a store may have: a run comes to its end also where it is full.
+/// What runs come to may take beside what a store may have: a run comes to its end also where it is full.
 const SLACK_BYTES: u64 = 64 * 1024 * 1024;
+/// How long a quota counts after it was heard of: as long as a run at its end is remembered, so that nobody
+/// with a smaller one has the runs forgotten of somebody who has come by since.
+const QUOTA_COUNTS_FOR: Duration = Duration::from_millis(limits::RUN_KEPT_MS);
 /// How long a start waits for somebody on this node who takes such runs: a replica that is replaced, or an
 /// agent that starts.
 const NOWHERE_AFTER: Duration = Duration::from_secs(5);
@@ -62,6 +65,8 @@ struct Shared {
     joined: Notify,
     counted: Mutex<Counted>,
     swept: Mutex<Instant>,
+    /// The largest quota of those who come here, and when it was heard of last.
+    most: Mutex<Option<(u64, Instant)>>,
 }
 
 #[derive(Default)]
@@ -109,6 +114,7 @@ impl Flows {
             joined: Notify::new(),
             counted: Mutex::new(Counted { at: None, n: 0 }),
             swept: Mutex::new(Instant::now()),
+            most: Mutex::default(),
         }))
     }
 }
@@ -141,24 +147,51 @@ impl Shared {
         self.ask(SLACK_BYTES, work).await
     }
 
-    /// Writes within a quota: where it is used up, runs at their end are forgotten first.
+    /// Writes within a quota. Where it is used up runs at their end are forgotten first, unless somebody
+    /// else may have more: the store is not full for him, and they may be his.
     async fn write<T>(&self, bytes_max: u64, work: &dyn Work<T>) -> Result<T, CloudError> {
+        if self.most(bytes_max) > bytes_max {
+            return self.in_turn(bytes_max, work).await;
+        }
+        self.forgetting(bytes_max, work).await
+    }
+
+    /// Writes what a run came to, also where every quota is used up.
+    async fn keep_books<T>(&self, bytes_max: u64, work: &dyn Work<T>) -> Result<T, CloudError> {
+        let bytes_max = self.most(bytes_max).saturating_add(SLACK_BYTES);
+        self.forgetting(bytes_max, work).await
+    }
+
+    /// Writes what takes no more than is there already, whatever there may be: claims and ends are written
+    /// also after a quota was lowered.
+    async fn mark<T>(&self, work: &dyn Work<T>) -> Result<T, CloudError> {
+        self.in_turn(u64::MAX, work).await
+    }
+
+    /// Writes within so many bytes, and forgets runs at their end as long as there is no room.
+    async fn forgetting<T>(&self, bytes_max: u64, work: &dyn Work<T>) -> Result<T, CloudError> {
         loop {
             let written = self.in_turn(bytes_max, work).await;
             let Err(CloudError::Quota(Quota::Bytes)) = written else {
                 return written;
             };
-            let sweep = Sweep { early: true };
-            if self.keep_books(bytes_max, &sweep).await? == 0 {
+            if self.mark(&Sweep { early: true }).await? == 0 {
                 return written;
             }
         }
     }
 
-    /// Writes what has to be written, also where the quota is used up.
-    async fn keep_books<T>(&self, bytes_max: u64, work: &dyn Work<T>) -> Result<T, CloudError> {
-        let bytes_max = bytes_max.saturating_add(SLACK_BYTES);
-        self.in_turn(bytes_max, work).await
+    /// The largest quota of those who come here, of whom one comes with this one.
+    fn most(&self, bytes_max: u64) -> u64 {
+        let mut most = held(&self.most);
+        if let Some((known, at)) = *most
+            && known > bytes_max
+            && at.elapsed() < QUOTA_COUNTS_FOR
+        {
+            return known;
+        }
+        *most = Some((bytes_max, Instant::now()));
+        bytes_max
     }
 
     async fn in_turn<T>(&self, bytes_max: u64, work: &dyn Work<T>) -> Result<T, CloudError> {
@@ -245,7 +278,7 @@ impl Shared {
     }
 
     /// Forgets runs whose time is over, now and then.
-    async fn sweep(&self, bytes_max: u64) -> Result<(), CloudError> {
+    async fn sweep(&self) -> Result<(), CloudError> {
         let is_time = {
             let mut swept = held(&self.swept);
             let is_time = swept.elapsed() >= SWEEP_EVERY;
@@ -255,18 +288,17 @@ impl Shared {
             is_time
         };
         if is_time {
-            let sweep = Sweep { early: false };
-            self.keep_books(bytes_max, &sweep).await?;
+            self.mark(&Sweep { early: false }).await?;
         }
         Ok(())
     }
 
     /// Runs that an earlier life of this node was at are nobody's.
-    async fn adopt(&self, bytes_max: u64) -> Result<(), CloudError> {
+    async fn adopt(&self) -> Result<(), CloudError> {
         if !self.is_own {
             return Ok(());
         }
-        let adopt = || async { self.keep_books(bytes_max, &Adopt).await.map(drop) };
+        let adopt = || async { self.mark(&Adopt).await.map(drop) };
         self.adopted.get_or_try_init(adopt).await.copied()
     }
 }
@@ -299,7 +331,7 @@ impl Workflows for Flows {
     fn cancel<'a>(&'a self, id: &'a str) -> Answer<'a, bool, WorkflowError> {
         Box::pin(async move {
             check_run_name("the id", id)?;
-            Ok(self.0.keep_books(0, &Cancel(id)).await?)
+            Ok(self.0.mark(&Cancel(id)).await?)
         })
     }
 
@@ -318,7 +350,8 @@ impl Workflows for Flows {
     ) -> Answer<'a, Box<dyn Claiming>, WorkflowError> {
         Box::pin(async move {
             check_run_name("the workflow", &handling.workflow)?;
-            self.0.adopt(handling.bytes_max).await?;
+            self.0.most(handling.bytes_max);
+            self.0.adopt().await?;
             let member: Box<dyn Claiming> = Box::new(Member::join(&self.0, handling));
             Ok(member)
         })
@@ -353,8 +386,7 @@ impl Member {
         let (shared, handling) = (Arc::clone(&self.shared), Arc::clone(&self.handling));
         let (sender, receiver) = oneshot::channel();
         tokio::spawn(async move {
-            let claim = Claim(&handling);
-            let claimed = shared.keep_books(handling.bytes_max, &claim).await;
+            let claimed = shared.mark(&Claim(&handling)).await;
             let working = |claimed| Working::new(Arc::clone(&shared), handling.clone(), claimed);
             let _ = sender.send(claimed.map(|claimed| claimed.map(working)));
         });
@@ -365,7 +397,8 @@ impl Member {
     async fn next(&self) -> Result<Arc<dyn Run>, WorkflowError> {
         let (shared, handling) = (&self.shared, &self.handling);
         loop {
-            shared.sweep(handling.bytes_max).await?;
+            shared.most(handling.bytes_max);
+            shared.sweep().await?;
             if let Some(working) = self.claim().await? {
                 // There may be another one, for another member.
                 self.news.notify_one();

@@ -12,7 +12,7 @@ use realm_model::cloud::workflows::{
     End, Ended, Facts, Handling, Heard, Run, Slept, WorkflowError, check_run_name, check_run_wait,
     run_why,
 };
-use realm_model::cloud::{Answer, CloudError, limits, within};
+use realm_model::cloud::{Answer, CloudError, Quota, limits, within};
 use realm_model::trigger::backoff;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, MutexGuard};
@@ -20,6 +20,10 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::journal::{Again, Entry, Extend, Finish, Load, Own, Sleep, Suspend, Wait, Write};
 use super::statements::{Claimed, NEVER_MS, millis, size};
 use super::{Shared, full_journal};
+use crate::data::Work;
+
+/// Why a run failed that came to more than the store takes.
+const NO_ROOM: &[u8] = b"the store is full, and has no room for what it came to";
 
 /// A run that is claimed. Dropped without a word it goes back as if it had not been.
 pub(super) struct Working {
@@ -283,8 +287,11 @@ impl Working {
                 Ended::Failed
             }
             End::Done(output) => {
-                self.finish(true, &output).await?;
-                Ended::Done
+                if self.finish(true, &output).await? {
+                    Ended::Done
+                } else {
+                    Ended::Failed
+                }
             }
             End::Rejected(why) => {
                 self.finish(false, run_why(&why).as_bytes()).await?;
@@ -298,7 +305,7 @@ impl Working {
                         due_ms,
                         signals: &signals,
                     };
-                    self.held.settle(&suspend).await?;
+                    self.held.mark(&suspend).await?;
                     Ended::Suspended
                 }
                 None => {
@@ -326,18 +333,25 @@ impl Working {
             return Ok(Ended::Failed);
         }
         let after = backoff(millis(self.handling.backoff), n_failures);
-        let again = Again {
+        let again = |why| Again {
             own: self.held.own(),
             after_ms: millis(after),
-            failed: Some((n_failures, &why)),
+            failed: Some((n_failures, why)),
         };
-        self.held.settle(&again).await?;
+        self.held.settle(&again(&why), &again("")).await?;
         Ok(Ended::Again(n_failures, after))
     }
 
-    async fn finish(&self, is_done: bool, said: &[u8]) -> Result<(), WorkflowError> {
+    /// Whether it is at its end as it says: where there is no room for that, it has failed.
+    async fn finish(&self, is_done: bool, said: &[u8]) -> Result<bool, WorkflowError> {
         let own = self.held.own();
-        self.held.settle(&Finish { own, is_done, said }).await
+        let in_short = Finish {
+            own,
+            is_done: false,
+            said: NO_ROOM,
+        };
+        let finish = Finish { own, is_done, said };
+        self.held.settle(&finish, &in_short).await
     }
 }
 
@@ -349,9 +363,25 @@ impl Held {
         }
     }
 
-    /// Writes what became of the run, also where the store is full.
-    async fn settle(&self, work: &dyn super::super::Work<Option<()>>) -> Result<(), WorkflowError> {
-        let written = self.shared.keep_books(self.bytes_max, work).await?;
+    /// Writes what became of the run, with what it says; where there is no room for that, in short. Whether
+    /// all of it is there.
+    async fn settle(
+        &self,
+        work: &dyn Work<Option<()>>,
+        in_short: &dyn Work<Option<()>>,
+    ) -> Result<bool, WorkflowError> {
+        match self.shared.keep_books(self.bytes_max, work).await {
+            Err(CloudError::Quota(Quota::Bytes)) => {
+                self.mark(in_short).await?;
+                Ok(false)
+            }
+            written => written?.map(|()| true).ok_or(WorkflowError::Lost),
+        }
+    }
+
+    /// Writes where the run stands.
+    async fn mark(&self, work: &dyn Work<Option<()>>) -> Result<(), WorkflowError> {
+        let written = self.shared.mark(work).await?;
         written.ok_or(WorkflowError::Lost)
     }
 
@@ -361,7 +391,7 @@ impl Held {
             after_ms: 0,
             failed: None,
         };
-        self.settle(&again).await?;
+        self.mark(&again).await?;
         self.shared.tell(&self.workflow);
         Ok(())
     }
@@ -403,7 +433,7 @@ impl Run for Working {
                 own: self.held.own(),
                 lease_ms: millis(self.handling.lease),
             };
-            self.held.settle(&extend).await
+            self.held.mark(&extend).await
         })
     }
 

@@ -190,10 +190,10 @@ impl Cancel<'_> {
         ground.begin(session).await?;
         let end = ground.timed(&format!(
             "UPDATE realm_runs SET state = {CANCELLED}, is_open = 0, token = token + 1, \
-             due_ms = NOW + {}, changed_ms = NOW WHERE id = $1 AND is_open = 1",
+             due_ms = NOW + {}, changed_ms = NOW, input = $2 WHERE id = $1 AND is_open = 1",
             limits::RUN_KEPT_MS,
         ));
-        if session.execute(&end, &[text(self.0)]).await? == 0 {
+        if session.execute(&end, &[text(self.0), bytes(b"")]).await? == 0 {
             session.roll_back().await?;
             return Ok(false);
         }

@@ -292,6 +292,8 @@ impl Shared<'_> {
         let (mut place, bring) = taken.parts();
         let message = self.read(body)?;
         place.come(bytes_of(&message));
+        // It takes less than what was kept for it, and others may wait for the rest.
+        self.queue.wishes.look();
         let word = Word {
             borrowing: Arc::clone(&self.queue.borrowing),
             lender: self.lender,

@@ -16,11 +16,20 @@ const PAIR: &str = "Realm-Pair";
 pub(super) const TIMEOUT: &str = "Realm-Timeout-Ms";
 /// Milliseconds since 1970 at which a message is to be sent.
 pub(super) const DUE: &str = "Realm-Due-Ms";
+/// Room for what is said of a message when it is sent, and not yet while it waits for that.
+pub(super) const SPARE: &str = "Realm-Spare";
+pub(super) const SPARE_BYTES: usize = 64;
 /// What the server itself says of a message of a device: the quality of service that it was sent with.
 /// Who subscribed over MQTT with more than 0 gets what says `1` from the server's store for devices, and
 /// not from here as well.
 pub(super) const MQTT: &str = "Nmqtt-Pub";
 pub(super) const AT_LEAST_ONCE: &str = "1";
+
+/// Whether the server does something because of a header, or says something with it.
+pub(super) fn is_of_server(key: &str) -> bool {
+    key.get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
+}
 
 /// What the server or this module reads for itself.
 fn is_reserved(key: &str) -> bool {
@@ -50,7 +59,8 @@ pub(crate) fn write(message: &Message) -> HeaderMap {
             .all(|value| fits(value) && value.parse::<HeaderValue>().is_ok());
         let name = name.filter(|_| !key.is_empty() && !is_reserved(key) && all_fit);
         // The names of dead letters are for every reader.
-        let name = name.or_else(|| key.starts_with("realm-dead-").then(|| key.parse().ok())?);
+        let is_dead = all_fit && key.starts_with("realm-dead-");
+        let name = name.or_else(|| is_dead.then(|| key.parse().ok())?);
         match (name, value.parse::<HeaderValue>()) {
             (Some(name), Ok(value)) => headers.append(name, value),
             (Some(_) | None, _) => headers.append(PAIR, encoded(key, value)),
@@ -108,4 +118,29 @@ fn pair(text: &str) -> Option<(String, String)> {
     let decode = |text| percent_decode_str(text).decode_utf8().ok();
     let (key, value) = text.split_once('=')?;
     Some((decode(key)?.into_owned(), decode(value)?.into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_one_key_travel_together_and_keep_their_order() {
+        let pairs = [
+            ("kind", "e"),
+            ("kind", " b "),
+            ("kind", "c"),
+            ("plain", "d"),
+        ];
+        let message = Message {
+            metadata: pairs
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .to_vec(),
+            ..Message::default()
+        };
+        let headers = write(&message);
+        assert!(headers.get("kind").is_none());
+        assert_eq!(headers.get("plain").map(HeaderValue::as_str), Some("d"));
+        assert_eq!(read("a", Some(&headers), b"").metadata, message.metadata);
+    }
 }

@@ -17,10 +17,12 @@ use tokio::time::sleep;
 
 use super::link::{Kind, Link};
 use super::{Shared, headers};
+use crate::messaging::Death;
 
-/// How long one pull stays open, and how many come at once.
+/// How long one pull stays open, and how many come at once: they are sent one after the other, and are in
+/// memory until then.
 const PULL: Duration = Duration::from_secs(3);
-const AT_ONCE: usize = 100;
+const AT_ONCE: usize = 16;
 /// After an error, until the next try.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long a node that took a message may be silent before another one takes it.
@@ -85,6 +87,11 @@ async fn consumer(link: &Link) -> Result<PullConsumer, CloudError> {
     found.map_err(|error| link.failed(&error))
 }
 
+/// Whether a header goes with the message, and was not for the time until then alone.
+fn is_kept(name: &str) -> bool {
+    ![headers::DUE, headers::SPARE].contains(&name) && !headers::is_of_server(name)
+}
+
 async fn one(shared: &Shared, message: &jetstream::Message) -> Result<(), CloudError> {
     let link = &shared.link;
     let due = message
@@ -104,7 +111,7 @@ async fn one(shared: &Shared, message: &jetstream::Message) -> Result<(), CloudE
             let values = values
                 .iter()
                 .map(move |value| (name.clone(), value.clone()));
-            values.filter(|(name, _)| AsRef::<str>::as_ref(name) != headers::DUE)
+            values.filter(|(name, _)| is_kept(name.as_ref()))
         });
         // A node that ends before the next line leaves this to another one, which is known by its id.
         let id = format!("later-{}", info.stream_sequence);
@@ -119,7 +126,18 @@ async fn one(shared: &Shared, message: &jetstream::Message) -> Result<(), CloudE
             .headers(headers)
             .payload(message.payload.clone())
             .message_id(id);
-        link.publish(subject, sent).await?;
+        match link.publish(subject, sent).await {
+            // Of another client, which left no room for what is said of it: it never fits.
+            Err(CloudError::TooLarge { .. }) => {
+                (shared.on_death)(&Death {
+                    topic: topic.to_owned(),
+                    group: String::new(),
+                    n_deliveries: 0,
+                    why: "it is too large to be sent when it is due".to_owned(),
+                });
+            }
+            sent => sent?,
+        }
     }
     let said = message.double_ack().await;
     said.map_err(|error| link.failed(&*error))

@@ -2,13 +2,16 @@
 
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::Stream;
-use realm_model::cloud::{CloudError, Letter, Message};
+use realm_model::cloud::{CloudError, DEAD_WHY, Letter, Message};
 
 use super::link::{Kind, Link};
 use super::{NOT_THERE, headers};
 
 /// Numbers that are looked at: there are 1,000 letters, and between them those that were dealt with.
 const LOOKS_MAX: usize = 5_000;
+
+/// What one says that is kept without its bytes.
+pub(super) const WITHOUT: &str = "(without its bytes, which do not fit beside this) ";
 
 async fn stream(link: &Link) -> Result<Stream, CloudError> {
     let connected = link.get().await?;
@@ -98,6 +101,10 @@ pub(super) async fn settle(link: &Link, number: u64, is_retried: bool) -> Result
         return Ok(false);
     };
     if is_retried {
+        let mut pairs = message.metadata.iter();
+        if pairs.any(|(key, why)| key == DEAD_WHY && why.starts_with(WITHOUT)) {
+            return Err(CloudError::NotFound("the bytes of the message"));
+        }
         let message = message.into_alive();
         let topic = message.topic.clone().unwrap_or_default();
         let sent = PublishMessage::build()

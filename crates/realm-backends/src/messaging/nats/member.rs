@@ -9,7 +9,8 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, AckKind};
 use futures_util::StreamExt as _;
 use realm_model::cloud::{
-    Answer, CloudError, Deliveries, Delivery, Message, Receipt, Subscription, check_topic, limits,
+    Answer, CloudError, DEAD_WHY, Deliveries, Delivery, Message, Receipt, Subscription,
+    check_topic, limits,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -17,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::requests::{self, Asked};
-use super::{Shared, headers, later, unreadable};
+use super::{Shared, headers, later, letters, unreadable};
 use crate::messaging::Death;
 use crate::messaging::budget::{Holder, LARGEST, Share};
 
@@ -387,6 +388,10 @@ impl Held {
         if matches!(kept, Err(CloudError::TooLarge { .. })) {
             // With what is said of its death the server does not take it: without its bytes, then.
             letter.data = Vec::new();
+            let pairs = letter.metadata.iter_mut();
+            for (_, said) in pairs.filter(|(key, _)| key == DEAD_WHY) {
+                said.insert_str(0, letters::WITHOUT);
+            }
             link.publish(link.names.dead(), written(&letter, &id))
                 .await?;
         } else {

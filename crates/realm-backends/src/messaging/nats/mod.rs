@@ -112,6 +112,8 @@ impl Messaging for Nats {
             let subject = match delay {
                 Some(delay) => {
                     headers.insert(headers::DUE, later::due_ms(delay).to_string());
+                    // What is taken now fits when it is sent.
+                    headers.insert(headers::SPARE, "-".repeat(headers::SPARE_BYTES));
                     link.names.later(topic)
                 }
                 None => link.names.subject(topic),

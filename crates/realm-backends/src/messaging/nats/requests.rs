@@ -47,6 +47,15 @@ pub(super) async fn listen(
     }
 }
 
+/// Whether a client waits there for replies. Whoever asks names the subject, and it is this node that writes to
+/// it: anything else may be a topic of another component, or the server's own, where the asker himself may
+/// not write. What clients wait at begins with `_INBOX`, and with `_R_` where accounts meet.
+fn is_inbox(subject: &str) -> bool {
+    ["_INBOX", "_R_"]
+        .iter()
+        .any(|start| subject.starts_with(start))
+}
+
 async fn listen_once(
     shared: &Shared,
     subscription: &Subscription,
@@ -65,8 +74,7 @@ async fn listen_once(
     shared.listening.notify_waiters();
     while let Some(message) = subscriber.next().await {
         let topic = link.names.request_topic(&message.subject);
-        // The server's own subjects are nobody's inbox: it would be this node that writes there.
-        let reply = message.reply.filter(|reply| !reply.starts_with('$'));
+        let reply = message.reply.filter(|reply| is_inbox(reply));
         let (Some(topic), Some(reply)) = (topic, reply) else {
             continue;
         };
@@ -141,4 +149,26 @@ pub(super) async fn ask(
         return Err(CloudError::Timeout);
     }
     Ok(replies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_go_to_inboxes_alone() {
+        for inbox in ["_INBOX.a.b", "_INBOX_of_alice.a", "_R_.abc"] {
+            assert!(is_inbox(inbox), "{inbox}");
+        }
+        for other in [
+            "",
+            "$JS.API.X",
+            "shop.orders",
+            "shop=request.x",
+            "a._INBOX.b",
+            "_inbox.a",
+        ] {
+            assert!(!is_inbox(other), "{other}");
+        }
+    }
 }

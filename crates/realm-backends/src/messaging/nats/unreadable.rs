@@ -4,15 +4,19 @@
 
 use std::sync::Arc;
 
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::Stream;
 use realm_model::cloud::{CloudError, Subscription};
 
 use super::link::Kind;
 use super::{NOT_THERE, Shared};
 use crate::messaging::Death;
 
-/// Messages that are looked at after a connection ended, the newest first: what ended it was
-/// delivered last.
-const LOOKED_AT_MAX: usize = 2_000;
+/// Numbers that are looked at after a connection ended, the newest first: what ended it was delivered last.
+const NEWEST_MAX: usize = 2_000;
+/// And messages from the oldest on that the group is not done with: what is delivered again has an old number,
+/// however many were delivered since. All that may be under way.
+const OLDEST_MAX: usize = 20_000;
 
 const WHY: &str = "its topic has spaces in it, or bytes that are no text";
 
@@ -38,25 +42,51 @@ pub(super) async fn remove(
     let stream = link.stream_name(Kind::Messages);
     let stream = connected.jetstream.get_stream_no_info(&stream);
     let stream = stream.await.map_err(|error| link.failed(&error))?;
-    for sequence in given.rev().take(LOOKED_AT_MAX) {
+    for sequence in given.clone().rev().take(NEWEST_MAX) {
         // Over the API it comes as JSON, whatever its name is.
-        let subject = match stream.get_raw_message(sequence).await {
-            Ok(found) => found.subject.to_string(),
-            Err(error) if error.to_string().contains(NOT_THERE) => continue,
+        match stream.get_raw_message(sequence).await {
+            Ok(found) => bury(shared, subscription, &stream, &found).await?,
+            Err(error) if error.to_string().contains(NOT_THERE) => {}
+            Err(error) => return Err(link.failed(&error)),
+        }
+    }
+    let looked_at = given.end().saturating_sub(NEWEST_MAX as u64);
+    let (filter, mut next) = (link.names.subject(&group.topic), *given.start());
+    for _ in 0..OLDEST_MAX {
+        // Those that are there, and no number between them.
+        let found = match stream.get_first_raw_message_by_subject(&filter, next).await {
+            Ok(found) if found.sequence <= looked_at => found,
+            Ok(_) => break,
+            Err(error) if error.to_string().contains(NOT_THERE) => break,
             Err(error) => return Err(link.failed(&error)),
         };
-        if is_readable(&subject) {
-            continue;
-        }
-        let deleted = stream.delete_message(sequence).await;
-        deleted.map_err(|error| link.failed(&error))?;
-        (shared.on_death)(&Death {
-            topic: link.names.topic(&subject).unwrap_or_default().to_owned(),
-            group: group.name.clone(),
-            n_deliveries: 1,
-            why: WHY.to_owned(),
-        });
+        bury(shared, subscription, &stream, &found).await?;
+        // A server that says it lies before where it was looked for leads to no round without an end.
+        next = found.sequence.max(next).saturating_add(1);
     }
+    Ok(())
+}
+
+/// Takes a message out of the stream, if no client can read it.
+async fn bury(
+    shared: &Shared,
+    subscription: &Subscription,
+    stream: &Stream<()>,
+    found: &StreamMessage,
+) -> Result<(), CloudError> {
+    let (link, group) = (&shared.link, &subscription.group);
+    if is_readable(&found.subject) {
+        return Ok(());
+    }
+    let deleted = stream.delete_message(found.sequence).await;
+    deleted.map_err(|error| link.failed(&error))?;
+    let topic = link.names.topic(&found.subject).unwrap_or_default();
+    (shared.on_death)(&Death {
+        topic: topic.to_owned(),
+        group: group.name.clone(),
+        n_deliveries: 1,
+        why: WHY.to_owned(),
+    });
     Ok(())
 }
 

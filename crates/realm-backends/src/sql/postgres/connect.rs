@@ -30,7 +30,7 @@ const FRESH: Duration = Duration::from_millis(100);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the server has to be told that something shall end.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Asks for TLS, before anything else is said: its length, and a number of its own.
 const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -183,7 +183,7 @@ impl Door {
 
     /// Asks the server, over a connection of its own, to end what runs on a connection. `false`: the wish
     /// may still be on its way, and meet whatever runs when it is there.
-    pub(super) async fn cancel(&self, link: &Link) -> bool {
+    pub(super) async fn cancel(&self, link: &Link, within: Duration) -> bool {
         let cancel = async {
             let token = link.client.cancel_token();
             let Ok(wire) = self.dial().await else {
@@ -196,7 +196,7 @@ impl Door {
             // The server says nothing, and closes it when it has passed the wish on.
             !matches!(wire.read(&mut [0]).await, Ok(1))
         };
-        let told = tokio::time::timeout(CANCEL_TIMEOUT, cancel).await;
+        let told = tokio::time::timeout(within, cancel).await;
         told.unwrap_or(false)
     }
 

@@ -11,7 +11,7 @@ use tokio_postgres::{Error, RowStream, Statement};
 
 use super::super::transaction::{Transaction, patience};
 use super::super::{PATIENCE, Page, words};
-use super::connect::Link;
+use super::connect::{CANCEL_TIMEOUT, Link};
 use super::values::{self, Parameter};
 use super::{Shared, errors};
 
@@ -21,6 +21,10 @@ const GRACE: Duration = Duration::from_millis(500);
 /// How long rows that nobody wants may still come, before the server is asked to stop: a query of a few
 /// rows is at its end sooner than that.
 const DRAIN: Duration = Duration::from_millis(300);
+
+/// The same where nobody waits for the answer itself: a machine with much to do takes its time, and a
+/// connection that is given up is one that the guest has to open anew.
+const LONG_GRACE: Duration = Duration::from_secs(3);
 
 /// How long a connection has to become as new.
 const RESET: Duration = Duration::from_secs(3);
@@ -248,8 +252,12 @@ impl Open {
         let link = self.link.as_ref().ok_or(CloudError::Unavailable)?;
         // Cancelled, they would take a transaction with them, or what they changed.
         let patient = flow.changes || self.transaction != Transaction::None;
-        let wait = if patient { PATIENCE } else { DRAIN };
-        let outcome = bounded(link, &self.shared, Instant::now() + wait, drain(flow)).await;
+        let (wait, grace) = match patient {
+            true => (PATIENCE, GRACE),
+            false => (DRAIN, LONG_GRACE),
+        };
+        let until = Instant::now() + wait;
+        let outcome = bounded_with(link, &self.shared, until, grace, drain(flow)).await;
         match outcome {
             Err(Failure::Late) if !patient => Ok(()),
             outcome => self.judge(outcome),
@@ -366,16 +374,28 @@ async fn bounded<T>(
     until: Instant,
     work: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Failure> {
+    bounded_with(link, shared, until, GRACE, work).await
+}
+
+/// The same, with so long for the server to say that it has ended it.
+async fn bounded_with<T>(
+    link: &Link,
+    shared: &Shared,
+    until: Instant,
+    grace: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Failure> {
     let mut work = pin!(work);
     let wait = until.saturating_duration_since(Instant::now());
     if let Ok(result) = tokio::time::timeout(wait, &mut work).await {
         return result.map_err(Failure::Said);
     }
-    let mut cancel = pin!(shared.door.cancel(link));
+    let within = grace.max(CANCEL_TIMEOUT);
+    let mut cancel = pin!(shared.door.cancel(link, within));
     let (told, ended) = tokio::select! {
         // It may have come to its end in this moment. The wish must not come after it.
         result = &mut work => (cancel.await, Ok(result)),
-        told = &mut cancel => (told, tokio::time::timeout(GRACE, work).await),
+        told = &mut cancel => (told, tokio::time::timeout(grace, work).await),
     };
     match ended {
         Ok(result) if told => match result {
@@ -488,7 +508,7 @@ async fn renew(
     busy: bool,
     in_transaction: bool,
 ) -> bool {
-    if busy && !shared.door.cancel(link).await {
+    if busy && !shared.door.cancel(link, CANCEL_TIMEOUT).await {
         return false;
     }
     if let Some(flow) = rows {

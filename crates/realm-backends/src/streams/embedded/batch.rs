@@ -3,6 +3,8 @@
 //! Nobody who appends waits for what is old: a transaction takes away a bounded number of records, and the
 //! rest goes with the next ones.
 
+use std::collections::BTreeMap;
+use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use realm_model::cloud::streams::{Keep, Record, StreamError};
@@ -20,7 +22,9 @@ use crate::disk::{Fault, Format};
 const SWEEP_MAX: usize = 1_000;
 /// Records that a transaction takes away which nobody waits for.
 const SWEEP_ALONE_MAX: usize = 5_000;
-/// Between two looks for what is too old.
+/// Bytes of what a transaction reads to know its age, or takes away: twice what calls may bring to one.
+const SWEEP_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Between two looks for what is too old, of which the first one saw all.
 const LOOK_EVERY_MS: u64 = 200;
 
 /// Streams, as a file has them.
@@ -35,6 +39,36 @@ struct Tidying {
     looked_ms: u64,
     /// When something has to go; `None`: nothing.
     next_ms: Option<u64>,
+    oldest: Oldest,
+}
+
+/// By the number of a stream: its oldest record, and when that was appended. Records do not change, and to
+/// read one for its time alone costs as much as it is large.
+type Oldest = BTreeMap<u32, (u64, u64)>;
+
+/// How much one look may still do, and what it knows.
+struct Look {
+    n_left: usize,
+    bytes_left: usize,
+    oldest: Oldest,
+}
+
+impl Look {
+    const fn new(n_max: usize, bytes_max: usize, oldest: Oldest) -> Self {
+        Self {
+            n_left: n_max,
+            bytes_left: bytes_max,
+            oldest,
+        }
+    }
+
+    const fn is_cut(&self) -> bool {
+        self.n_left == 0 || self.bytes_left == 0
+    }
+
+    const fn read(&mut self, n_bytes: usize) {
+        self.bytes_left = self.bytes_left.saturating_sub(n_bytes);
+    }
 }
 
 impl Records {
@@ -86,7 +120,9 @@ pub(super) struct Done {
     keep: Keep,
     /// What is known now of when something has to go.
     next_ms: Option<u64>,
+    /// It looked, and saw all.
     looked_ms: Option<u64>,
+    oldest: Oldest,
 }
 
 impl Format for Records {
@@ -143,9 +179,11 @@ impl Format for Records {
         transaction: &'t WriteTransaction,
         alone: bool,
     ) -> Result<Done, Fault> {
-        let (next_ms, looked_ms) = {
-            let tidying = self.tidying();
-            (earlier(tidying.next_ms, batch.next_ms), tidying.looked_ms)
+        // Back with what is on the disk: where this transaction fails, what it saw is read again.
+        let (next_ms, looked_ms, oldest) = {
+            let mut tidying = self.tidying();
+            let next_ms = earlier(tidying.next_ms, batch.next_ms);
+            (next_ms, tidying.looked_ms, mem::take(&mut tidying.oldest))
         };
         let is_due = next_ms.is_some_and(|at_ms| at_ms <= batch.now_ms)
             && batch.now_ms.abs_diff(looked_ms) >= LOOK_EVERY_MS;
@@ -154,11 +192,16 @@ impl Format for Records {
             keep: batch.keep,
             next_ms,
             looked_ms: None,
+            oldest,
         };
         if is_due {
             let n_max = if alone { SWEEP_ALONE_MAX } else { SWEEP_MAX };
-            done.next_ms = batch.tidy(n_max.max(2 * batch.n_appended))?;
-            done.looked_ms = Some(batch.now_ms);
+            let n_max = n_max.max(2 * batch.n_appended);
+            let mut look = Look::new(n_max, SWEEP_BYTES_MAX, done.oldest);
+            done.next_ms = batch.tidy(&mut look)?;
+            // What is left goes with the next transaction: they may come faster than looks.
+            done.looked_ms = (!look.is_cut()).then_some(batch.now_ms);
+            done.oldest = look.oldest;
         }
         let mut facts = transaction.open_table(FACTS)?;
         facts.insert(FACT_BYTES, batch.bytes)?;
@@ -176,6 +219,7 @@ impl Format for Records {
         if let Some(looked_ms) = done.looked_ms {
             tidying.looked_ms = looked_ms;
         }
+        tidying.oldest = done.oldest;
         tidying.next_ms
     }
 }
@@ -212,7 +256,7 @@ impl Batch<'_> {
         }
         let mut stream = match known {
             Some(stream) => stream,
-            None if self.streams.len()? >= limits::STREAMS_MAX as u64 => {
+            None if self.is_full(key)? => {
                 return Ok(Err(CloudError::Full("the list of streams").into()));
             }
             None => {
@@ -223,18 +267,25 @@ impl Batch<'_> {
         // A clock that was set back takes nothing out of order.
         stream.time_ms = stream.time_ms.max(self.now_ms);
         let mut numbers = Vec::with_capacity(records.len());
+        let mut n_bytes = 0;
         for record in records {
             stream.last += 1;
             let place = (stream.number, stream.last);
             let bytes = tables::bytes(place, stream.time_ms, record);
             self.records.insert(place, &*bytes)?;
+            n_bytes += bytes.len();
             stream.bytes += tables::size(&bytes);
             self.bytes += tables::size(&bytes);
             numbers.push(stream.last);
         }
         self.n_appended += records.len();
         if let Some(bytes_max) = self.keep.bytes {
-            self.shrink(&mut stream, bytes_max, SWEEP_MAX.max(2 * records.len()))?;
+            let n_max = SWEEP_MAX.max(2 * records.len());
+            let mut look = Look::new(n_max, 2 * n_bytes, Oldest::new());
+            self.shrink(&mut stream, bytes_max, &mut look)?;
+            if stream.bytes > bytes_max && look.is_cut() {
+                self.next_ms = Some(0);
+            }
         }
         if let Some(age) = self.keep.age {
             let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
@@ -246,13 +297,29 @@ impl Batch<'_> {
         Ok(Ok(numbers))
     }
 
+    /// Whether no further stream has room beside those that are there: in its part, or in all.
+    fn is_full(&self, key: &str) -> Result<bool, Fault> {
+        if self.streams.len()? >= limits::ALL_STREAMS_MAX as u64 {
+            return Ok(true);
+        }
+        let part = key.split_once('\n').map_or(key, |(part, _)| part);
+        // A vertical tab is what comes after a line break.
+        let (from, to) = (format!("{part}\n"), format!("{part}\u{b}"));
+        let of_part = self.streams.range(&*from..&*to)?;
+        Ok(of_part.take(limits::STREAMS_MAX).count() >= limits::STREAMS_MAX)
+    }
+
     /// What is before a number is read no more; it goes in passing.
     pub(super) fn trim(&mut self, key: &str, before: u64) -> Result<(), Fault> {
         let Some(mut stream) = self.stream(key)? else {
             return Ok(());
         };
-        stream.first = stream.first.max(before.min(stream.last + 1));
-        self.next_ms = earlier(self.next_ms, Some(0));
+        let first = before.min(stream.last + 1);
+        if first <= stream.first {
+            return Ok(());
+        }
+        stream.first = first;
+        self.next_ms = Some(0);
         self.put(key, stream)
     }
 
@@ -285,79 +352,98 @@ impl Batch<'_> {
     }
 
     /// Takes the oldest record away: whether there was one.
-    fn sweep_one(&mut self, stream: &mut Stream) -> Result<bool, Fault> {
+    fn sweep_one(&mut self, stream: &mut Stream, look: &mut Look) -> Result<bool, Fault> {
         if stream.swept > stream.last {
             return Ok(false);
         }
         if let Some(bytes) = self.records.remove((stream.number, stream.swept))? {
+            look.read(bytes.value().len());
             let size = tables::size(bytes.value());
             stream.bytes = stream.bytes.saturating_sub(size);
             self.bytes = self.bytes.saturating_sub(size);
         }
+        look.n_left -= 1;
         stream.swept += 1;
         stream.first = stream.first.max(stream.swept);
         Ok(true)
     }
 
-    /// Takes the oldest ones of a stream that has more than it may: how many it were.
+    /// Takes the oldest ones of a stream that has more than it may.
     fn shrink(
         &mut self,
         stream: &mut Stream,
         bytes_max: u64,
-        n_max: usize,
-    ) -> Result<usize, Fault> {
-        let mut n = 0;
+        look: &mut Look,
+    ) -> Result<(), Fault> {
         // The last one stays, however large it is.
-        while stream.bytes > bytes_max && stream.swept < stream.last && n < n_max {
-            self.sweep_one(stream)?;
-            n += 1;
+        while stream.bytes > bytes_max && stream.swept < stream.last && !look.is_cut() {
+            self.sweep_one(stream, look)?;
         }
-        Ok(n)
+        Ok(())
     }
 
     /// When the oldest record of a stream is too old.
-    fn over_ms(&self, stream: &Stream) -> Result<Option<u64>, Fault> {
+    fn over_ms(&self, stream: &Stream, look: &mut Look) -> Result<Option<u64>, Fault> {
         let Some(age) = self.keep.age else {
             return Ok(None);
         };
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        let oldest = self.records.get((stream.number, stream.swept))?;
-        let time_ms = oldest.and_then(|bytes| tables::time(bytes.value()));
-        Ok(time_ms.map(|time_ms| time_ms.saturating_add(age_ms)))
+        if let Some((seq, time_ms)) = look.oldest.get(&stream.number)
+            && *seq == stream.swept
+        {
+            return Ok(Some(time_ms.saturating_add(age_ms)));
+        }
+        let Some(bytes) = self.records.get((stream.number, stream.swept))? else {
+            return Ok(None);
+        };
+        look.read(bytes.value().len());
+        let Some(time_ms) = tables::time(bytes.value()) else {
+            return Ok(None);
+        };
+        look.oldest.insert(stream.number, (stream.swept, time_ms));
+        Ok(Some(time_ms.saturating_add(age_ms)))
     }
 
-    /// Takes away what was trimmed, is too old, or is too much, up to so many records: when to look again.
-    fn tidy(&mut self, n_max: usize) -> Result<Option<u64>, Fault> {
+    /// Takes away what was trimmed, is too old, or is too much, as far as the look may go: when to look
+    /// again.
+    fn tidy(&mut self, look: &mut Look) -> Result<Option<u64>, Fault> {
         let mut all = Vec::new();
         for row in self.streams.iter()? {
             let (key, row) = row?;
             all.push((key.value().to_owned(), Stream::of(row.value())));
         }
-        let (mut n, mut next_ms) = (0, None);
+        let mut next_ms = None;
         for (key, before) in all {
+            if look.is_cut() {
+                break;
+            }
             let mut stream = before;
-            while n < n_max {
+            while !look.is_cut() {
                 let is_trimmed = stream.swept < stream.first;
                 let is_over = |over_ms: Option<u64>| over_ms.is_some_and(|at| at <= self.now_ms);
-                if !is_trimmed && !is_over(self.over_ms(&stream)?) {
+                if !is_trimmed && !is_over(self.over_ms(&stream, look)?) {
                     break;
                 }
-                if !self.sweep_one(&mut stream)? {
+                if !self.sweep_one(&mut stream, look)? {
                     break;
                 }
-                n += 1;
             }
             if let Some(bytes_max) = self.keep.bytes {
-                n += self.shrink(&mut stream, bytes_max, n_max.saturating_sub(n))?;
+                self.shrink(&mut stream, bytes_max, look)?;
             }
             if stream != before {
                 self.put(&key, stream)?;
             }
-            next_ms = earlier(next_ms, self.over_ms(&stream)?);
+            next_ms = earlier(next_ms, self.over_ms(&stream, look)?);
         }
-        if n >= n_max {
-            return Ok(Some(self.now_ms));
-        }
-        Ok(next_ms)
+        Ok(if look.is_cut() {
+            Some(self.now_ms)
+        } else {
+            next_ms
+        })
     }
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

@@ -16,7 +16,9 @@ use realm_model::cloud::{Answer, CloudError, limits};
 use tokio::time::{Instant, timeout_at};
 
 use self::batch::{Batch, Records};
-use self::tables::{FACT_BYTES, FACTS, POSITIONS, RECORDS, STREAMS, Stream, key, record};
+use self::tables::{
+    FACT_BYTES, FACTS, POSITIONS, RECORDS, STREAMS, Stream, damaged, key, record, time,
+};
 use crate::disk::{Disk, OpenError};
 use crate::watch::Watch;
 
@@ -150,27 +152,27 @@ impl Streams for Embedded {
             let Some(stream) = self.stream(at)? else {
                 return Ok(1);
             };
-            let found = self.disk.view(|transaction| {
-                let records = transaction.open_table(RECORDS)?;
-                // Times never go down: the first one that is late enough is found by halves.
-                let (mut from, mut to) = (stream.first, stream.last + 1);
-                while from < to {
-                    let seq = from + (to - from) / 2;
-                    let place = (stream.number, seq);
-                    // What went meanwhile was before everything that is there.
-                    let is_before = match records.get(place)? {
-                        Some(bytes) => record(at, place, bytes.value())?.0 < time_ms,
-                        None => true,
+            // Times never go down: the first one that is late enough is found by halves.
+            let (mut from, mut to) = (stream.first, stream.last + 1);
+            while from < to {
+                let seq = from + (to - from) / 2;
+                let found_ms = self.disk.view(|transaction| {
+                    let records = transaction.open_table(RECORDS)?;
+                    let Some(bytes) = records.get((stream.number, seq))? else {
+                        return Ok(None);
                     };
-                    if is_before {
-                        from = seq + 1;
-                    } else {
-                        to = seq;
-                    }
+                    time(bytes.value()).map(Some).ok_or_else(|| damaged(at))
+                })?;
+                // What went meanwhile was before everything that is there.
+                if found_ms.is_none_or(|found_ms| found_ms < time_ms) {
+                    from = seq + 1;
+                } else {
+                    to = seq;
                 }
-                Ok(from)
-            });
-            Ok(found?)
+                // Each of them reads a record, which may be large.
+                tokio::task::yield_now().await;
+            }
+            Ok(from)
         })
     }
 

@@ -102,9 +102,14 @@ pub(super) fn record(
     place: (u32, u64),
     bytes: &[u8],
 ) -> Result<(u64, Record), Fault> {
-    parts(place, bytes).ok_or_else(|| Fault::Damaged {
+    parts(place, bytes).ok_or_else(|| damaged(at))
+}
+
+/// A record of this stream is none.
+pub(super) fn damaged(at: Place<'_>) -> Fault {
+    Fault::Damaged {
         place: format!("stream `{}`", at.name),
-    })
+    }
 }
 
 /// When it was appended, of bytes that may be damaged.

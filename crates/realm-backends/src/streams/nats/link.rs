@@ -63,6 +63,11 @@ impl Link {
         }
     }
 
+    /// Bytes of a message, with its headers, that the server takes.
+    pub(super) async fn message_bytes_max(&self) -> Result<usize, CloudError> {
+        Ok(self.get().await?.client.max_payload())
+    }
+
     pub(super) fn failed(&self, error: &dyn std::error::Error) -> CloudError {
         self.link.failed(error)
     }
@@ -136,7 +141,7 @@ impl Link {
         match self.find_named(&config.name).await? {
             Some(found) => self.fit(&connected, &found, &config).await?,
             None => {
-                if self.n_made.load(Ordering::Relaxed) > limits::STREAMS_MAX {
+                if self.n_made.load(Ordering::Relaxed) >= limits::STREAMS_MAX {
                     return Err(CloudError::Full("the list of streams"));
                 }
                 let made = connected.jetstream.create_stream(config.clone()).await;

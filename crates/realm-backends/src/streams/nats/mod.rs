@@ -13,12 +13,14 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::RawMessageErrorKind;
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use realm_model::cloud::streams::{
     Bounds, Keep, Place, Record, StoredRecord, StreamError, Streams, check_records, check_stream,
 };
-use realm_model::cloud::{Answer, CloudError, Message, limits};
+use realm_model::cloud::{Answer, CloudError, Message, limits, within};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use self::link::Link;
@@ -28,9 +30,14 @@ use crate::{Access, ServerError, Watch};
 /// The key of a record, percent-encoded.
 const KEY: &str = "Realm-Key";
 
+/// Reads that bring records at a time, each up to [`reading::PULL_BYTES_MAX`]: what they bring is counted as
+/// their guests' once all of it is here.
+const READS_MAX: usize = 16;
+
 /// Streams on a NATS server.
 pub struct Nats {
     link: Link,
+    reading: Semaphore,
 }
 
 impl Nats {
@@ -48,7 +55,10 @@ impl Nats {
         watch: Arc<dyn Watch>,
     ) -> Result<Self, ServerError> {
         let link = Link::new(host, is_tls, access, keep, watch)?;
-        Ok(Self { link })
+        Ok(Self {
+            link,
+            reading: Semaphore::new(READS_MAX),
+        })
     }
 
     async fn append_all(
@@ -59,9 +69,19 @@ impl Nats {
     ) -> Result<Vec<u64>, StreamError> {
         self.link.make(at).await?;
         let subject = self.link.names.subject(at);
-        let mut sent = Vec::with_capacity(records.len());
-        for record in records {
-            let mut message = written(record);
+        let messages: Vec<_> = records.into_iter().map(written).collect();
+        let bytes_max = self.link.message_bytes_max().await?;
+        // Before the first is sent, so that nothing is there of a batch that does not fit.
+        for (headers, data) in &messages {
+            within(
+                "the record with its metadata",
+                size(headers, data),
+                bytes_max,
+            )?;
+        }
+        let mut sent = Vec::with_capacity(messages.len());
+        for (headers, data) in messages {
+            let mut message = PublishMessage::build().headers(headers).payload(data);
             if let Some(expected) = expected {
                 message = message.expected_last_sequence(expected);
             }
@@ -159,7 +179,7 @@ async fn in_time<T>(call: Answer<'_, T, StreamError>) -> Result<T, StreamError> 
 }
 
 /// A record as the server carries it: its metadata are headers.
-fn written(record: Record) -> PublishMessage {
+fn written(record: Record) -> (HeaderMap, Bytes) {
     let mut headers = headers::write(&Message {
         metadata: record.metadata,
         ..Message::default()
@@ -168,9 +188,18 @@ fn written(record: Record) -> PublishMessage {
         let key = utf8_percent_encode(key, NON_ALPHANUMERIC).to_string();
         headers.insert(KEY, key);
     }
-    PublishMessage::build()
-        .headers(headers)
-        .payload(record.data.into())
+    (headers, record.data.into())
+}
+
+/// What the server counts it for.
+fn size(headers: &HeaderMap, data: &Bytes) -> usize {
+    let pairs = headers.iter().flat_map(|(name, values)| {
+        let name: &str = name.as_ref();
+        values
+            .iter()
+            .map(|value| name.len() + value.as_str().len() + ": \r\n".len())
+    });
+    "NATS/1.0\r\n\r\n".len() + pairs.sum::<usize>() + data.len()
 }
 
 /// The other way round, whoever sent it.
@@ -313,9 +342,9 @@ mod tests {
             data: Vec<u8>,
         ) {
             let mut record = Record { key, data, metadata };
-            let sent = written(record.clone()).outbound_message("a");
+            let (headers, data) = written(record.clone());
             record.metadata.sort_by(|one, other| one.0.cmp(&other.0));
-            prop_assert_eq!(read(sent.headers.as_ref(), &sent.payload), record);
+            prop_assert_eq!(read(Some(&headers), &data), record);
         }
     }
 }

@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::{Info, RawMessageErrorKind, Stream};
 use futures_util::StreamExt as _;
 use realm_model::cloud::streams::{Place, StoredRecord, StreamError};
 use realm_model::cloud::{CloudError, limits};
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{Nats, link, read};
@@ -18,7 +19,10 @@ const FORGOTTEN: Duration = Duration::from_secs(30);
 /// Between two looks whether a stream that is waited for is there.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Bytes that one pull brings: the records of a call, what stands beside them, and what is one too many.
-const PULL_BYTES_MAX: usize = limits::RECORDS_BYTES_MAX + 2 * limits::RECORD_BYTES_MAX;
+pub(super) const PULL_BYTES_MAX: usize = limits::RECORDS_BYTES_MAX + 2 * limits::RECORD_BYTES_MAX;
+
+/// Records, and the place among those who read that they take until they are handed over.
+type Pulled<'a> = (Vec<StoredRecord>, Option<SemaphorePermit<'a>>);
 
 impl Nats {
     pub(super) async fn read_all(
@@ -57,11 +61,12 @@ impl Nats {
         };
         let consumer = stream.create_consumer(config).await;
         let consumer = consumer.map_err(|error| self.link.failed(&error))?;
-        let found = self.pull(&consumer, n_max, until).await;
+        let pulled = self.pull(&consumer, n_max, until).await;
         // Where that fails it is forgotten soon.
         let name = &consumer.cached_info().name;
         let _ = timeout(ANSWER, stream.delete_consumer(name)).await;
-        Ok(found?)
+        let (found, _place) = pulled?;
+        Ok(found)
     }
 
     async fn pull(
@@ -69,24 +74,28 @@ impl Nats {
         consumer: &PullConsumer,
         n_max: usize,
         until: Instant,
-    ) -> Result<Vec<StoredRecord>, CloudError> {
-        let mut found = self.pull_now(consumer, n_max).await?;
+    ) -> Result<Pulled<'_>, CloudError> {
+        let (mut found, place) = self.pull_now(consumer, n_max).await?;
         let wait = until.saturating_duration_since(Instant::now());
         if !found.is_empty() || wait.is_zero() {
-            return Ok(found);
+            return Ok((found, place));
         }
+        // Who waits brings one record at most, and is in nobody's way.
+        drop(place);
         let batch = consumer.batch().max_messages(1).expires(wait);
         let batch = batch.messages().await;
         let mut batch = batch.map_err(|error| self.link.failed(&error))?;
         match timeout_at(until, batch.next()).await {
             Ok(Some(Ok(message))) => found.push(self.stored(&message)?),
             Ok(Some(Err(error))) => return Err(self.link.failed(&*error)),
-            Ok(None) | Err(_) => return Ok(found),
+            Ok(None) | Err(_) => return Ok((found, None)),
         }
-        if n_max > 1 {
-            found.extend(self.pull_now(consumer, n_max - 1).await?);
+        if n_max == 1 {
+            return Ok((found, None));
         }
-        Ok(cut(found))
+        let (more, place) = self.pull_now(consumer, n_max - 1).await?;
+        found.extend(more);
+        Ok((cut(found), place))
     }
 
     /// What is there, as far as it fits.
@@ -94,8 +103,10 @@ impl Nats {
         &self,
         consumer: &PullConsumer,
         n_max: usize,
-    ) -> Result<Vec<StoredRecord>, CloudError> {
+    ) -> Result<Pulled<'_>, CloudError> {
         let pulling = async {
+            let place = self.reading.acquire().await;
+            let place = place.map_err(|_| CloudError::Unavailable)?;
             let batch = consumer
                 .fetch()
                 .max_messages(n_max)
@@ -111,7 +122,7 @@ impl Nats {
                     Err(error) => return Err(self.link.failed(&*error)),
                 }
             }
-            Ok(cut(found))
+            Ok((cut(found), Some(place)))
         };
         let patience = Duration::from_millis(limits::CALL_TIMEOUT_MS);
         timeout(patience, pulling)

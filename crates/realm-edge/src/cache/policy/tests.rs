@@ -70,6 +70,10 @@ fn what_does_not_say_how_long_is_not_kept() {
     );
     assert_eq!(kept(200, &[("expires", "0")]), None);
     // What can be asked about is, each time.
+    let date = ("date", "Mon, 01 Jan 2024 00:00:00 GMT");
+    let past = ("expires", "Sun, 31 Dec 2023 23:00:00 GMT");
+    assert_eq!(kept(200, &[tag, date, past]), Some(0));
+    assert_eq!(kept(200, &[date, past]), None);
     assert_eq!(kept(200, &[tag, ("expires", "0")]), Some(0));
     assert_eq!(kept(200, &[tag, ("cache-control", "no-cache")]), Some(0));
     assert_eq!(kept(200, &[("cache-control", "no-cache")]), None);

@@ -19,7 +19,7 @@ use super::remarks::Listener;
 use super::replies::{End, ID, Nonsense, Replies, Reply};
 use super::{Kept, Remarks};
 use crate::backend::{Body, BoxError};
-use crate::upstream::{Io, Place, RequestBody};
+use crate::upstream::{Io, Place, RequestBody, UpstreamCaps};
 
 /// Bytes that are read at once: what a pipe holds.
 const READ_BYTES: usize = 16 * 1024;
@@ -88,6 +88,7 @@ pub(super) struct Exchange {
     pub(super) headless: bool,
     pub(super) deadline: Instant,
     pub(super) remarks: Arc<dyn Remarks>,
+    pub(super) caps: UpstreamCaps,
     /// Where the connection goes afterwards, if it may be kept.
     pub(super) kept: Option<Arc<Kept>>,
     /// Held to the end.
@@ -115,6 +116,7 @@ impl Exchange {
             headless,
             deadline,
             remarks,
+            caps,
             kept,
             place,
         } = self;
@@ -123,7 +125,7 @@ impl Exchange {
             mut writer,
         } = wire;
         let mut answer = Answer {
-            head: HeadReader::default(),
+            head: HeadReader::new(caps.head_bytes_max, caps.head_fields_max),
             head_to: Some(head_to),
             parts: None,
             headless,
@@ -131,7 +133,8 @@ impl Exchange {
         };
         let ended = {
             let mut sending = pin!(send(&mut writer, begin, body, length));
-            let mut receiving = pin!(receive(&mut reader, &mut answer, Listener::new(remarks)));
+            let listener = Listener::new(remarks, caps.log_bytes_max);
+            let mut receiving = pin!(receive(&mut reader, &mut answer, listener));
             let mut late = pin!(sleep_until(deadline));
             let mut sent = None;
             loop {

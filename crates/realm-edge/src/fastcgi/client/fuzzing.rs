@@ -8,6 +8,7 @@ use realm_model::upstream::Scripts;
 use super::head::{BadHead, HeadReader};
 use super::replies::{Nonsense, Replies, Reply};
 use super::script;
+use crate::upstream::UpstreamCaps;
 
 #[derive(Debug, Default, PartialEq)]
 struct Told {
@@ -19,7 +20,9 @@ struct Told {
 }
 
 fn told(parts: &[&[u8]]) -> Told {
-    let (mut replies, mut reader) = (Replies::default(), HeadReader::default());
+    let caps = UpstreamCaps::keeping(0);
+    let mut reader = HeadReader::new(caps.head_bytes_max, caps.head_fields_max);
+    let mut replies = Replies::default();
     let (mut input, mut told) = (BytesMut::new(), Told::default());
     for part in parts {
         input.extend_from_slice(part);

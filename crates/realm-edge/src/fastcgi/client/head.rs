@@ -5,18 +5,13 @@
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
 
-/// Bytes of a head: what is kept of it in memory.
-pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Fields of a head.
-const FIELDS_MAX: usize = 256;
-
 /// Why what an application wrote is no head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum BadHead {
-    #[error("the head of the answer is longer than {HEAD_BYTES_MAX} bytes")]
-    TooLong,
-    #[error("the head of the answer has more than {FIELDS_MAX} fields")]
-    TooMany,
+    #[error("the head of the answer is longer than {0} bytes")]
+    TooLong(usize),
+    #[error("the head of the answer has more than {0} fields")]
+    TooMany(usize),
     #[error("the answer begins with a line that is no header")]
     NoField,
     #[error("the answer has a `Status` that is none from 200 to 599")]
@@ -26,8 +21,11 @@ pub(super) enum BadHead {
 }
 
 /// Reads a head piece by piece. Of no use after an error.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HeadReader {
+    /// What is kept of a head in memory.
+    bytes_max: usize,
+    fields_max: usize,
     line: Vec<u8>,
     bytes: usize,
     fields: usize,
@@ -36,12 +34,25 @@ pub(super) struct HeadReader {
 }
 
 impl HeadReader {
+    /// Of a head with at most so many bytes and fields.
+    pub(super) fn new(bytes_max: usize, fields_max: usize) -> Self {
+        Self {
+            bytes_max,
+            fields_max,
+            line: Vec::new(),
+            bytes: 0,
+            fields: 0,
+            status: None,
+            headers: HeaderMap::new(),
+        }
+    }
+
     /// The next bytes; `Some` at the end of the head, with the number of these bytes that belong to it.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<Option<(Response<()>, usize)>, BadHead> {
         for (index, byte) in bytes.iter().enumerate() {
             self.bytes += 1;
-            if self.bytes > HEAD_BYTES_MAX {
-                return Err(BadHead::TooLong);
+            if self.bytes > self.bytes_max {
+                return Err(BadHead::TooLong(self.bytes_max));
             }
             if *byte != b'\n' {
                 self.line.push(*byte);
@@ -61,8 +72,8 @@ impl HeadReader {
 
     fn field(&mut self, line: &[u8]) -> Result<(), BadHead> {
         self.fields += 1;
-        if self.fields > FIELDS_MAX {
-            return Err(BadHead::TooMany);
+        if self.fields > self.fields_max {
+            return Err(BadHead::TooMany(self.fields_max));
         }
         let colon = line.iter().position(|byte| *byte == b':');
         let (name, value) = line.split_at(colon.ok_or(BadHead::NoField)?);

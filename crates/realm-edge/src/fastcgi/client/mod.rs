@@ -32,15 +32,12 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::backend::{Backend, Body, BoxFuture, CallError};
 use crate::request_body;
 use crate::upstream::{
-    CONNECT_TIMEOUT, Impatient, Place, Reach, RequestBody, Room, UpstreamLimits, announced,
-    not_listening, overloaded, request_too_large, wall_timeout,
+    Impatient, Place, Reach, RequestBody, Room, UpstreamCaps, UpstreamLimits, announced,
+    not_listening, overloaded, request_too_large, wall_timeout, within,
 };
 use exchange::{Exchange, Failure, Wire};
 pub use remarks::Remarks;
 
-/// Bytes of a body without a length that are collected, because the application must be told one first:
-/// a large form. What is longer has to come with its length.
-const COLLECTED_BYTES_MAX: u64 = 1024 * 1024;
 /// How long a connection is tried for: longer than an application takes to start again.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an application that ends may still seem to take connections.
@@ -49,8 +46,6 @@ const ENDING: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(25);
 /// Once nobody was there for all that time, others are not patient for so long.
 const DOWN: Duration = Duration::from_secs(1);
-/// A kept connection is let go of after this: it holds a process of the application.
-const KEPT_AGE_MAX: Duration = Duration::from_secs(4);
 /// Longer than a quick answer takes, shorter than a person notices.
 const HELD: Duration = Duration::from_millis(50);
 /// How often the kept ones are looked at.
@@ -66,6 +61,7 @@ struct Inner {
     reach: Reach,
     scripts: Scripts,
     limits: UpstreamLimits,
+    caps: UpstreamCaps,
     room: Room,
     kept: Option<Arc<Kept>>,
     /// Until then nobody is expected there.
@@ -76,6 +72,8 @@ struct Inner {
 /// Connections that wait for the next request.
 struct Kept {
     max: usize,
+    /// One is let go of after this: it holds a process of the application.
+    age_max: Duration,
     idle: Mutex<Idle>,
     /// Requests on new connections that wait longer than is usual.
     impatient: AtomicU32,
@@ -90,16 +88,17 @@ struct Idle {
 }
 
 impl Application {
-    /// The application at the end of `reach`, of whose connections `keep` are kept.
+    /// The application at the end of `reach`.
     pub fn new(
         reach: Reach,
         scripts: Scripts,
-        keep: u32,
+        caps: UpstreamCaps,
         limits: UpstreamLimits,
         remarks: Arc<dyn Remarks>,
     ) -> Self {
         let kept = Kept {
-            max: keep.min(limits.concurrency_max) as usize,
+            max: caps.kept_max.min(limits.concurrency_max) as usize,
+            age_max: caps.kept_age_max,
             idle: Mutex::default(),
             impatient: AtomicU32::new(0),
         };
@@ -110,6 +109,7 @@ impl Application {
             kept: (kept.max > 0).then(|| Arc::new(kept)),
             down: Mutex::new(None),
             limits,
+            caps,
             remarks,
         }))
     }
@@ -119,7 +119,7 @@ impl Application {
     /// # Errors
     /// Why it does not.
     pub async fn reach(&self) -> io::Result<()> {
-        let connecting = timeout(CONNECT_TIMEOUT, self.0.reach.connect());
+        let connecting = timeout(self.0.caps.connect_timeout, self.0.reach.connect());
         connecting
             .await
             .map_err(|_| io::ErrorKind::TimedOut)?
@@ -164,14 +164,15 @@ impl Application {
     }
 
     async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, CallError> {
-        let limits = self.0.limits;
+        let (limits, caps) = (self.0.limits, self.0.caps);
         if announced(&request) > limits.request_bytes_max {
             return Err(request_too_large());
         }
         let deadline = Instant::now() + limits.wall_timeout;
         let place = self.0.room.admit().await.ok_or_else(overloaded)?;
         let (parts, body) = request.into_parts();
-        let sized = timeout_at(deadline, sized(&parts, body, limits.request_bytes_max));
+        let sized = sized(&parts, body, limits.request_bytes_max, caps);
+        let sized = timeout_at(deadline, sized);
         let (length, body) = sized.await.map_err(|_| wall_timeout())??;
         let asked = Asked {
             parts,
@@ -179,7 +180,9 @@ impl Application {
             place: Some(Arc::new(place)),
             deadline,
         };
-        self.ask(asked, body).await
+        let is_head = asked.parts.method == Method::HEAD;
+        let answer = self.ask(asked, body).await?;
+        within(answer, is_head, limits.response_bytes_max)
     }
 
     async fn ask(&self, asked: Asked, body: Body) -> Result<Response<Body>, CallError> {
@@ -218,6 +221,7 @@ impl Application {
                 headless: parts.method == Method::HEAD,
                 deadline,
                 remarks: Arc::clone(&inner.remarks),
+                caps: inner.caps,
                 kept: inner.kept.clone(),
                 place: place.clone(),
             };
@@ -247,7 +251,7 @@ impl Application {
     async fn connect(&self) -> io::Result<Wire> {
         let until = Instant::now() + PATIENCE;
         loop {
-            let connecting = timeout(CONNECT_TIMEOUT, self.0.reach.connect()).await;
+            let connecting = timeout(self.0.caps.connect_timeout, self.0.reach.connect()).await;
             let error = match connecting.map_err(|_| io::ErrorKind::TimedOut.into()) {
                 Ok(Ok(io)) => {
                     *self.down() = None;
@@ -300,7 +304,7 @@ impl Kept {
     fn take(&self) -> Option<Wire> {
         let mut idle = self.lock();
         while let Some((mut wire, since)) = idle.wires.pop() {
-            if since.elapsed() <= KEPT_AGE_MAX && !wire.is_stale() {
+            if since.elapsed() <= self.age_max && !wire.is_stale() {
                 return Some(wire);
             }
         }
@@ -345,7 +349,7 @@ async fn sweep(kept: Arc<Kept>) {
         sleep(SWEEP_INTERVAL).await;
         let mut idle = kept.lock();
         idle.wires
-            .retain(|(_, since)| since.elapsed() <= KEPT_AGE_MAX);
+            .retain(|(_, since)| since.elapsed() <= kept.age_max);
         if idle.wires.is_empty() {
             idle.swept = false;
             return;
@@ -354,7 +358,12 @@ async fn sweep(kept: Arc<Kept>) {
 }
 
 /// The body with its length: as it was said, or counted.
-async fn sized(parts: &Parts, body: Body, bytes_max: u64) -> Result<(u64, Body), CallError> {
+async fn sized(
+    parts: &Parts,
+    body: Body,
+    bytes_max: u64,
+    caps: UpstreamCaps,
+) -> Result<(u64, Body), CallError> {
     if body.is_end_stream() {
         return Ok((0, request_body::empty()));
     }
@@ -374,8 +383,8 @@ async fn sized(parts: &Parts, body: Body, bytes_max: u64) -> Result<(u64, Body),
         if length > bytes_max {
             return Err(request_too_large());
         }
-        if length > COLLECTED_BYTES_MAX {
-            return Err(length_required());
+        if length > caps.collected_bytes_max {
+            return Err(length_required(caps.collected_bytes_max));
         }
         collected.extend_from_slice(&bytes);
     }
@@ -384,14 +393,14 @@ async fn sized(parts: &Parts, body: Body, bytes_max: u64) -> Result<(u64, Body),
     Ok((length, body.boxed_unsync()))
 }
 
-fn length_required() -> CallError {
+fn length_required(bytes_max: u64) -> CallError {
     CallError {
         hint: Some("send it with `Content-Length`"),
         ..CallError::new(
             StatusCode::LENGTH_REQUIRED,
             "length-required",
             format!(
-                "the application must be told the length of a body first, and without one at most {COLLECTED_BYTES_MAX} bytes are collected"
+                "the application must be told the length of a body first, and without one at most {bytes_max} bytes are collected"
             ),
         )
     }

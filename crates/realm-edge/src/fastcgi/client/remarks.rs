@@ -8,8 +8,6 @@ use realm_model::text::one_line;
 const LINE_CHARS_MAX: usize = 4 * 1024;
 /// Bytes of a line that are waited for.
 const LINE_BYTES_MAX: usize = 8 * 1024;
-/// Bytes that one request may say: a trace of an error, not a dump.
-const BYTES_MAX: usize = 64 * 1024;
 
 /// Where lines of an application go.
 pub trait Remarks: Send + Sync + 'static {
@@ -25,11 +23,12 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn new(to: Arc<dyn Remarks>) -> Self {
+    /// Of at most so many bytes.
+    pub(super) fn new(to: Arc<dyn Remarks>, bytes_max: usize) -> Self {
         Self {
             to,
             partial: Vec::new(),
-            left: BYTES_MAX,
+            left: bytes_max,
         }
     }
 

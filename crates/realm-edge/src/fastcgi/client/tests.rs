@@ -10,9 +10,13 @@ use realm_model::upstream::Scripts;
 use super::super::record::{self, HEAD_BYTES, Head, Kind};
 use super::super::{Decoder, Event, Limits, Params, ParamsLimits};
 use super::asking;
-use super::head::{BadHead, HEAD_BYTES_MAX, HeadReader};
+use super::head::{BadHead, HeadReader};
 use super::replies::{End, Nonsense, Replies, Reply};
 use super::script::{self, BadPath};
+
+/// Of a head.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+const FIELDS_MAX: usize = 256;
 
 fn scripts(index: &str) -> Scripts {
     Scripts {
@@ -132,7 +136,7 @@ fn a_declared_length_takes_no_memory() {
 }
 
 fn head(text: &[u8]) -> Result<(u16, Vec<String>, usize), Option<BadHead>> {
-    let (head, taken) = HeadReader::default()
+    let (head, taken) = HeadReader::new(HEAD_BYTES_MAX, FIELDS_MAX)
         .feed(text)
         .map_err(Some)?
         .ok_or(None)?;
@@ -188,12 +192,12 @@ fn heads_of_applications_are_read() {
     }
     assert_eq!(
         head(&"A: b\n".repeat(257).into_bytes()),
-        Err(Some(BadHead::TooMany))
+        Err(Some(BadHead::TooMany(FIELDS_MAX)))
     );
     assert_eq!(head(&vec![b'a'; HEAD_BYTES_MAX]), Err(None));
     assert_eq!(
         head(&vec![b'a'; HEAD_BYTES_MAX + 1]),
-        Err(Some(BadHead::TooLong))
+        Err(Some(BadHead::TooLong(HEAD_BYTES_MAX)))
     );
 }
 
@@ -415,7 +419,7 @@ proptest! {
     ) {
         let text = format!("{}\n\nbody", lines.join("\r\n"));
         let whole = head(text.as_bytes());
-        let mut reader = HeadReader::default();
+        let mut reader = HeadReader::new(HEAD_BYTES_MAX, FIELDS_MAX);
         let mut before = 0;
         let mut seen = Err(None);
         for part in cut(text.as_bytes(), at) {

@@ -1,8 +1,12 @@
 //! `wasi:keyvalue@0.2.0-draft2`, which Spin serves: cursors are text, and values are swapped.
+//!
+//! It was published twice under this version: in Spin's, `get-many` gives back each key with what it has, in
+//! the other one pairs where there is something. A component is linked with the one that it imports.
 
 use realm_model::cloud::{CloudError, Swapped};
-use wasmtime::Result;
-use wasmtime::component::{Linker, Resource};
+use wasmtime::component::types::{ComponentItem, Type};
+use wasmtime::component::{Component, Linker, Resource};
+use wasmtime::{Engine, Result, StoreContextMut};
 
 use super::{Bucket, Cas, Has, Pairs, View, common};
 use crate::state::State;
@@ -29,6 +33,53 @@ pub(super) fn link(linker: &mut Linker<State>) -> Result<()> {
     bindings::store::add_to_linker::<_, Has>(linker, State::keyvalue)?;
     bindings::atomics::add_to_linker::<_, Has>(linker, State::keyvalue)?;
     bindings::batch::add_to_linker::<_, Has>(linker, State::keyvalue)
+}
+
+const BATCH: &str = "wasi:keyvalue/batch@0.2.0-draft2";
+const GET_MANY: &str = "get-many";
+
+/// Whether a component imports `batch` as Spin has it.
+pub(super) fn is_spins(engine: &Engine, component: &Component) -> bool {
+    let item_of = || {
+        let ComponentItem::ComponentInstance(batch) =
+            component.component_type().get_import(engine, BATCH)?.ty
+        else {
+            return None;
+        };
+        let ComponentItem::ComponentFunc(get_many) = batch.get_export(engine, GET_MANY)?.ty else {
+            return None;
+        };
+        let Type::Result(result) = get_many.results().next()? else {
+            return None;
+        };
+        let Type::List(list) = result.ok()? else {
+            return None;
+        };
+        Some(list.ty())
+    };
+    matches!(item_of(), Some(Type::Tuple(_)))
+}
+
+/// Each key that was asked for, with what it has.
+type Entries = Vec<(String, Option<Vec<u8>>)>;
+
+/// The same linker for a component that imports `batch` as Spin has it.
+pub(super) fn link_spins(linker: &mut Linker<State>) -> Result<()> {
+    linker.allow_shadowing(true);
+    linker.instance(BATCH)?.func_wrap_async(
+        GET_MANY,
+        |mut store: StoreContextMut<'_, State>, (bucket, keys): (Resource<Bucket>, Vec<String>)| {
+            Box::new(async move {
+                let held = store.data_mut().keyvalue().held(&bucket)?;
+                let found = held.get_many(keys.clone()).await;
+                let entries = found.map(|found| -> Entries {
+                    let values = found.into_iter().map(|pair| pair.map(|(_, value)| value));
+                    keys.into_iter().zip(values).collect()
+                });
+                Ok((entries.map_err(said),))
+            })
+        },
+    )
 }
 
 /// What a guest reads of an error.

@@ -303,11 +303,16 @@ fn now() -> Duration {
 }
 
 #[cfg(test)]
+#[path = "../../../../realm-backends/tests/keyvalue/servers.rs"]
+#[expect(dead_code, reason = "shared with the tests of the stores themselves")]
+mod servers;
+
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use realm_backends::Unwatched;
-    use realm_backends::keyvalue::Embedded;
+    use realm_backends::keyvalue::{Embedded, Nats, Redis};
+    use realm_backends::{Access, Unwatched};
     use realm_model::cloud::{Answer, Changes, Check, Edit, KeyPage, KeyValue, Versioned};
 
     use super::super::super::{Cloud, Store, Stores};
@@ -343,11 +348,37 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn never_two_have_it_and_its_token_grows() {
         let (store, _folder) = store();
+        contend(&store).await;
+    }
+
+    /// The same where all that the holders share is a server.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn never_two_have_it_on_a_redis() {
+        let server = servers::redis(&[]);
+        let store = Redis::new(&server.at(false), 0, &access(), Arc::new(Unwatched)).unwrap();
+        contend(&(Arc::new(store) as Arc<dyn KeyValue>)).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn never_two_have_it_on_a_nats() {
+        let server = servers::nats("", None);
+        let store = Nats::new(&server.at(false), &access(), Arc::new(Unwatched)).unwrap();
+        contend(&(Arc::new(store) as Arc<dyn KeyValue>)).await;
+    }
+
+    fn access() -> Access {
+        Access {
+            prefix: "cache".to_owned(),
+            ..Access::default()
+        }
+    }
+
+    async fn contend(store: &Arc<dyn KeyValue>) {
         let inside = Arc::new(AtomicU64::new(0));
         let last = Arc::new(AtomicU64::new(0));
         let mut all = tokio::task::JoinSet::new();
         for _ in 0..6 {
-            let (held, inside, last) = (somebody(&store), inside.clone(), last.clone());
+            let (held, inside, last) = (somebody(store), inside.clone(), last.clone());
             all.spawn(async move {
                 for _ in 0..4 {
                     let lease = take(&held, 60 * SECOND, 60 * SECOND).await;

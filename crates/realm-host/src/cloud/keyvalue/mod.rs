@@ -1,8 +1,9 @@
-//! `wasi:keyvalue` in both drafts that components are built for, `spin:key-value`, and what realm adds to
-//! them: one implementation over whatever stands behind a bucket.
+//! `wasi:keyvalue` in both drafts that components are built for, `spin:key-value`, what realm adds to
+//! them, and `wasi:config` over the same stores: one implementation over whatever stands behind a bucket.
 //!
 //! Not here: who may open what, and the quotas themselves.
 
+mod config;
 mod cursors;
 mod draft;
 mod draft2;
@@ -11,17 +12,19 @@ mod more;
 mod spin;
 mod watcher;
 
+use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use realm_model::cloud::{
     Check, CloudError, Edit, KeyPage, KeyValue, Revision, Swapped, Versioned, limits,
 };
-use wasmtime::Result;
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::component::{Component, HasData, Linker, Resource, ResourceTable};
+use wasmtime::{Engine, Result};
 
 use super::{Cloud, Kept, Opened};
 use crate::state::State;
+pub(crate) use config::View as ConfigView;
 use cursors::Cursors;
 pub(crate) use locks::Seen;
 pub(crate) use watcher::Watcher;
@@ -60,10 +63,25 @@ pub(super) fn link(linker: &mut Linker<State>, concurrent: bool) -> Result<()> {
     draft2::link(linker)?;
     more::link(linker)?;
     locks::link(linker)?;
+    config::link(linker)?;
     if concurrent {
         spin::link(linker)?;
     }
     Ok(())
+}
+
+/// The linker with the interfaces in the shape in which a component imports them.
+pub(crate) fn as_imported<'a>(
+    linker: &'a Linker<State>,
+    engine: &Engine,
+    component: &Component,
+) -> Result<Cow<'a, Linker<State>>> {
+    if !draft2::is_spins(engine, component) {
+        return Ok(Cow::Borrowed(linker));
+    }
+    let mut own = linker.clone();
+    draft2::link_spins(&mut own)?;
+    Ok(Cow::Owned(own))
 }
 
 impl Bucket {

@@ -23,6 +23,7 @@ pub static BINDING: Section = Section {
                 "realm:cloud/streams",
                 "realm:cloud/workflows",
                 "realm:cloud/inference",
+                "wasi:config",
             ]),
             absent: Absent::Refused,
             doc: "What it is for",

@@ -2,7 +2,7 @@
 //! for it, and say how it went. What they say nothing of comes again after `ack_wait`, as with any member.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use realm_model::cloud::{CloudError, Message, Subscription};
 use realm_model::lending_message::{Came, How, Lent};
@@ -22,8 +22,10 @@ const UNHEARD_MAX: usize = 4_096;
 /// What it says of a message that went wrong.
 const WHY_CHARS_MAX: usize = 1_000;
 
-/// Messages that one turn leaves out: it asks again, and others have their turn in between.
+/// Messages that one turn leaves out, and how long it may look for one that is wanted: it asks again, and
+/// others have their turn in between.
 const LEFT_MAX: usize = 1_000;
+const LOOK_MAX: Duration = Duration::from_millis(50);
 
 /// Whether the group takes a message.
 fn is_wanted(subscription: &Subscription, body: &[u8]) -> bool {
@@ -71,7 +73,12 @@ impl Queue {
         let (group, subscription) = (*group, Arc::clone(subscription));
         let mut given = Vec::new();
         let (mut n_bytes, mut n_left) = (0, 0);
+        let until = Instant::now() + LOOK_MAX;
+        // Bytes of those that are left as well: they are read and looked at.
         while given.len() < n_max && n_bytes < AT_ONCE_BYTES_MAX && n_left < LEFT_MAX {
+            if n_left > 0 && Instant::now() >= until {
+                break;
+            }
             let first = tables.first(group)?;
             let Some((key, n)) = first.filter(|(key, _)| key.1 <= now_ms()) else {
                 break;
@@ -218,5 +225,93 @@ impl Queue {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread::sleep;
+
+    use realm_model::cloud::rules::{Field, Rule, Rules, Test, Wanted};
+    use realm_model::cloud::{Group, Messaging as _};
+    use tokio::sync::oneshot;
+
+    use super::super::Wish;
+    use super::*;
+    use crate::Unwatched;
+    use crate::messaging::{Embedded, Room};
+
+    /// How many of these messages one turn reads for a node that wants none of them, where each is looked at
+    /// for so long.
+    async fn left(n: usize, n_bytes: usize, look: Duration) -> usize {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue");
+        let queue = Embedded::open(path, Room::default(), Arc::new(Unwatched), Arc::new(|_| {}));
+        let queue = queue.unwrap();
+        let group = Group {
+            topic: "orders".to_owned(),
+            name: "w".to_owned(),
+        };
+        queue
+            .keep_groups(std::slice::from_ref(&group))
+            .await
+            .unwrap();
+        for _ in 0..n {
+            let message = Message {
+                data: vec![b'x'; n_bytes],
+                ..Message::default()
+            };
+            queue.send("orders", message, None).await.unwrap();
+        }
+        let n_left = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&n_left);
+        let on_left = Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            sleep(look);
+        });
+        let none = Rules(vec![Rule {
+            field: Field::Topic,
+            any: vec![Test {
+                exists: Some(false),
+                ..Test::default()
+            }],
+        }]);
+        let subscription = Arc::new(Subscription {
+            group,
+            n_in_flight: 1,
+            ack_wait: Duration::from_secs(60),
+            n_deliveries: 1,
+            dead_letter: None,
+            wanted: Wanted::new(&none, on_left),
+        });
+        let (reply, lent) = oneshot::channel();
+        let waits = watch::channel(false).0;
+        let lend = Wish::Lend {
+            subscription,
+            waits,
+            reply,
+        };
+        assert!(queue.wishes.send(lend).is_ok());
+        let lending = lent.await.unwrap().unwrap();
+        let (reply, given) = oneshot::channel();
+        let take = Wish::Take {
+            lending,
+            n: 10,
+            reply,
+        };
+        assert!(queue.wishes.send(take).is_ok());
+        assert!(given.await.unwrap().unwrap().is_empty());
+        n_left.load(Ordering::Relaxed)
+    }
+
+    #[tokio::test]
+    async fn a_turn_leaves_so_many_bytes_for_so_long_and_no_more() {
+        let large = left(10, 300_000, Duration::ZERO).await;
+        assert!((1..=4).contains(&large), "{large}");
+        let slow = left(100, 1, LOOK_MAX / 4).await;
+        assert!((1..=5).contains(&slow), "{slow}");
+        let all = left(10, 1, Duration::ZERO).await;
+        assert!((1..=10).contains(&all), "{all}");
     }
 }
