@@ -4,7 +4,7 @@
 //! terminal gets line breaks and the colours of this module, and sees everything else.
 
 use std::borrow::Cow;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 
 use realm_model::text::is_unprintable;
 use serde::Serialize;
@@ -19,6 +19,15 @@ pub(crate) fn data(text: &str) {
         .is_err()
     {
         std::process::exit(0);
+    }
+}
+
+/// Writes bytes to stdout as they are. A closed pipe ends the process quietly, as with [`data`].
+pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        written => Ok(written?),
     }
 }
 

@@ -249,9 +249,17 @@ async fn a_flood_of_requests_that_are_aborted_costs_little_and_disturbs_nobody()
     // By default a hundred at once, and in each second.
     const ALLOWED: f64 = 100.0;
     let (realm, agent) = reached(FRONT, "wall_timeout_ms = 60_000", "");
+    // The one that is flooded has room for 64; who is disturbed by that is another one.
+    let other = "[components.other]\nsource = \"file:./app.wasm\"\n";
+    let manifest = realm.read("realm.toml").replace(
+        "component = \"app\" }",
+        "component = \"app\" }, { path = \"/other/...\", component = \"other\" }",
+    );
+    realm.write("realm.toml", &format!("{other}\n{manifest}"));
+    realm.run(&["apply", "--yes"]).ok();
     let socket = realm.path("fastcgi.sock");
     let good = |status: u16, body: &str| (status, body) == (200, "a text\n");
-    let load = Load::start(agent.url("/app/x"), 2, good);
+    let load = Load::start(agent.url("/other/x"), 2, good);
     load.more(50).await;
     let (memory, work, began) = (memory_kib(&agent), worked(&agent), Instant::now());
     let flooders = (0..FLOODERS).map(|_| {
@@ -299,6 +307,10 @@ async fn a_flood_of_requests_that_are_aborted_costs_little_and_disturbs_nobody()
         (held == 0.0).then_some(page)
     })
     .await;
+    assert_eq!(
+        get(&agent.url("/app/x")).await,
+        (200, "a text\n".to_owned())
+    );
     // Some of those that ended were told that there is no room for them, which begins nothing.
     let seconds = lasted.as_secs_f64() + 1.0;
     let most = FLOODERS as f64 * (TIMES as f64 + seconds) * ALLOWED;

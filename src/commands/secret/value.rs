@@ -1,6 +1,6 @@
 //! The value of a secret, on its way in and out: never an argument, never a log.
 
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _};
 
 use realm_model::sealing::SECRET_BYTES_MAX;
 use serde::Serialize;
@@ -78,19 +78,16 @@ pub(super) fn print(context: &Context, name: &str, value: &[u8]) -> Result<(), F
             bytes: value,
         });
     }
-    let mut stdout = io::stdout().lock();
-    if stdout.is_terminal() {
-        if text.is_none_or(|text| text.chars().any(|one| one.is_control() && one != '\n')) {
-            return Err(Failure::new(
-                "not-text",
-                "the value is no text that a terminal shows as it is",
-            )
-            .hint("redirect it: `realm secret show NAME > FILE`"));
-        }
-        writeln!(stdout, "{}", text.unwrap_or_default())?;
-    } else {
-        stdout.write_all(value)?;
+    if !io::stdout().is_terminal() {
+        return output::bytes(value);
     }
-    stdout.flush()?;
+    if text.is_none_or(|text| text.chars().any(|one| one.is_control() && one != '\n')) {
+        return Err(Failure::new(
+            "not-text",
+            "the value is no text that a terminal shows as it is",
+        )
+        .hint("redirect it: `realm secret show NAME > FILE`"));
+    }
+    output::data(text.unwrap_or_default());
     Ok(())
 }

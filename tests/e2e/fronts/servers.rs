@@ -166,7 +166,7 @@ impl Behind {
     }
 
     /// So many invocations of a component ended with this outcome, and in all.
-    pub(crate) fn ended(&self, component: &str, outcome: &str) -> (f64, f64) {
+    pub(crate) fn ended(&self, component: &str, outcomes: &[&str]) -> (f64, f64) {
         let page = self.metrics();
         let prefix = format!("wasm_invocations_total{{component=\"{component}\",outcome=\"");
         let all = page.lines().filter_map(|line| {
@@ -174,7 +174,7 @@ impl Behind {
             Some((label, number.parse::<f64>().unwrap()))
         });
         let all: Vec<(&str, f64)> = all.collect();
-        let one = all.iter().filter(|(label, _)| *label == outcome);
+        let one = all.iter().filter(|(label, _)| outcomes.contains(label));
         (
             one.map(|(_, number)| number).sum(),
             all.iter().map(|(_, number)| number).sum(),
