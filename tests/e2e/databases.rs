@@ -138,6 +138,67 @@ async fn a_server_that_node_toml_does_not_name_is_not_asked() {
     .await;
 }
 
+/// Two components, `a` and `b`, each with a binding of its own.
+fn two(first: &str, second: &str) -> String {
+    let part = |name: &str, backend: &str| {
+        format!(
+            "[bindings.{name}]\ninterface = \"wasi:sql\"\nbackend = \"{backend}\"\n\n\
+             [components.{name}]\nsource = \"file:./app.wasm\"\nbind = {{ default = \"{name}\" }}\n\n"
+        )
+    };
+    let routes = "[routing]\n\"*\" = [{ path = \"/a/...\", component = \"a\" }, { path = \"/b/...\", component = \"b\" }]\n";
+    part("a", first) + &part("b", second) + routes
+}
+
+/// SQLite keeps bindings apart, and PostgreSQL its users: two bindings of one user are told to be one.
+#[tokio::test(flavor = "multi_thread")]
+async fn bindings_of_one_postgresql_are_as_far_apart_as_its_users() {
+    let server = Server::start(None, "trust");
+    for user in ["ann", "bob"] {
+        server.sql("postgres", &format!("CREATE ROLE {user} LOGIN"));
+        server.sql("postgres", &format!("CREATE DATABASE {user} OWNER {user}"));
+        let closed = format!("REVOKE CONNECT ON DATABASE {user} FROM PUBLIC");
+        server.sql("postgres", &closed);
+    }
+    let realm = Realm::new();
+    realm.guest(guests::SQL, "app.wasm");
+    realm.write("realm.toml", &two("embedded", "embedded"));
+    allow(&realm, &server);
+    let agent = realm.agent();
+    let by = |user: &str, database: &str| {
+        let port = server.port;
+        format!("postgres://{user}@127.0.0.1:{port}/{database}?sslmode=disable")
+    };
+    let run = async |component: &str, sql: &str| {
+        let sql = sql.replace(' ', "%20");
+        get(&agent.url(&format!("/{component}/run?sql={sql}"))).await
+    };
+    let is_apart = async |manifest: &str| {
+        realm.write("realm.toml", manifest);
+        let said = realm.run(&["apply", "--yes"]).ok().stderr;
+        assert!(!said.contains("shared-database"), "{said}");
+        assert_eq!(run("a", "CREATE TABLE kept (n INTEGER)").await.0, 200);
+        assert_eq!(run("a", "INSERT INTO kept VALUES (7)").await.0, 200);
+        let (status, said) = run("b", "SELECT n FROM kept").await;
+        assert_ne!(status, 200, "{said}");
+    };
+    is_apart(&two("embedded", "embedded")).await;
+    is_apart(&two(&by("ann", "ann"), &by("bob", "bob"))).await;
+
+    // Nobody comes into another one's database, and one user has all of its own.
+    realm.write("realm.toml", &two(&by("ann", "ann"), &by("bob", "ann")));
+    realm.run(&["apply", "--yes"]).ok();
+    let (status, said) = run("b", "SELECT 1").await;
+    assert_eq!((status, said.as_str()), (500, "unavailable"));
+    realm.write("realm.toml", &two(&by("ann", "ann"), &by("ann", "ann")));
+    let said = realm.run(&["apply", "--yes"]).ok().stderr;
+    assert!(said.contains("warning[shared-database]"), "{said}");
+    eventually("the rows of the other one are there", async || {
+        (run("b", "SELECT n FROM kept").await.1 == "[Value::Integer(7)]\n").then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_outlives_a_kill_of_the_agent() {
     let realm = Realm::new();

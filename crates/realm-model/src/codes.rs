@@ -52,4 +52,5 @@ codes! {
     UNLISTED_TAG = "unlisted-tag", "warning", "routes for a tag that no node under `[nodes]` has";
     ADDRESS_SPELLING = "address-spelling", "warning", "an address is understood, but has another proper spelling";
     NO_EFFECT = "no-effect", "warning", "a key has no effect beside the others";
+    SHARED_DATABASE = "shared-database", "warning", "two bindings are one database of a server, as one user";
 }

@@ -41,11 +41,13 @@ fn handle(request: guests::IncomingRequest, out: guests::ResponseOutparam) {
     let name = guests::parameter(&request, "db").unwrap_or("default".to_owned());
     let statement = guests::parameter(&request, "sql").unwrap_or_default();
     let spelling = guests::parameter(&request, "spelling").unwrap_or_default();
-    let answer = match guests::path(&request).as_str() {
-        "/run" => open(&name).and_then(|connection| run(&connection, &statement)),
-        "/hold" => hold(&name, &statement),
-        "/held" => open(&name).map(|connection| held(&connection)),
-        "/words" => open(&name).and_then(|connection| words(&connection, &spelling)),
+    // Behind whatever its route says before it.
+    let path = guests::path(&request);
+    let answer = match path.rsplit('/').next().unwrap_or_default() {
+        "run" => open(&name).and_then(|connection| run(&connection, &statement)),
+        "hold" => hold(&name, &statement),
+        "held" => open(&name).map(|connection| held(&connection)),
+        "words" => open(&name).and_then(|connection| words(&connection, &spelling)),
         _ => Ok(checks(&name)),
     };
     match answer {

@@ -144,6 +144,12 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         &["bad-binding 4:9", "no-effect 5:10", "bad-binding 8:10"],
     ),
     (
+        "[bindings.a]\ninterface = 'wasi:sql'\nbackend = 'postgres://u@h/d'\n[bindings.b]\ninterface = 'realm:cloud/workflows'\nbackend = 'postgres://u@H:5432/d'\n[bindings.c]\ninterface = 'wasi:sql'\nbackend = 'postgres://v@h/d'\n[bindings.d]\ninterface = 'wasi:sql'\nbackend = 'postgres://u@h/e'\n[bindings.e]\ninterface = 'wasi:sql'\nbackend = 'embedded'\n[bindings.f]\ninterface = 'wasi:sql'\nbackend = 'embedded'",
+        &[
+            "shared-database 6:11 | give each a user and a database of its own, or bind one name where they shall share",
+        ],
+    ),
+    (
         "[bindings.b]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queu/a'\n[bindings.c]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'b/a'\n[bindings.d]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queue'\n[bindings.e]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queue/a.*'\n[bindings.queue]\ninterface = 'wasi:messaging'\nbackend = 'embedded'\nevents = 'queue/a'",
         &[
             "unknown-binding 4:10 | did you mean `queue`?",

@@ -39,7 +39,7 @@ pub(super) fn bindings(
         fits(report, "bindings", entries.len(), ITEMS_MAX, span);
     }
     let (mut names, mut specs) = (BTreeSet::new(), BTreeMap::new());
-    let mut told = Vec::new();
+    let (mut told, mut databases) = (Vec::new(), BTreeMap::new());
     for (key, value) in entries.into_iter().take(ITEMS_MAX) {
         let name = match plain_name(key.get_ref(), "binding") {
             Ok(name) => name,
@@ -58,6 +58,13 @@ pub(super) fn bindings(
             if let Some(events) = events {
                 told.push((name.clone(), events, fields.value_span("events")));
             }
+            apart(
+                report,
+                &mut databases,
+                &name,
+                &binding,
+                fields.value_span("backend"),
+            );
             specs.insert(name, binding);
         }
     }
@@ -66,6 +73,30 @@ pub(super) fn bindings(
         tell(report, &names, &mut specs, &name, (queue, topic), span);
     }
     Bindings { names, specs }
+}
+
+/// Warns of a second binding of the same database as the same user: a server of SQL has no wall between them.
+fn apart(
+    report: &mut Report<'_>,
+    databases: &mut BTreeMap<(Backend, Option<String>), String>,
+    name: &str,
+    binding: &Binding,
+    span: Range<usize>,
+) {
+    if !matches!(binding.backend, Backend::Postgres { .. }) {
+        return;
+    }
+    let as_whom = (binding.backend.clone(), binding.secret.clone());
+    if let Some(other) = databases.get(&as_whom) {
+        let message = format!(
+            "`{name}` is the same database as `{other}`, as the same user: each reads and changes what the other has"
+        );
+        let hint =
+            "give each a user and a database of its own, or bind one name where they shall share";
+        report.warning(codes::SHARED_DATABASE, span, message, Some(hint.to_owned()));
+    } else {
+        databases.insert(as_whom, name.to_owned());
+    }
 }
 
 /// `queue/objects.changed` in its parts.

@@ -7,7 +7,7 @@ use crate::section::{Absent, Form, Key, Kind, Section};
 /// `[bindings.NAME]`.
 pub static BINDING: Section = Section {
     title: "[bindings.NAME]",
-    doc: "What stands behind an interface. Components that bind the same name share what is in it; others see nothing of it.",
+    doc: "What stands behind an interface. Components that bind the same name share what is in it; others see nothing of it, but for [SQL of a server](wasi-cloud.md#databases-wasisql-and-realmcloudsql), which knows users alone.",
     keys: &[
         Key {
             name: "interface",
@@ -46,7 +46,7 @@ pub static BINDING: Section = Section {
                 example: "shop:",
             }),
             absent: Absent::Means("the name of the binding"),
-            doc: "What stands before every name on a server, so that bindings do not meet there; of keys and identities what tells those of one secret apart",
+            doc: "What stands before every name on a server, so that bindings do not meet there (of SQL before named databases and workflows alone); of keys and identities what tells those of one secret apart",
         },
         Key {
             name: "secret",
