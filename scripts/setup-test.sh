@@ -39,6 +39,7 @@ need_package redis-server redis-server
 need_package redis-cli redis-tools
 need_package nats-server nats-server
 need_newer_nats
+need_valkey
 # Devices that speak MQTT with the latter, and browsers' protocol without a browser.
 need_package mosquitto_sub mosquitto-clients
 need_python websockets python3-websockets

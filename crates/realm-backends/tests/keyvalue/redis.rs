@@ -14,10 +14,16 @@ use crate::races::write_until_it_is_back;
 use crate::servers::{self, Server, Tls, words};
 use crate::{Bench, Can, conformance};
 
-conformance!(start());
+conformance!(start(servers::redis(&[])));
 
-fn start() -> Bench {
-    let server = servers::redis(&[]);
+/// What took over from it in the open.
+mod valkey {
+    use super::*;
+
+    conformance!(start(servers::valkey()));
+}
+
+fn start(server: Server) -> Bench {
     Bench {
         store: Arc::new(open(&server, &access(None))),
         can: Can {

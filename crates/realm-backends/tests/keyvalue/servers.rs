@@ -173,7 +173,16 @@ pub(crate) fn words(text: &str) -> Vec<String> {
 
 /// A Redis that keeps everything it acknowledged.
 pub(crate) fn redis(more: &[String]) -> Server {
-    Server::start("redis-server", "redis-server", |port, folder| {
+    redis_of("redis-server", more)
+}
+
+/// The same of a Valkey, which scripts/setup-test.sh puts beside what is built.
+pub(crate) fn valkey() -> Server {
+    redis_of(&beside("valkey/valkey-server"), &[])
+}
+
+fn redis_of(program: &str, more: &[String]) -> Server {
+    Server::start(program, "redis-server", |port, folder| {
         let mut all = words(&format!(
             "--port {port} --bind 127.0.0.1 --appendonly yes --appendfsync always \
              --notify-keyspace-events Kg$xe --dir {}",
@@ -205,14 +214,19 @@ pub(crate) fn nats(more: &str, tls: Option<&Tls>) -> Server {
 /// The same in a version that can end single keys (2.11 or later), where Debian has an older one:
 /// scripts/setup-test.sh puts it beside what is built.
 pub(crate) fn newer_nats() -> Server {
+    nats_of(&beside("nats/nats-server"), "", None)
+}
+
+/// A program that is no package of Debian's.
+fn beside(program: &str) -> String {
     let own = std::env::current_exe().unwrap();
     // target/debug/deps/TEST
-    let program = own.ancestors().nth(3).unwrap().join("nats/nats-server");
+    let path = own.ancestors().nth(3).unwrap().join(program);
     assert!(
-        program.exists(),
-        "a newer `nats-server` is missing: scripts/setup-test.sh brings it"
+        path.exists(),
+        "`{program}` is missing: scripts/setup-test.sh brings it"
     );
-    nats_of(program.to_str().unwrap(), "", None)
+    path.display().to_string()
 }
 
 fn nats_of(program: &str, more: &str, tls: Option<&Tls>) -> Server {

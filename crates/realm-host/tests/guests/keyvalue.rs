@@ -89,6 +89,12 @@ async fn keyvalue_in_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_in_valkey() {
+    let server = servers::valkey();
+    check(&in_redis(&server), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keyvalue_in_nats() {
     let server = servers::nats("", None);
     let lacks: &[&str] = if servers::nats_version() < (2, 11) {
