@@ -329,6 +329,8 @@ async fn a_restart_between_calls_is_not_seen() {
     }
     server.kill();
     server.run();
+    // Before that it says that it is loading, which a call is told.
+    wait_until(10 * SECOND, async || cli(&server, &["ping"]) == "PONG").await;
     for nth in 0..8 {
         assert_eq!(
             store.get("a", &nth.to_string()).await,
