@@ -86,6 +86,7 @@ mod panics;
 mod partition;
 mod passwords;
 mod placed;
+mod poison;
 mod ports;
 #[path = "../peers/postgres.rs"]
 #[expect(dead_code, reason = "shared with tests that do more with it")]

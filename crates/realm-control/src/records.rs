@@ -6,6 +6,7 @@
 //! quarantined, and its node goes on with the record before it. Not here: who is approved (an
 //! argument), who sent a record, files.
 
+mod sift;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,8 @@ pub struct Records {
     realm: RealmId,
     own: KeyBytes,
     held: BTreeMap<KeyBytes, Held>,
+    /// The record before the newest: its node goes on with it when the newest is put aside.
+    before: BTreeMap<KeyBytes, Held>,
     quarantined: BTreeMap<KeyBytes, Quarantined>,
     cloned: BTreeSet<KeyBytes>,
 }
@@ -77,10 +80,15 @@ pub enum Offered {
 impl Records {
     /// An empty table of the node with the key `own`.
     pub fn new(realm: RealmId, own: PublicKey) -> Self {
+        Self::empty(realm, own.into())
+    }
+
+    const fn empty(realm: RealmId, own: KeyBytes) -> Self {
         Self {
             realm,
-            own: own.into(),
+            own,
             held: BTreeMap::new(),
+            before: BTreeMap::new(),
             quarantined: BTreeMap::new(),
             cloned: BTreeSet::new(),
         }
@@ -143,26 +151,32 @@ impl Records {
         &self.cloned
     }
 
-    /// Puts a node's present record aside, since somebody who read it panicked; the same record is
-    /// not taken again, a newer one is. The caller keeps what comes back, and gives it to
-    /// [`Records::restore_quarantine`] after a restart.
-    pub fn quarantine(&mut self, node: impl Into<KeyBytes>, why: &str) -> Option<Quarantined> {
+    /// Puts a node's present record aside, since somebody who read it panicked, and goes on with the
+    /// one before it, if there is one; the same record is not taken again, a newer one is. The caller
+    /// keeps its bytes, which come back, and gives them to [`Records::keep_away`] after a restart.
+    pub fn quarantine(&mut self, node: impl Into<KeyBytes>, why: &str) -> Option<Arc<[u8]>> {
         let node = node.into();
         let held = self.held.remove(&node)?;
         let record = &held.record;
         self.put_aside(node, record.version, record.digest, why.to_owned());
-        self.quarantined.get(&node).cloned()
+        if let Some(before) = self.before.remove(&node) {
+            self.held.insert(node, before);
+        }
+        Some(held.bytes)
     }
 
-    /// Keeps away what was put aside before a restart.
-    pub fn restore_quarantine(&mut self, node: KeyBytes, quarantined: Quarantined) {
-        self.quarantined.insert(node, quarantined);
+    /// Keeps away a record that was put aside before a restart; returns whose it is.
+    pub fn keep_away(&mut self, bytes: &[u8], why: &str) -> Result<KeyBytes, RecordError> {
+        let claim = NodeRecord::open(bytes, self.realm)?.claim();
+        self.put_aside(claim.node, claim.version, claim.digest, why.to_owned());
+        Ok(claim.node)
     }
 
     /// Forgets everything of nodes that are not approved any longer.
     pub fn purge(&mut self, members: &Members) {
         self.held
             .retain(|node, _| members.contains_key(node) || *node == self.own);
+        self.before.retain(|node, _| members.contains_key(node));
         self.quarantined
             .retain(|node, _| members.contains_key(node));
         self.cloned.retain(|node| members.contains_key(node));
@@ -301,7 +315,10 @@ impl Records {
         }
         let record = Arc::new(record);
         let bytes = bytes.into();
-        self.held.insert(node, Held { record, bytes });
+        let before = self.held.insert(node, Held { record, bytes });
+        if let Some(before) = before.filter(|_| node != self.own) {
+            self.before.insert(node, before);
+        }
     }
 
     fn put_aside(&mut self, node: KeyBytes, version: Version, digest: Digest, why: String) {

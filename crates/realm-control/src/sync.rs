@@ -434,11 +434,6 @@ impl Sync {
         &self.records
     }
 
-    /// For [`Records::quarantine`] and [`Records::restore_quarantine`].
-    pub const fn records_mut(&mut self) -> &mut Records {
-        &mut self.records
-    }
-
     /// Approved nodes by the bytes of their keys.
     pub const fn members(&self) -> &Members {
         &self.members
@@ -591,6 +586,6 @@ pub(crate) const fn record_code(error: &RecordError) -> &'static str {
         RecordError::Malformed(_) => "record-malformed",
         RecordError::WrongRealm => "record-wrong-realm",
         RecordError::BadSignature => "record-bad-signature",
-        RecordError::Poison(_) => "record-poison",
+        RecordError::Poison(_) => realm_model::record::RECORD_POISON,
     }
 }

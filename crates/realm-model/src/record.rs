@@ -44,6 +44,10 @@ pub const STALE: &str = "stale";
 /// The alarm of a node that stopped at an entry of a kind that it does not know.
 pub const UPGRADE_NEEDED: &str = "upgrade-needed";
 
+/// The alarm of a node that put a record of another one aside: it does not read, or whoever read it
+/// panicked.
+pub const RECORD_POISON: &str = "record-poison";
+
 /// The alarm of a node at which a new version of a component did not get healthy by its deadline.
 pub const ROLLOUT_FAILED: &str = "rollout-failed";
 

@@ -12,6 +12,7 @@ mod leases;
 mod networked;
 mod saying;
 mod shut;
+mod sifting;
 mod standing;
 mod strangers;
 mod why;
@@ -186,6 +187,7 @@ impl Core {
         self.journal = journal;
         self.ledger = ledger;
         self.journal.hold_proofs(&mut self.ledger);
+        self.sift();
         self.with_world(|executor, world| executor.reconcile(world));
         self.feed(Input::LedgerChanged);
     }

@@ -52,6 +52,8 @@ mod metrics;
 mod network;
 mod page;
 mod places;
+#[cfg(debug_assertions)]
+mod planted;
 mod remote;
 mod traffic;
 mod upstream;

@@ -141,12 +141,18 @@ fn case_30_a_poison_record_stands_aside_and_its_node_goes_on() {
     let kept = table
         .quarantine(a.public(), "the view panicked")
         .expect("held");
-    assert!(table.get(a.public()).is_none());
+    assert_eq!(*kept, *poison);
+    let says = |table: &Records| table.get(a.public()).map(|one| one.body.agent.clone());
+    assert_eq!(says(&table).as_deref(), Some("good"));
     assert_eq!(table.offer(&poison, &members, true), Offered::Known);
+    assert_eq!(says(&table).as_deref(), Some("good"));
+    // It need not be sent again.
+    assert_eq!(table.known(u64::MAX)[0].version, version(1, 1, 2));
 
     // After a restart it is not taken again, the next one is.
     let mut table = self::table();
-    table.restore_quarantine(a.public().into(), kept);
+    let whose = table.keep_away(&kept, "it panicked before");
+    assert_eq!(whose, Ok(a.public().into()));
     assert_eq!(table.offer(&poison, &members, true), Offered::Known);
     assert!(table.get(a.public()).is_none());
     assert_eq!(table.known(u64::MAX)[0].version, version(1, 1, 2));
@@ -156,6 +162,44 @@ fn case_30_a_poison_record_stands_aside_and_its_node_goes_on() {
         Offered::Taken(a.public())
     );
     assert!(table.quarantined().is_empty());
+}
+
+#[test]
+fn case_30_who_makes_a_reader_panic_is_found_alone_or_in_company() {
+    let names = ["own", "a", "b", "c", "d"];
+    let members = members(&names);
+    let mut table = table();
+    let own = record(&key("own"), version(1, 1, 1), "own");
+    table.set_own(&own, key("own").public()).expect("its own");
+    for name in &names[1..] {
+        table.offer(&record(&key(name), version(1, 1, 1), name), &members, true);
+    }
+    // What these readers cannot stand: all of a list at once.
+    let check = |bad: &[&[&str]], expected: &[&str]| {
+        let mut panics = |records: &Records| {
+            let says: Vec<String> = records.iter().map(|one| one.body.agent.clone()).collect();
+            let has = |one: &&str| says.iter().any(|said| said == one);
+            bad.iter().any(|all| all.iter().all(|one| has(one)))
+        };
+        let mut expected: Vec<KeyBytes> = expected
+            .iter()
+            .map(|name| key(name).public().into())
+            .collect();
+        expected.sort();
+        assert_eq!(table.poisonous(&mut panics), expected, "{bad:?}");
+    };
+    check(&[], &[]);
+    check(&[&["b"]], &["b"]);
+    check(&[&["b"], &["d"]], &["b", "d"]);
+    check(&[&["c", "own"]], &["c"]);
+    // It is not the others.
+    check(&[&["own"]], &[]);
+    check(&[&[]], &[]);
+    // One of two that nobody stands together.
+    let either = [key("a"), key("d")].map(|one| KeyBytes::from(one.public()));
+    let mut both = |records: &Records| either.iter().all(|one| records.get(*one).is_some());
+    let found = table.poisonous(&mut both);
+    assert!(found.len() == 1 && either.contains(&found[0]), "{found:?}");
 }
 
 #[test]

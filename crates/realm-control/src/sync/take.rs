@@ -1,8 +1,10 @@
 //! What comes from peers: hints, and answers to what was asked.
 
+use std::sync::Arc;
+
 use realm_model::digest::Digest;
 use realm_model::key::PublicKey;
-use realm_model::record::RecordError;
+use realm_model::record::{KeyBytes, RecordError};
 use realm_model::refusal::Refusal;
 use realm_model::sync::{
     Answer, HINT_BYTES_MAX, Hint, MessageError, PAGE_BYTES_MAX, Request, Summary,
@@ -263,7 +265,7 @@ impl Sync {
                 true
             }
             Offered::Poison(_) => {
-                self.count("record-poison");
+                self.count(realm_model::record::RECORD_POISON);
                 self.records_changed(turn);
                 true
             }
@@ -286,6 +288,19 @@ impl Sync {
             peer.checks.take(1);
         }
         offered
+    }
+
+    /// Puts the newest record of a node aside, whose readers panic; returns its bytes, which
+    /// [`Sync::keep_away`] takes after a restart.
+    pub fn quarantine(&mut self, node: KeyBytes, why: &str) -> Option<Arc<[u8]>> {
+        let aside = self.records.quarantine(node, why)?;
+        self.count(realm_model::record::RECORD_POISON);
+        Some(aside)
+    }
+
+    /// Keeps away a record that was put aside before this start; returns whose it is.
+    pub fn keep_away(&mut self, bytes: &[u8], why: &str) -> Result<KeyBytes, RecordError> {
+        self.records.keep_away(bytes, why)
     }
 
     fn records_changed(&self, turn: &mut Turn<'_>) {

@@ -243,6 +243,9 @@ pub fn alarm_hint(code: &str) -> &'static str {
         realm_model::record::ACME_NAMELESS => {
             "name hosts in the routes of the manifest, or in `names` under [tls.acme] in node.toml"
         }
+        realm_model::record::RECORD_POISON => {
+            "install the newest realm on both nodes, and report it; if you do not trust the other one, revoke it"
+        }
         "isolated" => "look at the network of that node, and at `realm nodes ls` on another one",
         realm_model::record::CLONED_KEY => {
             "stop one of the two machines; if you know of one only, revoke the node"

@@ -12,11 +12,11 @@ use realm_model::entry::{ChainId, ForkProof};
 use realm_model::key::PublicKey;
 use realm_model::name::ComponentName;
 use realm_model::observed::ArtifactState;
-use realm_model::record::KeyBytes;
 use realm_model::refusal::{Refusal, RefusalCode};
 use realm_model::view::{AlarmView, PendingView, StatusView};
 
 use super::belonging::Standing;
+use super::sifting::Learned;
 use super::{Came, Core};
 use crate::error::with_causes;
 use crate::network::Network;
@@ -253,6 +253,10 @@ impl Core {
             Output::Proof { from, chain, bytes } => self.proven(from, chain, &bytes, inputs),
             // What is wanted here does not depend on it: no plan follows.
             Output::Records => {
+                self.sift_again();
+                let Some(network) = &mut self.network else {
+                    return;
+                };
                 network.changed(now);
                 let late_ms = match network.sync.members().len() {
                     0..=realm_net::FULL_MESH_MAX => LEARN_MS,
@@ -410,28 +414,21 @@ impl Core {
             return;
         };
         network.learn_at = None;
-        let mut names = BTreeMap::new();
-        let mut holders: BTreeMap<_, Vec<PublicKey>> = BTreeMap::new();
-        let own = KeyBytes::from(self.node_key);
-        for (name, node) in &self.ledger.authority().nodes {
-            names.insert(node.key, name.to_string());
-        }
-        let mut addresses = Vec::new();
-        let records = network.sync.records().iter();
-        for record in records.filter(|record| KeyBytes::from(record.node) != own) {
-            addresses.push((record.node, record.body.addresses.clone()));
-            for digest in &record.body.blobs {
-                holders.entry(*digest).or_default().push(record.node);
-            }
-        }
+        let nodes = self.ledger.authority().nodes.iter();
+        let names = nodes.map(|(name, node)| (node.key, name.to_string()));
+        let names = names.collect();
+        let reached = network.reached();
+        let Learned {
+            addresses,
+            holders,
+            ways,
+            running,
+        } = Learned::of(network.sync.records(), &reached, self.node_key);
         for (node, addresses) in addresses {
             network.knows(node, &addresses);
         }
         let nodes = self.ledger.authority().nodes.iter();
         let nodes = nodes.map(|(name, node)| (node.key, name.clone()));
-        let reached = network.reached();
-        let ways = realm_control::ways::ways(network.sync.records(), &reached);
-        let running = realm_control::ways::running(network.sync.records(), &reached);
         let lost = realm_control::reach::lost(&reached);
         let heard = reached.into_keys().filter(|key| *key != self.node_key);
         let heard = heard.filter(|key| !lost.contains(&(*key).into())).collect();

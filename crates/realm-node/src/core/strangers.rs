@@ -1,12 +1,12 @@
 //! The loop and who is no member: requests to join, tickets, calls on machines at an address.
 
 use realm_control::pending::RETRY_AFTER_S;
+use realm_control::records::Records;
 use realm_model::api::Invitation;
 use realm_model::entry::ChainId;
 use realm_model::join::{Answer, Approved, JoinCode, Refused, Request, Waiting};
 use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
-use realm_model::record::KeyBytes;
 use realm_model::refusal::{Refusal, RefusalCode};
 
 use super::Core;
@@ -101,19 +101,9 @@ impl Core {
     pub(super) fn invitation(&self) -> Invitation {
         let mut addresses = Vec::new();
         if let Some(network) = &self.network {
-            let with_key = |key: PublicKey, address: &String| {
-                realm_model::address::read(address)
-                    .ok()
-                    .map(|written| written.address.with_peer(key).to_string())
-            };
             let own = network.addresses().iter();
             addresses.extend(own.filter_map(|address| with_key(self.node_key, address)));
-            for record in network.sync.records().iter() {
-                if KeyBytes::from(record.node) != KeyBytes::from(self.node_key) {
-                    let one = record.body.addresses.first();
-                    addresses.extend(one.and_then(|address| with_key(record.node, address)));
-                }
-            }
+            addresses.extend(theirs(network.sync.records(), self.node_key));
         }
         addresses.truncate(realm_model::ticket::ADDRESSES_MAX);
         Invitation {
@@ -156,4 +146,15 @@ impl Core {
             let _ = reply.send(Ok(called.await));
         });
     }
+}
+
+fn with_key(key: PublicKey, address: &str) -> Option<String> {
+    let written = realm_model::address::read(address).ok()?;
+    Some(written.address.with_peer(key).to_string())
+}
+
+/// Where each other node says first that it is.
+pub(super) fn theirs(records: &Records, own: PublicKey) -> impl Iterator<Item = String> + use<'_> {
+    let others = records.iter().filter(move |record| record.node != own);
+    others.filter_map(|record| with_key(record.node, record.body.addresses.first()?))
 }

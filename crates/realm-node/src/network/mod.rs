@@ -4,6 +4,7 @@
 //! Here is what stands between them and the loop: numbers for what is under way, the record that
 //! this node signs of itself, the address book. Not here: what an entry means.
 
+mod aside;
 mod beacon;
 mod blobs;
 mod book;
@@ -40,6 +41,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::connect::Place;
 use crate::event::Event;
 
+use aside::Aside;
+pub(crate) use aside::WHY as WHY_ASIDE;
 pub(crate) use blobs::{BlobServer, Offer};
 pub(crate) use book::KeptBook;
 pub(crate) use door::{Door, forward, passing, watch as watch_connections};
@@ -98,6 +101,8 @@ pub(crate) struct Network {
     pub(crate) inquire_at: Millis,
     /// How many of those who were met before were asked.
     asked_places: usize,
+    /// Records that made this agent panic.
+    pub(crate) aside: Aside,
 }
 
 /// What the network works with from the start.
@@ -135,6 +140,7 @@ impl Network {
         if let Some(bytes) = beacon::kept(&beacon_file) {
             sync.restore_beacon(bytes);
         }
+        let aside = Aside::restore(folder, &mut sync);
         Ok(Self {
             sync,
             pending: Pending::default(),
@@ -167,6 +173,7 @@ impl Network {
             stopped: BTreeMap::new(),
             inquire_at: now,
             asked_places: 0,
+            aside,
         })
     }
 

@@ -8,13 +8,14 @@ use realm_control::pending::REPORTED_MAX;
 use realm_edge::PortTrouble;
 use realm_model::action::{ComponentReport, WaitingOn};
 use realm_model::entry::ChainId;
+use realm_model::key::PublicKey;
 use realm_model::name::ComponentName;
 use realm_model::observed::Millis;
 use realm_model::record::limits::{ALARMS_MAX, COMPONENTS_MAX};
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
-    PORT_BUSY, PeerLink, PendingJoin, ROLLOUT_FAILED, RefusalCount, SECRET_SEALED_AWAY, STALE,
-    UPGRADE_NEEDED,
+    PORT_BUSY, PeerLink, PendingJoin, RECORD_POISON, ROLLOUT_FAILED, RefusalCount,
+    SECRET_SEALED_AWAY, STALE, UPGRADE_NEEDED,
 };
 use realm_model::refusal::RefusalCode;
 use realm_model::sealing::Sealing;
@@ -22,6 +23,9 @@ use realm_model::view::{ComponentState, StatusView};
 
 use super::pacing::Tells;
 use super::{Network, random};
+
+/// Nodes whose records are set aside that one alarm each names: a record has room for other alarms.
+const POISON_TOLD_MAX: usize = 8;
 
 /// What the record takes from the rest of the node.
 pub(crate) struct Facts<'a> {
@@ -180,6 +184,17 @@ impl Network {
                     "chain `{}` has two histories and stands still",
                     chain.as_str()
                 ),
+            });
+        }
+        let aside = self.sync.records().quarantined().iter();
+        for (node, aside) in aside.take(POISON_TOLD_MAX) {
+            let authority = ledger.authority();
+            let key = PublicKey::from_bytes(*node.as_bytes()).ok();
+            let name = key.and_then(|key| authority.name_of(&key));
+            let name = name.map_or("a node that left", |name| name.as_str());
+            alarms.push(Alarm {
+                code: RECORD_POISON.to_owned(),
+                about: format!("a record of node `{name}` is set aside: {}", aside.why),
             });
         }
         for (chain, seq) in &self.stopped {
