@@ -36,6 +36,7 @@ mod deaths;
 mod demos;
 mod devices;
 mod doorkeeping;
+mod eclipse;
 mod elsewhere;
 #[path = "../peers/inference.rs"]
 #[expect(

@@ -535,6 +535,11 @@ impl Core {
                 .as_ref()
                 .map(|network| network.net.figures())
                 .unwrap_or_default(),
+            sync: self
+                .network
+                .as_ref()
+                .map(|network| network.sync.counts().clone())
+                .unwrap_or_default(),
             lines: self
                 .network
                 .as_ref()

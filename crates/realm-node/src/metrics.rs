@@ -45,6 +45,8 @@ pub(crate) struct NodeFigures {
     pub(crate) links: usize,
     /// What the network counted.
     pub(crate) network: realm_net::Figures,
+    /// What other nodes sent that does not count, by code.
+    pub(crate) sync: BTreeMap<&'static str, u64>,
     /// What became of requests that went to other nodes.
     pub(crate) lines: Vec<(NodeName, realm_edge::LineFigures)>,
     pub(crate) code: CodeFigures,
@@ -312,6 +314,12 @@ impl Page<'_> {
                 .named()
                 .into_iter()
                 .map(|(event, count)| (vec![label("event", event)], count)),
+        ));
+        let sync = self.node.sync.iter();
+        families.push(counters(
+            "realm_sync_refusals_total",
+            "What other nodes sent that was refused, dropped or put off, by code.",
+            sync.map(|(code, count)| (vec![label("code", code)], *count)),
         ));
     }
 
