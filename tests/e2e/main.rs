@@ -9,6 +9,7 @@
 mod gallery;
 mod guest_net;
 mod knocking;
+mod invited;
 mod lab;
 mod realms;
 mod support;
