@@ -61,11 +61,33 @@ async fn case_32_commands_run_on_the_node_that_is_meant_and_are_off_by_default()
     assert_eq!(running.stdout.after("got"), " it");
     assert_eq!(running.ended().code(), Some(3));
     let owner = realms.first().realm.owner().public().to_string();
-    let audit = realms.nodes[1].run(&["--json", "audit"]).ok().stdout;
-    assert!(
-        audit.contains(&owner) && audit.contains("echo ready"),
-        "{audit}"
-    );
+    // Each is written down there, with who it was, what, and how it ended; nothing of it elsewhere.
+    let audited = |at: usize, what: &str| {
+        let page = realms.nodes[at].run(&["--json", "audit"]).ok().stdout;
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        let entries = page["entries"].as_array().unwrap().iter();
+        let of_exec = entries.filter(|entry| {
+            entry["call"] == "exec" && entry["what"].as_str().unwrap().contains(what)
+        });
+        of_exec.cloned().collect::<Vec<_>>()
+    };
+    for (what, outcome) in [("grep ^PWD", "7"), ("echo ready; while", "3")] {
+        let entries = audited(1, what);
+        let [entry] = &entries[..] else {
+            panic!("{what}: {entries:?}");
+        };
+        assert_eq!(
+            (&entry["caller"], &entry["role"]),
+            (&owner.as_str().into(), &"owner".into())
+        );
+        assert_eq!(entry["outcome"], outcome, "{entry:#}");
+        let (began, ended) = (
+            entry["began_unix_ms"].as_u64(),
+            entry["ended_unix_ms"].as_u64(),
+        );
+        assert!(began.is_some() && began <= ended, "{entry:#}");
+        assert_eq!(audited(0, what), Vec::<serde_json::Value>::new());
+    }
     // A component as well, with this machine's file.
     realms.first().realm.guest(PROGRAM, "program.wasm");
     let ran = realms
