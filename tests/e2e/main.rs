@@ -8,8 +8,8 @@
 
 mod gallery;
 mod guest_net;
-mod knocking;
 mod invited;
+mod knocking;
 mod lab;
 mod realms;
 mod support;
@@ -100,6 +100,7 @@ mod secrets;
 mod services;
 mod serving;
 mod session;
+mod shapes;
 mod sharing;
 mod signals;
 mod singletons;
