@@ -512,7 +512,9 @@ fn most(lists: &[Vec<Seat>], which: impl Fn(&Seat) -> bool) -> BTreeMap<usize, u
     most
 }
 
-/// The seats of several lists as one list: of each base node those of the list that wants most of it.
+/// The seats of several lists as one list: of each base node as many as the list has that wants most of it.
+/// Those that others have while it is gone come before those that are nowhere then: nobody would wait for them,
+/// and who has them would go by no turn.
 fn union(mut groups: Vec<Vec<Seat>>) -> Vec<Seat> {
     if groups.len() <= 1 {
         return groups.pop().unwrap_or_default();
@@ -524,9 +526,13 @@ fn union(mut groups: Vec<Vec<Seat>>) -> Vec<Seat> {
             of_group.entry(seat.base).or_default().push(seat);
         }
         for (base, seats) in of_group {
-            let most = by_base.entry(base).or_default();
-            if seats.len() > most.len() {
-                *most = seats;
+            let all = by_base.entry(base).or_default();
+            for (index, seat) in seats.into_iter().enumerate() {
+                match all.get_mut(index) {
+                    Some(one) if one.pinned && !seat.pinned => *one = seat,
+                    Some(_) => {}
+                    None => all.push(seat),
+                }
             }
         }
     }

@@ -90,6 +90,16 @@ fn a_node_has_what_is_pinned_to_it_whatever_becomes_of_it() {
     check(&["a", "b"], two, &[], "a a b");
 }
 
+/// What is placed besides on a node that has more by its name has a seat where it is while that node is gone.
+#[test]
+fn what_moves_from_a_node_with_pinned_ones_keeps_its_seat() {
+    let both = "a = [{ path = '/', component = 'app', replicas = 3 }]\n\
+                '*' = [{ path = '/x', component = 'app', replicas = 2 }]";
+    check(&["a", "b", "c"], both, &[], "a a a c");
+    check(&["a", "b", "c"], both, &["a"], "b - - c");
+    check(&["a", "b", "c"], both, &["c"], "a a a b");
+}
+
 /// What others wait for before they give up replicas that moved: of each list its own, also on a node that
 /// has more by its name.
 #[test]

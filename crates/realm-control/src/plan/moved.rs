@@ -361,3 +361,42 @@ fn who_is_left_alone_takes_nothing_down_beside_what_is_missing() {
     assert_eq!(count, 0, "{waits}");
     assert!(waits.contains("`there` has not heard"), "{waits}");
 }
+
+/// A node stands in for another one with replicas that it has anyway, since another list wants more of it: nobody
+/// waits for one that is nowhere.
+#[test]
+fn who_stands_in_with_what_it_has_anyway_goes_on() {
+    let mut realm = Realm::found();
+    for name in ["here", "there"] {
+        realm.submit(approval(name, &[])).expect("an approval");
+    }
+    let list = |selector: &str, path: &str, replicas: u32| {
+        format!(
+            "{selector} = [{{ path = '{path}', component = 'app', replicas = {replicas}, max_surge = 1, \
+             max_unavailable = 0 }}]\n"
+        )
+    };
+    let lists = list("here", "/", 3) + &list("'*'", "/x", 2);
+    let text = format!("[components.app]\nsource = 'file:a'\n[routing]\n{lists}");
+    realm.apply(&text, &[("app", "old")]);
+    let old = revision_on(&realm, "here");
+    realm.apply(&text, &[("app", "new")]);
+    let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
+    let here = node_name("here");
+    let placement = place(desired, authority, &|name, _| *name != here);
+    assert_eq!(placement.share(&component_name("app"), &here), 3);
+    let mut observed = Observed::default();
+    let artifact = Artifact {
+        digest: pin("new").digest,
+        fuel: false,
+    };
+    observed.artifacts.insert(artifact, ArtifactState::Ready);
+    for slot in 0..3 {
+        observed.replicas.insert(replica(old, slot), healthy());
+    }
+    let around = Around::unheard(placement.into());
+    let planned = plan(desired, authority, &here, &observed, &around, NOW);
+    let starts = planned.actions.iter();
+    let starts = starts.filter(|action| matches!(action, Action::Start(_)));
+    assert_eq!(starts.count(), 1, "{:?}", planned.reports);
+}

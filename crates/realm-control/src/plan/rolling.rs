@@ -109,6 +109,21 @@ pub(super) fn turns(own: &Own<'_>, desired: &Desired, around: &Around) -> Turns 
     mine.sort_unstable();
     let mut ready_next: Option<Millis> = None;
     for (slot, (_, index, number)) in (0u32..).zip(&mine) {
+        // What several lists want of one node is the same replicas: a place for which it stands in with one
+        // that it has anyway has none of its own, and nothing is awaited of it.
+        if slot >= wanted.replicas {
+            turns.seats.push(SeatSummary {
+                seat: *number,
+                up: true,
+                ready: edition.aim,
+            });
+            facts[*index] = SeatFact {
+                heard: true,
+                up: true,
+                ready: true,
+            };
+            continue;
+        }
         let place = own.place(wanted, slot);
         let ready_at = place.new_since.map(|since| since.plus(upkeep.min_ready_ms));
         let ready = ready_at.is_some_and(|at| at <= own.now);
