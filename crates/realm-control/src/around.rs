@@ -2,6 +2,7 @@
 //! of themselves. Not what this node observes of itself.
 
 mod failed;
+mod silent;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use crate::gates::SeatFact;
 use crate::place::{Placement, place};
 use crate::records::Records;
 use failed::Entries;
+use silent::Told;
 
 /// How long a replica goes on after others have taken over from it: until everybody has heard of them.
 const RELIEF_MS: u64 = 5_000;
@@ -34,6 +36,9 @@ pub struct Around {
     /// The last authority entry that is in force here.
     authority: u64,
     nodes: BTreeMap<NodeName, Said>,
+    /// Node → which of its records this is, and whether it is not reached; until it was looked at beside
+    /// what was remembered.
+    records: BTreeMap<NodeName, (Told, bool)>,
     memory: Memory,
 }
 
@@ -53,6 +58,9 @@ struct Memory {
     failed: Entries,
     /// The entries whose versions were healthy at all places at once: their rollouts do not fail any more.
     settled: Entries,
+    /// Node → its last record from while it was not reached. What it said up to then holds no more when it is
+    /// back: what served may be gone with it.
+    silent: BTreeMap<NodeName, Told>,
 }
 
 /// A version that does not get healthy.
@@ -69,7 +77,7 @@ struct Tried {
 /// What one other node says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Said {
-    /// Of a node that is not reached, nothing is up.
+    /// Of a node that is not reached, or has said nothing since it was not, nothing is up.
     is_reached: bool,
     /// The last authority entry that it has in force.
     authority: Option<u64>,
@@ -161,7 +169,13 @@ impl Around {
     ) -> Self {
         let nodes = authority.nodes.iter();
         let bodies = nodes.filter_map(|(name, node)| Some((name, &records.get(node.key)?.body)));
-        Self::of(placement, authority.head.seq, bodies, own, lost, observed)
+        let around = Self::of(placement, authority.head.seq, bodies, own, lost, observed);
+        let nodes = authority.nodes.iter();
+        let told = nodes.filter_map(|(name, node)| {
+            let version = records.get(node.key)?.version;
+            Some((name, (version.epoch, version.counter)))
+        });
+        around.told(told, lost)
     }
 
     /// The same with the bodies of those records.
@@ -202,15 +216,9 @@ impl Around {
             placement,
             authority,
             nodes,
+            records: BTreeMap::new(),
             memory: Memory::default(),
         }
-    }
-
-    /// The same with what was remembered `before`.
-    #[must_use]
-    pub fn after(mut self, before: &Self) -> Self {
-        self.memory = before.memory.clone();
-        self
     }
 
     /// Notes what is to be remembered of what runs here and of what the others say.
@@ -223,6 +231,7 @@ impl Around {
     ) {
         let mut memory = Memory {
             settled: self.settled(desired),
+            silent: std::mem::take(&mut self.memory.silent),
             ..Memory::default()
         };
         let mut here: BTreeMap<&ComponentName, Vec<(Revision, &ReplicaState)>> = BTreeMap::new();

@@ -2,12 +2,13 @@
 //! and at `d`, which has none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use realm_model::name::NodeName;
 use realm_model::observed::{Millis, Observed, ReplicaId, ReplicaState};
 use realm_model::record::{ComponentSummary, NodeBody, SeatSummary};
 
-use super::Around;
+use super::{Around, Told};
 use crate::place::place;
 use crate::testing::{Realm, approval, component_name, node_name};
 
@@ -276,4 +277,53 @@ fn a_node_gives_up_only_what_is_rolled_out() {
     assert_eq!(fails("revert", true), [2]);
     assert_eq!(fails("halt", false), [2]);
     assert_eq!(fails("halt", true), [2]);
+}
+
+/// What served when a node was reached last may be gone with it: a record from then says nothing of now.
+#[test]
+fn who_is_back_has_nothing_up_until_it_says_so() {
+    let scene = Scene::new("halt");
+    let realm = &scene.realms[0];
+    let (desired, authority) = (realm.ledger.desired(), realm.ledger.authority());
+    let (app, own, other) = (component_name("app"), node_name("a"), node_name("b"));
+    let placement = Arc::new(place(desired, authority, &|_, _| false));
+    let mut body = NodeBody::of(other.clone());
+    body.components = vec![ComponentSummary {
+        name: app.to_string(),
+        namespace: String::new(),
+        wanted: 1,
+        healthy: 1,
+        state: String::new(),
+        code: String::new(),
+        reason: String::new(),
+        digest: None,
+        serving: Some(1),
+        seats: None,
+        failed: None,
+    }];
+    let mut around = Around::default();
+    // Whether it is reached, the start and the number of its record, and whether it serves then.
+    let mut check = |is_reached: bool, told: Told, expected: bool| {
+        let lost: BTreeSet<NodeName> = match is_reached {
+            true => BTreeSet::new(),
+            false => [other.clone()].into(),
+        };
+        let bodies = [(&other, &body)].into_iter();
+        let observed = Observed::default();
+        let new = Around::of(Arc::clone(&placement), 0, bodies, &own, &lost, &observed);
+        around = new.told([(&other, told)].into_iter(), &lost).after(&around);
+        around.remember(desired, &own, &observed, Millis(0));
+        let serves = around.serving(&app, &other) > 0;
+        assert_eq!(serves, expected, "{is_reached} {told:?}");
+    };
+    check(true, (1, 7), true);
+    check(false, (1, 7), false);
+    check(true, (1, 7), false);
+    check(true, (1, 7), false);
+    check(true, (1, 8), true);
+    check(true, (1, 8), true);
+    // What comes round another way while it is not reached is no news either; a new start is.
+    check(false, (1, 9), false);
+    check(true, (1, 9), false);
+    check(true, (2, 1), true);
 }
