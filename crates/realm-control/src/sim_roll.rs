@@ -6,16 +6,20 @@
 //! nothing goes on happening. Where nothing fails by itself, never fewer serve than the manifest allows,
 //! whoever is drained. Not here: how entries and records travel (`sim_net`).
 
+mod apart;
 mod check;
 mod leases;
 mod lists;
+mod moves;
 mod node;
 mod planted;
 mod seeds;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use realm_model::action::Action;
 use realm_model::entry::{Body, SetNode};
 use realm_model::name::NodeName;
 use realm_model::observed::Millis;
@@ -27,14 +31,18 @@ use crate::place::place;
 use crate::plan::plan;
 use crate::sync::Random;
 use crate::testing::{Realm, node_key, node_name};
+use apart::Apart;
 use lists::Lists;
 use node::Node;
 use planted::Planted;
+use views::Start;
 
 /// A node says what it says again after this long, whether it is news or not.
 const TICK_MS: u64 = 3_000;
 /// Who was not heard for this long is not reached.
 const UNHEARD_MS: u64 = 8_000;
+/// How long is waited for a node, by default.
+const LOST_AFTER_MS: u64 = 30_000;
 /// Plans in a row at one moment.
 const ROUNDS_MAX: usize = 16;
 
@@ -62,6 +70,11 @@ pub(crate) struct Kind {
 
 enum Event {
     Entry {
+        to: usize,
+        version: usize,
+    },
+    /// What the others have that one hears.
+    Round {
         to: usize,
         version: usize,
     },
@@ -93,10 +106,12 @@ pub(crate) struct Sim {
     cut: BTreeSet<(usize, usize)>,
     /// When the last disturbance was over.
     disturbed_ms: u64,
-    /// Places that somebody took down to replace what is there, by node and slot; and those where both
-    /// run. What two sides of a cut decided does not count.
-    taken_down: BTreeSet<(usize, u32)>,
-    doubled: BTreeSet<(usize, u32)>,
+    /// Places that somebody took down to replace what is there, by node and slot, and those where both
+    /// run; whether all together may be no more than the manifest allows. What two sides of a cut decided
+    /// counts on each side.
+    taken_down: BTreeMap<(usize, u32), bool>,
+    doubled: BTreeMap<(usize, u32), bool>,
+    apart: Apart,
     /// Replicas of each node that serve in places which it does not have.
     stand_ins: Vec<usize>,
     /// Places of each node when it was looked at last.
@@ -107,7 +122,6 @@ pub(crate) struct Sim {
     pub(crate) was_empty: bool,
     /// Nodes of which so many serve as shall, from when they did.
     steady: Vec<bool>,
-    pub(crate) starts: usize,
     pub(crate) last_start_ms: u64,
     pub(crate) violations: Vec<String>,
     /// Whether each step is told.
@@ -136,14 +150,14 @@ impl Sim {
             random: Random::new(seed),
             cut: BTreeSet::new(),
             disturbed_ms: 0,
-            taken_down: BTreeSet::new(),
-            doubled: BTreeSet::new(),
+            taken_down: BTreeMap::new(),
+            doubled: BTreeMap::new(),
+            apart: Apart::default(),
             stand_ins: vec![0; names.len()],
             shares: vec![0; names.len()],
             wanted: vec![0; names.len()],
             was_empty: false,
             steady: vec![false; names.len()],
-            starts: 0,
             last_start_ms: 0,
             violations: Vec::new(),
             prints: false,
@@ -210,11 +224,29 @@ impl Sim {
 
     pub(crate) fn kill(&mut self, node: usize) {
         self.tell(&format!("n{node} dies"));
+        let served = self.serving_slots(node).len();
+        self.apart.loses(node, served, self.now);
         let dead = &mut self.nodes[node];
         dead.is_up = false;
         dead.world.crash();
-        self.taken_down.retain(|(of, _)| *of != node);
-        self.doubled.retain(|(of, _)| *of != node);
+        self.taken_down.retain(|(of, _), _| *of != node);
+        self.doubled.retain(|(of, _), _| *of != node);
+    }
+
+    /// How many states were signed, the empty one among them.
+    pub(crate) fn signed(&self) -> usize {
+        self.states.len()
+    }
+
+    /// The next time a node comes back it has an older state, or none.
+    pub(crate) fn lose_entries(&mut self, to: usize, version: usize) {
+        let node = &mut self.nodes[to];
+        node.version = node.version.min(version);
+        // One after the other comes again, each after a while.
+        for version in 1..self.states.len() {
+            let delay = 1 + self.random.below(2 * TICK_MS);
+            self.later(delay, Event::Entry { to, version });
+        }
     }
 
     /// It comes back, with what is signed and without a memory of the others.
@@ -225,20 +257,29 @@ impl Sim {
         if back.is_up {
             return;
         }
+        self.apart.comes_back(self.kind.nodes, node, self.now);
         back.is_up = true;
         back.losses = Losses::default();
         back.around = Around::default();
+        back.placed_by = None;
         back.records.clear();
         back.heard = (0..self.kind.nodes).map(|of| (of, self.now)).collect();
         back.said = None;
         back.leases.start(self.now);
         back.world.pass_to(Millis(self.now));
+        back.start = Start::new(back.version, self.now);
+        self.forget_moves(node);
         self.wake(node);
     }
 
     /// Lets those below `below` and the others not hear each other, or only the ones the others.
     pub(crate) fn cut(&mut self, below: usize, one_way: bool) {
         self.tell(&format!("cut at n{below}, one way: {one_way}"));
+        self.apart.cut(self.nodes.len(), below);
+        for node in 0..self.nodes.len() {
+            let served = self.serving_slots(node).len();
+            self.apart.loses(node, served, self.now);
+        }
         for one in 0..below {
             for other in below..self.nodes.len() {
                 self.cut.insert((one, other));
@@ -252,6 +293,7 @@ impl Sim {
     pub(crate) fn heal(&mut self) {
         self.tell("all hear each other");
         self.cut.clear();
+        self.apart.heal(self.now);
         self.disturbed_ms = self.now;
     }
 
@@ -259,7 +301,10 @@ impl Sim {
     pub(crate) fn fail_one(&mut self, node: usize) {
         self.tell(&format!("a replica of n{node} fails"));
         if self.nodes[node].is_up {
+            let served = self.serving_slots(node).len();
             self.nodes[node].world.fail_one(0);
+            let left = self.serving_slots(node).len();
+            self.apart.loses(node, served - left, self.now);
             self.wake(node);
         }
     }
@@ -288,6 +333,12 @@ impl Sim {
 
     fn happen(&mut self, event: Event) {
         match event {
+            Event::Round { to, version } => {
+                if self.nodes[to].is_up {
+                    self.nodes[to].start.rounds += 1;
+                    self.happen(Event::Entry { to, version });
+                }
+            }
             Event::Entry { to, version } => {
                 if !self.nodes[to].is_up {
                     // Whoever has it says so again.
@@ -312,9 +363,13 @@ impl Sim {
                 if !self.nodes[to].is_up || self.cut.contains(&(from, to)) {
                     return;
                 }
-                let known = self.nodes[to].records.get(&from).map(|(known, _)| *known);
-                if known.is_none_or(|known| known < counter) {
-                    self.nodes[to].records.insert(from, (counter, body));
+                let known = self.nodes[to].records.get(&from);
+                if known.is_some_and(|(known, _)| *known >= counter) {
+                    return;
+                }
+                let is_news = known.is_none_or(|(_, known)| *known != body);
+                self.nodes[to].records.insert(from, (counter, body));
+                if is_news {
                     self.act(to);
                 }
             }
@@ -331,7 +386,7 @@ impl Sim {
                 }
                 // Connections do not lose their signs of life, however many records are lost.
                 for to in 0..self.nodes.len() {
-                    if !self.cut.contains(&(node, to)) {
+                    if self.nodes[to].is_up && !self.cut.contains(&(node, to)) {
                         self.nodes[to].heard.insert(node, self.now);
                     }
                 }
@@ -341,8 +396,19 @@ impl Sim {
                     .map(|of| self.nodes[of].version)
                     .max();
                 let version = newest.unwrap_or_default();
-                self.later(1, Event::Entry { to: node, version });
+                let meets_one = (0..self.nodes.len()).any(|of| {
+                    of != node && self.nodes[of].is_up && !self.cut.contains(&(of, node))
+                });
+                self.later(
+                    1,
+                    match meets_one {
+                        true => Event::Round { to: node, version },
+                        false => Event::Entry { to: node, version },
+                    },
+                );
                 self.act(node);
+                // It says so anew, though it is no news.
+                self.nodes[node].counter += 1;
                 self.publish(node);
             }
         }
@@ -355,6 +421,7 @@ impl Sim {
         let node = &mut self.nodes[index];
         node.world.pass_to(now);
         let realm = Arc::clone(&self.states[node.version]);
+        let first = Arc::clone(&self.states[0]);
         let lost: BTreeSet<NodeName> = (0..self.kind.nodes)
             .filter(|other| *other != index)
             .filter(|other| {
@@ -366,7 +433,7 @@ impl Sim {
         let (desired, mut authority) = (realm.ledger.desired(), realm.ledger.authority());
         let planted = self.kind.planted;
         if planted == Some(Planted::Deaf) {
-            authority = self.states[0].ledger.authority();
+            authority = first.ledger.authority();
         }
         let least_ms = node.around.placement.lost_after_ms_least();
         node.losses.look(
@@ -375,9 +442,21 @@ impl Sim {
             least_ms.unwrap_or(u64::MAX),
             now,
         );
-        let placement = place(desired, authority, &|name, wait_ms| {
+        // As an agent does: what is signed and who is gone decide.
+        let is_gone = |name: &NodeName, wait_ms: u64| {
             *name != node.name && node.losses.is_gone(name, wait_ms, now)
-        });
+        };
+        let of = authority.nodes.keys();
+        let gone: Vec<NodeName> = of
+            .filter(|name| is_gone(name, LOST_AFTER_MS))
+            .cloned()
+            .collect();
+        let placed_by = Some((node.version, gone));
+        let placement = match node.placed_by == placed_by {
+            true => Arc::clone(&node.around.placement),
+            false => place(desired, authority, &is_gone).into(),
+        };
+        node.placed_by = placed_by;
         let names: Vec<NodeName> = authority.nodes.keys().cloned().collect();
         let taken = |body: &Arc<NodeBody>| match planted {
             Some(planted) => Arc::new(planted.hears(body, &realm)),
@@ -387,18 +466,25 @@ impl Sim {
         let bodies: Vec<(&NodeName, Arc<NodeBody>)> = records
             .filter_map(|(of, (_, body))| Some((names.get(*of)?, taken(body))))
             .collect();
+        let told = node.records.iter();
+        let told = told.filter_map(|(of, (counter, _))| Some((names.get(*of)?, (0, *counter))));
         node.around = Around::of(
-            placement.into(),
+            placement,
             authority.head.seq,
             bodies.iter().map(|(name, body)| (*name, &**body)),
             &node.name,
             &lost,
             &node.world.observed,
         )
+        .told(told, &lost)
         .after(&node.around);
         node.look_at_leases(&realm, now);
+        let others = authority.nodes.len() - 1;
+        let may_act = node.may_act(others, desired.generation(), now.0);
+        self.check_view(index);
         let mut rounds = 0;
         let last = loop {
+            let node = &mut self.nodes[index];
             let observed = &node.world.observed;
             node.around.remember(desired, &node.name, observed, now);
             let plan = plan(
@@ -410,18 +496,19 @@ impl Sim {
                 now,
             );
             rounds += 1;
-            if plan.actions.is_empty() || rounds > ROUNDS_MAX {
+            if plan.actions.is_empty() || !may_act || rounds > ROUNDS_MAX {
                 break plan;
             }
-            let starts = plan
+            self.check_knows(index, &plan);
+            self.check_starts(index, &plan);
+            if plan
                 .actions
                 .iter()
-                .filter(|action| matches!(action, realm_model::action::Action::Start(_)));
-            let starts = starts.count();
-            self.starts += starts;
-            if starts > 0 {
+                .any(|one| matches!(one, Action::Start(_)))
+            {
                 self.last_start_ms = now.0;
             }
+            let node = &mut self.nodes[index];
             if self.prints {
                 let gates = plan.reports.iter().flat_map(|one| &one.waiting_on);
                 let gates: Vec<&str> = gates.map(|one| one.message.as_str()).collect();
@@ -429,6 +516,7 @@ impl Sim {
             }
             node.world.execute(&plan);
         };
+        let node = &mut self.nodes[index];
         if rounds > ROUNDS_MAX {
             self.violations
                 .push(format!("{} does not settle: {last:?}", node.name));

@@ -10,7 +10,7 @@ use crate::place::place;
 use crate::testing::{Realm, component_name, node_name};
 
 /// Whether a node is drained by what was signed.
-fn is_drained(realm: &Realm, node: usize) -> bool {
+pub(super) fn is_drained(realm: &Realm, node: usize) -> bool {
     let nodes = &realm.ledger.authority().nodes;
     nodes[&node_name(&format!("n{node}"))].drained
 }
@@ -125,14 +125,16 @@ impl Sim {
         if self.serving() >= self.least() {
             let is_new = |slot: &&u32| (self.shares[index]..share).contains(*slot);
             let placed = before.intersection(&after).filter(is_new).count();
-            let places = self.taken_down.iter().filter(|(of, _)| *of == index);
+            let places = self.taken_down.keys().filter(|(of, _)| *of == index);
             for place in places.take(placed).copied().collect::<Vec<_>>() {
                 self.taken_down.remove(&place);
             }
         }
         self.shares[index] = share;
+        let is_disturbed = self.is_disturbed();
+        let (mut takes, mut takes_away) = (false, false);
         // A slot that served and was healthy, and that is wanted: it is down by decision.
-        for slot in before.difference(&after).filter(|slot| **slot < share) {
+        for slot in before.difference(&after) {
             let world = &self.nodes[index].world;
             let gone_by_itself = world.observed.replicas.iter().any(|(id, state)| {
                 id.slot == *slot
@@ -141,12 +143,18 @@ impl Sim {
                         ReplicaState::Backoff { .. } | ReplicaState::Failed { .. }
                     )
             });
-            if !gone_by_itself && !self.is_disturbed() {
-                self.taken_down.insert((index, *slot));
+            if gone_by_itself {
+                self.apart.loses(index, 1, self.now);
+                continue;
+            }
+            takes_away = true;
+            if *slot < share {
+                takes = true;
+                self.taken_down.insert((index, *slot), !is_disturbed);
             }
         }
         self.taken_down
-            .retain(|(of, slot)| *of != index || !after.contains(slot) && *slot < share);
+            .retain(|(of, slot), _| *of != index || !after.contains(slot) && *slot < share);
         self.stand_ins[index] = after.iter().filter(|slot| **slot >= share).count();
         let mut by_slot: BTreeMap<u32, BTreeSet<_>> = BTreeMap::new();
         for (id, state) in &self.nodes[index].world.observed.replicas {
@@ -160,23 +168,32 @@ impl Sim {
         }
         by_slot.retain(|_, revisions| revisions.len() > 1);
         self.doubled
-            .retain(|(of, slot)| *of != index || by_slot.contains_key(slot));
-        if !self.is_disturbed() {
-            self.doubled
-                .extend(by_slot.keys().map(|slot| (index, *slot)));
+            .retain(|(of, slot), _| *of != index || by_slot.contains_key(slot));
+        let mut doubles = false;
+        for slot in by_slot.keys() {
+            let before = self.doubled.insert((index, *slot), !is_disturbed);
+            doubles |= before.is_none();
+        }
+        if !self.kind.singleton {
+            self.check_side(index, takes, doubles);
+            if takes_away {
+                self.check_heard(index);
+            }
         }
         // Of who is drained the others wait for nothing, whether it has heard of it or not.
-        let doubled = self.doubled.iter().filter(|(of, _)| self.open(*of));
+        let doubled = self.doubled.iter();
+        let doubled = doubled.filter(|((of, _), counts)| **counts && self.open(*of));
         let doubled = doubled.count();
         // What serves in a place that is no more stands in for what is missing on its node.
         let missing: usize = (0..self.nodes.len())
             .filter(|index| self.open(*index))
             .map(|index| {
-                let down = self.taken_down.iter().filter(|(of, _)| *of == index);
+                let down = self.taken_down.iter();
+                let down = down.filter(|((of, _), counts)| *of == index && **counts);
                 down.count().saturating_sub(self.stand_ins[index])
             })
             .sum();
-        if self.is_disturbed() || self.kind.singleton {
+        if is_disturbed || self.kind.singleton {
             return;
         }
         if missing > self.kind.unavailable as usize || doubled > self.kind.surge as usize {

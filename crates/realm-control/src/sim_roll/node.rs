@@ -8,6 +8,8 @@ use realm_model::entry::ChainId;
 use realm_model::name::NodeName;
 use realm_model::record::{ComponentSummary, NodeBody};
 
+use super::moves::Moves;
+use super::views::Start;
 use super::{Kind, leases};
 use crate::around::Around;
 use crate::losses::Losses;
@@ -22,6 +24,8 @@ pub(super) struct Node {
     pub(super) version: usize,
     pub(super) losses: Losses,
     pub(super) around: Around,
+    /// What was signed, and who was gone, when everything got its place.
+    pub(super) placed_by: Option<(usize, Vec<NodeName>)>,
     pub(super) records: BTreeMap<usize, (u64, Arc<NodeBody>)>,
     /// Other node → when it was heard last.
     pub(super) heard: BTreeMap<usize, u64>,
@@ -29,6 +33,8 @@ pub(super) struct Node {
     pub(super) said: Option<NodeBody>,
     pub(super) is_up: bool,
     pub(super) leases: leases::Own,
+    pub(super) start: Start,
+    pub(super) moves: Moves,
     /// When it acts although nothing comes.
     pub(super) wakes: BTreeSet<u64>,
 }
@@ -44,12 +50,15 @@ impl Node {
             version: 0,
             losses: Losses::default(),
             around: Around::default(),
+            placed_by: None,
             records: BTreeMap::new(),
             heard: BTreeMap::new(),
             counter: 0,
             said: None,
             is_up: true,
             leases: leases::Own::new(seed),
+            start: Start::default(),
+            moves: Moves::default(),
             wakes: BTreeSet::new(),
         }
     }

@@ -90,6 +90,8 @@ fn run(seed: u64, world: World) -> Result<(), String> {
         prints,
     } = world;
     let mut random = Random::new(seed ^ 0x5eed);
+    // Dice of its own: what a seed is must not change.
+    let mut lost = Random::new(seed ^ 0x1057);
     let mut below = |n: u64| random.below(n);
     let nodes = 1 + usize::try_from(below(6)).expect("small");
     let replicas = 1 + u32::try_from(below(8)).expect("small");
@@ -158,6 +160,12 @@ fn run(seed: u64, world: World) -> Result<(), String> {
                 killed = true;
                 let until = sim.now + below(120_000);
                 sim.run(until);
+                // Of what it had written down some is lost, or all.
+                let states = sim.signed() as u64;
+                if lost.below(3) == 0 {
+                    let version = usize::try_from(lost.below(states)).expect("small");
+                    sim.lose_entries(node, version);
+                }
                 sim.revive(node);
             }
             1 if nodes > 1 => {
@@ -272,6 +280,11 @@ fn what_was_found_once_stays_mended() {
     }
     // What stands in for a replica gets a place of its own.
     run(64_575, CALM).unwrap_or_else(|why| panic!("calm, seed 64575: {why}"));
+    // A node is away of which some replicas are pinned and others placed; one is back, and is believed what it
+    // said before.
+    for seed in [179, 547, 757, 822, 980, 627, 2_967, 3_793] {
+        run(seed, World::default()).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    }
     // Four broken builds in a row; two sides of a cut that both take down what they may.
     for seed in [21_887, 39_006, 39_873] {
         run(seed, World::default()).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
