@@ -12,6 +12,7 @@ mod leases;
 mod lists;
 mod moves;
 mod node;
+mod pauses;
 mod planted;
 mod seeds;
 mod views;
@@ -231,6 +232,23 @@ impl Sim {
         dead.world.crash();
         self.taken_down.retain(|(of, _), _| *of != node);
         self.doubled.retain(|(of, _), _| *of != node);
+    }
+
+    /// A node stands still, with all that it runs: nobody hears it, and it hears nobody.
+    pub(crate) fn pause(&mut self, node: usize) {
+        self.tell(&format!("n{node} stands still"));
+        let served = self.serving_slots(node).len();
+        self.apart.loses(node, served, self.now);
+        self.nodes[node].is_up = false;
+    }
+
+    /// It goes on as if nothing had been.
+    pub(crate) fn resume(&mut self, node: usize) {
+        self.tell(&format!("n{node} goes on"));
+        self.disturbed_ms = self.now;
+        self.apart.comes_back(self.kind.nodes, node, self.now);
+        self.nodes[node].is_up = true;
+        self.wake(node);
     }
 
     /// How many states were signed, the empty one among them.

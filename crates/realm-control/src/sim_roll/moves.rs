@@ -47,6 +47,10 @@ pub(super) struct Moves {
 }
 
 impl Moves {
+    pub(super) const fn begun(&self) -> usize {
+        self.begun
+    }
+
     /// Notes who is not heard.
     fn hears(&mut self, heard: &BTreeMap<usize, u64>, own: usize, now: u64) {
         let away = heard
