@@ -117,6 +117,7 @@ mod telemetry;
 mod terminal;
 mod tidy;
 mod timers;
+mod torn;
 mod trust;
 mod trusted;
 mod up;
