@@ -50,6 +50,7 @@ mod explain;
 mod fastcgi;
 mod fronts;
 mod guides;
+mod halted;
 mod health;
 mod hostile;
 mod https;
