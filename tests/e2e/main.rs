@@ -105,6 +105,7 @@ mod shapes;
 mod sharing;
 mod signals;
 mod singletons;
+mod sourced;
 mod states;
 mod streams;
 mod swap;
