@@ -1,6 +1,5 @@
-//! Components that come from S3: applied, fetched by the agent and served. A real
-//! server, which wants to know who asks. What they may do wrong is tested where the bytes are fetched
-//! (`realm-store`, `fetch`).
+//! Components that come from S3: applied, fetched by the agent and served. A real server, which wants to
+//! know who asks. What it may do wrong is tested where the bytes are fetched (`realm-store`, `fetch`).
 
 use realm_test_guests as guests;
 
