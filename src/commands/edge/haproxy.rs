@@ -34,13 +34,17 @@ fn app() -> String {
     log-stderr global
     option keep-conn
     # Several requests at once on a connection: fewer connections, but a client that reads slowly holds up
-    # the others of its connection, for FastCGI has no flow control of its own.
+    # the others of its connection, for FastCGI has no flow control of its own; and an answer that breaks off
+    # ends its connection, so that the others get 502.
     # option mpxs-conns
     # option max-reqs {REQUESTS_MAX}
     # Components may read `Authorization` themselves, as over HTTP.
     pass-header authorization
     # The host by which the frontend let it pass: realm believes it before `HTTP_HOST`.
     set-param REALM_HOST %[var(txn.realm_host)]
+    # An answer may be whole before its request is. HAProxy reads nothing more of a client once it heard of the
+    # end: so realm says that behind the body.
+    set-param REALM_END body
     # HAProxy calls the user whom the client names in `Authorization` REMOTE_USER, and checks nothing. With
     # `http-request auth unless {{ http_auth(USERS) }}` in the frontend it is true: then without these two.
     set-param REMOTE_USER %[str()]

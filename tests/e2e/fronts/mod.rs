@@ -3,6 +3,7 @@
 
 mod cells;
 mod client;
+mod early;
 mod gone;
 mod kept;
 mod more;

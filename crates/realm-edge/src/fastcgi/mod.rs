@@ -15,10 +15,12 @@ mod log;
 mod params;
 mod record;
 mod request;
+mod rest;
 mod serve;
 mod stdin;
 #[cfg(test)]
 mod tests;
+mod writing;
 
 use std::time::Duration;
 
@@ -214,8 +216,13 @@ pub fn put_stderr(out: &mut BytesMut, id: u16, bytes: &[u8]) {
 /// Writes the end of a request, and of its answer: `app_status` is 0 unless something went wrong after
 /// the head of the answer had left.
 pub fn put_end(out: &mut BytesMut, id: u16, status: Status, app_status: u32) {
-    record::put(out, Kind::Stdout, id, &[]);
+    put_stdout_end(out, id);
     put_end_request(out, id, status, app_status);
+}
+
+/// Writes the end of an answer whose request has not ended.
+fn put_stdout_end(out: &mut BytesMut, id: u16) {
+    record::put(out, Kind::Stdout, id, &[]);
 }
 
 /// Writes what is no record of any version, in place of the end of an answer that broke off: the

@@ -43,7 +43,7 @@ const PARAM_PREFIX: &str = "x-realm-param-";
 
 /// What web servers send by default and is in the request already, or says where things lie on their
 /// machine.
-const KNOWN: [&str; 41] = [
+const KNOWN: [&str; 42] = [
     "CONTENT_LENGTH",
     "CONTENT_TYPE",
     "CONTEXT_DOCUMENT_ROOT",
@@ -62,6 +62,7 @@ const KNOWN: [&str; 41] = [
     "PHP_ADMIN_VALUE",
     "PHP_VALUE",
     "QUERY_STRING",
+    "REALM_END",
     "REALM_HOST",
     "REDIRECT_STATUS",
     "REDIRECT_URI",
@@ -104,6 +105,12 @@ const NOT_IN_PATHS: AsciiSet = CONTROLS
     .add(b'{')
     .add(b'|')
     .add(b'}');
+
+/// Whether a web server wants to hear of the end of a request behind the body of it and not before, as what
+/// `realm edge` prints for it says.
+pub(crate) fn ends_behind_body(params: &Params) -> bool {
+    params.get(b"REALM_END") == Some(&b"body"[..])
+}
 
 /// A request as a web server tells it.
 #[derive(Debug)]

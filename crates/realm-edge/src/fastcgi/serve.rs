@@ -6,35 +6,32 @@
 //! as many requests at once as the limits say. Not what a request means: `request`; nor its answer.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use futures_util::FutureExt as _;
-use http::header::{CONTENT_LENGTH, HeaderValue};
-use http::{Request, Response, StatusCode};
-use http_body::Body as _;
-use http_body_util::BodyExt as _;
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet, yield_now};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::aborts::Aborts;
-use super::head::{HEAD_BYTES, head};
 use super::hearing::Hearing;
 use super::request::{self, Asked};
+use super::rest::Rest;
 use super::stdin::{Part, Sender, Stdin};
+use super::writing::{Ended, PIECE_BYTES_MAX, Piece, Writer, respond, send};
 use super::{BadParams, Decoder, Event, GuestLog, Limits, Params, Role, Status};
-use crate::answer::{Edge, answer};
+use crate::answer::Edge;
 use crate::connection::{Connection, Order};
 use crate::request_body::Arriving;
-use crate::response_body::Reply;
 use crate::serve::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
 
 /// Bytes that are read at once.
@@ -42,22 +39,9 @@ const READ_BYTES: usize = 16 * 1024;
 /// And of a connection on which no body is expected: most parameters fit, and thousands that wait hold
 /// little.
 const PARAMS_BYTES: usize = 2 * 1024;
-/// Bytes of one piece of an answer.
-const PIECE_BYTES_MAX: usize = 32 * 1024;
 
 /// How soon it is seen that a web server is gone whose bytes nobody reads.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How one request ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ended {
-    /// All of its answer is with the writer.
-    Whole,
-    /// Nobody waited for it any more.
-    Aborted,
-    /// Its answer broke off.
-    Short,
-}
 
 /// What a task of a request comes to.
 type Joined = Result<(u16, Ended), JoinError>;
@@ -66,6 +50,8 @@ type Joined = Result<(u16, Ended), JoinError>;
 struct Under {
     /// Where its body goes, while more may come.
     body: Option<Sender>,
+    /// Said to who writes the answer once all of the body has come, where the end waits for that.
+    is_said: Option<Arc<AtomicBool>>,
     /// What ends it.
     connection: Arc<Connection>,
     is_aborted: bool,
@@ -90,6 +76,7 @@ pub(crate) async fn serve(
         limits,
         aborts: Aborts::new(limits.aborts_per_second_max, Instant::now()),
         requests: BTreeMap::new(),
+        rests: BTreeMap::new(),
         tasks: JoinSet::new(),
         pieces,
         connection,
@@ -172,13 +159,6 @@ async fn write_all(
     Ok(())
 }
 
-/// Bytes to be written.
-struct Piece {
-    bytes: Bytes,
-    /// Dropped once they are.
-    written: Option<tokio::sync::oneshot::Sender<()>>,
-}
-
 struct Served {
     edge: Arc<Edge>,
     here: Option<IpAddr>,
@@ -186,6 +166,8 @@ struct Served {
     limits: Limits,
     aborts: Aborts,
     requests: BTreeMap<u16, Under>,
+    /// Those that are answered, and whose end waits for what is left of their bodies.
+    rests: BTreeMap<u16, Rest>,
     tasks: JoinSet<(u16, Ended)>,
     pieces: mpsc::Sender<Piece>,
     /// The web server's.
@@ -202,12 +184,15 @@ impl Served {
             while let Some(event) = self.next(&mut input)? {
                 self.take(event, &mut input, &*io).await?;
             }
+            let order = poll_fn(|context| Poll::Ready(connection.poll_order(context))).await;
+            let is_over = order != Order::Serve;
+            if is_over {
+                self.end_rests(None).await?;
+            }
             let is_idle = self.decoder.active() == 0;
             if is_idle && input.is_empty() && self.decoder.is_between_records() {
                 connection.saw_no_request();
             }
-            let order = poll_fn(|context| Poll::Ready(connection.poll_order(context))).await;
-            let is_over = order != Order::Serve;
             if is_idle && (self.decoder.closes() || is_over) {
                 return self.finish().await;
             }
@@ -215,7 +200,9 @@ impl Served {
                 true => Poll::Pending,
                 false => Poll::Ready(()),
             });
-            let has_body = self.requests.values().any(|under| under.body.is_some());
+            let has_body =
+                !self.rests.is_empty() || self.requests.values().any(|under| under.body.is_some());
+            let rest_ends = self.rests.values().map(Rest::ends).min();
             if has_body {
                 input.reserve(READ_BYTES);
             } else if input.is_empty() && input.capacity() > READ_BYTES {
@@ -235,6 +222,7 @@ impl Served {
                     }
                     connection.saw_read();
                 }
+                () = until(rest_ends) => self.end_rests(rest_ends).await?,
                 () = ordered => {}
             }
         }
@@ -252,12 +240,20 @@ impl Served {
 
     async fn end(&mut self, id: u16, ended: Ended) -> io::Result<()> {
         let under = self.requests.remove(&id);
-        self.has_unread |= under.as_ref().is_some_and(|under| under.body.is_some());
+        let has_body = under.as_ref().is_some_and(|under| under.body.is_some());
+        if ended == Ended::Answered {
+            self.rests.insert(id, Rest::new(Instant::now()));
+            return match has_body {
+                true => Ok(()),
+                false => self.end_rest(id, true).await,
+            };
+        }
+        self.has_unread |= has_body;
         self.decoder.ended(id);
         self.connection.end_request();
         let is_aborted = under.is_some_and(|under| under.is_aborted);
         match ended {
-            Ended::Whole => Ok(()),
+            Ended::Whole | Ended::Answered => Ok(()),
             Ended::Aborted if is_aborted => {
                 let mut out = BytesMut::new();
                 super::put_end(&mut out, id, Status::Complete, 0);
@@ -303,19 +299,59 @@ impl Served {
                     ),
                     BadParams::Cut => (StatusCode::BAD_REQUEST, "the parameters are cut short"),
                 };
-                self.refuse(id, status, why).await
+                self.refuse(id, status, why, false).await
             }
-            Event::Stdin { id, bytes } => self.put(id, Part::Bytes(bytes), from).await,
-            Event::StdinEnd { id } => {
-                self.put(id, Part::End, from).await?;
-                if let Some(under) = self.requests.get_mut(&id) {
-                    under.body = None;
-                }
-                Ok(())
-            }
+            Event::Stdin { id, bytes } => self.stdin(id, bytes, from).await,
+            Event::StdinEnd { id } => self.stdin_end(id, from).await,
             Event::Abort { id } => self.abort(id).await,
             Event::Reply(bytes) => send(&self.pieces, bytes).await,
         }
+    }
+
+    async fn stdin(&mut self, id: u16, bytes: Bytes, from: &impl Hearing) -> io::Result<()> {
+        let rest = self.rests.get_mut(&id);
+        match rest.map(|rest| rest.came(bytes.len(), Instant::now())) {
+            None => self.put(id, Part::Bytes(bytes), from).await,
+            Some(true) => Ok(()),
+            Some(false) => self.end_rest(id, false).await,
+        }
+    }
+
+    async fn stdin_end(&mut self, id: u16, from: &impl Hearing) -> io::Result<()> {
+        let said = self.requests.get(&id);
+        if let Some(is_said) = said.and_then(|under| under.is_said.as_ref()) {
+            is_said.store(true, Relaxed);
+        }
+        self.put(id, Part::End, from).await?;
+        if let Some(under) = self.requests.get_mut(&id) {
+            under.body = None;
+        }
+        match self.rests.contains_key(&id) {
+            true => self.end_rest(id, true).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Says the end of a request that is answered; what is left of its body is nobody's.
+    async fn end_rest(&mut self, id: u16, is_whole: bool) -> io::Result<()> {
+        self.rests.remove(&id);
+        self.has_unread |= !is_whole;
+        self.decoder.ended(id);
+        self.connection.end_request();
+        let mut out = BytesMut::new();
+        super::put_end_request(&mut out, id, Status::Complete, 0);
+        send(&self.pieces, out.freeze()).await
+    }
+
+    /// The same of all that are waited for until then at most; `None`: of all.
+    async fn end_rests(&mut self, until: Option<Instant>) -> io::Result<()> {
+        let is_over = |rest: &Rest| until.is_none_or(|until| rest.ends() <= until);
+        let over = self.rests.iter().filter(|(_, rest)| is_over(rest));
+        let over: Vec<u16> = over.map(|(id, _)| *id).collect();
+        for id in over {
+            self.end_rest(id, false).await?;
+        }
+        Ok(())
     }
 
     /// Ends a request that nobody waits for any more, where it is; one that no guest has heard of at once.
@@ -327,6 +363,9 @@ impl Served {
             under.is_aborted = true;
             under.connection.give_order(Order::Cut);
             return Ok(());
+        }
+        if self.rests.contains_key(&id) {
+            return self.end_rest(id, false).await;
         }
         self.decoder.ended(id);
         let mut out = BytesMut::new();
@@ -367,7 +406,11 @@ impl Served {
     ) -> io::Result<()> {
         let asked = match request::read(params, self.here) {
             Ok(asked) => asked,
-            Err(why) => return self.refuse(id, why.status(), &why.to_string()).await,
+            Err(why) => {
+                let why = (why.status(), why.to_string());
+                let waits = !is_over && role == Role::Responder && self.waits(params);
+                return self.refuse(id, why.0, &why.1, waits).await;
+            }
         };
         let has_body = match role {
             Role::Responder => !is_over || asked.length.is_some_and(|length| length > 0),
@@ -383,6 +426,8 @@ impl Served {
             }
             false => (None, Stdin::none()),
         };
+        let waits = body.is_some() && self.waits(params);
+        let is_said = waits.then(Arc::<AtomicBool>::default);
         let Asked {
             request,
             vouched,
@@ -396,6 +441,7 @@ impl Served {
         let connection = Arc::new(connection.within(self.limits.times));
         let under = Under {
             body,
+            is_said: is_said.clone(),
             connection: Arc::clone(&connection),
             is_aborted: false,
         };
@@ -409,6 +455,7 @@ impl Served {
             role,
             pieces: self.pieces.clone(),
             log,
+            body: is_said,
         };
         let mut answering = Box::pin(respond(edge, connection, request, answer));
         // Here, before it gets a task of its own: most answer without waiting for anything.
@@ -421,8 +468,20 @@ impl Served {
         }
     }
 
+    /// Whether the end of a request comes behind its body. What closes the connection behind the answer reads
+    /// the rest of the body before that.
+    fn waits(&self, params: &Params) -> bool {
+        !self.decoder.closes() && request::ends_behind_body(params)
+    }
+
     /// Answers in a component's place.
-    async fn refuse(&mut self, id: u16, status: StatusCode, why: &str) -> io::Result<()> {
+    async fn refuse(
+        &mut self,
+        id: u16,
+        status: StatusCode,
+        why: &str,
+        waits: bool,
+    ) -> io::Result<()> {
         let mut out = BytesMut::new();
         let line = format!(
             "Status: {} {}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{why}\n",
@@ -430,9 +489,15 @@ impl Served {
             status.canonical_reason().unwrap_or_default(),
         );
         super::put_stdout(&mut out, id, line.as_bytes());
-        super::put_end(&mut out, id, Status::Complete, 0);
-        self.has_unread = true;
-        self.decoder.ended(id);
+        if waits {
+            super::put_stdout_end(&mut out, id);
+            self.connection.begin_request();
+            self.rests.insert(id, Rest::new(Instant::now()));
+        } else {
+            super::put_end(&mut out, id, Status::Complete, 0);
+            self.has_unread = true;
+            self.decoder.ended(id);
+        }
         send(&self.pieces, out.freeze()).await
     }
 
@@ -454,110 +519,9 @@ async fn read_some(io: &mut impl Hearing, input: &mut BytesMut) -> io::Result<us
     io.read_buf(&mut input.limit(READ_BYTES)).await
 }
 
-async fn send(pieces: &mpsc::Sender<Piece>, bytes: Bytes) -> io::Result<()> {
-    let piece = Piece {
-        bytes,
-        written: None,
-    };
-    let sent = pieces.send(piece).await;
-    sent.map_err(|_| io::ErrorKind::BrokenPipe.into())
-}
-
-/// Answers one request.
-async fn respond(
-    edge: Arc<Edge>,
-    connection: Arc<Connection>,
-    request: Request<Arriving>,
-    writer: Writer,
-) -> Ended {
-    let orders = Arc::clone(&connection);
-    let answering = async {
-        let Ok(response) = answer(edge, connection, request).await;
-        writer.write(response).await
-    };
-    let mut answering = pin!(answering);
-    poll_fn(|context| match orders.poll_order(context) {
-        Order::Serve | Order::Drain | Order::Evict => {
-            let polled = answering.as_mut().poll(context);
-            polled.map(|written| written.map_or(Ended::Short, |()| Ended::Whole))
-        }
-        Order::Cut => Poll::Ready(Ended::Aborted),
-    })
-    .await
-}
-
-/// Where the answer to a request goes.
-struct Writer {
-    id: u16,
-    role: Role,
-    pieces: mpsc::Sender<Piece>,
-    log: GuestLog,
-}
-
-impl Writer {
-    /// Head, body and end: in one piece where all of it is there at once.
-    async fn write(&self, response: Response<Reply>) -> io::Result<()> {
-        let (mut parts, mut body) = response.into_parts();
-        // Where nothing comes the head says what would, if anything.
-        let length = body.size_hint().exact().filter(|length| *length > 0);
-        if let Some(length) = length {
-            parts
-                .headers
-                .insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        let mut out = BytesMut::with_capacity(HEAD_BYTES);
-        self.put_log(&mut out);
-        super::put_stdout(&mut out, self.id, &head(&parts, self.role));
-        while !body.is_end_stream() {
-            let frame = match body.frame().now_or_never() {
-                Some(frame) => frame,
-                None => {
-                    self.put_log(&mut out);
-                    self.send(&mut out).await?;
-                    body.frame().await
-                }
-            };
-            let Some(frame) = frame else {
-                break;
-            };
-            let frame = match frame {
-                Ok(frame) => frame,
-                Err(error) => {
-                    // Why is told to whoever reads the web server's log.
-                    self.put_log(&mut out);
-                    self.send(&mut out).await?;
-                    return Err(io::Error::other(error));
-                }
-            };
-            // There is no place for trailers.
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            for part in data.chunks(PIECE_BYTES_MAX) {
-                super::put_stdout(&mut out, self.id, part);
-                if out.len() >= PIECE_BYTES_MAX {
-                    self.send(&mut out).await?;
-                }
-            }
-        }
-        self.put_log(&mut out);
-        super::put_end(&mut out, self.id, Status::Complete, 0);
-        self.send(&mut out).await
-    }
-
-    /// A record for each line: nginx writes what one holds into its log as it is, newlines and all, and a
-    /// guest could write lines there that nginx never wrote.
-    fn put_log(&self, out: &mut BytesMut) {
-        let lines = self.log.take();
-        for line in lines.split_inclusive(|byte| *byte == b'\n') {
-            super::put_stderr(out, self.id, line);
-        }
-    }
-
-    async fn send(&self, out: &mut BytesMut) -> io::Result<()> {
-        match out.is_empty() {
-            true => Ok(()),
-            false => send(&self.pieces, out.split().freeze()).await,
-        }
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
     }
 }

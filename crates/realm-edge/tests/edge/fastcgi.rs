@@ -21,6 +21,8 @@ pub(crate) const STDIN: u8 = 5;
 /// No kind of record: so the edge ends an answer that broke off.
 pub(crate) const BROKEN: u8 = 0;
 pub(crate) const STDOUT: u8 = 6;
+const GET_VALUES: u8 = 9;
+const VALUES: u8 = 10;
 
 pub(crate) const RESPONDER: u8 = 1;
 pub(crate) const AUTHORIZER: u8 = 2;
@@ -251,6 +253,51 @@ async fn what_the_web_server_vouches_for_is_believed_and_nobody_elses_word() {
     asked.headers_mut().insert("x-realm-remote-user", forged);
     let (_, _, body) = whole(rig.send1(asked).await).await;
     assert!(body.starts_with(b"- "), "{body:?}");
+}
+
+/// HAProxy reads nothing more of its client once it was told of an end.
+#[tokio::test]
+async fn the_end_of_a_request_waits_for_its_body_where_that_is_asked_for() {
+    let rig = Rig::new(named("early")).await;
+    let mut server = Server::of(&rig);
+    let bad = ("HTTP_HOST", "a b");
+    let waits = ("REALM_END", "body");
+    // Its body ends; it is aborted; nothing more comes of it.
+    let all = [Some(STDIN), Some(ABORT), None];
+    for (more, rests) in [(&[waits][..], &all[..]), (&[waits, bad], &all[..2])] {
+        for rest in rests {
+            server.begin(7, RESPONDER, KEEP, more).await;
+            server.record(STDIN, 7, b"some").await;
+            let mut answer = Vec::new();
+            loop {
+                let (kind, id, content) = server.next().await.expect("an answer");
+                assert_eq!((kind, id), (STDOUT, 7));
+                if content.is_empty() {
+                    break;
+                }
+                answer.extend(content);
+            }
+            assert!(answer.starts_with(b"Status: "), "{answer:?}");
+            if let Some(kind) = *rest {
+                server.record(STDIN, 7, b"more of it").await;
+                server.record(GET_VALUES, 0, b"").await;
+                let (between, ..) = server.next().await.expect("it is there");
+                assert_eq!(between, VALUES, "before its end");
+                server.record(kind, 7, b"").await;
+            }
+            let (kind, id, _) = server.next().await.expect("an end");
+            assert_eq!((kind, id), (END, 7));
+            // Left over where nothing more was awaited.
+            server.record(STDIN, 7, b"late").await;
+        }
+    }
+    // nginx may send no more before it hears of the end; who closes the connection behind it need not wait.
+    for (flags, more) in [(KEEP, &[][..]), (0, &[waits])] {
+        server.begin(7, RESPONDER, flags, more).await;
+        server.record(STDIN, 7, b"some").await;
+        assert!(server.came(7).await.has_ended);
+    }
+    assert!(server.is_closed().await);
 }
 
 #[tokio::test]
