@@ -228,7 +228,10 @@ async fn an_idle_component_is_unloaded_and_comes_back_even_where_its_file_is_los
         )
         .unwrap();
     }
-    config.executable = compiler(temporary.path(), &kept);
+    let compiler = compiler(temporary.path(), &kept);
+    config.executable = compiler.clone();
+    let blobs = Blobs::open(config.folder.blobs()).unwrap();
+    let source = blobs.path(&Digest::of(&app));
     config.unload_after = Some(Duration::from_millis(40));
     config.node.listen.http = vec!["127.0.0.1:0".parse().unwrap()];
     config.node.listen.admin = "127.0.0.1:0".parse().unwrap();
@@ -253,6 +256,18 @@ async fn an_idle_component_is_unloaded_and_comes_back_even_where_its_file_is_los
     assert_eq!(get(address).await, "HTTP/1.1 200 OK");
     assert_eq!(figure(&node, "realm_code_loads_total").await, loads + 1.0);
     assert_eq!(compilations().await, 0);
+
+    // Neither the compiler is needed for it nor the bytes that were compiled.
+    unloaded().await;
+    let aside = |path: &std::path::Path| path.with_extension("aside");
+    for path in [&compiler, &source] {
+        std::fs::rename(path, aside(path)).unwrap();
+    }
+    assert_eq!(get(address).await, "HTTP/1.1 200 OK");
+    assert_eq!(compilations().await, 0);
+    for path in [&compiler, &source] {
+        std::fs::rename(aside(path), path).unwrap();
+    }
 
     // Once because it is gone, once because it is damaged.
     for (lost, damage) in [(1, false), (2, true)] {
