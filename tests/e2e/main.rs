@@ -97,6 +97,7 @@ mod postgres;
 mod proxied;
 mod push;
 mod remote;
+mod scanned;
 mod secrets;
 mod services;
 mod serving;
