@@ -8,7 +8,7 @@ use http_body_util::StreamBody;
 use realm_host::{Body, BoxError, Config, Host};
 use realm_test_guests as guests;
 
-use crate::harness::{eventually, get, guest, post, read};
+use crate::harness::{Loaded, eventually, get, guest, post, read};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn spin() {
@@ -310,6 +310,73 @@ async fn a_spinning_guest_without_fuel_stands_still() {
         assert!(meter.wasm_exec_ms.sum_ms < 150.0, "{path} {meter:?}");
         assert!(meter.throttled_ms > 300, "{path} {meter:?}");
     }
+}
+
+/// Counted in ticks, and of a length by which a busy machine still counts well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_in_debt_stops_at_the_next_tick_and_runs_no_more() {
+    assert_eq!(Config::default().epoch_tick, Duration::from_millis(1));
+    for path in [guests::SPIN, guests::P3_SPIN] {
+        let spin = guest(path)
+            .config(|config| config.epoch_tick = Duration::from_millis(100))
+            .limits(|limits| {
+                limits.fuel_per_sec = Some(1);
+                limits.wall_timeout_ms = 1_000;
+            })
+            .load();
+        assert_eq!(spin.refusal("/spin").await, ("wall-timeout", 504));
+        spin.ended("wall-timeout").await;
+        let first = spin.meter();
+        // The first tick of ten finds it in debt.
+        assert_eq!(first.epoch_preemptions, 1, "{path} {first:?}");
+        assert!(first.fuel_used > 1_000, "{path} {first:?}");
+        assert!(first.throttled_ms > 0, "{path} {first:?}");
+        // What it took beyond the limit is owed by whoever comes next, all of whose time goes by.
+        assert_eq!(spin.refusal("/").await, ("wall-timeout", 504));
+        eventually(|| spin.count("wall-timeout") == 2).await;
+        let second = spin.meter();
+        assert_eq!(second.epoch_preemptions, 1, "{path} {second:?}");
+        assert_eq!(second.fuel_used, first.fuel_used, "{path}");
+        assert!(
+            second.throttled_ms >= first.throttled_ms + 900,
+            "{path} {first:?} {second:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wall_time_counts_waiting_for_room() {
+    let mut config = Config::default();
+    config.policy.instances_max = 2;
+    let host = Host::new(config).unwrap();
+    let holder = guest(guests::PARK).load_into(&host).unwrap();
+    let waiter = guest(guests::PARK)
+        .limits(|limits| limits.wall_timeout_ms = 100)
+        .load_into(&host)
+        .unwrap();
+    let call = |component: &Loaded, target: &'static str| {
+        let replica = component.replica.clone();
+        async move { replica.call(get(target)).await.map(drop) }
+    };
+    // Nobody waits longer than 250 ms for room; a machine that is too busy to end it before is asked
+    // once more.
+    for _ in 0..100 {
+        let mut held = tokio::task::JoinSet::new();
+        for _ in 0..2 {
+            held.spawn(call(&holder, "/?ms=60000"));
+        }
+        eventually(|| holder.replica.in_flight() == 2).await;
+        let waiting = tokio::spawn(call(&waiter, "/?ms=50"));
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        drop(held);
+        let ended = waiting.await.unwrap().map_err(|error| error.code);
+        eventually(|| holder.replica.in_flight() == 0).await;
+        if ended != Err("overloaded") {
+            assert_eq!(ended, Err("wall-timeout"));
+            return;
+        }
+    }
+    panic!("never admitted");
 }
 
 fn nice_of(name: &str) -> i64 {
