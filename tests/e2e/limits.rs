@@ -70,17 +70,17 @@ async fn is_told(realm: &Realm, agent: &Agent, name: &str, outcome: &str, words:
     .await;
 }
 
-struct Row<'a> {
-    name: &'a str,
+pub(crate) struct Row<'a> {
+    pub(crate) name: &'a str,
     /// What a client sends, as it goes over the wire.
-    request: &'a str,
-    status: u16,
-    code: &'a str,
-    words: &'a str,
+    pub(crate) request: &'a str,
+    pub(crate) status: u16,
+    pub(crate) code: &'a str,
+    pub(crate) words: &'a str,
 }
 
 /// One request, its answer, and what the operator is told.
-async fn check(realm: &Realm, agent: &Agent, row: &Row<'_>) {
+pub(crate) async fn check(realm: &Realm, agent: &Agent, row: &Row<'_>) {
     let answer = tokio::task::block_in_place(|| raw(&agent.url, row.request.as_bytes()));
     check_answer(realm, agent, row, &answer).await;
 }
@@ -103,7 +103,7 @@ async fn check_answer(realm: &Realm, agent: &Agent, row: &Row<'_>, answer: &str)
     assert!(figure(&page, &series) >= 1.0, "{series}");
 }
 
-fn request(method: &str, target: &str, more: &str) -> String {
+pub(crate) fn request(method: &str, target: &str, more: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n")
 }
 

@@ -21,6 +21,7 @@ mod anywhere;
 mod beacon;
 mod belonging;
 mod blobs;
+mod bounds;
 mod builds;
 mod caching;
 mod caps;

@@ -65,6 +65,9 @@ pub enum LoadError {
     /// The file is not there, is damaged, or was made by another engine.
     #[error("the compiled file cannot be used: compile it again")]
     BadArtifact(#[source] wasmtime::Error),
+    /// It is made of more core instances, memories or tables, or of larger ones, than an instance may have.
+    #[error("it is larger than a component may be")]
+    TooLarge(#[source] wasmtime::Error),
     /// The file cannot be read at the moment: too many open files, a disk that fails.
     #[error("the compiled file cannot be read")]
     Unreadable(#[source] std::io::Error),
@@ -155,6 +158,7 @@ impl LoadError {
     pub(crate) fn of_mapping(error: wasmtime::Error) -> Self {
         match error.downcast::<std::io::Error>() {
             Ok(error) => Self::of_file(error),
+            Err(error) if is_beyond_the_pool(&error) => Self::TooLarge(error),
             Err(error) => Self::BadArtifact(error),
         }
     }
@@ -163,6 +167,7 @@ impl LoadError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::BadArtifact(_) => "bad-artifact",
+            Self::TooLarge(_) => "too-large",
             Self::Unreadable(_) => "io",
             Self::Engine(_) => "engine",
             Self::MissingImports { .. } => "missing-import",
@@ -174,6 +179,18 @@ impl LoadError {
             Self::DirDenied { .. } => "dir-denied",
         }
     }
+}
+
+/// Whether the file is sound and its component has no room in the pool. The error has no type of its own.
+fn is_beyond_the_pool(error: &wasmtime::Error) -> bool {
+    const WORDS: [&str; 4] = [
+        "exceeds the configured maximum",
+        "exceeds the per-instance limit",
+        "exceeds the total tables limit",
+        "exceeds the limit of",
+    ];
+    let why = format!("{error:#}");
+    WORDS.into_iter().any(|words| why.contains(words))
 }
 
 fn missing(imports: &[(String, String)]) -> String {

@@ -249,7 +249,8 @@ pub(crate) async fn until_unhealthy<F: Future<Output = Health>>(
 
 fn load_failure(error: &LoadError) -> StepFailure {
     let permanent = match error {
-        LoadError::MissingImports { .. }
+        LoadError::TooLarge(_)
+        | LoadError::MissingImports { .. }
         | LoadError::Link(_)
         | LoadError::WrongWorld { .. }
         | LoadError::NoHealthExport

@@ -151,6 +151,7 @@ const FAILURES: [(&[&str], &str); 9] = [
     (
         &[
             "compile-failed",
+            "too-large",
             "missing-import",
             "link-failed",
             "wrong-world",
