@@ -1,8 +1,9 @@
 //! Agents that are killed with SIGKILL while guests write: what was acknowledged is there, whatever stands
-//! behind the binding, and of what was not there is no half.
+//! behind the binding, and of what was not there is no half. So with a server that is killed instead.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use realm_test_guests as guests;
 
@@ -208,6 +209,95 @@ async fn kill_9_while_guests_insert_loses_no_row_and_leaves_no_half_in_postgresq
     let realm = realm(guests::SQL, "wasi:sql", &backend, "");
     allow(&realm, &format!("postgres://127.0.0.1:{port}"));
     rows_outlive_the_agent(&realm).await;
+}
+
+/// Until `is_over`: what was acknowledged, and how else a guest was answered.
+async fn inserting(
+    url: String,
+    first: u64,
+    is_over: Arc<AtomicBool>,
+    n: Arc<AtomicU64>,
+) -> (Vec<u64>, Vec<String>) {
+    let client = reqwest::Client::new();
+    let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
+    for number in first.. {
+        if is_over.load(Relaxed) {
+            break;
+        }
+        let asked = client.get(format!("{url}{}", insert(number)));
+        let came = asked.send().await.unwrap();
+        let status = came.status().as_u16();
+        let text = came.text().await.unwrap();
+        if (status, text.as_str()) == (200, "") {
+            acknowledged.push(number);
+            n.fetch_add(1, Relaxed);
+        } else {
+            refused.push(format!("{status} {text}"));
+        }
+    }
+    (acknowledged, refused)
+}
+
+/// The agent and the guests go on, and so does the server once it is there again.
+#[tokio::test(flavor = "multi_thread")]
+async fn kill_9_of_postgresql_while_guests_insert_loses_no_row_and_leaves_no_half() {
+    let mut server = postgres::Server::durable();
+    let (user, port) = (postgres::USER, server.port);
+    let backend = format!("postgres://{user}@127.0.0.1:{port}/postgres?sslmode=disable");
+    let realm = realm(guests::SQL, "wasi:sql", &backend, "");
+    allow(&realm, &format!("postgres://127.0.0.1:{port}"));
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    let table = "CREATE TABLE pairs (number BIGINT, half BIGINT)";
+    let made = get(&agent.url(&format!("/run?sql={table}"))).await;
+    assert_eq!(made, (200, String::new()));
+    let is_over = Arc::<AtomicBool>::default();
+    let mut writers = Vec::new();
+    for writer in 0..N_WRITERS {
+        let n = Arc::<AtomicU64>::default();
+        let (over, count) = (Arc::clone(&is_over), Arc::clone(&n));
+        let writing = inserting(agent.url(""), writer * 1_000_000, over, count);
+        writers.push((tokio::spawn(writing), n));
+    }
+    let all_write = async || {
+        let before: Vec<u64> = writers.iter().map(|(_, n)| n.load(Relaxed)).collect();
+        eventually("each of the writers is answered", async || {
+            let mut both = writers.iter().zip(&before);
+            both.all(|((_, n), before)| n.load(Relaxed) >= before + 10)
+                .then_some(())
+        })
+        .await;
+    };
+    for _ in 0..3 {
+        all_write().await;
+        tokio::task::block_in_place(|| server.kill_9());
+        let (status, said) = get(&agent.url("/run?sql=SELECT 1")).await;
+        assert_eq!((status, said.as_str()), (500, "unavailable"));
+        tokio::task::block_in_place(|| server.up());
+    }
+    all_write().await;
+    is_over.store(true, Relaxed);
+    let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
+    for (writing, _) in writers {
+        let (numbers, answers) = writing.await.unwrap();
+        acknowledged.extend(numbers);
+        refused.extend(answers);
+    }
+    let is_typed = |answer: &String| ["500 unavailable", "500 timeout"].contains(&answer.as_str());
+    let odd: Vec<_> = refused.iter().filter(|answer| !is_typed(answer)).collect();
+    assert!(odd.is_empty() && !refused.is_empty(), "{odd:?}");
+    let having = |what: &str| {
+        let rows = "SELECT number FROM pairs GROUP BY number HAVING COUNT(*)";
+        server.sql("postgres", &format!("{rows} {what}"))
+    };
+    let there = having("= 2");
+    let there: BTreeSet<u64> = there.lines().map(|line| line.parse().unwrap()).collect();
+    let lost: Vec<_> = acknowledged
+        .iter()
+        .filter(|number| !there.contains(number))
+        .collect();
+    assert!(lost.is_empty(), "{lost:?} of {}", acknowledged.len());
+    assert_eq!(having("<> 2"), "");
 }
 
 /// What a worker was at comes again from the server, to the agent that was started again.

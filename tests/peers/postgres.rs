@@ -24,6 +24,8 @@ pub(crate) struct Server {
     programs: PathBuf,
     _own_programs: Option<tempfile::TempDir>,
     child: Option<Child>,
+    /// Whether it waits for the disk.
+    is_durable: bool,
     /// Where it listens, on 127.0.0.1.
     pub(crate) port: u16,
 }
@@ -31,7 +33,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one that knows its users by `auth`, `scram-sha-256` or `trust`; with `tls` it is a certificate for `localhost` and its key, in PEM.
     pub(crate) fn start(tls: Option<(&str, &str)>, auth: &str) -> Self {
-        Self::start_from(tls, auth, folder_of_programs(), None)
+        Self::start_from(tls, auth, folder_of_programs(), None, false)
+    }
+
+    /// One that waits for the disk before it acknowledges, and lets everybody in.
+    pub(crate) fn durable() -> Self {
+        Self::start_from(None, "trust", folder_of_programs(), None, true)
     }
 
     fn start_from(
@@ -39,6 +46,7 @@ impl Server {
         auth: &str,
         programs: PathBuf,
         own_programs: Option<tempfile::TempDir>,
+        is_durable: bool,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         own(folder.path());
@@ -78,6 +86,7 @@ impl Server {
             programs,
             _own_programs: own_programs,
             child: None,
+            is_durable,
             port: free_port(),
         };
         server.up();
@@ -107,6 +116,7 @@ impl Server {
             "trust",
             own.path().join("own").join(BUNDLED),
             Some(own),
+            false,
         )
     }
 
@@ -123,7 +133,15 @@ impl Server {
                 "-c",
                 "unix_socket_directories=",
             ])
-            .args(["-c", "max_connections=60", "-c", "fsync=off"])
+            .args(["-c", "max_connections=60"])
+            .args([
+                "-c",
+                if self.is_durable {
+                    "fsync=on"
+                } else {
+                    "fsync=off"
+                },
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -155,20 +173,31 @@ impl Server {
         }
     }
 
+    /// Kills all of its processes with SIGKILL, as the kernel does that runs out of memory: none of them
+    /// writes a last word, nor closes what it has open.
+    pub(crate) fn kill_9(&mut self) {
+        let mut child = self.child.take().unwrap();
+        let mut all = children(child.id());
+        child.kill().unwrap();
+        // One that was made meanwhile ends by itself; none is left when it is started again.
+        all.extend(children(child.id()));
+        for id in &all {
+            _ = Command::new("kill").args(["-9", id]).status();
+        }
+        child.wait().unwrap();
+        while all.iter().any(|id| is_alive(id)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Stops all of its processes, or lets them go on: the kernel keeps its connections meanwhile.
     pub(crate) fn signal(&self, signal: &str) {
         let own = self.child.as_ref().unwrap().id();
-        let children = format!("/proc/{own}/task/{own}/children");
         // First the one that makes others.
         let mut all = vec![own.to_string()];
         let sent = |id: &String| Command::new("kill").args([signal, id]).status().unwrap();
         assert!(sent(&own.to_string()).success());
-        all.extend(
-            std::fs::read_to_string(children)
-                .unwrap()
-                .split_whitespace()
-                .map(str::to_owned),
-        );
+        all.extend(children(own));
         for id in &all[1..] {
             // It may have ended by itself.
             sent(id);
@@ -209,6 +238,21 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.down();
     }
+}
+
+/// The processes that this one made.
+fn children(id: u32) -> Vec<String> {
+    let path = format!("/proc/{id}/task/{id}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// One that has ended and that nobody has asked for is none.
+fn is_alive(id: &str) -> bool {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // Behind the name, which is in parentheses.
+    text.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 fn succeeded(what: &str, output: &Output) {
