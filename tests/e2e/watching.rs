@@ -115,6 +115,15 @@ async fn changes_call_it(realm: &Realm, agent: &Agent, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_a_key_calls_the_component_that_watches_it_whatever_stands_behind() {
+    changes_call(guests::WATCHER_DRAFT2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_a_key_calls_one_of_the_older_draft_whatever_stands_behind() {
+    changes_call(guests::WATCHER_DRAFT).await;
+}
+
+async fn changes_call(watcher: &str) {
     let mut redis = servers::redis(&[]);
     let mut nats = servers::nats("", None);
     let origins = [
@@ -123,7 +132,7 @@ async fn a_change_of_a_key_calls_the_component_that_watches_it_whatever_stands_b
     ];
     let realm = Realm::new();
     realm.guest(guests::KEYVALUE_CALL, "app.wasm");
-    realm.guest(guests::WATCHER_DRAFT2, "watcher.wasm");
+    realm.guest(watcher, "watcher.wasm");
     let before = realm.read(".realm/node.toml");
     let config = format!("{before}\n[backends]\nallow = {origins:?}\n");
     realm.write(".realm/node.toml", &config);
