@@ -9,7 +9,7 @@ use realm_backends::{Access, Unwatched};
 use realm_host::{Store, Term, Working};
 use realm_model::api::LogStream;
 use realm_model::cloud::rules::{Check, Field, Number, Rule, Rules, Test};
-use realm_model::cloud::{DEAD_WHY, Group, Message, Messaging};
+use realm_model::cloud::{DEAD_TOPIC, DEAD_WHY, Group, Message, Messaging};
 use realm_model::trigger::{SubscriptionSpec, Triggers};
 use realm_test_guests as guests;
 
@@ -243,6 +243,15 @@ async fn what_a_subscription_does_not_want_costs_no_instance() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_dealt_with_comes_again_and_dies() {
+    check_deaths(queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_dealt_with_comes_again_and_dies_in_nats() {
+    check_deaths(queue_in_nats).await;
+}
+
+async fn check_deaths(queue: fn() -> Queue) {
     let cases = [
         ("err", "guest-error", "the guest says: it cannot be done"),
         ("trap", "trap", "trap: the component failed"),
@@ -254,7 +263,7 @@ async fn what_is_not_dealt_with_comes_again_and_dies() {
         ),
     ];
     for (word, code, why) in cases {
-        let (queue, loaded, _working) = a_worker(|_| {}).await;
+        let (queue, loaded, _working) = a_worker_of(queue(), |_| {}).await;
         let began = Instant::now();
         queue.send("orders", word).await;
         queue.send("orders", "ok").await;
@@ -283,6 +292,48 @@ async fn what_is_not_dealt_with_comes_again_and_dies() {
             "{agent}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dead_come_to_the_topic_that_is_named() {
+    check_dead_letter(queue()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dead_come_to_the_topic_that_is_named_in_nats() {
+    check_dead_letter(queue_in_nats()).await;
+}
+
+/// They are kept as well, and whoever takes that topic is called with each once.
+async fn check_dead_letter(queue: Queue) {
+    let (queue, loaded, _working) = a_worker_of(queue, |spec| {
+        spec.attempts = 2;
+        spec.dead_letter = Some("graves".to_owned());
+    })
+    .await;
+    let mourner = guest(guests::WORKER)
+        .bind("default", queue.store())
+        .worker()
+        .unwrap();
+    keep(&queue, &["orders", "graves"]).await;
+    let _mourning = working(&mourner, &triggers(&["graves"])).await;
+    // What fails everywhere fails in the grave as well, and goes no further.
+    queue.send("orders", "err").await;
+    queue.send("orders", "ok").await;
+    eventually(|| mourner.messages("dead") == 1 && loaded.wrote("done ok") == 1).await;
+    assert_eq!((loaded.wrote("took err"), loaded.messages("dead")), (2, 1));
+    assert_eq!(mourner.wrote("took err"), 3);
+    assert_eq!(mourner.wrote("took ok"), 0);
+    let dead = queue.dead().await;
+    let of = |message: &Message, name: &str| {
+        let said = message.metadata.iter().find(|(key, _)| key == name);
+        said.map(|(_, value)| value.clone())
+    };
+    let topics: Vec<_> = dead.iter().map(|one| of(one, DEAD_TOPIC)).collect();
+    let topics: Vec<_> = topics.iter().map(Option::as_deref).collect();
+    // The latest first.
+    assert_eq!(topics, [Some("graves"), Some("orders")]);
+    assert!(dead.iter().all(|one| one.data == b"err"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
