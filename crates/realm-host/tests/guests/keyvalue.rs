@@ -105,6 +105,13 @@ async fn keyvalue_in_nats() {
     check(&in_nats(&server), lacks).await;
 }
 
+/// One that can end single keys.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyvalue_in_a_newer_nats() {
+    let server = servers::newer_nats();
+    check(&in_nats(&server), &["transactions"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 pub(crate) async fn keyvalue_draft() {
     let (store, _folder) = embedded();
