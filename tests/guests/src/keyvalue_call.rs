@@ -40,6 +40,17 @@ fn call(
         "delete" => format!("{:?}", bucket.delete(key)?),
         "increment" => atomics::increment(&bucket, key, 1)?.to_string(),
         "keys" => bucket.list_keys(None)?.keys.join(" "),
+        "count" => {
+            let (mut keys, mut cursor) = (Vec::new(), None);
+            loop {
+                let page = bucket.list_keys(cursor.as_deref())?;
+                keys.extend(page.keys);
+                cursor = page.cursor;
+                if cursor.is_none() {
+                    break guests::counted(keys);
+                }
+            }
+        }
         // Each takes as much of the host as the value, twice where the store knows no other way.
         "hold" => {
             let mut all = Vec::new();

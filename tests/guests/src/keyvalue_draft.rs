@@ -34,6 +34,17 @@ fn call(op: &str, key: &str, value: &str) -> Result<String, Error> {
             keys.sort();
             keys.join(" ")
         }
+        "count" => {
+            let (mut keys, mut cursor) = (Vec::new(), None);
+            loop {
+                let page = bucket.list_keys(cursor)?;
+                keys.extend(page.keys);
+                cursor = page.cursor;
+                if cursor.is_none() {
+                    break guests::counted(keys);
+                }
+            }
+        }
         _ => match bucket.get(key)? {
             Some(value) => String::from_utf8_lossy(&value).into_owned(),
             None => "none".to_owned(),

@@ -173,6 +173,15 @@ pub fn path(request: &IncomingRequest) -> String {
     target.split('?').next().unwrap_or_default().to_owned()
 }
 
+/// What a listing gave: how many, of how many names, and which is the last of them.
+pub fn counted(mut keys: Vec<String>) -> String {
+    let n_keys = keys.len();
+    keys.sort_unstable();
+    keys.dedup();
+    let last = keys.last().map_or("", String::as_str);
+    format!("{} names, {n_keys} keys, the last {last}", keys.len())
+}
+
 /// A parameter of the query, with `%XX` decoded.
 pub fn parameter(request: &IncomingRequest, name: &str) -> Option<String> {
     query(&request.path_with_query()?, name)

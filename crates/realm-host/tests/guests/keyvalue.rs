@@ -213,6 +213,42 @@ async fn check_side_by_side(store: &Arc<dyn KeyValue>) {
     assert_eq!(draft2("get&key=n").await, "none");
 }
 
+const N_MANY: usize = 100_500;
+
+/// By the cursors of either draft: numbers in the older one, words in the newer one.
+async fn lists_many(store: &Arc<dyn KeyValue>) {
+    let all: Vec<_> = (0..N_MANY)
+        .map(|nth| (format!("key/{nth:06}"), b"v".to_vec()))
+        .collect();
+    for pairs in all.chunks(1_000) {
+        store.set_many("", pairs).await.unwrap();
+    }
+    let load = |path| {
+        let guest = patient(bound(guest(path), store));
+        guest.limits(|limits| limits.memory_max_mb = 128).load()
+    };
+    let expected = format!("{N_MANY} names, {N_MANY} keys, the last key/100499");
+    let draft2 = load(guests::KEYVALUE_CALL);
+    let counted = draft2.body("/?open=default&op=count").await;
+    assert_eq!(counted, expected);
+    assert_eq!(
+        load(guests::KEYVALUE_DRAFT).body("/?op=count").await,
+        expected
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_keys_are_listed_by_guests() {
+    let (store, _folder) = embedded();
+    lists_many(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_keys_are_listed_by_guests_in_redis() {
+    let server = servers::redis(&[]);
+    lists_many(&in_redis(&server)).await;
+}
+
 /// Calls that are under way at once hold values here, however many the guest begins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_calls_under_way_hold_is_bounded() {
