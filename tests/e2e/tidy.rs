@@ -104,6 +104,24 @@ fn metadata() -> Metadata {
         .unwrap()
 }
 
+/// What each is, and a call of it; whatever else there is to know stands beside it.
+#[test]
+fn the_small_apps_are_told_in_five_lines() {
+    for name in ["guestbook", "gallery", "orders", "todo", "links"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}/README.md"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<_> = text.lines().filter(|line| !line.is_empty()).collect();
+        assert_eq!(lines.len(), 5, "{name}: {lines:?}");
+        assert_eq!(lines[0], format!("# {name}"));
+        let call = lines[3].starts_with("$ curl ");
+        assert!(
+            call && lines[3].contains(&format!("localhost:8080/{name}/")),
+            "{}",
+            lines[3]
+        );
+    }
+}
+
 #[test]
 fn crates_stand_on_their_floors() {
     for package in &metadata().packages {
