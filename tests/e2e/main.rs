@@ -91,6 +91,7 @@ mod partition;
 mod passwords;
 mod placed;
 mod poison;
+mod pooled;
 mod ports;
 #[path = "../peers/postgres.rs"]
 #[expect(dead_code, reason = "shared with tests that do more with it")]
