@@ -5,8 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 
 use realm_test_guests::{
-    BIG_BODY, CGI_ENV, CGI_HELLO, CONFIG, ECHO, FILES, HELLO, LIBRARY, MEMORY_BOMB, NET,
-    P3_COMMAND, P3_ECHO, PARK, PROGRAM, SPIN,
+    BIG_BODY, CGI_ENV, CGI_HELLO, CONFIG, ECHO, FILES, HELLO, LIBRARY, MEMORY_BOMB, NET, OUTBOUND,
+    P3_COMMAND, P3_ECHO, P3_OUTBOUND, PARK, PROGRAM, SPIN,
 };
 
 use crate::support::{Realm, Said, eventually, get, said};
@@ -429,4 +429,31 @@ async fn serve_holds_to_the_limits_and_grants_of_the_command_line() {
     );
     interrupt(child);
     assert_eq!(realm.read("data/file"), "text");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_lets_a_component_ask_over_http_what_allow_names() {
+    let realm = Realm::empty();
+    realm.guest(HELLO, "hello.wasm");
+    let (asked, target) = serve(&realm, &["hello.wasm"]);
+    let exact = target.trim_end_matches('/').to_owned();
+    let secure = exact.replace("http:", "https:");
+    for guest in [OUTBOUND, P3_OUTBOUND] {
+        realm.guest(guest, "outbound.wasm");
+        for (flags, reached) in [
+            (&["--allow", &exact, "outbound.wasm"][..], true),
+            (&["--allow", "http://127.0.0.1:1", "outbound.wasm"], false),
+            (&["--allow", &secure, "outbound.wasm"], false),
+            // Addresses of this machine have to be named.
+            (&["--allow", "*://*:*", "outbound.wasm"], false),
+            (&["outbound.wasm"], false),
+        ] {
+            let (child, url) = serve(&realm, flags);
+            let told = get(&format!("{url}?url={target}")).await.1;
+            assert_eq!(told.contains("hello"), reached, "{flags:?}: {told}");
+            assert_eq!(told.contains("error"), !reached, "{flags:?}: {told}");
+            interrupt(child);
+        }
+    }
+    interrupt(asked);
 }

@@ -181,6 +181,37 @@ fn inspect_shows_what_a_component_wants_and_offers() {
     );
     let text = realm.run(&["inspect", "bad.wasm"]).ok().stdout;
     assert!(text.contains("missing"), "{text}");
+    // What to do about it, for each kind of what can be missing, in words and for scripts.
+    for (import, advice) in [
+        (
+            "wasi:http/types@0.3.0-rc-2026-03-15",
+            "realm has wasi:http/types in 0.2.x and 0.3.x: build the component with bindings of that version",
+        ),
+        (
+            "wasi:http/tunnel@0.2.0",
+            "realm has no wasi:http/tunnel, only ",
+        ),
+        (
+            "wasi:nn/graph@0.2.0",
+            "realm has no wasi:nn: build the component without it, or compose it with one that exports it (`wac plug`)",
+        ),
+        ("log", "not an interface: the host provides only interfaces"),
+    ] {
+        let kind = if import.contains(':') {
+            "instance"
+        } else {
+            "func"
+        };
+        let bytes = wat::parse_str(format!(r#"(component (import "{import}" ({kind})))"#)).unwrap();
+        std::fs::write(realm.path("lacks.wasm"), bytes).unwrap();
+        let text = realm.run(&["inspect", "lacks.wasm"]).ok().stdout;
+        let line = text.lines().find(|line| line.contains(import)).unwrap();
+        assert!(line.contains("missing"), "{text}");
+        assert!(line.contains(advice), "{text}");
+        let lacks = inspect("lacks.wasm");
+        let note = lacks["imports"][0]["note"].as_str().unwrap_or_default();
+        assert!(note.starts_with(advice), "{lacks}");
+    }
     realm.write("junk.wasm", "junk");
     realm.run(&["inspect", "junk.wasm"]).fails(1, "not-wasm");
     realm.run(&["inspect", "absent.wasm"]).fails(1, "no-file");

@@ -165,6 +165,53 @@ pub(crate) async fn clock() {
     }
 }
 
+/// The same of WASI 0.3: environment, arguments, directories and clocks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn p3_grants() {
+    // It reads the clocks many thousand times, which takes a while on a busy machine.
+    let patient = || guest(guests::P3_GRANTS).limits(|limits| limits.epoch_timeout_ms = 20_000);
+    let nothing = patient()
+        .grants(|grants| grants.clock = ClockGrant::None)
+        .load();
+    assert_eq!(
+        nothing.body("/").await,
+        r#"{"env":{},"args":[],"cwd":null,"dirs":[],"monotonic_step":0,"wall_step":0}"#
+    );
+
+    let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    std::fs::write(folder.path().join("a"), "above").unwrap();
+    std::fs::write(folder.path().join("data/a"), "inside").unwrap();
+    std::fs::write(outside.path().join("b"), "outside").unwrap();
+    let link = folder.path().join("data/link");
+    std::os::unix::fs::symlink(outside.path().join("b"), link).unwrap();
+    for writable in [false, true] {
+        let host = folder.path().join("data").to_str().unwrap().to_owned();
+        let granted = patient()
+            .config(|config| config.policy.dirs = vec![host.clone()])
+            .grants(|grants| {
+                grants.env.insert("A".into(), "1".into());
+                grants.args.push("--fast".into());
+                grants.dirs = vec![DirGrant {
+                    host,
+                    guest: "/data".into(),
+                    writable,
+                }];
+            })
+            .load();
+        let told = granted.body("/").await;
+        let expected = format!(
+            r#"{{"env":{{"A":"1"}},"args":["guest","--fast"],"cwd":null,"dirs":[{{"name":"/data","read":true,"link":false,"up":false,"write":{writable}}}],"#
+        );
+        assert!(told.starts_with(&expected), "{told}");
+        assert_eq!(folder.path().join("data/new").exists(), writable);
+        // A millisecond each, and not finer.
+        for clock in ["monotonic_step", "wall_step"] {
+            assert!(number(&told, clock) >= 1_000_000, "{told}");
+        }
+    }
+}
+
 fn number(json: &str, key: &str) -> u128 {
     let (_, rest) = json.split_once(&format!("\"{key}\":")).unwrap();
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();

@@ -179,7 +179,10 @@ fn parse(text: &str) -> Result<OutboundRule, Problem> {
     let Some((scheme, rest)) = text.split_once("://") else {
         let hint = match text {
             "*" => "to allow everything, write `*://*:*`".to_owned(),
-            _ => format!("write `https://{}`", cut(text)),
+            _ if parse(&format!("https://{text}")).is_ok() => {
+                format!("write `https://{}`", cut(text))
+            }
+            _ => "write `https://api.example.com`".to_owned(),
         };
         return problem("it has no scheme", Some(hint));
     };

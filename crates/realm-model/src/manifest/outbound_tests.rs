@@ -138,6 +138,13 @@ fn what_other_systems_write_gets_an_answer() {
     check("", Err("expected `SCHEME://HOST[:PORT]`"));
     check("example.com", Err("write `https://example.com`"));
     check("example.com:443", Err("write `https://example.com:443`"));
+    // What it is told to write can be written.
+    for text in ["?", ":", ":80", "#", "/", "a?b", "self"] {
+        check(text, Err("write `https://api.example.com`"));
+    }
+    check("https://?", Err("query"));
+    check("https://:", Err("empty"));
+    check("?://a", Err("not a scheme"));
     check("://a:1", Err("not a scheme"));
     check("1a://a:1", Err("not a scheme"));
     check("https://", Err("empty"));
