@@ -179,3 +179,80 @@ async fn case_29_most_nodes_stand_still_and_come_back_and_nothing_swings() {
         assert_eq!(starts, 1, "{}: {logs}", node.name);
     }
 }
+
+/// How many replicas each of these nodes shall have, and how many it has, old ones among them.
+async fn replicas(realms: &Realms, nodes: &[usize]) -> Vec<(u32, u32)> {
+    let mut replicas = Vec::new();
+    for at in nodes {
+        let status = realms.nodes[*at].status().await;
+        let mut all = status.components.iter();
+        let app = all.find(|one| one.name.as_str() == "app");
+        replicas.push(app.map_or((0, 0), |app| (app.wanted, app.healthy + app.old)));
+    }
+    replicas
+}
+
+/// Facts §5, case 29, of replicas that may be anywhere: of many that are taken for dead at once the places of one
+/// move within a minute. Nothing that stood still is started anew, and all is where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_29_of_most_nodes_that_stand_still_the_places_of_one_move_and_come_back() {
+    let realms = Realms::in_lab(None, &SIX, SMALL).await;
+    // A server says when it starts.
+    realms.apply(&format!(
+        "[components.app]\nsource = \"file:{LISTEN}\"\nserve = \"socket\"\n\n[routing]\n\
+         \"*\" = [{{ path = \"/...\", component = \"app\", replicas = 6, lost_after = \"2s\" }}]\n"
+    ));
+    let all: Vec<usize> = (0..SIX.len()).collect();
+    let each = vec![(1, 1); SIX.len()];
+    eventually("each has one", async || {
+        (replicas(&realms, &all).await == each).then_some(())
+    })
+    .await;
+    let load = Load::start(realms.nodes[1].agent().url("/"), 1, |status, _| {
+        status == 200
+    });
+    let began = Instant::now();
+    for at in STILL {
+        realms.nodes[at].agent().signal("STOP");
+    }
+    for at in [0, 1] {
+        for still in STILL {
+            realms.nodes[at]
+                .until_sees(SIX[still], ReachState::Lost)
+                .await;
+        }
+    }
+    // Each of two may take another one for the one that counts; all four would be two more for each.
+    while began.elapsed() < STILL_TIME {
+        let left = replicas(&realms, &[0, 1]).await;
+        for (wanted, has) in &left {
+            assert!(*wanted <= 2 && *has <= 2, "{left:?}");
+        }
+        load.more(20).await;
+    }
+    for at in STILL {
+        realms.nodes[at].agent().signal("CONT");
+    }
+    realms.all_meet().await;
+    eventually("each has one again", async || {
+        (replicas(&realms, &all).await == each).then_some(())
+    })
+    .await;
+    eventually("nobody is lost any more", async || {
+        is_calm(&realms, &load).await.then_some(())
+    })
+    .await;
+    assert_eq!(replicas(&realms, &all).await, each);
+    let (good, bad, first_bad) = load.stop().await;
+    assert_eq!(bad, 0, "of {good}: {first_bad:?}");
+    for node in &realms.nodes {
+        let logs = node.run(&["logs", "app"]).ok().stdout;
+        let starts = logs.matches("listening on").count();
+        let is_still = STILL.iter().any(|at| SIX[*at] == node.name);
+        assert!(
+            starts == 1 || !is_still && starts == 2,
+            "{} has begun {starts}: {logs}",
+            node.name
+        );
+    }
+}
