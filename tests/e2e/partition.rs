@@ -15,6 +15,9 @@ use crate::support::eventually;
 /// From the mended cable to one state.
 const HEALED_MAX: Duration = Duration::from_secs(10);
 
+/// How long a node that hears nobody waits before it acts alone.
+const ALONE: Duration = Duration::from_secs(10);
+
 /// Alpha and beta on the left, gamma on the right; each runs something.
 async fn two_sides() -> Realms {
     let lab = Lab::new(&["left", "left", "right"]);
@@ -66,6 +69,35 @@ async fn case_17_what_one_side_decides_reaches_the_other_within_seconds_of_heali
     eventually("gamma has no alarm any more", async || {
         let alarms = realms.nodes[2].alarms().await;
         alarms.is_empty().then_some(())
+    })
+    .await;
+}
+
+/// Facts §5, case 35: a node that starts while it is cut off, and is told one thing, has half of a view. What ran
+/// goes on at once; what is new is carried out when it has been alone for long enough, and not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_35_on_half_of_a_view_nothing_is_started_or_stopped() {
+    let mut realms = two_sides().await;
+    realms.nodes[2].kill_9();
+    realms.lab.as_ref().unwrap().cut();
+    let began = Instant::now();
+    realms.nodes[2].start();
+    let gamma = &realms.nodes[2];
+    gamma.realm.guest(VERSION_B, "b.wasm");
+    gamma.realm.write(
+        "realm.toml",
+        "[components.more]\nsource = \"file:b.wasm\"\n\n[routing]\n\
+         gamma = [{ path = \"/more/...\", component = \"more\" }]\n",
+    );
+    realms.as_owner(2, &["apply", "--yes", "--no-wait"]).ok();
+    eventually("what is new is there, and what was is gone", async || {
+        let (app, more) = (gamma.get("/app/").await.0, gamma.get("/more/").await.0);
+        if began.elapsed() < ALONE {
+            assert_eq!(app, 200, "it was stopped");
+            assert_ne!(more, 200, "it was started");
+            return None;
+        }
+        (app != 200 && more == 200).then_some(())
     })
     .await;
 }
