@@ -140,10 +140,12 @@ impl Description {
             }
             return;
         }
-        let kinds: Vec<&str> = match &schema["type"] {
-            Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
-            one => one.as_str().into_iter().collect(),
-        };
+        // One, or a list of them.
+        let written = &schema["type"];
+        let kinds: Vec<&str> = written.as_array().map_or_else(
+            || written.as_str().into_iter().collect(),
+            |kinds| kinds.iter().filter_map(Value::as_str).collect(),
+        );
         let is = |kind: &&str| match *kind {
             "null" => value.is_null(),
             "boolean" => value.is_boolean(),

@@ -179,7 +179,7 @@ fn case_30_who_makes_a_reader_panic_is_found_alone_or_in_company() {
         let mut panics = |records: &Records| {
             let says: Vec<String> = records.iter().map(|one| one.body.agent.clone()).collect();
             let has = |one: &&str| says.iter().any(|said| said == one);
-            bad.iter().any(|all| all.iter().all(|one| has(one)))
+            bad.iter().any(|all| all.iter().all(&has))
         };
         let mut expected: Vec<KeyBytes> = expected
             .iter()
