@@ -1,5 +1,5 @@
 //! A build that never gets healthy, on three nodes under load: it stops at the first place, on all nodes
-//! alike; all say why; and what was before is had back. Case 31 of facts §5.
+//! alike; all say why; and what was before is had back. Case 31.
 
 use std::time::Instant;
 

@@ -336,7 +336,11 @@ async fn a_judge_of_tls_finds_nothing() {
         .iter()
         .filter(|one| {
             let severity = one["severity"].as_str().unwrap();
-            one["id"] != "cipher_order" && !["OK", "INFO", "LOW", "DEBUG"].contains(&severity)
+            // The second is about the judge's own library, which may lack ciphers of GOST.
+            let is_told = ["cipher_order", "engine_problem"]
+                .iter()
+                .all(|id| one["id"] != *id);
+            is_told && !["OK", "INFO", "LOW", "DEBUG"].contains(&severity)
         })
         .collect();
     assert!(bad.is_empty(), "{bad:#?}");

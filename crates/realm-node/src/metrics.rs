@@ -318,7 +318,7 @@ impl Page<'_> {
         let sync = self.node.sync.iter();
         families.push(counters(
             "realm_sync_refusals_total",
-            "What other nodes sent that was refused, dropped or put off, by code.",
+            "What was not taken of other nodes, or not given by them, by code.",
             sync.map(|(code, count)| (vec![label("code", code)], *count)),
         ));
     }

@@ -41,7 +41,7 @@ impl Node {
 }
 
 impl Sim {
-    /// Case 18 of the facts: what a node is about to carry out it knows from somebody, or it has been alone
+    /// Case 18: what a node is about to carry out it knows from somebody, or it has been alone
     /// for long enough; and were it to know of nothing, it would touch nothing.
     pub(super) fn check_knows(&mut self, index: usize, next: &Plan) {
         let node = &self.nodes[index];

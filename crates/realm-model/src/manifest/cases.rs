@@ -150,6 +150,10 @@ pub(super) const CASES: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "[bindings.a]\ninterface = 'realm:cloud/workflows'\nbackend = 'postgres://u@h/d'\n[bindings.b]\ninterface = 'realm:cloud/workflows'\nbackend = 'postgres://u@h/d'\n[bindings.c]\ninterface = 'wasi:sql'\nbackend = 'postgres://h/d'\nsecret = 's'\n[bindings.d]\ninterface = 'wasi:sql'\nbackend = 'postgres://h/d?sslmode=disable'\nsecret = 's'\n[bindings.e]\ninterface = 'wasi:sql'\nbackend = 'postgres://h/d'\nsecret = 't'\n[secrets]\ns = 'age-encrypted:AAAA'\nt = 'age-encrypted:AAAA'",
+        &["shared-database 13:11"],
+    ),
+    (
         "[bindings.b]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queu/a'\n[bindings.c]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'b/a'\n[bindings.d]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queue'\n[bindings.e]\ninterface = 'wasi:blobstore'\nbackend = 'embedded'\nevents = 'queue/a.*'\n[bindings.queue]\ninterface = 'wasi:messaging'\nbackend = 'embedded'\nevents = 'queue/a'",
         &[
             "unknown-binding 4:10 | did you mean `queue`?",

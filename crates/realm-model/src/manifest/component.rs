@@ -177,7 +177,7 @@ fn read_secret_names(
         }
         let hint = match report.nearest(name, secrets.iter().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("add `{name}` under `[secrets]`"),
+            None => format!("`realm secret set {name}` adds it"),
         };
         let message = format!("no secret `{name}` under `[secrets]`");
         report.error(codes::UNKNOWN_SECRET, span.clone(), message, Some(hint));

@@ -58,13 +58,8 @@ pub(super) fn bindings(
             if let Some(events) = events {
                 told.push((name.clone(), events, fields.value_span("events")));
             }
-            apart(
-                report,
-                &mut databases,
-                &name,
-                &binding,
-                fields.value_span("backend"),
-            );
+            let span = fields.value_span("backend");
+            apart(report, &mut databases, (&name, &binding), span);
             specs.insert(name, binding);
         }
     }
@@ -75,28 +70,34 @@ pub(super) fn bindings(
     Bindings { names, specs }
 }
 
-/// Warns of a second binding of the same database as the same user: a server of SQL has no wall between them.
+/// As whom a database of a server is asked: its address, its name, and the user, or the secret that names one.
+type Login = (String, u16, String, Result<String, Option<String>>);
+
+/// Warns of a second binding of one database as one user, where one of both speaks SQL: a server has no wall
+/// between them. Runs of workflows lie apart.
 fn apart(
     report: &mut Report<'_>,
-    databases: &mut BTreeMap<(Backend, Option<String>), String>,
-    name: &str,
-    binding: &Binding,
+    databases: &mut BTreeMap<Login, Vec<(String, Interface)>>,
+    (name, binding): (&str, &Binding),
     span: Range<usize>,
 ) {
-    if !matches!(binding.backend, Backend::Postgres { .. }) {
+    let Backend::Postgres { server, database } = &binding.backend else {
         return;
-    }
-    let as_whom = (binding.backend.clone(), binding.secret.clone());
-    if let Some(other) = databases.get(&as_whom) {
+    };
+    let user = server.user.clone().ok_or_else(|| binding.secret.clone());
+    let login = (server.host.clone(), server.port, database.clone(), user);
+    let there = databases.entry(login).or_default();
+    let speaks_sql = |interface: Interface| interface == Interface::Sql;
+    let is_open = |of: Interface| speaks_sql(of) || speaks_sql(binding.interface);
+    if let Some((other, _)) = there.iter().find(|(_, of)| is_open(*of)) {
         let message = format!(
-            "`{name}` is the same database as `{other}`, as the same user: each reads and changes what the other has"
+            "`{name}` is in the same database as `{other}`, as the same user: a statement of one gets at what the other has"
         );
         let hint =
             "give each a user and a database of its own, or bind one name where they shall share";
         report.warning(codes::SHARED_DATABASE, span, message, Some(hint.to_owned()));
-    } else {
-        databases.insert(as_whom, name.to_owned());
     }
+    there.push((name.to_owned(), binding.interface));
 }
 
 /// `queue/objects.changed` in its parts.

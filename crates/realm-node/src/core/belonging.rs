@@ -42,7 +42,7 @@ impl Standing {
             Self::Revoked => (
                 "revoked",
                 "the owner revoked this node: nothing runs on it, and no node talks to it",
-                "to use this machine again, make an empty realm folder, and join with a new key",
+                "to use this machine again, have an owner approve it anew (`realm nodes approve`), or join with a new key from an empty realm folder",
             ),
             Self::Expired => (
                 "approval-expired",

@@ -67,11 +67,15 @@ impl Core {
 
     /// Tries what came of nodes that had a record set aside, before anybody reads it.
     pub(super) fn sift_again(&mut self) {
-        let Some(network) = &mut self.network else {
-            return;
-        };
-        network.aside.tidy(network.sync.records());
-        if network.aside.untried(network.sync.records()) {
+        loop {
+            let Some(network) = &mut self.network else {
+                return;
+            };
+            network.aside.tidy(network.sync.records());
+            // What stands in the place of one that was set aside may have been read by nobody either.
+            if !network.aside.untried(network.sync.records()) {
+                return;
+            }
             let suspects = |node: &KeyBytes| network.aside.suspects(node);
             let few = network.sync.records().only(&suspects);
             self.sift_of(few);
@@ -109,9 +113,12 @@ impl Core {
         let Some(network) = &mut self.network else {
             return;
         };
+        let version = network.sync.records().get(node).map(|held| held.version);
         let Some(bytes) = network.sync.quarantine(node, WHY_ASIDE) else {
             return;
         };
+        let newest = network.sync.records().quarantined().get(&node);
+        let is_newest = newest.map(|aside| aside.version) == version;
         let key = PublicKey::from_bytes(*node.as_bytes()).ok();
         let name = key.and_then(|key| self.ledger.authority().name_of(&key));
         tracing::error!(
@@ -122,7 +129,9 @@ impl Core {
             cause,
             "a record of this node makes the loop panic: it is set aside, and its record before counts"
         );
-        tokio::task::block_in_place(|| network.aside.keep(node, &bytes));
+        if is_newest {
+            tokio::task::block_in_place(|| network.aside.keep(node, &bytes));
+        }
         network.changed(now);
         network.learn_at.get_or_insert(now);
     }

@@ -16,7 +16,7 @@ use crate::error::with_causes;
 const FILES_MAX: usize = 4_096;
 
 /// Why a record is set aside, for a person.
-pub(crate) const WHY: &str = "it makes the agent of this node panic";
+pub(crate) const WHY: &str = "whoever reads it here panics";
 
 /// Which records are kept, and whose next ones are tried before anybody reads them.
 pub(crate) struct Aside {

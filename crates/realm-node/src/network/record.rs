@@ -191,10 +191,12 @@ impl Network {
             let authority = ledger.authority();
             let key = PublicKey::from_bytes(*node.as_bytes()).ok();
             let name = key.and_then(|key| authority.name_of(&key));
-            let name = name.map_or("a node that left", |name| name.as_str());
+            let whose = name.map_or("a node that left".to_owned(), |name| {
+                format!("node `{name}`")
+            });
             alarms.push(Alarm {
                 code: RECORD_POISON.to_owned(),
-                about: format!("a record of node `{name}` is set aside: {}", aside.why),
+                about: format!("a record of {whose} is set aside: {}", aside.why),
             });
         }
         for (chain, seq) in &self.stopped {
