@@ -21,6 +21,20 @@ const NINE: [&str; 9] = [
     "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 ];
 
+/// Stops most of the nodes, and waits until the two that are left know it.
+async fn most_stand_still(realms: &Realms) {
+    for at in STILL {
+        realms.nodes[at].agent().signal("STOP");
+    }
+    for at in [0, 1] {
+        for still in STILL {
+            realms.nodes[at]
+                .until_sees(SIX[still], ReachState::Lost)
+                .await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nine_nodes_agree_miss_two_that_are_killed_and_take_them_back() {
     let mut realms = Realms::in_lab(None, &NINE, SMALL).await;
@@ -118,16 +132,7 @@ async fn case_29_most_nodes_stand_still_and_come_back_and_nothing_swings() {
     });
 
     let began = Instant::now();
-    for at in STILL {
-        realms.nodes[at].agent().signal("STOP");
-    }
-    for at in [0, 1] {
-        for still in STILL {
-            realms.nodes[at]
-                .until_sees(SIX[still], ReachState::Lost)
-                .await;
-        }
-    }
+    most_stand_still(&realms).await;
     assert!(began.elapsed() <= NOTICED_MAX, "{:?}", began.elapsed());
     eventually("two of six say that they are few", async || {
         let alarms = realms.first().alarms().await;
@@ -212,16 +217,7 @@ async fn case_29_of_most_nodes_that_stand_still_the_places_of_one_move_and_come_
         status == 200
     });
     let began = Instant::now();
-    for at in STILL {
-        realms.nodes[at].agent().signal("STOP");
-    }
-    for at in [0, 1] {
-        for still in STILL {
-            realms.nodes[at]
-                .until_sees(SIX[still], ReachState::Lost)
-                .await;
-        }
-    }
+    most_stand_still(&realms).await;
     // Each of two may take another one for the one that counts; all four would be two more for each.
     while began.elapsed() < STILL_TIME {
         let left = replicas(&realms, &[0, 1]).await;
