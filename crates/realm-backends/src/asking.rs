@@ -1,6 +1,7 @@
 //! Servers that are asked over HTTP: as whom, when again, and what is told of an error.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -60,6 +61,23 @@ pub(crate) fn headers(text: &str, alone: Alone) -> Result<HeaderMap, NotHeaders>
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}
+
+/// Whether a connection ended before anything of the answer came.
+pub(crate) fn is_hung_up(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let ended = error.downcast_ref::<hyper::Error>();
+        if ended.is_some_and(hyper::Error::is_incomplete_message) {
+            return true;
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            use io::ErrorKind::{BrokenPipe, ConnectionReset};
+            return matches!(error.kind(), ConnectionReset | BrokenPipe);
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// An error with what is behind it, without headers: none of it has them.

@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::asking::{Alone, NotHeaders, headers, retry_after, words};
+use crate::asking::{Alone, NotHeaders, headers, is_hung_up, retry_after, words};
 use crate::server::{Access, ServerError, tls_config};
 use crate::watch::{Health, Watch};
 
@@ -323,7 +323,14 @@ impl Asking {
             .post(format!("{}{path}", self.endpoint))
             .header(CONTENT_TYPE, "application/json")
             .body(body);
-        let sent = request.send().await;
+        let again = request.try_clone();
+        let mut sent = request.send().await;
+        // Who closes a kept connection in the moment in which it is used again has read nothing of this.
+        if let (Err(error), Some(again)) = (&sent, again)
+            && is_hung_up(error)
+        {
+            sent = again.send().await;
+        }
         let response = sent.map_err(|error| Failure::down(words(&error.without_url())))?;
         let status = response.status();
         if status.is_success() {

@@ -146,7 +146,7 @@ impl Shared {
     }
 }
 
-async fn request(stream: &mut TcpStream) -> std::io::Result<String> {
+pub(crate) async fn request(stream: &mut TcpStream) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     loop {
         let text = String::from_utf8_lossy(&bytes).into_owned();

@@ -10,6 +10,7 @@ mod attacks;
 )]
 mod engines;
 mod hostile;
+mod kept;
 
 use std::fs;
 use std::path::Path;

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use realm_backends::Unwatched;
+use realm_backends::Watch;
 use realm_backends::inference::{Engine, EngineSettings, Patience, Room};
 use realm_host::Store;
 use realm_test_guests as guests;
@@ -13,6 +13,17 @@ use tokio::time::timeout;
 
 use crate::engines::{EngineServer, KEY};
 use crate::harness::{Guest, Loaded, guest};
+
+/// Says why an engine could not be used where a failed test shows it.
+struct Aloud;
+
+impl Watch for Aloud {
+    fn down(&self, why: &str) {
+        eprintln!("{why}");
+    }
+
+    fn up(&self) {}
+}
 
 fn store(port: u16) -> Store {
     let settings = EngineSettings {
@@ -23,7 +34,7 @@ fn store(port: u16) -> Store {
         room: Room::default(),
         patience: Patience::default(),
     };
-    let engine = Engine::new(settings, Arc::new(Unwatched)).unwrap();
+    let engine = Engine::new(settings, Arc::new(Aloud)).unwrap();
     Store::Inference(Arc::new(engine))
 }
 
