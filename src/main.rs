@@ -11,6 +11,7 @@ mod commands;
 mod confirm;
 mod context;
 mod diagnostics;
+mod everywhere;
 mod failure;
 mod files;
 mod key_files;

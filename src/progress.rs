@@ -14,8 +14,8 @@ use realm_model::view::{ComponentState, ComponentView, StatusView};
 use realm_node::Client;
 
 use crate::failure::Failure;
-use crate::output;
 use crate::sign::Standing;
+use crate::{everywhere, output};
 use others::Others;
 
 /// Often enough to look alive, seldom enough to cost nothing.
@@ -28,6 +28,8 @@ const INTERVAL_MAX: Duration = Duration::from_secs(1);
 const LINES_PER_LOOK_MAX: usize = 20;
 /// Components that an error names: the status has them all.
 const NAMED_MAX: usize = 20;
+/// A node that was approved a moment ago says something of itself within this.
+const FIRST_WORDS: Duration = Duration::from_secs(10);
 
 /// How long a verb waits that changed something.
 #[derive(Debug, Clone, clap::Args)]
@@ -75,7 +77,8 @@ pub(crate) const fn in_force(standing: &Standing) -> Accepted {
 }
 
 /// Waits until every component, or those that are named, are as wanted by `in_force` or later, on
-/// every node that is reached. Nodes that are not are told of at the end.
+/// every node that is reached. Nodes that are not are told of at the end; those that were never heard of
+/// have a moment to be.
 ///
 /// A component that failed for good ends the wait with an error; what still waits when `timeout`
 /// is over does too. Running apps are not touched in either case.
@@ -103,7 +106,9 @@ pub(crate) async fn wait(
         // The status has the head of the owners' namespace alone; the node that took an entry of
         // another one has it in force.
         let here = in_force.chain != ChainId::DEFAULT || status.head.seq >= in_force.head.seq;
-        if here && underway == 0 && others.underway.is_empty() {
+        let is_early = start.elapsed() < FIRST_WORDS.min(timeout);
+        let is_awaited = is_early && !others.unheard.is_empty();
+        if here && underway == 0 && others.underway.is_empty() && !is_awaited {
             let failed = failed(&status);
             if json {
                 output::json(&status)?;
@@ -112,8 +117,9 @@ pub(crate) async fn wait(
                 return Err(others.add_failed(not_running(&failed, "failed")));
             }
             if !json {
-                output::note(&as_wanted(&status.components));
-                others.tell_away();
+                let away = others.away();
+                output::note(&as_wanted(&status.components, away.is_empty()));
+                tell(&away);
             }
             return Ok(status);
         }
@@ -132,11 +138,27 @@ pub(crate) async fn wait(
     }
 }
 
-fn as_wanted(components: &[ComponentView]) -> String {
+fn as_wanted(components: &[ComponentView], everywhere: bool) -> String {
+    let on = match everywhere {
+        true => "",
+        false => " on every node that is reached",
+    };
     match components {
         [] => "no component is wanted, and none runs".to_owned(),
-        [one] => format!("`{}` is as wanted", one.name),
-        all => format!("all {} components are as wanted", all.len()),
+        [one] => format!("`{}` is as wanted{on}", one.name),
+        all => format!("all {} components are as wanted{on}", all.len()),
+    }
+}
+
+/// Says who was not waited for.
+fn tell(away: &[String]) {
+    for node in away.iter().take(NAMED_MAX) {
+        output::note(&format!("warning: {node}"));
+    }
+    if let Some(more @ 1..) = away.len().checked_sub(NAMED_MAX) {
+        output::note(&format!(
+            "warning: and {more} more nodes of which nothing is known"
+        ));
     }
 }
 
@@ -154,7 +176,8 @@ fn show(
             .waiting_on
             .first()
             .map(|waiting| waiting.code.as_str());
-        let key = format!("{:?} {} {code:?}", component.state, component.healthy);
+        let there = (everywhere::state(component), everywhere::count(component));
+        let key = format!("{:?} {there:?} {code:?}", component.state);
         if shown.get(&component.name) == Some(&key) {
             continue;
         }
@@ -186,18 +209,17 @@ fn show(
     underway
 }
 
-/// `hello  healthy  2/2  compiling …`.
-pub(crate) fn line(component: &ComponentView) -> String {
+/// `hello  updating  2/5  compiling …`: over all nodes.
+fn line(component: &ComponentView) -> String {
+    let (healthy, wanted) = everywhere::count(component);
     let why = component
         .waiting_on
         .first()
         .map_or_else(String::new, |waiting| format!("  {}", waiting.message));
     format!(
-        "{:<16} {} {}/{}{why}",
+        "{:<16} {} {healthy}/{wanted}{why}",
         component.name,
-        state(component.state),
-        component.healthy,
-        component.wanted
+        state(everywhere::state(component)),
     )
 }
 

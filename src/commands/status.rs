@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use realm_model::view::{ComponentState, ComponentView, StatusView};
+use realm_model::view::{ComponentView, StatusView};
 use realm_node::Client;
 
 use crate::commands::nodes;
 use crate::context::Context;
 use crate::failure::{Failure, exit};
-use crate::{output, progress};
+use crate::{everywhere, output, progress};
 
 /// Clears the screen and goes to its top.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
@@ -165,19 +165,7 @@ fn text(status: &StatusView) -> String {
 /// A component over all nodes: what is wanted and healthy everywhere, and the first reason why it is
 /// not as wanted.
 fn row(component: &ComponentView, alone: bool) -> Vec<String> {
-    let everywhere = component.nodes.values();
-    // Nodes say what they like: the sum of two has more bits than either. A node without a network tells of
-    // itself alone.
-    let own = (u64::from(component.wanted), u64::from(component.healthy));
-    let (wanted, healthy) = match component.nodes.is_empty() {
-        true => own,
-        false => everywhere.fold((0_u64, 0_u64), |(wanted, healthy), node| {
-            (
-                wanted + u64::from(node.wanted),
-                healthy + u64::from(node.healthy),
-            )
-        }),
-    };
+    let (healthy, wanted) = everywhere::count(component);
     let elsewhere = component
         .nodes
         .iter()
@@ -193,7 +181,7 @@ fn row(component: &ComponentView, alone: bool) -> Vec<String> {
         });
     let mut row = vec![
         component.name.to_string(),
-        progress::state(overall(component)),
+        progress::state(everywhere::state(component)),
         format!("{healthy}/{wanted}"),
         component
             .digest
@@ -206,26 +194,4 @@ fn row(component: &ComponentView, alone: bool) -> Vec<String> {
         row.insert(3, nodes.join(","));
     }
     row
-}
-
-/// The state over all nodes: that of the node that answers, if it has one; else the others' if they
-/// agree, and otherwise that some of it is missing.
-fn overall(component: &ComponentView) -> ComponentState {
-    if component.state != ComponentState::Idle {
-        return component.state;
-    }
-    let mut states: Vec<ComponentState> = component
-        .nodes
-        .values()
-        .filter_map(|node| node.state)
-        .collect();
-    states.dedup();
-    match (
-        states.as_slice(),
-        component.nodes.values().any(|node| node.state.is_none()),
-    ) {
-        ([one], false) => *one,
-        ([], false) => ComponentState::Idle,
-        (_, _) => ComponentState::Degraded,
-    }
 }

@@ -1,5 +1,6 @@
 //! The other nodes, as the one that answers sees them: whether they have what was applied, and run it.
-//! Whoever is not reached is not waited for: it takes everything up when it is back.
+//! Whoever is not reached is not waited for: it takes everything up when it is back. Whoever was never heard
+//! of, and shall have something, may be about to be.
 
 use realm_model::name::NodeName;
 use realm_model::record::UPGRADE_NEEDED;
@@ -7,7 +8,6 @@ use realm_model::view::{NodeView, ReachState, StatusView};
 
 use super::{Progress, progress_of};
 use crate::failure::Failure;
-use crate::output;
 
 /// Alarms of a node that takes nothing new until somebody mends it.
 const STANDS_STILL: [&str; 5] = [
@@ -29,6 +29,8 @@ pub(super) struct Others {
     pub(super) underway: Vec<String>,
     /// Failed for good: a line each.
     pub(super) failed: Vec<String>,
+    /// Nodes that shall have some of it and were not heard of yet.
+    pub(super) unheard: Vec<NodeName>,
     /// Nodes that nobody waits for, each with the reason.
     away: Vec<String>,
 }
@@ -51,13 +53,26 @@ impl Others {
             .iter()
             .find(|alarm| alarm.node == node.name && STANDS_STILL.contains(&alarm.code.as_str()));
         if let Some(alarm) = alarm {
-            self.away.push(format!("{}: {}", node.name, alarm.code));
+            self.away.push(format!(
+                "{} takes nothing new ({}): `realm status` says what to do",
+                node.name, alarm.code
+            ));
             return;
         }
         match node.reach.state {
             ReachState::Here => return,
-            ReachState::Lost | ReachState::Unknown => {
-                self.away.push(format!("{}: not reached", node.name));
+            ReachState::Lost => {
+                self.away.push(format!(
+                    "{} is not reached: it takes this up when it is back",
+                    node.name
+                ));
+                return;
+            }
+            ReachState::Unknown => {
+                let mut components = status.components.iter();
+                if components.any(|one| one.nodes.contains_key(&node.name)) {
+                    self.unheard.push(node.name.clone());
+                }
                 return;
             }
             ReachState::Direct | ReachState::Indirect => {}
@@ -68,7 +83,9 @@ impl Others {
                 .underway
                 .push(format!("{} does not have the change yet", node.name)),
             // An agent says something of itself at once: who says nothing runs nothing.
-            None => self.away.push(format!("{}: it says nothing", node.name)),
+            None => self
+                .away
+                .push(format!("{} says nothing of itself", node.name)),
         }
     }
 
@@ -98,16 +115,14 @@ impl Others {
         add(failure, &self.underway)
     }
 
-    /// Says who was not waited for.
-    pub(super) fn tell_away(&self) {
-        for node in self.away.iter().take(NAMED_MAX) {
-            output::note(&format!(
-                "warning: nothing is known of {node}; it takes this up when it is back"
-            ));
-        }
-        if let Some(more @ 1..) = self.away.len().checked_sub(NAMED_MAX) {
-            output::note(&format!("warning: and nothing of {more} more nodes"));
-        }
+    /// Of each node that was not waited for, or in vain, what to say.
+    pub(super) fn away(&self) -> Vec<String> {
+        let unheard = self.unheard.iter().map(|node| {
+            format!(
+                "{node} was not heard of yet: it takes this up when its agent runs and is reached"
+            )
+        });
+        self.away.iter().cloned().chain(unheard).collect()
     }
 }
 

@@ -185,12 +185,62 @@ async fn apply_waits_for_every_node_that_is_reached() {
     })
     .await;
     let alone = applied(&realms, VERSION_A).ok();
+    for said in [
+        "`app` is as wanted on every node that is reached",
+        "warning: beta is not reached: it takes this up when it is back",
+    ] {
+        assert!(alone.stderr.contains(said), "{}", alone.stderr);
+    }
+}
+
+/// A node that was approved a moment ago is waited for; one that never comes is told of, and counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn apply_waits_a_moment_for_a_node_that_was_never_heard_of() {
+    let mut realms = Realms::meet(&["alpha", "beta"]).await;
+    realms.add("gamma");
+    realms.invite(2);
+    realms.approve(2, &[]);
+    let manifest = app_manifest("").replace("\"app\" }", "\"app\", per_node = true }");
+    let first = realms.first();
+    first.realm.guest(VERSION_A, "app.wasm");
+    first.realm.write("realm.toml", &manifest);
+    let applied = first.run(&["apply", "--yes"]).ok();
+    for said in [
+        "degraded 2/3",
+        "`app` is as wanted on every node that is reached",
+        "warning: gamma was not heard of yet: it takes this up when its agent runs and is reached",
+    ] {
+        assert!(applied.stderr.contains(said), "{}", applied.stderr);
+    }
+    let status = first.run(&["status"]).ok().stdout;
+    let row = status
+        .lines()
+        .find(|line| line.starts_with("app "))
+        .unwrap();
+    let words: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(
+        words[1..4],
+        ["degraded", "2/3", "alpha,beta,gamma"],
+        "{row}"
+    );
     assert!(
-        alone
-            .stderr
-            .contains("nothing is known of beta: not reached"),
+        row.ends_with("gamma: the node was not heard of yet"),
+        "{row}"
+    );
+    // It comes while `apply` waits.
+    first.realm.guest(VERSION_B, "app.wasm");
+    let apply = first.command(&["apply", "--yes"]);
+    let applying = std::thread::spawn(move || said(apply));
+    realms.nodes[2].start();
+    let applied = applying.join().unwrap().ok();
+    assert!(
+        applied.stderr.ends_with("`app` is as wanted\n"),
         "{}",
-        alone.stderr
+        applied.stderr
+    );
+    assert_eq!(
+        realms.nodes[2].get("/").await,
+        (200, "version b\n".to_owned())
     );
 }
 

@@ -200,6 +200,11 @@ impl Placement {
         placed.and_then(share).unwrap_or_default()
     }
 
+    /// Whether it says where a component shall be; everything else runs where its own rules say.
+    pub(crate) fn places(&self, component: &ComponentName) -> bool {
+        self.components.contains_key(component) || self.lone.contains_key(component)
+    }
+
     /// Where a node stands in the order in which a singleton should go to the nodes that ask for it, by
     /// what is signed alone; `None`: it is none, or not for this node.
     pub fn rank(&self, component: &ComponentName, node: &NodeName) -> Option<u32> {

@@ -8,12 +8,19 @@ use realm_model::key::PublicKey;
 use realm_model::name::NodeName;
 use realm_model::record::{ChainHead, ComponentSummary, NodeRecord};
 use realm_model::view::{
-    AlarmView, NodeSaidView, NodeView, OnNodeView, PendingView, ReachState, ReachView, StatusView,
+    AlarmView, ComponentView, NodeSaidView, NodeView, OnNodeView, PendingView, ReachState,
+    ReachView, StatusView,
 };
 
 use crate::authority::Authority;
+use crate::place::Placement;
 use crate::reach::Reached;
 use crate::records::Records;
+
+/// Why nothing is known of what a node has: it does not answer.
+const NOT_REACHED: &str = "the node is not reached";
+/// The same: it never did.
+const NOT_HEARD_OF: &str = "the node was not heard of yet";
 
 /// What is known of the other nodes.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +37,8 @@ pub struct Across<'a> {
     pub connections: &'a BTreeMap<PublicKey, ReachView>,
     /// Who asks that node to join.
     pub pending: &'a [PendingView],
+    /// What each node shall have.
+    pub placement: &'a Placement,
 }
 
 /// Adds what is known of the other nodes.
@@ -58,11 +67,13 @@ pub fn across(status: &mut StatusView, authority: &Authority, others: &Across<'_
             });
         }
         if record.node != others.own {
-            summaries(status, name, &record.body.components, there);
+            let all = &record.body.components;
+            summaries(status, name, all, there, others.placement);
         }
     }
     status.alarms.sort();
     status.alarms.dedup();
+    unsaid(status, others.placement);
     own_components(status);
 }
 
@@ -162,19 +173,26 @@ fn pending(
         .collect()
 }
 
-fn summaries(status: &mut StatusView, node: &NodeName, all: &[ComponentSummary], there: bool) {
+/// What a node says of its components. What it said before it was lost holds for what is placed nowhere else
+/// meanwhile.
+fn summaries(
+    status: &mut StatusView,
+    node: &NodeName,
+    all: &[ComponentSummary],
+    there: bool,
+    placement: &Placement,
+) {
     for summary in all {
-        let components = &mut status.components;
-        let Some(component) = components
-            .iter_mut()
-            .find(|one| one.name.as_str() == summary.name)
-        else {
+        let Some(component) = component(status, &summary.name) else {
             continue;
         };
+        if !there && placement.places(&component.name) {
+            continue;
+        }
         let state = serde_json::from_value(serde_json::Value::String(summary.state.clone()));
         let why = match there {
-            true => summary.reason.clone(),
-            false => "the node is not reached".to_owned(),
+            true => summary.reason.as_str(),
+            false => NOT_REACHED,
         };
         component.nodes.insert(
             node.clone(),
@@ -182,10 +200,53 @@ fn summaries(status: &mut StatusView, node: &NodeName, all: &[ComponentSummary],
                 state: state.ok().filter(|_| there),
                 wanted: summary.wanted,
                 healthy: if there { summary.healthy } else { 0 },
-                why: (!why.is_empty()).then_some(why),
+                why: (!why.is_empty()).then(|| why.to_owned()),
             },
         );
     }
+}
+
+/// What other nodes shall have and do not speak of: since they are not reached, were never heard of, or have
+/// not heard of it themselves.
+fn unsaid(status: &mut StatusView, placement: &Placement) {
+    let nodes = status.nodes.iter();
+    let nodes = nodes.filter(|node| !node.here && node.key.is_some() && !node.drained);
+    let nodes: Vec<(NodeName, bool, &str)> = nodes
+        .map(|node| {
+            let is_behind = node.said.as_ref().is_none_or(|said| !said.in_step);
+            let (is_told, why) = match node.reach.state {
+                ReachState::Unknown => (false, NOT_HEARD_OF),
+                ReachState::Lost => (false, NOT_REACHED),
+                ReachState::Here | ReachState::Direct | ReachState::Indirect => {
+                    (!is_behind, "the node does not have the change yet")
+                }
+            };
+            (node.name.clone(), is_told, why)
+        })
+        .collect();
+    for (node, is_told, why) in nodes {
+        // Who has all that is in force says what it wants itself, and says it in a moment if it has just heard.
+        for (name, wanted) in placement.shares(&node).filter(|_| !is_told) {
+            let Some(component) = component(status, name.as_str()) else {
+                continue;
+            };
+            let said = component.nodes.entry(node.clone());
+            let said = said.or_insert_with(|| OnNodeView {
+                state: None,
+                wanted,
+                healthy: 0,
+                why: Some(why.to_owned()),
+            });
+            said.wanted = said.wanted.max(wanted);
+        }
+    }
+}
+
+/// They are in the order of their names.
+fn component<'a>(status: &'a mut StatusView, name: &str) -> Option<&'a mut ComponentView> {
+    let components = &mut status.components;
+    let found = components.binary_search_by(|one| one.name.as_str().cmp(name));
+    found.ok().map(|index| &mut components[index])
 }
 
 /// The node that answers, in the same form as the others.

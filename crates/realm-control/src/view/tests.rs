@@ -12,6 +12,7 @@ use realm_model::view::{ComponentState, StatusView};
 
 use super::across::{Across, across};
 use super::{Here, state, view};
+use crate::place::Placement;
 use crate::records::Records;
 use crate::testing::plan_alone;
 use crate::testing::{Realm, approval, component_name, key, node_key, node_name};
@@ -205,6 +206,7 @@ fn a_request_that_another_node_reports_keeps_its_tags() {
         reached: &BTreeMap::new(),
         connections: &BTreeMap::new(),
         pending: &[],
+        placement: &Placement::default(),
     };
     across(&mut status, authority, &others);
     let [pending] = &status.pending[..] else {

@@ -524,6 +524,7 @@ impl Core {
             reached: &network.reached(),
             connections: &network.connections(),
             pending: &pending,
+            placement: &self.surroundings.around.placement,
         };
         across(status, self.ledger.authority(), &others);
         status.beacon = self.beacon();

@@ -170,6 +170,7 @@ impl Core {
             reached: &reached,
             connections: &network.connections(),
             pending: &[],
+            placement: &before.placement,
         };
         across(&mut status, authority, &others);
     }

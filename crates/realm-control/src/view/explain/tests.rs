@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use realm_model::action::Plan;
 use realm_model::entry::{Body, SetNode};
 use realm_model::observed::{Millis, Observed};
 use realm_model::record::{
@@ -11,7 +12,7 @@ use realm_model::why::Verdict;
 
 use super::*;
 use crate::losses::Away;
-use crate::place::{Asked, Why};
+use crate::place::{Asked, Why, place};
 use crate::reach::{Link, Reached};
 use crate::testing::{Realm, approval, component_name, key, node_key, node_name, plan_alone};
 use crate::view::{Across, Here, across, view};
@@ -60,18 +61,22 @@ impl World {
         self.records.offer(&bytes, &members, true);
     }
 
-    fn explain(&self, component: &str) -> ExplainView {
+    fn plan(&self) -> Plan {
         let (desired, authority) = (self.realm.ledger.desired(), self.realm.ledger.authority());
-        let node = node_name("here");
-        let plan = plan_alone(desired, authority, &node, &Observed::default(), Millis(0));
+        let here = node_name("here");
+        plan_alone(desired, authority, &here, &Observed::default(), Millis(0))
+    }
+
+    fn status(&self, plan: &Plan) -> StatusView {
+        let (desired, authority) = (self.realm.ledger.desired(), self.realm.ledger.authority());
         let here = Here {
-            node: &node,
+            node: &node_name("here"),
             agent_version: "0.1.0",
             urls: &[],
             restarts: &BTreeMap::new(),
             refusals: &BTreeMap::new(),
         };
-        let mut status = view(desired, authority, &plan, &here);
+        let mut status = view(desired, authority, plan, &here);
         let reached = authority.nodes.iter().map(|(name, node)| {
             let link = Link {
                 how: realm_model::record::ReachedBy::Direct,
@@ -92,8 +97,16 @@ impl World {
             reached: &reached,
             connections: &BTreeMap::new(),
             pending: &[],
+            placement: &place(desired, authority, &|_, _| false),
         };
         across(&mut status, authority, &others);
+        status
+    }
+
+    fn explain(&self, component: &str) -> ExplainView {
+        let (desired, authority) = (self.realm.ledger.desired(), self.realm.ledger.authority());
+        let plan = self.plan();
+        let status = self.status(&plan);
         let asked = Asked {
             desired,
             authority,
@@ -319,4 +332,54 @@ fn where_nobody_shall_have_it_every_nodes_reason_is_in_the_way() {
             .join("\n"),
     );
     assert!(view.nodes.iter().all(|node| node.withheld));
+}
+
+/// The sum over all nodes is of what they shall have, whether they say so or not.
+#[test]
+fn what_a_node_shall_have_counts_whether_or_not_it_says_so() {
+    let heard = |world: &World| {
+        let status = world.status(&world.plan());
+        let mut components = status.components.iter();
+        let app = components.find(|one| one.name.as_str() == "app");
+        let nodes = app.expect("it is wanted").nodes.iter();
+        let told = nodes.filter(|(node, _)| node.as_str() != "here");
+        let told = told.map(|(node, on)| {
+            let why = on.why.as_deref().unwrap_or("-");
+            format!("{node} {:?} {}/{}: {why}", on.state, on.healthy, on.wanted)
+        });
+        told.collect::<Vec<_>>()
+    };
+    let mut world = World::new();
+    world.lost.push("third");
+    assert_eq!(
+        heard(&world),
+        [
+            "there None 0/1: the node does not have the change yet",
+            "third None 0/1: the node was not heard of yet",
+        ]
+    );
+    for node in ["there", "third"] {
+        world.says(node, |body| {
+            body.components.push(summary(1, 1, "", ""));
+        });
+    }
+    assert_eq!(
+        heard(&world),
+        [
+            "there Some(Healthy) 1/1: -",
+            "third None 0/1: the node is not reached",
+        ]
+    );
+    // One that still says what it had before.
+    let mut world = World::new();
+    for node in ["there", "third"] {
+        world.says(node, |body| {
+            body.heads.clear();
+            body.components.push(summary(0, 1, "", ""));
+        });
+    }
+    assert_eq!(
+        heard(&world),
+        ["there Some(Starting) 1/1: -", "third Some(Starting) 1/1: -",]
+    );
 }
