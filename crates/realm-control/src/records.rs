@@ -167,7 +167,11 @@ impl Records {
 
     /// Keeps away a record that was put aside before a restart; returns whose it is.
     pub fn keep_away(&mut self, bytes: &[u8], why: &str) -> Result<KeyBytes, RecordError> {
-        let claim = NodeRecord::open(bytes, self.realm)?.claim();
+        let opened = NodeRecord::open(bytes, self.realm)?;
+        let claim = opened.claim();
+        // Its version would hold up all records up to there. The body is what is not to be read.
+        let node = PublicKey::from_bytes(*claim.node.as_bytes());
+        opened.is_signed_by(node.map_err(|_| RecordError::BadSignature)?)?;
         self.put_aside(claim.node, claim.version, claim.digest, why.to_owned());
         Ok(claim.node)
     }

@@ -479,9 +479,10 @@ impl Sync {
         }
         self.members_at = Some(authority.head);
         self.members = chains::members(turn.ledger);
-        let before = self.records.iter().count();
+        let count = |records: &Records| (records.iter().count(), records.quarantined().len());
+        let before = count(&self.records);
         self.records.purge(&self.members);
-        if self.records.iter().count() != before {
+        if count(&self.records) != before {
             turn.out.push(Output::Records);
         }
         let members = &self.members;

@@ -198,9 +198,8 @@ impl Opened {
         self.claim
     }
 
-    /// Checks the signature of `node`, which must be the key that the record names, and only then
-    /// reads the body.
-    pub fn verify(&self, node: PublicKey) -> Result<NodeRecord, RecordError> {
+    /// Checks the signature of `node`, which must be the key that the record names.
+    pub fn is_signed_by(&self, node: PublicKey) -> Result<(), RecordError> {
         let envelope = &self.envelope;
         let message = message(
             &envelope.realm,
@@ -211,7 +210,13 @@ impl Opened {
         if KeyBytes::from(node) != envelope.node || !node.verifies(&message, &envelope.signature) {
             return Err(RecordError::BadSignature);
         }
-        let body: NodeBody = decode(&envelope.body).map_err(RecordError::Poison)?;
+        Ok(())
+    }
+
+    /// Checks the signature of `node`, and only then reads the body.
+    pub fn verify(&self, node: PublicKey) -> Result<NodeRecord, RecordError> {
+        self.is_signed_by(node)?;
+        let body: NodeBody = decode(&self.envelope.body).map_err(RecordError::Poison)?;
         body.check().map_err(RecordError::Poison)?;
         Ok(NodeRecord {
             node,

@@ -149,8 +149,16 @@ fn case_30_a_poison_record_stands_aside_and_its_node_goes_on() {
     // It need not be sent again.
     assert_eq!(table.known(u64::MAX)[0].version, version(1, 1, 2));
 
-    // After a restart it is not taken again, the next one is.
+    // A file that is damaged holds up nothing.
     let mut table = self::table();
+    for place in 0..kept.len() {
+        let mut damaged = kept.to_vec();
+        damaged[place] ^= 1;
+        let heard = table.keep_away(&damaged, "it panicked before");
+        assert!(heard.is_err(), "byte {place}");
+    }
+    assert!(table.quarantined().is_empty());
+    // After a restart it is not taken again, the next one is.
     let whose = table.keep_away(&kept, "it panicked before");
     assert_eq!(whose, Ok(a.public().into()));
     assert_eq!(table.offer(&poison, &members, true), Offered::Known);

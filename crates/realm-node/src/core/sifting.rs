@@ -1,6 +1,7 @@
 //! Records that make whoever reads them panic. After a panic of the loop everything that reads records
 //! is tried with each of them; the one that does it is set aside, named, and not read again, and the
-//! loop goes on with all others. What its node says next is tried before anybody reads it.
+//! loop goes on with all others. What its node says next is tried before anybody reads it. Not here: bytes
+//! that do not read. Their decoder tells them, and has to be held to that by tests.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};

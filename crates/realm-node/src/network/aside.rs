@@ -45,7 +45,7 @@ impl Aside {
                     aside.suspects.insert(node, None);
                     aside.kept.insert(node, path);
                 }
-                // Torn, or of another realm: the record itself comes again, if it counts.
+                // Torn, damaged, or of another realm: the record itself comes again, if it counts.
                 None => remove(&path),
             }
         }
@@ -85,9 +85,11 @@ impl Aside {
         self.suspects.contains_key(node)
     }
 
-    /// Forgets the files of records in whose place newer ones are.
+    /// Forgets the files of records in whose place newer ones are, and nodes that left.
     pub(crate) fn tidy(&mut self, records: &Records) {
         let aside = records.quarantined();
+        self.suspects
+            .retain(|node, _| aside.contains_key(node) || records.get(*node).is_some());
         self.kept.retain(|node, path| {
             let stays = aside.contains_key(node);
             if !stays {
