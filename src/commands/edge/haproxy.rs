@@ -35,7 +35,7 @@ fn app() -> String {
     option keep-conn
     # Several requests at once on a connection: fewer connections, but a client that reads slowly holds up
     # the others of its connection, for FastCGI has no flow control of its own; and an answer that breaks off
-    # ends its connection, so that the others get 502.
+    # ends its connection: others that are not done within seconds get 502.
     # option mpxs-conns
     # option max-reqs {REQUESTS_MAX}
     # Components may read `Authorization` themselves, as over HTTP.

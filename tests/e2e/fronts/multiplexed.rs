@@ -8,7 +8,7 @@ use super::client::{Ask, Begun};
 use super::gone::{Then, ends};
 use super::servers::{Door, Front, PATIENT, Server, of_one_thread, realm};
 use super::tap::{Seen, Tap};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, eventually};
 
 const REQUESTS: usize = 12;
 /// Of a body, of which the second half is sent when all first halves are. HAProxy holds back what is less than
@@ -108,4 +108,24 @@ async fn a_client_that_goes_takes_its_own_request_with_it_and_no_other_one() {
     }
     let seen = tap.seen();
     assert_eq!((seen.connections, seen.aborts), (1, 1), "{seen:?}");
+}
+
+/// It takes the connection with it, and the others only if they are very long.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_breaks_off_leaves_the_others_theirs() {
+    let (front, tap) = tapped(Server::HaproxyMultiplexed, Door::Unix).await;
+    let port = front.port;
+    let waits = front.named(&Ask::get("/wait?ms=1500"));
+    let waiting = tokio::task::spawn_blocking(move || waits.send(port));
+    eventually("it waits", async || {
+        (tap.seen().requests == 1).then_some(())
+    })
+    .await;
+    let got = front.named(&Ask::get("/late")).send(port);
+    assert!(!got.is_whole && got.text() == "first\n", "{got:?}");
+    let got = waiting.await.unwrap();
+    assert_eq!((got.status, got.text().as_str()), (200, "waited\n"));
+    assert_eq!(tap.seen().connections, 1, "{}", front.log());
+    let got = front.named(&Ask::get("/text")).send(port);
+    assert_eq!(got.text(), "a text\n");
 }

@@ -40,6 +40,9 @@ const READ_BYTES: usize = 16 * 1024;
 /// little.
 const PARAMS_BYTES: usize = 2 * 1024;
 
+/// How long an answer that broke off waits for others of its connection, which end with that.
+const BREAK_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How soon it is seen that a web server is gone whose bytes nobody reads.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -81,6 +84,7 @@ pub(crate) async fn serve(
         pieces,
         connection,
         has_unread: false,
+        breaks: None,
     };
     let ended = {
         let mut reading = pin!(served.run(&mut read));
@@ -174,6 +178,8 @@ struct Served {
     connection: Arc<Connection>,
     /// A request was answered before all of it came.
     has_unread: bool,
+    /// An answer broke off: the connection ends with the last of its other requests, or then.
+    breaks: Option<Instant>,
 }
 
 impl Served {
@@ -183,6 +189,12 @@ impl Served {
         loop {
             while let Some(event) = self.next(&mut input)? {
                 self.take(event, &mut input, &*io).await?;
+            }
+            if self
+                .breaks
+                .is_some_and(|at| self.decoder.active() == 0 || at <= Instant::now())
+            {
+                return self.break_off().await;
             }
             let order = poll_fn(|context| Poll::Ready(connection.poll_order(context))).await;
             let is_over = order != Order::Serve;
@@ -223,6 +235,7 @@ impl Served {
                     connection.saw_read();
                 }
                 () = until(rest_ends) => self.end_rests(rest_ends).await?,
+                () = until(self.breaks) => {}
                 () = ordered => {}
             }
         }
@@ -259,16 +272,24 @@ impl Served {
                 super::put_end(&mut out, id, Status::Complete, 0);
                 send(&self.pieces, out.freeze()).await
             }
-            // What there was of it arrives. The end of the connection alone is not enough: nginx and Caddy
-            // take that for the end of an answer without a length, unless something is wrong with it.
+            Ended::Aborted | Ended::Short if self.decoder.active() == 0 => self.break_off().await,
             Ended::Aborted | Ended::Short => {
-                let mut out = BytesMut::new();
-                super::put_break(&mut out);
-                send(&self.pieces, out.freeze()).await?;
-                self.finish().await?;
-                Err(io::Error::other("an answer was cut short"))
+                self.breaks
+                    .get_or_insert_with(|| Instant::now() + BREAK_TIMEOUT);
+                Ok(())
             }
         }
+    }
+
+    /// Ends the connection in place of an answer, of which arrives what there was. The end of the connection
+    /// alone is not enough: nginx and Caddy take that for the end of an answer without a length, unless
+    /// something is wrong with it.
+    async fn break_off(&self) -> io::Result<()> {
+        let mut out = BytesMut::new();
+        super::put_break(&mut out);
+        send(&self.pieces, out.freeze()).await?;
+        self.finish().await?;
+        Err(io::Error::other("an answer was cut short"))
     }
 
     async fn take(

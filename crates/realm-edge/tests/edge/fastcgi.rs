@@ -424,6 +424,53 @@ async fn an_answer_that_breaks_off_is_never_a_whole_one() {
     assert_eq!(rig.seen().await.outcome, Outcome::BodyFailed);
 }
 
+/// FastCGI has no word for it but the end of the connection, which is that of the others as well.
+#[tokio::test]
+async fn an_answer_that_breaks_off_waits_for_others_of_its_connection() {
+    let (go, wait) = tokio::sync::watch::channel(false);
+    let answers = backend(move |request| {
+        let mut wait = wait.clone();
+        async move {
+            if request.uri().path() == "/slow" {
+                let _ = wait.wait_for(|go| *go).await;
+            }
+            if request.uri().path() != "/breaks" {
+                return Ok(Response::new(text("whole".to_owned())));
+            }
+            let (frames, body) = channel();
+            tokio::spawn(async move {
+                let _ = frames.send(data("begun")).await;
+                let _ = frames.send(Err("the guest trapped".into())).await;
+            });
+            Ok(Response::new(body))
+        }
+    });
+    let mut rig = Rig::new(answers).await;
+    let mut server = Server::of(&rig);
+    for (id, path) in [(1, "/slow"), (2, "/breaks")] {
+        let path = ("REQUEST_URI", path);
+        server.begin(id, RESPONDER, KEEP, &[path]).await;
+        server.body(id, b"").await;
+    }
+    assert_eq!(rig.seen().await.outcome, Outcome::BodyFailed);
+    // Those that come now are answered as well.
+    server
+        .begin(3, RESPONDER, KEEP, &[("REQUEST_URI", "/fast")])
+        .await;
+    server.body(3, b"").await;
+    let mut ended = Vec::new();
+    while let Some((kind, id, _)) = server.next().await {
+        assert!([STDOUT, END, BROKEN].contains(&kind), "{kind}");
+        if kind != STDOUT {
+            ended.push((kind, id));
+        }
+        if kind == END && id == 3 {
+            go.send_replace(true);
+        }
+    }
+    assert_eq!(ended, [(END, 3), (END, 1), (BROKEN, 0)]);
+}
+
 #[tokio::test]
 async fn an_authorizer_has_no_body_and_says_who_may_pass() {
     let guards = backend(|request| async move {
