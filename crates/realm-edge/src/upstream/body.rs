@@ -58,13 +58,9 @@ impl HttpBody for RequestBody {
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(context)?) else {
             return Poll::Ready(None);
         };
-        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-        match self.left.checked_sub(bytes) {
-            Some(left) => {
-                self.left = left;
-                Poll::Ready(Some(Ok(frame)))
-            }
-            None => {
+        match take(&mut self.left, &frame) {
+            true => Poll::Ready(Some(Ok(frame))),
+            false => {
                 self.fault.0.store(true, Relaxed);
                 Poll::Ready(Some(Err(request_too_large().into())))
             }
@@ -126,13 +122,9 @@ impl HttpBody for Bounded {
         let Some(frame) = ready!(Pin::new(body).poll_frame(context)?) else {
             return Poll::Ready(None);
         };
-        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-        match self.left.checked_sub(bytes) {
-            Some(left) => {
-                self.left = left;
-                Poll::Ready(Some(Ok(frame)))
-            }
-            None => {
+        match take(&mut self.left, &frame) {
+            true => Poll::Ready(Some(Ok(frame))),
+            false => {
                 self.body = None;
                 Poll::Ready(Some(Err(response_too_large().into())))
             }
@@ -148,6 +140,14 @@ impl HttpBody for Bounded {
             .as_ref()
             .map_or_else(SizeHint::default, HttpBody::size_hint)
     }
+}
+
+/// Takes a frame off the bytes that may still come; `false`: it is larger than they are.
+fn take(left: &mut u64, frame: &Frame<Bytes>) -> bool {
+    let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+    let rest = left.checked_sub(bytes);
+    *left = rest.unwrap_or(*left);
+    rest.is_some()
 }
 
 /// A server's answer. Read whole, it gives the connection back; dropped before, it closes it, which
