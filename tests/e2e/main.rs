@@ -62,6 +62,7 @@ mod keyvalue;
 mod killed;
 mod languages;
 mod lending;
+mod liar;
 mod lies;
 mod limits;
 mod logging;

@@ -155,7 +155,7 @@ fn parts<const N: usize>(mut bytes: &[u8]) -> Option<[&[u8]; N]> {
 
 /// Whether it has the form of an answer to HTTP-01 (RFC 8555 §8.1): the token, and the thumbprint of an
 /// account's key. Nothing else gets under the names of others.
-fn is_proof(token: &[u8], answer: &[u8]) -> bool {
+pub fn is_proof(token: &[u8], answer: &[u8]) -> bool {
     let is_word = |bytes: &[u8]| {
         let is_of_it = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         bytes.iter().all(is_of_it)

@@ -1,6 +1,8 @@
 //! Asks an authority, over HTTPS: a connection for each question, of which an order has about ten.
 //!
-//! Bounded in time and in bytes. What is asked is the library's; here is how.
+//! Bounded in time and in bytes, and what the library believes of an answer without a look is looked at: it
+//! panics at addresses that are none, and at times that no clock has. What is asked is the library's; here is
+//! how.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -8,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HOST, HeaderValue};
-use http::{Request, Uri};
+use http::header::{HOST, HeaderValue, RETRY_AFTER};
+use http::response::Parts;
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
@@ -24,6 +27,8 @@ use tokio_rustls::TlsConnector;
 const ASK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Directories, orders and chains have a few kilobytes.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// When to ask again: what is later than the end of any order is as good as this.
+const AGAIN_S_MAX: u64 = 86_400;
 const ROOT_BYTES_MAX: u64 = 1024 * 1024;
 const HTTPS_PORT: u16 = 443;
 
@@ -100,7 +105,7 @@ async fn ask(
 ) -> Result<BytesResponse, BoxError> {
     let uri = request.uri().clone();
     // Whatever an authority sends us to: nothing is said in the clear.
-    if uri.scheme_str() != Some("https") {
+    if !is_secure(&uri) {
         return Err("its address does not begin with `https://`".into());
     }
     let host = uri.host().ok_or("its address has no host")?;
@@ -122,14 +127,72 @@ async fn exchange(
     mut request: Request<BodyWrapper<Bytes>>,
     uri: &Uri,
 ) -> Result<BytesResponse, BoxError> {
+    let method = request.method().clone();
     let authority = uri.authority().ok_or("its address has no host")?;
     let host = HeaderValue::from_str(authority.as_str())?;
     request.headers_mut().insert(HOST, host);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     *request.uri_mut() = path.parse()?;
     let answer = sender.send_request(request).await?;
-    let (parts, body) = answer.into_parts();
+    let (mut parts, body) = answer.into_parts();
     let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?;
-    let whole = http::Response::from_parts(parts, Full::new(body.to_bytes()));
+    let body = body.to_bytes();
+    check(&method, parts.status, &body)?;
+    bound_pause(&mut parts);
+    let whole = http::Response::from_parts(parts, Full::new(body));
     Ok(BytesResponse::from(whole))
+}
+
+/// Whether it is an answer at all. Nobody is followed elsewhere, and the one question by GET is for the
+/// directory.
+fn check(method: &Method, status: StatusCode, body: &[u8]) -> Result<(), BoxError> {
+    let is_known = match *method {
+        Method::GET | Method::HEAD => status.is_success(),
+        // What is wrong is said in JSON (RFC 8555 §6.7).
+        _ => status.is_success() || serde_json::from_slice::<serde_json::Value>(body).is_ok(),
+    };
+    if !is_known {
+        return Err(format!("it answered {status}").into());
+    }
+    if *method == Method::GET {
+        let directory: Directory = serde_json::from_slice(body)?;
+        let Directory {
+            new_nonce,
+            new_account,
+            new_order,
+        } = &directory;
+        for (name, address) in [
+            ("newNonce", new_nonce),
+            ("newAccount", new_account),
+            ("newOrder", new_order),
+        ] {
+            if !address.parse().is_ok_and(|uri| is_secure(&uri)) {
+                return Err(format!("`{name}` in its directory is no `https://` address").into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where orders go (RFC 8555 §7.1.1).
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Directory {
+    new_nonce: String,
+    new_account: String,
+    new_order: String,
+}
+
+/// Whether what is sent there is encrypted.
+pub(super) fn is_secure(uri: &Uri) -> bool {
+    uri.scheme_str() == Some("https")
+}
+
+/// Seconds beyond what a clock can count are a day.
+fn bound_pause(parts: &mut Parts) {
+    let said = parts.headers.get(RETRY_AFTER);
+    let seconds = said.and_then(|said| said.to_str().ok()?.trim().parse::<u64>().ok());
+    if seconds.is_some_and(|seconds| seconds > AGAIN_S_MAX) {
+        parts.headers.insert(RETRY_AFTER, AGAIN_S_MAX.into());
+    }
 }

@@ -9,10 +9,12 @@ pub(super) mod due;
 mod order;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use realm_edge::tls::{Certificate, Validity};
 use realm_model::node_config::{ACME_NAMES_MAX, AcmeChallenge, AcmeSettings};
 use realm_model::record::ACME_FAILED;
@@ -235,8 +237,11 @@ impl Orders {
             "ordering a certificate"
         );
         let ordering = Box::pin(self.try_order(name));
+        // What an authority says is read by others' code as well, and files are looked at in this task.
+        let ordering = AssertUnwindSafe(ordering).catch_unwind();
         let ordered = tokio::time::timeout(ORDER_TIMEOUT, ordering).await;
-        match ordered.unwrap_or(Err(OrderError::TooLong)) {
+        let ordered = ordered.unwrap_or(Ok(Err(OrderError::TooLong)));
+        match ordered.unwrap_or(Err(OrderError::Panicked)) {
             Ok(()) => {
                 tracing::info!(name, "a certificate was given");
                 self.well(name);
@@ -257,12 +262,11 @@ impl Orders {
         let own = &self.shared.own;
         dev::create(own).map_err(|error| OrderError::Keep(Box::new(error)))?;
         let account = order::account(&self.settings, own).await?;
-        let text = order::order(&account, &self.shared, name, self.challenge).await?;
-        let certificate = Certificate::from_pem(text.as_bytes(), text.as_bytes())
-            .map_err(|error| OrderError::Given(Box::new(error)))?;
-        if !certificate.names().iter().any(|one| one == name) {
-            return Err(OrderError::Other);
-        }
+        let ordered = order::order(&account, &self.shared, name, self.challenge).await;
+        let given = ordered.inspect_err(|error| {
+            order::forget_unknown(&self.settings, own, error);
+        })?;
+        let text = given.text(name, now_s())?;
         self.keep(name, text.as_bytes())
     }
 }

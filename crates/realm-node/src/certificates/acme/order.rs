@@ -8,7 +8,7 @@ use instant_acme::{
     NewOrder, OrderStatus, RetryPolicy,
 };
 use realm_edge::tls::{Certificate, Challenge, Identity};
-use realm_model::certificate_message::Question;
+use realm_model::certificate_message::{Question, is_proof};
 use realm_model::digest::Digest;
 use realm_model::node_config::{AcmeChallenge, AcmeSettings};
 use realm_model::text::one_line;
@@ -16,15 +16,25 @@ use realm_store::folder::{FolderError, read_secret, write_secret};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use zeroize::Zeroizing;
 
-use super::super::Shared;
 use super::super::among::{self, Proof};
-use super::client::Client;
+use super::super::{Shared, date};
+use super::FILE_BYTES_MAX;
+use super::client::{Client, is_secure};
+use super::due::{Due, due};
 
 /// How long an authority may take to look, and to sign: some have a queue.
 const PATIENCE: RetryPolicy = RetryPolicy::new()
     .initial_delay(Duration::from_millis(250))
     .backoff(1.5)
     .timeout(Duration::from_secs(120));
+/// What is to be proven for one name: one, says RFC 8555 §7.1.3.
+const AUTHORIZATIONS_MAX: usize = 4;
+/// An authority that does not know the account, whatever it said before (RFC 8555 §6.7).
+const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
+const PEM_BEGIN: &str = "-----BEGIN ";
+const CERTIFICATE: &str = "CERTIFICATE-----";
+/// An authority's clock may be ahead of this machine's.
+const CLOCKS_DIFFER_S: i64 = 600;
 /// Characters of what an authority says that are told on.
 const SAID_CHARS_MAX: usize = 300;
 
@@ -39,8 +49,14 @@ pub(super) enum OrderError {
     Keep(#[source] BoxError),
     #[error("the account cannot be used")]
     Account(#[source] instant_acme::Error),
+    #[error("the account that the authority gave has no `https://` address")]
+    AccountAddress,
     #[error("the authority did not take the order")]
     Order(#[source] instant_acme::Error),
+    #[error("the authority wants more than {AUTHORIZATIONS_MAX} proofs for one name")]
+    TooManyProofs,
+    #[error("the authority's challenge is none: its token has not the form of one")]
+    Token,
     #[error("the authority offers no challenge of this kind: {0}")]
     NoChallenge(&'static str),
     #[error("the authority did not find that the name leads here: {0}")]
@@ -53,8 +69,18 @@ pub(super) enum OrderError {
     Given(#[source] BoxError),
     #[error("the certificate that was given is for another name")]
     Other,
+    #[error("what was given is more than certificates")]
+    More,
+    #[error("what was given is longer than {FILE_BYTES_MAX} bytes")]
+    TooLarge,
+    #[error(
+        "the certificate that was given is valid from {from} to {until}: not now, or for too short a time (is the clock of this machine right?)"
+    )]
+    NotNow { from: String, until: String },
     #[error("the authority came to no end")]
     TooLong,
+    #[error("a mistake of the agent: it panicked at what the authority said")]
+    Panicked,
 }
 
 /// The account at an authority; it is made where there is none.
@@ -81,12 +107,26 @@ pub(super) async fn account(settings: &AcmeSettings, own: &Path) -> Result<Accou
             };
             let created = builder.create(&new, settings.directory.clone(), None).await;
             let (account, credentials) = created.map_err(OrderError::Account)?;
+            // What is written stays, also when the authority is well again.
+            if !account.id().parse().is_ok_and(|uri| is_secure(&uri)) {
+                return Err(OrderError::AccountAddress);
+            }
             let text = serde_json::to_string(&credentials);
             let text = Zeroizing::new(text.map_err(|error| OrderError::Keep(Box::new(error)))?);
             write_secret(&path, text.as_bytes()).map_err(keep)?;
             Ok(account)
         }
         Err(error) => Err(keep(error)),
+    }
+}
+
+/// An account that the authority does not know is kept no longer: the next order makes another one.
+pub(super) fn forget_unknown(settings: &AcmeSettings, own: &Path, error: &OrderError) {
+    if let OrderError::Order(instant_acme::Error::Api(problem)) = error
+        && problem.r#type.as_deref() == Some(NO_ACCOUNT)
+    {
+        // Where it cannot be removed, the next order fails like this one, and is told.
+        let _ = std::fs::remove_file(account_file(own, &settings.directory));
     }
 }
 
@@ -111,16 +151,19 @@ impl Drop for Answered<'_> {
     }
 }
 
-/// Orders a certificate for a name: its chain and its key, in PEM.
+/// Orders a certificate for a name.
 pub(super) async fn order(
     account: &Account,
     shared: &Shared,
     name: &str,
     kind: AcmeChallenge,
-) -> Result<Zeroizing<String>, OrderError> {
+) -> Result<Given, OrderError> {
     let identifiers = [Identifier::Dns(name.to_owned())];
     let order = account.new_order(&NewOrder::new(&identifiers)).await;
     let mut order = order.map_err(OrderError::Order)?;
+    if order.state().authorizations.len() > AUTHORIZATIONS_MAX {
+        return Err(OrderError::TooManyProofs);
+    }
     let identity = &shared.identity;
     let mut answered = Answered {
         identity,
@@ -146,6 +189,10 @@ pub(super) async fn order(
         let challenge = authorization.challenge(wanted);
         let mut challenge = challenge.ok_or(OrderError::NoChallenge(word))?;
         let proof = challenge.key_authorization();
+        // It is kept, sent to other nodes, and shown under the names of this realm.
+        if !is_proof(challenge.token.as_bytes(), proof.as_str().as_bytes()) {
+            return Err(OrderError::Token);
+        }
         let (answer, proof) = match kind {
             AcmeChallenge::Http => {
                 let (token, answer) = (challenge.token.clone(), proof.as_str().to_owned());
@@ -191,12 +238,47 @@ pub(super) async fn order(
     finalized.map_err(OrderError::NotGiven)?;
     let chain = order.poll_certificate(&PATIENCE).await;
     let chain = chain.map_err(OrderError::NotGiven)?;
-    let key = Zeroizing::new(key.serialize_pem());
-    Ok(Zeroizing::new(format!(
-        "{}\n{}",
-        chain.trim_end(),
-        key.as_str()
-    )))
+    Ok(Given {
+        chain,
+        key: Zeroizing::new(key.serialize_pem()),
+    })
+}
+
+/// What an authority gave, and the key that it is to be for.
+pub(super) struct Given {
+    chain: String,
+    key: Zeroizing<String>,
+}
+
+impl Given {
+    /// The chain and the key in one text, if they are good for `name` and for a while: they come in the place
+    /// of what may be good, and what is due again at once would be ordered without end.
+    pub(super) fn text(&self, name: &str, now_s: i64) -> Result<Zeroizing<String>, OrderError> {
+        // A key of theirs would be the first in the text (RFC 8555 §9.1).
+        let mut kinds = self.chain.split(PEM_BEGIN).skip(1);
+        if !kinds.all(|rest| rest.starts_with(CERTIFICATE)) {
+            return Err(OrderError::More);
+        }
+        let text = format!("{}\n{}", self.chain.trim_end(), self.key.as_str());
+        let text = Zeroizing::new(text);
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(OrderError::TooLarge);
+        }
+        let certificate = Certificate::from_pem(self.chain.as_bytes(), self.key.as_bytes());
+        let certificate = certificate.map_err(|error| OrderError::Given(Box::new(error)))?;
+        if !certificate.names().iter().any(|one| one == name) {
+            return Err(OrderError::Other);
+        }
+        let validity = certificate.validity();
+        let begins = now_s.saturating_add(CLOCKS_DIFFER_S) >= validity.not_before_s;
+        if !begins || due(name, Some(validity), None, now_s) == Due::Now {
+            return Err(OrderError::NotNow {
+                from: date(validity.not_before_s),
+                until: date(validity.not_after_s),
+            });
+        }
+        Ok(text)
+    }
 }
 
 /// Why an authority is not content, in its own words.
