@@ -99,6 +99,8 @@ mod ports;
 mod postgres;
 mod proxied;
 mod push;
+#[path = "../peers/registry.rs"]
+mod registry;
 mod remote;
 mod scanned;
 mod secrets;

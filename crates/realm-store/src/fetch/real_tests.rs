@@ -2,7 +2,6 @@
 //! and OpenStack Swift, which speaks S3. Not here: what no honest server does (`origin_tests`).
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -17,17 +16,20 @@ use super::origin_tests::pin_of;
 use super::*;
 use crate::testing::payload;
 
+#[path = "../../../../tests/peers/registry.rs"]
+mod registry;
+use registry::{REPOSITORY, Registry};
+
 /// A real server takes its time when it starts on a busy machine.
 const START: Duration = Duration::from_secs(60);
-/// As Swift knows him, and the registry.
+/// As Swift knows him.
 const USER: &str = "acme:reader";
-const PUSHER: &str = "acme";
 const PASSWORD: &str = "hush";
 
 /// Processes that end with the test.
 struct Server {
     children: Vec<Child>,
-    folder: TempDir,
+    _folder: TempDir,
     address: String,
 }
 
@@ -114,119 +116,49 @@ async fn case_27_the_source_lies(source: &Source, origins: &Origins, bytes: &[u8
     assert_eq!(fetched.expect("by a peer").from.as_deref(), Some("bm-01"));
 }
 
-/// The registry, which knows one user.
-fn registry() -> Server {
-    let folder = tempfile::tempdir().expect("a folder");
-    let root = folder.path();
-    // `hush`, with the least work that bcrypt has.
-    let user = format!("{PUSHER}:$2b$05$i1jpRXaDaO/OsukODP03muhVlPL/RJ./jtgZlOH0C2pH5bbbUEQ22\n");
-    fs::write(root.join("users"), user).expect("written");
-    let config = format!(
-        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {0}/data\nhttp:\n  addr: 127.0.0.1:0\n\
-         auth:\n  htpasswd:\n    realm: test\n    path: {0}/users\n",
-        root.display()
-    );
-    fs::write(root.join("config.yml"), config).expect("written");
-    let mut command = Command::new("docker-registry");
-    command.arg("serve").arg(root.join("config.yml"));
-    command.env_clear().stderr(Stdio::piped());
-    let mut child = start(&mut command);
-    let log = BufReader::new(child.stderr.take().expect("piped"));
-    let mut lines = log.lines().map_while(Result::ok);
-    let address = lines.find_map(|line| {
-        let (_, rest) = line.split_once("listening on ")?;
-        let end = rest.find(|c: char| !c.is_ascii_digit() && !".:".contains(c));
-        Some(rest[..end.unwrap_or(rest.len())].to_owned())
-    });
-    // Read on, or it would wait for a reader.
-    std::thread::spawn(move || lines.for_each(drop));
-    Server {
-        children: vec![child],
-        folder,
-        address: address.expect("it listens"),
-    }
+/// Where an artifact is, by a tag or by a pin.
+fn artifact(server: &Registry, tag: Option<&str>, digest: Option<Digest>) -> Source {
+    Source::Registry(RegistrySource {
+        host: server.address.clone(),
+        repository: REPOSITORY.to_owned(),
+        tag: tag.map(str::to_owned),
+        digest,
+    })
 }
 
-impl Server {
-    async fn push_blob(&self, bytes: &[u8]) -> Digest {
-        let (client, digest) = (Client::new(), Digest::of(bytes));
-        let begin = format!("http://{}/v2/acme/orders/blobs/uploads/", self.address);
-        let begun = client.post(begin).basic_auth(PUSHER, Some(PASSWORD)).send();
-        let begun = begun.await.expect("answered");
-        assert_eq!(begun.status(), StatusCode::ACCEPTED);
-        let place = begun.headers()["location"].to_str().expect("text");
-        let end = client.put(format!("{place}&digest={digest}"));
-        let end = end.basic_auth(PUSHER, Some(PASSWORD)).body(bytes.to_vec());
-        let ended = end.send().await.expect("answered");
-        assert_eq!(ended.status(), StatusCode::CREATED);
-        digest
-    }
-
-    /// Pushes an artifact of the form that `wkg` pushes; returns the digest of its manifest.
-    async fn push(&self, tag: &str, component: &[u8]) -> Digest {
-        let (layer, config) = (self.push_blob(component).await, self.push_blob(b"{}").await);
-        let manifest = serde_json::json!({
-            "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {"mediaType": "application/vnd.wasm.config.v0+json", "digest": config.to_string(), "size": 2},
-            "layers": [{"mediaType": "application/wasm", "digest": layer.to_string(), "size": component.len()}],
-        })
-        .to_string();
-        let url = format!("http://{}/v2/acme/orders/manifests/{tag}", self.address);
-        let put = Client::new().put(url).basic_auth(PUSHER, Some(PASSWORD));
-        let put = put.header("content-type", "application/vnd.oci.image.manifest.v1+json");
-        let put = put.body(manifest.clone()).send().await.expect("answered");
-        assert_eq!(put.status(), StatusCode::CREATED);
-        Digest::of(manifest.as_bytes())
-    }
-
-    fn source(&self, tag: Option<&str>, digest: Option<Digest>) -> Source {
-        Source::Registry(RegistrySource {
-            host: self.address.clone(),
-            repository: "acme/orders".to_owned(),
-            tag: tag.map(str::to_owned),
-            digest,
-        })
-    }
-
-    /// Of a machine where somebody did `docker login`.
-    fn origins(&self) -> Origins {
-        let path = self.folder.path().join("config.json");
-        // acme:hush
-        let auths = serde_json::json!({"auths": {&self.address: {"auth": "YWNtZTpodXNo"}}});
-        fs::write(&path, auths.to_string()).expect("written");
-        Origins {
-            registry_auth: Some(path),
-            ..Origins::default()
-        }
+/// Of a machine where somebody did `docker login`.
+fn logged_in(server: &Registry) -> Origins {
+    Origins {
+        registry_auth: Some(server.log_in()),
+        ..Origins::default()
     }
 }
 
 #[tokio::test]
 async fn a_registry_gives_what_a_tag_means_and_then_what_is_pinned() {
-    let server = registry();
-    let origins = server.origins();
+    let server = Registry::start();
+    let origins = logged_in(&server);
     let (one, two) = (payload(1, 700_000), payload(2, 700_000));
     let manifest = server.push("1.2", &one).await;
-    let tagged = server.source(Some("1.2"), None);
+    let tagged = artifact(&server, Some("1.2"), None);
     assert_eq!(resolved(&tagged, &origins).await, Ok(one.clone().into()));
     assert_eq!(
         resolved(&tagged, &Origins::default()).await,
         Err("fetch-failed")
     );
-    let other = server.source(Some("1.3"), None);
+    let other = artifact(&server, Some("1.3"), None);
     assert_eq!(resolved(&other, &origins).await, Err("fetch-failed"));
 
     // By the pin, whatever becomes of the tag; also from the middle on.
     server.push("1.2", &two).await;
     assert_eq!(resolved(&tagged, &origins).await, Ok(two.clone().into()));
-    let by_pin = server.source(None, Some(Digest::of(&one)));
+    let by_pin = artifact(&server, None, Some(Digest::of(&one)));
     assert_eq!(resolved(&by_pin, &origins).await, Ok(one.clone().into()));
     for here in [0, 300_000] {
         let got = fetched(&tagged, &origins, &one, here, &[])
             .await
             .expect("fetched");
-        let name = format!("registry:{}/acme/orders:1.2", server.address);
+        let name = format!("registry:{}/{REPOSITORY}:1.2", server.address);
         assert_eq!((got.from, got.faults.len()), (Some(name), 0));
     }
     let refused = fetched(&tagged, &Origins::default(), &one, 0, &[]).await;
@@ -234,7 +166,7 @@ async fn a_registry_gives_what_a_tag_means_and_then_what_is_pinned() {
     assert!(refused.ends_with("answered 401"), "{refused}");
 
     // The digest that a registry shows is that of the manifest.
-    let shown = server.source(None, Some(manifest));
+    let shown = artifact(&server, None, Some(manifest));
     let error = resolve(&shown, Path::new("."), &origins, 10_000_000).await;
     let error = error.expect_err("a manifest");
     let FetchError::ManifestPin { component, .. } = error else {
@@ -245,21 +177,15 @@ async fn a_registry_gives_what_a_tag_means_and_then_what_is_pinned() {
 
 #[tokio::test]
 async fn case_27_a_registry_that_serves_other_bytes_is_blamed_by_name() {
-    let server = registry();
-    let origins = server.origins();
+    let server = Registry::start();
+    let origins = logged_in(&server);
     let bytes = payload(1, 700_000);
     server.push("1.2", &bytes).await;
-    let source = server.source(Some("1.2"), None);
+    let source = artifact(&server, Some("1.2"), None);
     case_27_a_peer_lies(&source, &origins, &bytes).await;
-    // As a disk that rots: the registry does not look.
-    let hex = Digest::of(&bytes).hex();
-    let kept = format!(
-        "data/docker/registry/v2/blobs/sha256/{}/{hex}/data",
-        &hex[..2]
-    );
-    fs::write(server.folder.path().join(kept), payload(3, bytes.len())).expect("kept there");
+    server.rots(Digest::of(&bytes), &payload(3, bytes.len()));
     assert_eq!(resolved(&source, &origins).await, Err("digest-mismatch"));
-    let name = format!("registry:{}/acme/orders:1.2", server.address);
+    let name = format!("registry:{}/{REPOSITORY}:1.2", server.address);
     case_27_the_source_lies(&source, &origins, &bytes, &name).await;
 }
 
@@ -326,7 +252,7 @@ async fn swift() -> Server {
     serve("proxy", port, &proxy);
     let server = Server {
         children,
-        folder,
+        _folder: folder,
         address: format!("http://127.0.0.1:{port}"),
     };
     let mut pace = tokio::time::interval(Duration::from_millis(50));
