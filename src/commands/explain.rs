@@ -108,11 +108,10 @@ fn row(node: &ExplainedNode, wanted: Option<u64>) -> Vec<String> {
         (_, true) => versions.push(wanted),
         (_, false) => versions.push(format!("not yet {wanted}")),
     }
-    let why: Vec<&str> = node
-        .reasons
-        .iter()
-        .map(|one| one.message.as_str())
-        .collect();
+    // Of what it would have, and may not begin, it has nothing.
+    let told = node.reasons.iter();
+    let told = told.filter(|one| !(node.withheld && one.is_having()));
+    let why: Vec<&str> = told.map(|one| one.message.as_str()).collect();
     vec![
         node.node.to_string(),
         number(if node.withheld { 0 } else { node.replicas }),

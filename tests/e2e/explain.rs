@@ -154,6 +154,103 @@ async fn every_node_says_where_a_component_runs_and_why_not_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cordon_a_missing_tag_and_a_limit_of_a_node_are_told_apart() {
+    let mut realms = Realms::meet(&["alpha", "beta", "gamma"]).await;
+    let data = tempfile::tempdir().unwrap();
+    let data = data.path().display();
+    // Of the three machines one allows the directory.
+    let alpha = &mut realms.nodes[0];
+    alpha.node_toml(&format!("[guests]\ndirs = [\"{data}\"]\n"));
+    drop(alpha.take());
+    alpha.start();
+    realms.all_meet().await;
+    let first = realms.first();
+    first.realm.guest(guests::VERSION_A, "app.wasm");
+    for node in ["alpha", "beta"] {
+        realms
+            .as_owner(0, &["nodes", "tag", node, "arch-arm64"])
+            .ok();
+    }
+    realms.as_owner(0, &["nodes", "cordon", "beta"]).ok();
+    let text = manifest("tag:arch-arm64", "per_node = true")
+        .replace("health =", &format!("dirs = [\"{data}::/data\"]\nhealth ="));
+    first.realm.write("realm.toml", &text);
+
+    // Before it is signed.
+    let plan = first.run(&["plan"]).code_is(2).stdout;
+    assert_eq!(cells(&plan, "alpha"), "alpha app 0 → 1 1");
+    assert_eq!(cells(&plan, "beta"), "beta app 0 → 1 (cordoned) 1");
+    assert_eq!(line(&plan, "app:"), "  app: gamma (tag-missing)");
+    let full = first.run(&["plan", "--why"]).code_is(2).stdout;
+    assert_eq!(
+        line(&full, "app: beta"),
+        "  app: beta is cordoned: nothing new begins there"
+    );
+    assert_eq!(
+        line(&full, "app: gamma"),
+        "  app: gamma has not the tag `arch-arm64`"
+    );
+
+    // When it is, and every node says the same.
+    realms.apply(&text);
+    for at in 0..3 {
+        let view = until(&realms, at, Verdict::AsWanted).await;
+        let expected = [
+            "alpha: 1 pinned",
+            "beta: 1 pinned,cordoned",
+            "gamma: 0 tag-missing",
+        ];
+        assert_eq!(places(&view), expected, "by {}", view.node);
+        let said = realms.as_owner(at, &["explain", "app"]).ok().stdout;
+        assert!(said.starts_with("app: 1 of 1 run\n"), "{said}");
+        let beta = "beta - - - - is cordoned: nothing new begins there";
+        assert_eq!(cells(&said, "beta"), beta);
+        assert_eq!(
+            cells(&said, "gamma"),
+            "gamma - - - - has not the tag `arch-arm64`"
+        );
+        assert!(said.contains("hint: `realm nodes uncordon beta`"), "{said}");
+    }
+
+    // A node that may have it by what is signed, and not by what its own operator allows.
+    realms
+        .as_owner(0, &["nodes", "tag", "gamma", "arch-arm64"])
+        .ok();
+    for at in 0..3 {
+        let what = format!("{} says what gamma denies", realms.nodes[at].name);
+        let view = eventually(&what, async || {
+            let view = explained(&realms, at).await;
+            let mut waits = view.nodes[2].waiting_on.iter();
+            waits
+                .any(|one| one.message.contains("dir-denied"))
+                .then_some(view)
+        })
+        .await;
+        let expected = [
+            "alpha: 1 pinned",
+            "beta: 1 pinned,cordoned",
+            "gamma: 1 pinned",
+        ];
+        assert_eq!(places(&view), expected, "by {}", view.node);
+        let said = realms.as_owner(at, &["explain", "app"]).ok().stdout;
+        // Beta's is none of the two.
+        let first = said.lines().next().unwrap();
+        assert!(first.starts_with("app: 1 of 2 run; gamma: "), "{said}");
+        assert!(first.contains("dir-denied"), "{said}");
+        assert!(
+            said.contains("hint: allow the directory in node.toml of that node"),
+            "{said}"
+        );
+    }
+    let plan = realms.first().run(&["plan"]).code_is(0).stdout;
+    assert_eq!(cells(&plan, "beta"), "beta app 1 (cordoned) 1");
+    assert_eq!(cells(&plan, "gamma"), "gamma app 1 1");
+    // It is answered there all the same, by the node that runs it.
+    let (status, body) = realms.nodes[2].get("/app/").await;
+    assert_eq!((status, body.as_str()), (200, "version a\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_lost_and_a_build_that_does_not_start_are_named() {
     let mut realms = Realms::meet(&["alpha", "beta", "gamma"]).await;
     realms.first().realm.guest(guests::VERSION_A, "app.wasm");

@@ -19,6 +19,13 @@ pub struct ReasonView {
     pub hint: Option<String>,
 }
 
+impl ReasonView {
+    /// Whether it says why a node has replicas, and not why it has none or what is in their way.
+    pub fn is_having(&self) -> bool {
+        ["pinned", "placed", "stands-in", "everywhere"].contains(&self.code.as_str())
+    }
+}
+
 /// Everything about one component at once. `realm explain --json` prints this; fields are added, not
 /// changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

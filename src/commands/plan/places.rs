@@ -114,11 +114,8 @@ fn row(component: &ProposedView, place: &ProposedPlace) -> Vec<String> {
 
 /// Codes of what is in the way of the replicas that a node would have.
 fn obstacles(place: &ProposedPlace) -> Vec<String> {
-    let having = ["pinned", "placed", "stands-in", "everywhere"];
-    let codes = place.reasons.iter().map(|reason| reason.code.clone());
-    codes
-        .filter(|code| !having.contains(&code.as_str()))
-        .collect()
+    let reasons = place.reasons.iter().filter(|reason| !reason.is_having());
+    reasons.map(|reason| reason.code.clone()).collect()
 }
 
 /// `orders: bm-03 (drained); bm-04, bm-05 (tag-missing)`
@@ -149,8 +146,14 @@ fn in_full(component: &ProposedView) -> Vec<String> {
     let name = &component.component;
     let general = component.reasons.iter();
     let general = general.map(|reason| format!("  {name}: {}", message(reason)));
-    let nodes = left_out(component).map(|place| {
-        let reasons: Vec<String> = place.reasons.iter().map(message).collect();
+    // Who would have it and may not begin is in the table as well, with the code alone.
+    let withheld = component.nodes.iter().filter(|place| place.withheld);
+    let mut nodes: Vec<&ProposedPlace> = left_out(component).chain(withheld).collect();
+    nodes.sort_by_key(|place| &place.node);
+    nodes.dedup_by_key(|place| &place.node);
+    let nodes = nodes.into_iter().map(|place| {
+        let reasons = place.reasons.iter().filter(|reason| !reason.is_having());
+        let reasons: Vec<String> = reasons.map(message).collect();
         format!("  {name}: {} {}", place.node, reasons.join("; "))
     });
     general.chain(nodes).collect()

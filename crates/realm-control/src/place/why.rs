@@ -387,7 +387,13 @@ impl<'a> Why<'a> {
         let is_lost = |reason: &Reason| matches!(reason, Reason::Lost { .. });
         let is_told = reasons.is_empty() || !unnamed.is_empty();
         if is_told && !reasons.iter().any(is_lost) {
-            reasons.push(Reason::NotListed { lists: unnamed });
+            let missing = Reason::NotListed { lists: unnamed };
+            let would_do = missing.code() == "tag-missing";
+            reasons.push(missing);
+            // With the tag alone it would have none either.
+            if would_do && !scene.may_begin(node) {
+                reasons.extend(self.standing(component, &self.nodes[node]));
+            }
         }
         // What keeps it from having more is of no interest.
         reasons.retain(|reason| !has_some || reason.is_having());

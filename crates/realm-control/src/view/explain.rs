@@ -79,11 +79,18 @@ pub fn explain(
         version: scene.version,
         is_job: matches!(spec.mode(), Mode::Once | Mode::Scheduled),
     };
+    // What a node withholds is none of what is wanted, unless nothing is.
+    let is_withheld = |one: &&Obstacle| {
+        let mut withheld = nodes.iter().filter(|node| node.withheld);
+        withheld.any(|node| Some(&node.node) == one.node.as_ref())
+    };
+    let mut telling = reasons.iter();
+    let first = telling.find(|one| explained.wanted == 0 || !is_withheld(one));
     Some(ExplainView {
         component: component.clone(),
         namespace,
         node: looked.status.node.clone(),
-        verdict: words::verdict(&counts, reasons.first()),
+        verdict: words::verdict(&counts, first),
         wanted: explained.wanted,
         running,
         current,

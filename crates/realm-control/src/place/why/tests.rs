@@ -200,6 +200,12 @@ fn lists_for_a_node_and_for_a_tag_say_whom_they_leave_out() {
         c 0 tag-missing: has not the tag `metal`, and is not `a`
         0 of 1 unplaced";
     check(&realm, &[], expected);
+    // With the tag alone it would have none either.
+    set(&mut realm, "c", false, true);
+    let explained = Seen::of(&[]).explain(&realm, "app").expect("it is there");
+    let both = "c 0 tag-missing: has not the tag `metal`, and is not `a`\nc 0 drained: is drained: it runs nothing\n";
+    assert!(told(&explained).contains(both), "{}", told(&explained));
+    set(&mut realm, "c", false, false);
     realm.submit(revocation("a")).expect("an owner's word");
     realm.submit(revocation("b")).expect("an owner's word");
     let expected = "

@@ -221,6 +221,28 @@ fn everything_in_the_way_is_told_at_once() {
     assert_eq!(view.nodes[2].state, None);
 }
 
+/// A node that runs nothing by its owner's word is told of, and is not why the others are not up.
+#[test]
+fn what_a_node_withholds_is_none_of_what_is_missing() {
+    let mut world = World::new();
+    let drain = Body::SetNode(SetNode {
+        key: node_key("there"),
+        cordoned: false,
+        drained: true,
+    });
+    world.realm.submit(drain).expect("it was not drained");
+    check(
+        &world.explain("job"),
+        (
+            Verdict::Down,
+            "as wanted on 0 of 2 nodes; here: fetching job (sha256:6b86b273ff34…)",
+        ),
+        "
+        there drained: is drained: it runs nothing | `realm nodes uncordon there` ends that
+        here fetching: fetching job (sha256:6b86b273ff34…) | -",
+    );
+}
+
 #[test]
 fn a_node_that_has_not_heard_of_the_version_is_named_and_its_replica_is_an_older_one() {
     let mut world = World::new();
