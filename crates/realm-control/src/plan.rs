@@ -395,6 +395,8 @@ impl Steps {
 }
 
 #[cfg(test)]
+mod formers;
+#[cfg(test)]
 mod moved;
 #[cfg(test)]
 mod properties;
