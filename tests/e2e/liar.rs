@@ -482,12 +482,10 @@ async fn an_authority_that_lies_harms_nobody() {
     let reading = tokio::task::spawn_blocking(move || {
         let (mut told, mut listens) = (Vec::new(), None);
         while let Some(line) = agent.stderr.next() {
-            assert!(!line.contains("panicked"), "{line}");
-            assert!(line.len() < LINE_BYTES_MAX, "{line}");
             if let Some((_, port)) = line.split_once("answering on https://127.0.0.1:") {
                 listens = Some((port.to_owned(), memory_kib(agent.id())));
             }
-            if line.contains("a certificate was given") {
+            if line.contains("a certificate was given") && line.contains(HONEST) {
                 return (agent, told, listens.unwrap());
             }
             told.push(line);
@@ -495,13 +493,18 @@ async fn an_authority_that_lies_harms_nobody() {
         panic!("the agent ended: {told:?}");
     });
     let (agent, told, (port, began_kib)) = reading.await.unwrap();
-    let mut wrong = Vec::new();
+    let bad = |line: &&String| line.contains("panicked") || line.len() > LINE_BYTES_MAX;
+    let mut wrong: Vec<_> = told
+        .iter()
+        .filter(bad)
+        .map(|line| ("the log", Some(line)))
+        .collect();
     for (lie, expected) in LIES {
         let about = format!("no certificate for `{}` could be ordered: ", host(lie));
         let mut of_it = told.iter().filter(|line| line.contains(&about));
         let line = of_it.next();
         if !line.is_some_and(|line| line.contains("acme-failed") && line.contains(expected)) {
-            wrong.push((lie, line));
+            wrong.push((*lie, line));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
