@@ -1,6 +1,8 @@
 //! Versions of one app side by side: requests move from one to the other under load, and none is lost. A
 //! version goes only once another one answers. What was before can be had again.
 
+use realm_model::name::ComponentName;
+use realm_model::view::ReachState;
 use realm_test_guests as guests;
 
 use crate::realms::Realms;
@@ -37,7 +39,7 @@ fn a_or_b(status: u16, body: &str) -> bool {
 /// Clients that ask each node all the time.
 async fn loads(realms: &Realms) -> Vec<Load> {
     let mut loads = Vec::new();
-    for node in &realms.nodes {
+    for node in realms.running() {
         eventually("the node answers", async || {
             (node.get("/app/").await.0 == 200).then_some(())
         })
@@ -60,7 +62,7 @@ async fn lost_none(loads: Vec<Load>) {
 /// How many of so many answers of each node are those of the version `b`.
 async fn of_b(realms: &Realms, of_each: usize) -> usize {
     let mut seen = 0;
-    for node in &realms.nodes {
+    for node in realms.running() {
         for _ in 0..of_each {
             let (status, body) = node.get("/app/").await;
             assert!(a_or_b(status, &body), "{status} {body}");
@@ -72,9 +74,26 @@ async fn of_b(realms: &Realms, of_each: usize) -> usize {
 
 /// Waits until every node answers with one version alone.
 async fn answers(realms: &Realms, version: &str) {
-    let expected = if version == "b" { 60 } else { 0 };
+    let of_each = if version == "b" { 20 } else { 0 };
+    let expected = of_each * realms.running().count();
     eventually("one version answers everywhere", async || {
         (of_b(realms, 20).await == expected).then_some(())
+    })
+    .await;
+}
+
+/// Waits until a node says that blue goes on until green answers.
+async fn blue_waits(realms: &Realms) {
+    // Each node says this of its own replicas, and two of the three have some of blue.
+    eventually("blue waits for green", async || {
+        for node in realms.running() {
+            let status = node.status().await;
+            let mut waits = status.components.iter().flat_map(|one| &one.waiting_on);
+            if waits.any(|one| one.code == "handing-over") {
+                return Some(());
+            }
+        }
+        None
     })
     .await;
 }
@@ -82,7 +101,7 @@ async fn answers(realms: &Realms, version: &str) {
 /// Replicas of a version that take requests, on all nodes.
 async fn running(realms: &Realms, version: &str) -> u32 {
     let mut running = 0;
-    for node in &realms.nodes {
+    for node in realms.running() {
         let status = node.status().await;
         let mut views = status.components.iter();
         let view = views.find(|one| one.name.as_str() == version);
@@ -151,18 +170,7 @@ async fn a_version_goes_on_while_the_one_after_it_does_not_start() {
     let broken = manifest(&[("green", "health = \"/\"")], "green = 100");
     realms.first().realm.write("realm.toml", &broken);
     realms.as_owner(0, &["apply", "--yes", "--no-wait"]).ok();
-    // Each node says this of its own replicas, and two of the three have some of blue.
-    eventually("blue waits for green", async || {
-        for node in &realms.nodes {
-            let status = node.status().await;
-            let mut waits = status.components.iter().flat_map(|one| &one.waiting_on);
-            if waits.any(|one| one.code == "handing-over") {
-                return Some(());
-            }
-        }
-        None
-    })
-    .await;
+    blue_waits(&realms).await;
     for load in &loads {
         load.more(500).await;
     }
@@ -176,6 +184,58 @@ async fn a_version_goes_on_while_the_one_after_it_does_not_start() {
     })
     .await;
     lost_none(loads).await;
+}
+
+/// What a dead node had of a version that left the manifest is begun nowhere else; what is left of it answers
+/// for all, until its successor does.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_31_what_is_left_of_a_version_answers_when_a_node_dies_before_its_successor_serves() {
+    let mut realms = three_nodes().await;
+    let quick = |text: String| text.replace("min_ready", "lost_after = \"2s\", min_ready");
+    realms.apply(&quick(manifest(&BOTH[..1], "blue = 100")));
+    answers(&realms, "a").await;
+    realms.first().realm.guest(guests::TRAP_START, "green.wasm");
+    let broken = manifest(&[("green", "health = \"/\"")], "green = 100");
+    realms.first().realm.write("realm.toml", &quick(broken));
+    realms.as_owner(0, &["apply", "--yes", "--no-wait"]).ok();
+    blue_waits(&realms).await;
+    assert_eq!(running(&realms, "app@blue").await, 2);
+    // The first node has the owner's key.
+    let mut dies = 0;
+    for at in 1..3 {
+        let status = realms.nodes[at].status().await;
+        let mut here = status.components.iter();
+        if here.any(|one| one.name.as_str() == "app@blue" && one.healthy + one.old > 0) {
+            dies = at;
+        }
+    }
+    let dead = realms.nodes[dies].name;
+    realms.nodes[dies].kill_9();
+    let load = Load::start(realms.first().agent().url("/app/"), 2, a_or_b);
+    realms.first().until_sees(dead, ReachState::Lost).await;
+    let app: ComponentName = "app@green".parse().unwrap();
+    let client = realms.first().realm.client();
+    eventually("nobody waits for the dead node any more", async || {
+        let view = client.explain(&app).await.unwrap();
+        let node = view.nodes.iter().find(|one| one.node.as_str() == dead)?;
+        (node.replicas == 0).then_some(())
+    })
+    .await;
+    load.more(500).await;
+    assert_eq!(of_b(&realms, 20).await, 0);
+    assert_eq!(running(&realms, "app@blue").await, 1);
+
+    realms.first().realm.guest(guests::VERSION_B, "good.wasm");
+    realms.as_owner(0, &["push", "app@green", "good.wasm"]).ok();
+    answers(&realms, "b").await;
+    // Who is back begins what it had, for a moment.
+    realms.nodes[dies].start();
+    eventually("blue is gone everywhere", async || {
+        (running(&realms, "app@blue").await == 0).then_some(())
+    })
+    .await;
+    answers(&realms, "b").await;
+    lost_none(vec![load]).await;
 }
 
 /// What is in no manifest any more comes back all the same, from what the log remembers of it.
