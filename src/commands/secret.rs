@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use realm_model::entry::NamespaceName;
 use realm_model::manifest::Manifest;
-use realm_model::name::NodeName;
+use realm_model::name::{NodeName, check_secret};
 use realm_model::sealing::{Mark, Sealed, ValueId};
 use realm_node::sealing::{OpenError, SealingKey, new_value_id, seal};
 use serde::Serialize;
@@ -184,6 +184,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
 
 async fn set(context: &Context, change: Change, again: bool) -> Result<ExitCode, Failure> {
     let Change { name, at, readers } = change;
+    check_name(&name)?;
     let mut document = Document::read(&at.manifest)?;
     match (document.has(&name), again) {
         (true, false) => {
@@ -349,7 +350,19 @@ fn sealed_text(
         .map_err(|error| Failure::from_error("not-sealed", &error))
 }
 
+/// The argument is judged before the manifest is looked at, which has no part in it.
+fn check_name(name: &str) -> Result<(), Failure> {
+    check_secret(name).map_err(|error| {
+        Failure::from_error("bad-name", &error)
+            .hint(
+                "a secret is named in at most 63 letters, digits, `-`, `_` and `.`: `db.password`",
+            )
+            .exit(exit::USAGE)
+    })
+}
+
 fn sealed_of<'a>(manifest: &'a Manifest, name: &str) -> Result<&'a Sealed, Failure> {
+    check_name(name)?;
     manifest.secrets.get(name).ok_or_else(|| unknown(name))
 }
 

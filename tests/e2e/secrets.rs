@@ -349,3 +349,30 @@ async fn a_node_that_joined_waits_for_the_secret_until_it_is_sealed_to_it() {
     assert_eq!(said[0]["written"], serde_json::json!(true));
     assert!(!first.realm.read("realm.toml").contains(VALUE));
 }
+
+#[test]
+fn a_name_that_no_secret_can_have_is_the_arguments_fault() {
+    // Also where there is no manifest, or a broken one.
+    let realm = Realm::new();
+    let long = "a".repeat(64);
+    for manifest in [None, Some("[components]\nbroken = 1\n")] {
+        if let Some(text) = manifest {
+            realm.write("realm.toml", text);
+        }
+        for name in ["Bad Name", "", "_a", "db/password", &long] {
+            let said = with_input(realm.command(&["secret", "set", name]), b"x");
+            let said = said.fails(64, "bad-name");
+            assert!(said.stderr.contains("a secret name"), "{}", said.stderr);
+            assert!(!said.stderr.contains("realm.toml"), "{}", said.stderr);
+        }
+    }
+    realm.write("realm.toml", "");
+    for args in [
+        &["secret", "rotate", "Bad Name"][..],
+        &["secret", "show", "Bad Name"],
+        &["secret", "reseal", "Bad Name"],
+    ] {
+        with_input(realm.command(args), b"x").fails(64, "bad-name");
+    }
+    assert_eq!(realm.read("realm.toml"), "");
+}

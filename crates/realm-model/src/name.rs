@@ -15,7 +15,7 @@ pub const NAME_LENGTH_MAX: usize = 63;
 pub struct NameError {
     /// The text, cut to 80 characters.
     pub text: String,
-    /// `component` or `node`.
+    /// `component`, `node`, `secret` and the like.
     pub what: &'static str,
     /// The broken rule, as a clause.
     pub why: &'static str,
@@ -47,6 +47,14 @@ pub(crate) fn check(text: &str, what: &'static str, extra: &[char]) -> Result<()
         ));
     }
     Ok(())
+}
+
+/// Checks the name of a secret: letters, digits, `-`, `_` and `.`, as under `[secrets]`.
+///
+/// # Errors
+/// The broken rule.
+pub fn check_secret(text: &str) -> Result<(), NameError> {
+    check(text, "secret", &['-', '_', '.'])
 }
 
 macro_rules! name {
