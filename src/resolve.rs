@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use realm_control::changes::{Change, changes};
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::entry::ManifestBody;
-use realm_model::inspection::{Inspection, WasmKind};
+use realm_model::inspection::{HandlerExports, Inspection, WasmKind};
 use realm_model::lock::{Lock, Pin, version_after};
 use realm_model::manifest::{ComponentSpec, Manifest, Serve, Source, World};
 use realm_model::name::ComponentName;
@@ -29,6 +29,8 @@ pub(crate) struct Proposal {
     pub(crate) body: ManifestBody,
     pub(crate) version: u64,
     pub(crate) changes: Vec<Change>,
+    /// Components whose pushed bytes give way to those of their source.
+    pub(crate) taken_back: Vec<ComponentName>,
     /// The components to wait for; `None`: all.
     pub(crate) awaited: Option<BTreeSet<ComponentName>>,
     /// Files that the agent must have, since it cannot fetch them itself.
@@ -77,6 +79,7 @@ impl Proposal {
             before.as_ref().map(|(manifest, lock)| (manifest, lock)),
             (&manifest, &lock),
         );
+        let taken_back = taken_back(standing, before.as_ref(), &lock);
         let proposal = Self {
             path: path.to_owned(),
             body: ManifestBody {
@@ -85,6 +88,7 @@ impl Proposal {
             },
             version: lock.version,
             changes,
+            taken_back,
             awaited: standing.awaited(&manifest),
             uploads,
         };
@@ -100,6 +104,16 @@ impl Proposal {
         !self.changes.is_empty()
             || !standing.rolled_back.is_empty()
             || standing.manifest.as_deref() != Some(self.body.manifest.as_str())
+    }
+
+    /// Says which pushes the sources undo: nobody who edits a manifest thinks of them.
+    pub(crate) fn tell_taken_back(&self) {
+        for name in &self.taken_back {
+            output::note(&format!(
+                "{} `{name}` goes back to the bytes of its `source`: others were put there by `realm push` or `realm rollback`; to keep them, have `source` lead to them",
+                output::yellow("warning:")
+            ));
+        }
     }
 
     /// The beginning of the plan, for who is asked to agree.
@@ -137,9 +151,27 @@ impl Proposal {
     }
 }
 
+/// What was pushed since the last apply, and is not what the manifest's source has.
+fn taken_back(
+    standing: &Standing,
+    in_force: Option<&(Manifest, Lock)>,
+    lock: &Lock,
+) -> Vec<ComponentName> {
+    let now = in_force.map(|(_, lock)| &lock.components);
+    let pushed = standing.pushed.iter();
+    let differs = pushed.filter(|name| {
+        let new = lock.components.get(*name);
+        new.is_some() && now.and_then(|now| now.get(*name)) != new
+    });
+    differs.cloned().collect()
+}
+
 /// Reads, parses and validates a manifest; reports every problem.
 pub(crate) fn read_manifest(path: &Path, json: bool) -> Result<(String, Manifest), Failure> {
-    let text = read_text(path)?;
+    let text = read_text(path).map_err(|failure| match failure.is("no-file") {
+        true => failure.hint("go to the folder of your manifest, or name the file (`realm plan FILE`); README.md, \"A realm of your own\", has a first one"),
+        false => failure,
+    })?;
     let (manifest, problems) = realm_model::manifest::parse(&text);
     let errors = problems
         .iter()
@@ -235,10 +267,10 @@ async fn pin_all(
             },
         };
         seen.insert(&component.source, found);
-        let Some(Found { pin, world }) = found else {
+        let Some(Found { pin, exports }) = found else {
             continue;
         };
-        failures.extend(world.and_then(|world| check_world(name, component, world).err()));
+        failures.extend(exports.and_then(|exports| check_exports(name, component, exports).err()));
         lock.components.insert(name.clone(), pin);
     }
     first_after_reporting(failures)?;
@@ -249,8 +281,8 @@ async fn pin_all(
 #[derive(Clone, Copy)]
 struct Found {
     pin: Pin,
-    /// What the bytes are for, where they were at hand and it is plain.
-    world: Option<World>,
+    /// What is called of the bytes, where they were at hand.
+    exports: Option<Exports>,
 }
 
 /// The pin of a source, and the file that nobody else has, if it is one.
@@ -264,7 +296,7 @@ async fn pin(
     if let Source::Upstream(upstream) = source {
         let (digest, size) = (upstream.pin(), 0);
         let pin = Pin { digest, size };
-        return Ok((Found { pin, world: None }, None));
+        return Ok((Found { pin, exports: None }, None));
     }
     // A pinned source names its digest: what is known of it needs no download.
     let known = source.pinned().and_then(|digest| {
@@ -272,7 +304,7 @@ async fn pin(
         (pin.digest == digest).then_some(pin)
     });
     if let Some(pin) = known {
-        return Ok((Found { pin, world: None }, None));
+        return Ok((Found { pin, exports: None }, None));
     }
     // This machine's node.toml is the agent's; a person has the environment.
     let origins = Origins::new(&SourceSettings::default(), |name| std::env::var(name).ok());
@@ -282,7 +314,7 @@ async fn pin(
             source_failure(&error, "the path is relative to the manifest")
                 .context(format!("failed to resolve the source of `{name}`"))
         })?;
-    let world = check_component(name, &bytes)?;
+    let exports = Some(check_component(name, &bytes)?);
     // Nodes fetch from where they can reach it themselves; a file is only here.
     let only_here = match source {
         Source::File { path } => Some(folder.join(path)),
@@ -293,7 +325,7 @@ async fn pin(
         | Source::Upstream(_)
         | Source::Later { .. } => None,
     };
-    Ok((Found { pin, world }, only_here))
+    Ok((Found { pin, exports }, only_here))
 }
 
 /// A source that gives no bytes, with what to do about it.
@@ -340,13 +372,17 @@ pub(crate) fn source_failure(error: &FetchError, relative_to: &str) -> Failure {
     }
 }
 
+/// What of a component is called.
+#[derive(Clone, Copy)]
+pub(crate) struct Exports {
+    /// What the bytes are for, where they are for one thing alone.
+    world: Option<World>,
+    handlers: HandlerExports,
+}
+
 /// Refuses bytes that no version of realm can run, before they are signed. What this version lacks
-/// is only remarked: the nodes may run a newer one. Returns what the bytes are for, where they are
-/// for one thing alone.
-pub(crate) fn check_component(
-    name: &ComponentName,
-    bytes: &[u8],
-) -> Result<Option<World>, Failure> {
+/// is only remarked: the nodes may run a newer one. Returns what is called of them.
+pub(crate) fn check_component(name: &ComponentName, bytes: &[u8]) -> Result<Exports, Failure> {
     let inspection =
         realm_host::inspect(bytes).map_err(|error| {
             Failure::from_error("not-wasm", &error)
@@ -373,7 +409,10 @@ pub(crate) fn check_component(
             output::yellow("warning:")
         ));
     }
-    Ok(world_of(&inspection))
+    Ok(Exports {
+        world: world_of(&inspection),
+        handlers: inspection.handlers,
+    })
 }
 
 /// `None` for bytes that export nothing that realm calls, or both a handler and a command.
@@ -386,13 +425,54 @@ fn world_of(inspection: &Inspection) -> Option<World> {
     }
 }
 
-/// Refuses bytes that are for something else than `serve` and `world` say: the node would find
-/// that out as `wrong-world`, after it was signed.
-pub(crate) fn check_world(
+/// Refuses bytes that lack what the manifest has called, or are for something else than `serve` and
+/// `world` say: the node would find that out after it was signed.
+pub(crate) fn check_exports(
     name: &ComponentName,
     spec: &ComponentSpec,
-    exported: World,
+    exports: Exports,
 ) -> Result<(), Failure> {
+    check_handlers(name, spec, exports.handlers)?;
+    match exports.world {
+        Some(world) => check_world(name, spec, world),
+        None => Ok(()),
+    }
+}
+
+fn check_handlers(
+    name: &ComponentName,
+    spec: &ComponentSpec,
+    exported: HandlerExports,
+) -> Result<(), Failure> {
+    let triggers = &spec.triggers;
+    let wanted = [
+        (
+            !triggers.watches.is_empty() && !exported.changes,
+            "watch",
+            "wasi:keyvalue/watcher",
+        ),
+        (
+            !triggers.subscriptions.is_empty() && !exported.messages,
+            "subscribe",
+            "wasi:messaging/incoming-handler",
+        ),
+        (
+            !triggers.workflows.is_empty() && !exported.workflows,
+            "workflows",
+            "realm:cloud/workflow-handler",
+        ),
+    ];
+    let Some((_, key, export)) = wanted.into_iter().find(|(lacks, ..)| *lacks) else {
+        return Ok(());
+    };
+    let message =
+        format!("`{key}` has `{name}` called by `{export}`, which its bytes do not export");
+    Err(Failure::new("no-handler", message).hint(format!(
+        "export it, or leave out `{key}`: docs/wasi-cloud.md; `realm inspect FILE` shows what a file exports"
+    )))
+}
+
+fn check_world(name: &ComponentName, spec: &ComponentSpec, exported: World) -> Result<(), Failure> {
     let by_serve = match spec.serve {
         // Whatever it exports beside the handlers of events is not called.
         Some(Serve::Worker) => return Ok(()),

@@ -36,6 +36,8 @@ pub(crate) struct Standing {
     pub(crate) lock: Option<String>,
     /// Components that run with other settings than the manifest says.
     pub(crate) rolled_back: Vec<ComponentName>,
+    /// Components whose bytes were pushed, or rolled back to, since the manifest was applied.
+    pub(crate) pushed: Vec<ComponentName>,
 }
 
 /// A signed entry of the namespace chain, and the signature as a file if it covers files.
@@ -87,6 +89,7 @@ impl Standing {
             manifest,
             lock,
             rolled_back: heads.rolled_back,
+            pushed: heads.pushed,
         })
     }
 

@@ -51,6 +51,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             return unchanged(context, &standing, &proposal, &args).await;
         }
         output::note(&proposal.shown());
+        proposal.tell_taken_back();
         if let Some(path) = &args.sign_only {
             let signed = sign::sign(
                 &standing,

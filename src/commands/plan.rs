@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use realm_control::changes::Change;
 use realm_model::api::AskPlacement;
 use realm_model::entry::NamespaceName;
+use realm_model::name::ComponentName;
 use realm_model::why::PlacementView;
 use realm_node::ClientError;
 use serde::Serialize;
@@ -41,6 +42,8 @@ struct PlanJson<'a> {
     version_in_force: u64,
     version: u64,
     changes: &'a [Change],
+    /// Components whose pushed bytes give way to those of their source.
+    taken_back: &'a [ComponentName],
     /// Null: the agent is of a version that does not say.
     placement: Option<&'a PlacementView>,
 }
@@ -63,11 +66,13 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
                 output::note(&line);
             }
         }
+        proposal.tell_taken_back();
         if context.json() {
             output::json(&PlanJson {
                 version_in_force: standing.version,
                 version: proposal.version,
                 changes: &proposal.changes,
+                taken_back: &proposal.taken_back,
                 placement: placement.as_ref(),
             })?;
         } else {

@@ -15,7 +15,7 @@ use realm_store::fetch::{Origins, resolve};
 use crate::commands::apply;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::resolve::{check_component, check_world, in_force, source_failure};
+use crate::resolve::{check_component, check_exports, in_force, source_failure};
 use crate::sign::{Signed, Standing};
 use crate::upload::Upload;
 use crate::{files, output, progress, sign};
@@ -23,7 +23,9 @@ use crate::{files, output, progress, sign};
 /// Upload new bytes for a component and put them in force
 ///
 /// Signs an entry that changes this one pin (and the version). The manifest stays as it was
-/// applied; realm.lock beside it follows, if it is the manifest in force.
+/// applied; realm.lock beside it follows, if it is the manifest in force. The next `realm apply` asks
+/// the component's `source` anew, and takes the push back where that has other bytes: `realm plan` and
+/// `realm apply` say so. To keep what was pushed, have `source` lead to it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The component
@@ -55,11 +57,11 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             .map_err(|error| {
                 source_failure(&error, "the path is relative to the current folder")
             })?;
-        let world = check_component(&args.component, &bytes)?;
+        let exports = check_component(&args.component, &bytes)?;
         let wanted = in_force(&standing)?
             .and_then(|(mut manifest, _)| manifest.components.remove(&args.component));
-        if let (Some(spec), Some(world)) = (wanted, world) {
-            check_world(&args.component, &spec, world)?;
+        if let Some(spec) = wanted {
+            check_exports(&args.component, &spec, exports)?;
         }
         let body = push_body(&standing, &args.component, pin)?;
         drop(bytes);

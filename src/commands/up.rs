@@ -101,6 +101,7 @@ async fn bring_up(context: &Context, client: &Client, args: &Args) -> Result<Sta
     let proposal = Proposal::make(&args.manifest, &standing, context.json()).await?;
     let in_force = if proposal.differs(&standing) {
         output::note(&proposal.shown());
+        proposal.tell_taken_back();
         confirm("Sign and apply this?", !args.ask).await?;
         let key = context.owner_key().await?;
         let accepted = apply::put_in_force(client, &standing, &key, &proposal).await?;

@@ -1,7 +1,8 @@
 //! A new version replaces the old one under load, and a bad one does not.
 
 use realm_test_guests::{
-    BAD_IMPORT, CGI_HELLO, HEALTH_BAD, HELLO, LIBRARY, TRAP, VERSION_A, VERSION_B,
+    BAD_IMPORT, CGI_HELLO, HEALTH_BAD, HELLO, LIBRARY, TRAP, VERSION_A, VERSION_B, WATCHER_DRAFT,
+    WATCHER_DRAFT2, WORKER, WORKFLOWS,
 };
 
 use crate::support::{Load, Realm, get};
@@ -207,6 +208,80 @@ async fn bytes_of_another_world_are_not_even_signed() {
     realm
         .run(&["push", "app", "command.wasm", "--no-wait"])
         .ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_without_the_handler_that_the_manifest_has_called_are_not_even_signed() {
+    let realm = Realm::new();
+    let _agent = realm.agent();
+    let manifest = |interface: &str, key: &str| {
+        let binding =
+            format!("[bindings.data]\ninterface = \"{interface}\"\nbackend = \"embedded\"\n");
+        let bind = "bind = { default = \"data\" }\n";
+        format!("{binding}[components.app]\nsource = \"file:./app.wasm\"\n{bind}{key}\n")
+    };
+    let watch = manifest("wasi:keyvalue", "watch = [\"default\"]");
+    let subscribe = manifest("wasi:messaging", "subscribe = { jobs = {} }");
+    let workflows = manifest("realm:cloud/workflows", "workflows = { order = {} }");
+    // Each of the other handlers is not the one that is wanted.
+    for (manifest, guests, key) in [
+        (&watch, [HELLO, WORKER, WORKFLOWS], "`watch`"),
+        (
+            &subscribe,
+            [HELLO, WATCHER_DRAFT2, WORKFLOWS],
+            "`subscribe`",
+        ),
+        (&workflows, [HELLO, WATCHER_DRAFT2, WORKER], "`workflows`"),
+    ] {
+        realm.write("realm.toml", manifest);
+        for guest in guests {
+            realm.guest(guest, "app.wasm");
+            let said = realm.run(&["apply", "--yes"]).fails(1, "no-handler");
+            assert!(said.stderr.contains(key), "{guest}: {}", said.stderr);
+        }
+    }
+    assert_eq!(realm.heads().await.version, 0);
+    // What has it runs, and is not replaced by what has it not.
+    realm.write("realm.toml", &watch);
+    realm.guest(WATCHER_DRAFT, "app.wasm");
+    realm.run(&["apply", "--yes"]).ok();
+    realm.guest(HELLO, "new.wasm");
+    realm
+        .run(&["push", "app", "new.wasm"])
+        .fails(1, "no-handler");
+    assert_eq!(realm.heads().await.version, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_apply_says_which_push_it_takes_back() {
+    let realm = Realm::new();
+    realm.app(VERSION_A, "");
+    realm.guest(VERSION_B, "new.wasm");
+    let agent = realm.agent();
+    let note = "`app` goes back to the bytes of its `source`";
+    let said = realm.run(&["apply", "--yes"]).ok();
+    assert!(!said.stderr.contains(note), "{}", said.stderr);
+    realm.run(&["push", "app", "new.wasm"]).ok();
+    // Also after the agent read its log anew.
+    agent.kill_9();
+    let planned = realm.run(&["plan"]).code_is(2);
+    assert!(planned.stderr.contains(note), "{}", planned.stderr);
+    let agent = realm.agent();
+    let planned = realm.run(&["plan", "--json"]).code_is(2);
+    let planned: serde_json::Value = serde_json::from_str(&planned.stdout).unwrap();
+    assert_eq!(planned["taken_back"], serde_json::json!(["app"]));
+    let said = realm.run(&["apply", "--yes"]).ok();
+    assert!(said.stderr.contains(note), "{}", said.stderr);
+    assert_eq!(get(&agent.url("/")).await.1, "version a\n");
+    // Taken back, it is no push any more; and where the source has what was pushed, nothing is.
+    realm.app(VERSION_A, "env = { A = \"1\" }");
+    let said = realm.run(&["apply", "--yes"]).ok();
+    assert!(!said.stderr.contains(note), "{}", said.stderr);
+    realm.run(&["push", "app", "new.wasm"]).ok();
+    realm.app(VERSION_B, "env = { A = \"2\" }");
+    let said = realm.run(&["apply", "--yes"]).ok();
+    assert!(!said.stderr.contains(note), "{}", said.stderr);
+    assert_eq!(get(&agent.url("/")).await.1, "version b\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

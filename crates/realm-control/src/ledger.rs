@@ -250,6 +250,7 @@ impl Ledger {
             } => {
                 state.set_manifest(manifest, manifest_text, seen, head.seq);
                 state.set_lock(lock, lock_text, head);
+                state.pins_came_with_the_manifest();
             }
             Effect::Push {
                 manifest,

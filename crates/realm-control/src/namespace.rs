@@ -35,6 +35,8 @@ pub struct NamespaceState {
     pub lock: Arc<Lock>,
     /// Their text, byte for byte.
     pub lock_text: Option<Arc<str>>,
+    /// The pins that were signed with the manifest.
+    signed_lock: Arc<Lock>,
     /// Restarts of each component that is in the manifest, or answered a route before.
     pub restarts: BTreeMap<ComponentName, Restarts>,
     /// Component → the authority head that its first signer saw: what a later cordon does not concern.
@@ -114,6 +116,7 @@ impl NamespaceState {
             manifest_text: None,
             lock: Arc::default(),
             lock_text: None,
+            signed_lock: Arc::default(),
             restarts: BTreeMap::new(),
             since: BTreeMap::new(),
             lineage: BTreeMap::new(),
@@ -371,6 +374,18 @@ impl NamespaceState {
                 components.filter(|(name, spec)| now.components.get(*name) != Some(*spec));
             differs.map(|(name, _)| name)
         })
+    }
+
+    pub(crate) fn pins_came_with_the_manifest(&mut self) {
+        self.signed_lock = Arc::clone(&self.lock);
+    }
+
+    /// Components whose bytes are not those that came with the manifest: pushed since, or rolled back to.
+    pub fn pushed(&self) -> impl Iterator<Item = &ComponentName> {
+        let signed = &self.signed_lock.components;
+        let now = self.lock.components.iter();
+        now.filter(|(name, pin)| signed.get(*name).is_some_and(|before| before != *pin))
+            .map(|(name, _)| name)
     }
 
     /// Puts other settings of a component into force, with its pin.

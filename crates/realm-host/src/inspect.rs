@@ -3,7 +3,7 @@
 //! Total: any bytes give an answer or an error, in time that is linear in their number.
 
 use realm_model::digest::Digest;
-use realm_model::inspection::{Inspection, InterfaceUse, WasmKind};
+use realm_model::inspection::{HandlerExports, Inspection, InterfaceUse, WasmKind};
 use realm_model::manifest::Serve;
 use realm_model::text::printable;
 use wasmparser::{ComponentTypeRef, Encoding, Parser, Payload};
@@ -71,12 +71,17 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
             .filter_map(|name| Name::parse(name))
             .any(|name| test(&name))
     };
+    let handlers = HandlerExports {
+        messages: named(is_message_handler),
+        changes: named(is_watcher),
+        workflows: named(is_workflow_handler),
+    };
     let command_export = named(|name| is_run(name).is_some());
     let serve = if named(|name| is_http(name).is_some()) {
         Some(Serve::Http)
     } else if command_export {
         Some(Serve::Cgi)
-    } else if named(is_handler) {
+    } else if handlers != HandlerExports::default() {
         Some(Serve::Worker)
     } else {
         None
@@ -99,6 +104,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
             .collect(),
         serve,
         command_export,
+        handlers,
         health_export,
         exports: exports
             .iter()
@@ -123,11 +129,6 @@ pub(crate) fn is_run(name: &Name<'_>) -> Option<&'static str> {
     ["0.2", "0.3"]
         .into_iter()
         .find(|line| name.is("wasi:cli/run", line))
-}
-
-/// Whether this export is called by events.
-pub(crate) fn is_handler(name: &Name<'_>) -> bool {
-    is_message_handler(name) || is_watcher(name) || is_workflow_handler(name)
 }
 
 /// Whether this export is called by messages.

@@ -93,6 +93,10 @@ pub struct Heads {
     /// they were rolled back.
     #[serde(default)]
     pub rolled_back: Vec<ComponentName>,
+    /// Components of the namespace that was asked for whose bytes are not those that came with its
+    /// manifest: they were pushed since, or rolled back to.
+    #[serde(default)]
+    pub pushed: Vec<ComponentName>,
 }
 
 /// What a component ran with, or how the requests of an app were divided. The newest is last, and in

@@ -23,11 +23,25 @@ pub struct Inspection {
     /// Whether it exports a command (`wasi:cli/run`), be it beside an HTTP handler.
     #[serde(default)]
     pub command_export: bool,
+    /// What it exports for events to call.
+    #[serde(default)]
+    pub handlers: HandlerExports,
     /// Whether it exports the health function.
     pub health_export: bool,
     /// Why no version of realm runs it; `None`: it may.
     #[serde(default)]
     pub refused: Option<String>,
+}
+
+/// Exports that are called by what happens, and by no request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HandlerExports {
+    /// Called by messages.
+    pub messages: bool,
+    /// Called by changes of keys.
+    pub changes: bool,
+    /// Called by runs of workflows that are due.
+    pub workflows: bool,
 }
 
 /// What a WebAssembly file is.

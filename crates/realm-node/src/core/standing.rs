@@ -206,5 +206,10 @@ pub(crate) fn heads(
             .flat_map(NamespaceState::rolled_back)
             .cloned()
             .collect(),
+        pushed: asked
+            .into_iter()
+            .flat_map(NamespaceState::pushed)
+            .cloned()
+            .collect(),
     }
 }

@@ -144,8 +144,14 @@ fn a_component_goes_back_with_its_settings() {
     assert_eq!(runs(&realm), (false, "2".to_owned()));
     let state = &realm.ledger.desired().namespaces[&NamespaceName::DEFAULT];
     assert_eq!(state.rolled_back().count(), 0);
+    assert_eq!(
+        state.pushed().collect::<Vec<_>>(),
+        [&component_name("orders")]
+    );
     // The next manifest says everything anew.
     realm.apply(&ORDERS.replace("\"1\"", "\"3\""), &[("orders", "2")]);
+    let state = &realm.ledger.desired().namespaces[&NamespaceName::DEFAULT];
+    assert_eq!(state.pushed().count(), 0);
     assert_eq!(runs(&realm), (false, "3".to_owned()));
 }
 
