@@ -53,7 +53,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "[ADDRESS:]PORT")]
     listen: Option<Listen>,
 
-    /// Let the server itself check it, if it is installed here
+    /// Let the server itself check it, if it is installed here, and say whether realm answers where
+    /// it leads
     #[arg(long)]
     check: bool,
 }
@@ -82,6 +83,8 @@ struct EdgeJson<'a> {
     config: &'a str,
     /// Null: not asked for.
     accepted: Option<bool>,
+    /// Whether somebody listens at `at`. Null: not asked for.
+    answered: Option<bool>,
 }
 
 pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
@@ -97,6 +100,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
     let checked = args
         .check
         .then(|| check::check(args.server, &site, &config));
+    let unanswered = args.check.then(|| check::unanswered(&site.door));
     if context.json() {
         output::json(&EdgeJson {
             server: args.server,
@@ -106,12 +110,22 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
             any_host: site.any_host,
             config: &config,
             accepted: checked.as_ref().map(Result::is_ok),
+            answered: unanswered.as_ref().map(Option::is_none),
         })?;
     } else {
         output::data(config.trim_end());
     }
     if let Some(warning) = untrusted(context, &site)? {
         output::note(&format!("{} {warning}", output::yellow("warning:")));
+    }
+    // Where node.toml names no listener, that is said below.
+    if let (Some(Some(why)), None) = (unanswered, &missing) {
+        output::note(&format!(
+            "{} nobody listens at `{}`: {why}\n{} start the agent, or start it anew where it runs: it reads node.toml when it starts; `realm doctor` looks at the folder and the group of a socket",
+            output::yellow("warning:"),
+            site.door,
+            output::cyan("hint:"),
+        ));
     }
     if let Some(remark) = &site.remark {
         output::note(remark);

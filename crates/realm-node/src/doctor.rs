@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use realm_host::{Host, HostFacts};
-use realm_model::node_config::{FastCgiAddress, NodeConfig, Peering};
+use realm_model::node_config::{FastCgiAddress, Listeners, NodeConfig, Peering};
 use realm_store::folder::{FolderError, RealmFolder};
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
@@ -54,6 +54,31 @@ pub enum Level {
     Problem,
 }
 
+/// What an agent that is older than a line of node.toml needs.
+const AGENT_ANEW: &str = "start the agent anew: it reads node.toml when it starts, and its command line goes before that";
+
+/// What is known of the agent where an address is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Agent {
+    /// None holds the folder.
+    Off,
+    /// It runs, and may have been told of other addresses.
+    Runs,
+    /// It runs, and is to listen there.
+    Listens,
+}
+
+impl Agent {
+    /// Port 0 is any port: nobody listens there.
+    const fn of(running: bool, is_written: bool, address: SocketAddr) -> Self {
+        match (running, is_written && address.port() != 0) {
+            (false, _) => Self::Off,
+            (true, false) => Self::Runs,
+            (true, true) => Self::Listens,
+        }
+    }
+}
+
 /// Looks at everything; some system calls, and an engine that is made and dropped.
 pub fn examine(folder: Option<&RealmFolder>, node: &NodeConfig) -> Vec<Finding> {
     let config = realm_host::Config {
@@ -73,19 +98,23 @@ pub fn examine(folder: Option<&RealmFolder>, node: &NodeConfig) -> Vec<Finding> 
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     findings.push(clock(now.map_or(0, |since| since.as_secs())));
     let running = folder.is_some_and(|folder| folder.socket().exists() && is_locked(folder));
-    for address in node
-        .listen
-        .http
-        .iter()
-        .chain(&node.listen.https)
-        .chain([&node.listen.admin])
-    {
-        findings.push(port(*address, taken(*address), running));
+    // Where nothing is written the command line may have chosen, and often does.
+    let usual = Listeners::default();
+    let (http, admin) = (
+        usual.http != node.listen.http,
+        usual.admin != node.listen.admin,
+    );
+    let listen = node.listen.http.iter().map(|address| (address, http));
+    let listen = listen.chain(node.listen.https.iter().map(|address| (address, true)));
+    for (address, is_written) in listen.chain([(&node.listen.admin, admin)]) {
+        let agent = Agent::of(running, is_written, *address);
+        findings.push(port(*address, taken(*address), agent));
     }
     for address in &node.listen.fastcgi {
         match address {
             FastCgiAddress::Tcp(address) => {
-                findings.push(port(*address, taken(*address), running));
+                let agent = Agent::of(running, true, *address);
+                findings.push(port(*address, taken(*address), agent));
             }
             FastCgiAddress::Unix(path) => findings.push(socket(Path::new(path), node, running)),
         }
@@ -93,7 +122,8 @@ pub fn examine(folder: Option<&RealmFolder>, node: &NodeConfig) -> Vec<Finding> 
     let is_chosen = node.p2p != Peering::default();
     for address in &node.p2p.listen {
         let taken = taken_by_node(*address);
-        findings.push(p2p_port(*address, taken, is_chosen, running));
+        let agent = Agent::of(running, is_chosen, *address);
+        findings.push(p2p_port(*address, taken, is_chosen, agent));
     }
     crate::certificates::examine(folder, node, &mut findings);
     if let Some(folder) = folder {
@@ -217,7 +247,7 @@ fn clock(unix_s: u64) -> Finding {
     )
 }
 
-fn port(address: SocketAddr, taken: Option<io::Error>, running: bool) -> Finding {
+fn port(address: SocketAddr, taken: Option<io::Error>, agent: Agent) -> Finding {
     let is_privileged = taken
         .as_ref()
         .is_some_and(|error| is_privileged(address, error));
@@ -227,7 +257,7 @@ fn port(address: SocketAddr, taken: Option<io::Error>, running: bool) -> Finding
             "end what listens there (`ss -ltnp`), or choose another address in node.toml, [listen]"
         }
     };
-    listening("port", address, taken, running)
+    listening("port", address, taken, agent)
         .unwrap_or_else(|taken| finding("port", Level::Problem, taken, remedy))
 }
 
@@ -286,6 +316,14 @@ fn socket(path: &Path, node: &NodeConfig, running: bool) -> Finding {
             "end it, or name another path in node.toml, [listen]",
         );
     }
+    if running && is_deserted(path) {
+        return finding(
+            CODE,
+            Level::Warning,
+            format!("nobody listens at `{shown}`, which node.toml names, and the agent runs"),
+            AGENT_ANEW,
+        );
+    }
     if mode & OTHERS_CONNECT != 0 {
         return finding(
             CODE,
@@ -312,6 +350,12 @@ fn socket(path: &Path, node: &NodeConfig, running: bool) -> Finding {
     }
 }
 
+/// Whether a socket is not there, or has nobody behind it; one that this user may not ask is not deserted.
+fn is_deserted(path: &Path) -> bool {
+    let refused = [io::ErrorKind::NotFound, io::ErrorKind::ConnectionRefused];
+    StdUnixStream::connect(path).is_err_and(|error| refused.contains(&error.kind()))
+}
+
 /// Whether this user may give files to the group.
 fn is_ours(group: u32) -> bool {
     let groups = rustix::process::getgroups().unwrap_or_default();
@@ -325,7 +369,7 @@ fn p2p_port(
     address: SocketAddr,
     taken: Option<io::Error>,
     is_chosen: bool,
-    running: bool,
+    agent: Agent,
 ) -> Finding {
     let level = match is_chosen {
         false => Level::Warning,
@@ -333,7 +377,7 @@ fn p2p_port(
     };
     let remedy = "end what listens there (`ss -lntup`), or choose another address in node.toml, [p2p]; \
                   where none is chosen the agent takes any port that is free";
-    listening("p2p-port", address, taken, running)
+    listening("p2p-port", address, taken, agent)
         .unwrap_or_else(|taken| finding("p2p-port", level, taken, remedy))
 }
 
@@ -343,12 +387,20 @@ fn listening(
     code: &'static str,
     address: SocketAddr,
     taken: Option<io::Error>,
-    running: bool,
+    agent: Agent,
 ) -> Result<Finding, String> {
-    match taken {
-        None => Ok(ok(code, format!("{address} is free"))),
-        Some(_) if running => Ok(ok(code, format!("{address} is in use, and the agent runs"))),
-        Some(error) => Err(format!("{address} cannot be listened on: {error}")),
+    match (taken, agent) {
+        (None, Agent::Listens) => Ok(finding(
+            code,
+            Level::Warning,
+            format!("nobody listens at {address}, which node.toml names, and the agent runs"),
+            AGENT_ANEW,
+        )),
+        (None, Agent::Off | Agent::Runs) => Ok(ok(code, format!("{address} is free"))),
+        (Some(_), Agent::Listens | Agent::Runs) => {
+            Ok(ok(code, format!("{address} is in use, and the agent runs")))
+        }
+        (Some(error), Agent::Off) => Err(format!("{address} cannot be listened on: {error}")),
     }
 }
 
@@ -460,21 +512,27 @@ mod tests {
         let early = ("clock", Level::Problem, "(NTP)");
         check(&[clock(CLOCK_UNIX_S_MIN - 1), clock(0)], &[early; 2]);
 
-        let fine = [port(web, None, false), port(web, busy(), true)];
+        let fine = [
+            port(web, None, Agent::Off),
+            port(web, busy(), Agent::Listens),
+        ];
         check(&fine, &[("port", OK, ""); 2]);
         let busy_port = ("port", Level::Problem, "`ss -ltnp`");
-        check(&[port(web, busy(), false)], &[busy_port]);
+        check(&[port(web, busy(), Agent::Off)], &[busy_port]);
+        let deserted = ("port", Level::Warning, "start the agent anew");
+        check(&[port(web, None, Agent::Listens)], &[deserted]);
+        check(&[port(web, None, Agent::Runs)], &[("port", OK, "")]);
         let low_port = ("port", Level::Problem, LOW_PORT_REMEDY);
-        check(&[port(low, denied(), false)], &[low_port]);
+        check(&[port(low, denied(), Agent::Off)], &[low_port]);
 
         let fine = [
-            p2p_port(web, None, true, false),
-            p2p_port(web, busy(), true, true),
+            p2p_port(web, None, true, Agent::Off),
+            p2p_port(web, busy(), true, Agent::Listens),
         ];
         check(&fine, &[("p2p-port", OK, ""); 2]);
-        let any = p2p_port(web, busy(), false, false);
+        let any = p2p_port(web, busy(), false, Agent::Off);
         check(&[any], &[("p2p-port", Level::Warning, "`ss -lntup`")]);
-        let chosen = p2p_port(web, busy(), true, false);
+        let chosen = p2p_port(web, busy(), true, Agent::Off);
         check(&[chosen], &[("p2p-port", Level::Problem, "`ss -lntup`")]);
 
         check(&[permissions(root, Ok(()))], &[("folder", OK, "")]);
@@ -510,9 +568,16 @@ mod tests {
         check(&node, &absent, Level::Problem, "is not there");
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         check(&node, &path, Level::Problem, "another process");
-        assert_eq!(socket(&path, &node, true).level, Level::Warning);
+        let found = socket(&path, &node, true);
+        assert!(found.message.contains("no group"), "{found:?}");
         drop(listener);
-        std::fs::remove_file(&path).unwrap();
+        // Of an agent that runs and does not know of it.
+        for _ in 0..2 {
+            let found = socket(&path, &node, true);
+            assert!(found.message.contains("nobody listens"), "{found:?}");
+            assert_eq!(found.remedy.as_deref(), Some(AGENT_ANEW));
+            let _ = std::fs::remove_file(&path);
+        }
         std::fs::write(&path, "").unwrap();
         check(&node, &path, Level::Problem, "no socket");
     }

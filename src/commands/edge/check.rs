@@ -1,11 +1,15 @@
 //! Lets a web server that is installed here read a configuration: in a folder of its own, inside the
-//! least configuration around it. Starts nothing, and touches none of its own files.
+//! least configuration around it; and whether anybody listens where it leads. Starts nothing, and touches none of its own files.
 
+use std::io;
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::Server;
-use super::site::{Protocol, Site};
+use super::site::{Door, Protocol, Site};
 use crate::failure::Failure;
 
 /// Where programs of the system lie that are not on every user's path.
@@ -19,6 +23,8 @@ const APACHE_MODULES: [&str; 4] = [
 ];
 /// Lines of the server's own that are shown.
 const LINES_MAX: usize = 12;
+/// Another machine of the same network answers within a fraction of it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Gives the name of the server that accepts the configuration.
 pub(super) fn check(server: Server, site: &Site, config: &str) -> Result<&'static str, Failure> {
@@ -87,6 +93,17 @@ pub(super) fn check(server: Server, site: &Site, config: &str) -> Result<&'stati
         failure = failure.cause(line);
     }
     Err(failure)
+}
+
+/// Why nobody listens where realm is to answer, as far as this machine sees that.
+pub(super) fn unanswered(door: &Door) -> Option<io::Error> {
+    let met = match door {
+        Door::Unix(path) => UnixStream::connect(path).map(drop),
+        Door::Tcp(address) => TcpStream::connect_timeout(address, CONNECT_TIMEOUT).map(drop),
+    };
+    // The web server's user is another one, and may.
+    met.err()
+        .filter(|error| error.kind() != io::ErrorKind::PermissionDenied)
 }
 
 /// nginx tries the ports as well, which not everybody may have.

@@ -59,6 +59,68 @@ fn every_server_accepts_what_is_printed_for_it() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_and_the_doctor_say_where_nobody_listens() {
+    let realm = Realm::new();
+    realm.app(realm_test_guests::HELLO, "");
+    let path = realm.path("fastcgi.sock");
+    let socket = path.display();
+    let before = realm.read(".realm/node.toml");
+    let listen = "[listen]\nhttp = [\"127.0.0.1:0\"]\nadmin = \"127.0.0.1:0\"\n";
+    let port = crate::support::lasting_port();
+    let both = format!("{before}\n{listen}fastcgi = [\"unix:{socket}\", \"127.0.0.1:{port}\"]\n");
+    let nobody = |args: &[&str], at: &str| {
+        let said = realm
+            .run(&[&["edge", "nginx", "--check"], args].concat())
+            .ok();
+        assert!(said.stderr.contains("nginx accepts it"), "{}", said.stderr);
+        let told = said.stderr.contains(&format!("nobody listens at `{at}`"));
+        assert_eq!(
+            told,
+            said.stderr.contains("start it anew"),
+            "{}",
+            said.stderr
+        );
+        let json = realm.run(&[&["edge", "nginx", "--check", "--json"], args].concat());
+        let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+        assert_eq!(json["answered"], !told);
+        told
+    };
+    let doctor = |code: &str| {
+        let found = realm.run(&["doctor", "--json"]).ok().stdout;
+        let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+        let found = found.as_array().unwrap().iter().filter(|one| {
+            let message = one["message"].as_str().unwrap();
+            one["code"] == code && message.starts_with("nobody listens at")
+        });
+        let remedy = |one: &serde_json::Value| one["remedy"].as_str().unwrap().to_owned();
+        let found: Vec<String> = found.map(remedy).collect();
+        assert!(found.iter().all(|remedy| remedy.contains("agent anew")));
+        found.len()
+    };
+    let at_socket = format!("unix:{socket}");
+    let at_port = format!("127.0.0.1:{port}");
+    let by_port = ["--at", &at_port];
+    // An agent that was started before node.toml said so.
+    let agent = realm.agent();
+    realm.run(&["apply", "--yes"]).ok();
+    realm.write(".realm/node.toml", &both);
+    assert!(nobody(&[], &at_socket) && nobody(&by_port, &at_port));
+    assert_eq!((doctor("fastcgi"), doctor("port")), (1, 1));
+    // A socket that was left behind.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(nobody(&[], &at_socket));
+    assert_eq!(doctor("fastcgi"), 1);
+    agent.terminate();
+    // Without an agent it is the check alone that says it: nothing is wrong with the machine.
+    assert!(nobody(&[], &at_socket));
+    assert_eq!((doctor("fastcgi"), doctor("port")), (0, 0));
+    let agent = realm.agent();
+    assert!(!nobody(&[], &at_socket) && !nobody(&by_port, &at_port));
+    assert_eq!((doctor("fastcgi"), doctor("port")), (0, 0));
+    drop(agent);
+}
+
 #[test]
 fn what_a_server_does_not_accept_is_told_with_its_words() {
     let realm = Realm::empty();
