@@ -28,6 +28,9 @@ Environment:
   REALM_LOG              log filter of the agent, e.g. `info` or `realm_node=debug`
   NO_COLOR               no colours";
 
+/// Over the options that every verb takes, before or behind its name.
+const GLOBAL: &str = "Options of every verb";
+
 /// The verbs in the order in which somebody needs them, under the headings of `realm --help`.
 const GROUPS: [(&str, &[&str]); 5] = [
     (
@@ -60,20 +63,20 @@ const GROUPS: [(&str, &[&str]); 5] = [
 #[command(disable_help_subcommand = true, propagate_version = true)]
 pub(crate) struct Cli {
     /// Realm folder; absent: `.realm` here or in a parent folder, else the one of this user
-    #[arg(long, value_name = "DIR", global = true, env = "REALM_DIR")]
+    #[arg(long, value_name = "DIR", global = true, env = "REALM_DIR", help_heading = GLOBAL)]
     pub(crate) realm: Option<PathBuf>,
 
     /// The node to talk to: its name, a multiaddr, a ticket, or `HOST:PORT#KEY`; absent: the agent
     /// of the realm folder
-    #[arg(long, value_name = "NODE", global = true, env = "REALM_NODE")]
+    #[arg(long, value_name = "NODE", global = true, env = "REALM_NODE", help_heading = GLOBAL)]
     pub(crate) node: Option<String>,
 
     /// File of the key to act with; absent: the owner key of the realm folder
-    #[arg(long, value_name = "FILE", global = true, env = "REALM_KEY")]
+    #[arg(long, value_name = "FILE", global = true, env = "REALM_KEY", help_heading = GLOBAL)]
     pub(crate) key: Option<PathBuf>,
 
     /// Print JSON on stdout instead of text
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) json: bool,
 
     #[command(subcommand)]
@@ -149,7 +152,7 @@ pub(crate) fn command() -> clap::Command {
     let command = Cli::command();
     let listed = listed(&command);
     command.help_template(format!(
-        "{{about}}\n\n{{usage-heading}} {{usage}}\n\n{listed}Options:\n{{options}}{{after-help}}"
+        "{{about}}\n\n{{usage-heading}} {{usage}}\n\n{listed}{GLOBAL}:\n{{options}}{{after-help}}"
     ))
 }
 

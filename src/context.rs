@@ -61,12 +61,15 @@ impl Context {
                 "no-realm",
                 format!("`{}` is no realm folder", folder.display()),
             )
-            .hint("`realm init --realm DIR` makes one"),
+            .hint(format!(
+                "`realm --realm {} init` makes one; look at `--realm` and REALM_DIR",
+                folder.display()
+            )),
             None => Failure::new(
                 "no-realm",
                 "there is no `.realm` folder here or in a parent folder",
             )
-            .hint("`realm init` makes one; `--realm DIR` names one elsewhere; from a machine that is no node: `--node TICKET --key FILE`"),
+            .hint("`realm up` makes one and runs what realm.toml says, `realm init` makes one alone; `--realm DIR` names one elsewhere; from a machine that is no node: `--node TICKET --key FILE`"),
         })
     }
 

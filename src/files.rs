@@ -52,5 +52,30 @@ pub(crate) fn failure(error: &FolderError) -> Failure {
         | FolderError::NotAFile { .. }
         | FolderError::Locked { .. } => "no-file",
     };
-    Failure::from_error(code, error)
+    let failure = Failure::from_error(code, error);
+    match what_to_do(error) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// What a person does next about a file that is not read.
+fn what_to_do(error: &FolderError) -> Option<&'static str> {
+    match error {
+        FolderError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
+            "a path begins at the folder that you are in: go where the file is, or name it in full",
+        ),
+        FolderError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Some("look at the permissions of the file, and of the folders above it")
+        }
+        FolderError::NotAFile { .. } => Some("name the file itself"),
+        FolderError::Io { .. }
+        | FolderError::TooLarge { .. }
+        | FolderError::Unsafe { .. }
+        | FolderError::TooOpen { .. }
+        | FolderError::Missing { .. }
+        | FolderError::Occupied { .. }
+        | FolderError::Exists { .. }
+        | FolderError::Locked { .. } => None,
+    }
 }

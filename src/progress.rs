@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use realm_control::failure_hint;
 use realm_model::api::Accepted;
 use realm_model::entry::ChainId;
 use realm_model::name::ComponentName;
@@ -302,5 +303,29 @@ fn not_running(components: &[ComponentView], what: &str) -> Failure {
             failure = failure.cause(format!("{}: {}", component.name, waiting.message));
         }
     }
-    failure.hint("`realm logs COMPONENT` shows what it wrote; `realm status` says why it waits")
+    failure.hint(what_to_do(named))
+}
+
+/// What to do about the first of them about which a reason says that; else where to look.
+fn what_to_do(components: &[ComponentView]) -> String {
+    let advised = components.iter().find_map(|component| {
+        let mut reasons = component.waiting_on.iter();
+        let advice = reasons.find_map(|waiting| failure_hint(&waiting.message))?;
+        Some((&component.name, advice))
+    });
+    match (advised, components) {
+        (Some((name, advice)), [_]) => {
+            format!("{advice}; `realm explain {name}` says where it runs")
+        }
+        (Some((name, advice)), _) => {
+            format!("of `{name}`: {advice}; `realm explain NAME` says it of each")
+        }
+        (None, [one, ..]) => {
+            let name = &one.name;
+            format!(
+                "`realm logs {name}` shows what it wrote; `realm explain {name}` says why it waits"
+            )
+        }
+        (None, []) => "`realm status` says what each waits on".to_owned(),
+    }
 }

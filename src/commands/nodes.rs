@@ -69,18 +69,27 @@ enum NodesVerb {
         /// The nodes
         #[arg(required = true, value_name = "NODE")]
         nodes: Vec<NodeName>,
+        /// For scripts that say it everywhere: this verb asks nothing
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Take everything away from nodes: replicas go on until others answer in their place
     Drain {
         /// The nodes
         #[arg(required = true, value_name = "NODE")]
         nodes: Vec<NodeName>,
+        /// For scripts that say it everywhere: this verb asks nothing
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Undo `cordon` and `drain`
     Uncordon {
         /// The nodes
         #[arg(required = true, value_name = "NODE")]
         nodes: Vec<NodeName>,
+        /// For scripts that say it everywhere: this verb asks nothing
+        #[arg(short, long)]
+        yes: bool,
     },
     /// Change the tags that the owner vouches for
     Tag {
@@ -114,9 +123,13 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<ExitCode, Failure> {
                 approve(context, &client, &nodes, &terms, (yes, proposed_tags)).await
             }
             NodesVerb::Revoke { nodes, yes } => revoke(context, &client, &nodes, yes).await,
-            NodesVerb::Cordon { nodes } => set(context, &client, &nodes, (true, false)).await,
-            NodesVerb::Drain { nodes } => set(context, &client, &nodes, (true, true)).await,
-            NodesVerb::Uncordon { nodes } => set(context, &client, &nodes, (false, false)).await,
+            NodesVerb::Cordon { nodes, yes: _ } => {
+                set(context, &client, &nodes, (true, false)).await
+            }
+            NodesVerb::Drain { nodes, yes: _ } => set(context, &client, &nodes, (true, true)).await,
+            NodesVerb::Uncordon { nodes, yes: _ } => {
+                set(context, &client, &nodes, (false, false)).await
+            }
             NodesVerb::Tag { name, tags } => tag(context, &client, &name, &tags).await,
         }
     })

@@ -60,7 +60,7 @@ fn waiting(context: &Context, failure: Failure) -> Failure {
     let (what, hint) = match folder.lock() {
         Err(_) => (
             "the agent waits until an owner approves this machine",
-            format!("there: `realm nodes approve \"{words}\"`"),
+            format!("where the owner's key is: `realm nodes approve \"{words}\"`"),
         ),
         Ok(_) => (
             "this machine waits to be approved, and no agent asks for it",

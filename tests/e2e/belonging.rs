@@ -319,7 +319,10 @@ async fn cordon_keeps_what_runs_drain_takes_it_away_and_uncordon_brings_it_back(
     })
     .await;
     assert_eq!(beta.healthy().await, ["hello"]);
-    realms.first().run(&["nodes", "drain", "beta"]).ok();
+    realms
+        .first()
+        .run(&["nodes", "drain", "--yes", "beta"])
+        .ok();
     eventually("nothing runs there", async || {
         beta.healthy().await.is_empty().then_some(())
     })

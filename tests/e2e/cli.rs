@@ -75,7 +75,7 @@ fn help_is_one_page_and_names_the_exit_codes() {
       edge         Print the configuration of a web server in front of this node
       completions  Print a completion script for a shell
 
-    Options:
+    Options of every verb:
           --realm <DIR>  Realm folder; absent: `.realm` here or in a parent folder, else the one of this
                          user [env: REALM_DIR=]
           --node <NODE>  The node to talk to: its name, a multiaddr, a ticket, or `HOST:PORT#KEY`;
@@ -214,7 +214,12 @@ fn inspect_shows_what_a_component_wants_and_offers() {
     }
     realm.write("junk.wasm", "junk");
     realm.run(&["inspect", "junk.wasm"]).fails(1, "not-wasm");
-    realm.run(&["inspect", "absent.wasm"]).fails(1, "no-file");
+    let said = realm.run(&["inspect", "absent.wasm"]).fails(1, "no-file");
+    assert!(
+        said.stderr.contains("hint: a path begins"),
+        "{}",
+        said.stderr
+    );
 }
 
 #[test]

@@ -18,6 +18,11 @@ async fn an_exported_health_function_is_asked() {
     realm.app(HELLO, "health = \"export\"");
     let said = realm.run(&["apply", "--yes"]).fails(1, "not-running");
     assert!(said.stderr.contains("realm:app/health"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("hint: `realm inspect FILE`"),
+        "{}",
+        said.stderr
+    );
     assert_eq!(get(&agent.url("/")).await.0, 200, "the old one serves");
 }
 

@@ -165,7 +165,11 @@ async fn a_redis_that_node_toml_does_not_name_is_not_asked() {
     let realm = realm(guests::KEYVALUE_CALL, "redis://127.0.0.1:1", "");
     let _agent = realm.agent();
     let said = realm.run(&["apply", "--yes", "--timeout", "2s"]);
-    said.fails(1, "not-running");
+    let said = said.fails(1, "not-running");
+    let hint = said.stderr.lines().find(|line| line.contains("hint:"));
+    let hint = hint.unwrap_or_default();
+    assert!(hint.contains("`[backends] allow`"), "{}", said.stderr);
+    assert!(hint.contains("`realm explain app`"), "{}", said.stderr);
     eventually("the status says why", async || {
         let text = realm.run(&["status"]).ok().stdout;
         text.contains("backend-denied").then_some(())

@@ -62,7 +62,12 @@ fn a_mistake_is_told_before_anything_is_made() {
     realm.run(&UP).fails(1, "invalid-manifest");
     assert!(!realm.path(".realm").exists());
     let realm = Realm::empty();
-    realm.run(&UP).fails(1, "no-file");
+    let said = realm.run(&UP).fails(1, "no-file");
+    assert!(
+        said.stderr.contains("A realm of your own"),
+        "{}",
+        said.stderr
+    );
     assert!(!realm.path(".realm").exists());
 }
 
@@ -125,6 +130,7 @@ fn without_a_realm_or_an_agent_the_next_step_is_told() {
         });
         let told = told.fails(1, "no-realm");
         assert!(told.stderr.contains("realm init"), "{}", told.stderr);
+        assert!(told.stderr.contains("realm up"), "{}", told.stderr);
     }
     let realm = Realm::new();
     let told = realm.run(&["status"]).fails(4, "no-agent");

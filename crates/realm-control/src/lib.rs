@@ -49,7 +49,7 @@ pub use ledger::{
 pub use namespace::{NamespaceState, Past, Restarts};
 pub use plan::{DRAIN_GRACE_MS, plan, singletons, wake_at};
 pub use proposed::{PAIRS_MAX, proposed};
-pub use view::{Across, Here, Looked, across, alarm_hint, explain, view};
+pub use view::{Across, Here, Looked, across, alarm_hint, explain, failure_hint, view};
 pub use weights::{Division, Weights};
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::desired::Desired;
 use crate::place::written;
 use crate::plan::selects;
 pub use across::{Across, across, alarm_hint};
-pub use explain::{Looked, explain};
+pub use explain::{Looked, explain, failure_hint};
 
 /// What only the node that answers knows.
 #[derive(Debug, Clone, Copy)]

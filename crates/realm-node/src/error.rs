@@ -146,12 +146,12 @@ impl NodeError {
             Self::NoGroup { .. } => {
                 Some("name the group of the web server, `www-data` on Debian, or its number")
             }
-            Self::Edge(_) => {
-                Some("choose another address: `--http 127.0.0.1:0`, or [listen] in node.toml")
-            }
-            Self::Admin { .. } => {
-                Some("choose another address: `--admin 127.0.0.1:0`, or [listen] in node.toml")
-            }
+            Self::Edge(_) => Some(
+                "choose another address: `--http 127.0.0.1:0`, or [listen] in node.toml; a second agent on this machine needs `--admin 127.0.0.1:0` as well",
+            ),
+            Self::Admin { .. } => Some(
+                "choose another address: `--admin 127.0.0.1:0`, or [listen] in node.toml; a second agent on this machine needs `--http 127.0.0.1:0` as well",
+            ),
             Self::Api { .. } => Some("choose another address: `api` under [listen] in node.toml"),
             Self::NameTaken { .. } => Some("choose another `name` in node.toml"),
             Self::Net(_) => Some(

@@ -3,6 +3,8 @@
 
 mod words;
 
+pub use words::failure_hint;
+
 #[cfg(test)]
 mod tests;
 

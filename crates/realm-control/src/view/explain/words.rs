@@ -129,7 +129,7 @@ pub(super) fn waiting(
 }
 
 /// Codes of failures that say by themselves what to do. Of the others the log says more.
-const FAILURES: [(&[&str], &str); 9] = [
+const FAILURES: [(&[&str], &str); 13] = [
     (
         &["not-uploaded"],
         "`realm apply` brings the bytes of a `file:` source",
@@ -156,12 +156,29 @@ const FAILURES: [(&[&str], &str); 9] = [
             "link-failed",
             "wrong-world",
             "no-health-export",
+            "no-handler",
         ],
         "`realm inspect FILE` says what the build needs and has; push another one",
     ),
     (
         &["dir-denied"],
         "allow the directory in node.toml of that node, or take it out of `dirs`",
+    ),
+    (
+        &["backend-denied"],
+        "add what the reason names to `[backends] allow` in node.toml of that node, and start its agent anew; or bind another `backend`",
+    ),
+    (
+        &["backend-secret"],
+        "`realm secret ls` says who can open it, `realm secret set` and `rotate` give it a value: then apply",
+    ),
+    (
+        &["backend-unusable", "backend-failed"],
+        "look at `[bindings]` in the manifest, and at `[backends]` in node.toml of that node",
+    ),
+    (
+        &["backend-unknown"],
+        "bind another `backend`, or install the newer realm that has this one: docs/wasi-cloud.md",
     ),
     (
         &["upstream-denied"],
@@ -181,7 +198,8 @@ const FAILURES: [(&[&str], &str); 9] = [
     ),
 ];
 
-fn failure(component: &ComponentName, node: &NodeName, message: &str) -> String {
+/// What to do about a failure, by the code in its message; `None`: the code alone does not say.
+pub fn failure_hint(message: &str) -> Option<&'static str> {
     // A failure is told as `code: reason`, or as `failed twice (code): reason`.
     let named = |code: &str| {
         message.contains(&format!("({code}): "))
@@ -191,8 +209,12 @@ fn failure(component: &ComponentName, node: &NodeName, message: &str) -> String 
     let known = FAILURES
         .iter()
         .find(|(codes, _)| codes.iter().any(|code| named(code)));
-    known.map_or_else(
+    known.map(|(_, hint)| *hint)
+}
+
+fn failure(component: &ComponentName, node: &NodeName, message: &str) -> String {
+    failure_hint(message).map_or_else(
         || format!("`realm --node {node} logs {component}` has what it wrote; docs/operations.md#why-a-component-does-not-run has the code"),
-        |(_, hint)| (*hint).to_owned(),
+        str::to_owned,
     )
 }
