@@ -5,8 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 
 use realm_test_guests::{
-    BIG_BODY, CGI_ENV, CGI_HELLO, CONFIG, ECHO, FILES, HELLO, LIBRARY, MEMORY_BOMB, NET, OUTBOUND,
-    P3_COMMAND, P3_ECHO, P3_OUTBOUND, PARK, PROGRAM, SPIN,
+    BIG_BODY, CGI_ENV, CGI_HELLO, CONFIG, ECHO, FETCH, FILES, HELLO, LIBRARY, MEMORY_BOMB, NET,
+    OUTBOUND, P3_COMMAND, P3_ECHO, P3_FETCH, P3_OUTBOUND, PARK, PROGRAM, SPIN,
 };
 
 use crate::support::{Realm, Said, eventually, get, said};
@@ -453,6 +453,44 @@ async fn serve_lets_a_component_ask_over_http_what_allow_names() {
             assert_eq!(told.contains("hello"), reached, "{flags:?}: {told}");
             assert_eq!(told.contains("error"), !reached, "{flags:?}: {told}");
             interrupt(child);
+        }
+    }
+    interrupt(asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_lets_a_command_ask_over_http_what_allow_names() {
+    let realm = Realm::empty();
+    realm.guest(HELLO, "hello.wasm");
+    let (asked, target) = serve(&realm, &["hello.wasm"]);
+    let exact = target.trim_end_matches('/').to_owned();
+    let secure = exact.replace("http:", "https:");
+    for guest in [FETCH, P3_FETCH] {
+        realm.guest(guest, "fetch.wasm");
+        for (flags, reached) in [
+            (&["--allow", &exact][..], true),
+            (&["--allow", "http://127.0.0.1:1", "--allow", &exact], true),
+            (&["--inherit-network"], true),
+            (&["--allow", "http://127.0.0.1:1"], false),
+            (&["--allow", &secure], false),
+            // Addresses of this machine have to be named.
+            (&["--allow", "*://*:*"], false),
+            (&[], false),
+        ] {
+            let fetch = ["fetch.wasm", "--", &target];
+            let said = realm.run(&[&["run"], flags, &fetch].concat()).ok();
+            let told = said.stdout.trim();
+            let denied = [
+                "error: ErrorCode::HttpRequestDenied",
+                "error: ErrorCode::DestinationIpProhibited",
+            ];
+            let as_expected = match reached {
+                true => told == "200 hello",
+                false => denied.contains(&told),
+            };
+            assert!(as_expected, "{flags:?}: {told}: {}", said.stderr);
+            let remark = said.stderr.contains("outbound-denied: http://127.0.0.1");
+            assert_eq!(remark, !reached, "{flags:?}: {}", said.stderr);
         }
     }
     interrupt(asked);

@@ -234,10 +234,10 @@ impl Drop for Shell {
 }
 
 /// Where `scripts/languages.sh` has a tool.
-struct Tools(String);
+pub(crate) struct Tools(String);
 
 impl Tools {
-    fn of(language: &str) -> Self {
+    pub(crate) fn of(language: &str) -> Self {
         let mut command = Command::new("scripts/languages.sh");
         command.args(["--tools", language]).stderr(Stdio::inherit());
         let told = command.output().unwrap();
@@ -245,7 +245,7 @@ impl Tools {
         Self(String::from_utf8(told.stdout).unwrap())
     }
 
-    fn path(&self, name: &str) -> &str {
+    pub(crate) fn path(&self, name: &str) -> &str {
         let mut lines = self.0.lines().filter_map(|line| line.split_once(' '));
         lines.find(|(called, _)| *called == name).unwrap().1
     }

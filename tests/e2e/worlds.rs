@@ -1,7 +1,7 @@
 //! Programs that run by themselves: servers behind a route, services, jobs, schedules.
 
 use realm_model::view::{ComponentState, ComponentView};
-use realm_test_guests::{HELLO, LISTEN, P3_LISTEN, PROGRAM};
+use realm_test_guests::{HELLO, LISTEN, P3_COMMAND, P3_LISTEN, PROGRAM};
 
 use crate::support::{Agent, Load, Realm, eventually, figure, get, lasting_port};
 
@@ -378,4 +378,95 @@ async fn a_job_on_a_schedule_runs_each_time() {
         told.then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_of_0_3_answers_a_route_as_cgi() {
+    // It copies its standard input to its standard output: the body says the whole answer.
+    let (realm, agent) = routed(P3_COMMAND, "");
+    let client = reqwest::Client::new();
+    let post = async |body: Vec<u8>| {
+        let sent = client.post(agent.url("/any/path?a=b")).body(body);
+        sent.send().await.unwrap()
+    };
+    let head = b"Status: 201 Made\r\nContent-Type: a/b\r\nX-Own: yes\r\n\r\n";
+    // More than any pipe between it and the client holds.
+    let body: Vec<u8> = (0..3_000_000u32).map(|byte| (byte % 251) as u8).collect();
+    for _ in 0..2 {
+        let answer = post([&head[..], &body].concat()).await;
+        assert_eq!(answer.status(), 201);
+        assert_eq!(answer.headers()["content-type"], "a/b");
+        assert_eq!(answer.headers()["x-own"], "yes");
+        assert!(answer.bytes().await.unwrap() == body);
+    }
+    assert_eq!(runs(&agent, "ok").await, 2.0);
+    // What has no head is no answer, and what ends with a code is told by it; the next one is answered.
+    let silent = post(b"no head".to_vec()).await;
+    assert_eq!(silent.headers()["realm-error"], "no-response");
+    realm.app(P3_COMMAND, "args = [\"code\"]");
+    tokio::task::block_in_place(|| realm.run(&["apply", "--yes"]).ok());
+    let ended = post(Vec::new()).await;
+    assert_eq!(ended.status(), 500);
+    assert_eq!(ended.headers()["realm-error"], "exit");
+    realm.app(P3_COMMAND, "serve = \"cgi\"\nworld = \"wasi:cli/command\"");
+    tokio::task::block_in_place(|| realm.run(&["apply", "--yes"]).ok());
+    let answer = post([&head[..], b"again"].concat()).await;
+    assert_eq!(answer.text().await.unwrap(), "again");
+}
+
+/// The hour and the next one, where clocks are so many minutes before UTC; none of both has summer time.
+fn hours_at(minutes: i64) -> [i64; 2] {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let here = i64::try_from(now.unwrap().as_secs()).unwrap() + minutes * 60;
+    let hour = here.rem_euclid(86_400) / 3_600;
+    [hour, (hour + 1) % 24]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_zone_of_a_schedule_decides_whether_it_is_time() {
+    const KOLKATA: i64 = 5 * 60 + 30;
+    const PHOENIX: i64 = -7 * 60;
+    let realm = Realm::new();
+    realm.guest(PROGRAM, "app.wasm");
+    let agent = realm.agent();
+    let ran = async |name: &str| {
+        let page = get(&agent.metrics_url).await.1;
+        let series = format!("wasm_invocations_total{{component=\"{name}\",outcome=\"ok\"}}");
+        figure(&page, &series)
+    };
+    // One and the same form for both: it is the hour in one zone, and twelve hours and a half from it in the
+    // other. With the next hour in it no hour that begins meanwhile is in the way.
+    for (wanted, minutes, other) in [
+        ("Asia/Kolkata", KOLKATA, "America/Phoenix"),
+        ("America/Phoenix", PHOENIX, "Asia/Kolkata"),
+    ] {
+        let [hour, next] = hours_at(minutes);
+        let job = |name: &str, zone: &str| {
+            format!(
+                "[components.{name}]\nsource = \"file:./app.wasm\"\nargs = [\"out\", \"1\"]\nschedule = {{ cron = \"* * {hour},{next} * * *\", timezone = \"{zone}\" }}\n"
+            )
+        };
+        // Other names each time: what ran before is not counted.
+        let [due, idle] = ["due", "idle"].map(|name| format!("{name}-{hour}"));
+        let manifest = job(&due, wanted) + &job(&idle, other);
+        realm.write("realm.toml", &manifest);
+        tokio::task::block_in_place(|| realm.run(&["apply", "--yes"]).ok());
+        eventually("it runs where it is the hour", async || {
+            (ran(&due).await >= 3.0).then_some(())
+        })
+        .await;
+        let waits = eventually("the other one waits", async || {
+            let app = realm.component(&idle).await;
+            (app.state == ComponentState::Scheduled).then_some(app)
+        })
+        .await;
+        assert_eq!(ran(&idle).await, 0.0, "{waits:?}");
+        // For when one of the hours begins there.
+        let begins = [hour, next].map(|hour| format!(" {hour:02}:00:00 {other}"));
+        let why = &waits.waiting_on[0].message;
+        assert!(
+            begins.iter().any(|time| why.contains(time)),
+            "{why}: {begins:?}"
+        );
+    }
 }

@@ -212,6 +212,8 @@ fn every_guest_can_be_inspected() {
             "bytes"
             | "command"
             | "p3_command"
+            | "fetch"
+            | "p3_fetch"
             | "program"
             | "listen"
             | "p3_listen"

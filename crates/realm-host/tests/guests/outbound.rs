@@ -200,3 +200,36 @@ async fn a_refused_connection_is_told() {
         "ConnectionRefused",
     );
 }
+
+/// A command asks over `wasi:http` what its rules name, and nothing else.
+async fn fetches(path: &'static str) {
+    let port = server().await;
+    let url = format!("http://127.0.0.1:{port}/a");
+    let rules = [
+        (vec![rule(loopback(), port)], "200 GET /a HTTP/1.1"),
+        (vec![rule(loopback(), 1)], "HttpRequestDenied"),
+        (Vec::new(), "HttpRequestDenied"),
+    ];
+    for (rules, expected) in rules {
+        let denied = u64::from(expected == "HttpRequestDenied");
+        let fetch = guest(path)
+            .config(|config| config.policy.private_ranges = vec!["127.0.0.0/8".into()])
+            .grants(|grants| grants.allowed_outbound = rules)
+            .program()
+            .unwrap();
+        let (code, written) = crate::programs::ran(&fetch, &[&url], b"").await;
+        assert_eq!(code, Ok(0));
+        check(&String::from_utf8_lossy(&written), expected);
+        assert_eq!(fetch.meter.snapshot().outbound_denied, denied);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn fetch() {
+    fetches(guests::FETCH).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(crate) async fn p3_fetch() {
+    fetches(guests::P3_FETCH).await;
+}
