@@ -164,7 +164,8 @@ async fn a_guest_does_not_see_which_store_it_has() {
 async fn a_redis_that_node_toml_does_not_name_is_not_asked() {
     let realm = realm(guests::KEYVALUE_CALL, "redis://127.0.0.1:1", "");
     let _agent = realm.agent();
-    let said = realm.run(&["apply", "--yes", "--timeout", "2s"]);
+    // It is over as soon as the node gave up.
+    let said = realm.run(&["apply", "--yes", "--timeout", "60s"]);
     let said = said.fails(1, "not-running");
     let hint = said.stderr.lines().find(|line| line.contains("hint:"));
     let hint = hint.unwrap_or_default();

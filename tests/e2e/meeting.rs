@@ -92,6 +92,8 @@ async fn proposed_tags_count_when_they_are_named_and_an_approval_is_renewed_by_n
         said.contains(&words) && said.contains("the agent waits"),
         "{said}"
     );
+    let hint = format!("hint: where the owner's key is: `realm nodes approve \"{words}\"`");
+    assert!(said.contains(&hint), "{said}");
     let approve = |args: &[&str]| {
         let approve = ["nodes", "approve"];
         let said = realms.first().run(&[&approve, args, &["--yes"]].concat());

@@ -360,8 +360,7 @@ fn a_name_that_no_secret_can_have_is_the_arguments_fault() {
             realm.write("realm.toml", text);
         }
         for name in ["Bad Name", "", "_a", "db/password", &long] {
-            let said = with_input(realm.command(&["secret", "set", name]), b"x");
-            let said = said.fails(64, "bad-name");
+            let said = realm.run(&["secret", "set", name]).fails(64, "bad-name");
             assert!(said.stderr.contains("a secret name"), "{}", said.stderr);
             assert!(!said.stderr.contains("realm.toml"), "{}", said.stderr);
         }
@@ -372,7 +371,7 @@ fn a_name_that_no_secret_can_have_is_the_arguments_fault() {
         &["secret", "show", "Bad Name"],
         &["secret", "reseal", "Bad Name"],
     ] {
-        with_input(realm.command(args), b"x").fails(64, "bad-name");
+        realm.run(args).fails(64, "bad-name");
     }
     assert_eq!(realm.read("realm.toml"), "");
 }

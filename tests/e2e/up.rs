@@ -76,7 +76,7 @@ async fn a_taken_port_is_a_clear_error() {
     let realm = Realm::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    realm
+    let said = realm
         .run(&[
             "agent",
             "--http",
@@ -87,6 +87,10 @@ async fn a_taken_port_is_a_clear_error() {
             "127.0.0.1:0",
         ])
         .fails(1, "cannot-listen");
+    // Who runs a second agent needs both.
+    for option in ["`--http 127.0.0.1:0`", "`--admin 127.0.0.1:0`"] {
+        assert!(said.stderr.contains(option), "{}", said.stderr);
+    }
     let other = realm
         .run(&[
             "agent",
