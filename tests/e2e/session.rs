@@ -171,6 +171,7 @@ async fn from_nothing_to_a_refusal() {
     ~ component app
         pin: sha256:VERSION-B (N bytes) → sha256:CHATTY (N bytes)
     plan: 0 to add, 1 to change, 0 to remove
+    warning: `app` goes back to the bytes of its `source`: others were put there by `realm push` or `realm rollback`; to keep them, have `source` lead to them
     signed, not submitted: `realm submit entry`
 
     $ realm submit entry
