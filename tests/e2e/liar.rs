@@ -146,7 +146,7 @@ impl Liar {
     async fn serve(&self, stream: tokio::net::TcpStream) -> std::io::Result<()> {
         let mut stream = self.tls.accept(stream).await?;
         let mut asked = Vec::new();
-        let mut buffer = [0; 16 * 1024];
+        let mut buffer = vec![0; 16 * 1024];
         let (head, body) = loop {
             let count = stream.read(&mut buffer).await?;
             if count == 0 {
@@ -155,13 +155,13 @@ impl Liar {
             asked.extend_from_slice(&buffer[..count]);
             let text = String::from_utf8_lossy(&asked);
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                let lengths = head.lines().filter_map(|line| {
+                let mut lengths = head.lines().filter_map(|line| {
                     line.to_ascii_lowercase()
                         .strip_prefix("content-length: ")?
                         .parse::<usize>()
                         .ok()
                 });
-                if body.len() >= lengths.last().unwrap_or(0) {
+                if body.len() >= lengths.next().unwrap_or(0) {
                     break (head.to_owned(), body.to_owned());
                 }
             }

@@ -78,7 +78,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("age-core", &["realm-node"]),
     ("bech32", &["realm-node"]),
     ("toml_edit", &["realm"]),
-    ("hyper", &["realm-backends", "realm-edge", "realm-host", "realm-node"]),
+    (
+        "hyper",
+        &["realm-backends", "realm-edge", "realm-host", "realm-node"],
+    ),
     ("anyhow", &["realm", "realm-node"]),
 ];
 
