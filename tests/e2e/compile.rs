@@ -7,7 +7,7 @@ use std::process::Command;
 use realm_model::digest::Digest;
 use realm_test_guests::{FILES, HELLO};
 
-use crate::support::{Realm, Running, eventually, get, signal};
+use crate::support::{Realm, Running, eventually, get, said, signal};
 
 /// The priority that a compiler runs at.
 const NICENESS: &str = "10";
@@ -48,7 +48,9 @@ async fn a_compilation_is_shown_and_happens_once() {
     // The largest guest: it compiles long enough to be looked at.
     realm.app(FILES, "");
     let agent = realm.agent();
-    realm.run(&["apply", "--yes", "--no-wait"]).ok();
+    // On a busy machine it may be compiled before the verb has ended.
+    let apply = realm.command(&["apply", "--yes", "--no-wait"]);
+    let applying = std::thread::spawn(move || said(apply));
     // At low priority, from before it does anything; held still, it can be looked at.
     let child = loop {
         assert_eq!(compiled(&realm).len(), 0, "compiled before it was seen");
@@ -58,6 +60,7 @@ async fn a_compilation_is_shown_and_happens_once() {
         }
     };
     signal(child.parse().unwrap(), "STOP");
+    applying.join().unwrap().ok();
     let told = eventually("it says for how long", async || {
         let waiting = realm.component("app").await.waiting_on;
         let told = waiting.into_iter().find(|one| one.code == "compiling")?;

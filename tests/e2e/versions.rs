@@ -36,14 +36,21 @@ fn a_or_b(status: u16, body: &str) -> bool {
     status == 200 && (body == "version a\n" || body == "version b\n")
 }
 
-/// Clients that ask each node all the time.
-async fn loads(realms: &Realms) -> Vec<Load> {
-    let mut loads = Vec::new();
+/// Waits until every node has heard of who answers.
+async fn all_answer(realms: &Realms) {
     for node in realms.running() {
         eventually("the node answers", async || {
             (node.get("/app/").await.0 == 200).then_some(())
         })
         .await;
+    }
+}
+
+/// Clients that ask each node all the time.
+async fn loads(realms: &Realms) -> Vec<Load> {
+    all_answer(realms).await;
+    let mut loads = Vec::new();
+    for node in realms.running() {
         let load = Load::start(node.agent().url("/app/"), 4, a_or_b);
         load.more(100).await;
         loads.push(load);
@@ -74,6 +81,7 @@ async fn of_b(realms: &Realms, of_each: usize) -> usize {
 
 /// Waits until every node answers with one version alone.
 async fn answers(realms: &Realms, version: &str) {
+    all_answer(realms).await;
     let of_each = if version == "b" { 20 } else { 0 };
     let expected = of_each * realms.running().count();
     eventually("one version answers everywhere", async || {

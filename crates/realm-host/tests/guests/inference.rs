@@ -18,6 +18,7 @@ use crate::harness::{Guest, Loaded, guest};
 struct Aloud;
 
 impl Watch for Aloud {
+    #[expect(clippy::print_stderr, reason = "a failed test shows it")]
     fn down(&self, why: &str) {
         eprintln!("{why}");
     }
