@@ -21,7 +21,10 @@ pub(crate) fn count(component: &ComponentView) -> (u64, u64) {
 /// The state of the node that answers, if it has one and something is to be said of it; else the others' if they
 /// agree, and otherwise that some of it is missing.
 pub(crate) fn state(component: &ComponentView) -> ComponentState {
-    use ComponentState::{Degraded, Healthy, Idle, Starting, Updating};
+    use ComponentState::{
+        Backoff, Degraded, Done, Draining, Failed, Healthy, Idle, Running, Scheduled, Starting,
+        Updating,
+    };
     let nodes = || component.nodes.values();
     let lacks = |node: &&OnNodeView| node.state.is_none() || node.healthy < node.wanted;
     let is_coming = |node: &OnNodeView| matches!(node.state, Some(Starting | Updating));
@@ -37,7 +40,8 @@ pub(crate) fn state(component: &ComponentView) -> ComponentState {
                 (_, _) => Degraded,
             }
         }
-        state => state,
+        state @ (Starting | Healthy | Updating | Degraded | Draining | Backoff | Failed
+        | Running | Scheduled | Done) => state,
     }
 }
 

@@ -59,7 +59,11 @@ pub(crate) const CASES: &[Case] = &[
         has_peers: false,
         ..case("nodes", nodes::nodes)
     },
-    case("hop", nodes::hop),
+    // It needs nginx and HAProxy, and starts them itself.
+    Case {
+        has_peers: false,
+        ..case("hop", nodes::hop)
+    },
     Case {
         has_peers: false,
         ..case("moves", nodes::moves)
