@@ -287,7 +287,8 @@ impl Around {
                 settled.insert(aim.entry);
             }
             let settled = memory.settled.get(component);
-            if settled.is_some_and(|settled| settled.contains(&aim.entry))
+            if self.begins_nothing(desired, component, own)
+                || settled.is_some_and(|settled| settled.contains(&aim.entry))
                 || !is_tried(&aim, &states, observed)
                 || !self.is_rolling(component, &aim, &states, is_proven)
             {
@@ -314,6 +315,14 @@ impl Around {
             all.extend(failed);
         }
         self.memory = memory;
+    }
+
+    /// Whether nothing of a component may begin here any more: its place is another node's, or the node is
+    /// drained. Such a one tries nothing, although the bytes came before. (Who has a singleton goes by
+    /// leases.)
+    fn begins_nothing(&self, desired: &Desired, component: &ComponentName, own: &NodeName) -> bool {
+        let mut open = self.placement.seats(component).flatten();
+        !desired.is_singleton(component) && !open.any(|(holder, _)| holder == own)
     }
 
     /// Whether a rollout is under way, and not just a replica down that was healthy: some place still has

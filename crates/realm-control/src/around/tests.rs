@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use realm_model::name::NodeName;
-use realm_model::observed::{Millis, Observed, ReplicaId, ReplicaState};
+use realm_model::observed::{Artifact, ArtifactState, Millis, Observed, ReplicaId, ReplicaState};
 use realm_model::record::{ComponentSummary, NodeBody, SeatSummary};
 
 use super::{Around, Told};
@@ -277,6 +277,32 @@ fn a_node_gives_up_only_what_is_rolled_out() {
     assert_eq!(fails("revert", true), [2]);
     assert_eq!(fails("halt", false), [2]);
     assert_eq!(fails("halt", true), [2]);
+}
+
+/// A node that lost its place, as one that is drained, when it had the bytes of a version goes no further with
+/// them: that is no version which does not get healthy.
+#[test]
+fn who_has_no_place_tries_nothing() {
+    let fails = |has_place: bool| {
+        let mut scene = Scene::new("revert");
+        let pin = scene.realms[1].ledger.desired().pin(&component_name("app"));
+        let artifact = Artifact {
+            digest: pin.expect("it is wanted").digest,
+            fuel: false,
+        };
+        let artifacts = &mut scene.observed.artifacts;
+        artifacts.insert(artifact, ArtifactState::Fetched);
+        scene.runs(0, HEALTHY);
+        scene.says("b", Some(0), &[]);
+        if !has_place {
+            scene.gone.insert(node_name("a"));
+        }
+        assert_eq!(scene.failed(2), Vec::<usize>::new());
+        scene.now = scene.now.plus(DEADLINE_MS);
+        scene.failed(2)
+    };
+    assert_eq!(fails(true), [1]);
+    assert_eq!(fails(false), Vec::<usize>::new());
 }
 
 /// What served when a node was reached last may be gone with it: a record from then says nothing of now.
