@@ -25,8 +25,10 @@ pub(crate) const HINT_BYTES_MAX: usize = 60 * 1024;
 const WIRE_BYTES_MAX: usize = 64 * 1024;
 /// Messages that wait for a slow neighbour; more are dropped for it. 128 hints of 2 KiB are 256 KiB.
 const SENDING_MAX: usize = 128;
-/// How long a message is recognised as a repetition: longer than any copy can still travel.
-const REPEATED_TIME: Duration = Duration::from_secs(300);
+/// How long a message is recognised as a repetition: longer than a copy travels, and each that goes round is
+/// remembered for so long, with a few hundred bytes. What comes later is older than what is known, and goes no
+/// further.
+const REPEATED_TIME: Duration = Duration::from_secs(60);
 /// Below this score nothing of a peer is heard: four wrong hints in a row, or a flood of broken rules.
 const GRAYLIST_SCORE: f64 = -80.0;
 /// A member's own score, so that one slip costs nothing.

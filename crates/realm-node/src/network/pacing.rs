@@ -15,7 +15,7 @@ const CHANGED_EACH_MS: u64 = 20;
 /// However large the realm is.
 const CHANGED_MS_MAX: u64 = 5_000;
 /// For each node of a realm that is no full mesh, between two records of one node that differ only in
-/// the entries that it has: every entry changes those of all nodes, and concerns few of them.
+/// the entries that it has, about: every entry changes those of all nodes, and concerns few of them.
 const HEADS_EACH_MS: u64 = 60;
 /// However large it is.
 const HEADS_MS_MAX: u64 = 30_000;
@@ -44,7 +44,9 @@ pub(super) struct Pacing {
     /// Since when there may be something to say, and how long that may wait.
     changed_at: Option<Millis>,
     lag_ms: u64,
-    /// When a record that would tell of entries alone is due.
+    /// How soon after it one may follow that tells of entries alone.
+    heads_ms: u64,
+    /// When such a record is due.
     heads_at: Option<Millis>,
 }
 
@@ -55,6 +57,7 @@ impl Pacing {
             looked_at: now,
             changed_at: Some(now),
             lag_ms: 0,
+            heads_ms: 0,
             heads_at: None,
         }
     }
@@ -108,11 +111,14 @@ impl Pacing {
                 }
                 tells = Tells::Figures;
             }
-            if since < heads_ms(members) && same_but_heads(&news, said) {
-                self.heads_at = Some(at.plus(heads_ms(members)));
+            if since < self.heads_ms && same_but_heads(&news, said) {
+                self.heads_at = Some(at.plus(self.heads_ms));
                 return None;
             }
         }
+        // Each node by a time of its own: else all that spoke of one entry speak at one moment again.
+        let heads_ms = heads_ms(members);
+        self.heads_ms = heads_ms / 2 + random % (heads_ms + 1);
         self.said = Some((news, now));
         Some(tells)
     }
@@ -244,7 +250,9 @@ mod tests {
         // What is of substance waits for its turn, entries alone longer.
         check(100, (1_000, 0), (1, "b"), 1_000);
         check(100, (1_000, 0), (2, "b"), 1_000);
-        check(100, (1_000, 0), (2, "a"), 5_000);
+        check(100, (1_000, 0), (2, "a"), 2_000);
+        check(100, (1_000, 3_000), (2, "a"), 5_000);
+        check(100, (1_000, 6_000), (2, "a"), 8_000);
         check(100, (1_000, 0), (1, "a"), 59_000);
         // And each node lags by its own time.
         check(100, (10_000, 700), (1, "b"), 700);
