@@ -137,6 +137,8 @@ fn measure(tools: &Tools<'_>, plan: &Plan, count: usize) -> Result<Found> {
         .collect::<Result<_>>()?;
     let (first_ms, each_ms, last_ms) = acceptance(&crowd, &sent)?;
     eprintln!("  accepted everywhere after {:?} ms", last_ms.cells());
+    // All have said what they have: what follows measures a death, and not that.
+    until_whole(&mut crowd, &[], WHOLE_TIME_MAX)?;
     let (death_s, return_s) = death_and_return(&mut crowd)?;
     let (caught_up_s, healed_s) = standstill(&mut crowd, &mut state, plan.stopped)?;
     Ok(Found {

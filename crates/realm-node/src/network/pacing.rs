@@ -15,8 +15,11 @@ const CHANGED_EACH_MS: u64 = 20;
 /// However large the realm is.
 const CHANGED_MS_MAX: u64 = 5_000;
 /// For each node of a realm that is no full mesh, between two records of one node that differ only in
-/// the entries that it has, about: every entry changes those of all nodes, and concerns few of them.
+/// the entries that it has, about: every entry changes those of all nodes.
 const HEADS_EACH_MS: u64 = 60;
+/// The same of a node that runs nothing: nobody waits for its word, and most nodes are such to most
+/// entries.
+const HEADS_IDLE_EACH_MS: u64 = 150;
 /// However large it is.
 const HEADS_MS_MAX: u64 = 30_000;
 /// After this time figures that move all the time are told anew, in a realm of up to 25 nodes.
@@ -99,7 +102,7 @@ impl Pacing {
     ) -> Option<Tells> {
         self.changed_at = None;
         self.looked_at = now;
-        self.heads_at = None;
+        let heads_at = self.heads_at.take();
         self.lag_ms = random % (lag_ms_max(members) + 1);
         let news = steady(body);
         let mut tells = Tells::News;
@@ -111,13 +114,22 @@ impl Pacing {
                 }
                 tells = Tells::Figures;
             }
-            if since < self.heads_ms && same_but_heads(&news, said) {
-                self.heads_at = Some(at.plus(self.heads_ms));
-                return None;
+            if same_but_heads(&news, said) {
+                // After a silence each node by a lag of its own as well.
+                let lag_ms = match is_idle(body) {
+                    true => random % (heads_ms(members, body) / 2 + 1),
+                    false => 0,
+                };
+                let earliest = at.plus(self.heads_ms).max(now.plus(lag_ms));
+                let due = heads_at.unwrap_or(earliest);
+                if now < due {
+                    self.heads_at = Some(due);
+                    return None;
+                }
             }
         }
         // Each node by a time of its own: else all that spoke of one entry speak at one moment again.
-        let heads_ms = heads_ms(members);
+        let heads_ms = heads_ms(members, body);
         self.heads_ms = heads_ms / 2 + random % (heads_ms + 1);
         self.said = Some((news, now));
         Some(tells)
@@ -138,12 +150,21 @@ fn lag_ms_max(members: usize) -> u64 {
     }
 }
 
-/// How soon after a record another one may follow that tells of entries alone.
-fn heads_ms(members: usize) -> u64 {
+/// How soon after a record another one may follow that tells of entries alone, about.
+fn heads_ms(members: usize, body: &NodeBody) -> u64 {
+    let each_ms = match is_idle(body) {
+        true => HEADS_IDLE_EACH_MS,
+        false => HEADS_EACH_MS,
+    };
     match members {
         0..=FULL_MESH_MAX => 0,
-        _ => each(members, HEADS_EACH_MS).min(HEADS_MS_MAX),
+        _ => each(members, each_ms).min(HEADS_MS_MAX),
     }
+}
+
+/// Whether nothing of what is wanted concerns this node.
+fn is_idle(body: &NodeBody) -> bool {
+    body.components.is_empty()
 }
 
 /// How often figures are told in a realm of so many nodes.
@@ -175,22 +196,24 @@ fn steady(body: &NodeBody) -> NodeBody {
 #[cfg(test)]
 mod tests {
     use realm_model::entry::{ChainId, Head};
-    use realm_model::record::ChainHead;
+    use realm_model::record::{ChainHead, ComponentSummary};
 
     use super::*;
 
     #[test]
     fn a_node_of_a_large_realm_speaks_less_often() {
-        let check = |members: usize, changed: u64, heads: u64, figures: u64| {
+        let (idle, runs) = (body(1, "a", 1), running(body(1, "a", 1)));
+        let check = |members: usize, changed: u64, heads: [u64; 2], figures: u64| {
             assert_eq!(changed_ms(members), changed, "{members} nodes");
-            assert_eq!(heads_ms(members), heads, "{members} nodes");
+            let both = [heads_ms(members, &runs), heads_ms(members, &idle)];
+            assert_eq!(both, heads, "{members} nodes");
             assert_eq!(figures_ms(members), figures, "{members} nodes");
         };
-        check(0, 300, 0, 15_000);
-        check(15, 300, 0, 15_000);
-        check(25, 500, 1_500, 15_000);
-        check(100, 2_000, 6_000, 60_000);
-        check(1_000, 5_000, 30_000, 300_000);
+        check(0, 300, [0, 0], 15_000);
+        check(15, 300, [0, 0], 15_000);
+        check(25, 500, [1_500, 3_750], 15_000);
+        check(100, 2_000, [6_000, 15_000], 60_000);
+        check(1_000, 5_000, [30_000, 30_000], 300_000);
     }
 
     fn body(heads: u64, tag: &str, load: u64) -> NodeBody {
@@ -204,22 +227,45 @@ mod tests {
         body
     }
 
+    /// The same of a node that something runs on.
+    fn running(mut body: NodeBody) -> NodeBody {
+        body.components = vec![ComponentSummary {
+            name: "app".to_owned(),
+            namespace: "default".to_owned(),
+            wanted: 1,
+            healthy: 1,
+            state: "healthy".to_owned(),
+            code: String::new(),
+            reason: String::new(),
+            digest: None,
+            serving: None,
+            seats: None,
+            failed: None,
+        }];
+        body
+    }
+
+    fn check(members: usize, said: (u64, u64), news: (u64, &str), expected_ms: u64) {
+        check_of(members, said, news, expected_ms, |body| body);
+    }
+
     /// A record was signed `ago_ms` before something changes twice. When is the next one signed?
-    fn check(
+    fn check_of(
         members: usize,
         (ago_ms, random): (u64, u64),
         (heads, tag): (u64, &str),
         expected_ms: u64,
+        of: impl Fn(NodeBody) -> NodeBody,
     ) {
         let said = Millis(1_000);
         let changed = said.plus(ago_ms);
         let mut pacing = Pacing::new(Millis(0));
         assert_eq!(pacing.due(members), Millis(0));
-        let first = pacing.look(&body(1, "a", 1), members, random, said);
+        let first = pacing.look(&of(body(1, "a", 1)), members, random, said);
         assert_eq!(first, Some(Tells::News));
         pacing.changed(changed);
         pacing.changed(changed.plus(10));
-        let news = body(heads, tag, 2);
+        let news = of(body(heads, tag, 2));
         let mut now = changed;
         loop {
             now = now.max(pacing.due(members));
@@ -250,14 +296,19 @@ mod tests {
         // What is of substance waits for its turn, entries alone longer.
         check(100, (1_000, 0), (1, "b"), 1_000);
         check(100, (1_000, 0), (2, "b"), 1_000);
-        check(100, (1_000, 0), (2, "a"), 2_000);
-        check(100, (1_000, 3_000), (2, "a"), 5_000);
-        check(100, (1_000, 6_000), (2, "a"), 8_000);
         check(100, (1_000, 0), (1, "a"), 59_000);
+        check_of(100, (1_000, 0), (2, "a"), 2_000, running);
+        check_of(100, (1_000, 3_000), (2, "a"), 5_000, running);
+        check_of(100, (1_000, 6_000), (2, "a"), 8_000, running);
+        // Most of all where nothing runs.
+        check(100, (1_000, 0), (2, "a"), 6_500);
+        check(100, (1_000, 15_000), (2, "a"), 21_500);
         // And each node lags by its own time.
         check(100, (10_000, 700), (1, "b"), 700);
-        check(100, (10_000, 700), (2, "a"), 700);
-        check(100, (10_000, 1_001), (2, "a"), 0);
+        check_of(100, (10_000, 700), (2, "a"), 700, running);
+        check_of(100, (10_000, 1_001), (2, "a"), 0, running);
+        check(100, (10_000, 700), (2, "a"), 1_400);
+        check(100, (30_000, 7_500), (2, "a"), 7_993);
     }
 
     #[test]
