@@ -2,7 +2,7 @@
 //!
 //! Before a node has joined a realm there are streams (for joining) and pings alone.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use libp2p::core::Endpoint;
@@ -17,6 +17,7 @@ use libp2p::{
 
 use crate::class::{Class, Classes, Names};
 use crate::codec::Codec;
+use crate::config::{Rate, RelayLimits};
 use crate::door::Door;
 use crate::gate::Gated;
 use crate::hints::{self, Hints};
@@ -48,15 +49,6 @@ const NAT_FIRST_LOOK: Duration = Duration::from_secs(5);
 /// When they are asked again while the answer is not certain: an answer is lost with its connection,
 /// and a small realm has but one node that can give one.
 const NAT_LOOK_AGAIN: Duration = Duration::from_secs(15);
-
-/// Limits of this node as a relay. Unlike the defaults of libp2p (128 KiB, 2 minutes), which are for
-/// punching holes alone, members that cannot be reached otherwise live on it.
-const RELAY_RESERVATIONS_MAX: usize = 128;
-const RELAY_CIRCUITS_MAX: usize = 256;
-const RELAY_CIRCUITS_PER_PEER_MAX: usize = 64;
-/// A circuit ends after that, and is made anew.
-const RELAY_CIRCUIT_TIME_MAX: Duration = Duration::from_secs(12 * 3600);
-const RELAY_CIRCUIT_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
 
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
@@ -138,7 +130,7 @@ pub(crate) fn behaviour(
             members,
         ),
         relay: Gated::new(
-            node(config.relay).then(|| relay::Behaviour::new(me, relay_limits())),
+            node(config.relay).then(|| relay::Behaviour::new(me, relay_limits(&limits.relay))),
             gated.clone(),
             members,
         ),
@@ -229,13 +221,31 @@ fn look_outside() -> autonat::v1::Config {
     }
 }
 
-fn relay_limits() -> relay::Config {
+fn relay_limits(limits: &RelayLimits) -> relay::Config {
+    let (member, source) = (limits.asked_per_member_rate, limits.asked_per_source_rate);
     relay::Config {
-        max_reservations: RELAY_RESERVATIONS_MAX,
-        max_circuits: RELAY_CIRCUITS_MAX,
-        max_circuits_per_peer: RELAY_CIRCUITS_PER_PEER_MAX,
-        max_circuit_duration: RELAY_CIRCUIT_TIME_MAX,
-        max_circuit_bytes: RELAY_CIRCUIT_BYTES_MAX,
+        max_reservations: limits.reservations_max,
+        max_circuits: limits.circuits_max,
+        // libp2p takes one more than it is told.
+        max_circuits_per_peer: limits.circuits_per_member_max.saturating_sub(1),
+        max_circuit_duration: limits.circuit_time_max,
+        max_circuit_bytes: limits.circuit_bytes_max,
+        reservation_rate_limiters: Vec::new(),
+        circuit_src_rate_limiters: Vec::new(),
         ..relay::Config::default()
     }
+    .reservation_rate_per_peer(burst(member), every(member))
+    .reservation_rate_per_ip(burst(source), every(source))
+    .circuit_src_per_peer(burst(member), every(member))
+    .circuit_src_per_ip(burst(source), every(source))
+}
+
+/// What a rate gives at once.
+fn burst(rate: Rate) -> NonZeroU32 {
+    NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN)
+}
+
+/// How long a rate takes to give one more.
+fn every(rate: Rate) -> Duration {
+    Duration::from_secs(1) / rate.per_second.max(1)
 }

@@ -112,6 +112,29 @@ pub struct Limits {
     pub neighbours: usize,
     /// Largest realm in which everybody holds a connection to everybody.
     pub full_mesh_max: usize,
+    /// What this node does for others as a relay.
+    pub relay: RelayLimits,
+}
+
+/// Limits of a node as a relay. Unlike the defaults of libp2p (128 KiB, 2 minutes, 60 circuits of one
+/// address and then one in a minute), which are for punching holes alone, members that cannot be reached
+/// otherwise live on it.
+#[derive(Debug, Clone)]
+pub struct RelayLimits {
+    /// Members that have a place here, under which others reach them.
+    pub reservations_max: usize,
+    /// Circuits at once.
+    pub circuits_max: usize,
+    /// Circuits at once from and to one member.
+    pub circuits_per_member_max: usize,
+    /// A circuit ends after that, and is made anew.
+    pub circuit_time_max: Duration,
+    /// Bytes that a circuit carries, both ways together.
+    pub circuit_bytes_max: u64,
+    /// Places, and circuits, that one member asks for.
+    pub asked_per_member_rate: Rate,
+    /// The same of one address: behind it may be a rack of a hundred, each of which wants to reach ten.
+    pub asked_per_source_rate: Rate,
 }
 
 /// Largest realm in which everybody holds a connection to everybody, unless a test says otherwise.
@@ -160,6 +183,27 @@ impl Default for Limits {
             memory_share_max: 0.95,
             neighbours: 10,
             full_mesh_max: FULL_MESH_MAX,
+            relay: RelayLimits::default(),
+        }
+    }
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        Self {
+            reservations_max: 128,
+            circuits_max: 256,
+            circuits_per_member_max: 64,
+            circuit_time_max: Duration::from_secs(12 * 3600),
+            circuit_bytes_max: 64 * 1024 * 1024 * 1024,
+            asked_per_member_rate: Rate {
+                per_second: 1,
+                burst: 64,
+            },
+            asked_per_source_rate: Rate {
+                per_second: 20,
+                burst: 1_000,
+            },
         }
     }
 }

@@ -40,7 +40,7 @@ mod transport;
 mod wire;
 
 pub use class::{Admission, Class, Protocol, Topic};
-pub use config::{Config, FULL_MESH_MAX, Limits, Nat, Rate};
+pub use config::{Config, FULL_MESH_MAX, Limits, Nat, Rate, RelayLimits};
 pub use error::{Error, Refusal};
 pub use event::{DownReason, Event, Figures, Hint, HintId, How, PeerView, Reply, Verdict};
 pub use handle::{Handle, Transport};
