@@ -7,7 +7,7 @@ use realm_model::key::SecretKey;
 use realm_node::Client;
 
 use crate::failure::{Failure, exit};
-use crate::sign::not_an_owner;
+use crate::sign::{check_threshold, not_an_owner};
 use crate::time::now_unix_ms;
 
 /// Signs `body` as the next entry of the authority chain and submits it; returns what was answered
@@ -52,7 +52,7 @@ pub(crate) async fn submit_at(
 pub(crate) fn check_may(heads: &Heads, key: &SecretKey, body: &Body) -> Result<(), Failure> {
     let public = key.public();
     if heads.owners.contains(&public) {
-        return check_threshold(heads);
+        return check_threshold(heads.threshold, heads.owners.len());
     }
     let approves = matches!(body, Body::ApproveNode(_) | Body::ApproveUntil(_));
     match heads
@@ -74,21 +74,6 @@ pub(crate) fn check_may(heads: &Heads, key: &SecretKey, body: &Body) -> Result<(
         None if matches!(body, Body::Resolve(_)) && heads.recovery.contains(&public) => Ok(()),
         None => Err(not_an_owner(heads.realm, key)),
     }
-}
-
-/// One key signs here.
-fn check_threshold(heads: &Heads) -> Result<(), Failure> {
-    if heads.threshold <= 1 {
-        return Ok(());
-    }
-    let message = format!(
-        "{} of {} owners must sign, and there is one key here",
-        heads.threshold,
-        heads.owners.len()
-    );
-    Err(Failure::new("threshold", message)
-        .hint("this version of the command line signs with one owner's key")
-        .exit(exit::REFUSED))
 }
 
 /// Where a namespace stands: what is signed with an older authority head beyond it is abandoned.

@@ -125,15 +125,7 @@ pub(crate) async fn wait(
             return Ok(status);
         }
         if start.elapsed() >= timeout {
-            let waiting: Vec<_> = status
-                .components
-                .iter()
-                .filter(|component| !matches!(progress(component), Progress::Done))
-                .cloned()
-                .collect();
-            let failure = not_running(&waiting, "not ready in time")
-                .hint("the agents go on trying: watch `realm status --watch`");
-            return Err(others.add_underway(failure));
+            return Err(out_of_time(&status, &others));
         }
         tokio::time::sleep(pause).await;
     }
@@ -283,27 +275,84 @@ fn failed(status: &StatusView) -> Vec<ComponentView> {
     status.components.iter().filter(failed).cloned().collect()
 }
 
+/// What the end of the time finds: of a component that failed for good nobody waits for more, whatever else
+/// is on its way.
+fn out_of_time(status: &StatusView, others: &Others) -> Failure {
+    let failed = failed(status);
+    let is_late = |component: &&ComponentView| matches!(progress(component), Progress::Underway);
+    let late: Vec<_> = status.components.iter().filter(is_late).cloned().collect();
+    let is_final = !failed.is_empty() || !others.failed.is_empty();
+    let what = match (failed.is_empty(), late.is_empty()) {
+        (false, false) => format!(
+            "{} failed; {} not ready in time",
+            named(&failed),
+            named(&late)
+        ),
+        (false, true) => format!("{} failed", named(&failed)),
+        (true, false) => format!("{} not ready in time", named(&late)),
+        (true, true) if is_final => {
+            "on other nodes components failed or are not ready in time".to_owned()
+        }
+        (true, true) => "on other nodes components are not ready in time".to_owned(),
+    };
+    let goes_on = match is_final {
+        true => "the agents go on trying what has not failed: `realm status --watch`",
+        false => "the agents go on trying: watch `realm status --watch`",
+    };
+    // What failed is told first, and of it what to do.
+    let all = [failed, late].concat();
+    let advised = advice(&all, &others.failed).or_else(|| advice(&all, &others.underway));
+    let hint = match advised {
+        Some(advised) => format!("{advised}; {goes_on}"),
+        None if is_final => format!("{}; {goes_on}", what_to_do(&all)),
+        None => goes_on.to_owned(),
+    };
+    others
+        .add_underway(others.add_failed(because(what, &all)))
+        .hint(hint)
+}
+
 fn not_running(components: &[ComponentView], what: &str) -> Failure {
     if components.is_empty() {
         return Failure::new("not-running", format!("on other nodes components are {what}"))
             .hint("`realm status` says what each node waits on; `realm --node NODE logs COMPONENT` shows what it wrote there");
     }
+    because(format!("{} {what}", named(components)), components).hint(what_to_do(components))
+}
+
+/// `not-running`, with what the first of these wait on.
+fn because(message: String, components: &[ComponentView]) -> Failure {
+    let waiting = components.iter().take(NAMED_MAX).flat_map(|component| {
+        let waiting = component.waiting_on.iter();
+        waiting.map(|waiting| format!("{}: {}", component.name, waiting.message))
+    });
+    waiting.fold(Failure::new("not-running", message), Failure::cause)
+}
+
+/// The names of components, as an error has room for them.
+fn named(components: &[ComponentView]) -> String {
     let (named, more) = components.split_at(components.len().min(NAMED_MAX));
     let names: Vec<String> = named
         .iter()
         .map(|component| format!("`{}`", component.name))
         .collect();
-    let mut names = names.join(", ");
-    if !more.is_empty() {
-        names.push_str(&format!(" and {} more", more.len()));
+    match more.len() {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
     }
-    let mut failure = Failure::new("not-running", format!("{names} {what}"));
-    for component in named {
-        for waiting in &component.waiting_on {
-            failure = failure.cause(format!("{}: {}", component.name, waiting.message));
-        }
-    }
-    failure.hint(what_to_do(named))
+}
+
+/// What the first reason says that to do about it: of these components here, or in these lines about others.
+fn advice(components: &[ComponentView], lines: &[String]) -> Option<String> {
+    let here = components.iter().find_map(|component| {
+        let mut reasons = component.waiting_on.iter();
+        let advice = reasons.find_map(|waiting| failure_hint(&waiting.message))?;
+        Some(format!("of `{}`: {advice}", component.name))
+    });
+    here.or_else(|| {
+        let mut lines = lines.iter();
+        lines.find_map(|line| failure_hint(line)).map(str::to_owned)
+    })
 }
 
 /// What to do about the first of them about which a reason says that; else where to look.

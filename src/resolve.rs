@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use realm_control::changes::{Change, changes};
+use realm_model::codes;
 use realm_model::diagnostic::{Diagnostic, Severity};
 use realm_model::entry::ManifestBody;
 use realm_model::inspection::{HandlerExports, Inspection, WasmKind};
 use realm_model::lock::{Lock, Pin, version_after};
 use realm_model::manifest::{ComponentSpec, Manifest, Serve, Source, World};
-use realm_model::name::ComponentName;
+use realm_model::name::{ComponentName, NodeName};
 use realm_model::node_config::SourceSettings;
 use realm_store::blobs::BLOB_BYTES_MAX;
 use realm_store::fetch::{FetchError, Origins, resolve};
@@ -53,7 +54,7 @@ impl Proposal {
         standing: &Standing,
         json: bool,
     ) -> Result<Self, Failure> {
-        let (text, manifest) = read_manifest(path, json)?;
+        let (text, manifest) = read_manifest_for(path, json, &standing.nodes)?;
         if let Some(owner) = manifest.owner
             && !standing.owners.contains(&owner)
         {
@@ -168,11 +169,21 @@ fn taken_back(
 
 /// Reads, parses and validates a manifest; reports every problem.
 pub(crate) fn read_manifest(path: &Path, json: bool) -> Result<(String, Manifest), Failure> {
+    read_manifest_for(path, json, &BTreeMap::new())
+}
+
+/// The same for a realm with these nodes and their tags.
+fn read_manifest_for(
+    path: &Path,
+    json: bool,
+    nodes: &BTreeMap<NodeName, Vec<String>>,
+) -> Result<(String, Manifest), Failure> {
     let text = read_text(path).map_err(|failure| match failure.is("no-file") {
         true => failure.hint("go to the folder of your manifest, or name the file (`realm plan FILE`); README.md, \"A realm of your own\", has a first one"),
         false => failure,
     })?;
-    let (manifest, problems) = realm_model::manifest::parse(&text);
+    let (manifest, mut problems) = realm_model::manifest::parse(&text);
+    problems.retain(|problem| !is_known(problem, &text, nodes));
     let errors = problems
         .iter()
         .any(|problem| problem.severity == Severity::Error);
@@ -191,6 +202,18 @@ pub(crate) fn read_manifest(path: &Path, json: bool) -> Result<(String, Manifest
             format!("`{}` has {}", path.display(), diagnostics::count(&problems)),
         )
         .hint("docs/manifest.md describes every key; `realm schema` is for your editor")),
+    }
+}
+
+/// Whether a warning is about a node, or a tag, that `[nodes]` does not have and the realm does: nothing waits
+/// for one there.
+fn is_known(problem: &Diagnostic, text: &str, nodes: &BTreeMap<NodeName, Vec<String>>) -> bool {
+    let key = text.get(problem.span.clone()).unwrap_or_default();
+    let key = key.trim_matches(['"', '\'']);
+    match (problem.code, key.strip_prefix("tag:")) {
+        (codes::UNLISTED_NODE, _) => nodes.keys().any(|name| name.as_str() == key),
+        (codes::UNLISTED_TAG, Some(tag)) => nodes.values().flatten().any(|one| one == tag),
+        (_, _) => false,
     }
 }
 

@@ -1,13 +1,13 @@
 //! Makes and submits signed entries of a namespace: the owners' own, or a delegate's. The key that signs
 //! is here and nowhere else. Not the authority chain, which `authority` serves.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use realm_model::api::{Accepted, Heads};
 use realm_model::entry::{Body, ChainId, Head, NamespaceName, Payload, RealmId};
 use realm_model::key::{PublicKey, SecretKey};
 use realm_model::manifest::Manifest;
-use realm_model::name::ComponentName;
+use realm_model::name::{ComponentName, NodeName};
 use realm_model::signature_file::SignatureFile;
 
 use crate::failure::{Failure, exit};
@@ -28,12 +28,16 @@ pub(crate) struct Standing {
     pub(crate) owners: Vec<PublicKey>,
     /// Who signs here: the delegate, or one of the owners.
     pub(crate) signers: Vec<PublicKey>,
+    /// How many of them must sign.
+    threshold: u32,
     authority: Head,
     /// The last entry of its chain.
     pub(crate) head: Head,
     pub(crate) version: u64,
     pub(crate) manifest: Option<String>,
     pub(crate) lock: Option<String>,
+    /// The nodes of the realm, with their tags.
+    pub(crate) nodes: BTreeMap<NodeName, Vec<String>>,
     /// Components that run with other settings than the manifest says.
     pub(crate) rolled_back: Vec<ComponentName>,
     /// Components whose bytes were pushed, or rolled back to, since the manifest was applied.
@@ -62,9 +66,9 @@ impl Standing {
             .delegates
             .iter()
             .find(|one| one.namespace == namespace);
-        let signers = match delegate {
-            Some(delegate) => vec![delegate.key],
-            None => heads.owners.clone(),
+        let (signers, threshold) = match delegate {
+            Some(delegate) => (vec![delegate.key], 1),
+            None => (heads.owners.clone(), heads.threshold),
         };
         let (head, version, manifest, lock) = if namespace.is_default() {
             (heads.default, heads.version, heads.manifest, heads.lock)
@@ -83,11 +87,13 @@ impl Standing {
             namespace,
             owners: heads.owners,
             signers,
+            threshold,
             authority: heads.authority,
             head,
             version,
             manifest,
             lock,
+            nodes: heads.nodes,
             rolled_back: heads.rolled_back,
             pushed: heads.pushed,
         })
@@ -106,7 +112,7 @@ impl Standing {
     /// Refuses a key that does not sign here, before anything is signed with it.
     fn check_signer(&self, key: &SecretKey) -> Result<(), Failure> {
         if self.signers.contains(&key.public()) {
-            return Ok(());
+            return check_threshold(self.threshold, self.signers.len());
         }
         if self.namespace.is_default() {
             return Err(not_an_owner(self.realm, key));
@@ -139,6 +145,17 @@ pub(crate) fn sign(standing: &Standing, key: &SecretKey, body: Body) -> Result<S
         entry: payload.with_signatures(realm, chain, &[(key.public(), signature)]),
         signature_file: SignatureFile::new(&payload, realm, chain, key.public(), &signature),
     })
+}
+
+/// One key signs here: where more must, nothing is signed and handed in that every node would refuse.
+pub(crate) fn check_threshold(threshold: u32, owners: usize) -> Result<(), Failure> {
+    if threshold <= 1 {
+        return Ok(());
+    }
+    let message = format!("{threshold} of {owners} owners must sign, and there is one key here");
+    Err(Failure::new("threshold", message)
+        .hint("this version signs with one owner's key; `realm submit ENTRY` takes an entry that carries the other signatures as well")
+        .exit(exit::REFUSED))
 }
 
 /// A key that owns nothing here.

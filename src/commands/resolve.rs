@@ -14,7 +14,7 @@ use crate::authority::{submit, submit_at};
 use crate::confirm::confirm;
 use crate::context::Context;
 use crate::failure::{Failure, exit};
-use crate::sign::{Standing, not_an_owner};
+use crate::sign::{Standing, check_threshold, not_an_owner};
 use crate::time::timestamp;
 use crate::{output, resolve};
 
@@ -233,6 +233,7 @@ async fn end(
             if !heads.owners.contains(&key.public()) {
                 return Err(not_an_owner(heads.realm, &key));
             }
+            check_threshold(heads.threshold, heads.owners.len())?;
             let again = repeatable(&body);
             if !again {
                 output::note(

@@ -1,7 +1,7 @@
 //! Both ways to ask for health, and what a bad answer leads to.
 
 use realm_model::view::ComponentState;
-use realm_test_guests::{HEALTH_FLAKY, HEALTH_OK, HEALTH_PATH, HELLO};
+use realm_test_guests::{BAD_IMPORT, HEALTH_FLAKY, HEALTH_OK, HEALTH_PATH, HELLO};
 
 use crate::support::{Realm, eventually, get};
 
@@ -127,4 +127,55 @@ async fn a_replica_that_turns_unhealthy_leaves_the_table_and_comes_back() {
     let refused = refused.await.message;
     assert!(refused.contains("guests.dirs"), "{refused}");
     assert_eq!(get(&agent.url("/")).await.0, 503);
+}
+
+/// When the time is over, what failed for good is not waited for: it is named apart, with what to do.
+#[test]
+fn what_failed_for_good_is_told_apart_from_what_is_late() {
+    let realm = Realm::new();
+    realm.guest(BAD_IMPORT, "bad.wasm");
+    realm.guest(HEALTH_FLAKY, "late.wasm");
+    let _agent = realm.agent();
+    let late = "[components.late]\nsource = \"file:late.wasm\"\nhealth = \"export\"\n\
+        env = { HEALTH = \"trap\" }\n";
+    let bad = "[components.bad]\nsource = \"file:bad.wasm\"\n";
+    let route = |name: &str| format!("{{ path = \"/{name}/...\", component = \"{name}\" }}");
+    let apply = |components: &str, routes: &[String]| {
+        let routes = routes.join(", ");
+        realm.write(
+            "realm.toml",
+            &format!("{components}[routing]\n\"*\" = [{routes}]\n"),
+        );
+        let said = realm.run(&["apply", "--yes", "--timeout", "5s"]);
+        said.fails(1, "not-running").stderr
+    };
+    let both = apply(&format!("{bad}{late}"), &[route("bad"), route("late")]);
+    let hint = |said: &str| {
+        let mut lines = said.lines();
+        let hint = lines.find(|line| line.starts_with("hint: "));
+        hint.unwrap_or_else(|| panic!("{said}")).to_owned()
+    };
+    assert!(
+        both.contains("`bad` failed; `late` not ready in time"),
+        "{both}"
+    );
+    assert!(
+        both.contains("because: bad: ") && both.contains("because: late: "),
+        "{both}"
+    );
+    let told = hint(&both);
+    assert!(told.contains("of `bad`: `realm inspect FILE`"), "{told}");
+    assert!(
+        told.contains("the agents go on trying what has not failed"),
+        "{told}"
+    );
+    // What is late alone is tried on.
+    let alone = apply(late, &[route("late")]);
+    assert!(alone.contains("`late` not ready in time"), "{alone}");
+    let told = hint(&alone);
+    assert!(told.contains("the agents go on trying: watch"), "{told}");
+    // And what failed alone is not.
+    let failed = apply(bad, &[route("bad")]);
+    assert!(failed.contains("`bad` failed"), "{failed}");
+    assert!(!hint(&failed).contains("go on trying"), "{failed}");
 }

@@ -87,6 +87,7 @@ mod neighbourhood;
 mod neighbours;
 mod origins;
 mod outages;
+mod owners;
 mod panics;
 mod partition;
 mod passwords;

@@ -80,6 +80,9 @@ pub struct Heads {
     /// Who signs for a namespace in place of the owners, or may look.
     #[serde(default)]
     pub delegates: Vec<DelegateView>,
+    /// The nodes that the owners approved, with the tags that count of each.
+    #[serde(default)]
+    pub nodes: BTreeMap<NodeName, Vec<String>>,
     /// Chains that stand still, because they have two histories.
     #[serde(default)]
     pub forks: Vec<ForkHeads>,

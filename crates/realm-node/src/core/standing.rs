@@ -191,6 +191,11 @@ pub(crate) fn heads(
             .values()
             .map(DelegateView::from)
             .collect(),
+        nodes: authority
+            .nodes
+            .iter()
+            .map(|(name, node)| (name.clone(), node.tags.clone()))
+            .collect(),
         forks: ledger
             .frozen()
             .map(|(chain, frozen)| ForkHeads {
