@@ -13,6 +13,8 @@ need_package ip iproute2
 # Machines behind NAT, and cables that carry one way.
 need_package nft nftables
 need_package systemd-analyze systemd
+# Machines whose clocks are wrong.
+need_package faketime faketime
 # A real registry, and a real server of S3: sources of components are fetched from them, and objects of
 # guests kept in the latter.
 need_package docker-registry docker-registry

@@ -26,6 +26,7 @@ mod builds;
 mod caching;
 mod caps;
 mod cli;
+mod clocks;
 #[path = "../peers/collector.rs"]
 mod collector;
 mod compile;

@@ -60,6 +60,18 @@ impl Realms {
         Self::begin(None, nodes.collect(), "").await
     }
 
+    /// Agents on machines that each have a clock of their own, with more lines in each `node.toml`.
+    pub(crate) async fn on_own_clocks(names: &[&'static str], more: &str) -> Self {
+        let nodes = names.iter().map(|name| {
+            let mut node = Node::new(name, None);
+            node.on_own_clock("+0");
+            node
+        });
+        let realms = Self::begin(None, nodes.collect(), more).await;
+        realms.all_meet().await;
+        realms
+    }
+
     async fn begin(lab: Option<Lab>, nodes: Vec<Node>, more: &str) -> Self {
         let mut realms = Self { nodes, lab };
         let first = &mut realms.nodes[0];
@@ -187,6 +199,33 @@ impl Node {
         self.realm.see_at(disk.path());
         self.enter = disk.enter();
         disk
+    }
+
+    /// Gives this node's machine a clock of its own, as `faketime` spells times (`+1d`, `@1970-01-01 00:00:00`);
+    /// how fast it goes, and what counts from the start of the machine, stays as it is.
+    pub(crate) fn on_own_clock(&mut self, time: &str) {
+        let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
+        let library = format!("/usr/lib/{triplet}/faketime/libfaketimeMT.so.1");
+        assert!(
+            Path::new(&library).is_file(),
+            "`{library}` is missing: `scripts/setup-test.sh` brings it"
+        );
+        self.set_clock(time);
+        let file = self.realm.path("clock");
+        self.enter = vec![
+            "env".to_owned(),
+            format!("LD_PRELOAD={library}"),
+            format!("FAKETIME_TIMESTAMP_FILE={}", file.display()),
+            "FAKETIME_CACHE_DURATION=1".to_owned(),
+            "FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned(),
+        ];
+    }
+
+    /// Sets the clock of a node that has its own: what runs sees that within a second.
+    pub(crate) fn set_clock(&self, time: &str) {
+        // Never half of it: it is read at any moment.
+        self.realm.write("clock.new", &format!("{time}\n"));
+        std::fs::rename(self.realm.path("clock.new"), self.realm.path("clock")).unwrap();
     }
 
     /// A verb of realm in this node's folder, on its machine.

@@ -79,11 +79,15 @@ impl Roll {
     }
 }
 
+const TO_THIS_MACHINE: &str = "[guests]\nprivate_ranges = [\"127.0.0.1\"]\n";
+
 /// Nodes with a service that is a singleton, and who runs it.
 async fn with_service(names: &[&'static str]) -> (Realms, Roll) {
+    serving(Realms::in_lab(None, names, TO_THIS_MACHINE).await).await
+}
+
+async fn serving(realms: Realms) -> (Realms, Roll) {
     let (roll, port) = Roll::call().await;
-    let more = "[guests]\nprivate_ranges = [\"127.0.0.1\"]\n";
-    let realms = Realms::in_lab(None, names, more).await;
     realms.first().realm.guest(guests::PROGRAM, "app.wasm");
     realms.apply(&format!(
         "[components.app]\nsource = \"file:app.wasm\"\nserve = \"service\"\nsingleton = true\n\
@@ -186,6 +190,30 @@ async fn case_18_it_runs_elsewhere_when_its_node_was_killed_and_never_twice() {
         (holders(&realms).await == [dies]).then_some(())
     })
     .await;
+    roll.never_two();
+}
+
+/// Case 16: a lease counts time that has passed, and no time of day.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_16_clocks_that_jump_take_no_lease_away() {
+    let names = ["alpha", "beta", "gamma"];
+    let (realms, roll) = serving(Realms::on_own_clocks(&names, TO_THIS_MACHINE).await).await;
+    let holds = holder(&realms).await;
+    roll.until("it runs", 1).await;
+    let begun = roll.begun();
+    for (at, node) in realms.nodes.iter().enumerate() {
+        node.set_clock(match at == holds {
+            true => "+1d",
+            false => "@1970-01-02 00:00:00",
+        });
+    }
+    // It is renewed every ten seconds.
+    let until = Instant::now() + Duration::from_secs(12);
+    while Instant::now() < until {
+        assert_eq!((roll.running(), roll.begun()), (1, begun));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(holder(&realms).await, holds);
     roll.never_two();
 }
 

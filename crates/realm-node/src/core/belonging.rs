@@ -46,8 +46,8 @@ impl Standing {
             ),
             Self::Expired => (
                 "approval-expired",
-                "the approval of this node has ended: nothing new starts on it, and no node talks to it",
-                "`realm nodes approve KEY --name NAME` on another node renews it",
+                "by the clock of this machine, the approval of this node has ended: nothing new starts on it, and nodes whose clock says so too do not talk to it",
+                "is the clock right? then `realm nodes approve KEY --name NAME` on another node renews it; else set the clock",
             ),
         };
         Some(AlarmView {
