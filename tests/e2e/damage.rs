@@ -179,6 +179,54 @@ async fn case_20_a_node_that_has_nobody_to_ask_is_refused_with_what_to_do() {
     realms.nodes[0].start();
 }
 
+/// The files of a node's marks of this chain.
+fn marks(node: &Node, chain: &str) -> [std::path::PathBuf; 2] {
+    ["a", "b"].map(|copy| node.realm.path(&format!(".realm/marks/{chain}.{copy}")))
+}
+
+/// One copy of a mark is enough. Without any, nothing says how old the log is: nothing is run by it, with
+/// the log and without, and nothing is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_20_a_mark_that_is_lost_is_written_again_and_without_both_copies_nothing_runs() {
+    let mut realms = two().await;
+    restart(&realms);
+    realms.converge().await;
+    for chain in ["default", "authority"] {
+        for copy in marks(&realms.nodes[1], chain) {
+            realms.nodes[1].kill_9();
+            std::fs::remove_file(&copy).unwrap();
+            realms.nodes[1].start();
+            assert!(copy.is_file(), "{}", copy.display());
+            back_in_step(&realms).await;
+        }
+        let node = &mut realms.nodes[1];
+        node.kill_9();
+        let log = node.realm.path(&format!(".realm/log/{chain}.log"));
+        let lost = [marks(node, chain).to_vec(), vec![log]].concat();
+        let good: Vec<_> = lost
+            .iter()
+            .map(|file| std::fs::read(file).unwrap())
+            .collect();
+        for gone in [&lost[..2], &lost[2..]] {
+            for file in gone {
+                std::fs::remove_file(file).unwrap();
+            }
+            let refused = node.begin();
+            assert!(refused.stderr.after("error[").starts_with("log-damaged]"));
+            refused
+                .stderr
+                .after("hint: `marks/` comes back from the backup together with `log/`");
+            assert_eq!(refused.ended().code(), Some(1));
+            assert!(gone.iter().all(|file| !file.exists()));
+        }
+        for (file, bytes) in lost.iter().zip(good) {
+            std::fs::write(file, bytes).unwrap();
+        }
+        node.start();
+        back_in_step(&realms).await;
+    }
+}
+
 /// Fills a disk to its last byte.
 fn fill(disk: &Path) {
     let mut command = Command::new("sh");
@@ -238,6 +286,96 @@ async fn case_21_a_full_disk_takes_nothing_new_and_mends_itself_when_there_is_ro
     })
     .await;
     realms.converge().await;
+    // The disk goes after who uses it.
+    realms.nodes[1].kill_9();
+}
+
+/// The alarms of this code that a node shows of another.
+async fn told_of(node: &Node, other: &str, code: &str) -> Vec<String> {
+    let alarms = node.status().await.alarms.into_iter();
+    let told = alarms.filter(|alarm| alarm.code == code && alarm.node.as_str() == other);
+    told.map(|alarm| format!("{}: {}", alarm.message, alarm.hint))
+        .collect()
+}
+
+/// Waits until every node shows, or none does, that the disk of `other` takes nothing; what they say.
+async fn full_disk_is_told(realms: &Realms, other: &str, told: bool) -> String {
+    let mut said = String::new();
+    for node in realms.running() {
+        let what = format!("the full disk is told at {}: {told}", node.name);
+        let alarms = eventually(&what, async || {
+            let alarms = told_of(node, other, "not-durable").await;
+            (alarms.is_empty() != told).then_some(alarms)
+        })
+        .await;
+        said += &alarms.concat();
+    }
+    said
+}
+
+/// The owner works at the node whose disk is full, and at the other one: what was refused is nowhere, what was
+/// acknowledged is there after a kill -9 on that disk, and everybody says why until there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn case_21_an_apply_at_a_full_disk_is_refused_and_told_and_nothing_acknowledged_is_lost() {
+    let mut realms = Realms::meet(&["alpha"]).await;
+    realms.add("beta");
+    let disk = realms.nodes[1].on_small_disk("16m");
+    realms.invite(1);
+    realms.approve(1, &[]);
+    realms.nodes[1].start();
+    realms.all_meet().await;
+    // More than the rest of a page of the log has room for.
+    let file = |name: &str| {
+        let more = format!("# {}\n", name.repeat(16 * 1024));
+        let text = pinned(&[("app", VERSION_A, "beta")]) + &more;
+        realms.first().realm.write(name, &text);
+        realms.first().realm.path(name).display().to_string()
+    };
+    let [first, second, third] = ["a", "b", "c"].map(file);
+    realms.first().run(&["apply", &first, "--yes"]).ok();
+    realms.run_there(&[("app", "beta")]).await;
+    let acknowledged = realms.nodes[1].head().await;
+    let refused = |realms: &Realms| {
+        let apply = ["apply", &second, "--yes", "--no-wait"];
+        realms.as_owner(1, &apply).fails(3, "not-durable");
+    };
+    fill(&disk.path());
+    refused(&realms);
+    let told = full_disk_is_told(&realms, "beta", true).await;
+    assert!(told.contains("No space left"), "{told}");
+    assert!(told.contains("`df`"), "{told}");
+    // Room, and nothing else happens: it is over by itself.
+    std::fs::remove_file(disk.path().join("fill")).unwrap();
+    full_disk_is_told(&realms, "beta", false).await;
+    assert_eq!(realms.nodes[1].head().await, acknowledged);
+    assert!(!disk.path().join(".realm/try").exists());
+
+    fill(&disk.path());
+    refused(&realms);
+    // Elsewhere it is taken, and what runs at the full disk goes on.
+    let apply = ["apply", &third, "--yes", "--no-wait"];
+    realms.first().run(&apply).ok();
+    let newest = realms.first().head().await;
+    assert_eq!(newest.seq, acknowledged.seq + 1);
+    eventually("it is asked to take what the other one has", async || {
+        let refusals = realms.nodes[1].status().await.refusals;
+        (refusals.get("not-durable") >= Some(&3)).then_some(())
+    })
+    .await;
+    assert_eq!(
+        realms.nodes[1].get("/app/").await,
+        (200, "version a\n".to_owned())
+    );
+    realms.nodes[1].kill_9();
+    // What the folder says without an agent: the first one is in force, to its last byte.
+    realms.nodes[1].run(&["plan", &first]).code_is(0);
+    realms.nodes[1].run(&["plan", &third]).code_is(2);
+    std::fs::remove_file(disk.path().join("fill")).unwrap();
+    realms.nodes[1].start();
+    realms.converge().await;
+    assert_eq!(realms.nodes[1].head().await, newest);
+    full_disk_is_told(&realms, "beta", false).await;
+    realms.run_there(&[("app", "beta")]).await;
     // The disk goes after who uses it.
     realms.nodes[1].kill_9();
 }

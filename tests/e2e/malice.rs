@@ -1,6 +1,8 @@
 //! An approved node that means harm: it has a key, speaks the real protocols, and sends what no
 //! honest agent sends. The others stay responsive, listen to it less, and agree among themselves.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use realm_model::digest::Digest;
@@ -12,7 +14,7 @@ use realm_net::{Event, Topic, Transport as _};
 use realm_test_guests::HELLO;
 
 use crate::guest_net::Caller;
-use crate::realms::{Realms, pinned};
+use crate::realms::{Node, Realms, pinned};
 use crate::support::eventually;
 
 /// A verb and an anti-entropy round, on a machine that is busy with the flood as well.
@@ -55,6 +57,61 @@ fn junk(key: &SecretKey, number: u64) -> Vec<(Topic, Vec<u8>)> {
     ]
 }
 
+/// Of a route that is served meanwhile: twice what it was, or this where the flood, whose sender takes a
+/// processor of the same machine, takes it away.
+const SERVED_P99_MAX: Duration = Duration::from_millis(250);
+
+/// What an agent may take more while it is flooded: queues and budgets have their limits.
+const GROWTH_MAX_MB: u64 = 96;
+
+/// A client that asks a route again and again, one request after the other.
+struct Client {
+    stop: Arc<AtomicBool>,
+    asking: tokio::task::JoinHandle<Vec<Duration>>,
+}
+
+impl Client {
+    fn start(url: String) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let asking = tokio::spawn(async move {
+            let client = reqwest::Client::new();
+            let mut took = Vec::new();
+            while !stopped.load(Relaxed) {
+                let began = Instant::now();
+                let answer = client.get(&url).send().await.expect("an answer");
+                assert_eq!(answer.status().as_u16(), 200);
+                answer.bytes().await.expect("all of it");
+                took.push(began.elapsed());
+            }
+            took
+        });
+        Self { stop, asking }
+    }
+
+    /// Of each hundred requests one took longer, and how many there were.
+    async fn p99(self) -> (Duration, usize) {
+        self.stop.store(true, Relaxed);
+        let mut took = self.asking.await.expect("each request was answered");
+        took.sort_unstable();
+        (took[took.len() * 99 / 100], took.len())
+    }
+}
+
+fn resident_mb(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
+    kilobytes.parse::<u64>().unwrap() / 1024
+}
+
+/// Whom the node says that it does not listen to.
+async fn muted(node: &Node) -> Option<String> {
+    let alarms = node.status().await.alarms;
+    let mut alarms = alarms.into_iter().filter(|one| one.code == "peer-muted");
+    alarms.next().map(|alarm| alarm.message)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn case_22_a_flood_of_an_approved_node_mutes_it_and_leaves_the_others_responsive() {
     let mut realms = Realms::meet(&["alpha", "beta"]).await;
@@ -73,6 +130,31 @@ async fn case_22_a_flood_of_an_approved_node_mutes_it_and_leaves_the_others_resp
             .then_some(())
     })
     .await;
+    // On the node that is flooded and on the other one, before and meanwhile.
+    realms.apply(&pinned(&[
+        ("near", HELLO, "alpha"),
+        ("hello", HELLO, "beta"),
+    ]));
+    realms
+        .run_there(&[("near", "alpha"), ("hello", "beta")])
+        .await;
+    let routes = ["/near/", "/hello/"].map(|path| realms.first().agent().url(path));
+    for url in &routes {
+        // Who runs it says so before others have heard of it.
+        eventually("its route is there", async || {
+            (crate::support::get(url).await.0 == 200).then_some(())
+        })
+        .await;
+    }
+    let clients = routes.clone().map(Client::start);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut quiet = Vec::new();
+    for client in clients {
+        quiet.push(client.p99().await);
+    }
+    let agent = realms.first().agent().id();
+    let before_mb = resident_mb(agent);
+    let clients = routes.map(Client::start);
     let flooding = tokio::spawn(async move {
         let began = Instant::now();
         let (mut asked, mut put_off, mut number) = (0_u64, 0_u64, 0);
@@ -127,19 +209,45 @@ async fn case_22_a_flood_of_an_approved_node_mutes_it_and_leaves_the_others_resp
     });
     // Meanwhile the owner works, on the node that is flooded.
     let began = Instant::now();
-    realms.apply(&pinned(&[("hello", HELLO, "beta")]));
-    realms.run_there(&[("hello", "beta")]).await;
+    realms.apply(&pinned(&[
+        ("near", HELLO, "alpha"),
+        ("hello", HELLO, "beta"),
+        ("more", HELLO, "beta"),
+    ]));
+    realms
+        .run_there(&[("near", "alpha"), ("hello", "beta"), ("more", "beta")])
+        .await;
     let applied = began.elapsed();
-    let mut slowest = Duration::ZERO;
+    let (mut slowest, mut most_mb) = (Duration::ZERO, before_mb);
     while !flooding.is_finished() {
         let asked = Instant::now();
         realms.first().status().await;
         slowest = slowest.max(asked.elapsed());
+        most_mb = most_mb.max(resident_mb(agent));
         let page = crate::support::get(&realms.first().agent().metrics_url).await;
         assert_eq!(page.0, 200);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let (mallory, asked, put_off) = flooding.await.unwrap();
+    for (client, (before, number)) in clients.into_iter().zip(quiet) {
+        let (meanwhile, served) = client.p99().await;
+        println!("p99 {before:?} of {number}, while it is flooded {meanwhile:?} of {served}");
+        assert!(
+            meanwhile < (before * 2).max(SERVED_P99_MAX),
+            "p99 {before:?} before, {meanwhile:?} meanwhile"
+        );
+    }
+    println!("{before_mb} MB before, {most_mb} MB at most");
+    assert!(
+        most_mb < before_mb + GROWTH_MAX_MB,
+        "{before_mb} MB, then {most_mb} MB"
+    );
+    // The owner learns from any node who it is.
+    for node in realms.running() {
+        let what = format!("{} names the one that is not listened to", node.name);
+        let named = eventually(&what, async || muted(node).await).await;
+        assert!(named.contains("`mallory`"), "{named}");
+    }
     assert!(slowest < RESPONSIVE_MAX, "a status took {slowest:?}");
     assert!(applied < RESPONSIVE_MAX * 2, "an apply took {applied:?}");
     assert!(
@@ -164,7 +272,7 @@ async fn case_22_a_flood_of_an_approved_node_mutes_it_and_leaves_the_others_resp
     assert!(matches!(answer, Answer::Busy { .. }), "{answer:?}");
     // Nothing of it became true.
     let status = realms.first().status().await;
-    assert_eq!(status.components.len(), 1);
+    assert_eq!(status.components.len(), 3);
     assert!(
         !status.alarms.iter().any(|alarm| alarm.code == "forked"),
         "{:?}",

@@ -19,6 +19,8 @@ mod take;
 #[cfg(test)]
 mod beacon_tests;
 #[cfg(test)]
+mod junk_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

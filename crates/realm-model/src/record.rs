@@ -48,8 +48,14 @@ pub const UPGRADE_NEEDED: &str = "upgrade-needed";
 /// panicked.
 pub const RECORD_POISON: &str = "record-poison";
 
+/// The alarm of a node that does not listen to another one for a while: what came of it was bad again and again.
+pub const PEER_MUTED: &str = "peer-muted";
+
 /// The alarm of a node at which a new version of a component did not get healthy by its deadline.
 pub const ROLLOUT_FAILED: &str = "rollout-failed";
+
+/// The alarm of a node whose disk takes nothing.
+pub const NOT_DURABLE: &str = "not-durable";
 
 /// The alarm of a node that cannot listen on the port of a server.
 pub const PORT_BUSY: &str = "port-busy";

@@ -7,6 +7,7 @@ mod around;
 mod beacon;
 mod belonging;
 mod damaged;
+mod disk;
 mod doors;
 mod leases;
 mod networked;
@@ -95,6 +96,8 @@ pub(crate) struct Core {
     pub(crate) pace: Pace,
     /// Plans that were made to be carried out.
     pub(crate) plans: u64,
+    /// What the disk did not take, until it takes something again.
+    pub(crate) disk: Option<disk::Trouble>,
     /// How this node stood in the realm when it was looked last.
     pub(crate) stood: belonging::Standing,
     /// The part in the network; `None`: the node is alone, or not there yet.
@@ -176,6 +179,7 @@ impl Core {
             .chain(self.look_at)
             .chain(self.surroundings.look_at)
             .chain(self.doors.look_at())
+            .chain(self.try_disk_at())
             .min();
         let now = self.now();
         wake.map(|time| Duration::from_millis(time.since(now)))
@@ -332,8 +336,10 @@ impl Core {
         let appended = tokio::task::block_in_place(|| self.journal.write_down(&admitted));
         if let Err(error) = appended {
             let reason = crate::error::with_causes(&error);
+            self.disk_failed(&reason);
             return Err(Refusal::new(RefusalCode::NotDurable, reason).into());
         }
+        self.disk_works();
         let entry = admitted.entry();
         let head = entry.head();
         tracing::info!(
@@ -389,6 +395,7 @@ impl Core {
     fn act(&mut self) {
         let began = Instant::now();
         tokio::task::block_in_place(|| self.journal.raise_marks());
+        self.try_disk_if_due();
         self.look_around_if_due();
         self.look_at_leases();
         self.stale = false;

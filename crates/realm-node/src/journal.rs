@@ -257,6 +257,13 @@ impl<F: Files> Journal<F> {
         }
     }
 
+    /// Writes a file as large as an entry mostly is, and removes it: whether the disk takes anything.
+    pub(crate) fn try_disk(&self) -> std::io::Result<()> {
+        let path = self.folder.root().join("try");
+        realm_store::files::put(&self.files, &path, &[0; 64 * 1024])?;
+        self.files.remove(&path)
+    }
+
     /// Folds the logs anew: entries are abandoned that were in force.
     pub(crate) fn rebuild(&mut self) -> Result<Ledger, JournalError> {
         let chains = self.logs.keys().copied().collect();

@@ -218,6 +218,7 @@ impl Prepared {
             holding: crate::core::Holding::default(),
             look_at: None,
             inbox: VecDeque::new(),
+            disk: None,
             stale: true,
             held_back: false,
             pace: Pace::new(Instant::now()),

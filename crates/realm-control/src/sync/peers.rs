@@ -34,6 +34,9 @@ const MUTE_MS: u64 = 1_000;
 /// The longest silence: a peer that was repaired is heard again within minutes.
 const MUTE_MS_MAX: u64 = 300_000;
 
+/// A peer that was bad that often, and seldom good in between, is told of: a disk or a wire may do it once.
+const SHUNNED_AT: u32 = 4;
+
 /// The first pause of a chain with a peer after an entry that is not taken; it doubles.
 const REST_MS: u64 = 5_000;
 
@@ -90,6 +93,10 @@ impl Default for Peer {
 impl Peer {
     pub(super) const fn is_muted(&self, now_ms: u64) -> bool {
         now_ms < self.muted_until_ms
+    }
+
+    pub(super) const fn is_shunned(&self, now_ms: u64) -> bool {
+        self.is_muted(now_ms) && self.penalty >= SHUNNED_AT
     }
 
     pub(super) const fn is_busy(&self, now_ms: u64) -> bool {
@@ -212,6 +219,19 @@ impl Sync {
             peer.compared_ms = turn.now_ms;
         }
         self.ask(peer, Request::Summary(summary), false, turn);
+    }
+
+    /// Peers of which a person should hear: not listened to at this time, since what they sent was bad again
+    /// and again; with the code of the last of it, as far as that is kept.
+    pub fn shunned(&self, now_ms: u64) -> impl Iterator<Item = (PublicKey, Option<&'static str>)> {
+        let shunned = self
+            .peers
+            .iter()
+            .filter(move |(_, peer)| peer.is_shunned(now_ms));
+        shunned.map(|(key, _)| {
+            let mut last = self.evidence.iter().rev().filter(|one| one.peer == *key);
+            (*key, last.next().map(|one| one.code))
+        })
     }
 
     /// Writes down what an honest peer does not send, and listens to it less.

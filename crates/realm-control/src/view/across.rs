@@ -283,6 +283,9 @@ pub fn alarm_hint(code: &str) -> &'static str {
         realm_model::record::ROLLOUT_FAILED => {
             "`realm logs COMPONENT` says why; push what mends it, or apply the version before"
         }
+        realm_model::record::NOT_DURABLE => {
+            "look at the disk of that node (`df`, `dmesg`): it goes on by itself when it can write"
+        }
         realm_model::record::PORT_BUSY => {
             "end what listens there (`ss -ltnp`), or change `ports` under [listen] in node.toml"
         }
@@ -306,6 +309,9 @@ pub fn alarm_hint(code: &str) -> &'static str {
         }
         realm_model::record::RECORD_POISON => {
             "install the newest realm on both nodes, and report it; if you do not trust the other one, revoke it"
+        }
+        realm_model::record::PEER_MUTED => {
+            "install the newest realm on that node, and look at its machine; if you do not trust it, `realm nodes revoke` it"
         }
         "isolated" => "look at the network of that node, and at `realm nodes ls` on another one",
         realm_model::record::CLONED_KEY => {

@@ -66,6 +66,9 @@ impl Core {
     /// What else does not mend itself here.
     pub(super) fn own_alarms(&self) -> Vec<Alarm> {
         let certificates = self.certificates.iter().flat_map(|all| all.alarms());
-        certificates.chain(self.shelf.alarms()).collect()
+        certificates
+            .chain(self.shelf.alarms())
+            .chain(self.disk_alarm())
+            .collect()
     }
 }

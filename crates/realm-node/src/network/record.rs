@@ -14,7 +14,7 @@ use realm_model::observed::Millis;
 use realm_model::record::limits::{ALARMS_MAX, COMPONENTS_MAX};
 use realm_model::record::{
     Alarm, CLONED_KEY, ChainFork, ChainHead, ComponentSummary, Load, Machine, NodeBody, NodeRecord,
-    PORT_BUSY, PeerLink, PendingJoin, RECORD_POISON, ROLLOUT_FAILED, RefusalCount,
+    PEER_MUTED, PORT_BUSY, PeerLink, PendingJoin, RECORD_POISON, ROLLOUT_FAILED, RefusalCount,
     SECRET_SEALED_AWAY, STALE, UPGRADE_NEEDED,
 };
 use realm_model::refusal::RefusalCode;
@@ -26,6 +26,9 @@ use super::{Network, random};
 
 /// Nodes whose records are set aside that one alarm each names: a record has room for other alarms.
 const POISON_TOLD_MAX: usize = 8;
+
+/// Nodes that are not listened to that one alarm each names.
+const MUTED_TOLD_MAX: usize = 8;
 
 /// What the record takes from the rest of the node.
 pub(crate) struct Facts<'a> {
@@ -197,6 +200,19 @@ impl Network {
             alarms.push(Alarm {
                 code: RECORD_POISON.to_owned(),
                 about: format!("a record of {whose} is set aside: {}", aside.why),
+            });
+        }
+        for (peer, code) in self.sync.shunned(now.0).take(MUTED_TOLD_MAX) {
+            // A machine that was revoked is nobody's trouble.
+            let Some(name) = ledger.authority().name_of(&peer) else {
+                continue;
+            };
+            let what = code.map_or(String::new(), |code| format!(" (`{code}`)"));
+            alarms.push(Alarm {
+                code: PEER_MUTED.to_owned(),
+                about: format!(
+                    "node `{name}` sends what no honest agent sends{what}: it is not listened to for some minutes at most"
+                ),
             });
         }
         for (chain, seq) in &self.stopped {
