@@ -35,7 +35,11 @@ const MUTE_MS: u64 = 1_000;
 const MUTE_MS_MAX: u64 = 300_000;
 
 /// A peer that was bad that often, and seldom good in between, is told of: a disk or a wire may do it once.
-const SHUNNED_AT: u32 = 4;
+const SHUNNED_AT: u32 = 3;
+
+/// How long it is told of after it is listened to again: as long as a person needs to see it, and so that it does
+/// not come and go with each silence.
+const SHUNNED_MS: u64 = 60_000;
 
 /// The first pause of a chain with a peer after an entry that is not taken; it doubles.
 const REST_MS: u64 = 5_000;
@@ -96,7 +100,7 @@ impl Peer {
     }
 
     pub(super) const fn is_shunned(&self, now_ms: u64) -> bool {
-        self.is_muted(now_ms) && self.penalty >= SHUNNED_AT
+        self.penalty >= SHUNNED_AT && now_ms < self.muted_until_ms.saturating_add(SHUNNED_MS)
     }
 
     pub(super) const fn is_busy(&self, now_ms: u64) -> bool {
@@ -221,8 +225,8 @@ impl Sync {
         self.ask(peer, Request::Summary(summary), false, turn);
     }
 
-    /// Peers of which a person should hear: not listened to at this time, since what they sent was bad again
-    /// and again; with the code of the last of it, as far as that is kept.
+    /// Peers of which a person should hear: not listened to at this time, or a moment ago, since what they sent was
+    /// bad again and again; with the code of the last of it, as far as that is kept.
     pub fn shunned(&self, now_ms: u64) -> impl Iterator<Item = (PublicKey, Option<&'static str>)> {
         let shunned = self
             .peers

@@ -211,7 +211,7 @@ impl Network {
             alarms.push(Alarm {
                 code: PEER_MUTED.to_owned(),
                 about: format!(
-                    "node `{name}` sends what no honest agent sends{what}: it is not listened to for some minutes at most"
+                    "node `{name}` sends what no honest agent sends{what}: it is listened to less and less"
                 ),
             });
         }
