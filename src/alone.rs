@@ -7,7 +7,6 @@ use realm_model::digest::Digest;
 use realm_model::frame::RunRequest;
 use realm_model::grants::{ClockGrant, DirGrant, Grants, OutboundRule};
 use realm_model::limits::{self, Limits};
-use realm_model::manifest::parse_dir;
 use realm_model::name::ComponentName;
 use realm_node::standalone::{Options, StandaloneError};
 use realm_store::blobs::BLOB_BYTES_MAX;
@@ -21,12 +20,13 @@ pub(crate) struct Alone {
     /// The WebAssembly file
     file: PathBuf,
 
-    /// Give it an environment variable; repeatable
-    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    /// Give it an environment variable, of this shell's value where none stands here; repeatable
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = parse_env)]
     env: Vec<(String, String)>,
 
-    /// Give it a directory, to write as well unless it ends in `::ro`; repeatable
-    #[arg(long, value_name = "HOST::GUEST[::ro]")]
+    /// Give it a directory, to write as well unless it ends in `::ro`, under its own name where
+    /// none is given; repeatable
+    #[arg(long, value_name = "HOST[::GUEST[::ro]]")]
     dir: Vec<String>,
 
     /// Let it reach this target, as a rule of `allowed_outbound`; repeatable
@@ -66,14 +66,17 @@ impl Alone {
         clock: ClockGrant,
     ) -> Result<(Vec<u8>, Options), Failure> {
         let bytes = files::read(&self.file, BLOB_BYTES_MAX)?;
-        let dirs: Result<Vec<DirGrant>, Failure> = self.dir.iter().map(|dir| grant(dir)).collect();
+        let mut dirs = Vec::with_capacity(self.dir.len());
+        for dir in &self.dir {
+            dirs.push(Dir::parse(dir)?.here()?);
+        }
         let options = Options {
             name: self.name(),
             grants: Grants {
                 allowed_outbound: self.allow.clone(),
                 env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
                 vars: self.var.iter().cloned().collect::<BTreeMap<_, _>>(),
-                dirs: dirs?,
+                dirs,
                 clock,
                 ..Grants::default()
             },
@@ -117,13 +120,17 @@ impl Alone {
                 .exit(exit::USAGE));
         }
         let bytes = files::read(&self.file, BLOB_BYTES_MAX)?;
+        let mut dirs = Vec::with_capacity(self.dir.len());
+        for dir in &self.dir {
+            dirs.push(Dir::parse(dir)?.there());
+        }
         let asked = RunRequest {
             name: self.name(),
             digest: Digest::of(&bytes),
             args,
             env: self.env.iter().cloned().collect(),
             allow: self.allow.iter().map(ToString::to_string).collect(),
-            dirs: self.dir.iter().map(|dir| with_mode(dir)).collect(),
+            dirs,
             memory_max_mb: self.memory_max_mb,
             fuel_per_sec: self.fuel_per_sec,
             epoch_timeout_ms: self.epoch_timeout_ms,
@@ -140,27 +147,55 @@ impl Alone {
     }
 }
 
-/// A directory of the command line: relative to here, and writable unless it says otherwise.
-fn grant(text: &str) -> Result<DirGrant, Failure> {
-    let usage = |message: String| {
-        Failure::new("usage", message)
-            .hint("write `HOST::GUEST`, e.g. `./data::/data`, and `::ro` after it to let it only read")
-            .exit(exit::USAGE)
-    };
-    let Some((host, rest)) = text.split_once("::") else {
-        return Err(usage(format!("`{text}` names no directory of the guest")));
-    };
-    let host = std::path::absolute(host)?;
-    let text = with_mode(&format!("{}::{rest}", host.display()));
-    parse_dir(&text).map_err(|error| usage(error.message))
+/// A directory of the command line.
+struct Dir<'a> {
+    host: &'a str,
+    guest: &'a str,
+    writable: bool,
 }
 
-/// On the command line a directory may be written to, unless it says otherwise.
-fn with_mode(dir: &str) -> String {
-    if dir.ends_with("::ro") || dir.ends_with("::rw") {
-        dir.to_owned()
-    } else {
-        format!("{dir}::rw")
+impl<'a> Dir<'a> {
+    /// It may be written to, unless it says otherwise.
+    fn parse(text: &'a str) -> Result<Self, Failure> {
+        let usage = |why: &str| {
+            Failure::new("usage", format!("`{text}` is not a directory grant: {why}"))
+                .hint("write `HOST::GUEST`, e.g. `./data::/data`, and `::ro` after it to let it only read")
+                .exit(exit::USAGE)
+        };
+        let parts: Vec<&str> = text.split("::").collect();
+        let (host, guest, mode) = match parts.as_slice() {
+            [host] => (*host, *host, "rw"),
+            // Who writes `data::ro` does not mean a directory that the guest may write.
+            [_, "ro" | "rw"] => return Err(usage("it names no directory of the guest")),
+            [host, guest] => (*host, *guest, "rw"),
+            [host, guest, mode @ ("ro" | "rw")] => (*host, *guest, *mode),
+            [_, _, _] => return Err(usage("after the second `::` comes `ro` or `rw`")),
+            _ => return Err(usage("expected two directories with `::` between them")),
+        };
+        if host.is_empty() || guest.is_empty() {
+            return Err(usage("a directory has no name"));
+        }
+        Ok(Self {
+            host,
+            guest,
+            writable: mode == "rw",
+        })
+    }
+
+    /// On this machine, relative to here. A guest takes any name: many programs look for `.`, or for
+    /// what they are told.
+    fn here(&self) -> Result<DirGrant, Failure> {
+        Ok(DirGrant {
+            host: std::path::absolute(self.host)?.display().to_string(),
+            guest: self.guest.to_owned(),
+            writable: self.writable,
+        })
+    }
+
+    /// On a node, which has the last word.
+    fn there(&self) -> String {
+        let mode = if self.writable { "rw" } else { "ro" };
+        format!("{}::{}::{mode}", self.host, self.guest)
     }
 }
 
@@ -168,5 +203,16 @@ fn parse_variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) | None => Err("write `NAME=VALUE`".to_owned()),
+    }
+}
+
+/// A variable of the environment; without a value, that of this process.
+fn parse_env(text: &str) -> Result<(String, String), String> {
+    if text.contains('=') {
+        return parse_variable(text);
+    }
+    match std::env::var(text) {
+        Ok(value) => Ok((text.to_owned(), value)),
+        Err(_) => Err(format!("there is no `{text}` here: write `NAME=VALUE`")),
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     alone: Alone,
 
-    /// Arguments of the component
+    /// Arguments of the component; from the first one on all is its own, after `--` in any case
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }

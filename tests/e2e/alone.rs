@@ -84,10 +84,21 @@ fn each_flag_of_run_arrives() {
             "read /more/file",
             "new",
         ),
+        // Names as conformance suites give them, and as a shell completes them.
+        ("--dir data::.", "read file", "new"),
+        ("--dir data::tests.dir", "read tests.dir/file", "new"),
+        ("--dir data", "read data/file", "new"),
+        ("--dir ./data/../data::/data", "read /data/file", "new"),
     ] {
         let seen = run(flags, args).ok();
         assert_eq!(seen.stdout.trim(), told, "{flags} {args}: {}", seen.stderr);
     }
+    let seen = realm
+        .command(&["run", "--env", "COLOR", "program.wasm", "env", "COLOR"])
+        .env("COLOR", "of the shell")
+        .output()
+        .unwrap();
+    assert_eq!(seen.stdout.trim_ascii(), b"of the shell");
     for (flags, args) in [
         ("--dir data::/data::ro", "write /data/file other"),
         (
@@ -95,6 +106,8 @@ fn each_flag_of_run_arrives() {
             "write /more/file other",
         ),
         ("", "write /data/file other"),
+        ("--dir data::data::ro", "write data/file other"),
+        ("--dir data::.", "write ../data/file other"),
     ] {
         assert_ne!(run(flags, args).ok().stdout.trim(), "written", "{flags}");
         assert_eq!(realm.read("data/file"), "new", "{flags}");
@@ -184,13 +197,24 @@ fn run_refuses_what_is_no_program_by_name() {
         .run(&["run", "module.wasm"])
         .fails(1, "compile-failed");
     realm.run(&["run", "absent.wasm"]).fails(1, "no-file");
-    assert_eq!(
-        realm.run(&["run", "--env", "broken", "library.wasm"]).code,
-        64
-    );
-    realm
-        .run(&["run", "--dir", "here", "library.wasm"])
-        .fails(64, "usage");
+    for env in ["ABSENT_HERE", "", "=value"] {
+        let seen = realm.run(&["run", "--env", env, "library.wasm"]);
+        assert_eq!(seen.code, 64, "{env}: {}", seen.stderr);
+    }
+    for dir in [
+        "",
+        "::",
+        "::/data",
+        "here::",
+        "here::ro",
+        "here::rw",
+        "a::b::c",
+        "a::b::ro::rw",
+    ] {
+        let seen = realm.run(&["run", "--dir", dir, "library.wasm"]);
+        let seen = seen.fails(64, "usage");
+        assert!(seen.stderr.contains("is not a directory grant"), "{dir}");
+    }
 }
 
 /// Serves a file; (the process, its base URL).
