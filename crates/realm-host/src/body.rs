@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::BoxError;
+use crate::cgi::FIELDS_MAX;
 use crate::invocation::Shared;
 use crate::outcome::{CallError, Outcome};
 use crate::replica::Bound;
@@ -153,6 +154,12 @@ impl http_body::Body for ResponseBody {
         };
         match read {
             Poll::Ready(Some(Ok(frame))) => {
+                if frame
+                    .trailers_ref()
+                    .is_some_and(|trailers| trailers.len() > FIELDS_MAX)
+                {
+                    return Poll::Ready(Some(Err(failed(Outcome::BadResponse))));
+                }
                 let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
                 if let Err(outcome) = self.count(bytes) {
                     return Poll::Ready(Some(Err(failed(outcome))));

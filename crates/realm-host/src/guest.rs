@@ -21,6 +21,7 @@ use wasmtime_wasi_http::p3::bindings::Service;
 use wasmtime_wasi_http::{FieldMap, WasiHttpView as _};
 
 use crate::Body;
+use crate::cgi::FIELDS_MAX;
 use crate::cloud::otel::Caller;
 use crate::command;
 use crate::component::LoadError;
@@ -335,8 +336,8 @@ pub(crate) fn started(invocation: &Invocation, began: Instant) {
 
 /// Passes the head on, if it is one that can be sent.
 fn answer(shared: &Shared, response: http::Response<wasmtime_wasi_http::WasiBody>) {
-    if response.status().is_informational() {
-        // 100 is the edge's to send, and 101 needs a connection that a guest does not have.
+    // 100 is the edge's to send, and 101 needs a connection that a guest does not have.
+    if response.status().is_informational() || response.headers().len() > FIELDS_MAX {
         shared.conclude(Outcome::BadResponse);
     } else {
         shared.answer(response);

@@ -1,7 +1,8 @@
 //! WASI 0.3: gets `?url=` and tells how it went: the status and the body, or the error. With
 //! `&follow=1` it follows one redirect. With `&send=TEXT` it posts that, as `&length=` bytes, and
 //! tells first how the sending ended. With `&unread=N` it leaves so many answers of `?of=` unread
-//! before that.
+//! before that, with `&fields=N` it sends so many. With `?answer=N` it asks nobody, and answers with so many,
+//! and `&trailers=N`.
 
 use wasip3::exports::http::handler::Guest;
 use wasip3::http::client;
@@ -15,17 +16,24 @@ wasip3::http::service::export!(Outbound);
 impl Guest for Outbound {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let target = request.get_path_with_query().unwrap_or_default();
+        let number = |name| -> u64 {
+            let number = guests::query(&target, name);
+            number.and_then(|text| text.parse().ok()).unwrap_or(0)
+        };
+        if guests::query(&target, "answer").is_some() {
+            return Ok(answer_with(number("answer"), number("trailers")));
+        }
         let url = guests::query(&target, "url").unwrap_or_default();
         if let Some(text) = guests::query(&target, "send") {
             let length = guests::query(&target, "length").unwrap_or_default();
             return Ok(answer(post(&url, text, &length).await));
         }
         let mut unread = Vec::new();
-        let count = guests::query(&target, "unread").and_then(|count| count.parse().ok());
-        for _ in 0..count.unwrap_or(0) {
-            unread.push(send(&guests::query(&target, "of").unwrap_or_default()).await?);
+        for _ in 0..number("unread") {
+            unread.push(send(&guests::query(&target, "of").unwrap_or_default(), 0).await?);
         }
-        let text = match get(&url, guests::query(&target, "follow").is_some()).await {
+        let follow = guests::query(&target, "follow").is_some();
+        let text = match get(&url, follow, number("fields")).await {
             Ok(text) => text,
             Err(code) => format!("error: {code:?}"),
         };
@@ -68,12 +76,32 @@ async fn post(url: &str, text: String, length: &str) -> String {
     format!("{:?} {told}", sent.await)
 }
 
-async fn get(url: &str, follow: bool) -> Result<String, ErrorCode> {
-    let response = send(url).await?;
+/// So many fields, and none that names another one.
+fn fields(count: u64) -> Fields {
+    let fields = Fields::new();
+    for number in 0..count {
+        fields
+            .append(&format!("x-{number}"), b"")
+            .expect("it is a name");
+    }
+    fields
+}
+
+fn answer_with(heads: u64, trailers: u64) -> Response {
+    let (ended, end) = wit_future::new(|| Ok(None));
+    let (response, _sent) = Response::new(fields(heads), None, end);
+    wit_bindgen::spawn_local(async move {
+        let _ = ended.write(Ok(Some(fields(trailers)))).await;
+    });
+    response
+}
+
+async fn get(url: &str, follow: bool, n_fields: u64) -> Result<String, ErrorCode> {
+    let response = send(url, n_fields).await?;
     let location = response.get_headers().get("location");
     if let (true, Some(location)) = (follow, location.first()) {
         let location = String::from_utf8_lossy(location).into_owned();
-        return Box::pin(get(&location, false)).await;
+        return Box::pin(get(&location, false, 0)).await;
     }
     told(response).await
 }
@@ -87,9 +115,9 @@ async fn told(response: Response) -> Result<String, ErrorCode> {
     Ok(format!("{status} {}", String::from_utf8_lossy(&body)))
 }
 
-async fn send(url: &str) -> Result<Response, ErrorCode> {
+async fn send(url: &str, n_fields: u64) -> Result<Response, ErrorCode> {
     let (_, trailers) = wit_future::new(|| Ok(None));
-    let (request, _sent) = Request::new(Fields::new(), None, trailers, None);
+    let (request, _sent) = Request::new(fields(n_fields), None, trailers, None);
     send_to(url, request).await
 }
 

@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use http::uri::{Scheme, Uri};
 use realm_model::grants::OutboundRule;
+use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode as ErrorCodeP2;
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode as ErrorCodeP3;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::{Egress, send};
+use crate::state::State;
 
 /// Requests that one instance may have in flight: a page of parallel calls, not a flood. One more
 /// is refused at once: were it to wait, a guest could wait for itself.
@@ -145,8 +147,8 @@ impl WasiHttpHooks for Egress {
     // The defaults of these write a warning into realm's own log for each failure, which a guest
     // can cause as often as it likes.
 
-    fn p2_error_from_hyper(&mut self, _: &hyper::Error) -> ErrorCodeP2 {
-        ErrorCodeP2::HttpProtocolError
+    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCodeP2 {
+        p2_code_of_hyper(error)
     }
 
     fn p2_error_from_connect(&mut self, error: &std::io::Error) -> ErrorCodeP2 {
@@ -160,7 +162,10 @@ impl WasiHttpHooks for Egress {
         ErrorCodeP2::TlsProtocolError
     }
 
-    fn p3_error_from_hyper(&mut self, _: &hyper::Error) -> ErrorCodeP3 {
+    fn p3_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCodeP3 {
+        if error.is_parse_too_large() {
+            return ErrorCodeP3::HttpResponseHeaderSectionSize(None);
+        }
         ErrorCodeP3::HttpProtocolError
     }
 
@@ -173,6 +178,41 @@ impl WasiHttpHooks for Egress {
 
     fn p3_error_from_tls(&mut self, _: &std::io::Error) -> ErrorCodeP3 {
         ErrorCodeP3::TlsProtocolError
+    }
+}
+
+fn p2_code_of_hyper(error: &hyper::Error) -> ErrorCodeP2 {
+    if error.is_parse_too_large() {
+        return ErrorCodeP2::HttpResponseHeaderSectionSize(None);
+    }
+    ErrorCodeP2::HttpProtocolError
+}
+
+/// Puts a `http-error-code` in the place of wasmtime's, which looks for codes in what its streams do not
+/// fail with (48.0.8): why a body ended early was nothing that a guest could learn.
+pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker.instance("wasi:http/types@0.2.12")?.func_wrap(
+        "http-error-code",
+        |mut store, (error,)| {
+            let error: Resource<wasmtime::Error> = error;
+            let error = store.data_mut().network().table.get(&error)?;
+            Ok((error.downcast_ref::<Error>().map(code_of_body),))
+        },
+    )
+}
+
+/// Why a body ended early. What else there is ends none.
+fn code_of_body(error: &Error) -> ErrorCodeP2 {
+    match error {
+        Error::Hyper(error) => p2_code_of_hyper(error),
+        Error::ConnectionReadTimeout => ErrorCodeP2::ConnectionReadTimeout,
+        Error::ConnectionTerminated => ErrorCodeP2::ConnectionTerminated,
+        Error::HttpRequestBodySize(size) => ErrorCodeP2::HttpRequestBodySize(*size),
+        Error::HttpResponseBodySize(size) => ErrorCodeP2::HttpResponseBodySize(*size),
+        Error::HttpResponseTrailerSectionSize(size) => {
+            ErrorCodeP2::HttpResponseTrailerSectionSize(*size)
+        }
+        other => ErrorCodeP2::InternalError(Some(other.to_string())),
     }
 }
 

@@ -95,6 +95,7 @@ enum Verdict {
 /// Puts realm's own look-ups and the making of sockets in the place of wasmtime's, for WASI 0.2.
 pub(crate) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
+    http::link(linker)?;
     sockets::link(linker)?;
     lookup::link(linker)?;
     linker.allow_shadowing(false);

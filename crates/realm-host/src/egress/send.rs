@@ -26,6 +26,7 @@ use super::pool::{Connection, Lease, Link, Reserved, STREAMS_MAX};
 use super::resolve::Unresolved;
 use super::response::Answer;
 use super::{Policy, Verdict};
+use crate::cgi::FIELDS_MAX;
 
 /// Where the guest sets no time: what it can wait for is bounded by its wall time anyway.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +60,9 @@ pub(super) async fn send(
     if request.method() == Method::CONNECT {
         return Err(Error::HttpRequestMethodInvalid);
     }
+    if request.headers().len() > FIELDS_MAX {
+        return Err(Error::HttpRequestHeaderSectionSize(None));
+    }
     let wait = options.first_byte_timeout.unwrap_or(FIRST_BYTE_TIMEOUT);
     let mut request = request;
     let (lease, response) = loop {
@@ -87,6 +91,11 @@ pub(super) async fn send(
             }
         }
     };
+    // HTTP/2 bounds their bytes alone.
+    if response.headers().len() > FIELDS_MAX {
+        lease.give_up();
+        return Err(Error::HttpResponseHeaderSectionSize(None));
+    }
     let pause_max = options
         .between_bytes_timeout
         .unwrap_or(BETWEEN_BYTES_TIMEOUT);
@@ -160,7 +169,10 @@ async fn speak_http1(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     reserved: Reserved,
 ) -> Result<Connection, Error> {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(FIELDS_MAX)
+        .handshake(TokioIo::new(stream))
+        .await?;
     Ok(Connection::one(sender, Link::new(reserved, connection)))
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -117,7 +117,13 @@ async fn answer(
             "/big" => "big ".repeat(BIG_BYTES / 4),
             _ => text,
         };
-        let response = response.body(Full::new(Bytes::from(text)));
+        let (heads, trailers) = fields(request.uri().path());
+        if let Some(all) = response.headers_mut() {
+            all.extend(heads);
+        }
+        let body = Full::new(Bytes::from(text))
+            .with_trailers(async move { (!trailers.is_empty()).then_some(Ok(trailers)) });
+        let response = response.body(body);
         async {
             // An answer that comes before the request has ended would hide how its body ends.
             let _ = request.into_body().collect().await;
@@ -157,6 +163,40 @@ fn authority(alpn: Option<&[&str]>) -> (tempfile::NamedTempFile, TlsAcceptor) {
     let alpn = alpn.unwrap_or_default().iter();
     config.alpn_protocols = alpn.map(|name| name.as_bytes().to_vec()).collect();
     (roots, TlsAcceptor::from(Arc::new(config)))
+}
+
+/// The fields of the head and of the trailers that `/heads/N` and `/trailers/N` ask for.
+fn fields(path: &str) -> (HeaderMap, HeaderMap) {
+    let count = |what| path.strip_prefix(what)?.parse().ok();
+    let fields = |count: Option<usize>| {
+        let name = |field| HeaderName::try_from(format!("x-{field}")).unwrap();
+        let names = (0..count.unwrap_or(0)).map(name);
+        names
+            .map(|name| (name, HeaderValue::from_static("v")))
+            .collect()
+    };
+    (fields(count("/heads/")), fields(count("/trailers/")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_2_brings_as_many_fields_as_http_1() {
+    let server = Server::start(Some(&["h2"])).await;
+    let fields_max = realm_host::cgi::FIELDS_MAX;
+    for path in GUESTS {
+        let guest = server.guest(path).load();
+        let told = async |what: &str, count: usize| {
+            let port = server.port;
+            let target = format!("/?url=https://api.test:{port}/{what}/{count}");
+            guest.body(&target).await
+        };
+        // `date` and `content-length` are the server's own.
+        check(&told("heads", fields_max - 2).await, "HTTP/2.0");
+        let expected = "HttpResponseHeaderSectionSize";
+        check(&told("heads", fields_max + 1).await, expected);
+        check(&told("trailers", fields_max).await, "HTTP/2.0");
+        let expected = "HttpResponseTrailerSectionSize";
+        check(&told("trailers", fields_max + 1).await, expected);
+    }
 }
 
 #[track_caller]
@@ -344,35 +384,37 @@ async fn a_body_is_as_long_as_it_says() {
 async fn a_redirect_is_the_guests_and_checked_anew() {
     let server = Server::start(None).await;
     let redirect = format!("/?url=http://api.test:{}/redirect", server.port);
-    let guest = server.guest(guests::P3_OUTBOUND).load();
     let lead = |to: String| *server.elsewhere.lock().unwrap() = to;
-    lead(format!("http://api.test:{}/found", server.port));
-    check(&guest.body(&redirect).await, "302 ");
-    let follow = format!("{redirect}&follow=1");
-    check(&guest.body(&follow).await, "/found");
-    // 127.0.0.2 stands for what is private, port 1 for what no rule names.
-    for (to, expected) in [
-        (
-            format!("http://127.0.0.2:{}/", server.port),
-            "DestinationIpProhibited",
-        ),
-        (
-            format!("http://[::ffff:127.0.0.2]:{}/", server.port),
-            "DestinationIpProhibited",
-        ),
-        ("http://api.test:1/".to_owned(), "HttpRequestDenied"),
-        (
-            format!("http://api.test@127.0.0.2:{}/", server.port),
-            "error",
-        ),
-        (
-            "http://169.254.169.254/latest".to_owned(),
-            "HttpRequestDenied",
-        ),
-        ("file:///etc/passwd".to_owned(), "error"),
-    ] {
-        lead(to.clone());
-        check(&guest.body(&follow).await, expected);
+    for path in GUESTS {
+        let guest = server.guest(path).load();
+        lead(format!("http://api.test:{}/found", server.port));
+        check(&guest.body(&redirect).await, "302");
+        let follow = format!("{redirect}&follow=1");
+        check(&guest.body(&follow).await, "/found");
+        // 127.0.0.2 stands for what is private, port 1 for what no rule names.
+        for (to, expected) in [
+            (
+                format!("http://127.0.0.2:{}/", server.port),
+                "DestinationIpProhibited",
+            ),
+            (
+                format!("http://[::ffff:127.0.0.2]:{}/", server.port),
+                "DestinationIpProhibited",
+            ),
+            ("http://api.test:1/".to_owned(), "HttpRequestDenied"),
+            (
+                format!("http://api.test@127.0.0.2:{}/", server.port),
+                "error",
+            ),
+            (
+                "http://169.254.169.254/latest".to_owned(),
+                "HttpRequestDenied",
+            ),
+            ("file:///etc/passwd".to_owned(), "error"),
+        ] {
+            lead(to.clone());
+            check(&guest.body(&follow).await, expected);
+        }
     }
 }
 

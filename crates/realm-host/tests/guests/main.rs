@@ -18,6 +18,7 @@ mod ends;
     reason = "shared with the tests of engines, which do more with it"
 )]
 mod engines;
+mod fields;
 mod harness;
 mod health;
 mod https;
