@@ -86,6 +86,8 @@ fn each_flag_of_run_arrives() {
         ),
         // Names as conformance suites give them, and as a shell completes them.
         ("--dir data::.", "read file", "new"),
+        ("--dir data::.", "dirs", "."),
+        ("--dir data --dir data::tests.dir", "dirs", "data tests.dir"),
         ("--dir data::tests.dir", "read tests.dir/file", "new"),
         ("--dir data", "read data/file", "new"),
         ("--dir ./data/../data::/data", "read /data/file", "new"),

@@ -10,7 +10,7 @@ use realm_test_guests as guests;
 use crate::support::{Agent, Realm, eventually, figure, get, raw};
 
 /// name, guest, lines of its table.
-const COMPONENTS: [(&str, &str, &str); 15] = [
+const COMPONENTS: [(&str, &str, &str); 16] = [
     ("spin", guests::SPIN, "epoch_timeout_ms = 100"),
     ("park", guests::PARK, "wall_timeout_ms = 300"),
     ("memory", guests::MEMORY_BOMB, "memory_max_mb = 16"),
@@ -29,6 +29,7 @@ const COMPONENTS: [(&str, &str, &str); 15] = [
         guests::BIG_BODY,
         "epoch_timeout_ms = 100_000\nwall_timeout_ms = 100_000",
     ),
+    ("many", guests::OUTBOUND, ""),
     ("start", guests::TRAP_START, ""),
     ("middle", guests::TRAP_MID_RESPONSE, ""),
 ];
@@ -152,6 +153,13 @@ async fn each_limit_ends_as_documented() {
             status: 502,
             code: "response-too-large",
             words: "larger than the 1000 bytes of `max_response_bytes`",
+        },
+        Row {
+            name: "many",
+            request: &request("GET", "/many/?answer=257", ""),
+            status: 502,
+            code: "bad-response",
+            words: "the answer has 257 header fields, of at most 256",
         },
         Row {
             name: "deep",

@@ -25,6 +25,7 @@ use crate::cgi::FIELDS_MAX;
 use crate::cloud::otel::Caller;
 use crate::command;
 use crate::component::LoadError;
+use crate::component::ReplicaInner;
 use crate::invocation::{Shared, charge};
 use crate::kept;
 use crate::loaded::{Handler, HttpHandler, Loaded};
@@ -221,12 +222,13 @@ async fn call_proxy(
         .http()
         .new_incoming_request(scheme, request)?;
     let shared = Arc::clone(&invocation.shared);
+    let replica = Arc::clone(&invocation.replica);
     let log = refusal(invocation);
     let head = store
         .data_mut()
         .http()
         .new_response_outparam_from_callback(move |head| match head {
-            Ok(response) => answer(&shared, response),
+            Ok(response) => answer(&shared, &replica, response),
             Err(code) => log(&code),
         })?;
     proxy
@@ -254,12 +256,13 @@ async fn call_service(
         body,
     );
     let shared = Arc::clone(&invocation.shared);
+    let replica = Arc::clone(&invocation.replica);
     let log = refusal(invocation);
     let call = async move |accessor: &Accessor<State>| -> Result<()> {
         match service.handle(accessor, request).await? {
             Ok(response) => {
                 let response = accessor.with(|store| response.into_http(store, received))?;
-                answer(&shared, response);
+                answer(&shared, &replica, response);
             }
             Err(code) => {
                 log(&code);
@@ -335,13 +338,25 @@ pub(crate) fn started(invocation: &Invocation, began: Instant) {
 }
 
 /// Passes the head on, if it is one that can be sent.
-fn answer(shared: &Shared, response: http::Response<wasmtime_wasi_http::WasiBody>) {
-    // 100 is the edge's to send, and 101 needs a connection that a guest does not have.
-    if response.status().is_informational() || response.headers().len() > FIELDS_MAX {
-        shared.conclude(Outcome::BadResponse);
+fn answer(
+    shared: &Shared,
+    replica: &ReplicaInner,
+    response: http::Response<wasmtime_wasi_http::WasiBody>,
+) {
+    let (status, fields) = (response.status(), response.headers().len());
+    let outcome = Outcome::BadResponse;
+    if status.is_informational() {
+        // 100 is the edge's to send, and 101 needs a connection that a guest does not have.
+        replica.say(format_args!("{}: the status is {status}", outcome.code()));
+    } else if fields > FIELDS_MAX {
+        let code = outcome.code();
+        replica.say(format_args!(
+            "{code}: the answer has {fields} header fields, of at most {FIELDS_MAX}"
+        ));
     } else {
-        shared.answer(response);
+        return shared.answer(response);
     }
+    shared.conclude(outcome);
 }
 
 /// What to do with an error code in place of a response.
@@ -372,6 +387,7 @@ pub(crate) fn conclude(invocation: &Invocation, result: Result<()>) {
     let is_told = matches!(
         outcome,
         Outcome::GuestError
+            | Outcome::BadResponse
             | Outcome::ResponseTooLarge
             | Outcome::RequestTooLarge
             | Outcome::RequestTimeout

@@ -1,5 +1,5 @@
 //! A program whose first argument says what it does: `echo`, `exit CODE`, `out COUNT`, `mixed`,
-//! `spin`, `park`, `bomb`, `trap`, `connect ADDRESS` (tells what it is told), `listen`, `env NAME`,
+//! `dirs`, `spin`, `park`, `bomb`, `trap`, `connect ADDRESS` (tells what it is told), `listen`, `env NAME`,
 //! `read PATH`, `write PATH TEXT`.
 
 use std::io::{Read as _, Write as _, stdin, stdout};
@@ -36,6 +36,11 @@ fn main() {
         }
         "connect" => tell(connect(&second)),
         "listen" => tell(TcpListener::bind("127.0.0.1:0").map(|_| "listening".to_owned())),
+        "dirs" => {
+            let dirs = wasip2::filesystem::preopens::get_directories();
+            let names: Vec<String> = dirs.into_iter().map(|(_, name)| name).collect();
+            println!("{}", names.join(" "));
+        }
         "env" => println!("{}", std::env::var(&second).unwrap_or("absent".to_owned())),
         "read" => tell(std::fs::read_to_string(&second)),
         "write" => {

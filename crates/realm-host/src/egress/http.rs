@@ -202,6 +202,10 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 }
 
 /// Why a body ended early. What else there is ends none.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "an enum of another crate, which grows"
+)]
 fn code_of_body(error: &Error) -> ErrorCodeP2 {
     match error {
         Error::Hyper(error) => p2_code_of_hyper(error),
