@@ -125,6 +125,7 @@ impl Net<'_> {
             return refuse(work, Error::Unknown);
         };
         conn.used_ms = now_ms;
+        conn.had_streams |= matches!(work, Work::Open(..));
         let in_use = conn.wire.hold();
         let to = identity::peer_id(&peer);
         match work {
@@ -142,7 +143,7 @@ impl Net<'_> {
                 match self.parts.swarm.behaviour_mut().requests.inner() {
                     Some(requests) if class == Class::Member && !full => {
                         let request = requests.send_request(&to, bytes);
-                        self.parts.requests.insert(request, reply);
+                        self.parts.requests.insert(request, (reply, in_use));
                     }
                     Some(_) if full => refuse(Work::Request(bytes, reply), Error::Overloaded),
                     Some(_) | None => refuse(Work::Request(bytes, reply), Error::Unsupported),

@@ -1,6 +1,7 @@
 //! Makes connections and tends those that stand: dials what is missing, closes what is dead, stale,
 //! needless or too old, and keeps reservations at relays.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use libp2p::Multiaddr;
@@ -14,7 +15,7 @@ use crate::book::{self, Kind};
 use crate::class::Class;
 use crate::commands::refuse;
 use crate::event::{DownReason, Event, How, count};
-use crate::live::Peer;
+use crate::live::{Conn, Peer};
 use crate::mesh::Way;
 use crate::swarm::{Dial, Net};
 use crate::{Error, identity, mesh};
@@ -39,8 +40,12 @@ const DEAF_MS: u64 = 6_000;
 const DEAF_DOUBLINGS_MAX: u32 = 4;
 /// Peers cut off in one tick: in a storm, more would make it worse.
 const CUTS_PER_TICK: usize = 1;
-/// A connection to a member outside the mesh, made for a request, ends when unused that long.
+/// A connection to a member outside the mesh ends when unused that long, where there are enough others:
+/// the next stream to it goes without a handshake meanwhile.
 const UNUSED_MS: u64 = 60_000;
+/// The same of one that nobody opened a stream on, to a member that the mesh would hardly have dialled: it
+/// was made for a question, which comes again after half a minute, to somebody else.
+const ASKED_MS: u64 = 10_000;
 /// Relays at which a node behind a NAT can be found: one may fail.
 const RESERVATIONS: usize = 2;
 /// Longest reason in a view.
@@ -117,21 +122,37 @@ impl Net<'_> {
                 && !conn.dialled
                 && now_ms.saturating_sub(conn.since_ms) > stranger_ms
         });
-        let core = &self.kept.mesh.order[..self.kept.mesh.core.min(self.kept.mesh.order.len())];
-        let surplus = self.parts.live.peers.len() > self.kept.mesh.target;
-        let unused = self.parts.live.each(|key, conn| {
-            conn.class == Class::Member
-                && surplus
-                && conn.dialled
-                && !conn.is_in_use()
-                && !core.contains(key)
-                && now_ms.saturating_sub(conn.used_ms) > UNUSED_MS
-        });
+        let unused = self.surplus(now_ms);
         let needless = self.parts.live.needless(&self.kept.me, now_ms);
         for (peer, id) in old.into_iter().chain(unused).chain(needless) {
             self.close(&peer, id, DownReason::Closed);
         }
         self.cut_deaf(now_ms);
+    }
+
+    /// Connections that this node made, that nobody uses, and without which enough remain: those to members
+    /// that the mesh wants least.
+    fn surplus(&self, now_ms: u64) -> Vec<(PublicKey, ConnectionId)> {
+        let mesh = &self.kept.mesh;
+        let surplus = self.parts.live.peers.len().saturating_sub(mesh.target);
+        if surplus == 0 {
+            return Vec::new();
+        }
+        let patience_ms = |key: &PublicKey, conn: &Conn| match conn.had_streams || mesh.is_near(key)
+        {
+            true => UNUSED_MS,
+            false => ASKED_MS,
+        };
+        let mut unused = self.parts.live.each(|key, conn| {
+            conn.class == Class::Member
+                && conn.dialled
+                && !conn.is_in_use()
+                && !mesh.is_core(key)
+                && now_ms.saturating_sub(conn.used_ms) > patience_ms(key, conn)
+        });
+        unused.sort_by_key(|(key, _)| Reverse(mesh.place(key)));
+        unused.truncate(surplus);
+        unused
     }
 
     /// Asks gossip who has subscribed; it knows best, over connections that come and go.
@@ -244,7 +265,7 @@ impl Net<'_> {
 
     /// Goes on with the attempt to reach a peer, if there is one.
     pub(crate) fn advance(&mut self, peer: &PublicKey, now_ms: u64) {
-        let better_than = self.parts.live.best(peer).map(crate::live::Conn::kind);
+        let better_than = self.parts.live.best(peer).map(Conn::kind);
         while let Some(addresses) = self.kept.book.step(peer, now_ms, better_than) {
             let kind = addresses.first().and_then(book::kind).unwrap_or(Kind::Tcp);
             let options = DialOpts::peer_id(identity::peer_id(peer))

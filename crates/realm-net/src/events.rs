@@ -229,6 +229,7 @@ impl Net<'_> {
             return;
         };
         conn.used_ms = now_ms;
+        conn.had_streams = true;
         let in_use = conn.wire.hold();
         let address = conn.address.to_string();
         let slot = self.parts.slots.stream(key, class, protocol, now_ms);
@@ -339,7 +340,7 @@ impl Net<'_> {
                     },
                 ..
             } => {
-                if let Some(reply) = self.parts.requests.remove(&request_id) {
+                if let Some((reply, _)) = self.parts.requests.remove(&request_id) {
                     let _ = reply.send(match response {
                         Answer::Body(bytes) => Ok(bytes),
                         Answer::Busy => Err(Error::Refused(Refusal::Busy)),
@@ -349,7 +350,7 @@ impl Net<'_> {
             Told::OutboundFailure {
                 request_id, error, ..
             } => {
-                if let Some(reply) = self.parts.requests.remove(&request_id) {
+                if let Some((reply, _)) = self.parts.requests.remove(&request_id) {
                     let _ = reply.send(Err(match error {
                         OutboundFailure::Timeout => Error::Timeout,
                         OutboundFailure::UnsupportedProtocols => Error::Unsupported,

@@ -39,6 +39,8 @@ pub(crate) struct Conn {
     pub(crate) rtt_us: Option<u64>,
     /// Last request or stream.
     pub(crate) used_ms: u64,
+    /// Whether either side opened a stream of its own, beside requests.
+    pub(crate) had_streams: bool,
     /// Goes with the connection, and breaks its streams.
     pub(crate) wire: Wire,
 }
@@ -67,6 +69,7 @@ impl Conn {
             pings: true,
             rtt_us: None,
             used_ms: now_ms,
+            had_streams: false,
             wire: Wire::default(),
         }
     }

@@ -20,6 +20,23 @@ pub(crate) struct Mesh {
     pub(crate) target: usize,
 }
 
+impl Mesh {
+    /// How soon a member is wanted: 0 first.
+    pub(crate) fn place(&self, member: &PublicKey) -> usize {
+        let place = self.order.iter().position(|key| key == member);
+        place.unwrap_or(usize::MAX)
+    }
+
+    pub(crate) fn is_core(&self, member: &PublicKey) -> bool {
+        self.place(member) < self.core
+    }
+
+    /// Whether this node dials the member where a few others are missing.
+    pub(crate) fn is_near(&self, member: &PublicKey) -> bool {
+        self.place(member) < 2 * self.target
+    }
+}
+
 fn hash(parts: [&PublicKey; 2]) -> [u8; 32] {
     let mut hasher = Sha256::new();
     hasher.update(b"realm.mesh.v1");

@@ -27,6 +27,7 @@ use crate::live::Live;
 use crate::slots::Slots;
 use crate::streams::OpenReply;
 use crate::transport::{self, Alarm};
+use crate::wire::InUse;
 use crate::{Error, Protocol};
 
 /// How often connections are looked after.
@@ -70,7 +71,8 @@ pub(crate) struct Parts {
     pub(crate) live: Live,
     pub(crate) slots: Slots,
     pub(crate) dials: HashMap<ConnectionId, Dial>,
-    pub(crate) requests: HashMap<OutboundRequestId, RequestReply>,
+    /// Who waits for an answer, and that the connection is in use until it is there.
+    pub(crate) requests: HashMap<OutboundRequestId, (RequestReply, InUse)>,
     /// Room that answers take until the peer has read them.
     pub(crate) answering: HashMap<InboundRequestId, OwnedSemaphorePermit>,
     pub(crate) waiting: BTreeMap<PublicKey, Vec<(u64, Work)>>,

@@ -122,6 +122,20 @@ async fn a_replica_that_ends_gives_its_run_back_without_a_failure() {
     let _second = working(&loaded).await;
     until(&loaded, "p", "running").await;
     assert_eq!((runs(&loaded, "retried"), runs(&loaded, "failed")), (0, 0));
+    // It runs from when it is taken: the guest says so a moment later.
+    let took = |line: &&String| *line == "took p of test: park";
+    let begun = Instant::now();
+    while loaded
+        .log
+        .lines(LogStream::Stdout)
+        .iter()
+        .filter(took)
+        .count()
+        < 2
+    {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     // Its instance ends, and the run stays cancelled.
     assert_eq!(said(&loaded, "/cancel?id=p").await, "true");
     until(&loaded, "p", "cancelled").await;
@@ -130,9 +144,6 @@ async fn a_replica_that_ends_gives_its_run_back_without_a_failure() {
         assert!(begun.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let took = loaded.log.lines(LogStream::Stdout);
-    let took = took.iter().filter(|line| *line == "took p of test: park");
-    assert_eq!(took.count(), 2);
     until(&loaded, "p", "cancelled").await;
 }
 
