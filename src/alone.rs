@@ -1,6 +1,7 @@
 //! What `run` and `serve` share: a file, and what the command line grants and bounds.
 
 use std::collections::BTreeMap;
+use std::env::VarError;
 use std::path::PathBuf;
 
 use realm_model::digest::Digest;
@@ -66,10 +67,8 @@ impl Alone {
         clock: ClockGrant,
     ) -> Result<(Vec<u8>, Options), Failure> {
         let bytes = files::read(&self.file, BLOB_BYTES_MAX)?;
-        let mut dirs = Vec::with_capacity(self.dir.len());
-        for dir in &self.dir {
-            dirs.push(Dir::parse(dir)?.here()?);
-        }
+        let dirs = self.dirs()?;
+        let dirs = dirs.iter().map(Dir::here).collect::<Result<_, _>>()?;
         let options = Options {
             name: self.name(),
             grants: Grants {
@@ -120,10 +119,7 @@ impl Alone {
                 .exit(exit::USAGE));
         }
         let bytes = files::read(&self.file, BLOB_BYTES_MAX)?;
-        let mut dirs = Vec::with_capacity(self.dir.len());
-        for dir in &self.dir {
-            dirs.push(Dir::parse(dir)?.there());
-        }
+        let dirs = self.dirs()?.iter().map(Dir::there).collect();
         let asked = RunRequest {
             name: self.name(),
             digest: Digest::of(&bytes),
@@ -137,6 +133,10 @@ impl Alone {
             wall_timeout_ms: self.wall_timeout_ms,
         };
         Ok((bytes, asked))
+    }
+
+    fn dirs(&self) -> Result<Vec<Dir<'_>>, Failure> {
+        self.dir.iter().map(|dir| Dir::parse(dir)).collect()
     }
 
     /// The component's name: that of the file, where it can be one.
@@ -213,6 +213,7 @@ fn parse_env(text: &str) -> Result<(String, String), String> {
     }
     match std::env::var(text) {
         Ok(value) => Ok((text.to_owned(), value)),
-        Err(_) => Err(format!("there is no `{text}` here: write `NAME=VALUE`")),
+        Err(VarError::NotPresent) => Err(format!("there is no `{text}` here: write `NAME=VALUE`")),
+        Err(VarError::NotUnicode(_)) => Err(format!("the value of `{text}` here is no text")),
     }
 }

@@ -6,6 +6,7 @@ use realm_model::view::ReachState;
 use realm_test_guests as guests;
 use reqwest::{Client, Method};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::realms::{Realms, pinned};
 use crate::support::{Load, eventually};
@@ -57,10 +58,11 @@ async fn any_node_answers_any_route_with_what_a_client_sent() {
         (guests::CGI_ENV, "cgi.wasm"),
         (guests::TRAP, "trap.wasm"),
         (guests::BIG_BODY, "big.wasm"),
+        (guests::OUTBOUND, "many.wasm"),
     ] {
         realms.first().realm.guest(guest, name);
     }
-    let names = ["echo", "request", "cgi", "trap", "big"];
+    let names = ["echo", "request", "cgi", "trap", "big", "many"];
     let files = names.map(|name| format!("{name}.wasm"));
     let components: Vec<_> = names
         .iter()
@@ -117,6 +119,22 @@ async fn any_node_answers_any_route_with_what_a_client_sent() {
     let cgi: Value = serde_json::from_str(&realms.first().get("/cgi/more?q").await.1).unwrap();
     assert_eq!(cgi["env"]["SCRIPT_NAME"], "/cgi", "{cgi}");
     assert_eq!(cgi["env"]["PATH_INFO"], "/more", "{cgi}");
+
+    // A head of as many fields as a guest may make.
+    let address = url("").replace("http://", "");
+    let mut raw = tokio::net::TcpStream::connect(address.trim_end_matches('/'))
+        .await
+        .unwrap();
+    let request = b"GET /many/?answer=256 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    raw.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    raw.read_to_string(&mut answer).await.unwrap();
+    let fields = answer.lines().filter(|line| line.starts_with("x-"));
+    assert_eq!(
+        (answer.get(..12), fields.count()),
+        (Some("HTTP/1.1 200"), 256),
+        "{answer}"
+    );
 
     let head = client
         .request(Method::HEAD, url("/big/?bytes=1000&length=1"))

@@ -357,6 +357,9 @@ async fn case_21_an_apply_at_a_full_disk_is_refused_and_told_and_nothing_acknowl
     realms.first().run(&apply).ok();
     let newest = realms.first().head().await;
     assert_eq!(newest.seq, acknowledged.seq + 1);
+    // A small one would find room in what the log has left of a page, beside the other one of its place.
+    let restart = ["restart", "app", "--no-wait"];
+    realms.as_owner(1, &restart).fails(3, "not-durable");
     eventually("it is asked to take what the other one has", async || {
         let refusals = realms.nodes[1].status().await.refusals;
         (refusals.get("not-durable") >= Some(&3)).then_some(())

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{
     Backend, Body, BoxError, BoxFuture, CallError, Connected, Elsewhere, RoutePrefix, Server,
 };
-use crate::config::HEADER_COUNT_MAX;
+use crate::config::ANSWER_FIELDS_MAX;
 use crate::headers::{REALM_AGAIN, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO};
 use crate::pulse::{Listening, Pulse, now_ms};
 use crate::relay;
@@ -414,7 +414,7 @@ impl Far {
         let dial = Listening(Arc::clone(&self.line.pulse));
         let stream = dial.dial().await.map_err(|_| unreached(true))?;
         let (mut sender, connection) = Builder::new()
-            .max_headers(HEADER_COUNT_MAX)
+            .max_headers(ANSWER_FIELDS_MAX)
             .max_buf_size(BUFFER_BYTES_MAX)
             .handshake::<_, Body>(TokioIo::new(stream))
             .await

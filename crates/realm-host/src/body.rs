@@ -158,6 +158,7 @@ impl http_body::Body for ResponseBody {
                     .trailers_ref()
                     .is_some_and(|trailers| trailers.len() > FIELDS_MAX)
                 {
+                    self.guest.shared.conclude(Outcome::BadResponse);
                     return Poll::Ready(Some(Err(failed(Outcome::BadResponse))));
                 }
                 let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;

@@ -125,7 +125,7 @@ pub struct RelayLimits {
     pub reservations_max: usize,
     /// Circuits at once.
     pub circuits_max: usize,
-    /// Circuits at once from and to one member.
+    /// Circuits at once that one member asked for.
     pub circuits_per_member_max: usize,
     /// A circuit ends after that, and is made anew.
     pub circuit_time_max: Duration,

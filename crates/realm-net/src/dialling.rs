@@ -130,23 +130,35 @@ impl Net<'_> {
         self.cut_deaf(now_ms);
     }
 
-    /// Connections that this node made, that nobody uses, and without which enough remain: those to members
+    /// Connections that this node made, that nobody uses, and without which enough to members remain: those
     /// that the mesh wants least.
     fn surplus(&self, now_ms: u64) -> Vec<(PublicKey, ConnectionId)> {
-        let mesh = &self.kept.mesh;
-        let surplus = self.parts.live.peers.len().saturating_sub(mesh.target);
+        let (mesh, live) = (&self.kept.mesh, &self.parts.live);
+        let is_member = |conn: &Conn| conn.class == Class::Member;
+        let members = live.peers.values().filter_map(Peer::best);
+        let surplus = members.filter(|conn| is_member(conn)).count();
+        let surplus = surplus.saturating_sub(mesh.target);
         if surplus == 0 {
             return Vec::new();
         }
+        // What goes through a relay ends with the connection to it, and so does the place there.
+        let vias = live.peers.values().flat_map(|peer| &peer.conns);
+        let vias = vias.filter_map(|conn| match conn.how {
+            How::Relay { via } => via,
+            How::Quic | How::Tcp => None,
+        });
+        let relays: BTreeSet<PublicKey> =
+            vias.chain(self.parts.circuits.values().copied()).collect();
         let patience_ms = |key: &PublicKey, conn: &Conn| match conn.had_streams || mesh.is_near(key)
         {
             true => UNUSED_MS,
             false => ASKED_MS,
         };
-        let mut unused = self.parts.live.each(|key, conn| {
-            conn.class == Class::Member
+        let mut unused = live.each(|key, conn| {
+            is_member(conn)
                 && conn.dialled
                 && !conn.is_in_use()
+                && !relays.contains(key)
                 && !mesh.is_core(key)
                 && now_ms.saturating_sub(conn.used_ms) > patience_ms(key, conn)
         });

@@ -19,6 +19,7 @@ use crate::live::Conn;
 use crate::stream::{Incoming, refuse};
 use crate::streams::Inbound;
 use crate::swarm::{Dial, Net};
+use crate::wire::InUse;
 use crate::{Error, Refusal, identity};
 
 /// Addresses taken from one peer about itself, or about another.
@@ -324,6 +325,7 @@ impl Net<'_> {
         match event {
             Told::Message {
                 peer,
+                connection_id,
                 message:
                     Message::Request {
                         request_id,
@@ -331,15 +333,23 @@ impl Net<'_> {
                         channel,
                     },
                 ..
-            } => self.asked(&peer, request_id, request, channel),
+            } => {
+                // Until the answer has gone, the connection stands.
+                if let Some(in_use) = self.used(&peer, connection_id) {
+                    self.parts.asked.insert(request_id, in_use);
+                }
+                self.asked(&peer, request_id, request, channel);
+            }
             Told::Message {
+                peer,
+                connection_id,
                 message:
                     Message::Response {
                         request_id,
                         response,
                     },
-                ..
             } => {
+                self.used(&peer, connection_id);
                 if let Some((reply, _)) = self.parts.requests.remove(&request_id) {
                     let _ = reply.send(match response {
                         Answer::Body(bytes) => Ok(bytes),
@@ -364,8 +374,18 @@ impl Net<'_> {
             }
             Told::InboundFailure { request_id, .. } | Told::ResponseSent { request_id, .. } => {
                 self.parts.answering.remove(&request_id);
+                self.parts.asked.remove(&request_id);
             }
         }
+    }
+
+    /// Notes that a connection is of use at this moment.
+    fn used(&mut self, peer: &PeerId, connection: ConnectionId) -> Option<InUse> {
+        let now_ms = self.kept.now_ms();
+        let key = identity::key_of(peer)?;
+        let conn = self.parts.live.conn(&key, connection)?;
+        conn.used_ms = now_ms;
+        Some(conn.wire.hold())
     }
 
     fn asked(

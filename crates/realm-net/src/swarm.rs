@@ -73,6 +73,8 @@ pub(crate) struct Parts {
     pub(crate) dials: HashMap<ConnectionId, Dial>,
     /// Who waits for an answer, and that the connection is in use until it is there.
     pub(crate) requests: HashMap<OutboundRequestId, (RequestReply, InUse)>,
+    /// Requests of others that are not answered to the end, and that their connections are in use.
+    pub(crate) asked: HashMap<InboundRequestId, InUse>,
     /// Room that answers take until the peer has read them.
     pub(crate) answering: HashMap<InboundRequestId, OwnedSemaphorePermit>,
     pub(crate) waiting: BTreeMap<PublicKey, Vec<(u64, Work)>>,
@@ -122,6 +124,7 @@ impl<'a> Net<'a> {
             slots: Slots::new(&kept.config.limits),
             dials: HashMap::new(),
             requests: HashMap::new(),
+            asked: HashMap::new(),
             answering: HashMap::new(),
             waiting: BTreeMap::new(),
             cuts: BTreeMap::new(),
@@ -214,6 +217,7 @@ impl<'a> Net<'a> {
         {
             // The peer has gone meanwhile, and nothing more is told of its request.
             self.parts.answering.remove(&request);
+            self.parts.asked.remove(&request);
         }
     }
 

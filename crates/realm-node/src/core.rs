@@ -331,15 +331,17 @@ impl Core {
         if let (Came::From { hint: Some(id) }, Some(network)) = (came, &mut self.network) {
             network.judge(id, Judgement::Forward);
         }
+        self.disk_takes()?;
         self.executor.settle();
         // Waits for the disk; other tasks of this thread move elsewhere meanwhile.
         let appended = tokio::task::block_in_place(|| self.journal.write_down(&admitted));
         if let Err(error) = appended {
             let reason = crate::error::with_causes(&error);
-            self.disk_failed(&reason);
+            if error.is_of_the_disk() {
+                self.disk_failed(&reason, bytes.len());
+            }
             return Err(Refusal::new(RefusalCode::NotDurable, reason).into());
         }
-        self.disk_works();
         let entry = admitted.entry();
         let head = entry.head();
         tracing::info!(
@@ -394,8 +396,8 @@ impl Core {
     /// Plans and executes until there is nothing to do but wait.
     fn act(&mut self) {
         let began = Instant::now();
-        tokio::task::block_in_place(|| self.journal.raise_marks());
         self.try_disk_if_due();
+        self.raise_marks();
         self.look_around_if_due();
         self.look_at_leases();
         self.stale = false;

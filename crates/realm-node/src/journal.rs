@@ -95,6 +95,17 @@ pub enum JournalError {
     },
 }
 
+impl JournalError {
+    /// Whether the system did not write or read, so that there is hope: what the files say is something else.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        let causes =
+            std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
+        causes
+            .into_iter()
+            .any(<dyn std::error::Error>::is::<std::io::Error>)
+    }
+}
+
 impl Journal {
     /// Begins the log of a new realm with its genesis.
     pub(crate) fn begin(
@@ -224,7 +235,8 @@ impl<F: Files> Journal<F> {
     /// Makes an entry durable, and raises the mark.
     pub(crate) fn append(&mut self, admitted: &Admitted) -> Result<(), JournalError> {
         self.write_down(admitted)?;
-        self.raise_marks();
+        // It is durable either way.
+        let _ = self.raise_marks();
         Ok(())
     }
 
@@ -247,20 +259,26 @@ impl<F: Files> Journal<F> {
         Ok(())
     }
 
-    /// Raises the marks of what was written down. One that cannot be raised is repaired by the next:
-    /// the entry is durable.
-    pub(crate) fn raise_marks(&mut self) {
-        for (chain, head) in std::mem::take(&mut self.unmarked) {
+    /// Raises the marks of what was written down. One that the disk does not take is raised the next time: the
+    /// entry is durable.
+    pub(crate) fn raise_marks(&mut self) -> Result<(), JournalError> {
+        while let Some((chain, head)) = self.unmarked.pop_first() {
             if let Err(error) = self.marks.set(chain, head) {
                 tracing::warn!(chain = chain.as_str(), %error, "the high-water mark could not be raised");
+                let error = JournalError::from(error);
+                if error.is_of_the_disk() {
+                    self.unmarked.insert(chain, head);
+                    return Err(error);
+                }
             }
         }
+        Ok(())
     }
 
-    /// Writes a file as large as an entry mostly is, and removes it: whether the disk takes anything.
-    pub(crate) fn try_disk(&self) -> std::io::Result<()> {
+    /// Writes a file of so many bytes, and removes it: whether the disk takes as much.
+    pub(crate) fn try_disk(&self, bytes: usize) -> std::io::Result<()> {
         let path = self.folder.root().join("try");
-        realm_store::files::put(&self.files, &path, &[0; 64 * 1024])?;
+        realm_store::files::put(&self.files, &path, &vec![0; bytes])?;
         self.files.remove(&path)
     }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::body::RequestBody;
 use crate::backend::BoxFuture;
-use crate::config::HEADER_COUNT_MAX;
+use crate::config::ANSWER_FIELDS_MAX;
 
 /// Bytes both ways.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -82,7 +82,7 @@ pub(super) struct Taken {
 pub(super) const TAKEN: Taken = Taken {
     connect_timeout: CONNECT_TIMEOUT,
     head_bytes_max: BUFFER_BYTES_MAX,
-    head_fields_max: HEADER_COUNT_MAX,
+    head_fields_max: ANSWER_FIELDS_MAX,
 };
 
 /// The connections to one server.

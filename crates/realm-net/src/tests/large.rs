@@ -71,7 +71,7 @@ async fn in_a_large_realm_all_hear_though_none_is_connected_to_all() {
 #[tokio::test]
 async fn a_connection_made_for_a_question_ends_soon_after_the_answer() {
     const NODES: u64 = 12;
-    const LATE: Duration = Duration::from_secs(12);
+    const LATE: Duration = Duration::from_secs(16);
     let settings = |number| {
         let mut settings = config(number, &[QUIC]);
         (settings.limits.full_mesh_max, settings.limits.neighbours) = (1, 2);

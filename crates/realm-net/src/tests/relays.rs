@@ -219,11 +219,16 @@ async fn a_relay_has_places_for_members_alone_and_for_as_many_as_its_limit_says(
     while let Err(why) = reserve(4, &relay).await {
         assert!(began.elapsed() < PATIENCE, "{why}");
     }
-    // Who is a member no longer loses it at once, and others reach nobody there.
+    // Whose membership ends loses it with the connection, and others reach nobody there.
     relay.net.admit(members([1, 4, 5])).await.unwrap();
-    let mut caller = plain(5);
-    let why = call(&mut caller, &relay, 3).await.unwrap_err();
-    assert!(why.contains("NoReservation"), "{why}");
+    let began = Instant::now();
+    loop {
+        let why = call(&mut plain(5), &relay, 3).await.unwrap_err();
+        if why.contains("NoReservation") {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{why}");
+    }
 }
 
 #[tokio::test]
@@ -271,7 +276,7 @@ async fn a_circuit_ends_with_its_bytes() {
 
 #[tokio::test]
 async fn a_circuit_ends_with_its_time() {
-    const TIME: Duration = Duration::from_secs(1);
+    const TIME: Duration = Duration::from_secs(3);
     let relay = relaying(|limits| limits.circuit_time_max = TIME).await;
     let _place = reserve(2, &relay).await.expect("a member");
     let mut caller = plain(3);

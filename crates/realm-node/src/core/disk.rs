@@ -4,22 +4,27 @@
 
 use realm_model::observed::Millis;
 use realm_model::record::{Alarm, NOT_DURABLE};
+use realm_model::refusal::{Refusal, RefusalCode};
 
 use super::Core;
+use crate::error::with_causes;
 
-/// How often a disk that took nothing is tried again: a write of a few kilobytes.
+/// How often a disk that took nothing is tried again, with a file as large as what it did not take.
 const TRY_INTERVAL_MS: u64 = 5_000;
+/// No smaller one: entries that follow find room as well.
+const TRY_BYTES_MIN: usize = 64 * 1024;
 
 /// What the disk did not take last.
 #[derive(Debug)]
 pub(crate) struct Trouble {
     reason: String,
+    bytes: usize,
     try_at: Millis,
 }
 
 impl Core {
-    /// An entry could not be written down.
-    pub(super) fn disk_failed(&mut self, reason: &str) {
+    /// An entry of so many bytes could not be written down.
+    pub(super) fn disk_failed(&mut self, reason: &str, bytes: usize) {
         let try_at = self.now().plus(TRY_INTERVAL_MS);
         if self.disk.is_none() {
             tracing::error!(
@@ -31,12 +36,34 @@ impl Core {
         }
         self.disk = Some(Trouble {
             reason: reason.to_owned(),
+            bytes: bytes.max(TRY_BYTES_MIN),
             try_at,
         });
     }
 
-    /// It took something.
-    pub(super) fn disk_works(&mut self) {
+    /// While the disk takes nothing, no entry is taken, however small: one that finds room beside one that did
+    /// not would be a second one of its place.
+    pub(super) fn disk_takes(&self) -> Result<(), Refusal> {
+        match &self.disk {
+            Some(trouble) => Err(Refusal::new(
+                RefusalCode::NotDurable,
+                trouble.reason.clone(),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Raises the marks of what was written down, which keep this node from going back.
+    pub(super) fn raise_marks(&mut self) {
+        if self.disk.is_some() {
+            return;
+        }
+        if let Err(error) = tokio::task::block_in_place(|| self.journal.raise_marks()) {
+            self.disk_failed(&with_causes(&error), 0);
+        }
+    }
+
+    fn disk_works(&mut self) {
         if self.disk.take().is_some() {
             tracing::info!("the disk takes what is written again");
             self.stale = true;
@@ -49,7 +76,7 @@ impl Core {
         let Some(trouble) = self.disk.as_mut().filter(|trouble| trouble.try_at <= now) else {
             return;
         };
-        match tokio::task::block_in_place(|| self.journal.try_disk()) {
+        match tokio::task::block_in_place(|| self.journal.try_disk(trouble.bytes)) {
             Ok(()) => self.disk_works(),
             Err(_) => trouble.try_at = now.plus(TRY_INTERVAL_MS),
         }

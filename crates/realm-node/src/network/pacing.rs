@@ -81,8 +81,10 @@ impl Pacing {
             // Before anybody can send an older one of this node: it would look like a stranger's.
             return Millis(0);
         };
-        let due = at.plus(figures_ms(members));
-        let due = self.heads_at.map_or(due, |heads_at| due.min(heads_at));
+        // Where entries wait, the figures go with them.
+        let due = self
+            .heads_at
+            .unwrap_or_else(|| at.plus(figures_ms(members)));
         let Some(since) = self.changed_at else {
             return due;
         };
@@ -107,14 +109,12 @@ impl Pacing {
         let news = steady(body);
         let mut tells = Tells::News;
         if let Some((said, at)) = &self.said {
-            let since = now.since(*at);
             if news == *said {
-                if since < figures_ms(members) {
+                if now.since(*at) < figures_ms(members) {
                     return None;
                 }
                 tells = Tells::Figures;
-            }
-            if same_but_heads(&news, said) {
+            } else if same_but_heads(&news, said) {
                 // After a silence each node by a lag of its own as well.
                 let lag_ms = match is_idle(body) {
                     true => random % (heads_ms(members, body) / 2 + 1),
@@ -297,6 +297,9 @@ mod tests {
         check(100, (1_000, 0), (1, "b"), 1_000);
         check(100, (1_000, 0), (2, "b"), 1_000);
         check(100, (1_000, 0), (1, "a"), 59_000);
+        check(100, (1_000, 700), (1, "a"), 59_000);
+        // Entries shortly before figures are due wait for their own time.
+        check(100, (59_000, 7_500), (2, "a"), 7_993);
         check_of(100, (1_000, 0), (2, "a"), 2_000, running);
         check_of(100, (1_000, 3_000), (2, "a"), 5_000, running);
         check_of(100, (1_000, 6_000), (2, "a"), 8_000, running);
