@@ -133,7 +133,7 @@ pub struct RelayLimits {
     pub circuit_bytes_max: u64,
     /// Places, and circuits, that one member asks for.
     pub asked_per_member_rate: Rate,
-    /// The same of one address: behind it may be a rack of a hundred, each of which wants to reach ten.
+    /// The same of one address: behind it may be a rack of a hundred, each of which wants to reach eight.
     pub asked_per_source_rate: Rate,
 }
 
@@ -181,7 +181,7 @@ impl Default for Limits {
                 burst: 500,
             },
             memory_share_max: 0.95,
-            neighbours: 10,
+            neighbours: 8,
             full_mesh_max: FULL_MESH_MAX,
             relay: RelayLimits::default(),
         }
