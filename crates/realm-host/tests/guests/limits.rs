@@ -136,7 +136,7 @@ async fn no_room_is_said_at_once() {
         (error.code, error.status, error.retry_after_s),
         ("overloaded", 503, Some(1))
     );
-    assert_eq!(park.replica.in_flight(), 2);
+    eventually(|| park.replica.in_flight() == 2).await;
     eventually(|| park.count("overloaded") == 3).await;
     // Other replicas have room of their own.
     let other = park.component.replica(8);
