@@ -83,7 +83,8 @@ source = "file:$guests/echo_request.wasm"
 END
 say "a realm of one node, with nginx in front of it"
 show cat "$place/realm/node.toml"
-realm agent --http 127.0.0.1:0 --admin 127.0.0.1:0 --p2p 127.0.0.1:0 >"$place/agent.log" 2>&1 &
+# By itself: of a function in the background, the shell around it would be what `stop` ends.
+"$realm" --realm "$place/realm" agent --http 127.0.0.1:0 --admin 127.0.0.1:0 --p2p 127.0.0.1:0 >"$place/agent.log" 2>&1 &
 started+=($!)
 until_true "the agent" realm status
 show realm apply "$place/realm.toml" --yes

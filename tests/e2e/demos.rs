@@ -61,7 +61,18 @@ impl Demo {
             name.to_string_lossy().starts_with("realm-demo.")
         });
         assert_eq!(left.count(), 0);
+        assert_eq!(self.running(), Vec::<String>::new());
         shown
+    }
+
+    /// The command lines of processes that have to do with the demo's folder.
+    fn running(&self) -> Vec<String> {
+        let folder = self.folder.path().display().to_string();
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        // One that ends meanwhile cannot be read.
+        let lines = processes.filter_map(|one| fs::read(one.path().join("cmdline")).ok());
+        let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+        lines.filter(|line| line.contains(&folder)).collect()
     }
 
     /// How often something was to be built that is there.
