@@ -7,6 +7,7 @@ use std::process::Command;
 use realm_model::entry::{Body, ChainId};
 use realm_test_guests::{HELLO, VERSION_A, VERSION_B};
 
+use crate::lab::Disk;
 use crate::realms::{Node, Realms, delegation, next_entry, pinned};
 use crate::support::{eventually, said};
 
@@ -246,8 +247,8 @@ async fn waits(node: &Node) -> Option<String> {
     app.waiting_on.first().map(|waits| waits.code.clone())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn case_21_a_full_disk_takes_nothing_new_and_mends_itself_when_there_is_room() {
+/// Two nodes, of which the second one has 16 MiB.
+async fn with_a_small_disk() -> (Realms, Disk) {
     let mut realms = Realms::meet(&["alpha"]).await;
     realms.add("beta");
     let disk = realms.nodes[1].on_small_disk("16m");
@@ -255,6 +256,12 @@ async fn case_21_a_full_disk_takes_nothing_new_and_mends_itself_when_there_is_ro
     realms.approve(1, &[]);
     realms.nodes[1].start();
     realms.all_meet().await;
+    (realms, disk)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_21_a_full_disk_takes_nothing_new_and_mends_itself_when_there_is_room() {
+    let (mut realms, disk) = with_a_small_disk().await;
     realms.apply(&pinned(&[
         ("app", VERSION_A, "beta"),
         ("hello", HELLO, "alpha"),
@@ -317,13 +324,7 @@ async fn full_disk_is_told(realms: &Realms, other: &str, told: bool) -> String {
 /// acknowledged is there after a kill -9 on that disk, and everybody says why until there is room.
 #[tokio::test(flavor = "multi_thread")]
 async fn case_21_an_apply_at_a_full_disk_is_refused_and_told_and_nothing_acknowledged_is_lost() {
-    let mut realms = Realms::meet(&["alpha"]).await;
-    realms.add("beta");
-    let disk = realms.nodes[1].on_small_disk("16m");
-    realms.invite(1);
-    realms.approve(1, &[]);
-    realms.nodes[1].start();
-    realms.all_meet().await;
+    let (mut realms, disk) = with_a_small_disk().await;
     // More than the rest of a page of the log has room for.
     let file = |name: &str| {
         let more = format!("# {}\n", name.repeat(16 * 1024));

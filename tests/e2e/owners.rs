@@ -1,39 +1,15 @@
 //! A realm of three owners, of whom two must sign. The command line signs with one key: what two agreed on
 //! is made here, and handed in by the verb that takes what was signed elsewhere.
 
-use realm_model::entry::{
-    Body, ChainId, Fence, ManifestBody, Payload, RestartBody, Rotate, SetNode,
-};
+use realm_model::entry::{Body, ChainId, Fence, ManifestBody, RestartBody, Rotate, SetNode};
 use realm_model::key::SecretKey;
 use realm_model::lock::Lock;
 use realm_test_guests::{HELLO, VERSION_A};
 
-use crate::realms::{Node, Realms, delegation, pinned, write_key};
+use crate::realms::{Node, Realms, delegation, next_entry_of, pinned, write_key};
 use crate::support::Said;
 
 const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
-
-/// The next entry of a chain after what a node has in force, with a signature of each of these.
-async fn signed(node: &Node, chain: ChainId, body: Body, keys: &[&SecretKey]) -> Vec<u8> {
-    let heads = node.realm.heads().await;
-    let head = match chain {
-        ChainId::Authority => heads.authority,
-        ChainId::Namespace(_) => heads.default,
-    };
-    let payload = Payload {
-        seq: head.seq + 1,
-        prev: head.hash,
-        authority: heads.authority,
-        created_unix_s: 0,
-        body,
-    };
-    let message = payload.message(heads.realm, chain);
-    let signatures: Vec<_> = keys
-        .iter()
-        .map(|key| (key.public(), key.sign(&message)))
-        .collect();
-    payload.with_signatures(heads.realm, chain, &signatures)
-}
 
 /// Hands an entry in at a node, as who carries it there on a stick does.
 fn submit(node: &Node, chain: ChainId, entry: &[u8]) -> Said {
@@ -45,7 +21,7 @@ fn submit(node: &Node, chain: ChainId, entry: &[u8]) -> Said {
 /// was.
 async fn refused_everywhere(realms: &Realms, chain: ChainId, body: Body, keys: &[&SecretKey]) {
     for node in realms.running() {
-        let entry = signed(node, chain, body.clone(), keys).await;
+        let entry = next_entry_of(node, chain, keys, body.clone()).await;
         let refusals = async || {
             let refusals = node.status().await.refusals;
             refusals.get("wrong-owner").copied().unwrap_or_default()
@@ -83,7 +59,7 @@ async fn three_owners(realms: &mut Realms) -> [SecretKey; 3] {
     // Who is to sign with others from then on must have signed with one of them: no slip locks all out.
     refused_everywhere(realms, ChainId::Authority, body.clone(), &[&owners[0]]).await;
     let both = [&owners[0], &owners[2]];
-    let entry = signed(realms.first(), ChainId::Authority, body, &both).await;
+    let entry = next_entry_of(realms.first(), ChainId::Authority, &both, body).await;
     submit(realms.first(), ChainId::Authority, &entry).ok();
     realms.nodes[2].start();
     realms.all_meet().await;
@@ -162,7 +138,7 @@ async fn two_of_three_owners_change_authority_and_what_runs_and_one_alone_neithe
     refused_everywhere(&realms, authority, cordon.clone(), &[&two, &two]).await;
     let stranger = SecretKey::from_seed(&[30; 32]);
     refused_everywhere(&realms, authority, cordon.clone(), &[&two, &stranger]).await;
-    let entry = signed(&realms.nodes[1], authority, cordon, &[&two, &three]).await;
+    let entry = next_entry_of(&realms.nodes[1], authority, &[&two, &three], cordon).await;
     submit(&realms.nodes[1], authority, &entry).ok();
     realms.converge().await;
     for node in realms.running() {
@@ -184,7 +160,7 @@ async fn two_of_three_owners_change_authority_and_what_runs_and_one_alone_neithe
         lock: lock.to_text(),
     });
     refused_everywhere(&realms, default, moved.clone(), &[&one]).await;
-    let entry = signed(&realms.nodes[2], default, moved, &[&one, &two]).await;
+    let entry = next_entry_of(&realms.nodes[2], default, &[&one, &two], moved).await;
     submit(&realms.nodes[2], default, &entry).ok();
     realms.run_there(&[("hello", "alpha")]).await;
     realms.converge().await;
@@ -196,7 +172,7 @@ async fn two_of_three_owners_change_authority_and_what_runs_and_one_alone_neithe
         ..delegation("shop", team.public())
     });
     refused_everywhere(&realms, authority, shop.clone(), &[&one]).await;
-    let entry = signed(realms.first(), authority, shop, &[&one, &three]).await;
+    let entry = next_entry_of(realms.first(), authority, &[&one, &three], shop).await;
     submit(realms.first(), authority, &entry).ok();
     realms.converge().await;
     let beta = &realms.nodes[1];

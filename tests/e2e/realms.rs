@@ -427,6 +427,16 @@ pub(crate) async fn next_entry(
     key: &SecretKey,
     body: Body,
 ) -> Vec<u8> {
+    next_entry_of(node, chain, &[key], body).await
+}
+
+/// The same with a signature of each of these keys.
+pub(crate) async fn next_entry_of(
+    node: &Node,
+    chain: ChainId,
+    keys: &[&SecretKey],
+    body: Body,
+) -> Vec<u8> {
     let heads = node.realm.heads().await;
     let head = match chain {
         ChainId::Authority => heads.authority,
@@ -439,7 +449,9 @@ pub(crate) async fn next_entry(
         created_unix_s: 0,
         body,
     };
-    payload.sign(heads.realm, chain, key)
+    let message = payload.message(heads.realm, chain);
+    let signatures = keys.iter().map(|key| (key.public(), key.sign(&message)));
+    payload.with_signatures(heads.realm, chain, &signatures.collect::<Vec<_>>())
 }
 
 /// Puts an entry of the owner into the authority chain.

@@ -118,8 +118,10 @@ const BODY_READ_TIMEOUT: Duration = Duration::from_secs(60);
 const DRAIN_LINGER: Duration = Duration::from_secs(5);
 /// hyper keeps up to 100 on the stack; browsers send about 20, proxies add about 20.
 pub(crate) const HEADER_COUNT_MAX: usize = 100;
-/// Of an answer from a component or from another node: as many as a guest may make, and what realm adds.
-pub(crate) const ANSWER_FIELDS_MAX: usize = 256 + 16;
+/// Headers beside those that a client or a guest may send: what another node wrote.
+pub(crate) const HEADERS_MORE: usize = 16;
+/// Of an answer from a component or from another node: as many as a guest may make, and those.
+pub(crate) const ANSWER_FIELDS_MAX: usize = 256 + HEADERS_MORE;
 /// Large cookies reach 8 KiB, common servers take 32 KiB for all fields.
 const HEADER_BYTES_MAX: usize = 32 * 1024;
 /// Twice the largest head: no head is cut by the buffer, and bodies stream through it.

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::{Edge, fit};
 use crate::aside::{self, Answers};
 use crate::backend::{Backend, Body, CallError, Connected, RoutePrefix, Server};
-use crate::config::HEADER_COUNT_MAX;
+use crate::config::{HEADER_COUNT_MAX, HEADERS_MORE};
 use crate::headers::{
     REALM_AGAIN, REALM_EDITION, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO,
     is_framing_clear, strip_request, strip_request_trailers,
@@ -46,8 +46,6 @@ const MESSAGE_BYTES_MAX: usize = 512;
 const BUFFER_BYTES_MAX: usize = 256 * 1024;
 /// Bytes between a WebSocket and the frames of its stream.
 const PIPE_BYTES: usize = 16 * 1024;
-/// Headers beside those that a client may send: what the other node wrote.
-const HEADERS_MORE: usize = 16;
 
 /// Answers the requests that come on one stream until it ends, or, once `stop` is told, until the one
 /// that is under way is answered.

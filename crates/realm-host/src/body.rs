@@ -154,10 +154,7 @@ impl http_body::Body for ResponseBody {
         };
         match read {
             Poll::Ready(Some(Ok(frame))) => {
-                if frame
-                    .trailers_ref()
-                    .is_some_and(|trailers| trailers.len() > FIELDS_MAX)
-                {
+                if has_too_many_trailers(&frame) {
                     self.guest.shared.conclude(Outcome::BadResponse);
                     return Poll::Ready(Some(Err(failed(Outcome::BadResponse))));
                 }
@@ -201,6 +198,12 @@ impl http_body::Body for ResponseBody {
         self.left
             .map_or_else(SizeHint::default, SizeHint::with_exact)
     }
+}
+
+/// Whether a body ends with more fields than a head may have.
+pub(crate) fn has_too_many_trailers(frame: &Frame<Bytes>) -> bool {
+    let trailers = frame.trailers_ref();
+    trailers.is_some_and(|trailers| trailers.len() > FIELDS_MAX)
 }
 
 fn failed(outcome: Outcome) -> BoxError {

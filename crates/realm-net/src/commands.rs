@@ -124,9 +124,8 @@ impl Net<'_> {
         let Some(conn) = self.parts.live.conn(&peer, id) else {
             return refuse(work, Error::Unknown);
         };
-        conn.used_ms = now_ms;
         conn.had_streams |= matches!(work, Work::Open(..));
-        let in_use = conn.wire.hold();
+        let in_use = conn.hold(now_ms);
         let to = identity::peer_id(&peer);
         match work {
             Work::Open(protocol, reply) => match self.kept.names.stream(protocol) {

@@ -229,9 +229,8 @@ impl Net<'_> {
         let Some(conn) = self.parts.live.conn(&key, connection) else {
             return;
         };
-        conn.used_ms = now_ms;
         conn.had_streams = true;
-        let in_use = conn.wire.hold();
+        let in_use = conn.hold(now_ms);
         let address = conn.address.to_string();
         let slot = self.parts.slots.stream(key, class, protocol, now_ms);
         match slot {
@@ -384,8 +383,7 @@ impl Net<'_> {
         let now_ms = self.kept.now_ms();
         let key = identity::key_of(peer)?;
         let conn = self.parts.live.conn(&key, connection)?;
-        conn.used_ms = now_ms;
-        Some(conn.wire.hold())
+        Some(conn.hold(now_ms))
     }
 
     fn asked(

@@ -15,7 +15,7 @@ use crate::book::{Kind, bare};
 use crate::class::Class;
 use crate::event::How;
 use crate::identity;
-use crate::wire::Wire;
+use crate::wire::{InUse, Wire};
 
 /// A connection without a sign of life for that long is dead. Pings go every two seconds.
 pub(crate) const SILENCE_MS_MAX: u64 = 6_000;
@@ -80,6 +80,12 @@ impl Conn {
             How::Tcp => Kind::Tcp,
             How::Relay { .. } => Kind::Relay,
         }
+    }
+
+    /// Notes that it is of use at this moment, and until what is returned is dropped.
+    pub(crate) fn hold(&mut self, now_ms: u64) -> InUse {
+        self.used_ms = now_ms;
+        self.wire.hold()
     }
 
     pub(crate) fn is_in_use(&self) -> bool {

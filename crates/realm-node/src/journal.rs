@@ -98,11 +98,9 @@ pub enum JournalError {
 impl JournalError {
     /// Whether the system did not write or read, so that there is hope: what the files say is something else.
     pub(crate) fn is_of_the_disk(&self) -> bool {
-        let causes =
+        let mut causes =
             std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source());
-        causes
-            .into_iter()
-            .any(<dyn std::error::Error>::is::<std::io::Error>)
+        causes.any(<dyn std::error::Error>::is::<std::io::Error>)
     }
 }
 

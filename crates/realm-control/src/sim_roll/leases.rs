@@ -14,8 +14,8 @@ use crate::sync::Random;
 use crate::testing::{Realm, component_name};
 
 /// Looks, a second apart, at a realm that is not as wanted in the end, and how many of them find it so.
-const LOOKS: u32 = 60;
-const GOOD_LOOKS_MIN: u32 = 45;
+const LOOKS: usize = 60;
+const GOOD_LOOKS_MIN: usize = 45;
 
 /// The leases of one node.
 pub(super) struct Own {
@@ -160,24 +160,23 @@ fn run(seed: u64, prints: bool) -> Result<(), String> {
     }
     let until = sim.now + 420_000;
     sim.run(until);
-    let mut is = sim.end(&build);
-    if is.is_err() && sim.violations.is_empty() {
+    let mut end = sim.end(&build);
+    if end.is_err() && sim.violations.is_empty() {
         // Where three of ten messages are lost a lease lapses at times, at the last moment too: then it is asked
         // for anew, and what it is for starts again. Most of the time it is there.
-        let mut good = 0;
-        for _ in 0..LOOKS {
+        let looks = (0..LOOKS).filter(|_| {
             let until = sim.now + 1_000;
             sim.run(until);
-            is = sim.end(&build);
-            good += u32::from(is.is_ok());
-        }
-        if good >= GOOD_LOOKS_MIN {
-            is = Ok(());
+            sim.end(&build).is_ok()
+        });
+        if looks.count() >= GOOD_LOOKS_MIN {
+            end = Ok(());
         }
     }
-    sim.violations
-        .first()
-        .map_or(is, |violation| Err(violation.clone()))
+    match sim.violations.first() {
+        Some(violation) => Err(violation.clone()),
+        None => end,
+    }
 }
 
 /// Cases 17 and 18: partitions, deaths and versions that follow each other; never two, and one in the

@@ -13,7 +13,7 @@ use wasmtime_wasi_http::Error;
 
 use super::http::Request;
 use super::pool::Lease;
-use crate::cgi::FIELDS_MAX;
+use crate::body::has_too_many_trailers;
 
 /// The body of one answer.
 pub(super) struct Answer {
@@ -64,10 +64,7 @@ impl http_body::Body for Answer {
         let this = &mut *self;
         match Pin::new(&mut this.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
-                if frame
-                    .trailers_ref()
-                    .is_some_and(|trailers| trailers.len() > FIELDS_MAX)
-                {
+                if has_too_many_trailers(&frame) {
                     let error = Error::HttpResponseTrailerSectionSize(None);
                     return Poll::Ready(Some(Err(this.fail(error))));
                 }

@@ -23,21 +23,18 @@ pub(crate) struct Trouble {
 }
 
 impl Core {
-    /// An entry of so many bytes could not be written down.
+    /// Of an entry so many bytes could not be written down. While that stands, nothing else is tried.
     pub(super) fn disk_failed(&mut self, reason: &str, bytes: usize) {
-        let try_at = self.now().plus(TRY_INTERVAL_MS);
-        if self.disk.is_none() {
-            tracing::error!(
-                code = NOT_DURABLE,
-                reason,
-                "the disk takes nothing: no entry is taken until it does"
-            );
-            self.stale = true;
-        }
+        tracing::error!(
+            code = NOT_DURABLE,
+            reason,
+            "the disk takes nothing: no entry is taken until it does"
+        );
+        self.stale = true;
         self.disk = Some(Trouble {
             reason: reason.to_owned(),
             bytes: bytes.max(TRY_BYTES_MIN),
-            try_at,
+            try_at: self.now().plus(TRY_INTERVAL_MS),
         });
     }
 
@@ -63,13 +60,6 @@ impl Core {
         }
     }
 
-    fn disk_works(&mut self) {
-        if self.disk.take().is_some() {
-            tracing::info!("the disk takes what is written again");
-            self.stale = true;
-        }
-    }
-
     /// Tries a disk that took nothing, when it is time.
     pub(super) fn try_disk_if_due(&mut self) {
         let now = self.now();
@@ -77,7 +67,11 @@ impl Core {
             return;
         };
         match tokio::task::block_in_place(|| self.journal.try_disk(trouble.bytes)) {
-            Ok(()) => self.disk_works(),
+            Ok(()) => {
+                tracing::info!("the disk takes what is written again");
+                self.disk = None;
+                self.stale = true;
+            }
             Err(_) => trouble.try_at = now.plus(TRY_INTERVAL_MS),
         }
     }
