@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
@@ -12,6 +14,7 @@ use crate::server::{Server, free_address};
 
 /// Waiting for a thousand compilations takes its time on two cores.
 const APPLY_TIMEOUT: &str = "20m";
+const SOCKET_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A realm folder, with the manifest beside it.
 #[derive(Debug)]
@@ -62,6 +65,11 @@ impl Realm {
 
     /// The same with the manifest as it was written, and changed by verbs since.
     pub(crate) fn apply_written(&self) -> Result<()> {
+        // An agent answers requests a moment before it takes orders.
+        let began = Instant::now();
+        while !self.socket().exists() && began.elapsed() < SOCKET_TIME_MAX {
+            sleep(Duration::from_millis(5));
+        }
         self.say(&["apply", "realm.toml", "--yes", "--timeout", APPLY_TIMEOUT])
     }
 

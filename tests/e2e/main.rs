@@ -79,6 +79,7 @@ mod malice;
 mod manifest;
 mod many;
 mod meeting;
+mod memory;
 mod messages;
 mod metrics;
 mod modules;

@@ -106,10 +106,13 @@ pub(crate) async fn answer(
             record.status = Some(response.status());
             tell_path(&record, response.headers_mut());
             edge.tell_strictness(&connection, response.headers_mut());
-            response.map(|body| match body {
+            let (head, body) = response.into_parts();
+            let mut reply = match body {
                 Some(body) => Reply::stream(body, owed, record),
                 None => Reply::nothing(record),
-            })
+            };
+            reply.look_ahead().await;
+            Response::from_parts(head, reply)
         }
         Err(refusal) => {
             if has_body {

@@ -4,6 +4,8 @@
 //! What fails here after the head was sent reaches the client as a broken response, never as a
 //! clean end.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,6 +31,10 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 const BODY_FAILED: &str = "body-failed";
 /// The code of a request whose client went before there was a response.
 const CLIENT_GONE: &str = "client-gone";
+
+/// Bytes and frames that a look ahead takes before it lets the rest come as it comes.
+const AHEAD_BYTES_MAX: usize = 16 * 1024;
+const AHEAD_FRAMES_MAX: usize = 16;
 
 /// Why a response body was cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -136,6 +142,8 @@ impl Drop for Record {
 
 /// The body of a response.
 pub(crate) struct Reply {
+    /// What was taken from the source by a look ahead.
+    ahead: VecDeque<Result<Frame<Bytes>, BoxError>>,
     source: Source,
     record: Record,
 }
@@ -168,7 +176,57 @@ impl Reply {
 
     fn new(source: Source, record: Record) -> Self {
         record.connection.mark_output();
-        Self { source, record }
+        Self {
+            ahead: VecDeque::new(),
+            source,
+            record,
+        }
+    }
+
+    /// Takes what of a body without a length is there already: a short one that ends in that is sent with its
+    /// length, in one piece with its head, and clients need not read chunks. Waits for nothing.
+    pub(crate) async fn look_ahead(&mut self) {
+        if self.size_hint().exact().is_none() {
+            poll_fn(|context| {
+                self.poll_ahead(context);
+                Poll::Ready(())
+            })
+            .await;
+        }
+    }
+
+    fn poll_ahead(&mut self, context: &mut Context<'_>) {
+        let mut bytes = 0;
+        while bytes < AHEAD_BYTES_MAX && self.ahead.len() < AHEAD_FRAMES_MAX {
+            match self.poll_stream(context) {
+                Poll::Pending => return,
+                Poll::Ready(Some(frame)) => {
+                    let data = frame.as_ref().ok().and_then(Frame::data_ref);
+                    let length = data.map(Bytes::len);
+                    self.ahead.push_back(frame);
+                    match length {
+                        Some(length) => bytes += length,
+                        // Trailers, which have no place behind a length, or that it broke off.
+                        None => return,
+                    }
+                }
+                Poll::Ready(None) => {
+                    let frames = std::mem::take(&mut self.ahead).into_iter().flatten();
+                    let data: Vec<Bytes> = frames.flat_map(Frame::into_data).collect();
+                    // Not until it is given is it complete.
+                    self.record.outcome = Outcome::ClientGone;
+                    let data = match <[Bytes; 1]>::try_from(data) {
+                        Ok([data]) => data,
+                        Err(data) => data.concat().into(),
+                    };
+                    self.source = match data.is_empty() {
+                        true => Source::Nothing,
+                        false => Source::Whole(data),
+                    };
+                    return;
+                }
+            }
+        }
     }
 
     fn fail(&mut self, error: BoxError) -> BoxError {
@@ -192,7 +250,6 @@ impl Reply {
                 if let Some(rest) = owed {
                     *rest = rest.checked_sub(length).ok_or(CutError::Long)?;
                 }
-                self.record.bytes_out += length;
                 Ok(Frame::data(data))
             }
             Err(_) if owed.is_some_and(|rest| rest > 0) => Err(CutError::Short.into()),
@@ -238,15 +295,15 @@ impl HttpBody for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let frame = match &mut this.source {
-            Source::Nothing => None,
-            Source::Whole(bytes) => {
+        let frame = match (this.ahead.pop_front(), &mut this.source) {
+            (Some(frame), _) => Some(frame),
+            (None, Source::Nothing) => None,
+            (None, Source::Whole(bytes)) => {
                 let bytes = std::mem::take(bytes);
-                this.record.bytes_out += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                 this.source = Source::Nothing;
                 Some(Ok(Frame::data(bytes)))
             }
-            Source::Stream { .. } => match this.poll_stream(context) {
+            (None, Source::Stream { .. }) => match this.poll_stream(context) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
                     stream::note(Polled::Waits);
@@ -255,12 +312,17 @@ impl HttpBody for Reply {
             },
         };
         stream::note(Polled::Gave);
+        if let Some(Ok(frame)) = &frame {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            this.record.bytes_out += u64::try_from(length).unwrap_or(u64::MAX);
+        }
         this.record.connection.mark_output();
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
+            _ if !self.ahead.is_empty() => false,
             Source::Nothing => true,
             Source::Whole(_) => false,
             Source::Stream { body, owed } => {
@@ -271,6 +333,7 @@ impl HttpBody for Reply {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
+            _ if !self.ahead.is_empty() => SizeHint::new(),
             Source::Nothing => SizeHint::with_exact(0),
             Source::Whole(bytes) => {
                 SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
@@ -286,6 +349,7 @@ impl Drop for Reply {
     fn drop(&mut self) {
         // hyper does not poll a body past the end that it knows of.
         let is_whole = match &self.source {
+            _ if !self.ahead.is_empty() => false,
             Source::Nothing => true,
             Source::Whole(_) => false,
             Source::Stream { body, owed } => *owed == Some(0) || body.is_end_stream(),

@@ -3,12 +3,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::stream;
 use http::{Response, StatusCode};
-use http_body_util::BodyExt;
-use realm_edge::{Backend, Body, Outcome};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use realm_edge::{Backend, Body, BoxError, Outcome};
 use tokio::io::AsyncReadExt;
 
-use crate::support::{Rig, backend, channel, data, empty, get, request, soon, text, whole};
+use crate::support::{
+    Rig, backend, channel, data, empty, get, request, soon, text, trailers, whole,
+};
 
 /// A backend with one fixed response.
 fn fixed(
@@ -173,6 +178,61 @@ async fn a_broken_body_is_no_clean_end() {
             "{name}: HTTP/1.0 took it for whole: {answer}"
         );
     }
+}
+
+/// Frames that are there at once, and no more than these.
+fn at_once(
+    frames: impl Fn() -> Vec<Result<Frame<Bytes>, BoxError>> + Send + Sync + 'static,
+) -> Arc<dyn Backend> {
+    fixed(Response::builder, move || {
+        StreamBody::new(stream::iter(frames())).boxed_unsync()
+    })
+}
+
+/// A short body that is there at once has a length, whatever the backend said of it; any other comes as it comes.
+#[tokio::test]
+async fn a_body_that_is_there_at_once_has_its_length() {
+    let pieces = |pieces: &'static [&'static str]| {
+        at_once(move || pieces.iter().copied().map(data).collect())
+    };
+    let many = || (0..40).map(|_| data("x".repeat(1000))).collect();
+    let cases: [(Arc<dyn Backend>, Option<&str>, usize); 7] = [
+        (pieces(&["abcd"]), Some("4"), 4),
+        (pieces(&["a", "", "bc", "d"]), Some("4"), 4),
+        (pieces(&[]), Some("0"), 0),
+        (pieces(&["", ""]), Some("0"), 0),
+        (at_once(many), None, 40_000),
+        // More pieces than are looked at.
+        (pieces(&["x"; 100]), None, 100),
+        (fixed(Response::builder, || then(None)), None, 3),
+    ];
+    for (backend, wanted, bytes) in cases {
+        let mut rig = Rig::new(backend).await;
+        let (status, headers, body) = whole(rig.send1(get("http://h/")).await).await;
+        assert_eq!((status.as_u16(), body.len()), (200, bytes));
+        let said = |name| headers.get(name).map(|value| value.to_str().expect("text"));
+        assert_eq!(said("content-length"), wanted, "of {bytes}");
+        let chunked = wanted.is_none().then_some("chunked");
+        assert_eq!(said("transfer-encoding"), chunked, "of {bytes}");
+        let seen = rig.seen().await;
+        assert_eq!(seen.outcome, Outcome::Complete, "of {bytes}");
+        assert_eq!(seen.bytes_out, u64::try_from(bytes).expect("small"));
+    }
+    // Nothing that follows data is lost: trailers, or that it broke off.
+    let rig = Rig::new(at_once(|| vec![data("abc"), trailers("x-sum", "6")])).await;
+    let mut client = rig.http2().await;
+    let answer = soon(client.send_request(get("http://h/")))
+        .await
+        .expect("an answer");
+    assert!(!answer.headers().contains_key("content-length"));
+    let collected = soon(answer.into_body().collect()).await.expect("whole");
+    assert_eq!(collected.trailers().expect("trailers")["x-sum"], "6");
+    assert_eq!(collected.to_bytes(), "abc");
+    let mut rig = Rig::new(at_once(|| vec![data("abc"), Err("trap".into())])).await;
+    let answer = rig.raw("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    let is_whole = answer.contains("content-length") || answer.ends_with("0\r\n\r\n");
+    assert!(!is_whole, "{answer}");
+    assert_eq!(rig.seen().await.outcome, Outcome::BodyFailed);
 }
 
 #[tokio::test]
