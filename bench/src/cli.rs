@@ -68,6 +68,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "A,B", value_delimiter = ',', num_args = 1)]
     pub(crate) cores: Vec<usize>,
 
+    /// Cores of the load generator in the case `fastcgi` [default: those of the servers]
+    #[arg(long, value_name = "A,B", value_delimiter = ',', num_args = 1)]
+    pub(crate) load_cores: Vec<usize>,
+
     /// The realm to measure
     #[arg(long, value_name = "FILE", env = "REALM_BENCH_REALM")]
     pub(crate) realm: PathBuf,

@@ -17,12 +17,12 @@ use serde_json::json;
 
 use crate::cases::example;
 use crate::peers::Tools;
-use crate::process;
 use crate::realm::{Realm, manifest_of_one};
 use crate::report::{Bound, CaseReport, Table, Verdict, digits};
 use crate::server::{Server, free_address};
 use crate::stats::Spread;
 use crate::wrk::{Figures, Request, Wrk};
+use crate::{machine, process};
 
 const NAME: &str = "fastcgi";
 const ALONE: &str = "realm alone, HTTP";
@@ -84,7 +84,7 @@ struct Round {
     wrk: Figures,
 }
 
-pub(crate) fn fastcgi(tools: &Tools<'_>, _: &[usize]) -> Result<CaseReport> {
+pub(crate) fn fastcgi(tools: &Tools<'_>, cores: &[usize]) -> Result<CaseReport> {
     let began = Instant::now();
     let folder = tools.folder(NAME)?;
     let realm = Realm::new(&tools.args.realm)?;
@@ -98,7 +98,7 @@ pub(crate) fn fastcgi(tools: &Tools<'_>, _: &[usize]) -> Result<CaseReport> {
     realm.apply(&manifest_of_one(&example(tools, "hello.wasm")?, ""))?;
     let php = php(&folder)?;
     let (nginx, ways) = nginx(tools, &folder, &agent, &socket, port, &php)?;
-    let rounds = measure(tools, &folder, ways)?;
+    let rounds = measure(tools, cores, &folder, ways)?;
     drop((nginx, php));
     let idle = idle(tools, &agent, &socket)?;
     Ok(report(&rounds, idle, tools, began))
@@ -234,19 +234,34 @@ const PARAMS: &str = "/etc/nginx/fastcgi_params";
     clippy::cast_precision_loss,
     reason = "requests and microseconds of a round"
 )]
-fn measure(tools: &Tools<'_>, folder: &Path, mut ways: Vec<Way>) -> Result<Vec<Round>> {
+fn measure(
+    tools: &Tools<'_>,
+    cores: &[usize],
+    folder: &Path,
+    mut ways: Vec<Way>,
+) -> Result<Vec<Round>> {
     let args = tools.args;
     let wrk = Wrk::new(folder, args.threads, args.connections, Request::Get)?;
     let url = |way: &Way| format!("http://{}/", way.address);
+    // The servers are started, and stay where they are.
+    let load = |url: &str, time| -> Result<Figures> {
+        if args.load_cores.is_empty() {
+            return wrk.run(url, time);
+        }
+        machine::put_on(&args.load_cores)?;
+        let figures = wrk.run(url, time);
+        machine::put_on(cores)?;
+        figures
+    };
     for way in &ways {
-        wrk.run(&url(way), WARM_UP)?;
+        load(&url(way), WARM_UP)?;
     }
     let mut rounds = Vec::new();
     for round in 1..=args.rounds() {
         ways.rotate_left(usize::from(round > 1));
         for way in &ways {
             let before = process::cpu_seconds(way.application)?;
-            let figures = wrk.run(&url(way), args.round_time())?;
+            let figures = load(&url(way), args.round_time())?;
             let cpu_s = process::cpu_seconds(way.application)? - before;
             if figures.errors() > 0 || figures.requests == 0 {
                 bail!(
@@ -420,6 +435,10 @@ fn report(rounds: &[Round], idle: Idle, tools: &Tools<'_>, began: Instant) -> Ca
             format!(
                 "hello, WASI 0.2, a fresh instance per request; php-fpm: {PHP_CHILDREN} processes, opcache as its package has it, for the other way {PHP_CHILDREN} more, of which each process of nginx keeps {PHP_KEPT_MAX} connections (with more, requests wait for processes that others hold). nginx: 2 processes, no log, {KEPT} kept connections to realm. CPU is that of the agent or of php-fpm, without nginx."
             ),
+            match tools.args.load_cores.as_slice() {
+                [] => "The load generator shares the cores of the servers.".to_owned(),
+                cores => format!("The load generator has the cores {cores:?} for its own."),
+            },
             format!(
                 "{} kept connections that wait: {} kB before, {} kB with them, {} kB after.",
                 idle.connections, idle.before_kb, idle.with_kb, idle.after_kb
