@@ -8,6 +8,7 @@
 # NEIGHBOURS_SECONDS (60) and NEIGHBOURS_KIND_SECONDS (10; 0: no kind by itself) say how long,
 # NEIGHBOURS_KIND=spin,park asks for these kinds alone, and NEIGHBOURS_PACE_MS (0) is the time from
 # one bad request of a client to its next: 0 keeps 64 under way, 100 is as people and retries do.
+# NEIGHBOURS_REALM is another realm to measure, for instance the one of `make release`.
 . "$(dirname "$0")/common.sh"
 
 if [ -z "${LOAD_CORES+named}" ] && [ "$(nproc)" -ge 4 ]; then LOAD_CORES=2,3; fi

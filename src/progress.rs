@@ -12,6 +12,7 @@ use realm_model::entry::ChainId;
 use realm_model::name::ComponentName;
 use realm_model::record::ROLLOUT_FAILED;
 use realm_model::view::{ComponentState, ComponentView, StatusView};
+use realm_model::why::Verdict;
 use realm_node::Client;
 
 use crate::failure::Failure;
@@ -29,6 +30,8 @@ const INTERVAL_MAX: Duration = Duration::from_secs(1);
 const LINES_PER_LOOK_MAX: usize = 20;
 /// Components that an error names: the status has them all.
 const NAMED_MAX: usize = 20;
+/// Components of which it is asked whether every replica has a node: those without any first.
+const EXPLAINED_MAX: usize = 50;
 /// A node that was approved a moment ago says something of itself within this.
 const FIRST_WORDS: Duration = Duration::from_secs(10);
 
@@ -118,8 +121,14 @@ pub(crate) async fn wait(
                 return Err(others.add_failed(not_running(&failed, "failed")));
             }
             if !json {
-                let away = others.away();
-                output::note(&as_wanted(&status.components, away.is_empty()));
+                let mut away = others.away();
+                let lacking = lacking(client, &status.components).await;
+                output::note(&as_wanted(
+                    &status.components,
+                    lacking.len(),
+                    away.is_empty(),
+                ));
+                away.extend(lacking);
                 tell(&away);
             }
             return Ok(status);
@@ -131,26 +140,55 @@ pub(crate) async fn wait(
     }
 }
 
-fn as_wanted(components: &[ComponentView], everywhere: bool) -> String {
+fn as_wanted(components: &[ComponentView], lacking: usize, everywhere: bool) -> String {
     let on = match everywhere {
         true => "",
         false => " on every node that is reached",
     };
     match components {
         [] => "no component is wanted, and none runs".to_owned(),
-        [one] => format!("`{}` is as wanted{on}", one.name),
-        all => format!("all {} components are as wanted{on}", all.len()),
+        [one] if lacking == 0 => format!("`{}` is as wanted{on}", one.name),
+        all if lacking == 0 => format!("all {} components are as wanted{on}", all.len()),
+        [_] => "it is in force, and nothing failed".to_owned(),
+        all => format!(
+            "{} of {} components are as wanted{on}",
+            all.len().saturating_sub(lacking),
+            all.len()
+        ),
     }
 }
 
-/// Says who was not waited for.
+/// What no node may run, or not as often as it is wanted: with each of them the reason. Nothing of it is on its
+/// way, so nobody waits for it.
+async fn lacking(client: &Client, components: &[ComponentView]) -> Vec<String> {
+    let is_nowhere = |component: &ComponentView| {
+        component.state == ComponentState::Idle && everywhere::count(component).1 == 0
+    };
+    let (nowhere, elsewhere): (Vec<_>, Vec<_>) = components.iter().partition(|one| is_nowhere(one));
+    let mut lacking = Vec::new();
+    for component in nowhere.into_iter().chain(elsewhere).take(EXPLAINED_MAX) {
+        // An agent that cannot say why has said all it knows in its status.
+        let Ok(told) = client.explain(&component.name).await else {
+            continue;
+        };
+        if told.unplaced > 0 || told.verdict.code == Verdict::Nowhere {
+            lacking.push(format!(
+                "`{}`: {}: `realm explain {}`",
+                component.name, told.verdict.message, component.name
+            ));
+        }
+    }
+    lacking
+}
+
+/// Says who was not waited for, and what.
 fn tell(away: &[String]) {
     for node in away.iter().take(NAMED_MAX) {
         output::note(&format!("warning: {node}"));
     }
     if let Some(more @ 1..) = away.len().checked_sub(NAMED_MAX) {
         output::note(&format!(
-            "warning: and {more} more nodes of which nothing is known"
+            "warning: and {more} more: `realm status` has them all"
         ));
     }
 }

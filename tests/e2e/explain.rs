@@ -328,3 +328,44 @@ async fn without_an_agent_plan_places_by_the_log_and_what_is_no_manifest_is_refu
     let plan = realm.run(&["plan"]).code_is(0).stdout;
     assert_eq!(cells(&plan, "node-1"), "node-1 app 1 1");
 }
+
+/// What no node may run is in force, and nothing of it fails: it is not as wanted all the same.
+#[test]
+fn apply_and_status_say_what_no_node_runs() {
+    let realm = Realm::new();
+    realm.guest(guests::HELLO, "app.wasm");
+    let written = manifest("*", "replicas = 1");
+    let other = written
+        .replace("[components.app]", "[components.other]")
+        .replace("\"*\" =", "\"tag:edge\" =")
+        .replace("/app/...", "/other")
+        .replace("component = \"app\"", "component = \"other\"");
+    let (components, routes) = written.split_once("[routing]\n").unwrap();
+    let (others, other_routes) = other.split_once("[routing]\n").unwrap();
+    let both = format!("{components}{others}[routing]\n{routes}{other_routes}");
+    realm.write("realm.toml", &both);
+    let agent = realm.agent();
+    let applied = realm.run(&["apply", "--yes"]).ok();
+    line(&applied.stderr, "1 of 2 components are as wanted");
+    let nowhere =
+        "warning: `other`: 0 of 1 run; waits for a node with the tag `edge`: `realm explain other`";
+    line(&applied.stderr, nowhere);
+
+    realm.run(&["nodes", "drain", "node-1"]).ok();
+    realm.write("realm.toml", &written.replace("/app/...", "/apps/..."));
+    let applied = realm.run(&["apply", "--yes"]);
+    assert_eq!(applied.code, 0, "{}", applied.stderr);
+    let said = applied.stderr;
+    assert!(!said.contains("as wanted"), "{said}");
+    line(&said, "it is in force, and nothing failed");
+    line(
+        &said,
+        "warning: `app`: no node shall run it; node-1: is drained: it runs nothing: `realm explain app`",
+    );
+    let status = realm.run(&["status"]).ok().stdout;
+    assert!(
+        line(&status, "app").ends_with("node `node-1` is drained: it runs nothing"),
+        "{status}"
+    );
+    drop(agent);
+}

@@ -9,6 +9,7 @@
 pub(crate) mod bad;
 pub(crate) mod load;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -43,7 +44,10 @@ pub(crate) struct Report {
 /// A realm with all of them, as a person would write it: with the default limits, but for guests
 /// that wait, which are ended after 3 s, so that some come to their end.
 pub(crate) fn realm() -> (Realm, Agent) {
-    let realm = Realm::new();
+    let mut realm = Realm::new();
+    if let Some(program) = std::env::var_os("NEIGHBOURS_REALM") {
+        realm.by(Path::new(&program));
+    }
     realm.guest(realm_test_guests::HELLO, "healthy.wasm");
     for bad in &bad::ALL {
         realm.guest(bad.guest, &format!("{}.wasm", bad.name));
