@@ -71,6 +71,8 @@ impl Alone {
         let dirs = dirs.iter().map(Dir::here).collect::<Result<_, _>>()?;
         let options = Options {
             name: self.name(),
+            file: self.file_name(),
+            env: self.ordered_env(),
             grants: Grants {
                 allowed_outbound: self.allow.clone(),
                 env: self.env.iter().cloned().collect::<BTreeMap<_, _>>(),
@@ -136,7 +138,37 @@ impl Alone {
     }
 
     fn dirs(&self) -> Result<Vec<Dir<'_>>, Failure> {
-        self.dir.iter().map(|dir| Dir::parse(dir)).collect()
+        let mut dirs: Vec<Dir<'_>> = Vec::with_capacity(self.dir.len());
+        for text in &self.dir {
+            let dir = Dir::parse(text)?;
+            // A guest that finds one name twice opens either.
+            if dirs.iter().any(|known| known.guest == dir.guest) {
+                let twice = format!("two directories are called `{}` in the guest", dir.guest);
+                return Err(Failure::new("usage", twice)
+                    .hint("give one of them another name: `HOST::GUEST`")
+                    .exit(exit::USAGE));
+            }
+            dirs.push(dir);
+        }
+        Ok(dirs)
+    }
+
+    /// As a program is told its name: without the folder.
+    fn file_name(&self) -> String {
+        let name = self.file.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// The variables in the order of the command line: of one that is given twice the last value, in its first place.
+    fn ordered_env(&self) -> Vec<(String, String)> {
+        let mut ordered: Vec<(String, String)> = Vec::with_capacity(self.env.len());
+        for (name, value) in &self.env {
+            match ordered.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => known.clone_from(value),
+                None => ordered.push((name.clone(), value.clone())),
+            }
+        }
+        ordered
     }
 
     /// The component's name: that of the file, where it can be one.

@@ -76,6 +76,12 @@ fn each_flag_of_run_arrives() {
         ("", "env COLOR", "absent"),
         ("--env COLOR=red --env A=b=c", "env COLOR", "red"),
         ("--env COLOR=red --env A=b=c", "env A", "b=c"),
+        ("", "told a b", "program.wasm told a b"),
+        (
+            "--env Z=1 --env B=2 --env A=3 --env B=4",
+            "told",
+            "program.wasm told Z=1 B=4 A=3",
+        ),
         ("--dir data::/data::ro", "read /data/file", "old"),
         ("--dir data::/data", "write /data/file new", "written"),
         ("--dir data::/data::rw", "read /data/file", "new"),
@@ -217,6 +223,20 @@ fn run_refuses_what_is_no_program_by_name() {
         let seen = seen.fails(64, "usage");
         assert!(seen.stderr.contains("is not a directory grant"), "{dir}");
     }
+    let twice = [
+        "run",
+        "--dir",
+        "a::/d",
+        "--dir",
+        "b::/d::ro",
+        "library.wasm",
+    ];
+    let seen = realm.run(&twice).fails(64, "usage");
+    assert!(
+        seen.stderr.contains("two directories are called `/d`"),
+        "{}",
+        seen.stderr
+    );
 }
 
 /// Serves a file; (the process, its base URL).

@@ -108,7 +108,8 @@ pub(crate) async fn answer(
     };
     let began = Arc::new(AtomicBool::new(false));
     let process = Process {
-        env,
+        name: None,
+        env: env.into_iter().collect(),
         args: Vec::new(),
         listen: None,
         stdin: Some(Stdin::new(Box::pin(Pieces(body)), false)),

@@ -3,7 +3,6 @@
 //! The same limits and grants as for requests. Not here: when a program is run again, and a
 //! command as the answer to a request (`command`).
 
-use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::path::Path;
 use std::pin::Pin;
@@ -38,10 +37,12 @@ pub struct Program(Replica);
 /// One run.
 #[derive(Default)]
 pub struct Run {
-    /// Arguments after the granted ones; the first argument is always the component's name.
+    /// The first argument; `None`: the component's name.
+    pub name: Option<String>,
+    /// Arguments after the granted ones.
     pub args: Vec<String>,
-    /// Variables beside the granted ones; they win.
-    pub env: BTreeMap<String, String>,
+    /// Variables beside the granted ones, in this order; they win.
+    pub env: Vec<(String, String)>,
     /// A port of 127.0.0.1 that it may bind and listen on; `None`: none.
     pub listen: Option<u16>,
     /// Standard input; `None`: empty.
@@ -258,6 +259,7 @@ fn process(run: Run) -> (Process, Outputs) {
     let (stdout, out) = output(run.stdout);
     let (stderr, err) = output(run.stderr);
     let process = Process {
+        name: run.name,
         env: run.env,
         args: run.args,
         listen: run.listen,

@@ -297,7 +297,7 @@ fn context(
     let is_program = process.is_some();
     let process = process.unwrap_or_default();
     for (name, value) in &grants.env {
-        if !process.env.contains_key(name) {
+        if !process.env.iter().any(|(own, _)| own == name) {
             builder.env(name, value);
         }
     }
@@ -306,7 +306,8 @@ fn context(
     }
     // A program always has a name: many read it without looking whether it is there.
     if is_program || !grants.args.is_empty() {
-        builder.arg(component.settings.name.as_str());
+        let name = process.name.as_deref();
+        builder.arg(name.unwrap_or(component.settings.name.as_str()));
         builder.args(&grants.args);
         builder.args(&process.args);
     }

@@ -25,8 +25,12 @@ const GRACE: Duration = Duration::from_secs(10);
 /// What the command line grants and bounds.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What the component is called: its first argument, and in messages.
+    /// What the component is called in messages.
     pub name: ComponentName,
+    /// The name of its file: the first argument of a command.
+    pub file: String,
+    /// The variables of `grants`, in the order in which a command has them.
+    pub env: Vec<(String, String)>,
     /// What it may reach.
     pub grants: Grants,
     /// What it may use.
@@ -53,6 +57,7 @@ pub async fn run(
     options: Options,
     args: Vec<String>,
 ) -> Result<u8, StandaloneError> {
+    let (name, env) = (Some(options.file.clone()), options.env.clone());
     let program = on_thread(move || {
         let (host, settings, folder) = prepare(&bytes, options)?;
         let loaded = host.load_program(settings, &folder.path().join(FILE));
@@ -61,7 +66,9 @@ pub async fn run(
     .await?;
     let terminal = std::io::stdout().is_terminal();
     let run = Run {
+        name,
         args,
+        env,
         stdin: Some(Input::new(
             tokio::io::stdin(),
             std::io::stdin().is_terminal(),

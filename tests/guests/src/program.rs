@@ -41,6 +41,15 @@ fn main() {
             let names: Vec<String> = dirs.into_iter().map(|(_, name)| name).collect();
             println!("{}", names.join(" "));
         }
+        // All of what it is told at its start, in its order.
+        "told" => {
+            let variables = wasip2::cli::environment::get_environment();
+            let variables = variables
+                .into_iter()
+                .map(|(name, value)| format!("{name}={value}"));
+            let all: Vec<String> = std::env::args().chain(variables).collect();
+            println!("{}", all.join(" "));
+        }
         "env" => println!("{}", std::env::var(&second).unwrap_or("absent".to_owned())),
         "read" => tell(std::fs::read_to_string(&second)),
         "write" => {

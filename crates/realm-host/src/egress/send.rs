@@ -111,10 +111,15 @@ fn shaped(mut request: http::Request<WasiBody>, is_http2: bool) -> http::Request
         request.headers_mut().remove(header::HOST);
         *request.version_mut() = http::Version::HTTP_2;
     } else {
-        let path = request.uri().path_and_query().cloned();
-        *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
+        *request.uri_mut() = Uri::from(path(request.uri()));
     }
     request
+}
+
+/// What a request asks for; an empty path, which is written as none, is `/`.
+fn path(uri: &Uri) -> PathAndQuery {
+    let path = uri.path_and_query().filter(|path| path.as_str() != "/");
+    path.cloned().unwrap_or(PathAndQuery::from_static("/"))
 }
 
 /// What `shaped` was given.
@@ -129,11 +134,10 @@ fn unshaped(
             .map_err(|_| Error::HttpRequestUriInvalid)?;
         request.headers_mut().insert(header::HOST, host);
     }
-    let path = request.uri().path_and_query().cloned();
     let uri = Uri::builder()
         .scheme(target.scheme())
         .authority(authority)
-        .path_and_query(path.unwrap_or(PathAndQuery::from_static("/")));
+        .path_and_query(path(request.uri()));
     *request.uri_mut() = uri.build().map_err(|_| Error::HttpRequestUriInvalid)?;
     *request.version_mut() = http::Version::HTTP_11;
     Ok(request)
@@ -252,4 +256,24 @@ async fn encrypt(
         ServerName::try_from(target.host.clone()).map_err(|_| Error::HttpRequestUriInvalid)?;
     let connector = TlsConnector::from(Arc::clone(config));
     connector.connect(name, stream).await.map_err(Error::Tls)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A guest that sets the path `""` gets a target that is empty, and not none.
+    #[test]
+    fn an_empty_path_is_the_root() {
+        for (given, expected) in [("", "/"), ("/", "/"), ("?a=1", "/?a=1"), ("/b?c", "/b?c")] {
+            // As wasmtime-wasi-http reads what a guest sets.
+            let given = Uri::builder().path_and_query(given).build();
+            let given = given.unwrap().path_and_query().cloned().unwrap();
+            let uri = Uri::builder().scheme("http").authority("a");
+            let uri = uri.path_and_query(given).build().unwrap();
+            assert_eq!(Uri::from(path(&uri)).to_string(), expected);
+        }
+        let none = Uri::builder().authority("a").build().unwrap();
+        assert_eq!(path(&none), "/");
+    }
 }

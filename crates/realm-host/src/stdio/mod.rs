@@ -7,7 +7,6 @@
 mod input;
 mod pipe;
 
-use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use input::Stdin;
@@ -16,8 +15,10 @@ pub(crate) use pipe::{Filter, Filtered, PipeOptions, PipeReader, PipeWriter, fil
 /// What a program is told at its start, beside its grants, and its streams.
 #[derive(Default)]
 pub(crate) struct Process {
-    /// Wins over a granted variable of the same name.
-    pub(crate) env: BTreeMap<String, String>,
+    /// The first argument; `None`: the component's name.
+    pub(crate) name: Option<String>,
+    /// In this order; each wins over a granted variable of the same name.
+    pub(crate) env: Vec<(String, String)>,
     /// After the granted ones.
     pub(crate) args: Vec<String>,
     /// The port that it may listen on.

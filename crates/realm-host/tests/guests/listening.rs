@@ -43,7 +43,7 @@ fn run(program: &Program, listen: bool, env: &[(&str, String)]) -> Running {
     };
     for (name, value) in env {
         let value = value.replace("PORT", &port.to_string());
-        run.env.insert((*name).to_owned(), value);
+        run.env.push(((*name).to_owned(), value));
     }
     let program = program.clone();
     Running {

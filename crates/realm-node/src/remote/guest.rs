@@ -2,7 +2,6 @@
 //! the node's policy allows, and with the caller's streams. Not in the realm: it has no route, no
 //! name of the manifest, and no second life.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use realm_host::{Host, Input, LogSink, Meter, Output, Program, Run, RunError, Settings};
@@ -70,8 +69,9 @@ pub(super) async fn run(
             Err(error) => return error,
         };
         let run = Run {
+            name: None,
             args,
-            env: BTreeMap::new(),
+            env: Vec::new(),
             listen: None,
             stdin: Some(Input::new(stdin, false)),
             stdout: Some(Output::new(stdout, false)),
