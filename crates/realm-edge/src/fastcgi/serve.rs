@@ -99,6 +99,9 @@ pub(crate) async fn serve(
             cut = cut => cut,
         }
     };
+    // Before their bodies end: a guest shall be ended because nobody waits for it, and not hear first that its
+    // request broke off, and answer that.
+    served.tasks.shutdown().await;
     match ended {
         Ok(()) if served.has_unread => linger(read, write, &front).await,
         Ok(()) => {}
