@@ -15,5 +15,7 @@ if [ -z "${LOAD_CORES+named}" ] && [ "$(nproc)" -ge 4 ]; then LOAD_CORES=2,3; fi
 scripts/wasm-target.sh
 # All of the workspace, whose features are those of every other build: else Wasmtime is built anew.
 cargo build --locked --release --workspace --bench neighbours --bin realm
+# With backtraces on, each guest that traps or is cancelled costs one.
+export RUST_BACKTRACE=0
 export CORES="${CORES:-0,1}" LOAD_CORES="${LOAD_CORES:-}"
 exec cargo bench --locked --quiet --workspace --bench neighbours
