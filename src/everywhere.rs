@@ -18,6 +18,11 @@ pub(crate) fn count(component: &ComponentView) -> (u64, u64) {
     })
 }
 
+/// Whether no node shall run it, as far as is known: `realm explain` says why.
+pub(crate) fn is_nowhere(component: &ComponentView) -> bool {
+    component.state == ComponentState::Idle && count(component).1 == 0
+}
+
 /// The state of the node that answers, if it has one and something is to be said of it; else the others' if they
 /// agree, and otherwise that some of it is missing.
 pub(crate) fn state(component: &ComponentView) -> ComponentState {

@@ -64,6 +64,17 @@ static inline void copy_short(char *to, const char *from, size_t bytes)
 	}
 }
 
+/* 64 bytes, all of them read before the first is written. */
+static inline void copy_64(char *to, const char *from)
+{
+	sixteen a = AT(sixteen, from), b = AT(sixteen, from + 16);
+	sixteen c = AT(sixteen, from + 32), d = AT(sixteen, from + 48);
+	AT(sixteen, to) = a;
+	AT(sixteen, to + 16) = b;
+	AT(sixteen, to + 32) = c;
+	AT(sixteen, to + 48) = d;
+}
+
 /* More than 64 bytes, from the first on: right where `to` lies below `from`, or apart from it. */
 static void copy_up(char *to, const char *from, size_t bytes)
 {
@@ -71,14 +82,8 @@ static void copy_up(char *to, const char *from, size_t bytes)
 	char *to_end = to + bytes;
 	sixteen a = AT(sixteen, from_end - 64), b = AT(sixteen, from_end - 48);
 	sixteen c = AT(sixteen, from_end - 32), d = AT(sixteen, from_end - 16);
-	for (; bytes > 64; bytes -= 64, to += 64, from += 64) {
-		sixteen e = AT(sixteen, from), f = AT(sixteen, from + 16);
-		sixteen g = AT(sixteen, from + 32), h = AT(sixteen, from + 48);
-		AT(sixteen, to) = e;
-		AT(sixteen, to + 16) = f;
-		AT(sixteen, to + 32) = g;
-		AT(sixteen, to + 48) = h;
-	}
+	for (; bytes > 64; bytes -= 64, to += 64, from += 64)
+		copy_64(to, from);
 	AT(sixteen, to_end - 64) = a;
 	AT(sixteen, to_end - 48) = b;
 	AT(sixteen, to_end - 32) = c;
@@ -96,12 +101,7 @@ static void copy_down(char *to, const char *from, size_t bytes)
 	for (; bytes > 64; bytes -= 64) {
 		from -= 64;
 		to -= 64;
-		sixteen e = AT(sixteen, from), f = AT(sixteen, from + 16);
-		sixteen g = AT(sixteen, from + 32), h = AT(sixteen, from + 48);
-		AT(sixteen, to) = e;
-		AT(sixteen, to + 16) = f;
-		AT(sixteen, to + 32) = g;
-		AT(sixteen, to + 48) = h;
+		copy_64(to, from);
 	}
 	AT(sixteen, first) = a;
 	AT(sixteen, first + 16) = b;

@@ -161,10 +161,9 @@ fn as_wanted(components: &[ComponentView], lacking: usize, everywhere: bool) -> 
 /// What no node may run, or not as often as it is wanted: with each of them the reason. Nothing of it is on its
 /// way, so nobody waits for it.
 async fn lacking(client: &Client, components: &[ComponentView]) -> Vec<String> {
-    let is_nowhere = |component: &ComponentView| {
-        component.state == ComponentState::Idle && everywhere::count(component).1 == 0
-    };
-    let (nowhere, elsewhere): (Vec<_>, Vec<_>) = components.iter().partition(|one| is_nowhere(one));
+    let (nowhere, elsewhere): (Vec<_>, Vec<_>) = components
+        .iter()
+        .partition(|one| everywhere::is_nowhere(one));
     let mut lacking = Vec::new();
     for component in nowhere.into_iter().chain(elsewhere).take(EXPLAINED_MAX) {
         // An agent that cannot say why has said all it knows in its status.

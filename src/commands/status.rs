@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use realm_model::view::{ComponentState, ComponentView, StatusView};
+use realm_model::view::{ComponentView, StatusView};
 use realm_node::Client;
 
 use crate::commands::nodes;
@@ -180,8 +180,8 @@ fn row(component: &ComponentView, alone: bool) -> Vec<String> {
                 .next()
         })
         .or_else(|| {
-            let is_nowhere = component.state == ComponentState::Idle && wanted == 0;
-            is_nowhere.then(|| format!("no node shall run it: `realm explain {}`", component.name))
+            everywhere::is_nowhere(component)
+                .then(|| format!("no node shall run it: `realm explain {}`", component.name))
         });
     let mut row = vec![
         component.name.to_string(),
