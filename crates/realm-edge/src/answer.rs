@@ -34,6 +34,7 @@ use crate::refusal::{ALLOWED_METHODS, Refusal};
 use crate::request_body::{self, Arriving, Upload};
 use crate::response_body::{Record, Reply};
 use crate::table::{Group, Table, Target};
+use crate::turns;
 use crate::websocket::{self, Handshake, Switched, Switching, Told};
 
 /// Replicas that one request is brought to, at most.
@@ -157,6 +158,7 @@ async fn dispatch(
         return Ok(Answer::Moved(location));
     }
     record.group = Some(Arc::clone(&target.group));
+    turns::serve(&target.group.component).await;
     let handshake = Handshake::of(parts, !body.is_end_stream());
     if handshake.is_some() && connection.is_behind() {
         return Err(Refusal::no_websocket());

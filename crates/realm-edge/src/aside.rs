@@ -11,10 +11,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
+use realm_model::name::ComponentName;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::backend::{Backend, Body, CallError};
+use crate::turns::{self, in_turn};
 
 /// Of its time the thread gives one part in so many.
 const SHARE: u32 = 2;
@@ -63,10 +65,11 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Has `backend` answer: on this thread if it has time for that and the answer is there at once, else
+    /// Has `backend` answer for a component: on this thread if it has time for that and the answer is there at once, else
     /// on the worker. What the call begins, tasks and timers, is the worker's from the start.
     pub(crate) async fn call(
         &self,
+        component: &ComponentName,
         backend: &dyn Backend,
         request: Request<Body>,
     ) -> Result<Response<Body>, CallError> {
@@ -83,7 +86,13 @@ impl Answers {
                 return answer;
             }
         }
-        self.elsewhere(call).await.unwrap_or_else(|| Err(stopped()))
+        let component = component.clone();
+        let call = async move {
+            turns::serve(&component).await;
+            call.await
+        };
+        let call = self.elsewhere(in_turn(call, || false));
+        call.await.unwrap_or_else(|| Err(stopped()))
     }
 
     /// Does on the worker what takes long; it ends with this future, as if it ran in it. `None`: the
@@ -157,7 +166,7 @@ mod tests {
             let answers = self.answers();
             self.asked.block_on(async {
                 let request = Request::new(request_body::empty());
-                let answered = answers.call(&Says(answer), request).await?;
+                let answered = answers.call(&component(), &Says(answer), request).await?;
                 let body = answered.into_body().collect().await;
                 Ok(String::from_utf8_lossy(&body.unwrap().to_bytes()).into_owned())
             })
@@ -183,6 +192,10 @@ mod tests {
         fn load(&self) -> u32 {
             0
         }
+    }
+
+    fn component() -> ComponentName {
+        "asked".parse().unwrap()
     }
 
     /// The name of the thread that this runs on.
@@ -236,7 +249,8 @@ mod tests {
         let (answers, hangs) = (rig.answers(), Says(hangs));
         let mut gone = None;
         rig.asked.block_on(async {
-            let call = answers.call(&hangs, Request::new(request_body::empty()));
+            let component = component();
+            let call = answers.call(&component, &hangs, Request::new(request_body::empty()));
             tokio::select! {
                 biased;
                 _ = call => panic!("it hangs"),

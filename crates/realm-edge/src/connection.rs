@@ -306,6 +306,11 @@ impl Connection {
         }
     }
 
+    /// Whether there is an order to obey.
+    pub(crate) fn is_to_end(&self) -> bool {
+        self.order.load(Relaxed) != Order::Serve as u8
+    }
+
     /// Since when there is nothing to do; `None` while there is.
     pub(crate) fn idle_since(&self) -> Option<Instant> {
         let is_busy =

@@ -43,6 +43,7 @@ mod table;
 mod throttle;
 pub mod tls;
 mod tunnel;
+mod turns;
 mod upstream;
 mod websocket;
 mod wire;

@@ -24,6 +24,7 @@ use crate::observe::{Answered, MethodClass, Observer, Outcome, Protocol};
 use crate::request_body::Upload;
 use crate::stream::{self, Polled};
 use crate::table::Group;
+use crate::turns;
 
 /// The status that servers log where the client went before there was one.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -102,6 +103,19 @@ impl Record {
         self.is_told(node.map_or("here", NodeName::as_str));
     }
 
+    /// Whether a guest failed: it trapped, or was ended at a limit of its own.
+    fn is_guests_fault(&self) -> bool {
+        let is_failed = matches!(
+            self.status,
+            Some(
+                StatusCode::INTERNAL_SERVER_ERROR
+                    | StatusCode::BAD_GATEWAY
+                    | StatusCode::GATEWAY_TIMEOUT
+            )
+        );
+        self.outcome == Outcome::BodyFailed || self.code.is_some() && is_failed
+    }
+
     /// Notes who was asked, if the client wants to know.
     pub(crate) fn is_told(&mut self, who: &str) {
         if let Some(path) = &mut self.path {
@@ -137,6 +151,7 @@ impl Drop for Record {
             tracing::error!("the observer panicked");
         }
         self.connection.end_request();
+        turns::ended(self.is_guests_fault());
     }
 }
 

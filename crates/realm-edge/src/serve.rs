@@ -25,6 +25,7 @@ use crate::io::Socket;
 use crate::registry::Place;
 use crate::request_body::Arriving;
 use crate::stream::watch;
+use crate::turns::{self, in_turn};
 use crate::websocket::{Gone, Switching, carry};
 use crate::wire::Stream;
 
@@ -59,8 +60,11 @@ pub(crate) async fn serve(
         connection,
         place,
     } = arrived;
-    drive(edge, &http, (stream, is_http2), &connection).await;
-    close(&connection).await;
+    let serving = async {
+        drive(edge, &http, (stream, is_http2), &connection).await;
+        close(&connection).await;
+    };
+    in_turn(serving, || connection.is_to_end()).await;
     drop(place);
 }
 
@@ -180,6 +184,7 @@ pub(crate) async fn linger(connection: &Connection, stream: &mut Stream) {
                 Ok(0) | Err(_) => return,
                 Ok(count) => n_read += count,
             }
+            turns::wastes();
             // Else many that send what nobody wants are read for milliseconds at a time, while
             // requests wait for the thread.
             yield_now().await;
@@ -208,7 +213,8 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.tasks.spawn(watch(future, self.stall_max));
+        let watched = watch(future, self.stall_max);
+        self.tasks.spawn(in_turn(watched, || false));
     }
 }
 

@@ -274,7 +274,7 @@ async fn dispatch(
     if let (Some(handshake), Some(_)) = (handshake, &upgrade) {
         request.extensions_mut().insert(handshake);
     }
-    let mut response = answers.call(&*replica, request).await?;
+    let mut response = answers.call(&component, &*replica, request).await?;
     if let (Some(upgrade), Some(switched)) = (upgrade, Switched::of(&mut response)) {
         websocket::switching(response.headers_mut());
         response.extensions_mut().insert(Switches);

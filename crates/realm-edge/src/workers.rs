@@ -5,19 +5,23 @@
 //! are, and counts for that what runs at idle priority: beside guests that compute it leaves two
 //! serving threads on one core for many milliseconds, and the other core to the guests.
 //!
-//! A new connection goes to the thread with the fewest. Not a listener per thread
-//! (`SO_REUSEPORT`): the kernel's choice is blind to load, and a second process could share the
-//! port unnoticed. What web servers bring over FastCGI is accepted where it is served, by whoever wakes
+//! A new connection goes to the thread that was given the fewest lately, and in the long run to the one that
+//! has the fewest: connections that come together are divided evenly, wherever short ones happen to wait at
+//! that moment. Not a listener per thread (`SO_REUSEPORT`): the kernel's choice is blind to load, and a
+//! second process could share the port unnoticed. What web servers bring over FastCGI is accepted where it is served, by whoever wakes
 //! up first; of a burst that may be one thread alone, which then passes on what is over its share.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
+
+use crate::turns;
 
 /// Threads for blocking work (files of guests) that one worker may start: all workers together
 /// stay below what tokio gives a whole process.
@@ -26,12 +30,24 @@ const BLOCKING_THREADS_MAX: usize = 64;
 /// fewest, and two: kept ones stay for hours where they are, and short ones that come and go by chance
 /// cost a waking less where they came.
 const SHARE_OVER: usize = 8;
+/// As many connections that a worker has count like one that it was given just now.
+const GIVEN_WEIGHT: u64 = 16;
+/// A worker that was given one counts half as much after so long.
+const GIVEN_HALF_LIFE: Duration = Duration::from_millis(250);
 
 /// The workers of one edge.
 pub(crate) struct Workers {
     workers: Vec<Worker>,
     next: AtomicUsize,
+    given: Mutex<Given>,
     stop: CancellationToken,
+}
+
+/// What workers were given lately.
+struct Given {
+    /// Of each worker, in parts of [`GIVEN_WEIGHT`].
+    parts: Vec<u64>,
+    halved_at: Instant,
 }
 
 struct Worker {
@@ -64,23 +80,36 @@ impl Workers {
             runtime,
             connections: Arc::default(),
         };
+        let workers: Vec<_> = runtimes.into_iter().map(worker).collect();
         Ok(Self {
-            workers: runtimes.into_iter().map(worker).collect(),
+            given: Mutex::new(Given::new(workers.len())),
+            workers,
             next: AtomicUsize::new(0),
             stop,
         })
     }
 
-    /// A seat at the worker with the fewest connections; where several have as few, they take
-    /// turns.
+    /// A seat for one more connection; where several workers are due, they take turns.
     pub(crate) fn seat(&self) -> Seat {
-        self.seat_at(self.idlest())
+        self.seat_by(Instant::now())
+    }
+
+    fn seat_by(&self, now: Instant) -> Seat {
+        // A panic leaves no more than a count behind.
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.halve(now);
+        let index = self.first_by(|index| {
+            let has = u64::try_from(self.connections(index)).unwrap_or(u64::MAX);
+            given.parts[index].saturating_add(has)
+        });
+        given.parts[index] += GIVEN_WEIGHT;
+        self.seat_at(index)
     }
 
     /// A seat at this worker, which has accepted the connection, unless it has clearly more than its share:
     /// then at the one with the fewest.
     pub(crate) fn seat_near(&self, index: usize) -> Seat {
-        let idlest = self.idlest();
+        let idlest = self.first_by(|index| self.connections(index));
         let fewest = self.connections(idlest);
         let share = fewest + fewest / SHARE_OVER + 1;
         self.seat_at(match self.connections(index) <= share {
@@ -89,12 +118,13 @@ impl Workers {
         })
     }
 
-    fn idlest(&self) -> usize {
+    /// The worker that has the least.
+    fn first_by<K: Ord>(&self, key: impl Fn(usize) -> K) -> usize {
         let count = self.workers.len();
         let first = self.next.fetch_add(1, Relaxed) % count;
         (0..count)
             .map(|offset| (first + offset) % count)
-            .min_by_key(|worker| self.connections(*worker))
+            .min_by_key(|worker| key(*worker))
             .expect("there is one at least")
     }
 
@@ -121,6 +151,25 @@ impl Workers {
     /// Ends the threads, and what still runs there.
     pub(crate) fn stop(&self) {
         self.stop.cancel();
+    }
+}
+
+impl Given {
+    fn new(count: usize) -> Self {
+        Self {
+            parts: vec![0; count],
+            halved_at: Instant::now(),
+        }
+    }
+
+    fn halve(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.halved_at);
+        let times = passed.as_nanos() / GIVEN_HALF_LIFE.as_nanos();
+        if times > 0 {
+            self.halved_at = now;
+            let times = u32::try_from(times).unwrap_or(u32::MAX).min(u64::BITS - 1);
+            self.parts.iter_mut().for_each(|parts| *parts >>= times);
+        }
     }
 }
 
@@ -175,6 +224,8 @@ fn start(index: usize, share: Share, stop: &CancellationToken) -> io::Result<Han
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .on_thread_park(turns::waits)
+        .on_thread_unpark(turns::goes_on)
         // A thread begins on the cores of the one that starts it.
         .on_thread_start(move || all.keep())
         .build()?;
@@ -184,7 +235,10 @@ fn start(index: usize, share: Share, stop: &CancellationToken) -> io::Result<Han
     // Nobody waits for it: what matters has ended before it is told to stop.
     let _: JoinHandle<()> = thread.spawn(move || {
         own.keep();
-        runtime.block_on(stopped.cancelled());
+        runtime.block_on(async {
+            turns::divide();
+            stopped.cancelled().await;
+        });
         // A file operation that hangs must not hold up the end.
         runtime.shutdown_background();
     })?;
@@ -203,6 +257,7 @@ mod tests {
         Workers {
             workers: workers.collect(),
             next: AtomicUsize::new(0),
+            given: Mutex::new(Given::new(count)),
             stop: CancellationToken::new(),
         }
     }
@@ -215,16 +270,38 @@ mod tests {
     #[tokio::test]
     async fn connections_spread_evenly_and_fill_up_gaps() {
         let workers = workers(3);
-        let mut seats: Vec<_> = (0..9).map(|_| workers.seat()).collect();
-        assert_eq!(connections(&workers), [3, 3, 3]);
-        // Every third one went to the same worker.
-        seats.remove(6);
-        seats.remove(3);
-        seats.push(workers.seat());
-        seats.push(workers.seat());
-        assert_eq!(connections(&workers), [3, 3, 3]);
+        let now = Instant::now();
+        let mut seats: Vec<_> = (0..60).map(|_| workers.seat_by(now)).collect();
+        assert_eq!(connections(&workers), [20, 20, 20]);
+        seats.retain(|seat| seat.worker != 1);
+        assert_eq!(connections(&workers), [20, 0, 20]);
+        // One after another, as they come where there is time.
+        for seconds in 1..=20 {
+            seats.push(workers.seat_by(now + Duration::from_secs(seconds * 10)));
+        }
+        assert_eq!(connections(&workers), [20, 20, 20]);
         drop(seats);
         assert_eq!(connections(&workers), [0, 0, 0]);
+    }
+
+    #[tokio::test]
+    async fn connections_that_come_together_are_divided_wherever_others_wait() {
+        let workers = workers(2);
+        let mut now = Instant::now();
+        // Short ones, which one of the workers ends at once, and of which the other has sixty.
+        let mut waiting = std::collections::VecDeque::new();
+        for _ in 0..10_000 {
+            now += Duration::from_micros(40);
+            let seat = workers.seat_by(now);
+            if seat.worker == 1 {
+                waiting.push_back(seat);
+                waiting.truncate(60);
+            }
+        }
+        assert_eq!(connections(&workers), [0, 60]);
+        let kept: Vec<_> = (0..32).map(|_| workers.seat_by(now)).collect();
+        let first = kept.iter().filter(|seat| seat.worker == 0).count();
+        assert!((16..=18).contains(&first), "{first}");
     }
 
     #[tokio::test]

@@ -33,6 +33,7 @@ use crate::answer::Edge;
 use crate::connection::{Connection, Order};
 use crate::request_body::Arriving;
 use crate::serve::{LINGER_BYTES_MAX, LINGER_TIMEOUT};
+use crate::turns::in_turn;
 
 /// Bytes that are read at once.
 const READ_BYTES: usize = 16 * 1024;
@@ -481,7 +482,9 @@ impl Served {
             log,
             body: is_said,
         };
-        let mut answering = Box::pin(respond(edge, connection, request, answer));
+        let order = Arc::clone(&connection);
+        let answering = respond(edge, connection, request, answer);
+        let mut answering = Box::pin(in_turn(answering, move || order.is_to_end()));
         // Here, before it gets a task of its own: most answer without waiting for anything.
         match poll_fn(|context| Poll::Ready(answering.as_mut().poll(context))).await {
             Poll::Ready(ended) => self.end(id, ended).await,

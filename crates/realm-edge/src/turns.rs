@@ -1,0 +1,446 @@
+//! Whose turn it is on a serving thread: components divide its time.
+//!
+//! A thread has one queue, and serves who is ready in the order in which they became so. A component whose
+//! clients begin again as soon as they are answered would fill it, and everybody's request would wait
+//! behind all of theirs. So each poll of a connection is charged to the component that it serves
+//! ([`accounts`]), and while the thread finds no rest, who used more of it lately than another component is
+//! held back until nothing else is ready. Then the least used are let in first, a few at a time
+//! ([`BATCH`]) between two looks at the sockets. Nobody is held back on a thread that has time left, or that
+//! serves one component alone.
+//!
+//! Not here: guests that compute (they leave the serving threads: `heavy` of `realm-host`), and what is done
+//! for a connection before the head of its first request was read.
+
+mod accounts;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use realm_model::name::ComponentName;
+use tokio::task::yield_now;
+
+use accounts::{Accounts, Key, Ticket};
+
+/// A thread that waits for so long has nothing to do. Where there is always something it asks for more
+/// whenever its queue is empty, and has it within a few microseconds.
+const REST: Duration = Duration::from_micros(10);
+/// A thread that did not rest for so long has more to do than it can.
+const BUSY_AFTER: Duration = Duration::from_micros(200);
+/// Those who were held back are let in for about so long before the sockets are looked at again.
+const BATCH: Duration = Duration::from_micros(100);
+
+thread_local! {
+    /// Of a serving thread. Others have none, and hold nobody back.
+    static TURNS: RefCell<Option<Turns>> = const { RefCell::new(None) };
+    /// When this thread began to wait.
+    static WAITS_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Whether it has rested since it was last asked.
+    static HAS_RESTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// One serving thread.
+struct Turns {
+    accounts: Accounts,
+    /// Lets in who is held back.
+    doorkeeper: Option<Waker>,
+    rested_at: Instant,
+    /// The poll under way, which nothing here outlives.
+    now: Now,
+}
+
+/// What is known of one poll while it lasts.
+struct Now {
+    began: Instant,
+    serves: Option<Key>,
+    /// It is spent on what nobody wants.
+    is_waste: bool,
+    /// What it serves from here on is to be held back.
+    is_early: bool,
+}
+
+/// A connection, as its thread knows it.
+#[derive(Default)]
+struct Place {
+    serves: Option<(Key, ComponentName)>,
+    held: Option<Held>,
+}
+
+/// Who is held back, and is woken once that is over.
+struct Held {
+    ticket: Ticket,
+    waker: Waker,
+}
+
+/// Begins to divide the time of the calling thread, which runs one runtime and nothing else. Within it.
+pub(crate) fn divide() {
+    let now = Instant::now();
+    TURNS.set(Some(Turns {
+        accounts: Accounts::new(now),
+        doorkeeper: None,
+        rested_at: now,
+        now: Now {
+            began: now,
+            serves: None,
+            is_waste: false,
+            is_early: false,
+        },
+    }));
+    tokio::spawn(keep_the_door());
+}
+
+/// The calling thread begins to wait.
+pub(crate) fn waits() {
+    WAITS_SINCE.set(Some(Instant::now()));
+}
+
+/// It waits no more.
+pub(crate) fn goes_on() {
+    if WAITS_SINCE
+        .take()
+        .is_some_and(|since| since.elapsed() >= REST)
+    {
+        HAS_RESTED.set(true);
+    }
+}
+
+/// Runs what serves a connection, in turn with what serves others. Not within another one. What `is_to_end`
+/// is not held back.
+pub(crate) async fn in_turn<F: Future>(serving: F, is_to_end: impl Fn() -> bool) -> F::Output {
+    let mut serving = std::pin::pin!(serving);
+    let mut place = Place::default();
+    poll_fn(|context| {
+        if !enter(&mut place, context, &is_to_end) {
+            return Poll::Pending;
+        }
+        let polled = serving.as_mut().poll(context);
+        leave(&mut place, context);
+        polled
+    })
+    .await
+}
+
+/// From here on what is polled serves this component: waits for its turn.
+pub(crate) async fn serve(component: &ComponentName) {
+    poll_fn(|_| match with(|turns| turns.serve(component)) {
+        // It is polled again when the whole is let in: `leave` sees to that.
+        Some(true) => Poll::Pending,
+        Some(false) | None => Poll::Ready(()),
+    })
+    .await;
+}
+
+/// The poll under way is spent on what nobody wants.
+pub(crate) fn wastes() {
+    with(|turns| turns.now.is_waste = true);
+}
+
+/// A request that the poll under way served ended well or badly.
+pub(crate) fn ended(is_bad: bool) {
+    with(|turns| {
+        if let Some(key) = turns.now.serves {
+            turns.accounts.ended(key, is_bad);
+        }
+    });
+}
+
+fn with<T>(act: impl FnOnce(&mut Turns) -> T) -> Option<T> {
+    // Also where a thread ends, and drops what it served.
+    TURNS
+        .try_with(|turns| turns.try_borrow_mut().ok()?.as_mut().map(act))
+        .ok()
+        .flatten()
+}
+
+/// Whether it may be polled now; else it is woken when it may.
+fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool) -> bool {
+    let may_go_on = with(|turns| {
+        let now = Instant::now();
+        if HAS_RESTED.take() {
+            turns.rested_at = now;
+        }
+        turns.accounts.halve(now);
+        let serves = place.serves.as_mut().map(|(key, component)| {
+            // Forgotten while it stood still.
+            if !turns.accounts.has(*key, component) {
+                *key = turns.accounts.open(component);
+                place.held = None;
+            }
+            *key
+        });
+        if let Some(key) = serves
+            && turns.holds(key, &mut place.held, now, context.waker())
+            && !is_to_end()
+        {
+            return false;
+        }
+        place.held = None;
+        turns.now = Now {
+            began: now,
+            serves,
+            is_waste: false,
+            is_early: false,
+        };
+        true
+    });
+    may_go_on.unwrap_or(true)
+}
+
+fn leave(place: &mut Place, context: &Context<'_>) {
+    with(|turns| {
+        turns.charge(Instant::now());
+        let Some(key) = turns.now.serves.take() else {
+            return;
+        };
+        if place.serves.as_ref().is_none_or(|(was, _)| *was != key) {
+            let component = turns.accounts.component(key);
+            place.serves = component.map(|component| (key, component.clone()));
+        }
+        if turns.now.is_early {
+            place.held = Some(turns.hold(key, context.waker()));
+        }
+    });
+}
+
+impl Turns {
+    /// Whether the poll under way is to go no further.
+    fn serve(&mut self, component: &ComponentName) -> bool {
+        if self.now.is_early {
+            return true;
+        }
+        let known = self.now.serves;
+        // What it serves already it was let in for.
+        if known.is_some_and(|key| self.accounts.has(key, component)) {
+            return false;
+        }
+        if known.is_some() {
+            let now = Instant::now();
+            self.charge(now);
+            self.now.began = now;
+        }
+        let key = self.accounts.open(component);
+        self.now.serves = Some(key);
+        self.now.is_early = self.is_busy(self.now.began) && self.accounts.is_behind(key);
+        self.now.is_early
+    }
+
+    /// Whether somebody is held back, from now on or still.
+    fn holds(&mut self, key: Key, held: &mut Option<Held>, now: Instant, waker: &Waker) -> bool {
+        let is_held = match held {
+            Some(held) => !self.accounts.is_let_in(key, held.ticket),
+            None => self.is_busy(now) && self.accounts.is_behind(key),
+        };
+        // What goes on in another task is woken there.
+        let is_known = held
+            .as_ref()
+            .is_some_and(|held| held.waker.will_wake(waker));
+        if is_held && !is_known {
+            *held = Some(self.hold(key, waker));
+        }
+        is_held
+    }
+
+    fn is_busy(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.rested_at) > BUSY_AFTER
+    }
+
+    fn charge(&mut self, now: Instant) {
+        if let Some(key) = self.now.serves {
+            let took = now.saturating_duration_since(self.now.began);
+            self.accounts.charge(key, took, self.now.is_waste);
+        }
+    }
+
+    fn hold(&mut self, key: Key, waker: &Waker) -> Held {
+        let ticket = self.accounts.hold(key, waker.clone());
+        if let Some(doorkeeper) = self.doorkeeper.take() {
+            doorkeeper.wake();
+        }
+        let waker = waker.clone();
+        Held { ticket, waker }
+    }
+}
+
+/// Lets in who was held back, for as long as the thread serves.
+async fn keep_the_door() {
+    loop {
+        poll_fn(|context| {
+            let has_some = with(|turns| {
+                let has_some = turns.accounts.has_waiting();
+                if !has_some {
+                    turns.doorkeeper = Some(context.waker().clone());
+                }
+                has_some
+            });
+            match has_some {
+                Some(true) => Poll::Ready(()),
+                Some(false) | None => Poll::Pending,
+            }
+        })
+        .await;
+        // Everything that is ready runs first, and whoever has become so by what the sockets say.
+        yield_now().await;
+        let mut left = BATCH;
+        while let Some((waker, mean)) = with(|turns| turns.accounts.let_in()).flatten() {
+            waker.wake();
+            left = left.saturating_sub(mean);
+            if left.is_zero() {
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    use tokio::runtime::Builder;
+
+    use super::accounts::tests::Count;
+    use super::*;
+
+    fn name(text: &str) -> ComponentName {
+        text.parse().unwrap()
+    }
+
+    /// On a serving thread that has more to do than it can.
+    fn on_a_busy_thread<F: Future>(test: impl FnOnce() -> F) -> F::Output {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .on_thread_park(waits)
+            .on_thread_unpark(goes_on)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            divide();
+            spin(2 * BUSY_AFTER);
+            test().await
+        })
+    }
+
+    fn spin(time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Asks again as soon as it was served, which takes so long.
+    async fn greedy(component: ComponentName, time: Duration, served: Arc<AtomicU32>) {
+        let asking = async {
+            loop {
+                serve(&component).await;
+                spin(time);
+                served.fetch_add(1, Relaxed);
+                let mut is_again = false;
+                poll_fn(|context| {
+                    context.waker().wake_by_ref();
+                    match std::mem::replace(&mut is_again, true) {
+                        true => Poll::Ready(()),
+                        false => Poll::Pending,
+                    }
+                })
+                .await;
+            }
+        };
+        in_turn(asking, || false).await;
+    }
+
+    #[test]
+    fn one_client_gets_as_much_as_thirty_of_another_component() {
+        const TIME: Duration = Duration::from_micros(40);
+        let [one, thirty]: [Arc<AtomicU32>; 2] = Default::default();
+        on_a_busy_thread(|| async {
+            tokio::spawn(greedy(name("one"), TIME, Arc::clone(&one)));
+            for _ in 0..30 {
+                tokio::spawn(greedy(name("thirty"), TIME, Arc::clone(&thirty)));
+            }
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        });
+        let [one, thirty] = [one, thirty].map(|served| served.load(Relaxed));
+        assert!(thirty > 100, "{one} {thirty}");
+        assert!(one > thirty / 2 && one < thirty * 2, "{one} {thirty}");
+    }
+
+    #[test]
+    fn what_bytes_nobody_wants_take_counts_more() {
+        const TIME: Duration = Duration::from_micros(40);
+        let [wanted, unwanted]: [Arc<AtomicU32>; 2] = Default::default();
+        on_a_busy_thread(|| async {
+            for _ in 0..8 {
+                tokio::spawn(greedy(name("wanted"), TIME, Arc::clone(&wanted)));
+            }
+            let (component, served) = (name("unwanted"), Arc::clone(&unwanted));
+            tokio::spawn(in_turn(
+                async move {
+                    serve(&component).await;
+                    loop {
+                        spin(TIME);
+                        wastes();
+                        served.fetch_add(1, Relaxed);
+                        yield_now().await;
+                    }
+                },
+                || false,
+            ));
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        });
+        let [wanted, unwanted] = [wanted, unwanted].map(|served| served.load(Relaxed));
+        assert!(unwanted > 0 && unwanted < wanted / 4, "{wanted} {unwanted}");
+    }
+
+    #[test]
+    fn who_is_to_end_is_not_held_back_and_nobody_on_a_thread_that_rests() {
+        let (woken, waker) = Count::waker();
+        let context = Context::from_waker(&waker);
+        on_a_busy_thread(|| async {
+            let mut place = Place::default();
+            assert!(enter(&mut place, &context, || false));
+            assert_eq!(with(|turns| turns.serve(&name("greedy"))), Some(false));
+            leave(&mut place, &context);
+            with(|turns| {
+                let (key, _) = place.serves.clone().unwrap();
+                turns.accounts.charge(key, Duration::from_millis(5), false);
+                turns.accounts.open(&name("other"));
+            });
+            assert!(!enter(&mut place, &context, || false));
+            assert!(!enter(&mut place, &context, || false), "still");
+            assert!(enter(&mut place, &context, || true), "it is to end");
+            leave(&mut place, &context);
+            assert!(!enter(&mut place, &context, || false));
+            while woken.get() < 2 {
+                yield_now().await;
+            }
+            assert!(enter(&mut place, &context, || false), "it is let in");
+            leave(&mut place, &context);
+            // It goes on in another task, which is woken in the end.
+            assert!(!enter(&mut place, &context, || false));
+            let (woken, waker) = Count::waker();
+            let context = Context::from_waker(&waker);
+            assert!(!enter(&mut place, &context, || false));
+            while woken.get() < 1 {
+                yield_now().await;
+            }
+            assert!(enter(&mut place, &context, || false));
+            leave(&mut place, &context);
+            waits();
+            spin(REST);
+            goes_on();
+            assert!(enter(&mut place, &context, || false));
+            leave(&mut place, &context);
+        });
+    }
+
+    #[tokio::test]
+    async fn other_threads_hold_nobody_back() {
+        let component = name("anybody");
+        let serving = in_turn(async { serve(&component).await }, || false);
+        serving.await;
+        wastes();
+        ended(true);
+    }
+}

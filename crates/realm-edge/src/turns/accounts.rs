@@ -1,0 +1,414 @@
+//! What components used of a thread lately, and who of them waits: a fair queue without threads or clocks.
+//!
+//! The least used is next. What was used counts half after [`HALF_LIFE`], and not at all after a dozen of
+//! them, so nobody saves up turns, and nobody pays for long. What ends badly counts [`BAD_FACTOR`] times: a
+//! component whose guests trap gets what the others leave, and its part of one to that many in any case.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use realm_model::name::ComponentName;
+
+/// A request is short: who used much some of these ago waits for nobody.
+const HALF_LIFE: Duration = Duration::from_millis(10);
+/// Not more: whoever mends a component is to get answers of it too.
+const BAD_FACTOR: u64 = 16;
+/// A sixteenth of an average is the last one: it follows some dozens.
+const AVERAGE_SHIFT: u32 = 4;
+/// The average of ends that are all bad.
+const ALL_BAD: u64 = 1 << 16;
+/// Who used so much more than another one is behind it: a handful of requests.
+const AHEAD_NS: u64 = 100_000;
+/// Who used no more and waits for nothing is forgotten.
+const FORGOTTEN_NS: u64 = 1_000;
+
+/// An account, until it is forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    slot: usize,
+    generation: u64,
+}
+
+/// A place in the queue of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
+
+pub(super) struct Accounts {
+    accounts: Vec<Option<Account>>,
+    slots: HashMap<ComponentName, usize>,
+    free: Vec<usize>,
+    /// Those who wait, by what they used.
+    waiting: BTreeSet<(u64, usize)>,
+    /// The least that anybody had used when it was last looked at.
+    least_ns: u64,
+    halved_at: Instant,
+    generation: u64,
+}
+
+struct Account {
+    generation: u64,
+    component: ComponentName,
+    /// Lately, with what counts more often.
+    used_ns: u64,
+    /// What a poll takes, on average.
+    mean_ns: u64,
+    /// Of [`ALL_BAD`].
+    bad: u64,
+    waiting: VecDeque<Waker>,
+    n_held: u64,
+    n_let_in: u64,
+}
+
+impl Accounts {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            accounts: Vec::new(),
+            slots: HashMap::new(),
+            free: Vec::new(),
+            waiting: BTreeSet::new(),
+            least_ns: 0,
+            halved_at: now,
+            generation: 0,
+        }
+    }
+
+    /// The account of a component, a new one if need be.
+    pub(super) fn open(&mut self, component: &ComponentName) -> Key {
+        if let Some(&slot) = self.slots.get(component)
+            && let Some(account) = &self.accounts[slot]
+        {
+            let generation = account.generation;
+            return Key { slot, generation };
+        }
+        self.generation += 1;
+        let generation = self.generation;
+        let account = Some(Account {
+            generation,
+            component: component.clone(),
+            used_ns: 0,
+            mean_ns: 0,
+            bad: 0,
+            waiting: VecDeque::new(),
+            n_held: 0,
+            n_let_in: 0,
+        });
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.accounts[slot] = account;
+                slot
+            }
+            None => {
+                self.accounts.push(account);
+                self.accounts.len() - 1
+            }
+        };
+        self.slots.insert(component.clone(), slot);
+        self.least_ns = 0;
+        Key { slot, generation }
+    }
+
+    fn account(&self, key: Key) -> Option<&Account> {
+        let account = self.accounts.get(key.slot)?.as_ref();
+        account.filter(|account| account.generation == key.generation)
+    }
+
+    fn account_mut(&mut self, key: Key) -> Option<&mut Account> {
+        let account = self.accounts.get_mut(key.slot)?.as_mut();
+        account.filter(|account| account.generation == key.generation)
+    }
+
+    /// Whether an account is this component's, and not forgotten.
+    pub(super) fn has(&self, key: Key, component: &ComponentName) -> bool {
+        self.account(key)
+            .is_some_and(|account| account.component == *component)
+    }
+
+    pub(super) fn component(&self, key: Key) -> Option<&ComponentName> {
+        self.account(key).map(|account| &account.component)
+    }
+
+    /// A poll took so long.
+    pub(super) fn charge(&mut self, key: Key, took: Duration, is_waste: bool) {
+        let Some(account) = self.account_mut(key) else {
+            return;
+        };
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bad = if is_waste { ALL_BAD } else { account.bad };
+        let more = ns.saturating_mul(bad * (BAD_FACTOR - 1)) / ALL_BAD;
+        let was = account.used_ns;
+        account.mean_ns = average(account.mean_ns, ns);
+        account.used_ns = was.saturating_add(ns).saturating_add(more);
+        let is = account.used_ns;
+        if self.waiting.remove(&(was, key.slot)) {
+            self.waiting.insert((is, key.slot));
+        }
+    }
+
+    /// A request ended.
+    pub(super) fn ended(&mut self, key: Key, is_bad: bool) {
+        if let Some(account) = self.account_mut(key) {
+            account.bad = average(account.bad, if is_bad { ALL_BAD } else { 0 });
+        }
+    }
+
+    /// Whether another one used less.
+    pub(super) fn is_behind(&self, key: Key) -> bool {
+        let account = self.account(key);
+        self.slots.len() > 1
+            && account.is_some_and(|account| account.used_ns > self.least_ns + AHEAD_NS)
+    }
+
+    /// Puts somebody into the queue of an account.
+    pub(super) fn hold(&mut self, key: Key, waker: Waker) -> Ticket {
+        let Some(account) = self.account_mut(key) else {
+            // Nobody is held without one: `is_let_in` says so.
+            waker.wake();
+            return Ticket(0);
+        };
+        account.waiting.push_back(waker);
+        account.n_held += 1;
+        let (ticket, used_ns) = (Ticket(account.n_held), account.used_ns);
+        self.waiting.insert((used_ns, key.slot));
+        ticket
+    }
+
+    pub(super) fn is_let_in(&self, key: Key, ticket: Ticket) -> bool {
+        self.account(key)
+            .is_none_or(|account| ticket.0 <= account.n_let_in)
+    }
+
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes the next one out of its queue, with what a poll of its component takes.
+    pub(super) fn let_in(&mut self) -> Option<(Waker, Duration)> {
+        let &(used_ns, slot) = self.waiting.first()?;
+        let account = self.accounts[slot].as_mut()?;
+        let waker = account.waiting.pop_front()?;
+        account.n_let_in += 1;
+        let mean = Duration::from_nanos(account.mean_ns);
+        if account.waiting.is_empty() {
+            self.waiting.remove(&(used_ns, slot));
+        }
+        Some((waker, mean))
+    }
+
+    /// Time passes.
+    pub(super) fn halve(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.halved_at);
+        if passed < HALF_LIFE {
+            return;
+        }
+        self.halved_at = now;
+        let times = passed.as_nanos() / HALF_LIFE.as_nanos();
+        let times = u32::try_from(times).unwrap_or(u32::MAX).min(u64::BITS - 1);
+        self.waiting.clear();
+        let mut least_ns = u64::MAX;
+        for slot in 0..self.accounts.len() {
+            let Some(account) = &mut self.accounts[slot] else {
+                continue;
+            };
+            account.used_ns >>= times;
+            if !account.waiting.is_empty() {
+                self.waiting.insert((account.used_ns, slot));
+            } else if account.used_ns < FORGOTTEN_NS {
+                self.slots.remove(&account.component);
+                self.accounts[slot] = None;
+                self.free.push(slot);
+                continue;
+            }
+            least_ns = least_ns.min(account.used_ns);
+        }
+        self.least_ns = least_ns.min(u64::MAX - AHEAD_NS);
+    }
+}
+
+/// An average with one value more.
+fn average(average: u64, value: u64) -> u64 {
+    average - (average >> AVERAGE_SHIFT) + (value >> AVERAGE_SHIFT)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::Wake;
+
+    use super::*;
+
+    const US: Duration = Duration::from_micros(1);
+
+    /// How often somebody was woken.
+    #[derive(Default)]
+    pub(in crate::turns) struct Count(AtomicUsize);
+
+    impl Count {
+        pub(in crate::turns) fn waker() -> (Arc<Self>, Waker) {
+            let count = Arc::new(Self::default());
+            (Arc::clone(&count), Waker::from(count))
+        }
+
+        pub(in crate::turns) fn get(&self) -> usize {
+            self.0.load(Relaxed)
+        }
+    }
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn name(text: &str) -> ComponentName {
+        text.parse().unwrap()
+    }
+
+    fn two() -> (Accounts, [Key; 2], Instant) {
+        let start = Instant::now();
+        let mut accounts = Accounts::new(start);
+        let keys = ["good", "greedy"].map(|text| accounts.open(&name(text)));
+        (accounts, keys, start)
+    }
+
+    /// Who is served how often, where all of `wants` have something to do at any time, for a second: each
+    /// takes so long, and ends badly or well.
+    fn served(wants: &[(Duration, bool)]) -> Vec<u32> {
+        let start = Instant::now();
+        let mut accounts = Accounts::new(start);
+        let mut now = start;
+        let mut served = vec![0; wants.len()];
+        let keys: Vec<_> = (0..wants.len())
+            .map(|index| accounts.open(&name(&format!("c{index}"))))
+            .collect();
+        let (_, waker) = Count::waker();
+        let mut tickets: Vec<_> = keys
+            .iter()
+            .map(|key| accounts.hold(*key, waker.clone()))
+            .collect();
+        while now.duration_since(start) < Duration::from_secs(1) {
+            accounts.let_in().expect("everybody waits");
+            let index = (0..wants.len())
+                .find(|index| accounts.is_let_in(keys[*index], tickets[*index]))
+                .expect("somebody is let in");
+            let (took, is_bad) = wants[index];
+            now += took;
+            accounts.halve(now);
+            accounts.charge(keys[index], took, false);
+            accounts.ended(keys[index], is_bad);
+            served[index] += 1;
+            tickets[index] = accounts.hold(keys[index], waker.clone());
+        }
+        served
+    }
+
+    #[track_caller]
+    fn check_times(wants: &[(Duration, bool)], parts: &[f64]) {
+        let served = served(wants);
+        for (index, part) in parts.iter().enumerate() {
+            let time = wants[index].0 * served[index];
+            let is = time.as_secs_f64();
+            assert!((is / part - 1.0).abs() < 0.15, "{wants:?} {served:?}");
+        }
+    }
+
+    #[test]
+    fn time_is_divided_and_not_requests() {
+        check_times(&[(30 * US, false), (30 * US, false)], &[0.5, 0.5]);
+        check_times(&[(30 * US, false), (300 * US, false)], &[0.5, 0.5]);
+        let four = [(20 * US, false); 4];
+        check_times(&four, &[0.25; 4]);
+    }
+
+    #[test]
+    fn who_ends_badly_gets_a_small_part_and_never_none() {
+        let bad = 1.0 / 17.0;
+        check_times(&[(30 * US, false), (30 * US, true)], &[1.0 - bad, bad]);
+        // All of them alike.
+        check_times(&[(30 * US, true), (30 * US, true)], &[0.5, 0.5]);
+    }
+
+    #[test]
+    fn waste_counts_as_what_ends_badly() {
+        let (mut accounts, [good, greedy], _) = two();
+        accounts.charge(good, 160 * US, false);
+        accounts.charge(greedy, 10 * US, true);
+        let used = [good, greedy].map(|key| accounts.account(key).unwrap().used_ns);
+        assert_eq!(used, [160_000, 160_000]);
+    }
+
+    #[test]
+    fn the_least_used_is_let_in_first_and_each_in_its_order() {
+        let (mut accounts, [good, greedy], start) = two();
+        accounts.charge(greedy, 900 * US, false);
+        accounts.charge(good, 300 * US, false);
+        let counted = [(); 3].map(|()| Count::waker());
+        let mut of = [greedy, greedy, good].into_iter();
+        let tickets = counted.each_ref().map(|(_, waker)| {
+            let key = of.next().expect("three");
+            (key, accounts.hold(key, waker.clone()))
+        });
+        let is_let_in =
+            |accounts: &Accounts| tickets.map(|(key, ticket)| accounts.is_let_in(key, ticket));
+        let let_in = |accounts: &mut Accounts| accounts.let_in().unwrap().0.wake();
+        let_in(&mut accounts);
+        assert_eq!(is_let_in(&accounts), [false, false, true]);
+        // Time changes nothing of the order.
+        accounts.halve(start + 3 * HALF_LIFE);
+        let_in(&mut accounts);
+        assert_eq!(is_let_in(&accounts), [true, false, true]);
+        assert!(accounts.has_waiting());
+        let_in(&mut accounts);
+        assert_eq!(is_let_in(&accounts), [true; 3]);
+        assert!(!accounts.has_waiting() && accounts.let_in().is_none());
+        assert_eq!(counted.map(|(count, _)| count.get()), [1; 3]);
+    }
+
+    #[test]
+    fn nobody_is_behind_alone_or_for_long() {
+        let start = Instant::now();
+        let mut accounts = Accounts::new(start);
+        let greedy = accounts.open(&name("greedy"));
+        accounts.charge(greedy, 1_000 * US, false);
+        assert!(!accounts.is_behind(greedy));
+        let good = accounts.open(&name("good"));
+        assert!(accounts.is_behind(greedy) && !accounts.is_behind(good));
+        // An account that nobody uses is forgotten, and opened anew.
+        accounts.charge(good, 900 * US, false);
+        accounts.halve(start + HALF_LIFE);
+        assert!(!accounts.is_behind(greedy));
+        accounts.halve(start + 30 * HALF_LIFE);
+        assert!(!accounts.has(greedy, &name("greedy")) && accounts.slots.is_empty());
+        let anew = accounts.open(&name("good"));
+        assert!(accounts.has(anew, &name("good")) && !accounts.has(good, &name("good")));
+        assert!(!accounts.has(anew, &name("greedy")) && !accounts.is_behind(anew));
+        // Whoever waited for one that is gone waits no more.
+        assert!(accounts.is_let_in(greedy, Ticket(7)));
+    }
+
+    #[test]
+    fn an_account_with_somebody_in_its_queue_is_kept() {
+        let (mut accounts, [good, _], start) = two();
+        let (count, waker) = Count::waker();
+        let ticket = accounts.hold(good, waker);
+        accounts.halve(start + Duration::from_secs(3600));
+        assert!(accounts.has(good, &name("good")) && !accounts.is_let_in(good, ticket));
+        accounts.let_in().unwrap().0.wake();
+        assert!(accounts.is_let_in(good, ticket));
+        assert_eq!(count.get(), 1);
+    }
+
+    #[test]
+    fn no_time_is_too_long() {
+        let (mut accounts, [good, greedy], start) = two();
+        for _ in 0..3 {
+            accounts.charge(greedy, Duration::MAX, true);
+            accounts.ended(greedy, true);
+        }
+        accounts.charge(good, Duration::MAX, false);
+        assert!(accounts.is_behind(greedy));
+        accounts.halve(start + Duration::from_secs(u64::MAX >> 32));
+        assert!(accounts.slots.is_empty());
+    }
+}
