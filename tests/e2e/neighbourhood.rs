@@ -24,6 +24,7 @@ async fn bad_neighbours_cost_a_good_one_no_request() {
                 beside: Duration::from_secs(60),
                 pace: PACE,
             },
+            None,
         )
     });
     let told = report.json();

@@ -31,6 +31,8 @@ fn main() -> ExitCode {
     let cores = stay_on("CORES");
     let (_realm, agent) = neighbours::realm();
     let load_cores = stay_on("LOAD_CORES").or_else(|| cores.clone());
+    let bad_cores = cores_of("BAD_CORES");
+    let bad_places = bad_cores.as_deref().map(parsed);
     let report = neighbours::measure(
         &agent,
         &neighbours::Times {
@@ -39,8 +41,14 @@ fn main() -> ExitCode {
             beside: Duration::from_secs(seconds),
             pace,
         },
+        bad_places.as_ref(),
     );
-    let kinds = by_kind(report.capacity_per_s / 2.0, pace, &agent);
+    let kinds = by_kind(
+        report.capacity_per_s / 2.0,
+        pace,
+        &agent,
+        bad_places.as_ref(),
+    );
     let metrics = agent.metrics_url.trim_end_matches("/metrics");
     let page = support::raw(
         metrics,
@@ -74,6 +82,7 @@ fn main() -> ExitCode {
     let mut told = report.json();
     told["cores"] = json!(cores);
     told["load_cores"] = json!(load_cores);
+    told["bad_cores"] = json!(bad_cores.or(load_cores));
     told["pace_ms"] = json!(pace.as_millis());
     let kinds = kinds.iter().map(|kind| (kind.name.to_owned(), kind.json()));
     told["by_kind"] = kinds.collect::<serde_json::Map<_, _>>().into();
@@ -116,7 +125,12 @@ impl OfKind {
 
 /// Kind by kind, each between two looks at what the good one does alone: what it is compared with
 /// was measured in the same seconds.
-fn by_kind(rate: f64, pace: Duration, agent: &support::Agent) -> Vec<OfKind> {
+fn by_kind(
+    rate: f64,
+    pace: Duration,
+    agent: &support::Agent,
+    cores: Option<&CpuSet>,
+) -> Vec<OfKind> {
     let time = Duration::from_secs(number("NEIGHBOURS_KIND_SECONDS", KIND_SECONDS));
     let only = std::env::var("NEIGHBOURS_KIND").ok();
     let is_meant = |kind: &&bad::Bad| match &only {
@@ -131,7 +145,7 @@ fn by_kind(rate: f64, pace: Duration, agent: &support::Agent) -> Vec<OfKind> {
         let cpu_s = || [agent.id(), std::process::id()].map(support::cpu_seconds);
         let (used, began) = (cpu_s(), Instant::now());
         let kinds = std::slice::from_ref(kind);
-        let (beside, bad) = beside(target(agent), kinds, rate, pace, time);
+        let (beside, bad) = beside(target(agent), (kinds, cores), rate, pace, time);
         let took_s = began.elapsed().as_secs_f64();
         let now = cpu_s();
         let cores_used = [0, 1].map(|who| (now[who] - used[who]) / took_s);
@@ -154,15 +168,22 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Holds this thread, and what it starts, to the cores that the variable names: `2,3`.
+/// Holds this thread, and what it starts, to the cores that the variable names.
 fn stay_on(variable: &str) -> Option<String> {
-    let text = std::env::var(variable)
-        .ok()
-        .filter(|text| !text.is_empty())?;
+    let text = cores_of(variable)?;
+    sched_setaffinity(None, &parsed(&text)).unwrap();
+    Some(text)
+}
+
+fn cores_of(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|text| !text.is_empty())
+}
+
+/// `2,3`
+fn parsed(text: &str) -> CpuSet {
     let mut cores = CpuSet::new();
     for core in text.split(',') {
         cores.set(core.parse().unwrap());
     }
-    sched_setaffinity(None, &cores).unwrap();
-    Some(text)
+    cores
 }

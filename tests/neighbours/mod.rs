@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 
 use crate::support::{Agent, Realm, figure};
@@ -68,7 +69,8 @@ pub(crate) fn uncounted(page: &str) -> Vec<String> {
     series.filter(|series| figure(page, series) < 1.0).collect()
 }
 
-pub(crate) fn measure(agent: &Agent, times: &Times) -> Report {
+/// The bad clients stay on `cores`; `None`: where the good ones are.
+pub(crate) fn measure(agent: &Agent, times: &Times, cores: Option<&CpuSet>) -> Report {
     let target = target(agent);
     // The first answers pay for what is made once.
     load::capacity(target, times.capacity / 4);
@@ -76,7 +78,7 @@ pub(crate) fn measure(agent: &Agent, times: &Times) -> Report {
     let rate = capacity_per_s / 2.0;
     // Before and after: what else the machine does changes while it is measured.
     let mut alone = load::steady(target, rate, times.alone / 2);
-    let (beside, bad) = beside(target, &bad::ALL, rate, times.pace, times.beside);
+    let (beside, bad) = beside(target, (&bad::ALL, cores), rate, times.pace, times.beside);
     alone.add(load::steady(target, rate, times.alone / 2));
     Report {
         capacity_per_s,
@@ -101,14 +103,20 @@ pub(crate) fn target(agent: &Agent) -> Target<'static> {
 /// What the healthy component does beside bad ones of these kinds, and what becomes of those.
 pub(crate) fn beside(
     target: Target<'_>,
-    kinds: &[Bad],
+    (kinds, cores): (&[Bad], Option<&CpuSet>),
     rate: f64,
     pace: Duration,
     time: Duration,
 ) -> (Measured, Done) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let bad = scope.spawn(|| bad::run(target.address, kinds, BAD_CLIENTS, pace, &stop));
+        let bad = scope.spawn(|| {
+            if let Some(cores) = cores {
+                // Its clients inherit them.
+                sched_setaffinity(None, cores).expect("there are such cores");
+            }
+            bad::run(target.address, kinds, BAD_CLIENTS, pace, &stop)
+        });
         thread::sleep(RUN_UP);
         let beside = load::steady(target, rate, time);
         stop.store(true, Relaxed);

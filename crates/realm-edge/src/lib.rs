@@ -58,5 +58,6 @@ pub use observe::{Answered, MethodClass, Observer, Outcome, Protocol};
 pub use ports::{Port, PortTrouble};
 pub use server::{EdgeError, Handle, spawn, spawn_closed};
 pub use table::Table;
+pub use turns::in_turn_with_caller;
 pub use upstream::{Dial, Io, Reach, Upstream, UpstreamCaps, UpstreamLimits};
 pub use websocket::{Switched, WebSocket};

@@ -2,19 +2,19 @@
 //!
 //! A thread has one queue, and serves who is ready in the order in which they became so. A component whose
 //! clients begin again as soon as they are answered would fill it, and everybody's request would wait
-//! behind all of theirs. So each poll of a connection is charged to the component that it serves
-//! ([`accounts`]), and while the thread finds no rest, who used more of it lately than another component is
-//! held back until nothing else is ready. Then the least used are let in first, a few at a time
-//! ([`BATCH`]) between two looks at the sockets. Nobody is held back on a thread that has time left, or that
-//! serves one component alone.
+//! behind all of theirs. So each poll of a connection is charged to the component that it serves, and who is
+//! due later than others may be ([`accounts`]) is held back until nothing else is ready. Then who is due
+//! first is let in first, a few at a time ([`BATCH`]) between two looks at the sockets: a thread never rests
+//! while anybody waits. Nobody is held back on one that serves one component alone.
 //!
 //! Not here: guests that compute (they leave the serving threads: `heavy` of `realm-host`), and what is done
 //! for a connection before the head of its first request was read.
 
 mod accounts;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -23,21 +23,12 @@ use tokio::task::yield_now;
 
 use accounts::{Accounts, Key, Ticket};
 
-/// A thread that waits for so long has nothing to do. Where there is always something it asks for more
-/// whenever its queue is empty, and has it within a few microseconds.
-const REST: Duration = Duration::from_micros(10);
-/// A thread that did not rest for so long has more to do than it can.
-const BUSY_AFTER: Duration = Duration::from_micros(200);
-/// Those who were held back are let in for about so long before the sockets are looked at again.
-const BATCH: Duration = Duration::from_micros(100);
+/// Those who were held back are let in for so long before the sockets are looked at again.
+const BATCH: Duration = Duration::from_micros(50);
 
 thread_local! {
     /// Of a serving thread. Others have none, and hold nobody back.
     static TURNS: RefCell<Option<Turns>> = const { RefCell::new(None) };
-    /// When this thread began to wait.
-    static WAITS_SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
-    /// Whether it has rested since it was last asked.
-    static HAS_RESTED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// One serving thread.
@@ -45,7 +36,6 @@ struct Turns {
     accounts: Accounts,
     /// Lets in who is held back.
     doorkeeper: Option<Waker>,
-    rested_at: Instant,
     /// The poll under way, which nothing here outlives.
     now: Now,
 }
@@ -79,7 +69,6 @@ pub(crate) fn divide() {
     TURNS.set(Some(Turns {
         accounts: Accounts::new(now),
         doorkeeper: None,
-        rested_at: now,
         now: Now {
             began: now,
             serves: None,
@@ -88,21 +77,6 @@ pub(crate) fn divide() {
         },
     }));
     tokio::spawn(keep_the_door());
-}
-
-/// The calling thread begins to wait.
-pub(crate) fn waits() {
-    WAITS_SINCE.set(Some(Instant::now()));
-}
-
-/// It waits no more.
-pub(crate) fn goes_on() {
-    if WAITS_SINCE
-        .take()
-        .is_some_and(|since| since.elapsed() >= REST)
-    {
-        HAS_RESTED.set(true);
-    }
 }
 
 /// Runs what serves a connection, in turn with what serves others. Not within another one. What `is_to_end`
@@ -119,6 +93,59 @@ pub(crate) async fn in_turn<F: Future>(serving: F, is_to_end: impl Fn() -> bool)
         polled
     })
     .await
+}
+
+/// A task of its own for a part of what the calling task does: in turn with the others of its thread as
+/// that one is. What it takes to end it counts too.
+pub fn in_turn_with_caller(task: Task) -> Task {
+    let serves = with(|turns| {
+        let key = turns.now.serves?;
+        Some((key, turns.accounts.component(key)?.clone()))
+    });
+    match serves.flatten() {
+        None => task,
+        serves => Box::pin(Part {
+            task: Some(task),
+            place: Place { serves, held: None },
+        }),
+    }
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+struct Part {
+    task: Option<Task>,
+    place: Place,
+}
+
+impl Future for Part {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if !enter(&mut this.place, context, || false) {
+            return Poll::Pending;
+        }
+        let task = this.task.as_mut();
+        let polled = task.map_or(Poll::Ready(()), |task| task.as_mut().poll(context));
+        if polled.is_ready() {
+            this.task = None;
+        }
+        leave(&mut this.place, context);
+        polled
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take()
+            && let Some((key, _)) = self.place.serves
+        {
+            let began = Instant::now();
+            drop(task);
+            with(|turns| turns.accounts.charge(key, began.elapsed(), false));
+        }
+    }
 }
 
 /// From here on what is polled serves this component: waits for its turn.
@@ -157,10 +184,7 @@ fn with<T>(act: impl FnOnce(&mut Turns) -> T) -> Option<T> {
 fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool) -> bool {
     let may_go_on = with(|turns| {
         let now = Instant::now();
-        if HAS_RESTED.take() {
-            turns.rested_at = now;
-        }
-        turns.accounts.halve(now);
+        turns.accounts.sweep(now);
         let serves = place.serves.as_mut().map(|(key, component)| {
             // Forgotten while it stood still.
             if !turns.accounts.has(*key, component) {
@@ -170,7 +194,7 @@ fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool)
             *key
         });
         if let Some(key) = serves
-            && turns.holds(key, &mut place.held, now, context.waker())
+            && turns.holds(key, &mut place.held, context.waker())
             && !is_to_end()
         {
             return false;
@@ -221,15 +245,15 @@ impl Turns {
         }
         let key = self.accounts.open(component);
         self.now.serves = Some(key);
-        self.now.is_early = self.is_busy(self.now.began) && self.accounts.is_behind(key);
+        self.now.is_early = self.accounts.is_behind(key);
         self.now.is_early
     }
 
     /// Whether somebody is held back, from now on or still.
-    fn holds(&mut self, key: Key, held: &mut Option<Held>, now: Instant, waker: &Waker) -> bool {
+    fn holds(&mut self, key: Key, held: &mut Option<Held>, waker: &Waker) -> bool {
         let is_held = match held {
             Some(held) => !self.accounts.is_let_in(key, held.ticket),
-            None => self.is_busy(now) && self.accounts.is_behind(key),
+            None => self.accounts.is_behind(key),
         };
         // What goes on in another task is woken there.
         let is_known = held
@@ -239,10 +263,6 @@ impl Turns {
             *held = Some(self.hold(key, waker));
         }
         is_held
-    }
-
-    fn is_busy(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.rested_at) > BUSY_AFTER
     }
 
     fn charge(&mut self, now: Instant) {
@@ -281,15 +301,28 @@ async fn keep_the_door() {
         .await;
         // Everything that is ready runs first, and whoever has become so by what the sockets say.
         yield_now().await;
-        let mut left = BATCH;
-        while let Some((waker, mean)) = with(|turns| turns.accounts.let_in()).flatten() {
+        let looked_at = Instant::now();
+        while let Some(waker) = with(|turns| turns.accounts.let_in()).flatten() {
             waker.wake();
-            left = left.saturating_sub(mean);
-            if left.is_zero() {
+            to_the_end_of_the_queue().await;
+            if looked_at.elapsed() >= BATCH {
                 break;
             }
         }
     }
+}
+
+/// Lets all that is ready run, without a look at the sockets.
+async fn to_the_end_of_the_queue() {
+    let mut is_again = false;
+    poll_fn(|context| match std::mem::replace(&mut is_again, true) {
+        true => Poll::Ready(()),
+        false => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 #[cfg(test)]
@@ -307,17 +340,10 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// On a serving thread that has more to do than it can.
-    fn on_a_busy_thread<F: Future>(test: impl FnOnce() -> F) -> F::Output {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .on_thread_park(waits)
-            .on_thread_unpark(goes_on)
-            .build()
-            .unwrap();
+    fn on_a_serving_thread<F: Future>(test: impl FnOnce() -> F) -> F::Output {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             divide();
-            spin(2 * BUSY_AFTER);
             test().await
         })
     }
@@ -336,15 +362,7 @@ mod tests {
                 serve(&component).await;
                 spin(time);
                 served.fetch_add(1, Relaxed);
-                let mut is_again = false;
-                poll_fn(|context| {
-                    context.waker().wake_by_ref();
-                    match std::mem::replace(&mut is_again, true) {
-                        true => Poll::Ready(()),
-                        false => Poll::Pending,
-                    }
-                })
-                .await;
+                to_the_end_of_the_queue().await;
             }
         };
         in_turn(asking, || false).await;
@@ -354,7 +372,7 @@ mod tests {
     fn one_client_gets_as_much_as_thirty_of_another_component() {
         const TIME: Duration = Duration::from_micros(40);
         let [one, thirty]: [Arc<AtomicU32>; 2] = Default::default();
-        on_a_busy_thread(|| async {
+        on_a_serving_thread(|| async {
             tokio::spawn(greedy(name("one"), TIME, Arc::clone(&one)));
             for _ in 0..30 {
                 tokio::spawn(greedy(name("thirty"), TIME, Arc::clone(&thirty)));
@@ -370,7 +388,7 @@ mod tests {
     fn what_bytes_nobody_wants_take_counts_more() {
         const TIME: Duration = Duration::from_micros(40);
         let [wanted, unwanted]: [Arc<AtomicU32>; 2] = Default::default();
-        on_a_busy_thread(|| async {
+        on_a_serving_thread(|| async {
             for _ in 0..8 {
                 tokio::spawn(greedy(name("wanted"), TIME, Arc::clone(&wanted)));
             }
@@ -394,23 +412,28 @@ mod tests {
     }
 
     #[test]
-    fn who_is_to_end_is_not_held_back_and_nobody_on_a_thread_that_rests() {
+    fn who_is_behind_is_held_back_until_nothing_else_is_ready_or_it_is_to_end() {
         let (woken, waker) = Count::waker();
         let context = Context::from_waker(&waker);
-        on_a_busy_thread(|| async {
+        on_a_serving_thread(|| async {
             let mut place = Place::default();
             assert!(enter(&mut place, &context, || false));
             assert_eq!(with(|turns| turns.serve(&name("greedy"))), Some(false));
             leave(&mut place, &context);
-            with(|turns| {
-                let (key, _) = place.serves.clone().unwrap();
-                turns.accounts.charge(key, Duration::from_millis(5), false);
-                turns.accounts.open(&name("other"));
-            });
+            let (key, _) = place.serves.clone().unwrap();
+            let used_much = || {
+                with(|turns| turns.accounts.charge(key, Duration::from_millis(5), false));
+            };
+            used_much();
+            assert!(enter(&mut place, &context, || false), "it is alone");
+            leave(&mut place, &context);
+            with(|turns| turns.accounts.open(&name("other")));
+            used_much();
             assert!(!enter(&mut place, &context, || false));
             assert!(!enter(&mut place, &context, || false), "still");
             assert!(enter(&mut place, &context, || true), "it is to end");
             leave(&mut place, &context);
+            used_much();
             assert!(!enter(&mut place, &context, || false));
             while woken.get() < 2 {
                 yield_now().await;
@@ -418,6 +441,7 @@ mod tests {
             assert!(enter(&mut place, &context, || false), "it is let in");
             leave(&mut place, &context);
             // It goes on in another task, which is woken in the end.
+            used_much();
             assert!(!enter(&mut place, &context, || false));
             let (woken, waker) = Count::waker();
             let context = Context::from_waker(&waker);
@@ -427,11 +451,41 @@ mod tests {
             }
             assert!(enter(&mut place, &context, || false));
             leave(&mut place, &context);
-            waits();
-            spin(REST);
-            goes_on();
-            assert!(enter(&mut place, &context, || false));
-            leave(&mut place, &context);
+        });
+    }
+
+    #[test]
+    fn a_task_counts_for_the_component_that_began_it_and_so_does_its_end() {
+        const TIME: Duration = Duration::from_millis(2);
+        struct SlowToEnd;
+        impl Drop for SlowToEnd {
+            fn drop(&mut self) {
+                spin(TIME);
+            }
+        }
+        let due = |turns: &mut Turns| turns.accounts.due(&name("one"));
+        on_a_serving_thread(|| async {
+            let mut begun = None;
+            let begins = async {
+                serve(&name("one")).await;
+                let held = SlowToEnd;
+                let task = in_turn_with_caller(Box::pin(async move {
+                    spin(TIME);
+                    std::future::pending::<()>().await;
+                    drop(held);
+                }));
+                begun = Some(tokio::spawn(task));
+            };
+            in_turn(begins, || false).await;
+            let task = begun.expect("it was begun");
+            let before = with(due).unwrap();
+            yield_now().await;
+            let polled = with(due).unwrap();
+            assert!(polled >= before + TIME, "{before:?} {polled:?}");
+            task.abort();
+            let _ = task.await;
+            let ended = with(due).unwrap();
+            assert!(ended >= polled + TIME, "{polled:?} {ended:?}");
         });
     }
 
@@ -442,5 +496,6 @@ mod tests {
         serving.await;
         wastes();
         ended(true);
+        in_turn_with_caller(Box::pin(async {})).await;
     }
 }

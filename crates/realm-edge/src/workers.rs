@@ -31,7 +31,7 @@ const BLOCKING_THREADS_MAX: usize = 64;
 /// cost a waking less where they came.
 const SHARE_OVER: usize = 8;
 /// As many connections that a worker has count like one that it was given just now.
-const GIVEN_WEIGHT: u64 = 16;
+const GIVEN_WEIGHT: u64 = 64;
 /// A worker that was given one counts half as much after so long.
 const GIVEN_HALF_LIFE: Duration = Duration::from_millis(250);
 
@@ -224,8 +224,6 @@ fn start(index: usize, share: Share, stop: &CancellationToken) -> io::Result<Han
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
-        .on_thread_park(turns::waits)
-        .on_thread_unpark(turns::goes_on)
         // A thread begins on the cores of the one that starts it.
         .on_thread_start(move || all.keep())
         .build()?;

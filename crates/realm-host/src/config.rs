@@ -1,6 +1,7 @@
 //! What the node's operator decides about running guests.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,7 +44,13 @@ pub struct Config {
     pub loaded_max: usize,
     /// Who keeps the compiled files.
     pub keeper: Arc<dyn Keeper>,
+    /// Makes a task of a guest that goes on beside its caller: where callers are served in turn, so are
+    /// their guests.
+    pub in_turn: fn(GuestTask) -> GuestTask,
 }
+
+/// A guest that goes on beside its caller.
+pub type GuestTask = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Which addresses guests reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,6 +88,7 @@ impl Default for Config {
             unload_after: UNLOAD_AFTER,
             loaded_max: LOADED_MAX,
             keeper: Arc::new(Nobody),
+            in_turn: std::convert::identity,
         }
     }
 }

@@ -18,8 +18,11 @@ use tokio::runtime::{Builder, Handle, Runtime};
 pub(crate) const HEAVY_AFTER: Duration = Duration::from_millis(5);
 /// And seen by so many ticks of the epoch, of 1 ms each.
 pub(crate) const HEAVY_AFTER_TICKS: u32 = 4;
-/// Where the guests of a component run for so long on average, they begin on the heavy threads.
-const HEAVY_ON_AVERAGE: Duration = Duration::from_millis(1);
+/// Where the guests of a component run for so long on average, they begin on the heavy threads: no request
+/// of others waits for longer than that behind one of them, and to hand one over costs a tenth of it.
+const HEAVY_ON_AVERAGE: Duration = Duration::from_micros(300);
+/// A guest counts for no more: one that is slow among many is moved by itself, and makes no habit.
+const COUNTED_MAX: Duration = Duration::from_millis(1);
 /// A sixteenth of the average is the last guest: it follows some dozens of them.
 const AVERAGE_SHIFT: u32 = 4;
 /// Added to the nice value, for a system that has no idle policy for us: a tenth of the processor's
@@ -46,7 +49,8 @@ pub(crate) struct Habit {
 impl Habit {
     /// A guest ran for so long. Two that end at once may count as one.
     pub(crate) fn ran(&self, time: Duration) {
-        let ran_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX >> AVERAGE_SHIFT);
+        let counted = time.min(COUNTED_MAX);
+        let ran_ns = u64::try_from(counted.as_nanos()).unwrap_or(u64::MAX);
         let average_ns = self.average_ns.load(Relaxed);
         let kept_ns = average_ns - (average_ns >> AVERAGE_SHIFT);
         let average_ns = kept_ns.saturating_add(ran_ns >> AVERAGE_SHIFT);
@@ -123,6 +127,7 @@ mod tests {
         let us = Duration::from_micros;
         check([], false);
         check([us(100); 100], false);
+        check([us(400); 100], true);
         check([us(3_000); 100], true);
         // A slow one among quick ones is no habit, and a habit can be lost.
         check(
@@ -130,7 +135,7 @@ mod tests {
             false,
         );
         check([us(3_000); 100].into_iter().chain([us(50); 100]), false);
-        check([Duration::MAX; 3], true);
+        check([Duration::MAX; 100], true);
     }
 
     #[test]

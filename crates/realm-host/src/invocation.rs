@@ -22,6 +22,7 @@ use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::cloud::otel::Caller;
+use crate::config::GuestTask;
 use crate::deadline::{Deadline, Deadlines};
 use crate::engine::Host;
 use crate::fuel::Bucket;
@@ -261,7 +262,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A guest's call: on the heap, since it may move to another thread pool.
-pub(crate) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Call = GuestTask;
 
 /// Polls `call` to its end, to its wall time or to the end of `term`, and measures the time inside; moves it to
 /// the heavy threads once it is a case for them, or `at_once`.

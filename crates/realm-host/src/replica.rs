@@ -107,7 +107,8 @@ impl Replica {
             answer.read_once().await;
             done = is_done(&mut guest).await;
         }
-        let task = (!done).then(|| tokio::spawn(guest).abort_handle());
+        let in_turn = self.0.component.host.0.config.in_turn;
+        let task = (!done).then(|| tokio::spawn(in_turn(guest)).abort_handle());
         let task = EndOnDrop::new(task, Arc::clone(&shared));
         let answer = match early {
             Some(answer) => answer,

@@ -499,6 +499,7 @@ fn host(config: &Config, keeper: CompiledFiles) -> Result<Host, NodeError> {
         forbidden_dirs: vec![config.folder.root().to_owned()],
         unload_after: config.unload_after.unwrap_or(defaults.unload_after),
         keeper: Arc::new(keeper),
+        in_turn: realm_edge::in_turn_with_caller,
         ..defaults
     };
     Host::cold(host).map_err(NodeError::Host)

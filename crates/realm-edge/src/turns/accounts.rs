@@ -1,8 +1,10 @@
-//! What components used of a thread lately, and who of them waits: a fair queue without threads or clocks.
+//! When the next poll of a component is due, and who waits for that: start-time fair queueing (P. Goyal, H. M.
+//! Vin, H. Cheng, 1996), without threads or clocks.
 //!
-//! The least used is next. What was used counts half after [`HALF_LIFE`], and not at all after a dozen of
-//! them, so nobody saves up turns, and nobody pays for long. What ends badly counts [`BAD_FACTOR`] times: a
-//! component whose guests trap gets what the others leave, and its part of one to that many in any case.
+//! The thread has a virtual time. What is next of a component is due when its last poll ended, in that time,
+//! or now, if that has passed: nobody saves up turns, and who always has something gets as much as each of
+//! the others. The time moves on when nobody is ready who is due sooner, to whoever is let in then. What ends badly counts [`BAD_FACTOR`] times: a component
+//! whose guests trap gets what the others leave, and its part of one to that many in any case.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::task::Waker;
@@ -10,18 +12,18 @@ use std::time::{Duration, Instant};
 
 use realm_model::name::ComponentName;
 
-/// A request is short: who used much some of these ago waits for nobody.
-const HALF_LIFE: Duration = Duration::from_millis(10);
 /// Not more: whoever mends a component is to get answers of it too.
 const BAD_FACTOR: u64 = 16;
 /// A sixteenth of an average is the last one: it follows some dozens.
 const AVERAGE_SHIFT: u32 = 4;
 /// The average of ends that are all bad.
 const ALL_BAD: u64 = 1 << 16;
-/// Who used so much more than another one is behind it: a handful of requests.
+/// Who is due no later than this is not held back: a handful of requests.
 const AHEAD_NS: u64 = 100_000;
-/// Who used no more and waits for nothing is forgotten.
-const FORGOTTEN_NS: u64 = 1_000;
+/// No more is charged for one poll: where it took longer the whole machine stood still, as a rule.
+const CHARGE_MAX: Duration = Duration::from_millis(10);
+/// An account that nobody used for so long, and up to twice that, is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(1);
 
 /// An account, until it is forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,26 +40,25 @@ pub(super) struct Accounts {
     accounts: Vec<Option<Account>>,
     slots: HashMap<ComponentName, usize>,
     free: Vec<usize>,
-    /// Those who wait, by what they used.
+    /// Those with somebody in their queue, by when they are due.
     waiting: BTreeSet<(u64, usize)>,
-    /// The least that anybody had used when it was last looked at.
-    least_ns: u64,
-    halved_at: Instant,
+    /// The virtual time.
+    now_ns: u64,
+    swept_at: Instant,
     generation: u64,
 }
 
 struct Account {
     generation: u64,
     component: ComponentName,
-    /// Lately, with what counts more often.
-    used_ns: u64,
-    /// What a poll takes, on average.
-    mean_ns: u64,
+    /// The virtual end of its last poll.
+    due_ns: u64,
     /// Of [`ALL_BAD`].
     bad: u64,
     waiting: VecDeque<Waker>,
     n_held: u64,
     n_let_in: u64,
+    is_used: bool,
 }
 
 impl Accounts {
@@ -67,8 +68,8 @@ impl Accounts {
             slots: HashMap::new(),
             free: Vec::new(),
             waiting: BTreeSet::new(),
-            least_ns: 0,
-            halved_at: now,
+            now_ns: 0,
+            swept_at: now,
             generation: 0,
         }
     }
@@ -86,12 +87,12 @@ impl Accounts {
         let account = Some(Account {
             generation,
             component: component.clone(),
-            used_ns: 0,
-            mean_ns: 0,
+            due_ns: 0,
             bad: 0,
             waiting: VecDeque::new(),
             n_held: 0,
             n_let_in: 0,
+            is_used: true,
         });
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -104,7 +105,6 @@ impl Accounts {
             }
         };
         self.slots.insert(component.clone(), slot);
-        self.least_ns = 0;
         Key { slot, generation }
     }
 
@@ -128,18 +128,27 @@ impl Accounts {
         self.account(key).map(|account| &account.component)
     }
 
+    /// When it is due, in virtual time.
+    #[cfg(test)]
+    pub(super) fn due(&self, component: &ComponentName) -> Duration {
+        let slot = self.slots.get(component);
+        let account = slot.and_then(|slot| self.accounts[*slot].as_ref());
+        Duration::from_nanos(account.map_or(0, |account| account.due_ns))
+    }
+
     /// A poll took so long.
     pub(super) fn charge(&mut self, key: Key, took: Duration, is_waste: bool) {
+        let now_ns = self.now_ns;
         let Some(account) = self.account_mut(key) else {
             return;
         };
-        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let ns = u64::try_from(took.min(CHARGE_MAX).as_nanos()).unwrap_or(u64::MAX);
         let bad = if is_waste { ALL_BAD } else { account.bad };
         let more = ns.saturating_mul(bad * (BAD_FACTOR - 1)) / ALL_BAD;
-        let was = account.used_ns;
-        account.mean_ns = average(account.mean_ns, ns);
-        account.used_ns = was.saturating_add(ns).saturating_add(more);
-        let is = account.used_ns;
+        let was = account.due_ns;
+        account.due_ns = was.max(now_ns).saturating_add(ns).saturating_add(more);
+        account.is_used = true;
+        let is = account.due_ns;
         if self.waiting.remove(&(was, key.slot)) {
             self.waiting.insert((is, key.slot));
         }
@@ -152,11 +161,11 @@ impl Accounts {
         }
     }
 
-    /// Whether another one used less.
+    /// Whether it is due later than another one may be.
     pub(super) fn is_behind(&self, key: Key) -> bool {
         let account = self.account(key);
         self.slots.len() > 1
-            && account.is_some_and(|account| account.used_ns > self.least_ns + AHEAD_NS)
+            && account.is_some_and(|account| account.due_ns.saturating_sub(self.now_ns) > AHEAD_NS)
     }
 
     /// Puts somebody into the queue of an account.
@@ -168,8 +177,8 @@ impl Accounts {
         };
         account.waiting.push_back(waker);
         account.n_held += 1;
-        let (ticket, used_ns) = (Ticket(account.n_held), account.used_ns);
-        self.waiting.insert((used_ns, key.slot));
+        let (ticket, due_ns) = (Ticket(account.n_held), account.due_ns);
+        self.waiting.insert((due_ns, key.slot));
         ticket
     }
 
@@ -182,46 +191,36 @@ impl Accounts {
         !self.waiting.is_empty()
     }
 
-    /// Takes the next one out of its queue, with what a poll of its component takes.
-    pub(super) fn let_in(&mut self) -> Option<(Waker, Duration)> {
-        let &(used_ns, slot) = self.waiting.first()?;
+    /// Takes the next one out of its queue: nobody is ready but those who wait.
+    pub(super) fn let_in(&mut self) -> Option<Waker> {
+        let &(due_ns, slot) = self.waiting.first()?;
         let account = self.accounts[slot].as_mut()?;
         let waker = account.waiting.pop_front()?;
         account.n_let_in += 1;
-        let mean = Duration::from_nanos(account.mean_ns);
+        self.now_ns = self.now_ns.max(due_ns);
         if account.waiting.is_empty() {
-            self.waiting.remove(&(used_ns, slot));
+            self.waiting.remove(&(due_ns, slot));
         }
-        Some((waker, mean))
+        Some(waker)
     }
 
-    /// Time passes.
-    pub(super) fn halve(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.halved_at);
-        if passed < HALF_LIFE {
+    /// Forgets accounts that nobody uses.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.swept_at) < FORGOTTEN_AFTER {
             return;
         }
-        self.halved_at = now;
-        let times = passed.as_nanos() / HALF_LIFE.as_nanos();
-        let times = u32::try_from(times).unwrap_or(u32::MAX).min(u64::BITS - 1);
-        self.waiting.clear();
-        let mut least_ns = u64::MAX;
+        self.swept_at = now;
         for slot in 0..self.accounts.len() {
             let Some(account) = &mut self.accounts[slot] else {
                 continue;
             };
-            account.used_ns >>= times;
-            if !account.waiting.is_empty() {
-                self.waiting.insert((account.used_ns, slot));
-            } else if account.used_ns < FORGOTTEN_NS {
+            let is_used = std::mem::take(&mut account.is_used);
+            if !is_used && account.waiting.is_empty() {
                 self.slots.remove(&account.component);
                 self.accounts[slot] = None;
                 self.free.push(slot);
-                continue;
             }
-            least_ns = least_ns.min(account.used_ns);
         }
-        self.least_ns = least_ns.min(u64::MAX - AHEAD_NS);
     }
 }
 
@@ -294,7 +293,7 @@ pub(super) mod tests {
                 .expect("somebody is let in");
             let (took, is_bad) = wants[index];
             now += took;
-            accounts.halve(now);
+            accounts.sweep(now);
             accounts.charge(keys[index], took, false);
             accounts.ended(keys[index], is_bad);
             served[index] += 1;
@@ -330,16 +329,39 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn who_comes_now_and_then_is_next_whatever_it_had() {
+        let (mut accounts, [good, greedy], _) = two();
+        let (_, waker) = Count::waker();
+        // The one used more than the other, which did nothing meanwhile.
+        for _ in 0..100 {
+            if accounts.is_behind(good) {
+                accounts.hold(good, waker.clone());
+                accounts.let_in().expect("it waits");
+            }
+            accounts.charge(good, 50 * US, false);
+        }
+        // Of which many come at once now.
+        for n in 0..20 {
+            assert_eq!(accounts.is_behind(greedy), n > 2, "{n}");
+            accounts.charge(greedy, 50 * US, false);
+        }
+        accounts.hold(greedy, waker.clone());
+        let ticket = accounts.hold(good, waker);
+        accounts.let_in().expect("they wait");
+        assert!(accounts.is_let_in(good, ticket));
+    }
+
+    #[test]
     fn waste_counts_as_what_ends_badly() {
         let (mut accounts, [good, greedy], _) = two();
         accounts.charge(good, 160 * US, false);
         accounts.charge(greedy, 10 * US, true);
-        let used = [good, greedy].map(|key| accounts.account(key).unwrap().used_ns);
-        assert_eq!(used, [160_000, 160_000]);
+        let due = [good, greedy].map(|key| accounts.account(key).unwrap().due_ns);
+        assert_eq!(due, [160_000, 160_000]);
     }
 
     #[test]
-    fn the_least_used_is_let_in_first_and_each_in_its_order() {
+    fn who_is_due_is_let_in_first_and_each_in_its_order() {
         let (mut accounts, [good, greedy], start) = two();
         accounts.charge(greedy, 900 * US, false);
         accounts.charge(good, 300 * US, false);
@@ -351,11 +373,11 @@ pub(super) mod tests {
         });
         let is_let_in =
             |accounts: &Accounts| tickets.map(|(key, ticket)| accounts.is_let_in(key, ticket));
-        let let_in = |accounts: &mut Accounts| accounts.let_in().unwrap().0.wake();
+        let let_in = |accounts: &mut Accounts| accounts.let_in().unwrap().wake();
         let_in(&mut accounts);
         assert_eq!(is_let_in(&accounts), [false, false, true]);
         // Time changes nothing of the order.
-        accounts.halve(start + 3 * HALF_LIFE);
+        accounts.sweep(start + 3 * FORGOTTEN_AFTER);
         let_in(&mut accounts);
         assert_eq!(is_let_in(&accounts), [true, false, true]);
         assert!(accounts.has_waiting());
@@ -366,7 +388,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn nobody_is_behind_alone_or_for_long() {
+    fn nobody_is_behind_alone_and_who_is_not_used_is_forgotten() {
         let start = Instant::now();
         let mut accounts = Accounts::new(start);
         let greedy = accounts.open(&name("greedy"));
@@ -374,15 +396,13 @@ pub(super) mod tests {
         assert!(!accounts.is_behind(greedy));
         let good = accounts.open(&name("good"));
         assert!(accounts.is_behind(greedy) && !accounts.is_behind(good));
-        // An account that nobody uses is forgotten, and opened anew.
-        accounts.charge(good, 900 * US, false);
-        accounts.halve(start + HALF_LIFE);
-        assert!(!accounts.is_behind(greedy));
-        accounts.halve(start + 30 * HALF_LIFE);
-        assert!(!accounts.has(greedy, &name("greedy")) && accounts.slots.is_empty());
-        let anew = accounts.open(&name("good"));
-        assert!(accounts.has(anew, &name("good")) && !accounts.has(good, &name("good")));
-        assert!(!accounts.has(anew, &name("greedy")) && !accounts.is_behind(anew));
+        accounts.sweep(start + FORGOTTEN_AFTER);
+        accounts.charge(good, US, false);
+        accounts.sweep(start + 2 * FORGOTTEN_AFTER);
+        assert!(!accounts.has(greedy, &name("greedy")) && accounts.has(good, &name("good")));
+        let anew = accounts.open(&name("other"));
+        assert!(accounts.has(anew, &name("other")) && !accounts.has(greedy, &name("greedy")));
+        assert!(!accounts.is_behind(anew) && !accounts.is_behind(greedy));
         // Whoever waited for one that is gone waits no more.
         assert!(accounts.is_let_in(greedy, Ticket(7)));
     }
@@ -392,23 +412,21 @@ pub(super) mod tests {
         let (mut accounts, [good, _], start) = two();
         let (count, waker) = Count::waker();
         let ticket = accounts.hold(good, waker);
-        accounts.halve(start + Duration::from_secs(3600));
+        for times in 1..4 {
+            accounts.sweep(start + times * FORGOTTEN_AFTER);
+        }
         assert!(accounts.has(good, &name("good")) && !accounts.is_let_in(good, ticket));
-        accounts.let_in().unwrap().0.wake();
+        accounts.let_in().unwrap().wake();
         assert!(accounts.is_let_in(good, ticket));
         assert_eq!(count.get(), 1);
     }
 
     #[test]
-    fn no_time_is_too_long() {
-        let (mut accounts, [good, greedy], start) = two();
-        for _ in 0..3 {
-            accounts.charge(greedy, Duration::MAX, true);
-            accounts.ended(greedy, true);
-        }
+    fn no_poll_counts_for_more_than_a_moment() {
+        let (mut accounts, [good, greedy], _) = two();
         accounts.charge(good, Duration::MAX, false);
-        assert!(accounts.is_behind(greedy));
-        accounts.halve(start + Duration::from_secs(u64::MAX >> 32));
-        assert!(accounts.slots.is_empty());
+        accounts.charge(greedy, Duration::MAX, true);
+        let due = [good, greedy].map(|key| accounts.account(key).unwrap().due_ns);
+        assert_eq!(due, [10_000_000, 160_000_000]);
     }
 }

@@ -19,6 +19,7 @@ mod fastcgi;
 mod fastcgi_floods;
 mod floods;
 mod fronts;
+mod greedy;
 mod herds;
 mod hostile;
 mod liars;

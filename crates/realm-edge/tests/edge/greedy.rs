@@ -1,0 +1,105 @@
+//! A component whose clients begin again at once, beside one that is asked now and then, on one serving
+//! thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use http::{Response, StatusCode};
+use realm_edge::{Backend, CallError};
+
+use crate::support::{Rig, backend, for_http1, get, named, soon, table, text, whole};
+
+const GREEDY_CLIENTS: u32 = 30;
+const REQUESTS: u32 = 40;
+/// What an answer of the greedy one takes of the thread.
+const ANSWER_TAKES: Duration = Duration::from_millis(1);
+
+fn spin() {
+    let until = Instant::now() + ANSWER_TAKES;
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+}
+
+/// How many answers of the greedy one there are for each of the other one.
+async fn answers_between(greedy: impl Fn(&Arc<AtomicU32>) -> Arc<dyn Backend>) -> u32 {
+    let answered = Arc::new(AtomicU32::new(0));
+    let rig = Rig::with_config(Vec::new(), |config| config.workers = 1).await;
+    rig.handle.set_table(table(
+        &[("*/greedy", "greedy"), ("*/quiet", "quiet")],
+        &[
+            ("greedy", vec![greedy(&answered)]),
+            ("quiet", vec![named("quiet")]),
+        ],
+    ));
+    let rig = Arc::new(rig);
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..GREEDY_CLIENTS {
+        let rig = Arc::clone(&rig);
+        clients.spawn(async move {
+            let (mut first, mut second) = (rig.http1().await, rig.http2().await);
+            loop {
+                let request = get("http://h/greedy");
+                let sent = match number % 2 {
+                    0 => first.send_request(for_http1(request)).await,
+                    _ => second.send_request(request).await,
+                };
+                whole(sent.expect("an answer")).await;
+            }
+        });
+    }
+    let (mut first, mut second) = (rig.http1().await, rig.http2().await);
+    // Until all of them wait.
+    while answered.load(Relaxed) < 2 * GREEDY_CLIENTS {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let before = answered.load(Relaxed);
+    for number in 0..REQUESTS {
+        let request = get("http://h/quiet");
+        let sent = soon(async {
+            match number % 2 {
+                0 => first.send_request(for_http1(request)).await,
+                _ => second.send_request(request).await,
+            }
+        });
+        let (status, _, body) = whole(sent.await.expect("an answer")).await;
+        assert_eq!((status, &body[..]), (StatusCode::OK, &b"quiet"[..]));
+    }
+    (answered.load(Relaxed) - before) / REQUESTS
+}
+
+/// In the order in which they come there would be one of each greedy client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_quiet_component_waits_for_few_requests_of_a_greedy_one() {
+    let between = answers_between(|answered| {
+        let answered = Arc::clone(answered);
+        backend(move |_| {
+            spin();
+            answered.fetch_add(1, Relaxed);
+            async { Ok(Response::new(text("greedy"))) }
+        })
+    });
+    let between = between.await;
+    assert!(between < GREEDY_CLIENTS / 3, "{between}");
+}
+
+/// Also where what takes long is a part of the answer that comes later, and where it fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn and_so_where_it_fails_after_a_while() {
+    let between = answers_between(|answered| {
+        let answered = Arc::clone(answered);
+        backend(move |_| {
+            let answered = Arc::clone(&answered);
+            async move {
+                tokio::task::yield_now().await;
+                spin();
+                answered.fetch_add(1, Relaxed);
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Err(CallError::new(status, "trap", "the component trapped"))
+            }
+        })
+    });
+    let between = between.await;
+    assert!(between < GREEDY_CLIENTS / 3, "{between}");
+}
