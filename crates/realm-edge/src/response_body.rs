@@ -103,8 +103,9 @@ impl Record {
         self.is_told(node.map_or("here", NodeName::as_str));
     }
 
-    /// Whether a guest failed: it trapped, or was ended at a limit of its own.
-    fn is_guests_fault(&self) -> bool {
+    /// Whether what was done for it was in vain: the guest trapped or was ended at a limit of its own, or the
+    /// client went before there was an answer.
+    fn is_in_vain(&self) -> bool {
         let is_failed = matches!(
             self.status,
             Some(
@@ -113,7 +114,9 @@ impl Record {
                     | StatusCode::GATEWAY_TIMEOUT
             )
         );
-        self.outcome == Outcome::BodyFailed || self.code.is_some() && is_failed
+        self.status.is_none()
+            || self.outcome == Outcome::BodyFailed
+            || self.code.is_some() && is_failed
     }
 
     /// Notes who was asked, if the client wants to know.
@@ -151,7 +154,7 @@ impl Drop for Record {
             tracing::error!("the observer panicked");
         }
         self.connection.end_request();
-        turns::ended(self.is_guests_fault());
+        turns::ended(self.is_in_vain());
     }
 }
 

@@ -389,9 +389,7 @@ mod tests {
         const TIME: Duration = Duration::from_micros(40);
         let [wanted, unwanted]: [Arc<AtomicU32>; 2] = Default::default();
         on_a_serving_thread(|| async {
-            for _ in 0..8 {
-                tokio::spawn(greedy(name("wanted"), TIME, Arc::clone(&wanted)));
-            }
+            tokio::spawn(greedy(name("wanted"), TIME, Arc::clone(&wanted)));
             let (component, served) = (name("unwanted"), Arc::clone(&unwanted));
             tokio::spawn(in_turn(
                 async move {
@@ -400,7 +398,7 @@ mod tests {
                         spin(TIME);
                         wastes();
                         served.fetch_add(1, Relaxed);
-                        yield_now().await;
+                        to_the_end_of_the_queue().await;
                     }
                 },
                 || false,

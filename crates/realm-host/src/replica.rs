@@ -293,7 +293,9 @@ impl Drop for Invocation {
         }
         let running = self.shared.running();
         self.replica.component.settings.meter.ran(running);
-        self.replica.habit.ran(running);
+        let failure = self.shared.failure();
+        let has_failed = failure.is_some_and(|outcome| outcome != Outcome::Cancelled);
+        self.replica.habit.ran(running, has_failed);
         if self.bound.is_none() {
             self.replica.account(&self.shared);
         }

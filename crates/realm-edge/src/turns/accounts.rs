@@ -3,8 +3,10 @@
 //!
 //! The thread has a virtual time. What is next of a component is due when its last poll ended, in that time,
 //! or now, if that has passed: nobody saves up turns, and who always has something gets as much as each of
-//! the others. The time moves on when nobody is ready who is due sooner, to whoever is let in then. What ends badly counts [`BAD_FACTOR`] times: a component
-//! whose guests trap gets what the others leave, and its part of one to that many in any case.
+//! the others. The time moves on when nobody is ready who is due sooner, to whoever is let in then.
+//!
+//! What is in vain counts [`BAD_FACTOR`] times: a component whose guests trap, or whose clients do not wait for
+//! an answer, gets what the others leave, and its part of one to that many in any case.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::task::Waker;
