@@ -20,7 +20,7 @@ use realm_model::block::Block;
 use crate::backend::{Backend, Body, CallError, Elsewhere, RoutePrefix};
 use crate::cache::Way;
 use crate::config::EdgeLimits;
-use crate::connection::{Connection, Ending};
+use crate::connection::{Connection, Ending, Order};
 use crate::fastcgi::GuestLog;
 use crate::headers::{
     REALM_PATH, REALM_TRACE, is_framing_clear, strip_request, strip_response, strip_vouched,
@@ -39,6 +39,9 @@ use crate::websocket::{self, Handshake, Switched, Switching, Told};
 
 /// Replicas that one request is brought to, at most.
 pub(crate) const REPLICAS_TRIED_MAX: usize = 3;
+/// Requests under way on one connection, in parts of the streams that it may open: those that the client has
+/// reset are under way until they have their turn.
+const STREAMS_HELD_FACTOR: u32 = 2;
 /// There is no room for a request.
 const OVERLOADED: &str = "overloaded";
 
@@ -77,6 +80,11 @@ pub(crate) async fn answer(
         request.method(),
         request.version(),
     );
+    if connection.in_flight() > STREAMS_HELD_FACTOR * edge.limits.streams_max {
+        // Streams that were reset while they were held back count on: whoever opens and resets them without
+        // end is cut off.
+        connection.give_order(Order::Cut);
+    }
     let (mut parts, body) = request.into_parts();
     let accept = parts.headers.get(http::header::ACCEPT).cloned();
     let has_body = !body.is_end_stream();
@@ -158,7 +166,10 @@ async fn dispatch(
         return Ok(Answer::Moved(location));
     }
     record.group = Some(Arc::clone(&target.group));
-    turns::serve(&target.group.component).await;
+    if turns::serve(&target.group.component).await && record.protocol == Protocol::Http2 {
+        // A stream that was reset meanwhile ends here, before a guest is begun for it.
+        tokio::task::yield_now().await;
+    }
     let handshake = Handshake::of(parts, !body.is_end_stream());
     if handshake.is_some() && connection.is_behind() {
         return Err(Refusal::no_websocket());

@@ -306,6 +306,11 @@ impl Connection {
         }
     }
 
+    /// Requests under way.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
     /// Whether there is an order to obey.
     pub(crate) fn is_to_end(&self) -> bool {
         self.order.load(Relaxed) != Order::Serve as u8

@@ -154,7 +154,9 @@ impl Drop for Record {
             tracing::error!("the observer panicked");
         }
         self.connection.end_request();
-        turns::ended(self.is_in_vain());
+        if self.group.is_some() {
+            turns::ended(self.is_in_vain());
+        }
     }
 }
 

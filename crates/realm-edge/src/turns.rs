@@ -3,12 +3,13 @@
 //! A thread has one queue, and serves who is ready in the order in which they became so. A component whose
 //! clients begin again as soon as they are answered would fill it, and everybody's request would wait
 //! behind all of theirs. So each poll of a connection is charged to the component that it serves, and who is
-//! due later than others may be ([`accounts`]) is held back until nothing else is ready. Then who is due
+//! due later than others may be ([`accounts`]) is held back until all that is ready has run. Then who is due
 //! first is let in first, a few at a time ([`BATCH`]) between two looks at the sockets: a thread never rests
 //! while anybody waits. Nobody is held back on one that serves one component alone.
 //!
-//! Not here: guests that compute (they leave the serving threads: `heavy` of `realm-host`), and what is done
-//! for a connection before the head of its first request was read.
+//! Not here: guests that compute (they leave the serving threads: `heavy` of `realm-host`), what is done
+//! for a connection before a head was read, and what all streams of an HTTP/2 connection have in common: its
+//! frames, their compression and encryption.
 
 mod accounts;
 
@@ -44,6 +45,8 @@ struct Turns {
 struct Now {
     began: Instant,
     serves: Option<Key>,
+    /// What was served has ended, and what comes next is not known.
+    is_between: bool,
     /// It is spent on what nobody wants.
     is_waste: bool,
     /// What it serves from here on is to be held back.
@@ -54,6 +57,8 @@ struct Now {
 #[derive(Default)]
 struct Place {
     serves: Option<(Key, ComponentName)>,
+    /// That has ended: what comes next may be for another one.
+    is_between: bool,
     held: Option<Held>,
 }
 
@@ -72,6 +77,7 @@ pub(crate) fn divide() {
         now: Now {
             began: now,
             serves: None,
+            is_between: false,
             is_waste: false,
             is_early: false,
         },
@@ -89,15 +95,15 @@ pub(crate) async fn in_turn<F: Future>(serving: F, is_to_end: impl Fn() -> bool)
             return Poll::Pending;
         }
         let polled = serving.as_mut().poll(context);
-        leave(&mut place, context);
+        leave(&mut place, context, polled.is_pending());
         polled
     })
     .await
 }
 
 /// A task of its own for a part of what the calling task does: in turn with the others of its thread as
-/// that one is. What it takes to end it counts too.
-pub fn in_turn_with_caller(task: Task) -> Task {
+/// that one is, but for what `is_to_end`. What it takes to end it counts too.
+pub fn in_turn_with_caller(task: Task, is_to_end: IsToEnd) -> Task {
     let serves = with(|turns| {
         let key = turns.now.serves?;
         Some((key, turns.accounts.component(key)?.clone()))
@@ -106,15 +112,21 @@ pub fn in_turn_with_caller(task: Task) -> Task {
         None => task,
         serves => Box::pin(Part {
             task: Some(task),
-            place: Place { serves, held: None },
+            is_to_end,
+            place: Place {
+                serves,
+                ..Place::default()
+            },
         }),
     }
 }
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+type IsToEnd = Box<dyn Fn() -> bool + Send>;
 
 struct Part {
     task: Option<Task>,
+    is_to_end: IsToEnd,
     place: Place,
 }
 
@@ -123,7 +135,7 @@ impl Future for Part {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if !enter(&mut this.place, context, || false) {
+        if !enter(&mut this.place, context, &this.is_to_end) {
             return Poll::Pending;
         }
         let task = this.task.as_mut();
@@ -131,7 +143,7 @@ impl Future for Part {
         if polled.is_ready() {
             this.task = None;
         }
-        leave(&mut this.place, context);
+        leave(&mut this.place, context, polled.is_pending());
         polled
     }
 }
@@ -148,19 +160,27 @@ impl Drop for Part {
     }
 }
 
-/// From here on what is polled serves this component: waits for its turn.
-pub(crate) async fn serve(component: &ComponentName) {
+/// From here on what is polled serves this component: waits for its turn, and says whether it had to.
+pub(crate) async fn serve(component: &ComponentName) -> bool {
+    let mut has_waited = false;
     poll_fn(|_| match with(|turns| turns.serve(component)) {
         // It is polled again when the whole is let in: `leave` sees to that.
-        Some(true) => Poll::Pending,
-        Some(false) | None => Poll::Ready(()),
+        Some(true) => {
+            has_waited = true;
+            Poll::Pending
+        }
+        Some(false) | None => Poll::Ready(has_waited),
     })
-    .await;
+    .await
 }
 
 /// The poll under way is spent on what nobody wants.
 pub(crate) fn wastes() {
-    with(|turns| turns.now.is_waste = true);
+    with(|turns| {
+        turns.now.is_waste = true;
+        // The connection goes on with what it has.
+        turns.now.is_between = false;
+    });
 }
 
 /// A request that the poll under way served ended well or badly.
@@ -168,6 +188,7 @@ pub(crate) fn ended(is_bad: bool) {
     with(|turns| {
         if let Some(key) = turns.now.serves {
             turns.accounts.ended(key, is_bad);
+            turns.now.is_between = true;
         }
     });
 }
@@ -194,8 +215,9 @@ fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool)
             *key
         });
         if let Some(key) = serves
-            && turns.holds(key, &mut place.held, context.waker())
+            && !place.is_between
             && !is_to_end()
+            && turns.keeps_back(key, &mut place.held, context.waker())
         {
             return false;
         }
@@ -203,6 +225,7 @@ fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool)
         turns.now = Now {
             began: now,
             serves,
+            is_between: place.is_between,
             is_waste: false,
             is_early: false,
         };
@@ -211,9 +234,10 @@ fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool)
     may_go_on.unwrap_or(true)
 }
 
-fn leave(place: &mut Place, context: &Context<'_>) {
+fn leave(place: &mut Place, context: &Context<'_>, goes_on: bool) {
     with(|turns| {
         turns.charge(Instant::now());
+        place.is_between = turns.now.is_between;
         let Some(key) = turns.now.serves.take() else {
             return;
         };
@@ -221,7 +245,7 @@ fn leave(place: &mut Place, context: &Context<'_>) {
             let component = turns.accounts.component(key);
             place.serves = component.map(|component| (key, component.clone()));
         }
-        if turns.now.is_early {
+        if turns.now.is_early && goes_on {
             place.held = Some(turns.hold(key, context.waker()));
         }
     });
@@ -234,10 +258,12 @@ impl Turns {
             return true;
         }
         let known = self.now.serves;
+        let is_known = known.is_some_and(|key| self.accounts.has(key, component));
         // What it serves already it was let in for.
-        if known.is_some_and(|key| self.accounts.has(key, component)) {
+        if is_known && !self.now.is_between {
             return false;
         }
+        self.now.is_between = false;
         if known.is_some() {
             let now = Instant::now();
             self.charge(now);
@@ -249,8 +275,8 @@ impl Turns {
         self.now.is_early
     }
 
-    /// Whether somebody is held back, from now on or still.
-    fn holds(&mut self, key: Key, held: &mut Option<Held>, waker: &Waker) -> bool {
+    /// Holds somebody back who is behind, or still is; `false`: who may go on.
+    fn keeps_back(&mut self, key: Key, held: &mut Option<Held>, waker: &Waker) -> bool {
         let is_held = match held {
             Some(held) => !self.accounts.is_let_in(key, held.ticket),
             None => self.accounts.is_behind(key),
@@ -417,27 +443,27 @@ mod tests {
             let mut place = Place::default();
             assert!(enter(&mut place, &context, || false));
             assert_eq!(with(|turns| turns.serve(&name("greedy"))), Some(false));
-            leave(&mut place, &context);
+            leave(&mut place, &context, true);
             let (key, _) = place.serves.clone().unwrap();
             let used_much = || {
                 with(|turns| turns.accounts.charge(key, Duration::from_millis(5), false));
             };
             used_much();
             assert!(enter(&mut place, &context, || false), "it is alone");
-            leave(&mut place, &context);
+            leave(&mut place, &context, true);
             with(|turns| turns.accounts.open(&name("other")));
             used_much();
             assert!(!enter(&mut place, &context, || false));
             assert!(!enter(&mut place, &context, || false), "still");
             assert!(enter(&mut place, &context, || true), "it is to end");
-            leave(&mut place, &context);
+            leave(&mut place, &context, true);
             used_much();
             assert!(!enter(&mut place, &context, || false));
             while woken.get() < 2 {
                 yield_now().await;
             }
             assert!(enter(&mut place, &context, || false), "it is let in");
-            leave(&mut place, &context);
+            leave(&mut place, &context, true);
             // It goes on in another task, which is woken in the end.
             used_much();
             assert!(!enter(&mut place, &context, || false));
@@ -448,7 +474,7 @@ mod tests {
                 yield_now().await;
             }
             assert!(enter(&mut place, &context, || false));
-            leave(&mut place, &context);
+            leave(&mut place, &context, true);
         });
     }
 
@@ -467,11 +493,14 @@ mod tests {
             let begins = async {
                 serve(&name("one")).await;
                 let held = SlowToEnd;
-                let task = in_turn_with_caller(Box::pin(async move {
-                    spin(TIME);
-                    std::future::pending::<()>().await;
-                    drop(held);
-                }));
+                let task = in_turn_with_caller(
+                    Box::pin(async move {
+                        spin(TIME);
+                        std::future::pending::<()>().await;
+                        drop(held);
+                    }),
+                    Box::new(|| false),
+                );
                 begun = Some(tokio::spawn(task));
             };
             in_turn(begins, || false).await;
@@ -494,6 +523,6 @@ mod tests {
         serving.await;
         wastes();
         ended(true);
-        in_turn_with_caller(Box::pin(async {})).await;
+        in_turn_with_caller(Box::pin(async {}), Box::new(|| false)).await;
     }
 }

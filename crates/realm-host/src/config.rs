@@ -45,9 +45,12 @@ pub struct Config {
     /// Who keeps the compiled files.
     pub keeper: Arc<dyn Keeper>,
     /// Makes a task of a guest that goes on beside its caller: where callers are served in turn, so are
-    /// their guests.
-    pub in_turn: fn(GuestTask) -> GuestTask,
+    /// their guests. What is to end does not wait for its turn.
+    pub in_turn: fn(GuestTask, IsToEnd) -> GuestTask,
 }
+
+/// Whether a guest is to end: its time is over.
+pub type IsToEnd = Box<dyn Fn() -> bool + Send>;
 
 /// A guest that goes on beside its caller.
 pub type GuestTask = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -88,7 +91,7 @@ impl Default for Config {
             unload_after: UNLOAD_AFTER,
             loaded_max: LOADED_MAX,
             keeper: Arc::new(Nobody),
-            in_turn: std::convert::identity,
+            in_turn: |task, _| task,
         }
     }
 }

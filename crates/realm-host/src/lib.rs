@@ -63,7 +63,7 @@ mod worlds;
 pub use cloud::{Store, Stores};
 pub use compile::{CompileError, compile, compile_bytes, fingerprint};
 pub use component::{Component, LoadError, Settings, Wanted};
-pub use config::{Config, GuestTask, PagemapScan, Reach};
+pub use config::{Config, GuestTask, IsToEnd, PagemapScan, Reach};
 pub use egress::Resolver;
 pub use engine::{Host, HostError, HostFacts};
 pub use inspect::{INSPECT_BYTES_MAX, InspectError, inspect};

@@ -43,6 +43,20 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Whether the guest failed, and nobody else.
+    pub(crate) const fn is_guests_own(self) -> bool {
+        matches!(
+            self,
+            Self::MemoryLimit
+                | Self::EpochTimeout
+                | Self::Trap
+                | Self::Exit
+                | Self::NoResponse
+                | Self::GuestError
+                | Self::BadResponse
+        )
+    }
+
     /// Every outcome, in the order of its discriminant.
     pub const ALL: [Self; 17] = [
         Self::Ok,

@@ -107,8 +107,13 @@ impl Replica {
             answer.read_once().await;
             done = is_done(&mut guest).await;
         }
-        let in_turn = self.0.component.host.0.config.in_turn;
-        let task = (!done).then(|| tokio::spawn(in_turn(guest)).abort_handle());
+        let task = (!done).then(|| {
+            let term = self.0.term.clone();
+            let is_to_end =
+                move || term.as_ref().is_some_and(Term::is_over) || Instant::now() >= deadline;
+            let in_turn = self.0.component.host.0.config.in_turn;
+            tokio::spawn(in_turn(guest, Box::new(is_to_end))).abort_handle()
+        });
         let task = EndOnDrop::new(task, Arc::clone(&shared));
         let answer = match early {
             Some(answer) => answer,
@@ -294,7 +299,7 @@ impl Drop for Invocation {
         let running = self.shared.running();
         self.replica.component.settings.meter.ran(running);
         let failure = self.shared.failure();
-        let has_failed = failure.is_some_and(|outcome| outcome != Outcome::Cancelled);
+        let has_failed = failure.is_some_and(Outcome::is_guests_own);
         self.replica.habit.ran(running, has_failed);
         if self.bound.is_none() {
             self.replica.account(&self.shared);
