@@ -166,9 +166,14 @@ async fn dispatch(
         return Ok(Answer::Moved(location));
     }
     record.group = Some(Arc::clone(&target.group));
-    if turns::serve(&target.group.component).await && record.protocol == Protocol::Http2 {
-        // A stream that was reset meanwhile ends here, before a guest is begun for it.
-        tokio::task::yield_now().await;
+    if let Some(held) = turns::serve(&target.group.component).await {
+        if held >= edge.limits.turn_timeout {
+            return Err(Refusal::no_turn());
+        }
+        if record.protocol == Protocol::Http2 {
+            // A stream that was reset meanwhile ends here, before a guest is begun for it.
+            tokio::task::yield_now().await;
+        }
     }
     let handshake = Handshake::of(parts, !body.is_end_stream());
     if handshake.is_some() && connection.is_behind() {

@@ -78,7 +78,8 @@ impl Answers {
         if self.allowance.has_some(began) {
             let first = poll_fn(|context| {
                 let _there = self.worker.enter();
-                Poll::Ready(call.as_mut().poll(context))
+                let poll = || call.as_mut().poll(context);
+                Poll::Ready(turns::begin_for(component, poll))
             });
             let first = first.await;
             self.allowance.spend(began.elapsed());

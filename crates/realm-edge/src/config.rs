@@ -61,6 +61,8 @@ pub struct EdgeLimits {
     pub write_stall_timeout: Duration,
     /// The longest pause of a client within its request body.
     pub body_read_timeout: Duration,
+    /// A request that was held back for longer, because other components were to have their turn, is refused.
+    pub turn_timeout: Duration,
     /// A connection that was told to finish is cut when it then is idle for this time.
     pub drain_linger: Duration,
     /// Header fields of a request.
@@ -114,6 +116,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for uploads (nginx `client_body_timeout`).
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Thousands of requests later: who would wait for so long each time had better come again later.
+const TURN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longer than a few round trips, so that a slow client still gets the end of its last answer.
 const DRAIN_LINGER: Duration = Duration::from_secs(5);
 /// hyper keeps up to 100 on the stack; browsers send about 20, proxies add about 20.
@@ -157,6 +161,7 @@ impl Default for EdgeLimits {
             idle_timeout: IDLE_TIMEOUT,
             write_stall_timeout: WRITE_STALL_TIMEOUT,
             body_read_timeout: BODY_READ_TIMEOUT,
+            turn_timeout: TURN_TIMEOUT,
             drain_linger: DRAIN_LINGER,
             header_count_max: HEADER_COUNT_MAX,
             header_bytes_max: HEADER_BYTES_MAX,

@@ -66,6 +66,18 @@ impl Refusal {
         }
     }
 
+    pub(crate) fn no_turn() -> Self {
+        Self {
+            retry_after_s: Some(1),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "the node has more to do than it can, and others of its components were to have their turn first",
+                "try again later, or give the component more nodes; docs/security.md says whose turn it is",
+            )
+        }
+    }
+
     pub(crate) fn bad_host(why: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,

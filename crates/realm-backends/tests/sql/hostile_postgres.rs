@@ -79,7 +79,9 @@ async fn a_transaction_whose_rows_fail_late_is_not_committed() {
         session.begin().await.unwrap();
         run(&mut *session, add).await;
         session.query(late, &[]).await.unwrap();
-        assert_eq!(session.fetch().await.unwrap().len(), limits::PAGE_ROWS);
+        // What has come by then, and by far not all.
+        let page = session.fetch().await.unwrap().len();
+        assert!((1..=limits::PAGE_ROWS).contains(&page), "{page}");
         let met = match follow {
             "execute" => session.execute(add, &[]).await.map(|_| ()),
             "query" => session.query("SELECT 1", &[]).await.map(|_| ()),

@@ -31,6 +31,7 @@ use crate::headers::{REALM_EDITION, strip_response};
 use crate::refusal::Refusal;
 use crate::request_body;
 use crate::table::Group;
+use crate::turns::in_turn_with_caller;
 
 /// How often it is looked whether somebody still waits for an answer whose client has left. Nobody waits for
 /// long.
@@ -233,7 +234,7 @@ impl Caching {
         let mut keeping: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(keeping);
         let first = poll_fn(|context| Poll::Ready(keeping.as_mut().poll(context)));
         if first.await.is_pending() {
-            tokio::spawn(keeping);
+            tokio::spawn(in_turn_with_caller(keeping, Box::new(|| false)));
         }
         filled
     }
@@ -349,7 +350,7 @@ impl Caching {
         let (caching, key) = (self.clone(), key.clone());
         let mut request = request.clone();
         *request.method_mut() = Method::GET;
-        tokio::spawn(async move {
+        let renewing = async move {
             let _place = place;
             let stale = Some(entry);
             let renewed = caching.lead(asker, &key, request, stale, Some(flight));
@@ -357,7 +358,8 @@ impl Caching {
                 let (component, code) = (&caching.component, refusal.code);
                 tracing::debug!(%component, code, "an answer was not renewed");
             }
-        });
+        };
+        tokio::spawn(in_turn_with_caller(Box::pin(renewing), Box::new(|| false)));
     }
 }
 

@@ -5,8 +5,11 @@
 //! or now, if that has passed: nobody saves up turns, and who always has something gets as much as each of
 //! the others. The time moves on when nobody is ready who is due sooner, to whoever is let in then.
 //!
-//! What is in vain counts [`BAD_FACTOR`] times: a component whose guests trap, or whose clients do not wait for
-//! an answer, gets what the others leave, and its part of one to that many in any case.
+//! The time of whoever is alone is nobody else's: it moves with what is charged.
+//!
+//! What is in vain counts up to [`BAD_FACTOR`] times: a component whose guests trap, or whose clients do not
+//! wait for an answer, gets what the others leave, and its part of one to that many in any case. It is the square
+//! of how much that is, so that one which fails now and then pays little for it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::task::Waker;
@@ -14,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use realm_model::name::ComponentName;
 
-/// Not more: whoever mends a component is to get answers of it too.
-const BAD_FACTOR: u64 = 16;
+/// Several that are bad together still leave nearly all to the good ones. Not more: whoever mends a component
+/// is to get answers of it too.
+const BAD_FACTOR: u64 = 64;
 /// A sixteenth of an average is the last one: it follows some dozens.
 const AVERAGE_SHIFT: u32 = 4;
 /// The average of ends that are all bad.
@@ -24,6 +28,8 @@ const ALL_BAD: u64 = 1 << 16;
 const AHEAD_NS: u64 = 100_000;
 /// No more is charged for one poll: where it took longer the whole machine stood still, as a rule.
 const CHARGE_MAX: Duration = Duration::from_millis(10);
+/// Nobody is due later than this: what was done at once, however bad, is over at some time.
+const DEBT_MAX_NS: u64 = 200_000_000;
 /// An account that nobody used for so long, and up to twice that, is forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(1);
 
@@ -32,6 +38,14 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(1);
 pub(super) struct Key {
     slot: usize,
     generation: u64,
+}
+
+impl Key {
+    /// Of no account.
+    pub(super) const NONE: Self = Self {
+        slot: usize::MAX,
+        generation: 0,
+    };
 }
 
 /// A place in the queue of an account.
@@ -141,18 +155,24 @@ impl Accounts {
     /// A poll took so long.
     pub(super) fn charge(&mut self, key: Key, took: Duration, is_waste: bool) {
         let now_ns = self.now_ns;
+        let is_alone = self.slots.len() == 1;
         let Some(account) = self.account_mut(key) else {
             return;
         };
         let ns = u64::try_from(took.min(CHARGE_MAX).as_nanos()).unwrap_or(u64::MAX);
         let bad = if is_waste { ALL_BAD } else { account.bad };
-        let more = ns.saturating_mul(bad * (BAD_FACTOR - 1)) / ALL_BAD;
+        let bad_squared = bad * bad / ALL_BAD;
+        let more = ns.saturating_mul(bad_squared * (BAD_FACTOR - 1)) / ALL_BAD;
         let was = account.due_ns;
-        account.due_ns = was.max(now_ns).saturating_add(ns).saturating_add(more);
+        let later = was.max(now_ns).saturating_add(ns).saturating_add(more);
+        account.due_ns = later.min(now_ns.saturating_add(DEBT_MAX_NS));
         account.is_used = true;
         let is = account.due_ns;
         if self.waiting.remove(&(was, key.slot)) {
             self.waiting.insert((is, key.slot));
+        }
+        if is_alone {
+            self.now_ns = now_ns.max(is);
         }
     }
 
@@ -163,11 +183,12 @@ impl Accounts {
         }
     }
 
-    /// Whether it is due later than another one may be.
+    /// Whether it is due later than another one may be, or some of it wait already.
     pub(super) fn is_behind(&self, key: Key) -> bool {
+        let is_later = |account: &Account| account.due_ns.saturating_sub(self.now_ns) > AHEAD_NS;
         let account = self.account(key);
         self.slots.len() > 1
-            && account.is_some_and(|account| account.due_ns.saturating_sub(self.now_ns) > AHEAD_NS)
+            && account.is_some_and(|account| !account.waiting.is_empty() || is_later(account))
     }
 
     /// Puts somebody into the queue of an account.
@@ -193,9 +214,13 @@ impl Accounts {
         !self.waiting.is_empty()
     }
 
-    /// Takes the next one out of its queue: nobody is ready but those who wait.
-    pub(super) fn let_in(&mut self) -> Option<Waker> {
+    /// Takes the next one out of its queue. Where it is not quiet, somebody else may be ready, and only who is
+    /// due by now is let in.
+    pub(super) fn let_in(&mut self, is_quiet: bool) -> Option<Waker> {
         let &(due_ns, slot) = self.waiting.first()?;
+        if !is_quiet && due_ns > self.now_ns.saturating_add(AHEAD_NS) {
+            return None;
+        }
         let account = self.accounts[slot].as_mut()?;
         let waker = account.waiting.pop_front()?;
         account.n_let_in += 1;
@@ -289,7 +314,7 @@ pub(super) mod tests {
             .map(|key| accounts.hold(*key, waker.clone()))
             .collect();
         while now.duration_since(start) < Duration::from_secs(1) {
-            accounts.let_in().expect("everybody waits");
+            accounts.let_in(true).expect("everybody waits");
             let index = (0..wants.len())
                 .find(|index| accounts.is_let_in(keys[*index], tickets[*index]))
                 .expect("somebody is let in");
@@ -324,7 +349,7 @@ pub(super) mod tests {
 
     #[test]
     fn who_ends_badly_gets_a_small_part_and_never_none() {
-        let bad = 1.0 / 17.0;
+        let bad = 1.0 / 65.0;
         check_times(&[(30 * US, false), (30 * US, true)], &[1.0 - bad, bad]);
         // All of them alike.
         check_times(&[(30 * US, true), (30 * US, true)], &[0.5, 0.5]);
@@ -338,7 +363,7 @@ pub(super) mod tests {
         for _ in 0..100 {
             if accounts.is_behind(good) {
                 accounts.hold(good, waker.clone());
-                accounts.let_in().expect("it waits");
+                accounts.let_in(true).expect("it waits");
             }
             accounts.charge(good, 50 * US, false);
         }
@@ -349,17 +374,69 @@ pub(super) mod tests {
         }
         accounts.hold(greedy, waker.clone());
         let ticket = accounts.hold(good, waker);
-        accounts.let_in().expect("they wait");
+        accounts.let_in(true).expect("they wait");
         assert!(accounts.is_let_in(good, ticket));
     }
 
     #[test]
     fn waste_counts_as_what_ends_badly() {
         let (mut accounts, [good, greedy], _) = two();
-        accounts.charge(good, 160 * US, false);
+        accounts.charge(good, 640 * US, false);
         accounts.charge(greedy, 10 * US, true);
         let due = [good, greedy].map(|key| accounts.account(key).unwrap().due_ns);
-        assert_eq!(due, [160_000, 160_000]);
+        assert_eq!(due, [640_000, 640_000]);
+    }
+
+    #[test]
+    fn who_fails_now_and_then_pays_little() {
+        for (one_bad_of, factor) in [(20, 1.0..1.6), (4, 3.0..7.0), (1, 63.0..65.0)] {
+            let (mut accounts, [good, greedy], _) = two();
+            for number in 0..400 {
+                accounts.ended(greedy, number % one_bad_of == 0);
+            }
+            accounts.charge(greedy, 100 * US, false);
+            let due = accounts.due(&name("greedy"));
+            let is = due.as_secs_f64() / (100 * US).as_secs_f64();
+            assert!(factor.contains(&is), "1 of {one_bad_of}: {is}");
+            assert!(!accounts.is_behind(good));
+        }
+    }
+
+    #[test]
+    fn what_one_used_alone_it_owes_nobody() {
+        let mut accounts = Accounts::new(Instant::now());
+        let greedy = accounts.open(&name("greedy"));
+        for _ in 0..1_000 {
+            accounts.charge(greedy, 1_000 * US, false);
+        }
+        let good = accounts.open(&name("good"));
+        assert!(!accounts.is_behind(greedy) && !accounts.is_behind(good));
+        // From here on they divide.
+        let (_, waker) = Count::waker();
+        accounts.charge(greedy, 200 * US, false);
+        assert!(accounts.is_behind(greedy) && !accounts.is_behind(good));
+        accounts.hold(greedy, waker.clone());
+        accounts.charge(good, 300 * US, false);
+        let ticket = accounts.hold(good, waker);
+        accounts.let_in(true).expect("both wait");
+        assert!(!accounts.is_let_in(good, ticket));
+        accounts.let_in(true).expect("one waits");
+        assert!(accounts.is_let_in(good, ticket));
+    }
+
+    #[test]
+    fn who_comes_later_does_not_overtake_who_waits() {
+        let (mut accounts, [good, greedy], _) = two();
+        let (_, waker) = Count::waker();
+        accounts.charge(greedy, 300 * US, false);
+        let first = accounts.hold(greedy, waker.clone());
+        let second = accounts.hold(greedy, waker);
+        accounts.let_in(true).expect("two wait");
+        // It is due, and yet one of it came before.
+        assert!(accounts.is_let_in(greedy, first) && accounts.is_behind(greedy));
+        assert!(!accounts.is_behind(good));
+        accounts.let_in(true).expect("one waits");
+        assert!(accounts.is_let_in(greedy, second) && !accounts.is_behind(greedy));
     }
 
     #[test]
@@ -375,7 +452,7 @@ pub(super) mod tests {
         });
         let is_let_in =
             |accounts: &Accounts| tickets.map(|(key, ticket)| accounts.is_let_in(key, ticket));
-        let let_in = |accounts: &mut Accounts| accounts.let_in().unwrap().wake();
+        let let_in = |accounts: &mut Accounts| accounts.let_in(true).unwrap().wake();
         let_in(&mut accounts);
         assert_eq!(is_let_in(&accounts), [false, false, true]);
         // Time changes nothing of the order.
@@ -385,7 +462,7 @@ pub(super) mod tests {
         assert!(accounts.has_waiting());
         let_in(&mut accounts);
         assert_eq!(is_let_in(&accounts), [true; 3]);
-        assert!(!accounts.has_waiting() && accounts.let_in().is_none());
+        assert!(!accounts.has_waiting() && accounts.let_in(true).is_none());
         assert_eq!(counted.map(|(count, _)| count.get()), [1; 3]);
     }
 
@@ -397,6 +474,7 @@ pub(super) mod tests {
         accounts.charge(greedy, 1_000 * US, false);
         assert!(!accounts.is_behind(greedy));
         let good = accounts.open(&name("good"));
+        accounts.charge(greedy, 1_000 * US, false);
         assert!(accounts.is_behind(greedy) && !accounts.is_behind(good));
         accounts.sweep(start + FORGOTTEN_AFTER);
         accounts.charge(good, US, false);
@@ -410,6 +488,21 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn where_somebody_may_be_ready_only_who_is_due_is_let_in() {
+        let (mut accounts, [good, greedy], _) = two();
+        let (_, waker) = Count::waker();
+        accounts.charge(greedy, 300 * US, false);
+        let ticket = accounts.hold(greedy, waker.clone());
+        assert!(accounts.let_in(false).is_none());
+        accounts.charge(good, 290 * US, false);
+        accounts.hold(good, waker);
+        accounts.let_in(true).expect("two wait");
+        assert!(!accounts.is_let_in(greedy, ticket));
+        accounts.let_in(false).expect("it is due");
+        assert!(accounts.is_let_in(greedy, ticket));
+    }
+
+    #[test]
     fn an_account_with_somebody_in_its_queue_is_kept() {
         let (mut accounts, [good, _], start) = two();
         let (count, waker) = Count::waker();
@@ -418,7 +511,7 @@ pub(super) mod tests {
             accounts.sweep(start + times * FORGOTTEN_AFTER);
         }
         assert!(accounts.has(good, &name("good")) && !accounts.is_let_in(good, ticket));
-        accounts.let_in().unwrap().wake();
+        accounts.let_in(true).unwrap().wake();
         assert!(accounts.is_let_in(good, ticket));
         assert_eq!(count.get(), 1);
     }
@@ -429,6 +522,6 @@ pub(super) mod tests {
         accounts.charge(good, Duration::MAX, false);
         accounts.charge(greedy, Duration::MAX, true);
         let due = [good, greedy].map(|key| accounts.account(key).unwrap().due_ns);
-        assert_eq!(due, [10_000_000, 160_000_000]);
+        assert_eq!(due, [10_000_000, DEBT_MAX_NS]);
     }
 }

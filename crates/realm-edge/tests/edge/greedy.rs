@@ -45,7 +45,8 @@ async fn answers_between(greedy: impl Fn(&Arc<AtomicU32>) -> Arc<dyn Backend>) -
                     0 => first.send_request(for_http1(request)).await,
                     _ => second.send_request(request).await,
                 };
-                whole(sent.expect("an answer")).await;
+                let (status, ..) = whole(sent.expect("an answer")).await;
+                assert_ne!(status, StatusCode::SERVICE_UNAVAILABLE);
             }
         });
     }
@@ -66,6 +67,7 @@ async fn answers_between(greedy: impl Fn(&Arc<AtomicU32>) -> Arc<dyn Backend>) -
         let (status, _, body) = whole(sent.await.expect("an answer")).await;
         assert_eq!((status, &body[..]), (StatusCode::OK, &b"quiet"[..]));
     }
+    assert!(clients.try_join_next().is_none(), "all of them go on");
     (answered.load(Relaxed) - before) / REQUESTS
 }
 
@@ -102,4 +104,43 @@ async fn and_so_where_it_fails_after_a_while() {
     });
     let between = between.await;
     assert!(between < GREEDY_CLIENTS / 3, "{between}");
+}
+
+/// Nobody waits without an end for components that have their turn first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_is_held_back_for_too_long_is_told_to_come_later() {
+    let rig = Rig::with_config(Vec::new(), |config| {
+        config.workers = 1;
+        config.limits.turn_timeout = 5 * ANSWER_TAKES;
+    });
+    let rig = Arc::new(rig.await);
+    let busy = || {
+        backend(|_| {
+            spin();
+            async { Ok(Response::new(text("busy"))) }
+        })
+    };
+    rig.handle.set_table(table(
+        &[("*/one", "one"), ("*/two", "two")],
+        &[("one", vec![busy()]), ("two", vec![busy()])],
+    ));
+    let mut clients = tokio::task::JoinSet::new();
+    for number in 0..GREEDY_CLIENTS {
+        let rig = Arc::clone(&rig);
+        clients.spawn(async move {
+            let mut client = rig.http1().await;
+            let url = ["http://h/one", "http://h/two"][number as usize % 2];
+            loop {
+                let sent = soon(client.send_request(for_http1(get(url)))).await;
+                let (status, headers, body) = whole(sent.expect("an answer")).await;
+                if status != StatusCode::OK {
+                    return (status, headers, body);
+                }
+            }
+        });
+    }
+    let (status, headers, body) = soon(clients.join_next()).await.unwrap().unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body:?}");
+    assert_eq!(headers["realm-error"], "overloaded");
+    assert_eq!(headers["retry-after"], "1");
 }
