@@ -296,19 +296,30 @@ async fn drive_freely(
     at_once: bool,
     mut call: Call,
 ) {
-    if !at_once && poll(&shared, &mut wall, &mut call, true).await == Polled::Ended {
+    if !at_once && poll(&shared, Some(&mut wall), &mut call, true).await == Polled::Ended {
         return;
     }
     let Some(threads) = host.0.heavy.handle() else {
-        poll(&shared, &mut wall, &mut call, false).await;
+        poll(&shared, Some(&mut wall), &mut call, false).await;
         return;
     };
     shared.moved.store(true, Relaxed);
+    let there = Arc::clone(&shared);
     let task = threads.spawn(async move {
-        poll(&shared, &mut wall, &mut call, false).await;
+        poll(&there, None, &mut call, false).await;
     });
     // Ends with this future, as the call would.
-    AbortOnDropJoinHandle::from(task).await;
+    let mut task = AbortOnDropJoinHandle::from(task);
+    // The wall time is kept here: where others want all the processor there is, those threads have no time
+    // to look at it.
+    poll_fn(|context| match Pin::new(&mut task).poll(context) {
+        Poll::Pending if wall.is_over(context) => {
+            shared.conclude(Outcome::WallTimeout);
+            Poll::Ready(())
+        }
+        polled => polled,
+    })
+    .await;
 }
 
 #[derive(PartialEq, Eq)]
@@ -358,7 +369,12 @@ impl Wall {
 
 /// At the deadline the outcome is set before the caller drops `call` (and the guest's store in
 /// it), so that the response body sees a failure, not an end.
-async fn poll(shared: &Shared, wall: &mut Wall, call: &mut Call, movable: bool) -> Polled {
+async fn poll(
+    shared: &Shared,
+    mut wall: Option<&mut Wall>,
+    call: &mut Call,
+    movable: bool,
+) -> Polled {
     let mut n_long = 0;
     poll_fn(|context| {
         shared.enter();
@@ -368,7 +384,8 @@ async fn poll(shared: &Shared, wall: &mut Wall, call: &mut Call, movable: bool) 
         if n_long >= HEAVY_AFTER_TICKS && shared.running() >= HEAVY_AFTER {
             shared.heavy.store(true, Relaxed);
         }
-        if polled.is_pending() && wall.is_over(context) {
+        let is_over = |wall: &mut &mut Wall| wall.is_over(context);
+        if polled.is_pending() && wall.as_mut().is_some_and(is_over) {
             shared.conclude(Outcome::WallTimeout);
             return Poll::Ready(Polled::Ended);
         }

@@ -1,5 +1,7 @@
 //! Every limit, by a guest that goes beyond it, and what its neighbours notice: nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -92,6 +94,43 @@ async fn a_healthy_guest_beside_spinning_ones_stays_quick() {
     assert_eq!(spin.replica.in_flight(), 32);
     spinning.abort_all();
     eventually(|| spin.replica.in_flight() == 0).await;
+}
+
+/// Those that wait for a processor too: here others take all there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wall_time_of_guests_that_get_no_processor_is_kept() {
+    let spin = guest(guests::SPIN).limits(|limits| {
+        limits.epoch_timeout_ms = 60_000;
+        limits.wall_timeout_ms = 1_000;
+        limits.max_concurrency = 64;
+    });
+    let spin = spin.load();
+    let others_go_on = Arc::new(AtomicBool::new(true));
+    for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
+        let go_on = Arc::clone(&others_go_on);
+        std::thread::spawn(move || {
+            while go_on.load(Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+    }
+    let began = Instant::now();
+    let mut spinning = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let replica = spin.replica.clone();
+        spinning.spawn(async move {
+            let answered = replica.call(get("/spin")).await;
+            answered.map(drop).map_err(|error| error.code)
+        });
+    }
+    let ends = spinning.join_all().await;
+    let took = began.elapsed();
+    others_go_on.store(false, Relaxed);
+    assert!(
+        ends.iter().all(|end| *end == Err("wall-timeout")),
+        "{ends:?}"
+    );
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
