@@ -317,7 +317,7 @@ async fn drive_freely(
             shared.conclude(Outcome::WallTimeout);
             Poll::Ready(())
         }
-        polled => polled,
+        polled @ (Poll::Ready(()) | Poll::Pending) => polled,
     })
     .await;
 }
