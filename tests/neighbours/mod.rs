@@ -156,7 +156,8 @@ pub(crate) fn surprises(kinds: &[Bad], endings: &Endings) -> Vec<String> {
         };
         for (ending, times) in endings {
             // A replica at its own limit sheds, and says so.
-            let expected = bad.endings.contains(&ending.as_str()) || ending == "503 overloaded";
+            let expected = bad.endings.contains(&ending.as_str())
+                || ["503 no-turn", "503 overloaded"].contains(&ending.as_str());
             if !expected {
                 surprises.push(format!("{}: {ending}, {times} times", bad.name));
             }

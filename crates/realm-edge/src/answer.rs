@@ -34,7 +34,7 @@ use crate::refusal::{ALLOWED_METHODS, Refusal};
 use crate::request_body::{self, Arriving, Upload};
 use crate::response_body::{Record, Reply};
 use crate::table::{Group, Table, Target};
-use crate::turns;
+use crate::turns::{self, Turn};
 use crate::websocket::{self, Handshake, Switched, Switching, Told};
 
 /// Replicas that one request is brought to, at most.
@@ -166,15 +166,16 @@ async fn dispatch(
         return Ok(Answer::Moved(location));
     }
     record.group = Some(Arc::clone(&target.group));
-    if let Some(held) = turns::serve(&target.group.component).await {
-        if held >= edge.limits.turn_timeout {
-            return Err(Refusal::no_turn());
-        }
-        if record.protocol == Protocol::Http2 {
-            // A stream that was reset meanwhile ends here, before a guest is begun for it.
-            tokio::task::yield_now().await;
-        }
+    let turn = turns::serve(&target.group.component).await;
+    if turn != Turn::AtOnce && record.protocol == Protocol::Http2 {
+        // A stream that was reset meanwhile ends here, before a guest is begun for it.
+        turns::once_more().await;
     }
+    if turn == Turn::Late {
+        connection.excuse();
+        return Err(Refusal::no_turn());
+    }
+    record.is_begun = true;
     let handshake = Handshake::of(parts, !body.is_end_stream());
     if handshake.is_some() && connection.is_behind() {
         return Err(Refusal::no_websocket());

@@ -15,8 +15,9 @@ use realm_model::name::ComponentName;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backend::{Backend, Body, CallError};
-use crate::turns::{self, in_turn};
+use crate::backend::{Backend, Body, CallError, is_in_vain};
+use crate::refusal::NO_TURN;
+use crate::turns::{self, End, Turn, in_turn};
 
 /// Of its time the thread gives one part in so many.
 const SHARE: u32 = 2;
@@ -89,8 +90,16 @@ impl Answers {
         }
         let component = component.clone();
         let call = async move {
-            turns::serve(&component).await;
-            call.await
+            if turns::serve(&component).await == Turn::Late {
+                turns::ended(End::Refused);
+                return Err(no_turn());
+            }
+            let answered = call.await;
+            let is_bad = answered
+                .as_ref()
+                .is_err_and(|error| is_in_vain(error.status));
+            turns::ended(if is_bad { End::Badly } else { End::Well });
+            answered
         };
         let call = self.elsewhere(in_turn(call, || false));
         call.await.unwrap_or_else(|| Err(stopped()))
@@ -109,6 +118,19 @@ impl Answers {
                 Err(_) => None,
             },
         }
+    }
+}
+
+/// Whoever asked may ask another node.
+fn no_turn() -> CallError {
+    CallError {
+        retry_after_s: Some(1),
+        retryable: true,
+        ..CallError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            NO_TURN,
+            "the node that was asked has more to do than it can, try again",
+        )
     }
 }
 

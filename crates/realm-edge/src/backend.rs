@@ -95,3 +95,12 @@ impl CallError {
         }
     }
 }
+
+/// What was done for a request that realm answers so was in vain: its component trapped, was ended at a limit of
+/// its own, or gave no answer.
+pub(crate) fn is_in_vain(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::INTERNAL_SERVER_ERROR | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT
+    )
+}

@@ -117,7 +117,7 @@ const WRITE_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for uploads (nginx `client_body_timeout`).
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Thousands of requests later: who would wait for so long each time had better come again later.
-const TURN_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const TURN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longer than a few round trips, so that a slow client still gets the end of its last answer.
 const DRAIN_LINGER: Duration = Duration::from_secs(5);
 /// hyper keeps up to 100 on the stack; browsers send about 20, proxies add about 20.

@@ -69,6 +69,10 @@ pub(crate) struct Connection {
     /// What follows is a WebSocket's: hyper has nothing more to say.
     is_switched: AtomicBool,
     ending: AtomicU8,
+    /// What the client still sends is not its component's fault.
+    is_excused: AtomicBool,
+    /// Nobody will read an answer any more.
+    is_over: AtomicBool,
     order: AtomicU8,
     waker: AtomicWaker,
     returned: Mutex<Option<Stream>>,
@@ -139,6 +143,8 @@ impl Connection {
             has_output: AtomicBool::new(false),
             is_switched: AtomicBool::new(false),
             ending: AtomicU8::new(Ending::Close as u8),
+            is_excused: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
             returned: Mutex::new(None),
@@ -242,6 +248,24 @@ impl Connection {
             1 => Ending::Linger,
             _ => Ending::Reset,
         }
+    }
+
+    /// A request was refused for no fault of its component's: the rest of it is not held against that.
+    pub(crate) fn excuse(&self) {
+        self.is_excused.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_excused(&self) -> bool {
+        self.is_excused.load(Relaxed)
+    }
+
+    /// It was served: what streams of it go on with is for nobody.
+    pub(crate) fn has_ended(&self) {
+        self.is_over.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Relaxed)
     }
 
     /// The client speaks HTTP/2.

@@ -27,6 +27,7 @@ use crate::backend::{
 use crate::config::ANSWER_FIELDS_MAX;
 use crate::headers::{REALM_AGAIN, REALM_ERROR, REALM_PREFIX, REALM_REFUSED, REALM_TO};
 use crate::pulse::{Listening, Pulse, now_ms};
+use crate::refusal::NO_TURN;
 use crate::relay;
 use crate::request_body::{self, KEPT_BYTES_MAX};
 use crate::upstream::{BUFFER_BYTES_MAX, Dial, Failure, Io, Keep, Left, Upstream, UpstreamLimits};
@@ -496,7 +497,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap) -> Option<CallError> {
 
 /// Codes that a node may give for another: each is a label of metrics, so that no node can make up
 /// more.
-const CODES: [&str; 19] = [
+const CODES: [&str; 20] = [
     "bad-request",
     "bad-response",
     "cancelled",
@@ -507,6 +508,7 @@ const CODES: [&str; 19] = [
     "no-response",
     "not-here",
     "not-listening",
+    NO_TURN,
     "overloaded",
     "request-timeout",
     "request-too-large",

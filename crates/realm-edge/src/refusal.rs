@@ -16,6 +16,9 @@ use crate::headers::REALM_ERROR;
 /// The methods that `Allow` names: those that every guest interface knows.
 pub(crate) const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
+/// The code of a request that waited for too long until it might begin.
+pub(crate) const NO_TURN: &str = "no-turn";
+
 /// A request without an answer from a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
@@ -71,7 +74,7 @@ impl Refusal {
             retry_after_s: Some(1),
             ..Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "overloaded",
+                NO_TURN,
                 "the node has more to do than it can, and others of its components were to have their turn first",
                 "try again later, or give the component more nodes; docs/security.md says whose turn it is",
             )

@@ -17,14 +17,14 @@ use http::{Method, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use realm_model::name::NodeName;
 
-use crate::backend::{Body, BoxError};
+use crate::backend::{Body, BoxError, is_in_vain};
 use crate::connection::{Connection, Ending};
 use crate::headers::strip_response_trailers;
 use crate::observe::{Answered, MethodClass, Observer, Outcome, Protocol};
 use crate::request_body::Upload;
 use crate::stream::{self, Polled};
 use crate::table::Group;
-use crate::turns;
+use crate::turns::{self, End};
 
 /// The status that servers log where the client went before there was one.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -56,6 +56,8 @@ pub(crate) struct Record {
     pub(crate) method: MethodClass,
     pub(crate) protocol: Protocol,
     pub(crate) group: Option<Arc<Group>>,
+    /// It had its turn.
+    pub(crate) is_begun: bool,
     pub(crate) upload: Option<Arc<Upload>>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) code: Option<&'static str>,
@@ -86,6 +88,7 @@ impl Record {
                 false => Protocol::from(version),
             },
             group: None,
+            is_begun: false,
             upload: None,
             status: None,
             code: None,
@@ -103,20 +106,18 @@ impl Record {
         self.is_told(node.map_or("here", NodeName::as_str));
     }
 
-    /// Whether what was done for it was in vain: the guest trapped or was ended at a limit of its own, or the
-    /// client went before there was an answer.
-    fn is_in_vain(&self) -> bool {
-        let is_failed = matches!(
-            self.status,
-            Some(
-                StatusCode::INTERNAL_SERVER_ERROR
-                    | StatusCode::BAD_GATEWAY
-                    | StatusCode::GATEWAY_TIMEOUT
-            )
-        );
-        self.status.is_none()
-            || self.outcome == Outcome::BodyFailed
-            || self.code.is_some() && is_failed
+    /// What was done for it was in vain where the component came to no answer, or the client went before there
+    /// was one.
+    fn end(&self) -> End {
+        let is_failed = self.status.is_some_and(is_in_vain);
+        let is_gone = self.status.is_none();
+        match self.is_begun {
+            false if is_gone => End::Left,
+            false => End::Refused,
+            true if is_gone || self.outcome == Outcome::BodyFailed => End::Badly,
+            true if is_failed && self.code.is_some() => End::Badly,
+            true => End::Well,
+        }
     }
 
     /// Notes who was asked, if the client wants to know.
@@ -155,7 +156,7 @@ impl Drop for Record {
         }
         self.connection.end_request();
         if self.group.is_some() {
-            turns::ended(self.is_in_vain());
+            turns::ended(self.end());
         }
     }
 }

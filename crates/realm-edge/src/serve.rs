@@ -40,7 +40,8 @@ const LINGER_READ_BYTES: usize = 16 * 1024;
 /// The two protocols, with their limits.
 pub(crate) struct Http {
     http1: http1::Builder,
-    http2: http2::Builder<Tracked>,
+    limits: EdgeLimits,
+    tasks: TaskTracker,
 }
 
 /// Serves a connection until it ends; it holds its place until its socket is closed.
@@ -62,6 +63,7 @@ pub(crate) async fn serve(
     } = arrived;
     let serving = async {
         drive(edge, &http, (stream, is_http2), &connection).await;
+        connection.has_ended();
         close(&connection).await;
     };
     in_turn(serving, || connection.is_to_end()).await;
@@ -88,7 +90,7 @@ async fn drive(
     });
     let socket = TokioIo::new(socket);
     let result = if is_http2 {
-        let serving = http.http2.serve_connection(socket, service);
+        let serving = http.http2(connection).serve_connection(socket, service);
         obey(serving, |serving| serving.graceful_shutdown(), connection).await
     } else {
         let serving = http.http1.serve_connection(socket, service).with_upgrades();
@@ -184,7 +186,7 @@ pub(crate) async fn linger(connection: &Connection, stream: &mut Stream) {
                 Ok(0) | Err(_) => return,
                 Ok(count) => n_read += count,
             }
-            turns::wastes();
+            turns::reads_on(!connection.is_excused());
             // Else many that send what nobody wants are read for milliseconds at a time, while
             // requests wait for the thread.
             yield_now().await;
@@ -201,9 +203,11 @@ pub(crate) async fn linger(connection: &Connection, stream: &mut Stream) {
     }
 }
 
-/// Runs HTTP/2's streams as watched tasks that `shutdown` waits for.
+/// Runs the HTTP/2 streams of one connection as watched tasks that `shutdown` waits for. Those that are held back
+/// when it ends come to their end at once: it has room for so many, and the next one as well.
 #[derive(Clone)]
 struct Tracked {
+    connection: Arc<Connection>,
     tasks: TaskTracker,
     stall_max: Duration,
 }
@@ -214,7 +218,9 @@ where
 {
     fn execute(&self, future: F) {
         let watched = watch(future, self.stall_max);
-        self.tasks.spawn(in_turn(watched, || false));
+        let connection = Arc::clone(&self.connection);
+        let is_to_end = move || connection.is_over();
+        self.tasks.spawn(in_turn(watched, is_to_end));
     }
 }
 
@@ -230,8 +236,18 @@ impl Http {
         if limits.header_count_max != HEADER_COUNT_MAX {
             http1.max_headers(limits.header_count_max);
         }
-        let mut http2 = http2::Builder::new(Tracked {
+        Self {
+            http1,
+            limits: limits.clone(),
             tasks,
+        }
+    }
+
+    fn http2(&self, connection: &Arc<Connection>) -> http2::Builder<Tracked> {
+        let limits = &self.limits;
+        let mut http2 = http2::Builder::new(Tracked {
+            connection: Arc::clone(connection),
+            tasks: self.tasks.clone(),
             stall_max: limits.write_stall_timeout,
         });
         http2
@@ -245,7 +261,7 @@ impl Http {
             .max_local_error_reset_streams(limits.error_resets_max)
             .keep_alive_interval(limits.ping_interval)
             .keep_alive_timeout(limits.ping_timeout);
-        Self { http1, http2 }
+        http2
     }
 }
 

@@ -160,9 +160,11 @@ pub async fn spawn_closed(
                 })
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let workers = Workers::start(config.workers).map_err(|source| EdgeError::Workers {
-        count: config.workers,
-        source,
+    let workers = Workers::start(config.workers, limits.turn_timeout).map_err(|source| {
+        EdgeError::Workers {
+            count: config.workers,
+            source,
+        }
     })?;
     let mut fronts = Vec::new();
     let mut fastcgi_addresses = Vec::new();

@@ -3,9 +3,13 @@
 //! A thread has one queue, and serves who is ready in the order in which they became so. A component whose
 //! clients begin again as soon as they are answered would fill it, and everybody's request would wait
 //! behind all of theirs. So each poll of a connection is charged to the component that it serves, and who is
-//! due later than others may be ([`accounts`]) is held back until all that is ready has run. Then who is due
-//! first is let in first, a few at a time ([`BATCH`]) between two looks at the sockets: a thread never rests
-//! while anybody waits. Nobody is held back on one that serves one component alone.
+//! due later than others may be ([`accounts`]) is held back until all that is ready has run, and what that
+//! made ready as well: a lap of the queue in which nobody ran but who was held back. Then who is due first is
+//! let in first, a few at a time ([`BATCH`]) between two looks at the sockets, and one at a time where there is
+//! no such lap ([`PATIENCE`]): a thread never rests while anybody waits. Nobody is held back on one that serves
+//! one component alone.
+//!
+//! A request that was not begun within some time is let in to be refused ([`Turn::Late`]).
 //!
 //! Not here: guests that compute (they leave the serving threads: `heavy` of `realm-host`), what is done
 //! for a connection before a head was read, and what all streams of an HTTP/2 connection have in common: its
@@ -26,6 +30,12 @@ use accounts::{Accounts, Key, Ticket};
 
 /// Those who were held back are let in for so long before the sockets are looked at again.
 const BATCH: Duration = Duration::from_micros(50);
+/// Where there is always somebody else who is ready, one of them is let in after so long all the same.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// Those who waited for too long are let in so many at a time: they are refused, which takes a moment each.
+const LATE_MAX: usize = 4;
+/// They are looked for so many times in the time that is too long.
+const LATE_LOOKS: u32 = 100;
 
 thread_local! {
     /// Of a serving thread. Others have none, and hold nobody back.
@@ -41,6 +51,9 @@ struct Turns {
     doorkeeper: Option<Waker>,
     /// Polls of who was not held back.
     n_polls: u64,
+    /// Who waits for longer to begin is late.
+    turn_timeout: Duration,
+    late_looked_at: Instant,
     /// The poll under way, which nothing here outlives.
     now: Now,
 }
@@ -55,6 +68,10 @@ struct Now {
     is_waste: bool,
     /// What it serves from here on is to be held back.
     is_early: bool,
+    /// It was let in because it had waited for too long.
+    is_late: bool,
+    /// The next one is not to be held back.
+    passes: bool,
 }
 
 /// A connection, as its thread knows it.
@@ -63,7 +80,31 @@ struct Place {
     serves: Option<(Key, ComponentName)>,
     /// That has ended: what comes next may be for another one.
     is_between: bool,
+    /// The next poll is not held back.
+    passes: bool,
     held: Option<Held>,
+}
+
+/// Whether a request may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nobody was to come first.
+    AtOnce,
+    /// It waited.
+    Waited,
+    /// It waited for too long.
+    Late,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Well,
+    Badly,
+    /// It was not begun.
+    Refused,
+    /// Its client left before it was begun.
+    Left,
 }
 
 /// Who is held back, and is woken once that is over.
@@ -72,19 +113,24 @@ struct Held {
     waker: Waker,
 }
 
-/// Begins to divide the time of the calling thread, which runs one runtime and nothing else. Within it.
-pub(crate) fn divide() {
+/// Begins to divide the time of the calling thread, which runs one runtime and nothing else. Within it. Who waits
+/// for longer than `turn_timeout` to begin is [late](Turn::Late).
+pub(crate) fn divide(turn_timeout: Duration) {
     let now = Instant::now();
     TURNS.set(Some(Turns {
         accounts: Accounts::new(now),
         doorkeeper: None,
         n_polls: 0,
+        turn_timeout,
+        late_looked_at: now,
         now: Now {
             began: now,
             serves: None,
             is_between: false,
             is_waste: false,
             is_early: false,
+            is_late: false,
+            passes: false,
         },
     }));
     tokio::spawn(keep_the_door());
@@ -107,7 +153,8 @@ pub(crate) async fn in_turn<F: Future>(serving: F, is_to_end: impl Fn() -> bool)
 }
 
 /// A task of its own for a part of what the calling task does: in turn with the others of its thread as
-/// that one is, but for what `is_to_end`. What it takes to end it counts too.
+/// that one is, but for what `is_to_end`, and for its first poll: whoever wakes the caller until then is to know
+/// the task. What it takes to end it counts too.
 pub fn in_turn_with_caller(task: Task, is_to_end: IsToEnd) -> Task {
     let serves = with(|turns| {
         let key = turns.now.serves?;
@@ -122,6 +169,7 @@ pub fn in_turn_with_caller(task: Task, is_to_end: IsToEnd) -> Task {
             is_to_end,
             place: Place {
                 serves,
+                passes: true,
                 ..Place::default()
             },
         }),
@@ -179,36 +227,56 @@ impl Drop for Part {
     }
 }
 
-/// From here on what is polled serves this component: waits for its turn, and says how long, if it had to.
-pub(crate) async fn serve(component: &ComponentName) -> Option<Duration> {
-    let mut held_at = None;
-    poll_fn(|_| match with(|turns| turns.serve(component)) {
-        // It is polled again when the whole is let in: `leave` sees to that.
-        Some(true) => {
-            held_at.get_or_insert_with(Instant::now);
-            Poll::Pending
-        }
-        Some(false) | None => Poll::Ready(held_at.map(|at| at.elapsed())),
-    })
+/// From here on what is polled serves this component: waits for its turn.
+pub(crate) async fn serve(component: &ComponentName) -> Turn {
+    let mut turn = Turn::AtOnce;
+    poll_fn(
+        |_| match with(|turns| (turns.serve(component), turns.now.is_late)) {
+            // It is polled again when the whole is let in: `leave` sees to that.
+            Some((true, _)) => {
+                turn = Turn::Waited;
+                Poll::Pending
+            }
+            Some((false, true)) if turn == Turn::Waited => Poll::Ready(Turn::Late),
+            Some((false, _)) | None => Poll::Ready(turn),
+        },
+    )
     .await
 }
 
-/// The poll under way is spent on what nobody wants.
-pub(crate) fn wastes() {
+/// Has the task be polled once more before this goes on, and not be held back for that.
+pub(crate) async fn once_more() {
+    let mut is_again = false;
+    poll_fn(|context| match std::mem::replace(&mut is_again, true) {
+        true => Poll::Ready(()),
+        false => {
+            with(|turns| turns.now.passes = true);
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
+}
+
+/// The poll under way read what nobody wants, which is not in vain where its client did not know.
+pub(crate) fn reads_on(is_waste: bool) {
     with(|turns| {
-        turns.now.is_waste = true;
+        turns.now.is_waste |= is_waste;
         // The connection goes on with what it has.
         turns.now.is_between = false;
     });
 }
 
-/// A request that the poll under way served ended well or badly.
-pub(crate) fn ended(is_bad: bool) {
+/// A request that the poll under way served has ended.
+pub(crate) fn ended(how: End) {
     with(|turns| {
-        if let Some(key) = turns.now.serves {
-            turns.accounts.ended(key, is_bad);
-            turns.now.is_between = true;
+        let Some(key) = turns.now.serves else { return };
+        match how {
+            End::Well | End::Badly => turns.accounts.ended(key, how == End::Badly),
+            End::Left => turns.now.is_waste = true,
+            End::Refused => {}
         }
+        turns.now.is_between = true;
     });
 }
 
@@ -234,19 +302,23 @@ fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool)
             *key
         });
         if let Some(key) = serves
+            && !std::mem::take(&mut place.passes)
             && !place.is_between
             && !is_to_end()
-            && turns.keeps_back(key, &mut place.held, context.waker())
+            && turns.keeps_back(key, &mut place.held, context.waker(), now)
         {
             return false;
         }
-        place.held = None;
+        let held = serves.zip(place.held.take());
+        let is_late = held.is_some_and(|(key, held)| turns.accounts.is_late(key, held.ticket));
         turns.now = Now {
             began: now,
             serves,
             is_between: place.is_between,
             is_waste: false,
             is_early: false,
+            is_late,
+            passes: false,
         };
         true
     });
@@ -255,8 +327,10 @@ fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool)
 
 fn leave(place: &mut Place, context: &Context<'_>, goes_on: bool) {
     with(|turns| {
-        turns.charge(Instant::now());
+        let now = Instant::now();
+        turns.charge(now);
         place.is_between = turns.now.is_between;
+        place.passes = turns.now.passes;
         let Some(key) = turns.now.serves.take() else {
             return;
         };
@@ -265,7 +339,7 @@ fn leave(place: &mut Place, context: &Context<'_>, goes_on: bool) {
             place.serves = component.map(|component| (key, component.clone()));
         }
         match turns.now.is_early {
-            true if goes_on => place.held = Some(turns.hold(key, context.waker())),
+            true if goes_on => place.held = Some(turns.hold(key, context.waker(), now)),
             true => {}
             false => turns.n_polls += 1,
         }
@@ -297,7 +371,13 @@ impl Turns {
     }
 
     /// Holds somebody back who is behind, or still is; `false`: who may go on.
-    fn keeps_back(&mut self, key: Key, held: &mut Option<Held>, waker: &Waker) -> bool {
+    fn keeps_back(
+        &mut self,
+        key: Key,
+        held: &mut Option<Held>,
+        waker: &Waker,
+        now: Instant,
+    ) -> bool {
         let is_held = match held {
             Some(held) => !self.accounts.is_let_in(key, held.ticket),
             None => self.accounts.is_behind(key),
@@ -307,7 +387,7 @@ impl Turns {
             .as_ref()
             .is_some_and(|held| held.waker.will_wake(waker));
         if is_held && !is_known {
-            *held = Some(self.hold(key, waker));
+            *held = Some(self.hold(key, waker, now));
         }
         is_held
     }
@@ -319,52 +399,79 @@ impl Turns {
         }
     }
 
-    fn hold(&mut self, key: Key, waker: &Waker) -> Held {
-        let ticket = self.accounts.hold(key, waker.clone());
+    fn hold(&mut self, key: Key, waker: &Waker, now: Instant) -> Held {
+        let ticket = self.accounts.hold(key, waker.clone(), now);
         if let Some(doorkeeper) = self.doorkeeper.take() {
             doorkeeper.wake();
         }
         let waker = waker.clone();
         Held { ticket, waker }
     }
+
+    /// Some of those who waited for too long.
+    fn late(&mut self, now: Instant) -> Vec<Waker> {
+        if now.saturating_duration_since(self.late_looked_at) < self.turn_timeout / LATE_LOOKS {
+            return Vec::new();
+        }
+        let since = now.checked_sub(self.turn_timeout);
+        let late = since.map(|since| self.accounts.let_in_late(since, LATE_MAX));
+        let late = late.unwrap_or_default();
+        if late.len() < LATE_MAX {
+            self.late_looked_at = now;
+        }
+        late
+    }
 }
 
 /// Lets in who was held back, for as long as the thread serves.
 async fn keep_the_door() {
+    let mut let_in_at = Instant::now();
     loop {
-        poll_fn(|context| {
-            let has_some = with(|turns| {
-                let has_some = turns.accounts.has_waiting();
-                if !has_some {
-                    turns.doorkeeper = Some(context.waker().clone());
-                }
-                has_some
-            });
-            match has_some {
-                Some(true) => Poll::Ready(()),
-                Some(false) | None => Poll::Pending,
-            }
-        })
-        .await;
+        if !with(|turns| turns.accounts.has_waiting()).unwrap_or_default() {
+            somebody_waits().await;
+            let_in_at = Instant::now();
+        }
         // Everything that is ready runs first, and whoever has become so by what the sockets say.
         yield_now().await;
         let looked_at = Instant::now();
+        let late = with(|turns| turns.late(looked_at));
+        late.into_iter().flatten().for_each(Waker::wake);
         let mut before = None;
         while looked_at.elapsed() < BATCH {
             to_the_end_of_the_queue().await;
+            let is_due = let_in_at.elapsed() >= PATIENCE;
             let let_in = with(|turns| {
                 let is_quiet = before.replace(turns.n_polls) == Some(turns.n_polls);
-                let let_in = turns.accounts.let_in(is_quiet);
-                (let_in, is_quiet)
+                (turns.accounts.let_in(is_quiet || is_due), is_quiet)
             });
             match let_in {
-                Some((Some(waker), _)) => waker.wake(),
+                Some((Some(waker), _)) => {
+                    let_in_at = Instant::now();
+                    waker.wake();
+                }
                 // Who has run may be ready again, and is due sooner.
-                Some((None, false)) => {}
-                Some((None, true)) | None => break,
+                Some((None, false)) if !is_due => {}
+                Some((None, _)) | None => break,
             }
         }
     }
+}
+
+async fn somebody_waits() {
+    poll_fn(|context| {
+        let has_some = with(|turns| {
+            let has_some = turns.accounts.has_waiting();
+            if !has_some {
+                turns.doorkeeper = Some(context.waker().clone());
+            }
+            has_some
+        });
+        match has_some {
+            Some(true) => Poll::Ready(()),
+            Some(false) | None => Poll::Pending,
+        }
+    })
+    .await;
 }
 
 /// Lets all that is ready run, without a look at the sockets.
@@ -381,204 +488,4 @@ async fn to_the_end_of_the_queue() {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::Future;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-
-    use tokio::runtime::Builder;
-
-    use super::accounts::tests::Count;
-    use super::*;
-
-    fn name(text: &str) -> ComponentName {
-        text.parse().unwrap()
-    }
-
-    fn on_a_serving_thread<F: Future>(test: impl FnOnce() -> F) -> F::Output {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            divide();
-            test().await
-        })
-    }
-
-    fn spin(time: Duration) {
-        let until = Instant::now() + time;
-        while Instant::now() < until {
-            std::hint::spin_loop();
-        }
-    }
-
-    /// Asks again as soon as it was served, which takes so long.
-    async fn greedy(component: ComponentName, time: Duration, served: Arc<AtomicU32>) {
-        let asking = async {
-            loop {
-                serve(&component).await;
-                spin(time);
-                served.fetch_add(1, Relaxed);
-                to_the_end_of_the_queue().await;
-            }
-        };
-        in_turn(asking, || false).await;
-    }
-
-    #[test]
-    fn one_client_gets_as_much_as_thirty_of_another_component() {
-        const TIME: Duration = Duration::from_micros(40);
-        let [one, thirty]: [Arc<AtomicU32>; 2] = Default::default();
-        on_a_serving_thread(|| async {
-            tokio::spawn(greedy(name("one"), TIME, Arc::clone(&one)));
-            for _ in 0..30 {
-                tokio::spawn(greedy(name("thirty"), TIME, Arc::clone(&thirty)));
-            }
-            tokio::time::sleep(Duration::from_millis(400)).await;
-        });
-        let [one, thirty] = [one, thirty].map(|served| served.load(Relaxed));
-        assert!(thirty > 100, "{one} {thirty}");
-        assert!(one > thirty / 2 && one < thirty * 2, "{one} {thirty}");
-    }
-
-    #[test]
-    fn what_bytes_nobody_wants_take_counts_more() {
-        const TIME: Duration = Duration::from_micros(40);
-        let [wanted, unwanted]: [Arc<AtomicU32>; 2] = Default::default();
-        on_a_serving_thread(|| async {
-            tokio::spawn(greedy(name("wanted"), TIME, Arc::clone(&wanted)));
-            let (component, served) = (name("unwanted"), Arc::clone(&unwanted));
-            tokio::spawn(in_turn(
-                async move {
-                    serve(&component).await;
-                    loop {
-                        spin(TIME);
-                        wastes();
-                        served.fetch_add(1, Relaxed);
-                        to_the_end_of_the_queue().await;
-                    }
-                },
-                || false,
-            ));
-            tokio::time::sleep(Duration::from_millis(400)).await;
-        });
-        let [wanted, unwanted] = [wanted, unwanted].map(|served| served.load(Relaxed));
-        assert!(
-            unwanted > 0 && unwanted < wanted / 16,
-            "{wanted} {unwanted}"
-        );
-    }
-
-    #[test]
-    fn who_is_behind_is_held_back_until_nothing_else_is_ready_or_it_is_to_end() {
-        let (woken, waker) = Count::waker();
-        let context = Context::from_waker(&waker);
-        on_a_serving_thread(|| async {
-            let mut place = Place::default();
-            assert!(enter(&mut place, &context, || false));
-            assert_eq!(with(|turns| turns.serve(&name("greedy"))), Some(false));
-            leave(&mut place, &context, true);
-            let (key, _) = place.serves.clone().unwrap();
-            let used_much = || {
-                with(|turns| turns.accounts.charge(key, Duration::from_millis(5), false));
-            };
-            used_much();
-            assert!(enter(&mut place, &context, || false), "it is alone");
-            leave(&mut place, &context, true);
-            with(|turns| turns.accounts.open(&name("other")));
-            used_much();
-            assert!(!enter(&mut place, &context, || false));
-            assert!(!enter(&mut place, &context, || false), "still");
-            assert!(enter(&mut place, &context, || true), "it is to end");
-            leave(&mut place, &context, true);
-            used_much();
-            assert!(!enter(&mut place, &context, || false));
-            while woken.get() < 2 {
-                yield_now().await;
-            }
-            assert!(enter(&mut place, &context, || false), "it is let in");
-            leave(&mut place, &context, true);
-            // It goes on in another task, which is woken in the end.
-            used_much();
-            assert!(!enter(&mut place, &context, || false));
-            let (woken, waker) = Count::waker();
-            let context = Context::from_waker(&waker);
-            assert!(!enter(&mut place, &context, || false));
-            while woken.get() < 1 {
-                yield_now().await;
-            }
-            assert!(enter(&mut place, &context, || false));
-            leave(&mut place, &context, true);
-        });
-    }
-
-    #[test]
-    fn a_task_counts_for_the_component_that_began_it_and_so_does_its_end() {
-        const TIME: Duration = Duration::from_millis(2);
-        struct SlowToEnd;
-        impl Drop for SlowToEnd {
-            fn drop(&mut self) {
-                spin(TIME);
-            }
-        }
-        let due = |turns: &mut Turns| turns.accounts.due(&name("one"));
-        on_a_serving_thread(|| async {
-            let mut begun = None;
-            let begins = async {
-                serve(&name("one")).await;
-                let held = SlowToEnd;
-                let task = in_turn_with_caller(
-                    Box::pin(async move {
-                        spin(TIME);
-                        std::future::pending::<()>().await;
-                        drop(held);
-                    }),
-                    Box::new(|| false),
-                );
-                begun = Some(tokio::spawn(task));
-            };
-            in_turn(begins, || false).await;
-            let task = begun.expect("it was begun");
-            let before = with(due).unwrap();
-            yield_now().await;
-            let polled = with(due).unwrap();
-            assert!(polled >= before + TIME, "{before:?} {polled:?}");
-            task.abort();
-            let _ = task.await;
-            let ended = with(due).unwrap();
-            assert!(ended >= polled + TIME, "{polled:?} {ended:?}");
-        });
-    }
-
-    #[test]
-    fn what_another_thread_begins_for_a_component_is_charged_where_it_runs() {
-        const TIME: Duration = Duration::from_millis(2);
-        let one = name("one");
-        let begin = |begun: Arc<AtomicU32>| {
-            let task = async move {
-                spin(TIME);
-                begun.fetch_add(1, Relaxed);
-            };
-            in_turn_with_caller(Box::pin(task), Box::new(|| false))
-        };
-        let begun = Arc::new(AtomicU32::new(0));
-        let of_one = begin_for(&one, || begin(Arc::clone(&begun)));
-        let of_nobody = begin(Arc::clone(&begun));
-        on_a_serving_thread(|| async {
-            let due = || with(|turns| turns.accounts.due(&one)).unwrap();
-            tokio::spawn(of_nobody).await.unwrap();
-            assert_eq!(due(), Duration::ZERO);
-            tokio::spawn(of_one).await.unwrap();
-            assert!(due() >= TIME, "{:?}", due());
-        });
-        assert_eq!(begun.load(Relaxed), 2);
-    }
-
-    #[tokio::test]
-    async fn other_threads_hold_nobody_back() {
-        let component = name("anybody");
-        let serving = in_turn(async { serve(&component).await }, || false);
-        serving.await;
-        wastes();
-        ended(true);
-        in_turn_with_caller(Box::pin(async {}), Box::new(|| false)).await;
-    }
-}
+mod tests;

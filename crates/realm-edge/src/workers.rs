@@ -64,14 +64,15 @@ pub(crate) struct Seat {
 }
 
 impl Workers {
-    /// Starts `count` threads; none: connections are served by the runtime of the caller.
-    pub(crate) fn start(count: usize) -> io::Result<Self> {
+    /// Starts `count` threads; none: connections are served by the runtime of the caller. Who waits for longer
+    /// than `turn_timeout` for a turn gets none.
+    pub(crate) fn start(count: usize, turn_timeout: Duration) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let cores = Cores::of_this_thread();
         let runtimes = match count {
             0 => vec![Handle::current()],
             _ => (0..count)
-                .map(|index| start(index, cores.share(index, count), &stop))
+                .map(|index| start(index, cores.share(index, count), turn_timeout, &stop))
                 .collect::<io::Result<_>>()
                 // Those that did start have nothing to do.
                 .inspect_err(|_| stop.cancel())?,
@@ -219,7 +220,12 @@ impl Cores {
     }
 }
 
-fn start(index: usize, share: Share, stop: &CancellationToken) -> io::Result<Handle> {
+fn start(
+    index: usize,
+    share: Share,
+    turn_timeout: Duration,
+    stop: &CancellationToken,
+) -> io::Result<Handle> {
     let Share { own, all } = share;
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -234,7 +240,7 @@ fn start(index: usize, share: Share, stop: &CancellationToken) -> io::Result<Han
     let _: JoinHandle<()> = thread.spawn(move || {
         own.keep();
         runtime.block_on(async {
-            turns::divide();
+            turns::divide(turn_timeout);
             stopped.cancelled().await;
         });
         // A file operation that hangs must not hold up the end.
@@ -246,6 +252,7 @@ fn start(index: usize, share: Share, stop: &CancellationToken) -> io::Result<Han
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TURN_TIMEOUT;
 
     fn workers(count: usize) -> Workers {
         let workers = (0..count).map(|_| Worker {
@@ -318,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_worker_is_a_thread_of_its_own_until_it_is_stopped() {
-        let workers = Workers::start(2).unwrap();
+        let workers = Workers::start(2, TURN_TIMEOUT).unwrap();
         let mut names = Vec::new();
         let mut seats = Vec::new();
         for _ in 0..2 {
@@ -346,7 +353,7 @@ mod tests {
     /// The cores of each worker, and of a thread that it starts.
     #[track_caller]
     fn check(count: usize, expected: &[Vec<usize>]) {
-        let workers = Workers::start(count).unwrap();
+        let workers = Workers::start(count, TURN_TIMEOUT).unwrap();
         let caller = Builder::new_current_thread().build().unwrap();
         for (worker, expected) in workers.workers.iter().zip(expected) {
             let own = caller.block_on(worker.runtime.spawn(async { cores() }));

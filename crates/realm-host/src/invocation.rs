@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep_until};
 use wasmtime::{AsContextMut as _, Result, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
@@ -322,6 +323,19 @@ async fn drive_freely(
     .await;
 }
 
+/// What a guest came to, or nothing once `driving` it has ended: where others want all the processor there is, it
+/// may wait for some until it is gone itself, and so does its place among those of its component.
+pub(crate) async fn said<T>(
+    mut receiver: oneshot::Receiver<T>,
+    driving: JoinHandle<()>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        said = &mut receiver => said.ok(),
+        _ = driving => receiver.try_recv().ok(),
+    }
+}
+
 #[derive(PartialEq, Eq)]
 enum Polled {
     Ended,
@@ -367,8 +381,8 @@ impl Wall {
     }
 }
 
-/// At the deadline the outcome is set before the caller drops `call` (and the guest's store in
-/// it), so that the response body sees a failure, not an end.
+/// At the deadline, if it is kept here (`wall`), the outcome is set before the caller drops `call` (and the
+/// guest's store in it), so that the response body sees a failure, not an end.
 async fn poll(
     shared: &Shared,
     mut wall: Option<&mut Wall>,

@@ -15,7 +15,7 @@ use crate::Body;
 use crate::admission::Admitted;
 use crate::body::EndOnDrop;
 use crate::guest::{self, Question};
-use crate::invocation::{Shared, Wall, drive};
+use crate::invocation::{Shared, Wall, drive, said};
 use crate::outcome::{CallError, Outcome};
 use crate::remarks::limit_words;
 use crate::replica::{Invocation, Kind, Replica};
@@ -134,10 +134,10 @@ impl Replica {
             }
         });
         let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));
-        match receiver.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(words)) => Err(ProbeError::Unhealthy(words)),
-            Err(_) => {
+        match said(receiver, task).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(words)) => Err(ProbeError::Unhealthy(words)),
+            None => {
                 let outcome = shared.failure().unwrap_or(Outcome::StartFailed);
                 Err(self.failed(outcome, &shared))
             }

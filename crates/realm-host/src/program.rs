@@ -18,7 +18,7 @@ use crate::command::Command;
 use crate::component::{Component, LoadError, Settings, Wanted};
 use crate::engine::Host;
 use crate::guest;
-use crate::invocation::{Call, Wall, drive, settle};
+use crate::invocation::{Call, Wall, drive, said, settle};
 use crate::loaded::Handler;
 use crate::outcome::{CallError, Outcome};
 use crate::replica::{Invocation, Kind, Replica};
@@ -165,7 +165,7 @@ impl Program {
         });
         let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));
         let mut pumping = Box::pin(pump_all(outputs));
-        let mut code = code;
+        let mut code = Box::pin(said(code, task));
         let mut pumped = false;
         let code = loop {
             tokio::select! {
@@ -174,14 +174,14 @@ impl Program {
             }
         };
         match code {
-            Ok(code) => {
+            Some(code) => {
                 // The program is done: what it wrote is worth any wait.
                 if !pumped {
                     pumping.await;
                 }
                 Ok(code)
             }
-            Err(_) => {
+            None => {
                 if !pumped {
                     // Either way the run has failed; its words may be lost where nobody reads.
                     let _ = tokio::time::timeout(LAST_WORDS_TIMEOUT, pumping).await;

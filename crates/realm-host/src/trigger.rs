@@ -19,7 +19,7 @@ use crate::cloud::{Kept, Opened, Watcher, messaging, workflows};
 use crate::guest;
 use crate::inspect::{is_message_handler, is_watcher, is_workflow_handler};
 use crate::interfaces::Name;
-use crate::invocation::{Wall, drive, settle};
+use crate::invocation::{Wall, drive, said, settle};
 use crate::outcome::{CallError, Outcome};
 use crate::replica::{Invocation, Kind, Replica};
 use crate::state::State;
@@ -172,9 +172,9 @@ impl Replica {
             }
         });
         let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));
-        match receiver.await {
-            Ok(said) => Ok(said),
-            Err(_) => Err(shared.failure().unwrap_or(Outcome::StartFailed).into()),
+        match said(receiver, task).await {
+            Some(said) => Ok(said),
+            None => Err(shared.failure().unwrap_or(Outcome::StartFailed).into()),
         }
     }
 }

@@ -14,9 +14,13 @@ const STATUS_COUNT: usize = 500;
 /// Statuses that are made together: 1xx, 2xx and so on.
 const CLASS: usize = 100;
 
-/// Requests that a component's own words on its clients refuse: the code of the answer, and the reason as a
-/// label.
-const REFUSED: [(&str, &str); 2] = [("denied-by-rule", "rule"), ("too-many-requests", "rate")];
+/// Requests of a component that are refused before it is asked, by its own words on its clients or because
+/// others were to have their turn: the code of the answer, and the reason as a label.
+const REFUSED: [(&str, &str); 3] = [
+    ("denied-by-rule", "rule"),
+    ("too-many-requests", "rate"),
+    ("no-turn", "turn"),
+];
 
 /// Counters of all components; cheap to clone.
 #[derive(Clone, Default)]

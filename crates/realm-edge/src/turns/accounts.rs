@@ -12,6 +12,7 @@
 //! of how much that is, so that one which fails now and then pays little for it.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,12 @@ impl Key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
+/// Somebody in it.
+struct Waiter {
+    waker: Waker,
+    since: Instant,
+}
+
 pub(super) struct Accounts {
     accounts: Vec<Option<Account>>,
     slots: HashMap<ComponentName, usize>,
@@ -71,9 +78,11 @@ struct Account {
     due_ns: u64,
     /// Of [`ALL_BAD`].
     bad: u64,
-    waiting: VecDeque<Waker>,
+    waiting: VecDeque<Waiter>,
     n_held: u64,
     n_let_in: u64,
+    /// Those of them who had waited for too long, the last time that there were any.
+    late: Range<u64>,
     is_used: bool,
 }
 
@@ -108,6 +117,7 @@ impl Accounts {
             waiting: VecDeque::new(),
             n_held: 0,
             n_let_in: 0,
+            late: 0..0,
             is_used: true,
         });
         let slot = match self.free.pop() {
@@ -192,13 +202,13 @@ impl Accounts {
     }
 
     /// Puts somebody into the queue of an account.
-    pub(super) fn hold(&mut self, key: Key, waker: Waker) -> Ticket {
+    pub(super) fn hold(&mut self, key: Key, waker: Waker, since: Instant) -> Ticket {
         let Some(account) = self.account_mut(key) else {
             // Nobody is held without one: `is_let_in` says so.
             waker.wake();
             return Ticket(0);
         };
-        account.waiting.push_back(waker);
+        account.waiting.push_back(Waiter { waker, since });
         account.n_held += 1;
         let (ticket, due_ns) = (Ticket(account.n_held), account.due_ns);
         self.waiting.insert((due_ns, key.slot));
@@ -208,6 +218,12 @@ impl Accounts {
     pub(super) fn is_let_in(&self, key: Key, ticket: Ticket) -> bool {
         self.account(key)
             .is_none_or(|account| ticket.0 <= account.n_let_in)
+    }
+
+    /// Whether it was let in because it had waited for too long.
+    pub(super) fn is_late(&self, key: Key, ticket: Ticket) -> bool {
+        let account = self.account(key);
+        account.is_some_and(|account| account.late.contains(&ticket.0))
     }
 
     pub(super) fn has_waiting(&self) -> bool {
@@ -222,13 +238,35 @@ impl Accounts {
             return None;
         }
         let account = self.accounts[slot].as_mut()?;
-        let waker = account.waiting.pop_front()?;
+        let waiter = account.waiting.pop_front()?;
         account.n_let_in += 1;
         self.now_ns = self.now_ns.max(due_ns);
         if account.waiting.is_empty() {
             self.waiting.remove(&(due_ns, slot));
         }
-        Some(waker)
+        Some(waiter.waker)
+    }
+
+    /// Takes those out of their queues who wait since then or longer, whenever they are due: up to `n_max`.
+    pub(super) fn let_in_late(&mut self, since: Instant, n_max: usize) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        self.waiting.retain(|&(_, slot)| {
+            let Some(account) = &mut self.accounts[slot] else {
+                return false;
+            };
+            let first = account.n_let_in + 1;
+            while wakers.len() < n_max
+                && let Some(late) = account.waiting.pop_front_if(|waiter| waiter.since <= since)
+            {
+                wakers.push(late.waker);
+                account.n_let_in += 1;
+            }
+            if account.n_let_in >= first {
+                account.late = first..account.n_let_in + 1;
+            }
+            !account.waiting.is_empty()
+        });
+        wakers
     }
 
     /// Forgets accounts that nobody uses.
@@ -311,7 +349,7 @@ pub(super) mod tests {
         let (_, waker) = Count::waker();
         let mut tickets: Vec<_> = keys
             .iter()
-            .map(|key| accounts.hold(*key, waker.clone()))
+            .map(|key| accounts.hold(*key, waker.clone(), Instant::now()))
             .collect();
         while now.duration_since(start) < Duration::from_secs(1) {
             accounts.let_in(true).expect("everybody waits");
@@ -324,7 +362,7 @@ pub(super) mod tests {
             accounts.charge(keys[index], took, false);
             accounts.ended(keys[index], is_bad);
             served[index] += 1;
-            tickets[index] = accounts.hold(keys[index], waker.clone());
+            tickets[index] = accounts.hold(keys[index], waker.clone(), Instant::now());
         }
         served
     }
@@ -362,7 +400,7 @@ pub(super) mod tests {
         // The one used more than the other, which did nothing meanwhile.
         for _ in 0..100 {
             if accounts.is_behind(good) {
-                accounts.hold(good, waker.clone());
+                accounts.hold(good, waker.clone(), Instant::now());
                 accounts.let_in(true).expect("it waits");
             }
             accounts.charge(good, 50 * US, false);
@@ -372,8 +410,8 @@ pub(super) mod tests {
             assert_eq!(accounts.is_behind(greedy), n > 2, "{n}");
             accounts.charge(greedy, 50 * US, false);
         }
-        accounts.hold(greedy, waker.clone());
-        let ticket = accounts.hold(good, waker);
+        accounts.hold(greedy, waker.clone(), Instant::now());
+        let ticket = accounts.hold(good, waker, Instant::now());
         accounts.let_in(true).expect("they wait");
         assert!(accounts.is_let_in(good, ticket));
     }
@@ -415,9 +453,9 @@ pub(super) mod tests {
         let (_, waker) = Count::waker();
         accounts.charge(greedy, 200 * US, false);
         assert!(accounts.is_behind(greedy) && !accounts.is_behind(good));
-        accounts.hold(greedy, waker.clone());
+        accounts.hold(greedy, waker.clone(), Instant::now());
         accounts.charge(good, 300 * US, false);
-        let ticket = accounts.hold(good, waker);
+        let ticket = accounts.hold(good, waker, Instant::now());
         accounts.let_in(true).expect("both wait");
         assert!(!accounts.is_let_in(good, ticket));
         accounts.let_in(true).expect("one waits");
@@ -429,8 +467,8 @@ pub(super) mod tests {
         let (mut accounts, [good, greedy], _) = two();
         let (_, waker) = Count::waker();
         accounts.charge(greedy, 300 * US, false);
-        let first = accounts.hold(greedy, waker.clone());
-        let second = accounts.hold(greedy, waker);
+        let first = accounts.hold(greedy, waker.clone(), Instant::now());
+        let second = accounts.hold(greedy, waker, Instant::now());
         accounts.let_in(true).expect("two wait");
         // It is due, and yet one of it came before.
         assert!(accounts.is_let_in(greedy, first) && accounts.is_behind(greedy));
@@ -448,7 +486,7 @@ pub(super) mod tests {
         let mut of = [greedy, greedy, good].into_iter();
         let tickets = counted.each_ref().map(|(_, waker)| {
             let key = of.next().expect("three");
-            (key, accounts.hold(key, waker.clone()))
+            (key, accounts.hold(key, waker.clone(), Instant::now()))
         });
         let is_let_in =
             |accounts: &Accounts| tickets.map(|(key, ticket)| accounts.is_let_in(key, ticket));
@@ -492,10 +530,10 @@ pub(super) mod tests {
         let (mut accounts, [good, greedy], _) = two();
         let (_, waker) = Count::waker();
         accounts.charge(greedy, 300 * US, false);
-        let ticket = accounts.hold(greedy, waker.clone());
+        let ticket = accounts.hold(greedy, waker.clone(), Instant::now());
         assert!(accounts.let_in(false).is_none());
         accounts.charge(good, 290 * US, false);
-        accounts.hold(good, waker);
+        accounts.hold(good, waker, Instant::now());
         accounts.let_in(true).expect("two wait");
         assert!(!accounts.is_let_in(greedy, ticket));
         accounts.let_in(false).expect("it is due");
@@ -503,10 +541,39 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn who_waits_for_too_long_is_let_in_whenever_it_is_due() {
+        let (mut accounts, [good, greedy], start) = two();
+        let (_, waker) = Count::waker();
+        accounts.charge(greedy, 300 * US, false);
+        let tickets = [0, 0, 1, 5].map(|ms| {
+            let since = start + ms * 1_000 * US;
+            accounts.hold(greedy, waker.clone(), since)
+        });
+        let of_good = accounts.hold(good, waker.clone(), start + 5_000 * US);
+        accounts.let_in(true).expect("it is due");
+        accounts.let_in(true).expect("the first of the others");
+        assert_eq!(accounts.let_in_late(start, 4).len(), 1);
+        assert_eq!(accounts.let_in_late(start + 2_000 * US, 4).len(), 1);
+        let is_let_in = |accounts: &Accounts, ticket| accounts.is_let_in(greedy, ticket);
+        let [served, _, late, young] = tickets;
+        assert!(is_let_in(&accounts, served) && is_let_in(&accounts, late));
+        assert!(!is_let_in(&accounts, young) && accounts.has_waiting());
+        assert!(accounts.is_late(greedy, late) && !accounts.is_late(greedy, served));
+        assert!(!accounts.is_late(good, of_good) && !accounts.is_late(Key::NONE, late));
+        // So many at a time.
+        accounts.hold(greedy, waker, start + 5_000 * US);
+        let later = start + 6_000 * US;
+        assert_eq!(accounts.let_in_late(later, 1).len(), 1);
+        assert!(accounts.is_late(greedy, young) && !accounts.is_late(greedy, late));
+        assert_eq!(accounts.let_in_late(later, 4).len(), 1);
+        assert!(!accounts.has_waiting() && accounts.let_in(true).is_none());
+    }
+
+    #[test]
     fn an_account_with_somebody_in_its_queue_is_kept() {
         let (mut accounts, [good, _], start) = two();
         let (count, waker) = Count::waker();
-        let ticket = accounts.hold(good, waker);
+        let ticket = accounts.hold(good, waker, Instant::now());
         for times in 1..4 {
             accounts.sweep(start + times * FORGOTTEN_AFTER);
         }

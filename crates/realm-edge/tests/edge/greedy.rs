@@ -106,7 +106,7 @@ async fn and_so_where_it_fails_after_a_while() {
     assert!(between < GREEDY_CLIENTS / 3, "{between}");
 }
 
-/// Nobody waits without an end for components that have their turn first.
+/// Nobody waits without an end for components that have their turn first, and others are answered all the time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn who_is_held_back_for_too_long_is_told_to_come_later() {
     let rig = Rig::with_config(Vec::new(), |config| {
@@ -130,17 +130,87 @@ async fn who_is_held_back_for_too_long_is_told_to_come_later() {
         clients.spawn(async move {
             let mut client = rig.http1().await;
             let url = ["http://h/one", "http://h/two"][number as usize % 2];
-            loop {
+            let (mut answered, mut refused) = (0, 0);
+            let until = Instant::now() + Duration::from_secs(1);
+            while Instant::now() < until {
                 let sent = soon(client.send_request(for_http1(get(url)))).await;
                 let (status, headers, body) = whole(sent.expect("an answer")).await;
-                if status != StatusCode::OK {
-                    return (status, headers, body);
+                if status == StatusCode::OK {
+                    answered += 1;
+                    continue;
                 }
+                assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body:?}");
+                assert_eq!(headers["realm-error"], "no-turn");
+                assert_eq!(headers["retry-after"], "1");
+                refused += 1;
+            }
+            (answered, refused)
+        });
+    }
+    let (mut answered, mut refused) = (0, 0);
+    for (some, others) in clients.join_all().await {
+        answered += some;
+        refused += others;
+    }
+    // A second has room for 1,000.
+    assert!(refused > 30 && answered > 300, "{refused} {answered}");
+}
+
+/// Streams of HTTP/2 that are held back end with their connection: else whoever comes and goes has any number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_is_held_back_ends_with_its_connection() {
+    const STREAMS: u32 = 200;
+    let mut rig = Rig::with_config(Vec::new(), |config| {
+        config.workers = 1;
+        config.limits.turn_timeout = Duration::from_secs(600);
+    })
+    .await;
+    let [answered, begun]: [Arc<AtomicU32>; 2] = Default::default();
+    let busy = |count: &Arc<AtomicU32>| {
+        let count = Arc::clone(count);
+        backend(move |_| {
+            spin();
+            count.fetch_add(1, Relaxed);
+            async { Ok(Response::new(text("busy"))) }
+        })
+    };
+    rig.handle.set_table(table(
+        &[("*/one", "one"), ("*/two", "two")],
+        &[("one", vec![busy(&answered)]), ("two", vec![busy(&begun)])],
+    ));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..GREEDY_CLIENTS {
+        let mut client = rig.http1().await;
+        clients.spawn(async move {
+            loop {
+                let sent = client.send_request(for_http1(get("http://h/one"))).await;
+                whole(sent.expect("an answer")).await;
             }
         });
     }
-    let (status, headers, body) = soon(clients.join_next()).await.unwrap().unwrap();
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body:?}");
-    assert_eq!(headers["realm-error"], "overloaded");
-    assert_eq!(headers["retry-after"], "1");
+    let client = rig.http2().await;
+    let mut streams = tokio::task::JoinSet::new();
+    for _ in 0..STREAMS {
+        let mut client = client.clone();
+        streams.spawn(async move { client.send_request(get("http://h/two")).await.map(drop) });
+    }
+    drop(client);
+    while begun.load(Relaxed) < 3 {
+        tokio::time::sleep(ANSWER_TAKES).await;
+    }
+    streams.shutdown().await;
+    // Those that ended before are few, and had an answer.
+    let mut n_left = 0;
+    let mut answered_before = None;
+    while n_left < STREAMS / 2 {
+        let seen = rig.seen().await;
+        if seen.component.as_deref() == Some("two") && seen.code == Some("client-gone") {
+            n_left += 1;
+            answered_before.get_or_insert_with(|| answered.load(Relaxed));
+        }
+    }
+    let between = answered.load(Relaxed) - answered_before.expect("they left");
+    assert!(between < 10, "{between}");
+    assert!(begun.load(Relaxed) < STREAMS / 2);
+    clients.shutdown().await;
 }

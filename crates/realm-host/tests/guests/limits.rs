@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::StreamBody;
-use realm_host::{Body, BoxError, Config, Host};
+use realm_host::{Body, BoxError, Config, Host, Run};
 use realm_test_guests as guests;
 
 use crate::harness::{Loaded, eventually, get, guest, post, read};
@@ -96,6 +96,38 @@ async fn a_healthy_guest_beside_spinning_ones_stays_quick() {
     eventually(|| spin.replica.in_flight() == 0).await;
 }
 
+/// Threads that want all the processor there is.
+struct Others {
+    go_on: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Others {
+    fn take_all() -> Self {
+        let go_on = Arc::new(AtomicBool::new(true));
+        let n_threads = 2 * std::thread::available_parallelism().unwrap().get();
+        let thread = |_| {
+            let go_on = Arc::clone(&go_on);
+            std::thread::spawn(move || {
+                while go_on.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        };
+        let threads = (0..n_threads).map(thread).collect();
+        Self { go_on, threads }
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        self.go_on.store(false, Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("it only spins");
+        }
+    }
+}
+
 /// Those that wait for a processor too: here others take all there is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_wall_time_of_guests_that_get_no_processor_is_kept() {
@@ -105,15 +137,7 @@ async fn the_wall_time_of_guests_that_get_no_processor_is_kept() {
         limits.max_concurrency = 64;
     });
     let spin = spin.load();
-    let others_go_on = Arc::new(AtomicBool::new(true));
-    for _ in 0..2 * std::thread::available_parallelism().unwrap().get() {
-        let go_on = Arc::clone(&others_go_on);
-        std::thread::spawn(move || {
-            while go_on.load(Relaxed) {
-                std::hint::spin_loop();
-            }
-        });
-    }
+    let others = Others::take_all();
     let began = Instant::now();
     let mut spinning = tokio::task::JoinSet::new();
     for _ in 0..64 {
@@ -125,12 +149,38 @@ async fn the_wall_time_of_guests_that_get_no_processor_is_kept() {
     }
     let ends = spinning.join_all().await;
     let took = began.elapsed();
-    others_go_on.store(false, Relaxed);
+    let program = guest(guests::PROGRAM).limits(|limits| {
+        limits.epoch_timeout_ms = 60_000;
+        limits.wall_timeout_ms = 1_000;
+        limits.max_concurrency = 64;
+    });
+    let program = program.program().unwrap().program;
+    let running_at = Instant::now();
+    let mut running = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let program = program.clone();
+        running.spawn(async move {
+            let args = vec!["spin".into()];
+            let run = Run {
+                args,
+                ..Run::default()
+            };
+            program.run(run).await.map_err(|error| error.code)
+        });
+    }
+    let runs = running.join_all().await;
+    let ran = running_at.elapsed();
+    drop(others);
     assert!(
         ends.iter().all(|end| *end == Err("wall-timeout")),
         "{ends:?}"
     );
     assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(
+        runs.iter().all(|end| *end == Err("wall-timeout")),
+        "{runs:?}"
+    );
+    assert!(ran < Duration::from_secs(3), "{ran:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
