@@ -132,43 +132,49 @@ fn who_is_behind_is_held_back_until_nothing_else_is_ready_or_it_is_to_end() {
 /// Where what is ready is never held back, and takes longer than a batch.
 #[test]
 fn who_is_held_back_is_let_in_at_some_time_however_busy_the_thread_is() {
+    const TIME: Duration = Duration::from_millis(400);
     let served: Arc<AtomicU32> = Arc::default();
     on_a_serving_thread(|| async {
         for number in 0..2 {
             let (component, served) = (name(&format!("held-{number}")), Arc::clone(&served));
-            tokio::spawn(greedy(component, Duration::from_micros(200), served));
+            tokio::spawn(greedy(component, 2 * BATCH, served));
         }
-        let until = Instant::now() + Duration::from_millis(400);
-        while Instant::now() < until {
-            spin(2 * BATCH);
-            to_the_end_of_the_queue().await;
-            // As a connection that serves somebody who is not behind.
-            with(|turns| turns.n_polls += 1);
-        }
+        // In the queue, as connections are that serve somebody who is not behind.
+        let busy = tokio::spawn(async {
+            loop {
+                spin(2 * BATCH);
+                with(|turns| turns.n_polls += 1);
+                to_the_end_of_the_queue().await;
+            }
+        });
+        tokio::time::sleep(TIME).await;
+        busy.abort();
     });
     let served = served.load(Relaxed);
-    assert!(served > 100, "{served}");
+    assert!(served > 40, "{served}");
 }
 
 #[test]
 fn who_waits_for_too_long_is_let_in_and_told() {
-    const TIME: Duration = Duration::from_micros(40);
+    const TIMEOUT: Duration = Duration::from_millis(20);
+    const CLIENTS: usize = 200;
+    const REQUESTS: u32 = 600;
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let [late, served]: [Arc<AtomicU32>; 2] = Default::default();
     runtime.block_on(async {
-        divide(Duration::from_millis(20));
-        for number in 0..200 {
+        divide(TIMEOUT);
+        for number in 0..CLIENTS {
             let component = name(["one", "two"][number % 2]);
             let (late, served) = (Arc::clone(&late), Arc::clone(&served));
             let asking = async move {
                 loop {
                     let held_at = Instant::now();
                     if serve(&component).await == Turn::Late {
-                        assert!(held_at.elapsed() >= Duration::from_millis(20));
+                        assert!(held_at.elapsed() >= TIMEOUT);
                         late.fetch_add(1, Relaxed);
                         ended(End::Refused);
                     } else {
-                        spin(10 * TIME);
+                        spin(8 * BATCH);
                         served.fetch_add(1, Relaxed);
                         ended(End::Well);
                     }
@@ -177,11 +183,14 @@ fn who_waits_for_too_long_is_let_in_and_told() {
             };
             tokio::spawn(in_turn(asking, || false));
         }
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        // Whoever is refused leaves its time to others.
+        while served.load(Relaxed) < REQUESTS {
+            tokio::time::sleep(TIMEOUT).await;
+        }
     });
-    let [late, served] = [late, served].map(|count| count.load(Relaxed));
-    // 400 ms have room for 1,000, and others are served all the time.
-    assert!(late > 100 && served > 500, "{late} {served}");
+    // Of all that are under way 50 are begun in that time.
+    let late = late.load(Relaxed);
+    assert!(late > REQUESTS / 4, "{late}");
 }
 
 #[test]
