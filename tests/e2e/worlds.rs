@@ -412,6 +412,42 @@ async fn a_command_of_0_3_answers_a_route_as_cgi() {
     tokio::task::block_in_place(|| realm.run(&["apply", "--yes"]).ok());
     let answer = post([&head[..], b"again"].concat()).await;
     assert_eq!(answer.text().await.unwrap(), "again");
+    realm.app(P3_COMMAND, "args = [\"env\"]");
+    tokio::task::block_in_place(|| realm.run(&["apply", "--yes"]).ok());
+    let told = post(b"and the body".to_vec()).await.text().await.unwrap();
+    for line in [
+        "GATEWAY_INTERFACE=CGI/1.1",
+        "REQUEST_METHOD=POST",
+        "PATH_INFO=/any/path",
+        "QUERY_STRING=a=b",
+        "CONTENT_LENGTH=12",
+        "and the body",
+    ] {
+        assert!(told.lines().any(|one| one == line), "{line}: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_0_3_are_jobs_and_services() {
+    let realm = Realm::new();
+    realm.guest(P3_COMMAND, "app.wasm");
+    let agent = realm.agent();
+    let apply = |keys: &str| {
+        realm.write("realm.toml", &alone(keys));
+        tokio::task::block_in_place(|| realm.run(&["apply", "--yes", "--no-wait"]).ok());
+    };
+    apply("serve = \"job\"");
+    stands(&realm, ComponentState::Done, "exit code 0").await;
+    assert_eq!(runs(&agent, "ok").await, 1.0);
+    apply("serve = \"job\"\nrestart = \"never\"\nargs = [\"fail\"]");
+    stands(&realm, ComponentState::Failed, "exit code 1").await;
+    apply("serve = \"service\"\nargs = [\"code\"]");
+    let why = "(exited): exit code 7; next try";
+    stands(&realm, ComponentState::Backoff, why).await;
+    eventually("it is started again", async || {
+        (runs(&agent, "exit").await >= 3.0).then_some(())
+    })
+    .await;
 }
 
 /// The hour and the next one, where clocks are so many minutes before UTC; none of both has summer time.

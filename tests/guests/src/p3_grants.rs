@@ -1,5 +1,6 @@
 //! WASI 0.3: answers with what it was granted: environment, arguments and directories, how it fares with
-//! the files in them, and the steps of both clocks in nanoseconds (0: it stands still), as JSON.
+//! the files in them, and the steps of both clocks in nanoseconds (0: it stands still), as JSON; to `/random/N`
+//! with N random bytes of each source in hex.
 
 use wasip3::cli::environment::{get_arguments, get_environment, get_initial_cwd};
 use wasip3::clocks::{monotonic_clock, system_clock};
@@ -7,6 +8,7 @@ use wasip3::exports::http::handler::Guest;
 use wasip3::filesystem::preopens::get_directories;
 use wasip3::filesystem::types::{Descriptor, DescriptorFlags, OpenFlags, PathFlags};
 use wasip3::http::types::{ErrorCode, Fields, Request, Response};
+use wasip3::random::{insecure, insecure_seed, random};
 use wasip3::{wit_future, wit_stream};
 
 /// Readings until a clock counts as standing still.
@@ -17,8 +19,12 @@ struct Grants;
 wasip3::http::service::export!(Grants);
 
 impl Guest for Grants {
-    async fn handle(_request: Request) -> Result<Response, ErrorCode> {
-        let text = told().await;
+    async fn handle(request: Request) -> Result<Response, ErrorCode> {
+        let path = request.get_path_with_query().unwrap_or_default();
+        let text = match path.strip_prefix("/random/") {
+            Some(count) => at_random(count.parse().expect("a number")),
+            None => told().await,
+        };
         let (mut body, reader) = wit_stream::new();
         let (_, trailers) = wit_future::new(|| Ok(None));
         let (response, _sent) = Response::new(Fields::new(), Some(reader), trailers);
@@ -27,6 +33,19 @@ impl Guest for Grants {
         });
         Ok(response)
     }
+}
+
+fn at_random(count: u64) -> String {
+    let (low, high) = insecure_seed::get_insecure_seed();
+    guests::object([
+        ("secure", hex(&random::get_random_bytes(count))),
+        ("insecure", hex(&insecure::get_insecure_random_bytes(count))),
+        ("seed", format!("{low:016x}{high:016x}")),
+    ])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn told() -> String {
