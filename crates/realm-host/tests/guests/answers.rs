@@ -1,5 +1,7 @@
 //! Guests that answer: what arrives at the client is what they said, and the other way round.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -107,6 +109,40 @@ async fn a_reader_that_stops_makes_the_guest_wait() {
     assert!(guest.meter().mem_current_bytes < 8 * 1024 * 1024);
     drop(body);
     guest.ended("cancelled").await;
+}
+
+/// Who does not read the answer is not read either, whatever the world of the guest in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_between_two_that_wait_stays_small() {
+    const PIECE_BYTES: usize = 64 * 1024;
+    // Less than a request may have, and far more than lies between.
+    const PIECES: usize = 400;
+    const PIECES_BETWEEN_MAX: usize = 24;
+    for path in [guests::ECHO, guests::P3_ECHO, guests::CGI_ECHO] {
+        let echo = guest(path).load();
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&taken);
+        let zeros = Bytes::from(vec![0; PIECE_BYTES]);
+        let frames = futures_util::stream::repeat_with(move || {
+            count.fetch_add(1, Relaxed);
+            Ok::<_, BoxError>(Frame::data(zeros.clone()))
+        });
+        let frames = frames.take(PIECES).boxed();
+        let request = get("/").map(|_| Body::new(StreamBody::new(frames)));
+        let mut body = echo.replica.call(request).await.unwrap().into_body();
+        body.frame().await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let before = taken.load(Relaxed);
+        assert!((1..PIECES_BETWEEN_MAX).contains(&before), "{path} {before}");
+        assert_eq!(echo.replica.in_flight(), 1);
+        let mut n_bytes = 0;
+        while let Some(frame) = body.frame().await {
+            n_bytes += frame.unwrap().data_ref().map_or(0, Bytes::len);
+        }
+        // The rest comes once it is read.
+        assert_eq!(taken.load(Relaxed), PIECES, "{path}");
+        assert!(n_bytes >= (PIECES - 1) * PIECE_BYTES, "{path} {n_bytes}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
