@@ -30,7 +30,7 @@ use crate::https::Front;
 use crate::observe::{MethodClass, Observer, Protocol};
 use crate::origin::{self, Origin};
 use crate::path::other_readings;
-use crate::refusal::{ALLOWED_METHODS, Refusal};
+use crate::refusal::{ALLOWED_METHODS, NO_TURN, Refusal};
 use crate::request_body::{self, Arriving, Upload};
 use crate::response_body::{Record, Reply};
 use crate::table::{Group, Table, Target};
@@ -126,6 +126,9 @@ pub(crate) async fn answer(
         Err(refusal) => {
             if has_body {
                 connection.end_with(Ending::Linger);
+                if refusal.code == NO_TURN {
+                    connection.excuse();
+                }
             }
             let mut response = refuse(&refusal, accept, record);
             edge.tell_strictness(&connection, response.headers_mut());
@@ -172,7 +175,6 @@ async fn dispatch(
         turns::once_more().await;
     }
     if turn == Turn::Late {
-        connection.excuse();
         return Err(Refusal::no_turn());
     }
     record.is_begun = true;
@@ -350,7 +352,8 @@ async fn call(
 /// no room, the second is the last, or a crowd would be one for three; and what nobody had goes on.
 fn goes_on(error: &CallError, n_tried: usize, is_repeated: bool) -> bool {
     let is_first = n_tried == 1;
-    let is_free = !error.perhaps_taken && error.code != OVERLOADED;
+    let is_full = [OVERLOADED, NO_TURN].contains(&error.code);
+    let is_free = !error.perhaps_taken && !is_full;
     error.retryable && (is_first || is_free && !is_repeated)
 }
 

@@ -76,7 +76,8 @@ impl Answers {
     ) -> Result<Response<Body>, CallError> {
         let mut call = backend.call(request);
         let began = Instant::now();
-        if self.allowance.has_some(began) {
+        let is_begun = self.allowance.has_some(began);
+        if is_begun {
             let first = poll_fn(|context| {
                 let _there = self.worker.enter();
                 let poll = || call.as_mut().poll(context);
@@ -90,7 +91,7 @@ impl Answers {
         }
         let component = component.clone();
         let call = async move {
-            if turns::serve(&component).await == Turn::Late {
+            if turns::serve(&component).await == Turn::Late && !is_begun {
                 turns::ended(End::Refused);
                 return Err(no_turn());
             }
@@ -294,6 +295,54 @@ mod tests {
         let ask = std::panic::AssertUnwindSafe(|| rig.ask(panics));
         let panic = std::panic::catch_unwind(ask).unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"planted"));
+    }
+
+    /// A worker that has other things to do, on which whoever is held back is so for too long.
+    fn busy() -> (Handle, tokio_util::sync::DropGuard) {
+        let stop = tokio_util::sync::CancellationToken::new();
+        let stopped = stop.clone();
+        let (sender, handle) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let worker = Builder::new_current_thread().enable_all().build().unwrap();
+            worker.block_on(async {
+                turns::divide(Duration::ZERO);
+                for component in ["other".parse().unwrap(), component()] {
+                    let uses = async {
+                        turns::serve(&component).await;
+                        std::thread::sleep(Duration::from_millis(5));
+                    };
+                    in_turn(uses, || false).await;
+                }
+                sender.send(Handle::current()).unwrap();
+                stopped.cancelled().await;
+            });
+        });
+        (handle.recv().unwrap(), stop.drop_guard())
+    }
+
+    #[test]
+    fn who_waits_for_too_long_is_refused_unless_it_was_begun() {
+        let waits = || async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            "answered".to_owned()
+        };
+        for is_begun in [false, true] {
+            let (worker, _stop) = busy();
+            let rig = Rig::new();
+            assert!(rig.allowance.has_some(Instant::now()));
+            if !is_begun {
+                rig.allowance.spend(Duration::from_secs(3600));
+            }
+            let answers = Answers {
+                worker,
+                allowance: Arc::clone(&rig.allowance),
+            };
+            let request = Request::new(request_body::empty());
+            let (component, says) = (component(), Says(waits));
+            let answered = rig.asked.block_on(answers.call(&component, &says, request));
+            let code = answered.err().map(|error| (error.code, error.retryable));
+            assert_eq!(code, (!is_begun).then_some((NO_TURN, true)));
+        }
     }
 
     #[test]

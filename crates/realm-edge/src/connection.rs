@@ -71,8 +71,6 @@ pub(crate) struct Connection {
     ending: AtomicU8,
     /// What the client still sends is not its component's fault.
     is_excused: AtomicBool,
-    /// Nobody will read an answer any more.
-    is_over: AtomicBool,
     order: AtomicU8,
     waker: AtomicWaker,
     returned: Mutex<Option<Stream>>,
@@ -144,7 +142,6 @@ impl Connection {
             is_switched: AtomicBool::new(false),
             ending: AtomicU8::new(Ending::Close as u8),
             is_excused: AtomicBool::new(false),
-            is_over: AtomicBool::new(false),
             order: AtomicU8::new(Order::Serve as u8),
             waker: AtomicWaker::new(),
             returned: Mutex::new(None),
@@ -250,22 +247,13 @@ impl Connection {
         }
     }
 
-    /// A request was refused for no fault of its component's: the rest of it is not held against that.
+    /// The last request was refused for no fault of its component's: the rest of it is not held against that.
     pub(crate) fn excuse(&self) {
         self.is_excused.store(true, Relaxed);
     }
 
     pub(crate) fn is_excused(&self) -> bool {
         self.is_excused.load(Relaxed)
-    }
-
-    /// It was served: what streams of it go on with is for nobody.
-    pub(crate) fn has_ended(&self) {
-        self.is_over.store(true, Relaxed);
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.is_over.load(Relaxed)
     }
 
     /// The client speaks HTTP/2.

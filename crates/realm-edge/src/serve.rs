@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::yield_now;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::answer::{Edge, answer};
@@ -63,7 +64,6 @@ pub(crate) async fn serve(
     } = arrived;
     let serving = async {
         drive(edge, &http, (stream, is_http2), &connection).await;
-        connection.has_ended();
         close(&connection).await;
     };
     in_turn(serving, || connection.is_to_end()).await;
@@ -90,7 +90,9 @@ async fn drive(
     });
     let socket = TokioIo::new(socket);
     let result = if is_http2 {
-        let serving = http.http2(connection).serve_connection(socket, service);
+        let over = CancellationToken::new();
+        let _over = over.clone().drop_guard();
+        let serving = http.http2(over).serve_connection(socket, service);
         obey(serving, |serving| serving.graceful_shutdown(), connection).await
     } else {
         let serving = http.http1.serve_connection(socket, service).with_upgrades();
@@ -203,11 +205,11 @@ pub(crate) async fn linger(connection: &Connection, stream: &mut Stream) {
     }
 }
 
-/// Runs the HTTP/2 streams of one connection as watched tasks that `shutdown` waits for. Those that are held back
-/// when it ends come to their end at once: it has room for so many, and the next one as well.
+/// Runs the HTTP/2 streams of one connection as watched tasks that `shutdown` waits for. They end with it, also
+/// those that are held back: it has room for so many, and the next one as well.
 #[derive(Clone)]
 struct Tracked {
-    connection: Arc<Connection>,
+    over: CancellationToken,
     tasks: TaskTracker,
     stall_max: Duration,
 }
@@ -218,9 +220,17 @@ where
 {
     fn execute(&self, future: F) {
         let watched = watch(future, self.stall_max);
-        let connection = Arc::clone(&self.connection);
-        let is_to_end = move || connection.is_over();
-        self.tasks.spawn(in_turn(watched, is_to_end));
+        let over = self.over.clone();
+        let ends = over.clone();
+        let stream = async move {
+            tokio::select! {
+                biased;
+                () = ends.cancelled() => {}
+                () = watched => {}
+            }
+        };
+        self.tasks
+            .spawn(in_turn(stream, move || over.is_cancelled()));
     }
 }
 
@@ -243,10 +253,11 @@ impl Http {
         }
     }
 
-    fn http2(&self, connection: &Arc<Connection>) -> http2::Builder<Tracked> {
+    /// For one connection, which ends when `over` is cancelled.
+    fn http2(&self, over: CancellationToken) -> http2::Builder<Tracked> {
         let limits = &self.limits;
         let mut http2 = http2::Builder::new(Tracked {
-            connection: Arc::clone(connection),
+            over,
             tasks: self.tasks.clone(),
             stall_max: limits.write_stall_timeout,
         });

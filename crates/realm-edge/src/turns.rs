@@ -16,6 +16,7 @@
 //! frames, their compression and encryption.
 
 mod accounts;
+mod queue;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -26,13 +27,13 @@ use std::time::{Duration, Instant};
 use realm_model::name::ComponentName;
 use tokio::task::yield_now;
 
-use accounts::{Accounts, Key, Ticket};
+use accounts::{Accounts, Key, Line, Ticket};
 
 /// Those who were held back are let in for so long before the sockets are looked at again.
 const BATCH: Duration = Duration::from_micros(50);
 /// Where there is always somebody else who is ready, one of them is let in after so long all the same.
 const PATIENCE: Duration = Duration::from_millis(1);
-/// Those who waited for too long are let in so many at a time: they are refused, which takes a moment each.
+/// Requests that waited for too long are let in so many at a time: they are refused, which takes a moment each.
 const LATE_MAX: usize = 4;
 /// They are looked for so many times in the time that is too long.
 const LATE_LOOKS: u32 = 100;
@@ -107,10 +108,16 @@ pub(crate) enum End {
     Left,
 }
 
-/// Who is held back, and is woken once that is over.
+/// Who is held back, and is woken once that is over; one that is dropped waits no more.
 struct Held {
+    key: Key,
     ticket: Ticket,
-    waker: Waker,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        with(|turns| turns.accounts.give_up(self.key, self.ticket));
+    }
 }
 
 /// Begins to divide the time of the calling thread, which runs one runtime and nothing else. Within it. Who waits
@@ -290,6 +297,7 @@ fn with<T>(act: impl FnOnce(&mut Turns) -> T) -> Option<T> {
 
 /// Whether it may be polled now; else it is woken when it may.
 fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool) -> bool {
+    let mut held = None;
     let may_go_on = with(|turns| {
         let now = Instant::now();
         turns.accounts.sweep(now);
@@ -297,7 +305,7 @@ fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool)
             // Forgotten while it stood still.
             if !turns.accounts.has(*key, component) {
                 *key = turns.accounts.open(component);
-                place.held = None;
+                held = place.held.take();
             }
             *key
         });
@@ -309,8 +317,11 @@ fn enter(place: &mut Place, context: &Context<'_>, is_to_end: impl Fn() -> bool)
         {
             return false;
         }
-        let held = serves.zip(place.held.take());
-        let is_late = held.is_some_and(|(key, held)| turns.accounts.is_late(key, held.ticket));
+        // Dropped outside: that needs the accounts too.
+        held = held.take().or_else(|| place.held.take());
+        let is_late = held
+            .as_ref()
+            .is_some_and(|held| turns.accounts.is_late(held.key, held.ticket));
         turns.now = Now {
             began: now,
             serves,
@@ -339,7 +350,9 @@ fn leave(place: &mut Place, context: &Context<'_>, goes_on: bool) {
             place.serves = component.map(|component| (key, component.clone()));
         }
         match turns.now.is_early {
-            true if goes_on => place.held = Some(turns.hold(key, context.waker(), now)),
+            true if goes_on => {
+                place.held = Some(turns.hold(key, Line::Begins, context.waker(), now));
+            }
             true => {}
             false => turns.n_polls += 1,
         }
@@ -378,16 +391,17 @@ impl Turns {
         waker: &Waker,
         now: Instant,
     ) -> bool {
-        let is_held = match held {
-            Some(held) => !self.accounts.is_let_in(key, held.ticket),
-            None => self.accounts.is_behind(key),
-        };
-        // What goes on in another task is woken there.
-        let is_known = held
-            .as_ref()
-            .is_some_and(|held| held.waker.will_wake(waker));
-        if is_held && !is_known {
-            *held = Some(self.hold(key, waker, now));
+        if let Some(held) = held {
+            let is_held = !self.accounts.is_let_in(key, held.ticket);
+            if is_held {
+                // What goes on in another task is woken there.
+                self.accounts.wake_by(key, held.ticket, waker);
+            }
+            return is_held;
+        }
+        let is_held = self.accounts.is_behind(key);
+        if is_held {
+            *held = Some(self.hold(key, Line::GoesOn, waker, now));
         }
         is_held
     }
@@ -399,16 +413,15 @@ impl Turns {
         }
     }
 
-    fn hold(&mut self, key: Key, waker: &Waker, now: Instant) -> Held {
-        let ticket = self.accounts.hold(key, waker.clone(), now);
+    fn hold(&mut self, key: Key, line: Line, waker: &Waker, now: Instant) -> Held {
+        let ticket = self.accounts.hold(key, line, waker.clone(), now);
         if let Some(doorkeeper) = self.doorkeeper.take() {
             doorkeeper.wake();
         }
-        let waker = waker.clone();
-        Held { ticket, waker }
+        Held { key, ticket }
     }
 
-    /// Some of those who waited for too long.
+    /// Some of the requests that waited for too long.
     fn late(&mut self, now: Instant) -> Vec<Waker> {
         if now.saturating_duration_since(self.late_looked_at) < self.turn_timeout / LATE_LOOKS {
             return Vec::new();

@@ -323,16 +323,27 @@ async fn drive_freely(
     .await;
 }
 
-/// What a guest came to, or nothing once `driving` it has ended: where others want all the processor there is, it
-/// may wait for some until it is gone itself, and so does its place among those of its component.
+/// What a guest came to, while `driving` it. One that was ended is not waited for: where others want all the
+/// processor there is, it waits for some until it is gone itself, and so does its place among those of its
+/// component.
 pub(crate) async fn said<T>(
     mut receiver: oneshot::Receiver<T>,
     driving: JoinHandle<()>,
+    shared: &Shared,
 ) -> Option<T> {
     tokio::select! {
         biased;
-        said = &mut receiver => said.ok(),
-        _ = driving => receiver.try_recv().ok(),
+        said = &mut receiver => return said.ok(),
+        _ = driving => {}
+    }
+    let is_ended = matches!(
+        shared.outcome(),
+        Some(Outcome::WallTimeout | Outcome::Stopped | Outcome::Cancelled)
+    );
+    match is_ended {
+        true => receiver.try_recv().ok(),
+        // It has done, and is about to say so.
+        false => receiver.await.ok(),
     }
 }
 
@@ -514,6 +525,25 @@ mod tests {
         let wall = Wall::of_a_run(Instant::now() + Duration::from_secs(60));
         drive(Shared::new(), wall, &host, false, call, None).await;
         ended.recv().unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_has_done_is_heard_and_who_was_ended_is_not_waited_for() {
+        let done = Shared::new();
+        done.conclude(Outcome::Ok);
+        let (sender, receiver) = oneshot::channel();
+        let driving = tokio::spawn(async {});
+        let says = tokio::spawn(async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            sender.send("done").unwrap();
+        });
+        assert_eq!(said(receiver, driving, &done).await, Some("done"));
+        says.await.unwrap();
+
+        let ended = Shared::new();
+        ended.conclude(Outcome::WallTimeout);
+        let (_sender, receiver) = oneshot::channel::<()>();
+        assert_eq!(said(receiver, tokio::spawn(async {}), &ended).await, None);
     }
 
     #[tokio::test]

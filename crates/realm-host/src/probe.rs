@@ -134,7 +134,7 @@ impl Replica {
             }
         });
         let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));
-        match said(receiver, task).await {
+        match said(receiver, task, &shared).await {
             Some(Ok(())) => Ok(()),
             Some(Err(words)) => Err(ProbeError::Unhealthy(words)),
             None => {

@@ -165,7 +165,7 @@ impl Program {
         });
         let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));
         let mut pumping = Box::pin(pump_all(outputs));
-        let mut code = Box::pin(said(code, task));
+        let mut code = Box::pin(said(code, task, &shared));
         let mut pumped = false;
         let code = loop {
             tokio::select! {

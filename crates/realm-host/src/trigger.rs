@@ -172,7 +172,7 @@ impl Replica {
             }
         });
         let _end = EndOnDrop::new(Some(task.abort_handle()), Arc::clone(&shared));
-        match said(receiver, task).await {
+        match said(receiver, task, &shared).await {
             Some(said) => Ok(said),
             None => Err(shared.failure().unwrap_or(Outcome::StartFailed).into()),
         }

@@ -483,13 +483,21 @@ impl Served {
             body: is_said,
         };
         let order = Arc::clone(&connection);
+        let ordered = Arc::clone(&connection);
         let answering = respond(edge, connection, request, answer);
         let mut answering = Box::pin(in_turn(answering, move || order.is_to_end()));
         // Here, before it gets a task of its own: most answer without waiting for anything.
         match poll_fn(|context| Poll::Ready(answering.as_mut().poll(context))).await {
             Poll::Ready(ended) => self.end(id, ended).await,
             Poll::Pending => {
-                self.tasks.spawn(async move { (id, answering.await) });
+                self.tasks.spawn(async move {
+                    let ended = poll_fn(|context| {
+                        // Held back or not: an order wakes this task from here on.
+                        ordered.poll_order(context);
+                        answering.as_mut().poll(context)
+                    });
+                    (id, ended.await)
+                });
                 Ok(())
             }
         }

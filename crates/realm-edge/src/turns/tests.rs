@@ -110,7 +110,7 @@ fn who_is_behind_is_held_back_until_nothing_else_is_ready_or_it_is_to_end() {
         leave(&mut place, &context, true);
         used_much();
         assert!(!enter(&mut place, &context, || false));
-        while woken.get() < 2 {
+        while woken.get() < 1 {
             yield_now().await;
         }
         assert!(enter(&mut place, &context, || false), "it is let in");
@@ -250,6 +250,33 @@ fn who_was_let_in_may_look_once_more() {
         });
         assert!(serving.as_mut().poll(context).is_ready());
     });
+}
+
+#[test]
+fn who_is_dropped_waits_no_more() {
+    let (_, waker) = Count::waker();
+    let context = &mut Context::from_waker(&waker);
+    on_a_serving_thread(|| async {
+        let serving = in_turn(serve_for_ever(), || false);
+        let mut serving = Box::pin(serving);
+        assert!(serving.as_mut().poll(context).is_pending());
+        with(|turns| {
+            let [_, greedy] = ["other", "greedy"].map(|text| turns.accounts.open(&name(text)));
+            turns
+                .accounts
+                .charge(greedy, Duration::from_millis(5), false);
+        });
+        assert!(serving.as_mut().poll(context).is_pending());
+        let has_waiting = || with(|turns| turns.accounts.has_waiting());
+        assert_eq!(has_waiting(), Some(true));
+        drop(serving);
+        assert_eq!(has_waiting(), Some(false));
+    });
+}
+
+async fn serve_for_ever() {
+    serve(&name("greedy")).await;
+    std::future::pending::<()>().await;
 }
 
 #[test]
