@@ -4,6 +4,7 @@
 //! Plain threads and blocking sockets: they cost next to nothing beside the server on the same
 //! cores, in any build. Every answer is checked.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// How many times the planned time is waited for those who are late: the others count as failed.
 const LATE_MAX: u32 = 2;
 const ANSWER_BYTES_MAX: usize = 4096;
+/// An answer that took longer is noted by the second in which it was due.
+const SLOW_US: u32 = 2_000;
 
 /// What to ask, and what a good answer holds.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +34,8 @@ pub(crate) struct Target<'a> {
 pub(crate) struct Measured {
     /// Microseconds from when a request was due to its whole answer, in order.
     latencies_us: Vec<u32>,
+    /// Answers that took over 2 ms, by the second in which they were due: whether they came all at once.
+    pub(crate) slow: BTreeMap<u64, u64>,
     pub(crate) failures: u64,
     pub(crate) first_failure: Option<String>,
 }
@@ -50,6 +55,9 @@ impl Measured {
     pub(crate) fn add(&mut self, other: Self) {
         self.latencies_us.extend(other.latencies_us);
         self.latencies_us.sort_unstable();
+        for (second, count) in other.slow {
+            *self.slow.entry(second).or_default() += count;
+        }
         self.failures += other.failures;
         self.first_failure = self.first_failure.take().or(other.first_failure);
     }
@@ -108,8 +116,12 @@ fn share(target: Target<'_>, rate: f64, began: Instant, time: Duration, client: 
         match connection.ask() {
             Ok(()) => {
                 let waited = due.elapsed().as_micros();
-                seen.latencies_us
-                    .push(u32::try_from(waited).unwrap_or(u32::MAX));
+                let waited = u32::try_from(waited).unwrap_or(u32::MAX);
+                seen.latencies_us.push(waited);
+                if waited > SLOW_US {
+                    let second = due.duration_since(began).as_secs();
+                    *seen.slow.entry(second).or_default() += 1;
+                }
             }
             Err(failure) => {
                 seen.failures += 1;

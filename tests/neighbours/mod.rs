@@ -134,6 +134,7 @@ pub(crate) fn figures(measured: &Measured) -> Value {
         "p99_us": measured.percentile_us(0.99),
         "p999_us": measured.percentile_us(0.999),
         "max_us": measured.percentile_us(1.0),
+        "over_2_ms_by_second": measured.slow,
     })
 }
 
