@@ -253,16 +253,8 @@ pub(crate) async fn serve(component: &ComponentName) -> Turn {
 
 /// Has the task be polled once more before this goes on, and not be held back for that.
 pub(crate) async fn once_more() {
-    let mut is_again = false;
-    poll_fn(|context| match std::mem::replace(&mut is_again, true) {
-        true => Poll::Ready(()),
-        false => {
-            with(|turns| turns.now.passes = true);
-            context.waker().wake_by_ref();
-            Poll::Pending
-        }
-    })
-    .await;
+    with(|turns| turns.now.passes = true);
+    to_the_end_of_the_queue().await;
 }
 
 /// The poll under way read what nobody wants, which is not in vain where its client did not know.

@@ -43,18 +43,20 @@ impl Queue {
     }
 
     pub(super) fn get(&mut self, number: u64) -> Option<&mut Waiter> {
-        let index = number.checked_sub(self.n_left + 1)?;
-        self.waiters.get_mut(usize::try_from(index).ok()?)?.as_mut()
+        self.place(number)?.as_mut()
     }
 
     /// Takes out anyone.
     pub(super) fn leave(&mut self, number: u64) {
-        let index = number.checked_sub(self.n_left + 1);
-        let index = index.and_then(|index| usize::try_from(index).ok());
-        if let Some(place) = index.and_then(|index| self.waiters.get_mut(index)) {
+        if let Some(place) = self.place(number) {
             *place = None;
             self.trim();
         }
+    }
+
+    fn place(&mut self, number: u64) -> Option<&mut Option<Waiter>> {
+        let index = number.checked_sub(self.n_left + 1)?;
+        self.waiters.get_mut(usize::try_from(index).ok()?)
     }
 
     fn trim(&mut self) {
